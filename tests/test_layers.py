@@ -1,0 +1,114 @@
+"""Imports inside the package go down its layers, and importing the package stays light."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "sb3_llmdpd"
+
+# The longest name that fits a module decides its layer; docs/architecture.md shows the same table.
+LAYERS = {
+    "sb3_llmdpd.optional": 0,
+    "sb3_llmdpd.schedules": 0,
+    "sb3_llmdpd.type_aliases": 0,
+    "sb3_llmdpd.diffusion": 0,
+    "sb3_llmdpd.networks": 0,
+    "sb3_llmdpd.data.episodes": 0,
+    "sb3_llmdpd.prompts.prompt": 0,
+    "sb3_llmdpd.prompts.prompt_encoder": 0,
+    "sb3_llmdpd.prompts.trajectory_encoder": 0,
+    "sb3_llmdpd.buffers": 1,
+    "sb3_llmdpd.envs": 1,
+    "sb3_llmdpd.data": 1,
+    "sb3_llmdpd.prompts": 1,
+    "sb3_llmdpd.policies": 2,
+    "sb3_llmdpd.checkpoint": 2,
+    "sb3_llmdpd.llmdpd": 3,
+    "sb3_llmdpd.callbacks": 4,
+    "sb3_llmdpd.evaluation": 4,
+    "sb3_llmdpd.report": 4,
+    "sb3_llmdpd.cli": 5,
+    "sb3_llmdpd.benchmarks": 5,
+}
+TOP = max(LAYERS.values())
+MAY_BE_IMPORTED_AT_THE_BOTTOM = {"torch", "numpy", "gymnasium"} | sys.stdlib_module_names
+HEAVY = ("transformers", "sentence_transformers", "metaworld", "mujoco", "minari", "matplotlib", "imageio")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def layer(module: str) -> int:
+    if module == PACKAGE.name:
+        return TOP
+    fitting = [prefix for prefix in LAYERS if f"{module}.".startswith(f"{prefix}.")]
+    assert fitting, f"{module} has no layer: name it in LAYERS here and in docs/architecture.md"
+    return LAYERS[max(fitting, key=len)]
+
+
+def imports(module: str, source: str, is_package: bool = False) -> Iterator[str]:
+    """Everything that a source imports, at its top or inside a function, by absolute name."""
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            anchor = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*anchor, *([node.module] if node.module else [])])
+            submodules = [f"{origin}.{alias.name}" for alias in node.names]
+            yield from (name if name in FILES else origin for name in submodules)
+
+
+def imports_of(module: str) -> set[str]:
+    path = FILES[module]
+    return set(imports(module, path.read_text(), is_package=path.name == "__init__.py"))
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_no_module_imports_from_a_layer_above_its_own(module: str) -> None:
+    upward = {name for name in imports_of(module) if name.split(".")[0] == PACKAGE.name and layer(name) > layer(module)}
+    assert upward == set()
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if layer(module) == 0])
+def test_the_bottom_layer_needs_torch_numpy_and_gymnasium_alone(module: str) -> None:
+    others = {name.split(".")[0] for name in imports_of(module)} - MAY_BE_IMPORTED_AT_THE_BOTTOM - {PACKAGE.name}
+    assert others == set()
+
+
+def test_the_reader_of_imports_sees_every_way_of_writing_one() -> None:
+    source = "\n".join(
+        [
+            "import sb3_llmdpd.envs as e",
+            "from sb3_llmdpd.data import episodes",
+            "from sb3_llmdpd.optional import require",
+            "from .episodes import Episode",
+            "from .. import envs",
+            "def f():",
+            "    from sb3_llmdpd import LLMDPD",
+        ]
+    )
+    assert list(imports("sb3_llmdpd.data.reader", source)) == [
+        "sb3_llmdpd.envs",
+        "sb3_llmdpd.data.episodes",
+        "sb3_llmdpd.optional",
+        "sb3_llmdpd.data.episodes",
+        "sb3_llmdpd.envs",
+        "sb3_llmdpd",
+    ]
+
+
+def test_importing_the_package_loads_no_heavy_module() -> None:
+    code = f"import sys, sb3_llmdpd; print(sb3_llmdpd.LLMDPD.__name__, [name for name in {HEAVY} if name in sys.modules])"
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "LLMDPD []"

@@ -1,0 +1,74 @@
+"""What is installed is what setup.cfg, constraints.txt and CHANGELOG.md say."""
+
+import configparser
+import re
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import sb3_llmdpd
+
+ROOT = Path(__file__).parents[1]
+NAME = "sb3-llmdpd"
+PINS = {
+    canonicalize_name(name): version
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+}
+
+
+def requirements(name: str, extras: set[str]) -> list[Requirement]:
+    """What the installed distribution asks for here, with these extras."""
+    asked = [Requirement(line) for line in metadata.requires(name) or []]
+    return [each for each in asked if not each.marker or any(each.marker.evaluate({"extra": e}) for e in extras or {""})]
+
+
+def everything_pulled_in() -> set[str]:
+    seen, left = set(), [(NAME, frozenset({"all"}))]
+    while left:
+        name, extras = left.pop()
+        if (name, extras) in seen or name == "torch":  # what torch brings along differs between its builds
+            continue
+        seen.add((name, extras))
+        left += [(canonicalize_name(each.name), frozenset(each.extras)) for each in requirements(name, set(extras))]
+    return {name for name, _ in seen} - {NAME}
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert newest is not None
+    assert metadata.version(NAME) == sb3_llmdpd.__version__ == newest[1]
+
+
+def test_every_range_admits_the_version_that_is_tested() -> None:
+    asked = [Requirement(line) for line in metadata.requires(NAME) or []]
+    refused = [str(each) for each in asked if each.name != NAME and PINS[canonicalize_name(each.name)] not in each.specifier]
+    assert refused == []
+
+
+def test_every_package_that_all_pulls_in_is_pinned() -> None:
+    assert everything_pulled_in() - set(PINS) == set()
+
+
+def test_nothing_is_pinned_that_is_not_pulled_in() -> None:
+    of_torch = {canonicalize_name(Requirement(line).name) for line in metadata.requires("torch") or []} | {"torch", "mpmath"}
+    assert set(PINS) - everything_pulled_in() - of_torch == set()
+
+
+def test_every_folder_of_code_is_a_package() -> None:
+    folders = {path.parent for path in (ROOT / "sb3_llmdpd").rglob("*.py")}
+    assert [folder.name for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
+def test_the_type_hints_are_shipped() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    assert "py.typed" in settings["options.package_data"]["*"]
+    assert (Path(sb3_llmdpd.__file__).parent / "py.typed").is_file()
+
+
+def test_the_command_is_installed() -> None:
+    (command,) = metadata.entry_points(group="console_scripts", name=NAME)
+    assert command.value == "sb3_llmdpd.cli:main"
+    assert callable(command.load())
