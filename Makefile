@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 
 # MuJoCo draws without a screen through EGL. Where that library is missing, asking for it would break `import mujoco`.
 ifeq ($(shell uname -s)$(MUJOCO_GL),Linux)
-export MUJOCO_GL := $(shell $(PYTHON) -c "from ctypes.util import find_library as find; print('egl' if find('EGL') else 'disabled')")
+export MUJOCO_GL := $(shell $(PYTHON) -c "import ctypes.util as c; print('egl' if c.find_library('EGL') else 'disabled')")
 endif
 
 .PHONY: help install demo test coverage lint format types docs clean

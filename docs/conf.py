@@ -1,6 +1,10 @@
 """How Sphinx builds the documentation."""
 
+import re
 from importlib import metadata
+from typing import Any
+
+from sphinx.application import Sphinx
 
 project = "sb3-llmdpd"
 author = "The sb3_llmdpd authors"
@@ -22,3 +26,13 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_inherit_docstrings = False
 add_module_names = False
+
+
+def escape_starred_shapes(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings write shapes as (n, *obs_shape), and reStructuredText would take the star for emphasis."""
+    lines[:] = [re.sub(r"(``.*?``|`.*?`)|(?<=[(, ])\*(?=\w)", lambda found: found[1] or r"\*", line) for line in lines]
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", escape_starred_shapes)
