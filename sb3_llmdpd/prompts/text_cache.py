@@ -1,0 +1,122 @@
+"""A cache of sentence vectors on disk, in front of any text encoder."""
+
+import hashlib
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sb3_llmdpd.data.episodes import check_texts
+from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, revision_of
+
+CACHE_VARIABLE = "SB3_LLMDPD_CACHE"
+"""Environment variable that moves the cache."""
+
+
+def default_cache_directory() -> Path:
+    """``$SB3_LLMDPD_CACHE``, or ``~/.cache/sb3_llmdpd`` where it is not set."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "sb3_llmdpd").expanduser()
+
+
+class CachedTextEncoder:
+    """An encoder that remembers on disk, by its name, its revision and the sentence.
+
+    Only sentences that are not there reach the encoder, so that a known one loads no model. Every entry is one ``.npy`` file,
+    written under a temporary name and renamed: an entry is whole or absent, and many processes may share a directory.
+
+    :param encoder: encodes what the cache lacks.
+    :param directory: where entries are kept, by default `default_cache_directory`. It can be deleted at any time.
+    """
+
+    def __init__(self, encoder: TextEncoder, directory: str | os.PathLike[str] | None = None) -> None:
+        self.encoder = encoder
+        self.directory = Path(directory).expanduser() if directory is not None else default_cache_directory()
+
+    @property
+    def name(self) -> str:
+        """The encoder's own name: the cache changes no vector."""
+        return self.encoder.name
+
+    @property
+    def dim(self) -> int:
+        """Length of a sentence's vector."""
+        return self.encoder.dim
+
+    @property
+    def revision(self) -> str | None:
+        """The encoder's own revision, see `revision_of`."""
+        return revision_of(self.encoder)
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode sentences, those in the cache without the encoder.
+
+        :param texts: n sentences.
+        :return: (n, dim), float32.
+        :raises ValueError: on an empty sentence, or when the encoder gives NaN or a wrong shape.
+        """
+        sentences = check_texts(texts, "`texts`")
+        if not sentences:
+            return self.encoder.encode(sentences)
+        found = self._read(sentences)
+        missing = [text for text in dict.fromkeys(sentences) if text not in found]
+        if missing:
+            new = dict(zip(missing, check_vectors(self.encoder.encode(missing), missing, self.encoder), strict=True))
+            self._write(new)
+            found |= new
+        return np.stack([found[text] for text in sentences])
+
+    def _folder(self) -> Path | None:
+        """Of this encoder's entries; None while nobody can know which weights it has."""
+        revision = self.revision
+        if revision is None:
+            return None
+        key = hashlib.sha256(f"{self.name}\n{revision}".encode()).hexdigest()[:16]
+        readable = re.sub(r"[^A-Za-z0-9]+", "-", self.name)[-60:].strip("-")
+        return self.directory / "texts" / f"{readable}-{key}"
+
+    def _read(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        folder = self._folder()
+        if folder is None:
+            return {}
+        found = {}
+        for text in texts:
+            try:
+                vector = np.load(folder / _file_name(text), allow_pickle=False)
+            except (OSError, ValueError, EOFError):  # absent, or damaged: encoded again
+                continue
+            if vector.ndim == 1 and vector.dtype == np.float32 and np.isfinite(vector).all():
+                found[text] = vector
+        return found
+
+    def _write(self, vectors: dict[str, np.ndarray]) -> None:
+        folder = self._folder()
+        if folder is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for text, vector in vectors.items():
+                _save_whole(folder / _file_name(text), vector)
+        except OSError as error:
+            warnings.warn(
+                f"the cache of sentence vectors cannot be written ({error}), so they will be computed again;"
+                f" set ${CACHE_VARIABLE} to a directory that can be written",
+                stacklevel=3,
+            )
+
+
+def _save_whole(path: Path, vector: np.ndarray) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        try:
+            np.save(file, vector, allow_pickle=False)
+        except OSError:  # a full disk
+            os.unlink(file.name)
+            raise
+    os.replace(file.name, path)
+
+
+def _file_name(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest() + ".npy"

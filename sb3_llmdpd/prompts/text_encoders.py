@@ -1,0 +1,178 @@
+"""The protocol of a text encoder, with the specs by which one is named and made."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from sb3_llmdpd.data.episodes import check_texts
+from sb3_llmdpd.prompts.language_models import (
+    MiniLMTextEncoder,
+    SentenceTransformersTextEncoder,
+    TransformersTextEncoder,
+    unit_length,
+)
+
+PROBE_SENTENCE = "Put the red block next to the blue one, then close the drawer."
+"""Its vector is kept with a trained model, so that a swapped encoder is noticed."""
+
+KNOWN_SPECS = """\
+  "minilm"                              all-MiniLM-L6-v2 as packaged by sb3-llmdpd[offline]: needs no network
+  "sentence-transformers:NAME_OR_PATH"  options revision, dtype, device, local_files_only
+  "transformers:NAME_OR_PATH"           the same, and pooling=mean|last, normalize, max_length
+  "hashing:DIM"                         hashed character n-grams: for tests, knows no meaning
+Options follow a question mark: "transformers:gpt2?pooling=last&dtype=bfloat16&local_files_only=1"."""
+"""What `make_text_encoder` accepts, for help texts and error messages."""
+
+
+class TextEncoder(Protocol):
+    """Turns sentences into vectors of one length, always the same vector for the same sentence.
+
+    An encoder whose weights may change behind its name has a ``revision`` beside this, see `revision_of`.
+    """
+
+    @property
+    def name(self) -> str:
+        """The spec that makes this encoder again through `make_text_encoder`."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a sentence's vector."""
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode sentences.
+
+        :param texts: n sentences.
+        :return: (n, dim), float32, raw: not standardised.
+        """
+
+
+class HashingTextEncoder:
+    """Hashed character n-grams, for tests: deterministic, without weights and without any idea of what words mean.
+
+    :param dim: length of the vectors.
+    :raises ValueError: when ``dim`` is not positive.
+    """
+
+    default_dim = 256
+    _ngram_lengths = (3, 4, 5)
+
+    def __init__(self, dim: int = default_dim) -> None:
+        if dim < 1:
+            raise ValueError(f"`dim` must be at least 1, got {dim}")
+        self.dim = dim
+        self.name = f"hashing:{dim}"
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode sentences.
+
+        :param texts: n sentences.
+        :return: (n, dim), float32, rows of length 1.
+        """
+        sentences = check_texts(texts, "`texts`")
+        vectors = np.zeros((len(sentences), self.dim), np.float32)
+        for vector, sentence in zip(vectors, sentences, strict=True):
+            padded = f"  {sentence.casefold()}  "
+            for length in self._ngram_lengths:
+                for start in range(len(padded) - length + 1):
+                    # blake2b and not hash(), which differs from process to process
+                    digest = hashlib.blake2b(padded[start : start + length].encode(), digest_size=8).digest()
+                    number = int.from_bytes(digest, "little")
+                    vector[(number >> 1) % self.dim] += 1.0 if number & 1 else -1.0
+        return unit_length(vectors)
+
+
+def make_text_encoder(spec: str) -> TextEncoder:
+    """Make an encoder from its name; its model is loaded at the first use.
+
+    :param spec: ``"minilm"``, ``"sentence-transformers:NAME_OR_PATH"``, ``"transformers:NAME_OR_PATH"`` or ``"hashing:DIM"``,
+        with options as in ``"transformers:gpt2?pooling=last&dtype=bfloat16&device=cpu&local_files_only=1&revision=main"``.
+    :return: the encoder.
+    :raises TypeError: when ``spec`` is not a string.
+    :raises ValueError: on an unknown form, option or value.
+    """
+    if not isinstance(spec, str):
+        raise TypeError(f"a text encoder is named by a string, got {type(spec).__name__}. Known are:\n{KNOWN_SPECS}")
+    head, _, query = spec.partition("?")
+    kind, _, model = head.partition(":")
+    if kind == "minilm" and not model:
+        return MiniLMTextEncoder(**_read_options(spec, query, {}))
+    if kind == "hashing" and (model.isdecimal() or not model):
+        return HashingTextEncoder(int(model or HashingTextEncoder.default_dim), **_read_options(spec, query, {}))
+    if kind == "sentence-transformers" and model:
+        return SentenceTransformersTextEncoder(model, **_read_options(spec, query, _MODEL_OPTIONS))
+    if kind == "transformers" and model:
+        return TransformersTextEncoder(model, **_read_options(spec, query, _MODEL_OPTIONS | _POOLING_OPTIONS))
+    raise ValueError(f"unknown text encoder {spec!r}. Known are:\n{KNOWN_SPECS}")
+
+
+def probe(encoder: TextEncoder) -> np.ndarray:
+    """The encoder's vector of `PROBE_SENTENCE`, by which a swapped encoder is noticed.
+
+    :param encoder: any encoder.
+    :return: (dim,), float32.
+    """
+    vector: np.ndarray = encoder.encode([PROBE_SENTENCE])[0]
+    return vector
+
+
+def revision_of(encoder: TextEncoder) -> str | None:
+    """What says, beside its name, which weights an encoder has.
+
+    :param encoder: any encoder.
+    :return: a commit or a digest; ``""`` for an encoder without such a thing; None while nobody can know (a model of the
+        hub that is not on this machine yet).
+    """
+    revision: str | None = getattr(encoder, "revision", "")
+    return revision
+
+
+def check_vectors(vectors: np.ndarray, texts: Sequence[str], encoder: TextEncoder) -> np.ndarray:
+    """Check what an encoder gave.
+
+    :param vectors: (n, dim), of any float type.
+    :param texts: the n sentences.
+    :param encoder: named in the message.
+    :return: (n, dim), float32.
+    :raises ValueError: on another shape, NaN or infinity.
+    """
+    array = np.asarray(vectors, np.float32)
+    if array.ndim != 2 or len(array) != len(texts):
+        raise ValueError(
+            f"text encoder {encoder.name!r} must give ({len(texts)}, dim) for {len(texts)} texts, got {array.shape}"
+        )
+    bad = ~np.isfinite(array).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"text encoder {encoder.name!r} gave NaN or infinity for {texts[int(bad.argmax())]!r};"
+            " use a wider dtype (float32) or another encoder"
+        )
+    return array
+
+
+def _boolean(value: str) -> bool:
+    return {"1": True, "true": True, "0": False, "false": False}[value.lower()]
+
+
+_MODEL_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "revision": str,
+    "dtype": str,
+    "device": str,
+    "local_files_only": _boolean,
+}
+_POOLING_OPTIONS: dict[str, Callable[[str], Any]] = {"pooling": str, "normalize": _boolean, "max_length": int}
+
+
+def _read_options(spec: str, query: str, readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in readers:
+            raise ValueError(f"text encoder {spec!r}: unknown option {key!r}, known here are {sorted(readers) or 'none'}")
+        try:
+            options[key] = readers[key](value)
+        except (KeyError, ValueError) as error:
+            wanted = "1 or 0" if readers[key] is _boolean else "a whole number"
+            raise ValueError(f"text encoder {spec!r}: {key!r} must be {wanted}, got {value!r}") from error
+    return options
