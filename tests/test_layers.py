@@ -30,6 +30,7 @@ LAYERS = {
     "sb3_llmdpd.policies": 2,
     "sb3_llmdpd.checkpoint": 2,
     "sb3_llmdpd.prompting": 2,
+    "sb3_llmdpd.saving": 2,
     "sb3_llmdpd.acting": 2,
     "sb3_llmdpd.llmdpd": 3,
     "sb3_llmdpd.callbacks": 4,
