@@ -1,0 +1,22 @@
+"""LLM-Driven Policy Diffusion: offline reinforcement learning that takes a sentence and an example for a task."""
+
+from sb3_llmdpd.buffers import PromptReplayBuffer
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.policies import CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy
+from sb3_llmdpd.prompts.prompt import Prompt
+from sb3_llmdpd.schedules import CosineSchedule
+
+__version__ = "0.1.0"
+__all__ = [
+    "LLMDPD",
+    "CnnPolicy",
+    "CosineSchedule",
+    "Episode",
+    "LLMDPDPolicy",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "OfflineDataset",
+    "Prompt",
+    "PromptReplayBuffer",
+]

@@ -1,0 +1,189 @@
+"""How a prompted model acts: `predict` with a task, and the ways to fix the task for tools that know none."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+import torch as th
+
+from sb3_llmdpd.policies import LLMDPDPolicy
+from sb3_llmdpd.prompting import Prompter
+from sb3_llmdpd.prompts.prompt import Prompt, TrajectoryLike
+from sb3_llmdpd.prompts.text_table import TextTable
+from sb3_llmdpd.type_aliases import PromptEncoding
+
+TaskText = str | Sequence[str | None] | None
+"""A sentence for all observations, or a list with one (or None) for each."""
+Examples = TrajectoryLike | list[TrajectoryLike | None] | None
+"""An example for all observations, or a **list** with one (or None) for each; a pair (observations, actions) is a tuple."""
+PromptLike = Prompt | Sequence[Prompt] | None
+"""A prompt for all observations, or one for each; takes the place of sentence and example."""
+Predictions = tuple[np.ndarray, tuple[np.ndarray, ...] | None]
+
+
+class PromptedActing:
+    """The acting half of `LLMDPD`."""
+
+    policy: LLMDPDPolicy
+    prompter: Prompter
+    text_table: TextTable | None
+    action_generator: th.Generator
+    n_candidates: int
+    candidate_temperature: float
+    _n_updates: int
+    _only_task: list[Prompt] | None
+    _task: list[Prompt] | None = None
+    _encoded: tuple[list[Prompt], int, PromptEncoding] | None = None
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        *,
+        task_text: TaskText = None,
+        trajectory: Examples = None,
+        prompt: PromptLike = None,
+    ) -> Predictions:
+        """Act.
+
+        :param observation: (*obs_shape) or (n, *obs_shape), environment units.
+        :param state: handed back as it came; the policy has no memory.
+        :param episode_start: ignored, for the same reason.
+        :param deterministic: True for the chain without noise. The action of a row then depends on that row alone.
+        :param task_text: a sentence for all rows, or a list with one (or None) for each row.
+        :param trajectory: an example for all rows (see `Trajectory.of`), or a list with one (or None) for each row.
+        :param prompt: instead of the two: a `Prompt` or a list of them. ``Prompt()`` asks for the policy without a prompt.
+            With none of the three, the task of `set_task` counts.
+        :return: (action_shape) or (n, *action_shape), environment units, and ``state``.
+        :raises ValueError: when there is no prompt at all, or as many prompts as fit neither one nor each row.
+        """
+        prompts = as_prompts(task_text, trajectory, prompt)
+        return self._act(observation, state, deterministic, self._current_task() if prompts is None else prompts)
+
+    def set_task(self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None) -> None:
+        """Say once what the task is, so that plain SB3 tools can call `predict`.
+
+        The arguments are those of `predict`; with none of them the task is forgotten. Lists hold one entry for each
+        sub-environment.
+        """
+        self._task = as_prompts(task_text, trajectory, prompt)
+        self.policy.set_prompts(None if self._task is None else self._encode(self._task))
+
+    @contextmanager
+    def using_task(self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None) -> Iterator[Self]:
+        """`set_task` for the length of a ``with`` block.
+
+        The arguments are those of `predict`.
+
+        :return: a context that yields the model.
+        """
+        before = self._task
+        self.set_task(task_text, trajectory, prompt)
+        try:
+            yield self
+        finally:
+            self.set_task(prompt=before)
+
+    def prompted(
+        self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None
+    ) -> "PromptedPredictor":
+        """A view that has only SB3's ``predict``, bound to a task; enough for SB3's `evaluate_policy`.
+
+        The arguments are those of `predict`.
+
+        :return: the view.
+        :raises ValueError: when all three are None.
+        """
+        prompts = as_prompts(task_text, trajectory, prompt)
+        if prompts is None:
+            raise ValueError("`prompted` needs a task: pass `task_text`, `trajectory` or `prompt`")
+        return PromptedPredictor(self, prompts)
+
+    @property
+    def known_task_texts(self) -> tuple[str, ...]:
+        """The sentences of training; understanding these needs no language model."""
+        return self.text_table.texts if self.text_table is not None else ()
+
+    def _act(self, observation: Any, state: Any, deterministic: bool, prompts: list[Prompt]) -> Predictions:
+        # The best of several candidates needs several: then only the generator decides whether actions repeat.
+        noise = None if deterministic and self.n_candidates == 1 else self.action_generator
+        actions = self.policy.predict_prompted(
+            observation, self._encode(prompts), noise, self.n_candidates, self.candidate_temperature
+        )
+        return actions, state
+
+    def _current_task(self) -> list[Prompt]:
+        task = self._task if self._task is not None else self._only_task
+        if task is None:
+            raise ValueError(
+                "LLMDPD does not know which task to do: pass predict(..., task_text=... and/or trajectory=...), or call"
+                " model.set_task(...) before tools that cannot. To act without a prompt on purpose: prompt=Prompt()."
+            )
+        return task
+
+    def _encode(self, prompts: list[Prompt]) -> PromptEncoding:
+        """Encode prompts, unless they are the last ones and nothing was learned since."""
+        if self._encoded is not None:
+            known, n_updates, encoding = self._encoded
+            same = len(known) == len(prompts) and all(a.is_same(b) for a, b in zip(known, prompts, strict=True))
+            if same and n_updates == self._n_updates:
+                return encoding
+        encoding = self.prompter.encode(prompts)
+        self._encoded = (prompts, self._n_updates, encoding)
+        return encoding
+
+
+class PromptedPredictor:
+    """A model bound to a task: SB3's ``predict`` and nothing else.
+
+    :param model: which acts.
+    :param prompts: one, or one for each observation.
+    """
+
+    def __init__(self, model: PromptedActing, prompts: list[Prompt]) -> None:
+        self._model = model
+        self._prompts = prompts
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> Predictions:
+        """Act on the bound task; see `PromptedActing.predict`."""
+        return self._model._act(observation, state, deterministic, self._prompts)
+
+
+def as_prompts(task_text: TaskText, trajectory: Examples, prompt: PromptLike) -> list[Prompt] | None:
+    """One list of prompts from the three ways to give them.
+
+    :param task_text: a sentence, or a list.
+    :param trajectory: an example, or a list.
+    :param prompt: a prompt, or a list.
+    :return: one prompt for all observations, or one for each; None when nothing is given.
+    :raises ValueError: when ``prompt`` comes with one of the others, a list is empty, or two lists differ in length.
+    :raises TypeError: when ``prompt`` holds something else.
+    """
+    if prompt is not None:
+        if task_text is not None or trajectory is not None:
+            raise ValueError("pass either `prompt`, or `task_text` and/or `trajectory`, not both")
+        prompts = [prompt] if isinstance(prompt, Prompt) else list(prompt)
+        if not prompts or not all(isinstance(entry, Prompt) for entry in prompts):
+            raise TypeError(f"`prompt` must be a Prompt or a non-empty list of them, got {prompt!r}")
+        return prompts
+    if task_text is None and trajectory is None:
+        return None
+    texts: Sequence[str | None] = [task_text] if task_text is None or isinstance(task_text, str) else list(task_text)
+    examples = list(trajectory) if isinstance(trajectory, list) else [trajectory]
+    sizes = {len(texts), len(examples)} - {1}
+    if len(sizes) > 1 or 0 in sizes:
+        raise ValueError(
+            f"got {len(texts)} task texts and {len(examples)} trajectories: pass one, or lists of one for each observation"
+        )
+    n = max(len(texts), len(examples))
+    texts, examples = ([only[0]] * n if len(only) == 1 else only for only in (texts, examples))
+    return [Prompt(text, example) for text, example in zip(texts, examples, strict=True)]

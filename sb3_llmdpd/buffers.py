@@ -1,0 +1,300 @@
+"""`PromptReplayBuffer`, which draws offline transitions together with prompts for their tasks."""
+
+import warnings
+from typing import Any, NoReturn
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.prompts.prompt import window_steps
+from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs
+
+REWARD_SCALES = ("per_task", "none")
+
+
+class PromptReplayBuffer(ReplayBuffer):
+    """Logged episodes of one or many tasks, laid out flat, one row a step.
+
+    A batch is M prompts with B / M transitions each. Tasks are drawn uniformly, whatever their share of the data, and
+    without repetition while there are enough. The prompt of a transition is **another** episode of its task (of its goal,
+    with ``same_goal``), so that an example never contains the transition that it conditions; failed episodes serve as
+    examples only where fewer than two others are known. Where a task has a single usable episode there is no other, and its
+    prompts come without a trajectory, which a warning says.
+
+    All draws come from a Generator of the buffer's own, so that an evaluation between two steps changes nothing.
+
+    :param dataset: checked episodes with their spaces.
+    :param device: where the arrays lie and batches appear.
+    :param prompts_per_batch: M at most; a smaller batch has fewer.
+    :param prompt_window: L, steps of an example, spread over it up to its first success.
+    :param same_goal: draw the example among episodes of the same goal; every episode then needs one.
+    :param reward_scale: ``"per_task"`` divides rewards by their root mean square in the task, since one shared critic
+        must not be ruled by the task with the largest rewards; ``"none"`` leaves them.
+    :param seed: of the buffer's Generator.
+    :raises ValueError: on an unknown ``reward_scale``, sizes below one, or ``same_goal`` without goals.
+    """
+
+    def __init__(
+        self,
+        dataset: OfflineDataset,
+        device: th.device | str = "auto",
+        prompts_per_batch: int = 32,
+        prompt_window: int = 16,
+        same_goal: bool = False,
+        reward_scale: str = "per_task",
+        seed: int | None = None,
+    ) -> None:
+        if reward_scale not in REWARD_SCALES:
+            raise ValueError(f"`reward_scale` must be one of {REWARD_SCALES}, got {reward_scale!r}")
+        if prompts_per_batch < 1 or prompt_window < 1:
+            raise ValueError(
+                f"`prompts_per_batch` and `prompt_window` must be at least 1, got {prompts_per_batch} and {prompt_window}"
+            )
+        # Not ReplayBuffer's own constructor: it would allocate `buffer_size` empty rows.
+        super(ReplayBuffer, self).__init__(dataset.n_steps, dataset.observation_space, dataset.action_space, device)
+        self.full = True
+        self.prompts_per_batch = prompts_per_batch
+        self.prompt_window = prompt_window
+        self.same_goal = same_goal
+        self.reward_scale = reward_scale
+        self.tasks = tuple(sorted(dataset.tasks))
+        self.seed(seed)
+        self._lay_out(sorted(dataset.episodes, key=lambda episode: (episode.task, self._pool_key(episode))))
+        self.text_vectors = th.zeros(len(self.texts), 0, device=self.device)
+        """(n_texts, text_dim): what a text encoder makes of `texts`; no columns until `set_text_vectors`."""
+
+    # Layout ---------------------------------------------------------------------------------------------------------
+
+    def _pool_key(self, episode: Episode) -> str:
+        """Episodes of one pool may prompt each other."""
+        if not self.same_goal:
+            return ""
+        if episode.goal is None:
+            raise ValueError(
+                f"{episode.source}: `same_goal` needs the goal of every episode, and this one has none;"
+                " set Episode.goal, or pass same_goal=False"
+            )
+        return episode.goal
+
+    def _lay_out(self, episodes: list[Episode]) -> None:
+        """Concatenate the episodes, which come sorted by task and pool, and index where everything lies."""
+        lengths = np.array([len(episode) for episode in episodes])
+        rows = lengths + 1  # an episode of T steps has T + 1 observations
+        self._episode_row = np.cumsum(rows) - rows
+        self._episode_transition = np.cumsum(lengths) - lengths
+        self._episode_length = lengths
+        self._prompt_length = np.array([episode.prompt_length for episode in episodes])
+        # Transition t lies in row t + (number of episodes before its own), as each leaves one row without an action.
+        self._transition_row = np.arange(lengths.sum()) + np.repeat(np.arange(len(episodes)), lengths)
+
+        task_of_episode = np.array([self.tasks.index(episode.task) for episode in episodes])
+        keys = [(episode.task, self._pool_key(episode)) for episode in episodes]
+        first_of_pool = np.array([i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]])
+        pool_of_episode = np.searchsorted(first_of_pool, np.arange(len(episodes)), side="right") - 1
+        self._pool_transition = self._episode_transition[first_of_pool]
+        self._pool_n_transitions = np.add.reduceat(lengths, first_of_pool)
+        self._task_first_pool = np.searchsorted(task_of_episode[first_of_pool], np.arange(len(self.tasks)))
+        self._task_n_pools = np.bincount(task_of_episode[first_of_pool], minlength=len(self.tasks))
+        self._index_examples(episodes, pool_of_episode, len(first_of_pool))
+        self._index_texts(episodes, task_of_episode)
+
+        rewards = np.concatenate([np.append(episode.rewards, 0.0) for episode in episodes])
+        self.reward_scales = self._reward_scales(episodes, task_of_episode)
+        scale_of_row = np.repeat(self.reward_scales[task_of_episode], rows)
+        actions = np.concatenate([np.vstack([episode.actions, np.zeros_like(episode.actions[:1])]) for episode in episodes])
+        low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]  # a Box, checked by the data set
+        dones = np.zeros(len(rewards))
+        dones[self._episode_row + lengths - 1] = [episode.terminated for episode in episodes]
+        self._observations = self._concatenated_observations(episodes)
+        self._actions = self._tensor(2.0 * (actions - low) / (high - low) - 1.0)
+        self._rewards = self._tensor((rewards / scale_of_row)[:, None])
+        self._dones = self._tensor(dones[:, None])
+
+    def _index_examples(self, episodes: list[Episode], pool_of_episode: np.ndarray, n_pools: int) -> None:
+        """List, pool after pool, the episodes that may be shown as examples."""
+        usable = np.array([episode.success is not False for episode in episodes])
+        # With a single usable example its own transitions would never be drawn: then all episodes serve.
+        enough = np.bincount(pool_of_episode, weights=usable, minlength=n_pools) >= 2
+        self._examples = np.flatnonzero(usable | ~enough[pool_of_episode])
+        self._pool_n_examples = np.bincount(pool_of_episode[self._examples], minlength=n_pools)
+        self._pool_first_example = np.cumsum(self._pool_n_examples) - self._pool_n_examples
+        self._pool_is_single = np.bincount(pool_of_episode, minlength=n_pools) == 1
+        if self._pool_is_single.any():
+            lonely = [episodes[i] for i in np.flatnonzero(self._pool_is_single[pool_of_episode])]
+            warnings.warn(
+                f"{len(lonely)} episodes have no other episode of their task{' and goal' if self.same_goal else ''} to serve"
+                f" as their example, and are trained without a trajectory prompt (the first: {lonely[0]!r})",
+                stacklevel=4,
+            )
+
+    def _index_texts(self, episodes: list[Episode], task_of_episode: np.ndarray) -> None:
+        """List, task after task, the distinct phrasings of its sentence."""
+        texts: list[str] = []
+        counts = []
+        for task in range(len(self.tasks)):
+            of_task = dict.fromkeys(text for i in np.flatnonzero(task_of_episode == task) for text in episodes[i].task_texts)
+            texts += of_task
+            counts.append(len(of_task))
+        self.texts = tuple(texts)
+        """Phrasings of every task, task after task; a sentence that two tasks share stands twice."""
+        self._task_n_texts = np.array(counts)
+        self._task_first_text = np.cumsum(self._task_n_texts) - self._task_n_texts
+
+    def _reward_scales(self, episodes: list[Episode], task_of_episode: np.ndarray) -> np.ndarray:
+        if self.reward_scale == "none":
+            return np.ones(len(self.tasks))
+        squares = np.array([np.square(episode.rewards, dtype=np.float64).sum() for episode in episodes])
+        n_tasks = len(self.tasks)
+        mean_squares = np.bincount(task_of_episode, squares, n_tasks) / np.bincount(
+            task_of_episode, self._episode_length, n_tasks
+        )
+        return np.where(mean_squares > 0, np.sqrt(mean_squares), 1.0)
+
+    def _concatenated_observations(self, episodes: list[Episode]) -> TensorObs:
+        if isinstance(self.obs_shape, dict):
+            return {
+                key: th.from_numpy(np.concatenate([episode.observations[key] for episode in episodes])).to(self.device)  # type: ignore[index]
+                for key in self.obs_shape
+            }
+        return th.from_numpy(np.concatenate([episode.observations for episode in episodes])).to(self.device)  # type: ignore[misc]
+
+    def _tensor(self, array: np.ndarray) -> th.Tensor:
+        return th.as_tensor(array, dtype=th.float32, device=self.device)
+
+    # What others ask for -------------------------------------------------------------------------------------------------
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes in the buffer."""
+        return len(self._episode_length)
+
+    @property
+    def texts_by_task(self) -> dict[str, tuple[str, ...]]:
+        """The phrasings of each task's sentence."""
+        ends = self._task_first_text + self._task_n_texts
+        return {task: self.texts[first:end] for task, first, end in zip(self.tasks, self._task_first_text, ends, strict=True)}
+
+    def seed(self, seed: int | None) -> None:
+        """Start the buffer's own Generator anew.
+
+        :param seed: None for entropy of the system.
+        """
+        self.generator = np.random.default_rng(seed)
+
+    def set_text_vectors(self, vectors: np.ndarray) -> None:
+        """Give the buffer what a text encoder made of its sentences.
+
+        :param vectors: (n_texts, text_dim), a row for each of `texts`.
+        :raises ValueError: when the number of rows is another.
+        """
+        if len(vectors) != len(self.texts):
+            raise ValueError(f"the buffer holds {len(self.texts)} sentences, got {len(vectors)} vectors")
+        self.text_vectors = self._tensor(vectors)
+
+    def some_observations(self, n: int) -> TensorObs:
+        """Observations spread evenly over the data, to fit statistics to.
+
+        :param n: how many at most.
+        :return: (m, *obs_shape) with m <= n, or a dict of such tensors.
+        """
+        n_rows = len(self._actions)
+        return self._observation_rows(np.linspace(0, n_rows - 1, min(n, n_rows)).astype(np.int64))
+
+    # Sampling -----------------------------------------------------------------------------------------------------------
+
+    def sample(self, batch_size: int, env: Any = None) -> PromptReplayBufferSamples:  # type: ignore[override]
+        """Draw prompts and transitions of their tasks.
+
+        :param batch_size: B, a multiple of M = min(prompts_per_batch, B).
+        :param env: SB3 passes its VecNormalize here; refused, since its statistics never move offline.
+        :return: B transitions and M prompts.
+        :raises ValueError: when B is not a multiple of M, or ``env`` is given.
+        """
+        if env is not None:
+            raise ValueError(
+                "VecNormalize cannot serve offline: its statistics only move when an environment is stepped. Drop it; the"
+                " policy standardises observations with statistics of the data set."
+            )
+        n_prompts = min(self.prompts_per_batch, batch_size)
+        if batch_size % n_prompts:
+            raise ValueError(
+                f"`batch_size` must be a multiple of `prompts_per_batch`, so that each prompt has as many transitions;"
+                f" got {batch_size} and {n_prompts}. The nearest below is {batch_size - batch_size % n_prompts}."
+            )
+        tasks = self._draw_tasks(n_prompts)
+        pools = self._task_first_pool[tasks] + self.generator.integers(self._task_n_pools[tasks])
+        examples = self._examples[self._pool_first_example[pools] + self.generator.integers(self._pool_n_examples[pools])]
+        transitions = self._draw_transitions(pools, examples, batch_size // n_prompts)
+        rows = self._transition_row[transitions.ravel()]
+        return PromptReplayBufferSamples(
+            observations=self._observation_rows(rows),
+            actions=self._rows(self._actions, rows),
+            next_observations=self._observation_rows(rows + 1),
+            dones=self._rows(self._dones, rows),
+            rewards=self._rows(self._rewards, rows),
+            discounts=None,
+            prompts=self._prompts(tasks, pools, examples),
+        )
+
+    def _draw_tasks(self, n_prompts: int) -> np.ndarray:
+        rounds = -(-n_prompts // len(self.tasks))
+        drawn = [self.generator.permutation(len(self.tasks)) for _ in range(rounds)]
+        return np.concatenate(drawn)[:n_prompts]
+
+    def _draw_transitions(self, pools: np.ndarray, examples: np.ndarray, n: int) -> np.ndarray:
+        """Transitions of the pools, uniformly among those outside the example.
+
+        :param pools: (M,).
+        :param examples: (M,), the episode that is each prompt's example.
+        :param n: transitions of each prompt.
+        :return: (M, n).
+        """
+        left_out = np.where(self._pool_is_single[pools], 0, self._episode_length[examples])
+        offsets = self.generator.integers((self._pool_n_transitions[pools] - left_out)[:, None], size=(len(pools), n))
+        transitions = self._pool_transition[pools][:, None] + offsets
+        # A pool's transitions are consecutive: those from the example on move up by its length.
+        return transitions + left_out[:, None] * (transitions >= self._episode_transition[examples][:, None])
+
+    def _prompts(self, tasks: np.ndarray, pools: np.ndarray, examples: np.ndarray) -> PromptBatch:
+        n_prompts, window = len(tasks), self.prompt_window
+        steps = window_steps(self._prompt_length[examples], window, self.generator.random((n_prompts, window)))
+        rows = (self._episode_row[examples][:, None] + steps).ravel()
+        n_texts = self._task_n_texts[tasks]
+        has_text = (n_texts > 0) & (self.text_vectors.shape[1] > 0)
+        texts = self._task_first_text[tasks] + self.generator.integers(np.maximum(n_texts, 1))
+        if has_text.any():
+            text_vectors = self._rows(self.text_vectors, np.where(has_text, texts, 0))
+        else:
+            text_vectors = self.text_vectors.new_zeros(n_prompts, self.text_vectors.shape[1])
+        return PromptBatch(
+            text_vectors=text_vectors,
+            has_text=th.from_numpy(has_text).to(self.device),
+            observations=self._observation_rows(rows),
+            actions=self._rows(self._actions, rows).view(n_prompts, window, -1),
+            has_trajectory=th.from_numpy(~self._pool_is_single[pools]).to(self.device),
+        )
+
+    def _observation_rows(self, rows: np.ndarray) -> TensorObs:
+        if isinstance(self._observations, dict):
+            return {key: self._rows(value, rows) for key, value in self._observations.items()}
+        return self._rows(self._observations, rows)
+
+    def _rows(self, array: th.Tensor, rows: np.ndarray) -> th.Tensor:
+        return array.index_select(0, th.from_numpy(rows).to(self.device))
+
+    # Online only --------------------------------------------------------------------------------------------------------
+
+    def add(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: an offline buffer does not grow.
+
+        :raises RuntimeError: always.
+        """
+        raise RuntimeError(
+            "a PromptReplayBuffer holds whole logged episodes and cannot grow by single transitions;"
+            " build an Episode from them, and a new buffer from the episodes"
+        )
+
+    def reset(self) -> None:
+        """Do nothing: logged data are never thrown away."""

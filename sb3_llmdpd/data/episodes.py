@@ -1,0 +1,238 @@
+"""`Episode`, the checked unit of logged behaviour that every data source yields."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium import spaces
+
+Observations = np.ndarray | dict[str, np.ndarray]
+"""Observations of consecutive steps: (n, *obs_shape), or a dict of such arrays for a Dict space."""
+
+STEPS_AFTER_SUCCESS = 10
+"""What follows the first success by more than this is idling, and no part of a prompt."""
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One logged episode of one task, in environment units.
+
+    Arrays are checked once, here, and made read-only; everything behind this border trusts them.
+
+    :param observations: (T + 1, *obs_shape): what was seen before each of the T actions, and after the last one.
+        A dict of such arrays for a Dict observation space. Floats are stored as float32.
+    :param actions: (T, action_dim), in environment units.
+    :param rewards: (T,), raw.
+    :param task: identifier of the task, e.g. ``"drawer-open"``. Episodes of one task share it.
+    :param task_texts: phrasings of the sentence that says what the task is; may be empty.
+    :param terminated: whether the last step ended the task itself. A time limit is not a termination.
+    :param success: whether the episode succeeded at any step; None when nobody knows.
+    :param first_success: index in [0, T) of the first action whose result was a success; None when unknown or never.
+    :param goal: identifier of the hidden goal; episodes of the same goal share it. None when there is none.
+    :param source: where the episode came from, for error messages, e.g. ``"metaworld/drawer-open-v0, episode 3"``.
+    :raises ValueError: on wrong shapes, NaN or infinity, an empty episode, an empty sentence.
+    :raises TypeError: on values that are not numbers.
+    """
+
+    observations: Observations
+    actions: np.ndarray
+    rewards: np.ndarray
+    task: str = "task"
+    task_texts: tuple[str, ...] = ()
+    terminated: bool = False
+    success: bool | None = None
+    first_success: int | None = None
+    goal: str | None = None
+    source: str = "episode"
+
+    def __post_init__(self) -> None:
+        actions = self._checked("actions", self.actions)
+        if actions.ndim != 2:
+            raise ValueError(f"{self.source}: `actions` must be (T, action_dim), got shape {actions.shape}")
+        n_steps = len(actions)
+        if n_steps == 0:
+            raise ValueError(f"{self.source}: an episode needs at least one step, got `actions` of shape {actions.shape}")
+        rewards = self._checked("rewards", self.rewards)
+        if rewards.shape != (n_steps,):
+            raise ValueError(
+                f"{self.source}: `rewards` must be (T,) = ({n_steps},) as there are {n_steps} actions, got shape {rewards.shape}"
+            )
+        object.__setattr__(self, "actions", actions)
+        object.__setattr__(self, "rewards", rewards)
+        object.__setattr__(self, "observations", self._checked_observations(n_steps))
+        object.__setattr__(self, "task_texts", check_texts(self.task_texts, self.source))
+        if not isinstance(self.task, str) or not self.task:
+            raise ValueError(f"{self.source}: `task` must be a non-empty string, got {self.task!r}")
+        if self.first_success is not None and not 0 <= self.first_success < n_steps:
+            raise ValueError(
+                f"{self.source}: `first_success` must be in [0, {n_steps}) as there are {n_steps} steps, got {self.first_success}"
+            )
+
+    def _checked_observations(self, n_steps: int) -> Observations:
+        if not isinstance(self.observations, Mapping):
+            return self._checked_length("observations", self.observations, n_steps)
+        if not self.observations:
+            raise ValueError(f"{self.source}: `observations` is an empty dict")
+        return {
+            key: self._checked_length(f"observations[{key!r}]", value, n_steps) for key, value in self.observations.items()
+        }
+
+    def _checked_length(self, name: str, value: np.ndarray, n_steps: int) -> np.ndarray:
+        array = self._checked(name, value)
+        if len(array) != n_steps + 1:
+            raise ValueError(
+                f"{self.source}: `{name}` must hold T + 1 = {n_steps + 1} rows, one before each of the {n_steps} actions"
+                f" and one after the last, got {len(array)}"
+            )
+        return array
+
+    def _checked(self, name: str, value: np.ndarray) -> np.ndarray:
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{self.source}: `{name}` must be an array of numbers, got dtype {array.dtype}")
+        if array.ndim == 0:
+            raise ValueError(f"{self.source}: `{name}` must be an array over steps, got a single number")
+        if array.dtype.kind == "f" or name in ("actions", "rewards"):
+            array = array.astype(np.float32)  # always a copy, so that the caller's array stays writable
+            bad = ~np.isfinite(array)
+            if bad.any():
+                first = int(np.argwhere(bad)[0][0])
+                raise ValueError(
+                    f"{self.source}: `{name}` holds {int(bad.sum())} NaN or infinite values, the first at step {first};"
+                    " repair or leave out the episode"
+                )
+        else:
+            array = array.copy()
+        array.setflags(write=False)
+        return array
+
+    def __len__(self) -> int:
+        """The number of steps T."""
+        return len(self.actions)
+
+    @property
+    def prompt_length(self) -> int:
+        """How many leading steps are worth showing as an example: up to shortly after the first success."""
+        if self.first_success is None:
+            return len(self)
+        return min(len(self), self.first_success + 1 + STEPS_AFTER_SUCCESS)
+
+    def __repr__(self) -> str:
+        return (
+            f"Episode(task={self.task!r}, steps={len(self)}, return={float(self.rewards.sum()):.4g},"
+            f" success={self.success}, source={self.source!r})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class OfflineDataset:
+    """Episodes of one or many tasks that share one pair of spaces.
+
+    :param episodes: the episodes, at least one.
+    :param observation_space: Box, Dict, Discrete ... of every episode.
+    :param action_space: finite Box; logged actions must lie in it (sources clip, see there).
+    :raises ValueError: without episodes, or when an episode does not fit the spaces.
+    """
+
+    episodes: tuple[Episode, ...]
+    observation_space: spaces.Space
+    action_space: spaces.Box
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "episodes", tuple(self.episodes))
+        if not self.episodes:
+            raise ValueError("a data set needs at least one episode, got none")
+        if not isinstance(self.action_space, spaces.Box) or not self.action_space.is_bounded():
+            raise ValueError(f"`action_space` must be a Box with finite bounds, got {self.action_space}")
+        for episode in self.episodes:
+            _check_fits(episode, self.observation_space, self.action_space)
+
+    @classmethod
+    def from_episodes(
+        cls,
+        episodes: Sequence[Episode],
+        observation_space: spaces.Space | None = None,
+        action_space: spaces.Box | None = None,
+    ) -> "OfflineDataset":
+        """Put episodes together, with spaces read off them where none are given.
+
+        :param episodes: at least one episode.
+        :param observation_space: by default an unbounded Box (or a Dict of them) of the first episode's shape and dtype.
+        :param action_space: by default Box(-1, 1), which is refused when an action lies outside it.
+        :return: the data set.
+        :raises TypeError: when an entry is not an `Episode`.
+        :raises ValueError: when episodes disagree in shape, or actions leave the space.
+        """
+        if not episodes:
+            raise ValueError("a data set needs at least one episode, got none")
+        for episode in episodes:
+            if not isinstance(episode, Episode):
+                raise TypeError(f"a data set is made of `Episode`s, got {type(episode).__name__}")
+        first = episodes[0]
+        if observation_space is None:
+            if isinstance(first.observations, dict):
+                observation_space = spaces.Dict({key: _unbounded_box(value) for key, value in first.observations.items()})
+            else:
+                observation_space = _unbounded_box(first.observations)
+        if action_space is None:
+            action_space = spaces.Box(-1.0, 1.0, first.actions.shape[1:], np.float32)
+        return cls(tuple(episodes), observation_space, action_space)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The distinct task identifiers, in order of first appearance."""
+        return tuple(dict.fromkeys(episode.task for episode in self.episodes))
+
+    @property
+    def n_steps(self) -> int:
+        """Transitions in all episodes together."""
+        return sum(len(episode) for episode in self.episodes)
+
+
+def check_texts(texts: Sequence[str] | str, source: str) -> tuple[str, ...]:
+    """Sentences as a tuple.
+
+    :param texts: one sentence, or several phrasings of it.
+    :param source: named first in the error message.
+    :return: the sentences, stripped of white space around them.
+    :raises TypeError: when one is not a string.
+    :raises ValueError: when one is empty.
+    """
+    phrasings = (texts,) if isinstance(texts, str) else tuple(texts)
+    for text in phrasings:
+        if not isinstance(text, str):
+            raise TypeError(f"{source}: a task text must be a string, got {type(text).__name__}")
+        if not text.strip():
+            raise ValueError(f"{source}: a task text is empty; write a sentence that says what the task is, or give none")
+    return tuple(text.strip() for text in phrasings)
+
+
+def _unbounded_box(array: np.ndarray) -> spaces.Box:
+    if array.dtype == np.uint8:
+        return spaces.Box(0, 255, array.shape[1:], np.uint8)
+    return spaces.Box(-np.inf, np.inf, array.shape[1:], np.float32)
+
+
+def _check_fits(episode: Episode, observation_space: spaces.Space, action_space: spaces.Box) -> None:
+    if isinstance(observation_space, spaces.Dict):
+        if not isinstance(episode.observations, dict) or set(episode.observations) != set(observation_space.spaces):
+            raise ValueError(f"{episode.source}: observations must be a dict with the keys {sorted(observation_space.spaces)}")
+        pairs = [(f"observations[{key!r}]", episode.observations[key], observation_space[key]) for key in observation_space]
+    else:
+        if isinstance(episode.observations, dict):
+            raise ValueError(f"{episode.source}: observations are a dict, but the observation space is {observation_space}")
+        pairs = [("observations", episode.observations, observation_space)]
+    for name, array, space in pairs:
+        if array.shape[1:] != space.shape:
+            raise ValueError(
+                f"{episode.source}: `{name}` must be (T + 1, *{space.shape}) to fit the data set's space, got shape {array.shape}"
+            )
+    if episode.actions.shape[1:] != action_space.shape:
+        raise ValueError(f"{episode.source}: `actions` must be (T, *{action_space.shape}), got shape {episode.actions.shape}")
+    outside = (episode.actions < action_space.low) | (episode.actions > action_space.high)
+    if outside.any():
+        raise ValueError(
+            f"{episode.source}: {int(outside.any(axis=1).sum())} of {len(episode)} actions lie outside the action space"
+            f" [{action_space.low.min()}, {action_space.high.max()}] (values from {episode.actions.min():.4g} to"
+            f" {episode.actions.max():.4g}); clip them as the environment did, or pass the `action_space` they belong to"
+        )

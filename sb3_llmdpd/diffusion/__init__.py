@@ -1,0 +1,1 @@
+"""The diffusion process over one action: noise schedules and the chain."""

@@ -1,0 +1,85 @@
+"""The diffusion process over one action: adding noise, and the chain that removes it (DDPM)."""
+
+from collections.abc import Callable
+
+import torch as th
+from torch import nn
+
+from sb3_llmdpd.diffusion.schedules import NOISE_SCHEDULES
+
+NoisePredictor = Callable[[th.Tensor, int], th.Tensor]
+"""eps_theta: (noisy actions of shape (..., action_dim), step index in [0, K)) -> predicted noise of the same shape."""
+
+
+class DiffusionProcess(nn.Module):
+    """Denoising diffusion of actions in [-1, 1] with noise prediction.
+
+    Steps are counted from 0 (nearly clean) to K - 1 (nearly pure noise). The constants are float32 buffers computed in
+    float64 from the constructor's arguments; they are not part of the state dict, since no weight file may change them.
+
+    :param n_steps: K, at least 1.
+    :param noise_schedule: one of ``"vp"``, ``"linear"``, ``"cosine"``.
+    :raises ValueError: on an unknown schedule or K < 1.
+    """
+
+    alphas_bar: th.Tensor
+
+    def __init__(self, n_steps: int = 5, noise_schedule: str = "vp") -> None:
+        super().__init__()
+        if noise_schedule not in NOISE_SCHEDULES:
+            raise ValueError(f"`noise_schedule` must be one of {sorted(NOISE_SCHEDULES)}, got {noise_schedule!r}")
+        if n_steps < 1:
+            raise ValueError(f"a diffusion process needs at least one step, got n_steps={n_steps}")
+        self.n_steps = n_steps
+        betas = NOISE_SCHEDULES[noise_schedule](n_steps)
+        alphas = 1.0 - betas
+        alphas_bar = th.cumprod(alphas, dim=0)
+        previous = th.cat([th.ones(1, dtype=th.float64), alphas_bar[:-1]])
+        self.register_buffer("alphas_bar", alphas_bar.float(), persistent=False)
+        # q(a_{k-1} | a_k, a_0) is a Gaussian with these coefficients (Ho et al., 2020, Eq. 7). Python floats: the chain
+        # visits the steps in a fixed order, so no gather is needed there.
+        self.start_coefficients: list[float] = (betas * previous.sqrt() / (1.0 - alphas_bar)).tolist()
+        self.noisy_coefficients: list[float] = (alphas.sqrt() * (1.0 - previous) / (1.0 - alphas_bar)).tolist()
+        self.posterior_stds: list[float] = (betas * (1.0 - previous) / (1.0 - alphas_bar)).sqrt().tolist()
+        self._signal: list[float] = alphas_bar.sqrt().tolist()
+        self._noise: list[float] = (1.0 - alphas_bar).sqrt().tolist()
+
+    def add_noise(self, actions: th.Tensor, noise: th.Tensor, steps: th.Tensor) -> th.Tensor:
+        """a_k = sqrt(abar_k) a_0 + sqrt(1 - abar_k) eps (Ho et al., 2020, Eq. 4).
+
+        :param actions: (..., action_dim), clean, in [-1, 1].
+        :param noise: (..., action_dim), standard normal.
+        :param steps: (...), int64 in [0, K).
+        :return: (..., action_dim).
+        """
+        alphas_bar = self.alphas_bar[steps].unsqueeze(-1)
+        return alphas_bar.sqrt() * actions + (1.0 - alphas_bar).sqrt() * noise
+
+    def predict_start(self, noisy_actions: th.Tensor, noise: th.Tensor, steps: th.Tensor) -> th.Tensor:
+        """a_0 from a_k and its noise, clipped to [-1, 1]: `add_noise` solved for the action.
+
+        :param noisy_actions: (..., action_dim).
+        :param noise: (..., action_dim), true or predicted.
+        :param steps: (...), int64 in [0, K).
+        :return: (..., action_dim), in [-1, 1].
+        """
+        alphas_bar = self.alphas_bar[steps].unsqueeze(-1)
+        return ((noisy_actions - (1.0 - alphas_bar).sqrt() * noise) / alphas_bar.sqrt()).clamp(-1.0, 1.0)
+
+    def sample(self, predict_noise: NoisePredictor, noise: th.Tensor) -> th.Tensor:
+        """Run the whole chain from noise to actions; gradients flow through it.
+
+        :param predict_noise: eps_theta.
+        :param noise: (K, ..., action_dim): the start of the chain, then the noise of each but the last step. Standard
+            normal for a sample of the policy; zeros for its deterministic action, which then does not depend on what
+            else is in the batch (a seeded draw would).
+        :return: (..., action_dim), in [-1, 1].
+        """
+        actions = noise[0]
+        for k in range(self.n_steps - 1, -1, -1):
+            predicted = predict_noise(actions, k)
+            start = ((actions - self._noise[k] * predicted) / self._signal[k]).clamp(-1.0, 1.0)
+            actions = self.start_coefficients[k] * start + self.noisy_coefficients[k] * actions
+            if k > 0:
+                actions = actions + self.posterior_stds[k] * noise[self.n_steps - k]
+        return actions

@@ -1,0 +1,500 @@
+"""`LLMDPD`, LLM-Driven Policy Diffusion as a Stable-Baselines3 algorithm."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, check_for_correct_spaces
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from sb3_llmdpd.acting import PromptedActing
+from sb3_llmdpd.buffers import PromptReplayBuffer
+from sb3_llmdpd.data.sources import DatasetLike, load_dataset
+from sb3_llmdpd.envs import DatasetEnv
+from sb3_llmdpd.policies import CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy, PromptedCritic, PromptedDiffusionActor
+from sb3_llmdpd.prompting import Prompter
+from sb3_llmdpd.prompts.prompt import Prompt
+from sb3_llmdpd.prompts.text_encoders import make_text_encoder
+from sb3_llmdpd.prompts.text_table import TextTable
+from sb3_llmdpd.saving import SavedWithoutPickle
+from sb3_llmdpd.type_aliases import Metrics, PromptBatch, PromptEncoding, PromptReplayBufferSamples
+
+POLICY_OBJECTIVES = ("diffusion_ql", "action_approximation")
+STATISTICS_ROWS = 200_000
+"""How many observations the normaliser is fitted to, spread evenly over the data."""
+
+
+class EncodedBatch(NamedTuple):
+    """A batch as the EMA actor sees it; what the critic reads."""
+
+    features: th.Tensor
+    """(M, N, features_dim), of the observations."""
+    prompts: PromptEncoding
+    """M prompts."""
+
+
+class LLMDPD(PromptedActing, SavedWithoutPickle, OffPolicyAlgorithm):
+    r"""Offline reinforcement learning of one policy for many tasks, prompted with a sentence and an example trajectory.
+
+    Paper: https://arxiv.org/abs/2509.00347 (LLMDPD), on top of https://arxiv.org/abs/2208.06193 (Diffusion-QL).
+    With z the encoded prompt of a transition's task and a' drawn from the averaged (EMA) actor, a step minimises
+
+    .. math::
+        L_Q = \sum_j (Q_j(s, a, z) - r - \gamma (1 - d) \min_i Q'_i(s', a', z))^2 \\
+        L_\pi = \lVert \epsilon - \epsilon_\theta(a^k, k, s, z) \rVert^2
+        - \eta \, Q(s, \pi_\theta(s, z), z) / \mathbb{E} |Q|
+
+    One timestep of `learn` is one gradient step: SB3's ``eval_freq``, ``save_freq`` and ``log_interval`` count them.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class.
+    :param env: an environment of the data's spaces, for callbacks that evaluate; training never steps it.
+    :param dataset: Minari data set ids (one or several), `Episode`s, an `OfflineDataset`, or a `PromptReplayBuffer`.
+    :param learning_rate: of actor and encoders; a float, or a function of the progress remaining (`CosineSchedule`).
+    :param critic_learning_rate: of the critic; None for the same.
+    :param batch_size: transitions in a gradient step, a multiple of ``prompts_per_batch``.
+    :param prompts_per_batch: M, prompts in a batch, each for batch_size / M transitions; one each of as many tasks.
+    :param gamma: discount.
+    :param tau: how far the critic's target moves towards the critic in a step.
+    :param ema_decay: what the averaged actor keeps of itself in a step; ramps up from 0, as (1 + n) / (10 + n).
+    :param eta: weight of the Q term in the actor's loss; 0 is behaviour cloning, which trains no critic.
+    :param policy_objective: ``"diffusion_ql"``: the Q term sees actions sampled through the whole chain.
+        ``"action_approximation"``: it sees the one-step estimate of EDP (https://arxiv.org/abs/2305.20081), which costs a
+        third.
+    :param max_grad_norm: gradients of actor and critic are clipped to this norm.
+    :param text_dropout: share of the prompts whose sentence is replaced by the learned null; 1 trains without text.
+    :param trajectory_dropout: the same for the example trajectory, independently.
+    :param text_encoder: name of the frozen language model (see `make_text_encoder`); None for a model without text.
+    :param same_goal: examples come from episodes of the same goal (needed where the goal is hidden).
+    :param reward_scale: ``"per_task"`` or ``"none"``, see `PromptReplayBuffer`.
+    :param n_candidates: actions drawn at `predict`, of which the critic picks one. Above 1 a critic is asked about actions
+        that it may never have seen: measure it before use on an unseen task.
+    :param candidate_temperature: 0 picks the best candidate, see `LLMDPDPolicy.predict_prompted`.
+    :param policy_kwargs: arguments of the policy, see `LLMDPDPolicy`.
+    :param stats_window_size: kept for SB3's callbacks.
+    :param tensorboard_log: folder of the tensorboard log.
+    :param verbose: 0 silent, 1 info, 2 debug.
+    :param seed: of networks, batches and noise.
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    :param _init_setup_model: whether to build the networks at once.
+    :raises ValueError: on arguments out of range, on spaces that differ between ``env`` and ``dataset``, or with neither.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: LLMDPDPolicy
+    replay_buffer: PromptReplayBuffer | None
+    actor: PromptedDiffusionActor
+    actor_target: PromptedDiffusionActor
+    critic: PromptedCritic
+    critic_target: PromptedCritic
+
+    def __init__(
+        self,
+        policy: str | type[LLMDPDPolicy],
+        env: GymEnv | str | None = None,
+        dataset: DatasetLike | PromptReplayBuffer | None = None,
+        learning_rate: float | Schedule = 3e-4,
+        critic_learning_rate: float | Schedule | None = None,
+        batch_size: int = 256,
+        prompts_per_batch: int = 32,
+        gamma: float = 0.99,
+        tau: float = 0.005,
+        ema_decay: float = 0.999,
+        eta: float = 1.0,
+        policy_objective: str = "diffusion_ql",
+        max_grad_norm: float = 1.0,
+        text_dropout: float = 0.1,
+        trajectory_dropout: float = 0.1,
+        text_encoder: str | None = "minilm",
+        same_goal: bool = False,
+        reward_scale: str = "per_task",
+        n_candidates: int = 1,
+        candidate_temperature: float = 0.0,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        self.critic_learning_rate = critic_learning_rate
+        self.prompts_per_batch = prompts_per_batch
+        self.ema_decay = ema_decay
+        self.eta = eta
+        self.policy_objective = policy_objective
+        self.max_grad_norm = max_grad_norm
+        self.text_dropout = text_dropout
+        self.trajectory_dropout = trajectory_dropout
+        self.text_encoder = text_encoder
+        self.same_goal = same_goal
+        self.reward_scale = reward_scale
+        self.n_candidates = n_candidates
+        self.candidate_temperature = candidate_temperature
+        self._check_ranges(batch_size)
+        policy_kwargs = dict(policy_kwargs or {})
+        self.text_table: TextTable | None = None
+        buffer = None
+        if dataset is not None:
+            buffer = self._make_buffer(dataset, policy_kwargs.get("prompt_window", 16), seed, device)
+            env = env if env is not None else DatasetEnv(buffer.observation_space, buffer.action_space)
+        if env is None:
+            raise ValueError(
+                "LLMDPD needs to know the spaces: pass `dataset` (Minari ids, episodes or a buffer) or `env`,"
+                " or use LLMDPD.load(path)"
+            )
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            sde_support=False,
+            supported_action_spaces=(spaces.Box,),
+        )
+        self.policy_kwargs = policy_kwargs  # OffPolicyAlgorithm adds `use_sde` to its own copy
+        self.stats_window_size = stats_window_size
+        self.replay_buffer = buffer
+        self._only_task: list[Prompt] | None = None
+        self._metric_sums: Metrics = {}
+        self._metric_steps = 0
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_ranges(self, batch_size: int) -> None:
+        if self.policy_objective not in POLICY_OBJECTIVES:
+            raise ValueError(f"`policy_objective` must be one of {POLICY_OBJECTIVES}, got {self.policy_objective!r}")
+        for name in ("text_dropout", "trajectory_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}")
+        if self.eta < 0 or not 0 <= self.ema_decay < 1:
+            raise ValueError(f"`eta` must be >= 0 and `ema_decay` in [0, 1), got {self.eta} and {self.ema_decay}")
+        if self.prompts_per_batch < 1 or batch_size % min(self.prompts_per_batch, batch_size):
+            raise ValueError(
+                f"`batch_size` must be a multiple of `prompts_per_batch`, got {batch_size} and {self.prompts_per_batch}"
+            )
+        if self.n_candidates < 1 or (self.n_candidates > 1 and self.eta == 0):
+            raise ValueError(
+                f"`n_candidates` must be at least 1, and 1 where eta=0 trains no critic to choose with; got {self.n_candidates}"
+            )
+
+    # Set-up -------------------------------------------------------------------------------------------------------------
+
+    def _make_buffer(
+        self, dataset: DatasetLike | PromptReplayBuffer, window: int, seed: int | None, device: th.device | str
+    ) -> PromptReplayBuffer:
+        if isinstance(dataset, PromptReplayBuffer):
+            buffer = dataset
+            if buffer.prompt_window != window:
+                raise ValueError(
+                    f"the buffer's `prompt_window` is {buffer.prompt_window} and the policy's is {window}: make them equal"
+                )
+        else:
+            buffer = PromptReplayBuffer(
+                load_dataset(dataset),
+                device,
+                prompts_per_batch=self.prompts_per_batch,
+                prompt_window=window,
+                same_goal=self.same_goal,
+                reward_scale=self.reward_scale,
+                seed=seed,
+            )
+        if self.text_encoder is not None and buffer.texts:
+            if self.text_table is None:
+                self.text_table = TextTable.encode(buffer.texts_by_task, make_text_encoder(self.text_encoder))
+            buffer.set_text_vectors(self.text_table.lookup(buffer.texts))
+        return buffer
+
+    def _setup_model(self) -> None:
+        """Build networks and generators. Not SB3's own, which would allocate an empty buffer of a million rows."""
+        self._setup_lr_schedule()
+        critic_rate = self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate
+        self.critic_lr_schedule = FloatSchedule(critic_rate)
+        self.generator = th.Generator(self.device)
+        """Of everything random in training but the batches: noise, diffusion steps, prompt dropout."""
+        self.action_generator = th.Generator(self.device)
+        """Of the noise in `predict`, apart so that acting changes nothing in training."""
+        self.set_random_seed(self.seed)
+        if self.text_encoder is not None and "text_dim" not in self.policy_kwargs:
+            table = self.text_table
+            self.policy_kwargs["text_dim"] = (
+                make_text_encoder(self.text_encoder).dim if table is None else table.vectors.shape[1]
+            )
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            critic_lr_schedule=self.critic_lr_schedule,
+            **self.policy_kwargs,
+        ).to(self.device)
+        self._create_aliases()
+        if self.replay_buffer is not None:
+            self._attach(self.replay_buffer)
+            self.policy.fit_normalisers(self.replay_buffer.some_observations(STATISTICS_ROWS), self.replay_buffer.text_vectors)
+
+    def _create_aliases(self) -> None:
+        self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
+        self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
+        self.prompter = Prompter(self.policy, self.text_table)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed networks, batches and noise.
+
+        :param seed: None for entropy of the system.
+        """
+        super().set_random_seed(seed)
+        for offset, generator in enumerate((self.generator, self.action_generator)):
+            if seed is None:
+                generator.seed()
+            else:
+                generator.manual_seed(seed + offset)
+        if self.replay_buffer is not None:
+            self.replay_buffer.seed(seed)
+
+    def set_dataset(self, dataset: DatasetLike | PromptReplayBuffer) -> None:
+        """Train on other data from now on; the statistics that standardise observations stay as they are.
+
+        :param dataset: as in the constructor.
+        :raises ValueError: when its spaces are not the model's.
+        """
+        buffer = self._make_buffer(dataset, self.policy.prompt_window, self.seed, self.device)
+        check_for_correct_spaces(
+            DatasetEnv(buffer.observation_space, buffer.action_space), self.observation_space, self.action_space
+        )
+        self.replay_buffer = buffer
+        self._attach(buffer)
+
+    def _attach(self, buffer: PromptReplayBuffer) -> None:
+        """Learn what the data says about the tasks: a model of one task needs no prompt to act."""
+        tasks = buffer.texts_by_task
+        texts = next(iter(tasks.values())) if len(tasks) == 1 and self.text_table is not None else ()
+        self._only_task = None if len(tasks) > 1 else [Prompt(text=texts[0] if texts else None)]
+
+    # Training -----------------------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 100,
+        tb_log_name: str = "LLMDPD",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train on the data set.
+
+        :param total_timesteps: gradient steps.
+        :param callback: SB3 callbacks, called once a gradient step.
+        :param log_interval: gradient steps between two lines of the log; None for no log.
+        :param tb_log_name: name of the run in tensorboard.
+        :param reset_num_timesteps: False to go on counting where the last call ended.
+        :param progress_bar: whether to show one.
+        :return: the model itself.
+        :raises ValueError: when the model has no data set.
+        """
+        if self.replay_buffer is None:
+            raise ValueError(
+                "LLMDPD has no data to learn from: pass `dataset` to the constructor or to LLMDPD.load(path, dataset=...)"
+            )
+        total_timesteps, callback = BaseAlgorithm._setup_learn(
+            self, total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        while self.num_timesteps < total_timesteps:
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self.train(gradient_steps=1, batch_size=self.batch_size)
+            self.num_timesteps += 1
+            callback.update_locals(locals())
+            if not callback.on_step():
+                break
+            if log_interval is not None and self.num_timesteps % log_interval == 0:
+                self.dump_logs()
+        callback.on_training_end()
+        return self
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """Algorithm 1: the critic's step, the actor's step, the targets.
+
+        :param gradient_steps: how often.
+        :param batch_size: transitions in each.
+        """
+        assert self.replay_buffer is not None  # `learn` has checked
+        self.policy.set_training_mode(True)
+        self._update_learning_rate([])
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size)
+            batch = batch._replace(prompts=self._drop_prompts(batch.prompts))
+            metrics: Metrics = {}
+            encoded = None
+            if self.eta > 0:
+                encoded = self.encode_for_critic(batch)
+                critic_loss, metrics = self.critic_loss(batch, encoded)
+                self._step(self.critic.optimizer, critic_loss)
+            actor_loss, actor_metrics = self.actor_loss(batch, encoded)
+            self._step(self.actor.optimizer, actor_loss)
+            self._n_updates += 1
+            self._update_targets()
+            self._accumulate({**metrics, **actor_metrics})
+
+    @th.no_grad()
+    def encode_for_critic(self, batch: PromptReplayBufferSamples) -> EncodedBatch:
+        """Observations and prompts as the EMA actor encodes them, once for both losses.
+
+        :param batch: B = M * N transitions with M prompts.
+        :return: what the critic reads.
+        """
+        actor, n_prompts = self.actor_target, len(batch.prompts.actions)
+        features = actor.encode_observations(batch.observations).unflatten(0, (n_prompts, -1))
+        return EncodedBatch(features, actor.encode_prompts(batch.prompts))
+
+    def critic_loss(self, batch: PromptReplayBufferSamples, encoded: EncodedBatch) -> tuple[th.Tensor, Metrics]:
+        """Temporal-difference loss of the twin Q (paper, Eq. 6), the next action from the EMA actor.
+
+        :param batch: B = M * N transitions.
+        :param encoded: the same, encoded by `encode_for_critic`.
+        :return: scalar loss, and metrics.
+        """
+        features, prompts = encoded
+        shape = features.shape[:2]  # (M, N)
+        with th.no_grad():
+            next_features = self.actor_target.encode_observations(batch.next_observations).unflatten(0, shape)
+            next_condition = self.actor_target.condition(next_features, prompts)
+            next_actions = self.actor_target.sample(next_condition, self._chain_noise(shape))  # (M, N, A)
+            next_q_values = self.critic_target(next_features, prompts, next_actions).min(dim=0).values  # (M, N)
+            not_done = 1.0 - batch.dones.view(shape)
+            target_q_values = batch.rewards.view(shape) + not_done * self.gamma * next_q_values
+        q_values = self.critic(features, prompts, batch.actions.view(*shape, -1))  # (n_critics, M, N)
+        loss = (q_values - target_q_values).square().mean(dim=(1, 2)).sum()
+        return loss, {"critic_loss": loss, "q_value": q_values.mean(), "target_q_value": target_q_values.mean()}
+
+    def actor_loss(self, batch: PromptReplayBufferSamples, encoded: EncodedBatch | None) -> tuple[th.Tensor, Metrics]:
+        """Behaviour cloning by denoising, plus policy improvement by the critic (paper, Eq. 8).
+
+        :param batch: B = M * N transitions with M prompts.
+        :param encoded: the same, encoded by `encode_for_critic`; may be None when eta is 0.
+        :return: scalar loss, and metrics.
+        """
+        actor, shape = self.actor, (len(batch.prompts.actions), -1)
+        features = actor.encode_observations(batch.observations).unflatten(0, shape)
+        condition = actor.condition(features, actor.encode_prompts(batch.prompts))
+
+        # Behaviour cloning: predict the noise in a noised action of the data.
+        actions = batch.actions.view(*features.shape[:2], -1)
+        noise = th.randn(actions.shape, generator=self.generator, device=self.device)
+        steps = th.randint(actor.diffusion.n_steps, actions.shape[:2], generator=self.generator, device=self.device)
+        noisy_actions = actor.diffusion.add_noise(actions, noise, steps)
+        predicted_noise = actor.predict_noise(noisy_actions, steps, condition)
+        bc_loss = F.mse_loss(predicted_noise, noise)
+        if encoded is None:
+            return bc_loss, {"actor_loss": bc_loss, "bc_loss": bc_loss}
+
+        # Policy improvement: raise the value of the actor's own actions.
+        if self.policy_objective == "diffusion_ql":
+            new_actions = actor.sample(condition, self._chain_noise(actions.shape[:2]))
+        else:
+            new_actions = actor.diffusion.predict_start(noisy_actions, predicted_noise, steps)
+        q_loss = self._q_loss(new_actions, encoded)
+        loss = bc_loss + self.eta * q_loss
+        return loss, {"actor_loss": loss, "bc_loss": bc_loss, "q_loss": q_loss}
+
+    def _q_loss(self, new_actions: th.Tensor, encoded: EncodedBatch) -> th.Tensor:
+        """-Q_i / E|Q_j|, i and j two different heads, drawn anew in each step (Diffusion-QL's normalisation)."""
+        with _frozen(self.critic):
+            q_values = self.critic(encoded.features, encoded.prompts, new_actions).flatten(1)  # (n_critics, B)
+        n_critics = len(q_values)
+        heads = th.arange(n_critics, device=self.device)
+        # Tensors instead of a Python branch: the step must not wait for the device.
+        chosen = th.randint(n_critics, (), generator=self.generator, device=self.device)
+        other = (chosen + 1) % n_critics
+        value = (q_values.mean(dim=1) * (heads == chosen)).sum()
+        scale = (q_values.detach().abs().mean(dim=1) * (heads == other)).sum()
+        return -value / scale.clamp(min=1e-6)
+
+    def _chain_noise(self, shape: Sequence[int]) -> th.Tensor:
+        """Noise of a whole chain: (K, M, N, action_dim)."""
+        size = (self.actor.diffusion.n_steps, *shape, self.actor.denoiser.action_dim)
+        return th.randn(size, generator=self.generator, device=self.device)
+
+    def _drop_prompts(self, prompts: PromptBatch) -> PromptBatch:
+        drop = th.rand((2, len(prompts.has_text)), generator=self.generator, device=self.device)
+        return prompts.dropped(drop[0] < self.text_dropout, drop[1] < self.trajectory_dropout)
+
+    def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch
+        th.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.max_grad_norm)
+        optimizer.step()
+
+    @th.no_grad()
+    def _update_targets(self) -> None:
+        decay = min(self.ema_decay, (1 + self._n_updates) / (10 + self._n_updates))
+        pairs = [(self.actor_target, self.actor, decay)]
+        if self.eta > 0:
+            pairs.append((self.critic_target, self.critic, 1.0 - self.tau))
+        for target, network, kept in pairs:
+            get_ema_multi_avg_fn(kept)(list(target.parameters()), list(network.parameters()), self._n_updates)
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        """Set both learning rates; SB3's own would set one for all.
+
+        :param optimizers: ignored, the policy owns them.
+        """
+        progress = self._current_progress_remaining
+        for name, optimizer, schedule in (
+            ("learning_rate", self.actor.optimizer, self.lr_schedule),
+            ("critic_learning_rate", self.critic.optimizer, self.critic_lr_schedule),
+        ):
+            rate = schedule(progress)
+            self.logger.record(f"train/{name}", rate)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    # Logging ------------------------------------------------------------------------------------------------------------
+
+    def _accumulate(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            self._metric_sums[name] = self._metric_sums.get(name, 0.0) + value.detach()
+        self._metric_steps += 1
+
+    def dump_logs(self) -> None:
+        """Write the means of the metrics since the last line, and how fast training goes."""
+        for name, total in self._metric_sums.items():
+            self.logger.record(f"train/{name}", total.item() / self._metric_steps)
+        self._metric_sums, self._metric_steps = {}, 0
+        seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
+        steps = self.num_timesteps - self._num_timesteps_at_start
+        self.logger.record("time/gradient_steps_per_s", steps / seconds)
+        self.logger.record("time/time_elapsed", int(seconds), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """No gradients for the weights inside the block; those of the inputs still flow."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)

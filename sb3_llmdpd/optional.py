@@ -1,0 +1,20 @@
+"""Imports a package that only an extra installs, or says which extra to install."""
+
+import importlib
+from types import ModuleType
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import ``module`` at the moment it is needed.
+
+    :param module: dotted name of the module, e.g. ``"metaworld"``.
+    :param extra: the extra of ``sb3-llmdpd`` that installs it, e.g. ``"metaworld"``.
+    :return: the imported module.
+    :raises ImportError: when it is not installed; the message holds the pip command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"`{module}` is needed here and could not be imported ({error}). Install it with: pip install 'sb3-llmdpd[{extra}]'"
+        ) from error

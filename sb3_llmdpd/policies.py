@@ -1,0 +1,479 @@
+"""`LLMDPDPolicy`, which owns every network: the prompted diffusion actor, the prompted twin Q, their targets, optimisers."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_llmdpd.diffusion.process import DiffusionProcess
+from sb3_llmdpd.networks.activations import Mish
+from sb3_llmdpd.networks.attention import TrajectoryAttention
+from sb3_llmdpd.networks.denoiser import Denoiser
+from sb3_llmdpd.networks.features import features_extractor_named, is_fixed_function
+from sb3_llmdpd.networks.normaliser import Normaliser
+from sb3_llmdpd.networks.q_ensemble import QEnsemble
+from sb3_llmdpd.prompts.prompt_encoder import PromptEncoder
+from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
+
+CONDITIONINGS = ("concat", "cross_attention")
+
+
+class PromptedDiffusionActor(BasePolicy):
+    """pi(a | s, text, trajectory): encoders, normalisers, and a diffusion model over one action in [-1, 1].
+
+    One features extractor reads the transition's observation and the example's observations alike. Where it has nothing
+    to learn, its features are standardised with statistics of the training data.
+
+    The parameters are documented at `LLMDPDPolicy`.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module],
+        layer_norm: bool,
+        normalize_images: bool,
+        conditioning: str,
+        n_diffusion_steps: int,
+        noise_schedule: str,
+        text_dim: int,
+        prompt_window: int,
+        text_embedding_dim: int,
+        trajectory_embedding_dim: int,
+        token_dim: int,
+        n_encoder_layers: int,
+        n_heads: int,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        action_dim = int(np.prod(action_space.shape))
+        self.feature_normaliser = Normaliser(features_dim)
+        self.text_normaliser = Normaliser(text_dim)
+        self.prompt_encoder = PromptEncoder(
+            text_dim,
+            features_dim,
+            action_dim,
+            prompt_window,
+            text_embedding_dim,
+            trajectory_embedding_dim,
+            token_dim,
+            n_encoder_layers,
+            n_heads,
+        )
+        self.attention = TrajectoryAttention(features_dim, token_dim, n_heads) if conditioning == "cross_attention" else None
+        self.diffusion = DiffusionProcess(n_diffusion_steps, noise_schedule)
+        self.denoiser = Denoiser(
+            action_dim,
+            features_dim + (token_dim if self.attention else 0),
+            self.prompt_encoder.vector_dim,
+            n_diffusion_steps,
+            net_arch,
+            activation_fn,
+            layer_norm,
+        )
+
+    def encode_observations(self, observations: TensorObs) -> th.Tensor:
+        """Features of observations.
+
+        :param observations: (B, *obs_shape), environment units.
+        :return: (B, features_dim), standardised.
+        """
+        assert self.features_extractor is not None  # given in the constructor
+        return self.feature_normaliser(self.extract_features(observations, self.features_extractor))
+
+    def encode_prompts(self, prompts: PromptBatch) -> PromptEncoding:
+        """Encode M prompts, once for all the transitions or steps that they condition.
+
+        :param prompts: M prompts.
+        :return: their vectors and tokens.
+        """
+        features = self.encode_observations(prompts.observations).unflatten(0, prompts.actions.shape[:2])  # (M, L, F)
+        return self.prompt_encoder(prompts._replace(text_vectors=self.text_normaliser(prompts.text_vectors)), features)
+
+    def condition(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
+        """What the denoiser needs to know of state and prompt, the same for all diffusion steps.
+
+        :param features: (M, N, features_dim).
+        :param prompts: M encoded prompts.
+        :return: (M, N, width).
+        """
+        if self.attention is not None:
+            context = self.attention(features, prompts.tokens, prompts.has_trajectory)
+            features = th.cat([features, context], dim=-1)
+        return self.denoiser.condition(features, prompts.vectors)
+
+    def predict_noise(self, noisy_actions: th.Tensor, steps: th.Tensor, condition: th.Tensor) -> th.Tensor:
+        """eps_theta at a diffusion step of its own for each row.
+
+        :param noisy_actions: (M, N, action_dim).
+        :param steps: (M, N), int64 in [0, K).
+        :param condition: (M, N, width), from `condition`.
+        :return: (M, N, action_dim).
+        """
+        return self.denoiser(noisy_actions, self.denoiser.step_embeddings()[steps], condition)
+
+    def sample(self, condition: th.Tensor, noise: th.Tensor) -> th.Tensor:
+        """Run the chain.
+
+        :param condition: (M, N, width), from `condition`.
+        :param noise: (K, M, N, action_dim), see `DiffusionProcess.sample`.
+        :return: (M, N, action_dim), in [-1, 1].
+        """
+        steps = self.denoiser.step_embeddings()
+        return self.diffusion.sample(lambda actions, k: self.denoiser(actions, steps[k], condition), noise)
+
+    def forward(self, observations: TensorObs, prompts: PromptEncoding, noise: th.Tensor) -> th.Tensor:
+        """Actions for observations that stand prompt after prompt.
+
+        :param observations: (M * N, *obs_shape), environment units.
+        :param prompts: M encoded prompts.
+        :param noise: (K, M, N, action_dim).
+        :return: (M, N, action_dim), in [-1, 1].
+        """
+        features = self.encode_observations(observations).unflatten(0, (len(prompts.vectors), -1))
+        return self.sample(self.condition(features, prompts), noise)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        raise NotImplementedError("the actor acts through LLMDPDPolicy, which knows the prompt")
+
+
+class PromptedCritic(BaseModel):
+    """Q_j(s, a | text, trajectory), on the features and prompt encodings of the EMA actor.
+
+    The encoders belong to the actor and learn from its loss alone; the critic reads their averaged, slowly moving copy.
+    So the two losses do not fight over them, and the actor cannot raise its value by bending its own prompt vector.
+
+    The parameters are documented at `LLMDPDPolicy`.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_dim: int,
+        prompt_dim: int,
+        n_critics: int,
+        activation_fn: type[nn.Module],
+        layer_norm: bool,
+        conditioning: str,
+        token_dim: int,
+        n_heads: int,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self.n_critics = n_critics
+        self.attention = TrajectoryAttention(features_dim, token_dim, n_heads) if conditioning == "cross_attention" else None
+        self.q_networks = QEnsemble(
+            int(np.prod(action_space.shape)),
+            features_dim + (token_dim if self.attention else 0),
+            prompt_dim,
+            n_critics,
+            net_arch,
+            activation_fn,
+            layer_norm,
+        )
+
+    def forward(self, features: th.Tensor, prompts: PromptEncoding, actions: th.Tensor) -> th.Tensor:
+        """Values of actions.
+
+        :param features: (M, N, features_dim), of the EMA actor.
+        :param prompts: M prompts as the EMA actor encodes them.
+        :param actions: (M, N, action_dim), in [-1, 1].
+        :return: (n_critics, M, N).
+        """
+        if self.attention is not None:
+            context = self.attention(features, prompts.tokens, prompts.has_trajectory)
+            features = th.cat([features, context], dim=-1)
+        return self.q_networks(features, prompts.vectors, actions)
+
+
+class LLMDPDPolicy(BasePolicy):
+    """Actor, critic, their targets and optimisers.
+
+    `actor_target` is the exponential moving average of `actor`: it is what acts, what the targets of the critic are made
+    of, and whose encodings the critic reads.
+
+    :param observation_space: Box, Dict, Discrete ... as SB3 preprocesses them.
+    :param action_space: finite Box.
+    :param lr_schedule: learning rate of the actor, as a function of the progress remaining.
+    :param critic_lr_schedule: learning rate of the critic; the actor's by default.
+    :param net_arch: widths of the hidden layers, or ``dict(pi=..., qf=...)``.
+    :param activation_fn: activation of actor and critic; Diffusion-QL's Mish by default.
+    :param layer_norm: whether a layer norm stands before each activation.
+    :param features_extractor_class: a class, or a name in `sb3_llmdpd.networks.features.FEATURES_EXTRACTORS`.
+    :param features_extractor_kwargs: its arguments beside the observation space.
+    :param normalize_images: whether uint8 images are divided by 255.
+    :param optimizer_class: of both optimisers.
+    :param optimizer_kwargs: their arguments beside the learning rate.
+    :param n_critics: size of the Q ensemble.
+    :param conditioning: ``"concat"``: state and pooled prompt vectors side by side. ``"cross_attention"``: beside them, the
+        current state attends to the encoded steps of the example.
+    :param n_diffusion_steps: K.
+    :param noise_schedule: ``"vp"``, ``"linear"`` or ``"cosine"``.
+    :param text_dim: size of the text encoder's vectors; 0 for a model without text.
+    :param prompt_window: L, steps of an example.
+    :param text_embedding_dim: size of the text's share of a prompt vector.
+    :param trajectory_embedding_dim: size of the trajectory's share of a prompt vector.
+    :param token_dim: width of the trajectory transformer.
+    :param n_encoder_layers: its layers.
+    :param n_heads: its heads, and those of the cross-attention.
+    :raises ValueError: on an unknown conditioning, schedule or extractor name, or an empty ``net_arch``.
+    """
+
+    actor: PromptedDiffusionActor
+    actor_target: PromptedDiffusionActor
+    critic: PromptedCritic
+    critic_target: PromptedCritic
+    default_features_extractor: str = "flatten"
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        critic_lr_schedule: Schedule | None = None,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = Mish,
+        layer_norm: bool = False,
+        features_extractor_class: str | type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 2,
+        conditioning: str = "concat",
+        n_diffusion_steps: int = 5,
+        noise_schedule: str = "vp",
+        text_dim: int = 0,
+        prompt_window: int = 16,
+        text_embedding_dim: int = 64,
+        trajectory_embedding_dim: int = 64,
+        token_dim: int = 64,
+        n_encoder_layers: int = 2,
+        n_heads: int = 4,
+    ) -> None:
+        self._init_kwargs = {
+            key: value
+            for key, value in locals().items()
+            if key not in ("self", "__class__", "lr_schedule", "critic_lr_schedule")
+        }
+        if conditioning not in CONDITIONINGS:
+            raise ValueError(f"`conditioning` must be one of {CONDITIONINGS}, got {conditioning!r}")
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class=features_extractor_named(features_extractor_class or self.default_features_extractor),
+            features_extractor_kwargs=features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=dict(optimizer_kwargs or {}),
+            squash_output=True,
+            normalize_images=normalize_images,
+        )
+        actor_arch, critic_arch = get_actor_critic_arch(net_arch if net_arch is not None else [256, 256, 256])
+        if not actor_arch or not critic_arch:
+            raise ValueError(f"`net_arch` needs at least one hidden layer for actor and critic, got {net_arch}")
+        shared = dict(activation_fn=activation_fn, layer_norm=layer_norm, conditioning=conditioning)
+        self._actor_kwargs = dict(
+            net_arch=actor_arch,
+            normalize_images=normalize_images,
+            n_diffusion_steps=n_diffusion_steps,
+            noise_schedule=noise_schedule,
+            text_dim=text_dim,
+            prompt_window=prompt_window,
+            text_embedding_dim=text_embedding_dim,
+            trajectory_embedding_dim=trajectory_embedding_dim,
+            token_dim=token_dim,
+            n_encoder_layers=n_encoder_layers,
+            n_heads=n_heads,
+            **shared,
+        )
+        self._critic_kwargs = dict(
+            net_arch=critic_arch,
+            prompt_dim=text_embedding_dim + trajectory_embedding_dim,
+            n_critics=n_critics,
+            token_dim=token_dim,
+            n_heads=n_heads,
+            **shared,
+        )
+        self.prompt_window = prompt_window
+        self.text_dim = text_dim
+        self._prompts: PromptEncoding | None = None
+        self._build(lr_schedule, critic_lr_schedule or lr_schedule)
+
+    def _build(self, lr_schedule: Schedule, critic_lr_schedule: Schedule) -> None:
+        self.actor, self.actor_target = self.make_actor(), self.make_actor()
+        self.actor_target.load_state_dict(self.actor.state_dict())
+        features_dim = self.actor.features_extractor.features_dim  # type: ignore[union-attr]
+        self.critic, self.critic_target = self.make_critic(features_dim), self.make_critic(features_dim)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        for network, schedule in ((self.actor, lr_schedule), (self.critic, critic_lr_schedule)):
+            network.optimizer = self.optimizer_class(network.parameters(), lr=schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        for target in (self.actor_target, self.critic_target):
+            target.set_training_mode(False)
+            target.requires_grad_(False)
+
+    def make_actor(self) -> PromptedDiffusionActor:
+        """A new actor with a features extractor of its own.
+
+        :return: the actor, on the policy's device.
+        """
+        extractor = self.make_features_extractor()
+        return PromptedDiffusionActor(
+            self.observation_space,
+            self.action_space,
+            features_extractor=extractor,
+            features_dim=extractor.features_dim,
+            **self._actor_kwargs,  # type: ignore[arg-type]
+        ).to(self.device)
+
+    def make_critic(self, features_dim: int) -> PromptedCritic:
+        """A new critic.
+
+        :param features_dim: size of the actor's features.
+        :return: the critic, on the policy's device.
+        """
+        return PromptedCritic(
+            self.observation_space,
+            self.action_space,
+            features_dim=features_dim,
+            **self._critic_kwargs,  # type: ignore[arg-type]
+        ).to(self.device)
+
+    def fit_normalisers(self, observations: TensorObs, text_vectors: th.Tensor) -> None:
+        """Fit the statistics that standardise observations and texts, from training data only.
+
+        A features extractor that learns is left alone: its output has no statistics yet.
+
+        :param observations: (n, *obs_shape), environment units.
+        :param text_vectors: (n_texts, text_dim); may be empty.
+        """
+        extractor = self.actor.features_extractor
+        assert extractor is not None
+        with th.no_grad():
+            for actor in (self.actor, self.actor_target):
+                if is_fixed_function(extractor):
+                    actor.feature_normaliser.fit(actor.extract_features(observations, extractor))
+                if len(text_vectors) > 1:
+                    actor.text_normaliser.fit(text_vectors)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Switch actor and critic between training and evaluation; the targets always evaluate.
+
+        :param mode: True to train.
+        """
+        self.actor.set_training_mode(mode)
+        self.critic.set_training_mode(mode)
+        self.training = mode
+
+    def set_prompts(self, prompts: PromptEncoding | None) -> None:
+        """What `_predict`, and so SB3's own code, conditions on: one prompt for all rows, or one per row.
+
+        :param prompts: encoded by the EMA actor, or None to have none.
+        """
+        self._prompts = prompts
+
+    @th.no_grad()
+    def predict_prompted(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        prompts: PromptEncoding,
+        noise: th.Generator | None,
+        n_candidates: int = 1,
+        candidate_temperature: float = 0.0,
+    ) -> np.ndarray:
+        """Actions for observations under given prompts.
+
+        :param observation: (*obs_shape), or (n, *obs_shape), environment units.
+        :param prompts: one for all rows, or one per row, encoded by the EMA actor.
+        :param noise: where the chain's noise comes from; None for the deterministic action of each row.
+        :param n_candidates: actions drawn per row, of which the critic picks one; needs ``noise`` when above 1.
+        :param candidate_temperature: 0 picks the best; above, one is drawn from the softmax of the values, standardised
+            over the candidates, divided by it.
+        :return: (action_shape) or (n, *action_shape), environment units.
+        :raises ValueError: when there are neither one prompt nor one per row.
+        """
+        tensor, vectorized = self.obs_to_tensor(observation)
+        n_rows = len(next(iter(tensor.values()))) if isinstance(tensor, dict) else len(tensor)
+        n_prompts = len(prompts.vectors)
+        if n_prompts not in (1, n_rows):
+            raise ValueError(f"Got {n_prompts} prompts for {n_rows} observations: pass one prompt, or one per observation.")
+        actor = self.actor_target
+        features = actor.encode_observations(tensor).unflatten(0, (n_prompts, -1))  # (M, N, F)
+        features = features.repeat_interleave(n_candidates, dim=1)  # (M, N * C, F)
+        shape = (actor.diffusion.n_steps, *features.shape[:2], int(np.prod(self.action_space.shape)))
+        if noise is None:
+            chain_noise = th.zeros(shape, device=self.device)
+        else:
+            chain_noise = th.randn(shape, generator=noise, device=self.device)
+        actions = actor.sample(actor.condition(features, prompts), chain_noise)
+        if n_candidates > 1:
+            values = self.critic_target(features, prompts, actions).min(dim=0).values
+            actions = choose(actions, values, n_candidates, candidate_temperature, noise)
+        scaled = actions.reshape(-1, *self.action_space.shape).cpu().numpy()  # type: ignore[misc]
+        unscaled = self.unscale_action(scaled).astype(self.action_space.dtype)
+        return unscaled if vectorized else unscaled[0]
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        if self._prompts is None:
+            raise ValueError("the policy has no prompt: use model.predict(..., task_text=...), or model.set_task(...) first")
+        rows = len(next(iter(observation.values()))) if isinstance(observation, dict) else len(observation)
+        n_prompts = len(self._prompts.vectors)
+        shape = (self.actor_target.diffusion.n_steps, n_prompts, rows // n_prompts, int(np.prod(self.action_space.shape)))
+        noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
+        return self.actor_target(observation, self._prompts, noise).reshape(rows, *self.action_space.shape)  # type: ignore[misc]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**self._init_kwargs, "lr_schedule": self._dummy_schedule}
+
+
+def choose(
+    actions: th.Tensor, values: th.Tensor, n_candidates: int, temperature: float, generator: th.Generator | None
+) -> th.Tensor:
+    """One action of each row's candidates, by value.
+
+    :param actions: (M, N * C, action_dim), the candidates of a row side by side.
+    :param values: (M, N * C).
+    :param n_candidates: C.
+    :param temperature: 0 for the best; otherwise of the softmax over the standardised values.
+    :param generator: for the draw; needed when ``temperature`` is above 0.
+    :return: (M, N, action_dim).
+    """
+    values = values.unflatten(1, (-1, n_candidates))  # (M, N, C)
+    if temperature == 0:
+        picked = values.argmax(dim=-1)
+    else:
+        # Standardised: the scale of Q depends on rewards and horizon, and says nothing about how sure the critic is.
+        centred = values - values.mean(dim=-1, keepdim=True)
+        logits = centred / (values.std(dim=-1, keepdim=True) + 1e-6) / temperature
+        picked = th.multinomial(logits.softmax(dim=-1).flatten(0, 1), 1, generator=generator).view(values.shape[:2])
+    candidates = actions.unflatten(1, values.shape[1:])  # (M, N, C, A)
+    return candidates.take_along_dim(picked[:, :, None, None], dim=2).squeeze(2)
+
+
+class CnnPolicy(LLMDPDPolicy):
+    """For image observations."""
+
+    default_features_extractor = "nature_cnn"
+
+
+class MultiInputPolicy(LLMDPDPolicy):
+    """For Dict observations."""
+
+    default_features_extractor = "combined"
+
+
+MlpPolicy = LLMDPDPolicy

@@ -1,0 +1,122 @@
+"""`Prompt`, what a user says about a task: a sentence, one example trajectory, or both."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sb3_llmdpd.data.episodes import Episode, Observations, check_texts
+
+TrajectoryLike = Any
+"""An `Episode`, a `Trajectory`, or a pair (observations, actions); anything else is refused by `Trajectory.of`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The (state, action) steps of one example, in environment units.
+
+    :param observations: (L, *obs_shape), or a dict of such arrays.
+    :param actions: (L, action_dim).
+    """
+
+    observations: Observations
+    actions: np.ndarray
+
+    def __len__(self) -> int:
+        """The number of steps L."""
+        return len(self.actions)
+
+    @classmethod
+    def of(cls, example: TrajectoryLike) -> "Trajectory":
+        """Read an example in any accepted form; the idle tail behind an episode's success is cut.
+
+        :param example: an `Episode`; a `Trajectory`; or a pair (observations, actions) with as many observations as
+            actions or one more.
+        :return: the steps of the example.
+        :raises TypeError: when it is none of these.
+        :raises ValueError: on wrong shapes, NaN, or no step at all.
+        """
+        if isinstance(example, Trajectory):
+            return example
+        if isinstance(example, tuple | list) and len(example) == 2:
+            example = _episode_of_pair(*example)
+        if not isinstance(example, Episode):
+            raise TypeError(
+                "`trajectory` must be an Episode, a Trajectory, or a pair (observations, actions),"
+                f" got {type(example).__name__}"
+            )
+        length = example.prompt_length
+        return cls(take(example.observations, slice(0, length)), example.actions[:length])
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What conditions the policy on a task.
+
+    :param text: one sentence, or None.
+    :param trajectory: one example (see `Trajectory.of`), or None.
+    :raises TypeError: when either has a wrong type.
+    :raises ValueError: when the sentence is empty or the example malformed.
+    """
+
+    text: str | None = None
+    trajectory: TrajectoryLike | None = None
+
+    def __post_init__(self) -> None:
+        if self.text is not None:
+            if not isinstance(self.text, str):
+                raise TypeError(f"`task_text` must be a string, got {type(self.text).__name__}")
+            object.__setattr__(self, "text", check_texts(self.text, "`task_text`")[0])
+        if self.trajectory is not None and not isinstance(self.trajectory, Episode):
+            object.__setattr__(self, "trajectory", Trajectory.of(self.trajectory))
+
+    def is_same(self, other: "Prompt") -> bool:
+        """Whether another prompt is certain to mean the same: the same sentence and the very same example object.
+
+        :param other: to compare with.
+        :return: False also for two examples that are merely equal.
+        """
+        return self.text == other.text and self.trajectory is other.trajectory
+
+
+def window_steps(lengths: np.ndarray, window: int, offsets: np.ndarray | float = 0.5) -> np.ndarray:
+    """Indices of ``window`` steps spread evenly over the first ``lengths`` steps.
+
+    The range is cut into ``window`` equal parts, and one step is taken out of each. An example shorter than the window
+    repeats steps, so that every window is full and no mask is needed.
+
+    :param lengths: (n,), how many steps each example has, at least 1.
+    :param window: steps in a window.
+    :param offsets: (n, window) in [0, 1): where in each part the step lies; 0.5 is its middle.
+    :return: (n, window), int64, non-decreasing along each row, each in [0, length).
+    """
+    parts = (np.arange(window) + offsets) / window  # (window,) or (n, window)
+    return np.floor(np.asarray(lengths)[:, None] * parts).astype(np.int64)
+
+
+def take(observations: Observations, index: Any) -> Observations:
+    """Index the rows of observations, whether they are one array or a dict of arrays.
+
+    :param observations: (n, ...), or a dict of such arrays.
+    :param index: any numpy index of the first axis.
+    :return: the same structure, indexed.
+    """
+    if isinstance(observations, dict):
+        return {key: value[index] for key, value in observations.items()}
+    return observations[index]
+
+
+def _episode_of_pair(observations: Any, actions: Any) -> Episode:
+    actions = np.asarray(actions)
+    rewards = np.zeros(len(actions) if actions.ndim else 0, np.float32)
+    first = next(iter(observations.values())) if isinstance(observations, dict) else observations
+    if actions.ndim and len(np.asarray(first)) == len(actions):
+        # The observation behind the last action is never shown to the encoder: repeat the last one.
+        rows = np.minimum(np.arange(len(actions) + 1), len(actions) - 1)
+        observations = take(
+            {key: np.asarray(value) for key, value in observations.items()}
+            if isinstance(observations, dict)
+            else np.asarray(observations),
+            rows,
+        )
+    return Episode(observations, actions, rewards, source="`trajectory`")

@@ -1,0 +1,68 @@
+"""From a batch of prompts to the vectors and tokens that condition actor and critic."""
+
+import torch as th
+from torch import nn
+
+from sb3_llmdpd.prompts.trajectory_encoder import TrajectoryEncoder
+from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding
+
+
+class PromptEncoder(nn.Module):
+    """Text and trajectory side by side, with a learned null embedding for whichever is absent.
+
+    z_l = MLP_l(h), h the standardised vector of the frozen language model; z_tau = the projected mean of the encoded
+    steps. Both end in a layer norm, so that neither outweighs the other or the state.
+
+    :param text_dim: size of the language model's vectors; 0 for a model without text.
+    :param feature_dim: size of a state's features.
+    :param action_dim: size of an action.
+    :param window: L, steps of an example.
+    :param text_embedding_dim: size of z_l.
+    :param trajectory_embedding_dim: size of z_tau.
+    :param token_dim: width of the trajectory transformer.
+    :param n_layers: layers of the trajectory transformer.
+    :param n_heads: heads of the trajectory transformer.
+    """
+
+    def __init__(
+        self,
+        text_dim: int,
+        feature_dim: int,
+        action_dim: int,
+        window: int,
+        text_embedding_dim: int,
+        trajectory_embedding_dim: int,
+        token_dim: int,
+        n_layers: int,
+        n_heads: int,
+    ) -> None:
+        super().__init__()
+        self.vector_dim = text_embedding_dim + trajectory_embedding_dim
+        self.text = (
+            nn.Sequential(
+                nn.Linear(text_dim, 2 * text_embedding_dim),
+                nn.SiLU(),
+                nn.Linear(2 * text_embedding_dim, text_embedding_dim),
+                nn.LayerNorm(text_embedding_dim),
+            )
+            if text_dim
+            else None
+        )
+        self.trajectory = TrajectoryEncoder(feature_dim, action_dim, window, token_dim, n_layers, n_heads)
+        self.pool = nn.Sequential(nn.Linear(token_dim, trajectory_embedding_dim), nn.LayerNorm(trajectory_embedding_dim))
+        self.null_text = nn.Parameter(0.02 * th.randn(text_embedding_dim))
+        self.null_trajectory = nn.Parameter(0.02 * th.randn(trajectory_embedding_dim))
+
+    def forward(self, prompts: PromptBatch, features: th.Tensor) -> PromptEncoding:
+        """Encode M prompts.
+
+        :param prompts: M prompts, their text vectors standardised.
+        :param features: (M, L, feature_dim), normalised features of ``prompts.observations``.
+        :return: vectors of size text_embedding_dim + trajectory_embedding_dim, and tokens.
+        """
+        text = self.null_text.expand(len(prompts.has_text), -1)
+        if self.text is not None:
+            text = th.where(prompts.has_text[:, None], self.text(prompts.text_vectors), text)
+        tokens = self.trajectory(features, prompts.actions)  # (M, L, token_dim)
+        trajectory = th.where(prompts.has_trajectory[:, None], self.pool(tokens.mean(dim=1)), self.null_trajectory)
+        return PromptEncoding(th.cat([text, trajectory], dim=1), tokens, prompts.has_trajectory)

@@ -1,0 +1,77 @@
+"""The batches that travel from the replay buffer and `predict` to the networks."""
+
+from typing import Any, NamedTuple
+
+import torch as th
+
+TensorObs = th.Tensor | dict[str, th.Tensor]
+"""Observations of a batch: (B, *obs_shape), or a dict of such tensors."""
+
+Metrics = dict[str, th.Tensor]
+"""What a loss reports: scalars that stay on the device until they are logged."""
+
+
+class PromptBatch(NamedTuple):
+    """M prompts. A prompt that lacks its text or its trajectory holds zeros there and says so."""
+
+    text_vectors: th.Tensor
+    """(M, text_dim), raw vectors of the frozen text encoder."""
+    has_text: th.Tensor
+    """(M,), bool."""
+    observations: TensorObs
+    """(M * L, *obs_shape), environment units: the L steps of each example, prompt after prompt."""
+    actions: th.Tensor
+    """(M, L, action_dim), in [-1, 1]."""
+    has_trajectory: th.Tensor
+    """(M,), bool."""
+
+    def dropped(self, drop_text: th.Tensor, drop_trajectory: th.Tensor) -> "PromptBatch":
+        """The same prompts without some texts and some trajectories.
+
+        :param drop_text: (M,), bool, True where the text is taken away.
+        :param drop_trajectory: (M,), bool, True where the trajectory is taken away.
+        :return: the prompts that remain.
+        """
+        return self._replace(has_text=self.has_text & ~drop_text, has_trajectory=self.has_trajectory & ~drop_trajectory)
+
+
+class PromptReplayBufferSamples(NamedTuple):
+    """B = M * N transitions: rows m * N to (m + 1) * N belong to prompt m. The first six names are SB3's."""
+
+    observations: TensorObs
+    """(B, *obs_shape), environment units."""
+    actions: th.Tensor
+    """(B, action_dim), in [-1, 1]."""
+    next_observations: TensorObs
+    """(B, *obs_shape), environment units."""
+    dones: th.Tensor
+    """(B, 1), 1.0 where the task itself ended; never at a time limit."""
+    rewards: th.Tensor
+    """(B, 1), scaled per task."""
+    discounts: th.Tensor | None
+    """Always None: rewards are of one step. Present for SB3's code."""
+    prompts: PromptBatch
+    """M prompts, each from another episode of its transitions' task."""
+
+
+class PromptEncoding(NamedTuple):
+    """M encoded prompts."""
+
+    vectors: th.Tensor
+    """(M, prompt_dim): text and trajectory vectors side by side."""
+    tokens: th.Tensor
+    """(M, L, token_dim): the encoded steps of each example, for cross-attention."""
+    has_trajectory: th.Tensor
+    """(M,), bool."""
+
+
+def to_device(observations: Any, device: th.device) -> TensorObs:
+    """Numpy observations as tensors.
+
+    :param observations: (n, *obs_shape), or a dict of such arrays.
+    :param device: where to.
+    :return: the same structure of tensors.
+    """
+    if isinstance(observations, dict):
+        return {key: th.as_tensor(value).to(device) for key, value in observations.items()}
+    return th.as_tensor(observations).to(device)
