@@ -1,0 +1,166 @@
+"""Writes episodes of Meta-World's scripted experts as Minari data sets that say what their task is."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sb3_llmdpd.data.metaworld.envs import MetaWorldEnv
+from sb3_llmdpd.data.metaworld.record import Recipe, RecordedEpisode, record_episode
+from sb3_llmdpd.data.metaworld.tasks import task_info
+from sb3_llmdpd.data.metaworld.writer import read_metadata, write_dataset
+from sb3_llmdpd.data.minari import datasets_root
+
+_EPISODES_PER_JOB = 10
+"""What a process collects before it reports back."""
+
+
+def collect(
+    tasks: Sequence[str] | str,
+    *,
+    n_episodes: int,
+    noise: Sequence[float] = (0.1,),
+    episodes_per_goal: int = 1,
+    goal_visible: bool = True,
+    seed: int = 0,
+    n_processes: int | None = None,
+    root: str | Path | None = None,
+    id_format: str = "metaworld/{task}-v0",
+    progress_bar: bool = True,
+) -> list[str]:
+    """Record the scripted experts, one Minari data set (hdf5) a task.
+
+    An episode ends `STEPS_AFTER_SUCCESS` steps after its first success, or at 500 steps; failed ones are kept and marked.
+    A data set appears when it is complete and not before, so that an interrupted collection can simply be run again: what
+    is there already, from the same recipe, is kept.
+
+    :param tasks: names of tasks, see `TASKS`.
+    :param n_episodes: episodes a task, failed ones included.
+    :param noise: standard deviations of the Gaussian noise on the expert's actions, taken in turns by the episodes.
+    :param episodes_per_goal: consecutive episodes that share a goal while the object is placed anew (where the task's goal
+        is separate from its object, else the placement is shared too).
+    :param goal_visible: whether observations hold the goal's position; the expert knows it anyway.
+    :param seed: of all random numbers; the result does not depend on the number of processes.
+    :param n_processes: as many as there are CPU cores by default; 1 collects in this process.
+    :param root: folder of the data sets; by default Minari's own, $MINARI_DATASETS_PATH or ~/.minari/datasets.
+    :param id_format: Minari id of a task's data set, with ``{task}`` in it.
+    :param progress_bar: whether to show one.
+    :return: ids of the data sets, in the order of ``tasks``.
+    :raises ValueError: on unknown tasks, impossible numbers, and where a data set of another recipe is in the way.
+    """
+    if n_processes is not None and n_processes < 1:
+        raise ValueError(f"`n_processes` must be at least 1, or None for one a CPU core, got {n_processes}")
+    names = [task_info(task).name for task in ([tasks] if isinstance(tasks, str) else tasks)]
+    if "{task}" not in id_format:
+        raise ValueError(f"`id_format` must hold '{{task}}', so that every task gets its own data set, got {id_format!r}")
+    recipes = {
+        id_format.format(task=name): Recipe(
+            name, n_episodes, tuple(float(std) for std in noise), episodes_per_goal, goal_visible, seed
+        )
+        for name in names
+    }
+    folder = datasets_root(root)
+    missing = {dataset_id: recipe for dataset_id, recipe in recipes.items() if not _is_there(folder, dataset_id, recipe)}
+    parts: dict[str, dict[int, list[RecordedEpisode]]] = {dataset_id: {} for dataset_id in missing}
+    n_missing = n_episodes * len(missing)
+    with tqdm(total=n_missing, desc="collecting", unit="episode", disable=not progress_bar or not missing) as bar:
+        for dataset_id, first, episodes in _collected(missing, n_processes):
+            bar.update(len(episodes))
+            parts[dataset_id][first] = episodes
+            if sum(map(len, parts[dataset_id].values())) == n_episodes:
+                in_order = [episode for _, part in sorted(parts.pop(dataset_id).items()) for episode in part]
+                write_dataset(folder, dataset_id, missing[dataset_id], in_order)
+    return list(recipes)
+
+
+def collected_success(ids: Sequence[str], root: str | Path | None = None) -> dict[str, float]:
+    """How often the expert succeeded, with the noise that it was recorded with.
+
+    :param ids: ids that `collect` returned.
+    :param root: as in `collect`.
+    :return: share of successful episodes by task name, in [0, 1].
+    :raises ValueError: when an id was not written by `collect`.
+    """
+    rates = {}
+    for dataset_id in ids:
+        metadata = read_metadata(datasets_root(root), dataset_id)
+        if metadata is None or "success_rate" not in metadata:
+            raise ValueError(f"{dataset_id!r} is no data set that `collect` wrote into {datasets_root(root)}")
+        rates[str(metadata["task_id"])] = float(metadata["success_rate"])
+    return rates
+
+
+def _is_there(folder: Path, dataset_id: str, recipe: Recipe) -> bool:
+    """Whether the very data set stands there already; another one in its place is refused."""
+    metadata = read_metadata(folder, dataset_id)
+    if metadata is None:
+        return False
+    there, asked = metadata.get("recipe"), recipe.as_json()
+    if there == asked:
+        return True
+    if isinstance(there, dict):
+        differences = ", ".join(f"{key} {there.get(key)!r} there, {value!r} asked" for key, value in asked.items()
+                                if there.get(key) != value)  # fmt: skip
+    else:
+        differences = "`collect` did not write it"
+    raise ValueError(
+        f"another data set {dataset_id!r} is already in {folder} ({differences}). Delete {folder / dataset_id}, choose another"
+        " `root` or `id_format`, or collect with the recipe that is there"
+    )
+
+
+def _collected(recipes: dict[str, Recipe], n_processes: int | None) -> Iterator[tuple[str, int, list[RecordedEpisode]]]:
+    """Parts of the data sets as they come: id, index of the first episode, episodes."""
+    jobs = [
+        (dataset_id, first, min(first + length, recipe.n_episodes))
+        for dataset_id, recipe in recipes.items()
+        for length in [max(1, _EPISODES_PER_JOB // recipe.episodes_per_goal) * recipe.episodes_per_goal]
+        for first in range(0, recipe.n_episodes, length)
+    ]
+    n_processes = min(len(jobs), _n_cores() if n_processes is None else n_processes)
+    if n_processes <= 1:
+        for dataset_id, first, end in jobs:
+            yield dataset_id, first, _record(recipes[dataset_id], first, end)
+        return
+    # Spawned, not forked: a fork would copy the locks that the threads of torch and of the progress bar hold.
+    pool = ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"), _follow_parent)
+    try:
+        futures = {pool.submit(_record, recipes[job[0]], *job[1:]): job for job in jobs}
+        for future in as_completed(futures):
+            dataset_id, first, _ = futures.pop(future)
+            yield dataset_id, first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _n_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _follow_parent() -> None:
+    """In a collecting process: leave Ctrl-C to the parent, and end when the parent was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _record(recipe: Recipe, first: int, end: int) -> list[RecordedEpisode]:
+    env = _environment(recipe.task, recipe.goal_visible)
+    return [record_episode(env, recipe, episode) for episode in range(first, end)]
+
+
+@lru_cache(maxsize=1)  # the jobs of one task come one after the other
+def _environment(task: str, goal_visible: bool) -> MetaWorldEnv:
+    return MetaWorldEnv(task, goal_visible=goal_visible)

@@ -1,0 +1,218 @@
+"""A Meta-World task as a plain Gymnasium environment that really seeds, speaks float32 and says what its task is."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_llmdpd.data.metaworld.tasks import task_info
+from sb3_llmdpd.optional import require
+
+HORIZON = 500
+"""Steps after which an episode is truncated, as in Meta-World's own benchmarks."""
+
+GOAL = slice(36, 39)
+"""Where the goal's position stands in an observation."""
+
+_MAX_DRAWS = 1_000
+"""Placements to draw before giving up; the simulator refuses those whose object is too near to its goal."""
+
+_CAMERA = "corner2"
+_CAMERA_POSITION = (0.75, 0.075, 0.7)
+
+
+class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
+    """One task of Meta-World, goal and placement drawn at every reset.
+
+    It holds the simulator's environment instead of wrapping it: Stable-Baselines3 would take a wrapped one for a
+    goal-conditioned environment, and the simulator's own ``reset`` ignores its seed.
+
+    Observation: hand, gripper and two objects now (18 numbers) and one step ago (18), then the goal's position (3).
+    ``info`` has what the simulator reports, with ``success`` of this very step, and beside it ``is_success`` (success at
+    any step so far) and ``task_text``.
+
+    :param task: name, see `tasks.TASKS`.
+    :param seed: of the first episodes; ``reset(seed=...)`` seeds again.
+    :param goal_visible: whether the last three entries of an observation are the goal's position, or zeros.
+    :param task_text: the sentence in ``info``; the task's canonical one by default.
+    :param max_episode_steps: steps until truncation. The simulator never terminates.
+    :param render_mode: None or ``"rgb_array"``.
+    :param image_size: width and height of a rendered frame, in pixels.
+    :raises ValueError: on an unknown task or render mode.
+    :raises ImportError: when Meta-World is not installed.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 - gymnasium's own declaration
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        seed: int | None = None,
+        goal_visible: bool = True,
+        task_text: str | None = None,
+        max_episode_steps: int = HORIZON,
+        render_mode: str | None = None,
+        image_size: int = 480,
+    ) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
+        self.task_info = task_info(task)
+        self.task_name = self.task_info.name
+        self.task_text = self.task_info.text if task_text is None else task_text
+        self.goal_visible = goal_visible
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(-np.inf, np.inf, (39,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.simulator = _make_simulator(self.task_info.env_id, max_episode_steps, render_mode, image_size)
+        self.layout = np.zeros(0)
+        self._succeeded = False
+        self._expert: Any = None
+        if seed is not None:
+            super().reset(seed=seed)
+
+    @property
+    def task_description(self) -> str:
+        """The task's sentence, under the name that LeRobot looks for."""
+        return self.task_text
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode with a new goal and placement.
+
+        :param seed: seeds goal and placement of this and the following episodes; None goes on from where they are.
+        :param options: ``{"layout": env.layout}`` repeats an earlier episode's goal and placement;
+            ``{"goal_of": env.layout}`` keeps its goal and places the object anew (where the task's goal is not separate
+            from its object, see `TaskInfo.goal_separate`, it repeats both).
+        :return: observation (39,), float32, and info.
+        :raises ValueError: on an unknown option, or a layout of another shape or one that the simulator refuses.
+        """
+        super().reset(seed=seed)
+        draw = self._placement(dict(options or {}))
+        simulator = self.simulator
+        simulator.curr_path_length = 0
+        # A first pass, without moving the hand, finds a layout that the simulator's own distance rule accepts.
+        simulator._freeze_rand_vec = False
+        simulator._get_state_rand_vec = draw
+        simulator._reset_hand = partial(type(simulator)._reset_hand, simulator, 0)
+        try:
+            simulator.reset_model()
+        finally:
+            del simulator._get_state_rand_vec, simulator._reset_hand
+        # The second pass shows that layout: bodies are placed before their poses are computed, so that a first pass alone
+        # would leave the former episode's poses in the observation. This is the simulator's `reset` less its first pass.
+        simulator._freeze_rand_vec = True
+        simulator._last_rand_vec = self.layout
+        observation, _ = require("gymnasium.envs.mujoco", "metaworld").MujocoEnv.reset(simulator)
+        observation[18:36] = observation[:18]
+        simulator._prev_obs = observation[:18].copy()
+        self._succeeded = False
+        return self._seen(observation), {"success": 0.0, "is_success": False, "task_text": self.task_text}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Move the hand and the gripper.
+
+        :param action: (4,), in [-1, 1]: the hand's displacement in units of 1 cm, and the gripper's effort. Clipped.
+        :return: observation, reward (0 to 10), terminated (always False), truncated, info.
+        :raises ValueError: on a wrong shape, NaN, or a step behind the truncation.
+        """
+        action = np.asarray(action, np.float32)
+        if action.shape != (4,) or not np.isfinite(action).all():
+            raise ValueError(f"an action must be 4 finite numbers in [-1, 1], got {action}")
+        observation, reward, terminated, truncated, info = self.simulator.step(np.clip(action, -1.0, 1.0))
+        self._succeeded = self._succeeded or bool(info["success"])
+        info = {**info, "is_success": self._succeeded, "task_text": self.task_text}
+        return self._seen(observation), float(reward), terminated, truncated, info
+
+    def expert_action(self, observation: np.ndarray) -> np.ndarray:
+        """What Meta-World's scripted expert does; it knows the goal, whether the observation shows it or not.
+
+        :param observation: (39,), of this environment's current step.
+        :return: (4,), float32, clipped to [-1, 1] as the simulator does.
+        """
+        if self._expert is None:
+            self._expert = require("metaworld.policies", "metaworld").ENV_POLICY_MAP[self.task_info.env_id]()
+        observation = np.array(observation, np.float64)
+        observation[GOAL] = self.simulator._target_pos
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the expert warns at every step whose action the simulator clips
+            action = np.asarray(self._expert.get_action(observation), np.float32)
+        return np.clip(action, -1.0, 1.0)
+
+    def render(self) -> np.ndarray:
+        """Draw the scene.
+
+        :return: (image_size, image_size, 3), uint8.
+        :raises ValueError: when the environment was made without ``render_mode="rgb_array"``.
+        """
+        if self.render_mode is None:
+            raise ValueError('make the environment with `render_mode="rgb_array"` to render it')
+        # Every environment of the process draws into the context made last, unless its own is made current.
+        renderer = self.simulator.mujoco_renderer
+        renderer._get_viewer(self.render_mode).make_context_current()
+        image: np.ndarray = renderer.render(self.render_mode)
+        return np.ascontiguousarray(image[::-1, ::-1])  # the camera hangs upside down
+
+    def close(self) -> None:
+        """Free the simulator's renderer."""
+        self.simulator.close()
+
+    def _seen(self, observation: np.ndarray) -> np.ndarray:
+        observation = observation.astype(np.float32)
+        if not self.goal_visible:
+            observation[GOAL] = 0.0
+        return observation
+
+    def _placement(self, options: dict[str, Any]) -> Callable[[], np.ndarray]:
+        """What the simulator asks for its random numbers, until it accepts them."""
+        fixed = options.pop("layout", None)
+        goal_of = options.pop("goal_of", None)
+        if options:
+            raise ValueError(f"unknown reset options {sorted(options)}: use 'layout' or 'goal_of'")
+        if goal_of is not None and not self.task_info.goal_separate:
+            fixed, goal_of = goal_of, None
+        space = self.simulator._random_reset_space
+        for given in (fixed, goal_of):
+            if given is not None and np.shape(given) != space.shape:
+                raise ValueError(f"a layout of {self.task_name!r} has shape {space.shape}, got {np.shape(given)}")
+        n_draws = 0
+
+        def draw() -> np.ndarray:
+            nonlocal n_draws
+            n_draws += 1
+            if n_draws > (1 if fixed is not None else _MAX_DRAWS):
+                raise ValueError(f"{self.task_name!r} refuses this layout: its object is too near to its goal")
+            if fixed is not None:
+                self.layout = np.array(fixed, np.float64)
+            else:
+                self.layout = self.np_random.uniform(space.low, space.high)
+                if goal_of is not None:
+                    self.layout[3:] = goal_of[3:]
+            return self.layout
+
+        return draw
+
+
+make_metaworld_env = MetaWorldEnv
+"""The factory that vector environments are built with."""
+
+
+def _make_simulator(env_id: str, max_episode_steps: int, render_mode: str | None, image_size: int) -> Any:
+    make = require("metaworld.env_dict", "metaworld").ENV_CLS_MAP[env_id]
+    simulator = make(render_mode=render_mode, camera_name=_CAMERA, width=image_size, height=image_size)
+    simulator.max_path_length = max_episode_steps
+    # What `set_task` does, without a task: the goal stands in every observation, and the bounds that the simulator clips
+    # observations to are computed again to hold it.
+    simulator._set_task_called = True
+    simulator._partially_observable = False
+    simulator.__dict__.pop("sawyer_observation_space", None)
+    simulator.seeded_rand_vec = True
+    if render_mode is not None:
+        camera = simulator.model.camera(_CAMERA)
+        camera.pos[:] = _CAMERA_POSITION
+        simulator.model.vis.quality.offsamples = 0  # no anti-aliasing and no shadows: 15 times faster without a GPU
+        simulator.model.vis.quality.shadowsize = 0
+    return simulator

@@ -1,0 +1,98 @@
+"""The 50 tasks of Meta-World by name, and which of them are held out in which split."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sb3_llmdpd.data.metaworld.sentences import SENTENCES
+
+# The random numbers of these tasks place the object and the goal apart from each other, so that a goal can be kept while
+# the object moves. In all other tasks the goal is a part of the object (a drawer and its open position), or one is fixed.
+_OBJECT_AND_GOAL_VARY = {
+    "basketball", "box-close", "coffee-pull", "coffee-push", "hand-insert", "peg-insert-side", "pick-place",
+    "pick-place-wall", "push", "push-back", "push-wall", "reach", "reach-wall", "shelf-place", "soccer", "stick-pull",
+    "stick-push",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """One task of Meta-World.
+
+    :param name: its name without the version, e.g. ``"drawer-open"``.
+    :param texts: phrasings of what it asks; the first is the canonical one.
+    :param goal_separate: whether the goal can stay while the object is placed elsewhere.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    goal_separate: bool
+
+    @property
+    def text(self) -> str:
+        """The canonical sentence."""
+        return self.texts[0]
+
+    @property
+    def env_id(self) -> str:
+        """The simulator's own name of the task, e.g. ``"drawer-open-v3"``."""
+        return f"{self.name}-v3"
+
+
+TASKS: dict[str, TaskInfo] = {
+    name: TaskInfo(name, texts, goal_separate=name in _OBJECT_AND_GOAL_VARY) for name, texts in SENTENCES.items()
+}
+"""Every task by its name."""
+
+_ML10_TRAIN = (
+    "reach", "push", "pick-place", "door-open", "drawer-close", "button-press-topdown", "peg-insert-side", "window-open",
+    "sweep", "basketball",
+)  # fmt: skip
+_ML10_TEST = ("drawer-open", "door-close", "shelf-place", "sweep-into", "lever-pull")
+_ML45_TEST = ("bin-picking", "box-close", "hand-insert", "door-lock", "door-unlock")
+
+SPLITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "ml10": (_ML10_TRAIN, _ML10_TEST),
+    "ml45": (tuple(name for name in TASKS if name not in _ML45_TEST), _ML45_TEST),
+}
+"""Tasks to train on and tasks to hold out, by the name of the benchmark."""
+
+
+def task_info(name: str) -> TaskInfo:
+    """Look a task up.
+
+    :param name: e.g. ``"drawer-open"``; the simulator's ``"drawer-open-v3"`` is understood too.
+    :return: the task.
+    :raises ValueError: when there is none of that name; the message names the nearest ones.
+    """
+    known = TASKS.get(name.removesuffix("-v3"))
+    if known is None:
+        near = difflib.get_close_matches(name, TASKS, n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise ValueError(f"unknown Meta-World task {name!r}: {hint}The {len(TASKS)} tasks are {', '.join(sorted(TASKS))}")
+    return known
+
+
+def split(name: str = "ml45", unseen: Sequence[str] | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tasks to train on, and tasks that stay unseen.
+
+    :param name: ``"ml45"`` or ``"ml10"``; not looked at when ``unseen`` is given.
+    :param unseen: a hold-out of one's own; training then gets every other one of the 50 tasks.
+    :return: names to train on, names held out; no name is in both.
+    :raises ValueError: on an unknown split or task, a task named twice, and a hold-out that leaves nothing.
+    """
+    if unseen is None:
+        if name not in SPLITS:
+            raise ValueError(
+                f"unknown split {name!r}: use {' or '.join(map(repr, sorted(SPLITS)))}, or name the `unseen` tasks"
+            )
+        return SPLITS[name]
+    held_out = tuple(task_info(task).name for task in unseen)
+    if len(set(held_out)) < len(held_out):
+        raise ValueError(f"`unseen` names a task twice: {', '.join(held_out)}")
+    train = tuple(task for task in TASKS if task not in held_out)
+    if not held_out or not train:
+        raise ValueError(
+            f"`unseen` must name at least one task and leave at least one of the {len(TASKS)}, got {len(held_out)}"
+        )
+    return train, held_out
