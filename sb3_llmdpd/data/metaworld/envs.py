@@ -1,5 +1,7 @@
 """A Meta-World task as a plain Gymnasium environment that really seeds, speaks float32 and says what its task is."""
 
+import os
+import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -147,12 +149,21 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
 
         :return: (image_size, image_size, 3), uint8.
         :raises ValueError: when the environment was made without ``render_mode="rgb_array"``.
+        :raises RuntimeError: when the machine has no GL library to draw with.
         """
         if self.render_mode is None:
             raise ValueError('make the environment with `render_mode="rgb_array"` to render it')
-        # Every environment of the process draws into the context made last, unless its own is made current.
         renderer = self.simulator.mujoco_renderer
-        renderer._get_viewer(self.render_mode).make_context_current()
+        if renderer.viewer is None and sys.platform == "linux":
+            os.environ.setdefault("MUJOCO_GL", "egl")  # needs no display
+        try:
+            # All environments of a process draw into the context that was made last, unless their own is made current.
+            renderer._get_viewer(self.render_mode).make_context_current()
+        except Exception as error:  # each GL library, where it lacks something, raises an error of its own
+            raise RuntimeError(
+                "cannot render: no working GL library was found. On Debian or Ubuntu install `libegl1 libgl1-mesa-dri`, or name"
+                " another backend with the environment variable MUJOCO_GL (egl, osmesa or glfw)"
+            ) from error
         image: np.ndarray = renderer.render(self.render_mode)
         return np.ascontiguousarray(image[::-1, ::-1])  # the camera hangs upside down
 
