@@ -14,6 +14,7 @@ PACKAGE = ROOT / "sb3_llmdpd"
 # The longest name that fits a module decides its layer; docs/architecture.md shows the same table.
 LAYERS = {
     "sb3_llmdpd.optional": 0,
+    "sb3_llmdpd.processes": 0,
     "sb3_llmdpd.schedules": 0,
     "sb3_llmdpd.type_aliases": 0,
     "sb3_llmdpd.diffusion": 0,
@@ -33,8 +34,12 @@ LAYERS = {
     "sb3_llmdpd.saving": 2,
     "sb3_llmdpd.acting": 2,
     "sb3_llmdpd.llmdpd": 3,
-    "sb3_llmdpd.callbacks": 4,
+    "sb3_llmdpd.rollouts": 4,
+    "sb3_llmdpd.conditions": 4,
+    "sb3_llmdpd.players": 4,
     "sb3_llmdpd.evaluation": 4,
+    "sb3_llmdpd.statistics": 4,
+    "sb3_llmdpd.callbacks": 4,
     "sb3_llmdpd.report": 4,
     "sb3_llmdpd.cli": 5,
     "sb3_llmdpd.benchmarks": 5,

@@ -1,0 +1,183 @@
+"""Plays tasks with a prompted model and its controls, in many environments and processes at once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+from tqdm import tqdm
+
+from sb3_llmdpd.conditions import Cell, Condition
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
+from sb3_llmdpd.data.metaworld.tasks import task_info
+from sb3_llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.players import EnvMaker, Job, PlaySettings, play_jobs
+from sb3_llmdpd.processes import n_cores
+from sb3_llmdpd.prompts.prompt import Prompt
+from sb3_llmdpd.rollouts import Rollout
+
+_EVALUATION = crc32(b"evaluation")
+"""Keeps the seeds of evaluation apart from those of collected data, whatever seed both were given."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What became of the episodes of one cell; every tuple has an entry for each of them.
+
+    :param task: whose scenes were played.
+    :param condition: how the policy was prompted.
+    :param seen: whether it was trained on the task; None where nobody said.
+    :param seeds: of the episodes, the same for all conditions of a task.
+    :param successes: success at any step.
+    :param last_successes: success at the last step.
+    :param returns: sums of raw rewards.
+    :param first_successes: index of the first successful step, None when there was none.
+    """
+
+    task: str
+    condition: Condition
+    seen: bool | None
+    seeds: tuple[int, ...]
+    successes: tuple[bool, ...]
+    last_successes: tuple[bool, ...]
+    returns: tuple[float, ...]
+    first_successes: tuple[int | None, ...]
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes in the cell."""
+        return len(self.seeds)
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the episodes that succeeded at any step, in [0, 1]."""
+        return float(np.mean(self.successes))
+
+    @classmethod
+    def of(cls, cell: Cell, rollouts: Sequence[Rollout]) -> "CellResult":
+        """Collect the episodes of a cell.
+
+        :param cell: which.
+        :param rollouts: its episodes, in their order.
+        :return: the result.
+        """
+        return cls(
+            cell.task,
+            cell.condition,
+            cell.seen,
+            seeds=tuple(rollout.seed for rollout in rollouts),
+            successes=tuple(rollout.first_success is not None for rollout in rollouts),
+            last_successes=tuple(rollout.last_success for rollout in rollouts),
+            returns=tuple(rollout.total_reward for rollout in rollouts),
+            first_successes=tuple(rollout.first_success for rollout in rollouts),
+        )
+
+
+def evaluate_tasks(
+    model: LLMDPD | str | Path,
+    cells: Sequence[Cell],
+    *,
+    examples: Mapping[str, Sequence[Episode]] | None = None,
+    texts: Mapping[str, str] | None = None,
+    make_env: EnvMaker = MetaWorldEnv,
+    n_episodes: int = 50,
+    n_envs: int = 10,
+    max_episode_steps: int = HORIZON,
+    stop_at_success: bool = False,
+    deterministic: bool = True,
+    seed: int = 0,
+    n_processes: int | None = None,
+    progress_bar: bool = True,
+) -> list[CellResult]:
+    """Play every cell.
+
+    All conditions of a task get the same episode seeds, so that their rows can be compared pair by pair. The same seed gives
+    the same numbers, with any number of processes.
+
+    :param model: a model, or a model file. With several processes, each reads the file once, and acts on the CPU.
+    :param cells: what to play, see `make_cells`.
+    :param examples: episodes by task, for the conditions that show one: a different one for each evaluated episode, in turns.
+        Failed ones are left out.
+    :param texts: sentences by task; by default Meta-World's canonical ones.
+    :param make_env: makes a task's environment; ``partial(MetaWorldEnv, goal_visible=False)`` hides the goal. For the
+        condition "expert" it has a method ``expert_action(observation)``.
+    :param n_episodes: episodes a cell.
+    :param n_envs: episodes that run in lock step.
+    :param max_episode_steps: steps after which an episode ends.
+    :param stop_at_success: end an episode at its first success: faster, and its last step is then a success too.
+    :param deterministic: whether the policy acts without noise.
+    :param seed: of the episodes, and of the policy's noise.
+    :param n_processes: as many as there are CPU cores by default; 1 plays in this process.
+    :param progress_bar: whether to show one.
+    :return: a result for each cell, in their order.
+    :raises ValueError: on impossible numbers, when a sentence or an example that a cell needs is missing, or when a prompt
+        does not fit the model.
+    """
+    for name, number in (("n_episodes", n_episodes), ("n_envs", n_envs), ("max_episode_steps", max_episode_steps)):
+        if number < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {number}")
+    if n_processes is not None and n_processes < 1:
+        raise ValueError(f"`n_processes` must be at least 1, or None for one a CPU core, got {n_processes}")
+    if not cells:
+        raise ValueError("`cells` is empty: name at least one task and condition")
+    jobs = [
+        job
+        for cell in cells
+        for prompts in [_prompts(cell.condition, examples or {}, texts or {}, n_episodes)]
+        for job in _jobs(cell, prompts, seed, n_episodes, n_envs)
+    ]
+    loaded = model if isinstance(model, LLMDPD) else LLMDPD.load(model, device="cpu")
+    if first_prompts := [job.prompts[0] for job in jobs if job.prompts]:
+        # Encoded here once: a prompt that does not fit is answered before any process starts, and the vector of a new
+        # sentence lies in the cache on disk when they do.
+        loaded.prompter.encode(first_prompts)
+    settings = PlaySettings(make_env, max_episode_steps, stop_at_success, deterministic)
+    blocks: list[list[Rollout]] = [[] for _ in jobs]
+    with tqdm(total=n_episodes * len(cells), desc="evaluating", unit="episode", disable=not progress_bar) as bar:
+        for number, played in play_jobs(jobs, loaded, settings, min(len(jobs), n_processes or n_cores())):
+            blocks[number] = played
+            bar.update(len(played))
+    blocks_of_cell = len(jobs) // len(cells)
+    return [
+        CellResult.of(cell, [rollout for block in blocks[first : first + blocks_of_cell] for rollout in block])
+        for cell, first in zip(cells, range(0, len(jobs), blocks_of_cell), strict=True)
+    ]
+
+
+def _prompts(
+    condition: Condition, examples: Mapping[str, Sequence[Episode]], texts: Mapping[str, str], n_episodes: int
+) -> list[Prompt] | None:
+    """One for each episode of a cell, None for the expert."""
+    if condition.expert:
+        return None
+    text: str | None = None
+    shown: list[Episode | None] = [None]
+    if condition.text_of is not None:
+        text = texts.get(condition.text_of) or task_info(condition.text_of).text
+    if condition.trajectory_of is not None:
+        shown = [episode for episode in examples.get(condition.trajectory_of, ()) if episode.success is not False]
+        if not shown:
+            raise ValueError(
+                f"the condition {condition.name!r} shows an example of {condition.trajectory_of!r}, and `examples` has no"
+                f" successful one; it has tasks {sorted(examples)}"
+            )
+    return [Prompt(text, shown[episode % len(shown)]) for episode in range(n_episodes)]
+
+
+def _jobs(cell: Cell, prompts: list[Prompt] | None, seed: int, n_episodes: int, n_envs: int) -> Iterator[Job]:
+    """The cell's episodes in blocks. The blocks are the same for all numbers of processes, and so are the numbers."""
+
+    def draw(*entropy: int) -> int:
+        return int(np.random.SeedSequence([_EVALUATION, seed, crc32(cell.task.encode()), *entropy]).generate_state(1)[0])
+
+    seeds = [draw(episode) for episode in range(n_episodes)]
+    for first in range(0, n_episodes, n_envs):
+        block = slice(first, first + n_envs)
+        yield Job(
+            cell.task,
+            tuple(seeds[block]),
+            None if prompts is None else tuple(prompts[block]),
+            noise_seed=draw(first, crc32(cell.condition.name.encode())),
+        )

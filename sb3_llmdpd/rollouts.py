@@ -1,0 +1,76 @@
+"""Runs episodes in lock step: one call of whatever acts serves all environments that are not done."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+Act = Callable[[Any, Sequence[int]], np.ndarray]
+"""From observations (n, *obs_shape), or a dict of such arrays, and the n rows they belong to, to actions (n, action_dim)."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What became of one episode.
+
+    :param seed: that it was reset with.
+    :param total_reward: sum of its raw rewards.
+    :param length: steps it took.
+    :param first_success: index in [0, length) of the first step that was a success; None when there was none.
+    :param last_success: whether the last step was one.
+    """
+
+    seed: int
+    total_reward: float
+    length: int
+    first_success: int | None
+    last_success: bool
+
+
+def run_episodes(
+    envs: Sequence[gym.Env[Any, Any]], act: Act, seeds: Sequence[int], *, max_steps: int, stop_at_success: bool = False
+) -> list[Rollout]:
+    """Run one episode in each environment.
+
+    A step is a success when its ``info["success"]`` says so, or where that is missing, ``info["is_success"]``.
+
+    :param envs: at least as many as seeds; row i is environment i.
+    :param act: chooses the actions of the rows that are not done.
+    :param seeds: of the resets.
+    :param max_steps: an episode ends here, if the environment does not end it before.
+    :param stop_at_success: whether it also ends at its first success.
+    :return: one for each seed, in their order.
+    """
+    observations: list[Any] = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=False)]
+    n_rows = len(seeds)
+    rewards = np.zeros(n_rows)
+    lengths = np.zeros(n_rows, np.int64)
+    first_success: list[int | None] = [None] * n_rows
+    last_success = [False] * n_rows
+    running = list(range(n_rows))
+    while running:
+        actions = act(_stack([observations[row] for row in running]), running)
+        done = set()
+        for row, action in zip(running, actions, strict=True):
+            observations[row], reward, terminated, truncated, info = envs[row].step(action)
+            success = bool(info.get("success", info.get("is_success", False)))
+            if success and first_success[row] is None:
+                first_success[row] = int(lengths[row])
+            last_success[row] = success
+            rewards[row] += float(reward)
+            lengths[row] += 1
+            if terminated or truncated or lengths[row] >= max_steps or (success and stop_at_success):
+                done.add(row)
+        running = [row for row in running if row not in done]
+    return [
+        Rollout(seeds[row], float(rewards[row]), int(lengths[row]), first_success[row], last_success[row])
+        for row in range(n_rows)
+    ]
+
+
+def _stack(observations: list[Any]) -> Any:
+    if isinstance(observations[0], dict):
+        return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
+    return np.stack(observations)
