@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.prompting import Prompter
@@ -22,7 +23,7 @@ PromptLike = Prompt | Sequence[Prompt] | None
 Predictions = tuple[np.ndarray, tuple[np.ndarray, ...] | None]
 
 
-class PromptedActing:
+class PromptedActing(OffPolicyAlgorithm):
     """The acting half of `LLMDPD`."""
 
     policy: LLMDPDPolicy
@@ -31,7 +32,6 @@ class PromptedActing:
     action_generator: th.Generator
     n_candidates: int
     candidate_temperature: float
-    _n_updates: int
     _only_task: list[Prompt] | None
     _task: list[Prompt] | None = None
     _encoded: tuple[list[Prompt], int, PromptEncoding] | None = None
@@ -177,13 +177,14 @@ def as_prompts(task_text: TaskText, trajectory: Examples, prompt: PromptLike) ->
         return prompts
     if task_text is None and trajectory is None:
         return None
-    texts: Sequence[str | None] = [task_text] if task_text is None or isinstance(task_text, str) else list(task_text)
-    examples = list(trajectory) if isinstance(trajectory, list) else [trajectory]
+    texts: list[str | None] = [task_text] if task_text is None or isinstance(task_text, str) else list(task_text)
+    examples: list[TrajectoryLike | None] = list(trajectory) if isinstance(trajectory, list) else [trajectory]
     sizes = {len(texts), len(examples)} - {1}
     if len(sizes) > 1 or 0 in sizes:
         raise ValueError(
             f"got {len(texts)} task texts and {len(examples)} trajectories: pass one, or lists of one for each observation"
         )
     n = max(len(texts), len(examples))
-    texts, examples = ([only[0]] * n if len(only) == 1 else only for only in (texts, examples))
+    texts = texts * n if len(texts) == 1 else texts
+    examples = examples * n if len(examples) == 1 else examples
     return [Prompt(text, example) for text, example in zip(texts, examples, strict=True)]

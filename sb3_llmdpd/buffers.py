@@ -155,10 +155,10 @@ class PromptReplayBuffer(ReplayBuffer):
     def _concatenated_observations(self, episodes: list[Episode]) -> TensorObs:
         if isinstance(self.obs_shape, dict):
             return {
-                key: th.from_numpy(np.concatenate([episode.observations[key] for episode in episodes])).to(self.device)  # type: ignore[index]
+                key: th.from_numpy(np.concatenate([episode.observations[key] for episode in episodes])).to(self.device)
                 for key in self.obs_shape
             }
-        return th.from_numpy(np.concatenate([episode.observations for episode in episodes])).to(self.device)  # type: ignore[misc]
+        return th.from_numpy(np.concatenate([episode.observations for episode in episodes])).to(self.device)
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
         return th.as_tensor(array, dtype=th.float32, device=self.device)

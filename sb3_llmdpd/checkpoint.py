@@ -12,7 +12,6 @@ from typing import Any
 
 import stable_baselines3
 import torch as th
-from minari.serialization import deserialize_space, serialize_space
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
@@ -192,6 +191,9 @@ def space_to_json(space: Any) -> Any:
     :param space: Box, Dict, Discrete, MultiDiscrete, MultiBinary, Tuple or Text.
     :return: JSON, from which `space_from_json` makes an equal space.
     """
+    # Imported here: minari costs time that `import sb3_llmdpd` need not.
+    from minari.serialization import serialize_space
+
     return serialize_space(space, to_string=False)
 
 
@@ -201,6 +203,8 @@ def space_from_json(value: Any) -> Any:
     :param value: from `space_to_json`.
     :return: the space.
     """
+    from minari.serialization import deserialize_space
+
     return deserialize_space(value)
 
 

@@ -14,7 +14,7 @@ class DatasetEnv(gym.Env[Any, np.ndarray]):
     :param action_space: the data's.
     """
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
 
@@ -40,7 +40,7 @@ class DatasetEnv(gym.Env[Any, np.ndarray]):
         )
 
 
-def _zeros(space: spaces.Space) -> Any:
+def _zeros(space: spaces.Space[Any]) -> Any:
     if isinstance(space, spaces.Dict):
         return {key: _zeros(subspace) for key, subspace in space.spaces.items()}
     if isinstance(space, spaces.Discrete):

@@ -23,6 +23,7 @@ from sb3_llmdpd.envs import DatasetEnv
 from sb3_llmdpd.policies import CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy, PromptedCritic, PromptedDiffusionActor
 from sb3_llmdpd.prompting import Prompter
 from sb3_llmdpd.prompts.prompt import Prompt
+from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
 from sb3_llmdpd.saving import SavedWithoutPickle
@@ -195,7 +196,7 @@ class LLMDPD(PromptedActing, SavedWithoutPickle, OffPolicyAlgorithm):
             )
         if self.n_candidates < 1 or (self.n_candidates > 1 and self.eta == 0):
             raise ValueError(
-                f"`n_candidates` must be at least 1, and 1 where eta=0 trains no critic to choose with; got {self.n_candidates}"
+                f"`n_candidates` must be at least 1, and 1 where eta=0 trains no critic to choose, got {self.n_candidates}"
             )
 
     # Set-up -------------------------------------------------------------------------------------------------------------
@@ -221,7 +222,8 @@ class LLMDPD(PromptedActing, SavedWithoutPickle, OffPolicyAlgorithm):
             )
         if self.text_encoder is not None and buffer.texts:
             if self.text_table is None:
-                self.text_table = TextTable.encode(buffer.texts_by_task, make_text_encoder(self.text_encoder))
+                encoder = CachedTextEncoder(make_text_encoder(self.text_encoder))
+                self.text_table = TextTable.encode(buffer.texts_by_task, encoder)
             buffer.set_text_vectors(self.text_table.lookup(buffer.texts))
         return buffer
 
@@ -271,10 +273,11 @@ class LLMDPD(PromptedActing, SavedWithoutPickle, OffPolicyAlgorithm):
         if self.replay_buffer is not None:
             self.replay_buffer.seed(seed)
 
-    def set_dataset(self, dataset: DatasetLike | PromptReplayBuffer) -> None:
+    def set_dataset(self, dataset: DatasetLike | PromptReplayBuffer) -> PromptReplayBuffer:
         """Train on other data from now on; the statistics that standardise observations stay as they are.
 
         :param dataset: as in the constructor.
+        :return: the new replay buffer.
         :raises ValueError: when its spaces are not the model's.
         """
         buffer = self._make_buffer(dataset, self.policy.prompt_window, self.seed, self.device)
@@ -283,6 +286,7 @@ class LLMDPD(PromptedActing, SavedWithoutPickle, OffPolicyAlgorithm):
         )
         self.replay_buffer = buffer
         self._attach(buffer)
+        return buffer
 
     def _attach(self, buffer: PromptReplayBuffer) -> None:
         """Learn what the data says about the tasks: a model of one task needs no prompt to act."""
@@ -441,14 +445,14 @@ class LLMDPD(PromptedActing, SavedWithoutPickle, OffPolicyAlgorithm):
 
     def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch
+        loss.backward()
         th.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.max_grad_norm)
         optimizer.step()
 
     @th.no_grad()
     def _update_targets(self) -> None:
         decay = min(self.ema_decay, (1 + self._n_updates) / (10 + self._n_updates))
-        pairs = [(self.actor_target, self.actor, decay)]
+        pairs: list[tuple[nn.Module, nn.Module, float]] = [(self.actor_target, self.actor, decay)]
         if self.eta > 0:
             pairs.append((self.critic_target, self.critic, 1.0 - self.tau))
         for target, network, kept in pairs:

@@ -16,5 +16,5 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"`{module}` is needed here and could not be imported ({error}). Install it with: pip install 'sb3-llmdpd[{extra}]'"
+            f"`{module}` is needed here and cannot be imported ({error}). Install it: pip install 'sb3-llmdpd[{extra}]'"
         ) from error

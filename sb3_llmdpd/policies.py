@@ -34,7 +34,7 @@ class PromptedDiffusionActor(BasePolicy):
 
     def __init__(
         self,
-        observation_space: spaces.Space,
+        observation_space: spaces.Space[Any],
         action_space: spaces.Box,
         net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
@@ -162,7 +162,7 @@ class PromptedCritic(BaseModel):
 
     def __init__(
         self,
-        observation_space: spaces.Space,
+        observation_space: spaces.Space[Any],
         action_space: spaces.Box,
         net_arch: list[int],
         features_dim: int,
@@ -234,6 +234,7 @@ class LLMDPDPolicy(BasePolicy):
     :raises ValueError: on an unknown conditioning, schedule or extractor name, or an empty ``net_arch``.
     """
 
+    action_space: spaces.Box
     actor: PromptedDiffusionActor
     actor_target: PromptedDiffusionActor
     critic: PromptedCritic
@@ -242,7 +243,7 @@ class LLMDPDPolicy(BasePolicy):
 
     def __init__(
         self,
-        observation_space: spaces.Space,
+        observation_space: spaces.Space[Any],
         action_space: spaces.Box,
         lr_schedule: Schedule,
         critic_lr_schedule: Schedule | None = None,
@@ -317,7 +318,7 @@ class LLMDPDPolicy(BasePolicy):
     def _build(self, lr_schedule: Schedule, critic_lr_schedule: Schedule) -> None:
         self.actor, self.actor_target = self.make_actor(), self.make_actor()
         self.actor_target.load_state_dict(self.actor.state_dict())
-        features_dim = self.actor.features_extractor.features_dim  # type: ignore[union-attr]
+        features_dim = self.actor.features_extractor.features_dim
         self.critic, self.critic_target = self.make_critic(features_dim), self.make_critic(features_dim)
         self.critic_target.load_state_dict(self.critic.state_dict())
         for network, schedule in ((self.actor, lr_schedule), (self.critic, critic_lr_schedule)):
@@ -414,7 +415,7 @@ class LLMDPDPolicy(BasePolicy):
         actor = self.actor_target
         features = actor.encode_observations(tensor).unflatten(0, (n_prompts, -1))  # (M, N, F)
         features = features.repeat_interleave(n_candidates, dim=1)  # (M, N * C, F)
-        shape = (actor.diffusion.n_steps, *features.shape[:2], int(np.prod(self.action_space.shape)))
+        shape = (actor.diffusion.n_steps, *features.shape[:2], actor.denoiser.action_dim)
         if noise is None:
             chain_noise = th.zeros(shape, device=self.device)
         else:
@@ -423,7 +424,7 @@ class LLMDPDPolicy(BasePolicy):
         if n_candidates > 1:
             values = self.critic_target(features, prompts, actions).min(dim=0).values
             actions = choose(actions, values, n_candidates, candidate_temperature, noise)
-        scaled = actions.reshape(-1, *self.action_space.shape).cpu().numpy()  # type: ignore[misc]
+        scaled = actions.reshape(-1, *self.action_space.shape).cpu().numpy()
         unscaled = self.unscale_action(scaled).astype(self.action_space.dtype)
         return unscaled if vectorized else unscaled[0]
 
@@ -432,9 +433,9 @@ class LLMDPDPolicy(BasePolicy):
             raise ValueError("the policy has no prompt: use model.predict(..., task_text=...), or model.set_task(...) first")
         rows = len(next(iter(observation.values()))) if isinstance(observation, dict) else len(observation)
         n_prompts = len(self._prompts.vectors)
-        shape = (self.actor_target.diffusion.n_steps, n_prompts, rows // n_prompts, int(np.prod(self.action_space.shape)))
+        shape = (self.actor_target.diffusion.n_steps, n_prompts, rows // n_prompts, self.actor.denoiser.action_dim)
         noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
-        return self.actor_target(observation, self._prompts, noise).reshape(rows, *self.action_space.shape)  # type: ignore[misc]
+        return self.actor_target(observation, self._prompts, noise).reshape(rows, *self.action_space.shape)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**self._init_kwargs, "lr_schedule": self._dummy_schedule}

@@ -41,7 +41,7 @@ class Prompter:
         device, policy = self.policy.device, self.policy
         windows = [self._window(prompt.trajectory) for prompt in prompts]
         actions = np.stack([window.actions for window in windows])
-        scaled = policy.scale_action(actions.reshape(-1, *policy.action_space.shape)).reshape(*actions.shape[:2], -1)  # type: ignore[misc]
+        scaled = policy.scale_action(actions.reshape(-1, *policy.action_space.shape)).reshape(*actions.shape[:2], -1)
         return PromptBatch(
             text_vectors=th.as_tensor(self._text_vectors([prompt.text for prompt in prompts]), device=device),
             has_text=th.tensor([prompt.text is not None for prompt in prompts], device=device),
@@ -81,7 +81,7 @@ class Prompter:
             if shapes is not None
             else np.zeros((window, *space.shape), space.dtype)  # type: ignore[misc]
         )
-        return Trajectory(zeros, np.zeros((window, *action_space.shape), np.float32))  # type: ignore[misc]
+        return Trajectory(zeros, np.zeros((window, *action_space.shape), np.float32))
 
     def _check_fits(self, trajectory: Trajectory) -> None:
         space, action_space = self.policy.observation_space, self.policy.action_space
@@ -100,7 +100,8 @@ class Prompter:
                 )
         if trajectory.actions.shape[1:] != action_space.shape:
             raise ValueError(
-                f"`trajectory` actions must be (length, *{action_space.shape}) like the model's, got {trajectory.actions.shape}"
+                f"`trajectory` actions must be (length, *{action_space.shape}) like the model's,"
+                f" got {trajectory.actions.shape}"
             )
 
 

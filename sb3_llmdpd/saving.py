@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 
@@ -47,19 +48,19 @@ GENERATORS = ("generator", "action_generator")
 OPTIMIZERS = ("actor.optimizer", "critic.optimizer")
 
 
-class SavedWithoutPickle:
+class SavedWithoutPickle(OffPolicyAlgorithm):
     """The saving half of `LLMDPD`."""
 
     policy: LLMDPDPolicy
     replay_buffer: PromptReplayBuffer | None
     text_table: TextTable | None
-    policy_aliases: Any
-    policy_class: Any
-    observation_space: Any
-    action_space: Any
     _only_task: list[Prompt] | None
 
-    def save(  # type: ignore[override]  # no pickled attributes to exclude or include
+    def set_dataset(self, dataset: DatasetLike | PromptReplayBuffer) -> PromptReplayBuffer:
+        """Train on other data from now on; see `LLMDPD.set_dataset`."""
+        raise NotImplementedError
+
+    def save(
         self, path: FileLike, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
     ) -> None:
         """Write the model with all that acting and going on with the training need; the data set stays outside.
@@ -96,7 +97,7 @@ class SavedWithoutPickle:
         if self.text_table is not None:
             saved.tensors["text_table"] = {name: th.tensor(array) for name, array in self.text_table.tensors().items()}
         for name in set(OPTIMIZERS) - left_out:
-            state = self.policy.get_submodule(name.split(".")[0]).optimizer.state_dict()
+            state = _optimizer(self.policy, name).state_dict()
             saved.data["optimizers"][name], saved.tensors[name] = checkpoint.optimizer_to_parts(state)
         checkpoint.write(saved, path)
 
@@ -144,30 +145,35 @@ class SavedWithoutPickle:
             data["policy"] or custom("policy", data["policy_class"]),
             env if env is not None else DatasetEnv(*spaces_of_model),
             device=device,
-            _init_setup_model=False,
+            _init_setup_model=False,  # type: ignore[call-arg]  # of LLMDPD's constructor
             **{**arguments, **overrides},
         )
         if env is not None:
-            check_for_correct_spaces(model.env, *spaces_of_model)
+            check_for_correct_spaces(model.get_env(), *spaces_of_model)  # type: ignore[arg-type]  # there is one
         if data["text_table"] is not None:
             arrays = {name: tensor.numpy() for name, tensor in saved.tensors["text_table"].items()}
             model.text_table = TextTable.from_parts(data["text_table"], arrays)
         model._setup_model()
         model.policy.load_state_dict(saved.tensors["policy"])
         for name, groups in data["optimizers"].items():
-            optimizer = model.policy.get_submodule(name.split(".")[0]).optimizer
-            optimizer.load_state_dict(checkpoint.optimizer_from_parts(groups, saved.tensors[name]))
+            _optimizer(model.policy, name).load_state_dict(checkpoint.optimizer_from_parts(groups, saved.tensors[name]))
         for name, value in data["counters"].items():
             setattr(model, name, value)
         if data["only_task"] is not None:
             model._only_task = [Prompt(text=text) for text in data["only_task"]]
         if dataset is not None:
-            model.set_dataset(dataset)
+            buffer = model.set_dataset(dataset)
             if data["buffer_generator"] is not None:
-                model.replay_buffer.generator.bit_generator.state = data["buffer_generator"]
+                buffer.generator.bit_generator.state = data["buffer_generator"]
         for name in GENERATORS:
             getattr(model, name).set_state(saved.tensors["generators"][name])
         return model
+
+
+def _optimizer(policy: LLMDPDPolicy, name: str) -> th.optim.Optimizer:
+    network = policy.get_submodule(name.removesuffix(".optimizer"))
+    assert isinstance(network.optimizer, th.optim.Optimizer)
+    return network.optimizer
 
 
 def _custom_object_finder(known: dict[str, Any]) -> Callable[[str, str], Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -55,7 +56,7 @@ class Episode:
         rewards = self._checked("rewards", self.rewards)
         if rewards.shape != (n_steps,):
             raise ValueError(
-                f"{self.source}: `rewards` must be (T,) = ({n_steps},) as there are {n_steps} actions, got shape {rewards.shape}"
+                f"{self.source}: `rewards` must be (T,) = ({n_steps},), one for each action, got shape {rewards.shape}"
             )
         object.__setattr__(self, "actions", actions)
         object.__setattr__(self, "rewards", rewards)
@@ -65,7 +66,7 @@ class Episode:
             raise ValueError(f"{self.source}: `task` must be a non-empty string, got {self.task!r}")
         if self.first_success is not None and not 0 <= self.first_success < n_steps:
             raise ValueError(
-                f"{self.source}: `first_success` must be in [0, {n_steps}) as there are {n_steps} steps, got {self.first_success}"
+                f"{self.source}: `first_success` must be the index of one of the {n_steps} steps, got {self.first_success}"
             )
 
     def _checked_observations(self, n_steps: int) -> Observations:
@@ -135,7 +136,7 @@ class OfflineDataset:
     """
 
     episodes: tuple[Episode, ...]
-    observation_space: spaces.Space
+    observation_space: spaces.Space[Any]
     action_space: spaces.Box
 
     def __post_init__(self) -> None:
@@ -151,7 +152,7 @@ class OfflineDataset:
     def from_episodes(
         cls,
         episodes: Sequence[Episode],
-        observation_space: spaces.Space | None = None,
+        observation_space: spaces.Space[Any] | None = None,
         action_space: spaces.Box | None = None,
     ) -> "OfflineDataset":
         """Put episodes together, with spaces read off them where none are given.
@@ -213,7 +214,7 @@ def _unbounded_box(array: np.ndarray) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, array.shape[1:], np.float32)
 
 
-def _check_fits(episode: Episode, observation_space: spaces.Space, action_space: spaces.Box) -> None:
+def _check_fits(episode: Episode, observation_space: spaces.Space[Any], action_space: spaces.Box) -> None:
     if isinstance(observation_space, spaces.Dict):
         if not isinstance(episode.observations, dict) or set(episode.observations) != set(observation_space.spaces):
             raise ValueError(f"{episode.source}: observations must be a dict with the keys {sorted(observation_space.spaces)}")
@@ -225,7 +226,7 @@ def _check_fits(episode: Episode, observation_space: spaces.Space, action_space:
     for name, array, space in pairs:
         if array.shape[1:] != space.shape:
             raise ValueError(
-                f"{episode.source}: `{name}` must be (T + 1, *{space.shape}) to fit the data set's space, got shape {array.shape}"
+                f"{episode.source}: `{name}` must be (T + 1, *{space.shape}) to fit the data's space, got shape {array.shape}"
             )
     if episode.actions.shape[1:] != action_space.shape:
         raise ValueError(f"{episode.source}: `actions` must be (T, *{action_space.shape}), got shape {episode.actions.shape}")

@@ -32,4 +32,4 @@ class Mish(nn.Module):
         :param x: any shape.
         :return: the same shape.
         """
-        return _FastMish.apply(x)  # type: ignore[no-any-return]  # autograd.Function.apply is untyped
+        return _FastMish.apply(x)  # type: ignore[no-untyped-call]  # torch

@@ -1,5 +1,7 @@
 """Features extractors that the package adds to SB3's, and the names under which a checkpoint knows them all."""
 
+from typing import Any
+
 import gymnasium as gym
 import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
@@ -21,7 +23,7 @@ class MetaWorldRelativeExtractor(BaseFeaturesExtractor):
     :raises ValueError: on any other space.
     """
 
-    def __init__(self, observation_space: gym.Space) -> None:
+    def __init__(self, observation_space: gym.Space[Any]) -> None:
         if observation_space.shape != (39,):
             raise ValueError(
                 "the features extractor 'metaworld_relative' reads Meta-World's observations, Box of shape (39,);"

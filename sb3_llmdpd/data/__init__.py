@@ -1,0 +1,1 @@
+"""Logged behaviour: episodes, and the sources they come from."""
