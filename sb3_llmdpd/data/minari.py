@@ -140,7 +140,7 @@ def _read(name: str, dataset: Any, given: Mapping[str, tuple[str, ...]], clip_to
             terminated=bool(row.record["terminations"][-1]),
             success=success,
             first_success=first_success,
-            goal=None if row.metadata.get("goal_visible") else _text(row.metadata.get("goal_id")),
+            goal=_text(row.metadata.get("goal_id")),
             source=row.source,
         )
 

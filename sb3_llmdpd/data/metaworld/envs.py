@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from ctypes.util import find_library
 from functools import partial
 from typing import Any
 
@@ -154,15 +155,15 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         if self.render_mode is None:
             raise ValueError('make the environment with `render_mode="rgb_array"` to render it')
         renderer = self.simulator.mujoco_renderer
-        if renderer.viewer is None and sys.platform == "linux":
-            os.environ.setdefault("MUJOCO_GL", "egl")  # needs no display
+        if renderer.viewer is None and sys.platform == "linux" and find_library("EGL"):
+            os.environ.setdefault("MUJOCO_GL", "egl")  # it needs no display
         try:
             # All environments of a process draw into the context that was made last, unless their own is made current.
             renderer._get_viewer(self.render_mode).make_context_current()
         except Exception as error:  # each GL library, where it lacks something, raises an error of its own
             raise RuntimeError(
-                "cannot render: no working GL library was found. On Debian or Ubuntu install `libegl1 libgl1-mesa-dri`, or name"
-                " another backend with the environment variable MUJOCO_GL (egl, osmesa or glfw)"
+                "cannot render: no working GL library was found. On Debian or Ubuntu install libegl1 and libgl1-mesa-dri, or"
+                " name another backend with the environment variable MUJOCO_GL (egl, osmesa or glfw)"
             ) from error
         image: np.ndarray = renderer.render(self.render_mode)
         return np.ascontiguousarray(image[::-1, ::-1])  # the camera hangs upside down

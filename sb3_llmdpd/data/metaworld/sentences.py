@@ -21,7 +21,6 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "take the cube out of the left bin and put it into the right bin",
         "move the cube from one bin to the other",
         "grasp the block in its bin and drop it in the other bin",
-        "transfer the object between the two bins",
     ),
     "box-close": (
         "put the lid on the box",
@@ -33,7 +32,6 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "press the button on the front of the box",
         "reach straight ahead and push the red button in",
         "push the button that faces the robot",
-        "poke the front button until it clicks in",
     ),
     "button-press-topdown": (
         "press the button down from above",
@@ -57,7 +55,6 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "press the button on the coffee machine",
         "start the coffee machine with its button",
         "push the coffee maker's button in",
-        "make a coffee by pressing the machine's button",
     ),
     "coffee-pull": (
         "pull the mug away from the coffee machine",
@@ -130,7 +127,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "drive the nail into the box with the hammer",
         "pick up the hammer and hit the nail",
         "hammer the nail in",
-        "strike the nail in the wall with the hammer",
+        "strike the nail with the hammer until it is in",
     ),
     "hand-insert": (
         "grip the cube and lower the hand with it into the hole",
@@ -250,7 +247,6 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "move the hand past the wall to the goal and leave the puck alone",
         "reach over the wall to the target point with the empty gripper",
         "bring the empty hand to the point behind the wall",
-        "with a wall in the way, only reach for the goal",
     ),
     "shelf-place": (
         "pick up the cube and put it on the shelf",
@@ -274,7 +270,6 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "push the thermos with the end of the stick",
         "pick up the stick and shove the thermos to the right",
         "grasp the stick and prod the bottle away",
-        "use the stick to push the container to the goal",
     ),
     "sweep": (
         "sweep the cube to the right, off the table",
@@ -286,7 +281,6 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "sweep the cube forward into the hole",
         "push the block over the table until it drops into the hole",
         "brush the cube into the hole ahead",
-        "clear the cube away by sweeping it into the hole",
     ),
     "window-close": (
         "close the window",

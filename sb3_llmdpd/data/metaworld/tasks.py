@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from sb3_llmdpd.data.metaworld.sentences import SENTENCES
 
-# The random numbers of these tasks place the object and the goal apart from each other, so that a goal can be kept while
-# the object moves. In all other tasks the goal is a part of the object (a drawer and its open position), or one is fixed.
-_OBJECT_AND_GOAL_VARY = {
-    "basketball", "box-close", "coffee-pull", "coffee-push", "hand-insert", "peg-insert-side", "pick-place",
+# Where the simulator draws the object apart from the goal. In the other tasks the goal is a part of the object (a drawer and
+# its open position), or the object always lies in the same place.
+_GOAL_SEPARATE = {
+    "basketball", "bin-picking", "box-close", "coffee-pull", "coffee-push", "hand-insert", "peg-insert-side", "pick-place",
     "pick-place-wall", "push", "push-back", "push-wall", "reach", "reach-wall", "shelf-place", "soccer", "stick-pull",
-    "stick-push",
+    "stick-push", "sweep-into",
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ class TaskInfo:
 
 
 TASKS: dict[str, TaskInfo] = {
-    name: TaskInfo(name, texts, goal_separate=name in _OBJECT_AND_GOAL_VARY) for name, texts in SENTENCES.items()
+    name: TaskInfo(name, texts, goal_separate=name in _GOAL_SEPARATE) for name, texts in SENTENCES.items()
 }
 """Every task by its name."""
 
