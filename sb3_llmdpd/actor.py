@@ -1,0 +1,146 @@
+"""The prompted diffusion actor: encoders, normalisers, and a diffusion model over one action."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_llmdpd.diffusion.process import DiffusionProcess
+from sb3_llmdpd.networks.attention import TrajectoryAttention
+from sb3_llmdpd.networks.denoiser import Denoiser
+from sb3_llmdpd.networks.normaliser import Normaliser
+from sb3_llmdpd.prompts.prompt_encoder import PromptEncoder
+from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
+
+
+class PromptedDiffusionActor(BasePolicy):
+    """pi(a | s, text, trajectory): encoders, normalisers, and a diffusion model over one action in [-1, 1].
+
+    One features extractor reads the transition's observation and the example's observations alike. Where it has nothing
+    to learn, its features are standardised with statistics of the training data.
+
+    The parameters are documented at `LLMDPDPolicy`.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module],
+        layer_norm: bool,
+        normalize_images: bool,
+        conditioning: str,
+        n_diffusion_steps: int,
+        noise_schedule: str,
+        text_dim: int,
+        prompt_window: int,
+        text_embedding_dim: int,
+        trajectory_embedding_dim: int,
+        token_dim: int,
+        n_encoder_layers: int,
+        n_heads: int,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        action_dim = int(np.prod(action_space.shape))
+        self.feature_normaliser = Normaliser(features_dim)
+        self.text_normaliser = Normaliser(text_dim)
+        self.prompt_encoder = PromptEncoder(
+            text_dim,
+            features_dim,
+            action_dim,
+            prompt_window,
+            text_embedding_dim,
+            trajectory_embedding_dim,
+            token_dim,
+            n_encoder_layers,
+            n_heads,
+        )
+        self.attention = TrajectoryAttention(features_dim, token_dim, n_heads) if conditioning == "cross_attention" else None
+        self.diffusion = DiffusionProcess(n_diffusion_steps, noise_schedule)
+        self.denoiser = Denoiser(
+            action_dim,
+            features_dim + (token_dim if self.attention else 0),
+            self.prompt_encoder.vector_dim,
+            n_diffusion_steps,
+            net_arch,
+            activation_fn,
+            layer_norm,
+        )
+
+    def encode_observations(self, observations: TensorObs) -> th.Tensor:
+        """Features of observations.
+
+        :param observations: (B, *obs_shape), environment units.
+        :return: (B, features_dim), standardised.
+        """
+        assert self.features_extractor is not None  # given in the constructor
+        return self.feature_normaliser(self.extract_features(observations, self.features_extractor))
+
+    def encode_prompts(self, prompts: PromptBatch) -> PromptEncoding:
+        """Encode M prompts, once for all the transitions or steps that they condition.
+
+        :param prompts: M prompts.
+        :return: their vectors and tokens.
+        """
+        features = self.encode_observations(prompts.observations).unflatten(0, prompts.actions.shape[:2])  # (M, L, F)
+        return self.prompt_encoder(prompts._replace(text_vectors=self.text_normaliser(prompts.text_vectors)), features)
+
+    def condition(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
+        """What the denoiser needs to know of state and prompt, the same for all diffusion steps.
+
+        :param features: (M, N, features_dim).
+        :param prompts: M encoded prompts.
+        :return: (M, N, width).
+        """
+        if self.attention is not None:
+            context = self.attention(features, prompts.tokens, prompts.has_trajectory)
+            features = th.cat([features, context], dim=-1)
+        return self.denoiser.condition(features, prompts.vectors)
+
+    def predict_noise(self, noisy_actions: th.Tensor, steps: th.Tensor, condition: th.Tensor) -> th.Tensor:
+        """eps_theta at a diffusion step of its own for each row.
+
+        :param noisy_actions: (M, N, action_dim).
+        :param steps: (M, N), int64 in [0, K).
+        :param condition: (M, N, width), from `condition`.
+        :return: (M, N, action_dim).
+        """
+        return self.denoiser(noisy_actions, self.denoiser.step_embeddings()[steps], condition)
+
+    def sample(self, condition: th.Tensor, noise: th.Tensor) -> th.Tensor:
+        """Run the chain.
+
+        :param condition: (M, N, width), from `condition`.
+        :param noise: (K, M, N, action_dim), see `DiffusionProcess.sample`.
+        :return: (M, N, action_dim), in [-1, 1].
+        """
+        steps = self.denoiser.step_embeddings()
+        return self.diffusion.sample(lambda actions, k: self.denoiser(actions, steps[k], condition), noise)
+
+    def forward(self, observations: TensorObs, prompts: PromptEncoding, noise: th.Tensor) -> th.Tensor:
+        """Actions for observations that stand prompt after prompt.
+
+        :param observations: (M * N, *obs_shape), environment units.
+        :param prompts: M encoded prompts.
+        :param noise: (K, M, N, action_dim).
+        :return: (M, N, action_dim), in [-1, 1].
+        """
+        features = self.encode_observations(observations).unflatten(0, (len(prompts.vectors), -1))
+        return self.sample(self.condition(features, prompts), noise)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        raise NotImplementedError("the actor acts through LLMDPDPolicy, which knows the prompt")

@@ -1,0 +1,87 @@
+"""The prompted critic: an ensemble of Q-networks, and the choice among candidate actions by their value."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from torch import nn
+
+from sb3_llmdpd.networks.attention import TrajectoryAttention
+from sb3_llmdpd.networks.q_ensemble import QEnsemble
+from sb3_llmdpd.type_aliases import PromptEncoding
+
+
+class PromptedCritic(BaseModel):
+    """Q_j(s, a | text, trajectory), on the features and prompt encodings of the EMA actor.
+
+    The encoders belong to the actor and learn from its loss alone; the critic reads their averaged, slowly moving copy.
+    So the two losses do not fight over them, and the actor cannot raise its value by bending its own prompt vector.
+
+    The parameters are documented at `LLMDPDPolicy`.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_dim: int,
+        prompt_dim: int,
+        n_critics: int,
+        activation_fn: type[nn.Module],
+        layer_norm: bool,
+        conditioning: str,
+        token_dim: int,
+        n_heads: int,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self.n_critics = n_critics
+        self.attention = TrajectoryAttention(features_dim, token_dim, n_heads) if conditioning == "cross_attention" else None
+        self.q_networks = QEnsemble(
+            int(np.prod(action_space.shape)),
+            features_dim + (token_dim if self.attention else 0),
+            prompt_dim,
+            n_critics,
+            net_arch,
+            activation_fn,
+            layer_norm,
+        )
+
+    def forward(self, features: th.Tensor, prompts: PromptEncoding, actions: th.Tensor) -> th.Tensor:
+        """Values of actions.
+
+        :param features: (M, N, features_dim), of the EMA actor.
+        :param prompts: M prompts as the EMA actor encodes them.
+        :param actions: (M, N, action_dim), in [-1, 1].
+        :return: (n_critics, M, N).
+        """
+        if self.attention is not None:
+            context = self.attention(features, prompts.tokens, prompts.has_trajectory)
+            features = th.cat([features, context], dim=-1)
+        return self.q_networks(features, prompts.vectors, actions)
+
+
+def choose(
+    actions: th.Tensor, values: th.Tensor, n_candidates: int, temperature: float, generator: th.Generator | None
+) -> th.Tensor:
+    """One action of each row's candidates, by value.
+
+    :param actions: (M, N * C, action_dim), the candidates of a row side by side.
+    :param values: (M, N * C).
+    :param n_candidates: C.
+    :param temperature: 0 for the best; otherwise of the softmax over the standardised values.
+    :param generator: for the draw; needed when ``temperature`` is above 0.
+    :return: (M, N, action_dim).
+    """
+    values = values.unflatten(1, (-1, n_candidates))  # (M, N, C)
+    if temperature == 0:
+        picked = values.argmax(dim=-1)
+    else:
+        # Standardised: the scale of Q depends on rewards and horizon, and says nothing about how sure the critic is.
+        centred = values - values.mean(dim=-1, keepdim=True)
+        logits = centred / (values.std(dim=-1, keepdim=True) + 1e-6) / temperature
+        picked = th.multinomial(logits.softmax(dim=-1).flatten(0, 1), 1, generator=generator).view(values.shape[:2])
+    candidates = actions.unflatten(1, values.shape[1:])  # (M, N, C, A)
+    return candidates.take_along_dim(picked[:, :, None, None], dim=2).squeeze(2)

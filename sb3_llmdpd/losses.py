@@ -1,0 +1,126 @@
+"""The losses of the paper, as functions of a batch."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_llmdpd.actor import PromptedDiffusionActor
+from sb3_llmdpd.critic import PromptedCritic
+from sb3_llmdpd.type_aliases import Metrics, PromptEncoding, PromptReplayBufferSamples
+
+POLICY_OBJECTIVES = ("diffusion_ql", "action_approximation")
+
+
+class EncodedBatch(NamedTuple):
+    """A batch as the EMA actor sees it; what the critic reads."""
+
+    features: th.Tensor
+    """(M, N, features_dim), of the observations."""
+    prompts: PromptEncoding
+    """M prompts."""
+
+
+class PromptedLosses(OffPolicyAlgorithm):
+    """The losses of `LLMDPD`: no optimiser, no logger, and nothing that waits for the device."""
+
+    actor: PromptedDiffusionActor
+    actor_target: PromptedDiffusionActor
+    critic: PromptedCritic
+    critic_target: PromptedCritic
+    generator: th.Generator
+    eta: float
+    policy_objective: str
+
+    @th.no_grad()
+    def encode_for_critic(self, batch: PromptReplayBufferSamples) -> EncodedBatch:
+        """Observations and prompts as the EMA actor encodes them, once for both losses.
+
+        :param batch: B = M * N transitions with M prompts.
+        :return: what the critic reads.
+        """
+        actor, n_prompts = self.actor_target, len(batch.prompts.actions)
+        features = actor.encode_observations(batch.observations).unflatten(0, (n_prompts, -1))
+        return EncodedBatch(features, actor.encode_prompts(batch.prompts))
+
+    def critic_loss(self, batch: PromptReplayBufferSamples, encoded: EncodedBatch) -> tuple[th.Tensor, Metrics]:
+        """Temporal-difference loss of the twin Q (paper, Eq. 6), the next action from the EMA actor.
+
+        :param batch: B = M * N transitions.
+        :param encoded: the same, encoded by `encode_for_critic`.
+        :return: scalar loss, and metrics.
+        """
+        features, prompts = encoded
+        shape = features.shape[:2]  # (M, N)
+        with th.no_grad():
+            next_features = self.actor_target.encode_observations(batch.next_observations).unflatten(0, shape)
+            next_condition = self.actor_target.condition(next_features, prompts)
+            next_actions = self.actor_target.sample(next_condition, self._chain_noise(shape))  # (M, N, A)
+            next_q_values = self.critic_target(next_features, prompts, next_actions).min(dim=0).values  # (M, N)
+            not_done = 1.0 - batch.dones.view(shape)
+            target_q_values = batch.rewards.view(shape) + not_done * self.gamma * next_q_values
+        q_values = self.critic(features, prompts, batch.actions.view(*shape, -1))  # (n_critics, M, N)
+        loss = (q_values - target_q_values).square().mean(dim=(1, 2)).sum()
+        return loss, {"critic_loss": loss, "q_value": q_values.mean(), "target_q_value": target_q_values.mean()}
+
+    def actor_loss(self, batch: PromptReplayBufferSamples, encoded: EncodedBatch | None) -> tuple[th.Tensor, Metrics]:
+        """Behaviour cloning by denoising, plus policy improvement by the critic (paper, Eq. 8).
+
+        :param batch: B = M * N transitions with M prompts.
+        :param encoded: the same, encoded by `encode_for_critic`; may be None when eta is 0.
+        :return: scalar loss, and metrics.
+        """
+        actor, shape = self.actor, (len(batch.prompts.actions), -1)
+        features = actor.encode_observations(batch.observations).unflatten(0, shape)
+        condition = actor.condition(features, actor.encode_prompts(batch.prompts))
+
+        # Behaviour cloning: predict the noise in a noised action of the data.
+        actions = batch.actions.view(*features.shape[:2], -1)
+        noise = th.randn(actions.shape, generator=self.generator, device=self.device)
+        steps = th.randint(actor.diffusion.n_steps, actions.shape[:2], generator=self.generator, device=self.device)
+        noisy_actions = actor.diffusion.add_noise(actions, noise, steps)
+        predicted_noise = actor.predict_noise(noisy_actions, steps, condition)
+        bc_loss = F.mse_loss(predicted_noise, noise)
+        if encoded is None:
+            return bc_loss, {"actor_loss": bc_loss, "bc_loss": bc_loss}
+
+        # Policy improvement: raise the value of the actor's own actions.
+        if self.policy_objective == "diffusion_ql":
+            new_actions = actor.sample(condition, self._chain_noise(actions.shape[:2]))
+        else:
+            new_actions = actor.diffusion.predict_start(noisy_actions, predicted_noise, steps)
+        q_loss = self._q_loss(new_actions, encoded)
+        loss = bc_loss + self.eta * q_loss
+        return loss, {"actor_loss": loss, "bc_loss": bc_loss, "q_loss": q_loss}
+
+    def _q_loss(self, new_actions: th.Tensor, encoded: EncodedBatch) -> th.Tensor:
+        """-Q_i / E|Q_j|, i and j two different heads, drawn anew in each step (Diffusion-QL's normalisation)."""
+        with _frozen(self.critic):
+            q_values = self.critic(encoded.features, encoded.prompts, new_actions).flatten(1)  # (n_critics, B)
+        n_critics = len(q_values)
+        heads = th.arange(n_critics, device=self.device)
+        # Tensors instead of a Python branch: the step must not wait for the device.
+        chosen = th.randint(n_critics, (), generator=self.generator, device=self.device)
+        other = (chosen + 1) % n_critics
+        value = (q_values.mean(dim=1) * (heads == chosen)).sum()
+        scale = (q_values.detach().abs().mean(dim=1) * (heads == other)).sum()
+        return -value / scale.clamp(min=1e-6)
+
+    def _chain_noise(self, shape: Sequence[int]) -> th.Tensor:
+        """Noise of a whole chain: (K, M, N, action_dim)."""
+        size = (self.actor.diffusion.n_steps, *shape, self.actor.denoiser.action_dim)
+        return th.randn(size, generator=self.generator, device=self.device)
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """No gradients for the weights inside the block; those of the inputs still flow."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
