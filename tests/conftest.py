@@ -1,6 +1,8 @@
-"""What every test runs under: one thread, and seeded generators."""
+"""What every test runs under: one thread, seeded generators, and a cache of its own."""
 
+import os
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +13,14 @@ import torch as th
 def one_thread() -> None:
     """The networks in the tests are so small that more threads only wait for each other."""
     th.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither read nor fill the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SB3_LLMDPD_CACHE", os.fspath(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,67 @@
+"""Small episodes and models that the tests share."""
+
+from typing import Any
+
+import numpy as np
+
+from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.data.episodes import Episode
+
+TINY_POLICY = dict(
+    net_arch=[16],
+    text_embedding_dim=8,
+    trajectory_embedding_dim=8,
+    token_dim=8,
+    n_encoder_layers=1,
+    n_heads=2,
+    prompt_window=4,
+)
+"""Policy arguments of a model that takes a gradient step in milliseconds."""
+
+
+def make_episodes(
+    n_tasks: int = 3,
+    n_episodes: int = 4,
+    length: int = 20,
+    observation_dim: int = 5,
+    action_dim: int = 2,
+    seed: int = 0,
+    texts: bool = True,
+) -> list[Episode]:
+    """Random episodes of the tasks ``"task-0"``, ``"task-1"``, ..., each with two phrasings of its sentence.
+
+    :param n_tasks: how many tasks.
+    :param n_episodes: episodes of each task.
+    :param length: steps of an episode.
+    :param observation_dim: size of an observation, standard normal.
+    :param action_dim: size of an action, uniform in [-1, 1].
+    :param seed: of all of it.
+    :param texts: whether the tasks have sentences.
+    :return: the episodes, task after task.
+    """
+    rng = np.random.default_rng(seed)
+    return [
+        Episode(
+            rng.standard_normal((length + 1, observation_dim)),
+            rng.uniform(-1.0, 1.0, (length, action_dim)),
+            rng.standard_normal(length),
+            task=f"task-{task}",
+            task_texts=(f"do task number {task}", f"please carry out task {task}") if texts else (),
+            source=f"task-{task}, episode {episode}",
+        )
+        for task in range(n_tasks)
+        for episode in range(n_episodes)
+    ]
+
+
+def tiny_model(**kwargs: Any) -> LLMDPD:
+    """A model that is built and trained in milliseconds.
+
+    :param kwargs: arguments of `LLMDPD` that differ; ``policy_kwargs`` are merged into the tiny ones.
+    :return: the model, on the CPU, over `make_episodes` where no other ``dataset`` or ``env`` is given.
+    """
+    policy_kwargs = {**TINY_POLICY, **kwargs.pop("policy_kwargs", {})}
+    defaults = dict(batch_size=24, prompts_per_batch=3, text_encoder="hashing", seed=0, device="cpu")
+    if "dataset" not in kwargs and "env" not in kwargs:
+        kwargs["dataset"] = make_episodes()
+    return LLMDPD(kwargs.pop("policy", "MlpPolicy"), policy_kwargs=policy_kwargs, **{**defaults, **kwargs})
