@@ -192,7 +192,7 @@ def test_without_a_gl_library_render_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setenv("MUJOCO_GL", "disabled")
     env = MetaWorldEnv("reach", render_mode="rgb_array", image_size=64)
     env.reset(seed=0)
-    with pytest.raises(RuntimeError, match="no working GL library was found.*libegl1"):
+    with pytest.raises(RuntimeError, match=r"no working GL library was found.*libegl1"):
         env.render()
 
 

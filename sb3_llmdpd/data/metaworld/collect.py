@@ -1,11 +1,8 @@
 """Writes episodes of Meta-World's scripted experts as Minari data sets that say what their task is."""
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import as_completed
+from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +13,8 @@ from sb3_llmdpd.data.metaworld.record import Recipe, RecordedEpisode, record_epi
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.data.metaworld.writer import read_metadata, write_dataset
 from sb3_llmdpd.data.minari import datasets_root
+from sb3_llmdpd.optional import require
+from sb3_llmdpd.processes import n_cores, worker_pool
 
 _EPISODES_PER_JOB = 10
 """What a process collects before it reports back."""
@@ -65,12 +64,16 @@ def collect(
         )
         for name in names
     }
+    _check_ids(recipes)
     folder = datasets_root(root)
     missing = {dataset_id: recipe for dataset_id, recipe in recipes.items() if not _is_there(folder, dataset_id, recipe)}
     parts: dict[str, dict[int, list[RecordedEpisode]]] = {dataset_id: {} for dataset_id in missing}
     n_missing = n_episodes * len(missing)
-    with tqdm(total=n_missing, desc="collecting", unit="episode", disable=not progress_bar or not missing) as bar:
-        for dataset_id, first, episodes in _collected(missing, n_processes):
+    with (
+        tqdm(total=n_missing, desc="collecting", unit="episode", disable=not progress_bar or not missing) as bar,
+        closing(_collected(missing, n_processes)) as stream,
+    ):
+        for dataset_id, first, episodes in stream:
             bar.update(len(episodes))
             parts[dataset_id][first] = episodes
             if sum(map(len, parts[dataset_id].values())) == n_episodes:
@@ -96,6 +99,18 @@ def collected_success(ids: Sequence[str], root: str | Path | None = None) -> dic
     return rates
 
 
+def _check_ids(ids: Iterable[str]) -> None:
+    parse = require("minari.dataset.minari_dataset", "all").parse_dataset_id
+    for dataset_id in ids:
+        try:
+            parse(dataset_id)
+        except (ValueError, TypeError) as error:  # a TypeError where the version is missing
+            raise ValueError(
+                f"`id_format` gives {dataset_id!r}, which is no Minari id: write it as 'namespace/{{task}}-v0', of letters,"
+                " digits, '-' and '_'"
+            ) from error
+
+
 def _is_there(folder: Path, dataset_id: str, recipe: Recipe) -> bool:
     """Whether the very data set stands there already; another one in its place is refused."""
     metadata = read_metadata(folder, dataset_id)
@@ -115,7 +130,7 @@ def _is_there(folder: Path, dataset_id: str, recipe: Recipe) -> bool:
     )
 
 
-def _collected(recipes: dict[str, Recipe], n_processes: int | None) -> Iterator[tuple[str, int, list[RecordedEpisode]]]:
+def _collected(recipes: dict[str, Recipe], n_processes: int | None) -> Generator[tuple[str, int, list[RecordedEpisode]]]:
     """Parts of the data sets as they come: id, index of the first episode, episodes."""
     jobs = [
         (dataset_id, first, min(first + length, recipe.n_episodes))
@@ -123,37 +138,16 @@ def _collected(recipes: dict[str, Recipe], n_processes: int | None) -> Iterator[
         for length in [max(1, _EPISODES_PER_JOB // recipe.episodes_per_goal) * recipe.episodes_per_goal]
         for first in range(0, recipe.n_episodes, length)
     ]
-    n_processes = min(len(jobs), _n_cores() if n_processes is None else n_processes)
+    n_processes = min(len(jobs), n_cores() if n_processes is None else n_processes)
     if n_processes <= 1:
         for dataset_id, first, end in jobs:
             yield dataset_id, first, _record(recipes[dataset_id], first, end)
         return
-    # Spawned, not forked: a fork would copy the locks that the threads of torch and of the progress bar hold.
-    pool = ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"), _follow_parent)
-    try:
+    with worker_pool(n_processes) as pool:
         futures = {pool.submit(_record, recipes[job[0]], *job[1:]): job for job in jobs}
         for future in as_completed(futures):
             dataset_id, first, _ = futures.pop(future)
             yield dataset_id, first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _follow_parent() -> None:
-    """In a collecting process: leave Ctrl-C to the parent, and end when the parent was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _record(recipe: Recipe, first: int, end: int) -> list[RecordedEpisode]:

@@ -63,28 +63,33 @@ def write_dataset(folder: Path, dataset_id: str, recipe: Recipe, episodes: Seque
                 description=f"Scripted expert of Meta-World's {recipe.info.env_id}: {recipe.info.text}.",
                 data_format="hdf5",
             )
-        shared = {key: recipe.as_json()[key] for key in ("metaworld_version", "mujoco_version", "goal_visible")}
-        shared |= {"task_id": recipe.task, "task_text": recipe.info.text}
-        texts = list(recipe.info.texts)
-        dataset.storage.update_episode_metadata(
-            {
-                **shared,
-                "task_texts": json.dumps(texts),
-                "success": episode.first_success >= 0,
-                "first_success": episode.first_success,
-                "goal_id": episode.goal_id,
-                "noise": episode.noise,
-            }
-            for episode in episodes
-        )
-        rate = float(np.mean([episode.first_success >= 0 for episode in episodes]))
-        dataset.storage.update_metadata({**shared, "task_texts": texts, "success_rate": rate, "recipe": recipe.as_json()})
+        _describe(dataset, recipe, episodes)
         with _minari_root(folder):
             namespace = dataset.spec.namespace
             if namespace is not None and namespace not in namespaces.list_local_namespaces():
                 namespaces.create_namespace(namespace)
         (folder / dataset_id).parent.mkdir(parents=True, exist_ok=True)
         os.replace(Path(temporary, dataset_id), folder / dataset_id)
+
+
+def _describe(dataset: Any, recipe: Recipe, episodes: Sequence[RecordedEpisode]) -> None:
+    """Say in the data set, and in every episode of it, what the task is and how it went."""
+    shared = {key: recipe.as_json()[key] for key in ("metaworld_version", "mujoco_version", "goal_visible")}
+    shared |= {"task_id": recipe.task, "task_text": recipe.info.text}
+    texts = list(recipe.info.texts)
+    dataset.storage.update_episode_metadata(
+        {
+            **shared,
+            "task_texts": json.dumps(texts),
+            "success": episode.first_success >= 0,
+            "first_success": episode.first_success,
+            "goal_id": episode.goal_id,
+            "noise": episode.noise,
+        }
+        for episode in episodes
+    )
+    rate = float(np.mean([episode.first_success >= 0 for episode in episodes]))
+    dataset.storage.update_metadata({**shared, "task_texts": texts, "success_rate": rate, "recipe": recipe.as_json()})
 
 
 def _buffer(episode: RecordedEpisode) -> Any:

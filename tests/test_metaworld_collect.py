@@ -1,0 +1,251 @@
+"""Collecting scripted experts: what is recorded, what it is called, and what an interruption leaves behind."""
+
+import json
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS, OfflineDataset
+from sb3_llmdpd.data.metaworld import TASKS, MetaWorldEnv, collect, collected_success, writer
+from sb3_llmdpd.data.metaworld.envs import GOAL
+from sb3_llmdpd.data.metaworld.record import Recipe, record_episode
+from sb3_llmdpd.data.minari import load_minari
+
+OBJECT = slice(4, 7)
+REACH = "metaworld/reach-v0"
+
+
+def collect_here(root: Path, tasks: str | list[str] = "reach", **options: Any) -> list[str]:
+    options = {"n_episodes": 2, "n_processes": 1, "progress_bar": False, **options}
+    return collect(tasks, root=root, **options)
+
+
+def episode_metadata(root: Path, dataset_id: str) -> list[dict[str, Any]]:
+    import minari
+
+    storage = minari.MinariDataset(root / dataset_id / "data").storage
+    return list(storage.get_episode_metadata(range(storage.total_episodes)))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three episodes of reach with no noise, some, and much."""
+    folder = tmp_path_factory.mktemp("minari")
+    assert collect_here(folder, n_episodes=3, noise=(0.0, 0.3, 1.0)) == [REACH]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(root: Path) -> OfflineDataset:
+    return load_minari(REACH, root=root)
+
+
+def test_replaying_the_recorded_actions_gives_the_recorded_observations(root: Path, dataset: OfflineDataset) -> None:
+    env = MetaWorldEnv("reach")
+    for episode, metadata in zip(dataset.episodes, episode_metadata(root, REACH), strict=True):
+        observations = [env.reset(seed=metadata["seed"])[0]]
+        rewards = []
+        for action in episode.actions:
+            observation, reward, *_ = env.step(action)
+            observations.append(observation)
+            rewards.append(reward)
+        np.testing.assert_array_equal(episode.observations, np.stack(observations))
+        np.testing.assert_allclose(episode.rewards, rewards, rtol=1e-6)
+
+
+def test_the_action_recorded_is_the_clipped_sum_of_the_experts_and_the_noise() -> None:
+    env = MetaWorldEnv("reach")
+    calm, noisy = (record_episode(env, Recipe("reach", 1, (std,), 1, True, 0), 0) for std in (0.0, 0.2))
+    assert isinstance(noisy.observations, np.ndarray)
+    experts = []
+    env.reset(seed=noisy.seed)
+    for observation, action in zip(noisy.observations, noisy.actions, strict=False):
+        experts.append(env.expert_action(observation))
+        env.step(action)
+    inside = np.abs(noisy.actions) < 1
+    noise = (noisy.actions - np.stack(experts))[inside]
+    assert np.abs(noisy.actions).max() == 1.0  # something was clipped
+    assert 0.15 < noise.std() < 0.25
+    np.testing.assert_array_equal(calm.observations[0], noisy.observations[0])
+
+
+def test_episodes_take_turns_in_their_noise(root: Path) -> None:
+    assert [metadata["noise"] for metadata in episode_metadata(root, REACH)] == [0.0, 0.3, 1.0]
+
+
+def test_an_episode_ends_shortly_after_its_first_success(dataset: OfflineDataset) -> None:
+    for episode in dataset.episodes:
+        assert episode.success
+        assert episode.first_success is not None
+        assert len(episode) == episode.first_success + 1 + STEPS_AFTER_SUCCESS == episode.prompt_length
+        assert not episode.terminated
+
+
+def test_a_failed_episode_is_kept_whole_and_marked(tmp_path: Path) -> None:
+    ids = collect_here(tmp_path, "pick-place", n_episodes=1, noise=[5.0])
+    (episode,) = load_minari(ids, root=tmp_path).episodes
+    assert len(episode) == 500
+    assert episode.success is False
+    assert episode.first_success is None
+    assert collected_success(ids, tmp_path) == {"pick-place": 0.0}
+
+
+def test_episodes_and_data_set_say_what_they_are(root: Path) -> None:
+    metadata = json.loads((root / REACH / "data" / "metadata.json").read_text())
+    episode = episode_metadata(root, REACH)[0]
+    for entry in (metadata, episode):
+        assert entry["task_id"] == "reach"
+        assert entry["task_text"] == TASKS["reach"].texts[0]
+        assert entry["mujoco_version"] == version("mujoco")
+        assert entry["metaworld_version"] == version("metaworld")
+    assert metadata["task_texts"] == json.loads(episode["task_texts"]) == list(TASKS["reach"].texts)
+    assert metadata["dataset_id"] == REACH
+    assert metadata["success_rate"] == 1.0
+    assert bool(episode["success"]) is True
+    assert episode["first_success"] == load_minari(REACH, root=root).episodes[0].first_success
+
+
+def test_minari_itself_reads_what_was_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    assert list(minari.list_local_datasets()) == [REACH]
+    dataset = minari.load_dataset(REACH)
+    episode = dataset[0]
+    assert dataset.total_episodes == 3
+    assert episode.observations.shape == (len(episode) + 1, 39)
+    assert episode.observations.dtype == np.float32
+    assert episode.truncations[-1]
+    assert not episode.terminations.any()
+    assert episode.infos["success"].shape == (len(episode) + 1,)
+
+
+def test_episodes_of_the_same_goal_share_it_and_place_the_object_anew(tmp_path: Path) -> None:
+    ids = collect_here(tmp_path, "push", n_episodes=4, episodes_per_goal=2)
+    episodes = load_minari(ids, root=tmp_path).episodes
+    starts = np.stack([episode.observations[0] for episode in episodes])
+    np.testing.assert_allclose(starts[0, GOAL], starts[1, GOAL], atol=1e-6)
+    np.testing.assert_allclose(starts[2, GOAL], starts[3, GOAL], atol=1e-6)
+    assert np.abs(starts[0, GOAL] - starts[2, GOAL]).max() > 0.01
+    assert np.abs(starts[0, OBJECT] - starts[1, OBJECT]).max() > 0.01
+    goals = [episode.goal for episode in episodes]
+    assert goals[0] == goals[1] != goals[2] == goals[3]
+
+
+def test_a_hidden_goal_is_not_in_the_data(tmp_path: Path) -> None:
+    ids = collect_here(tmp_path, n_episodes=1, goal_visible=False)
+    (episode,) = load_minari(ids, root=tmp_path).episodes
+    assert episode.success
+    assert not episode.observations[:, GOAL].any()
+
+
+def test_an_episode_depends_on_the_seed_and_not_on_what_is_collected_beside_it(tmp_path: Path) -> None:
+    alone, beside, other = (tmp_path / name for name in ("alone", "beside", "other"))
+    collect_here(alone, n_episodes=1)
+    collect_here(beside, ["window-open", "reach"], n_episodes=2)
+    collect_here(other, n_episodes=1, seed=1)
+    actions = [load_minari(REACH, root=folder).episodes[0].actions for folder in (alone, beside, other)]
+    np.testing.assert_array_equal(actions[0], actions[1])
+    assert actions[0].shape != actions[2].shape or not np.array_equal(actions[0], actions[2])
+
+
+@pytest.mark.slow  # two processes import the simulator
+def test_the_result_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    tasks = ["reach", "push"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert collect_here(one, tasks, n_episodes=12) == collect_here(two, tasks, n_episodes=12, n_processes=2)
+    for task in tasks:
+        pair = [load_minari(f"metaworld/{task}-v0", root=folder).episodes for folder in (one, two)]
+        for mine, theirs in zip(*pair, strict=True):
+            np.testing.assert_array_equal(mine.observations, theirs.observations)
+
+
+def test_a_complete_data_set_of_the_same_recipe_is_kept(root: Path) -> None:
+    file = root / REACH / "data" / "main_data.hdf5"
+    before = file.stat().st_mtime_ns
+    assert collect_here(root, n_episodes=3, noise=(0.0, 0.3, 1.0)) == [REACH]
+    assert file.stat().st_mtime_ns == before
+
+
+def test_a_data_set_of_another_recipe_is_never_overwritten(root: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"'metaworld/reach-v0' is already in .*n_episodes 3 there, 2 asked.*Delete .*id_format"
+    ):
+        collect_here(root)
+
+
+def test_what_collect_did_not_write_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / REACH).mkdir(parents=True)
+    (tmp_path / REACH / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="`collect` did not write it"):
+        collect_here(tmp_path)
+    assert (tmp_path / REACH / "notes.txt").read_text() == "mine"
+
+
+def test_an_interrupted_collection_leaves_complete_data_sets_only_and_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = ["reach", "window-open"]
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_describe", stop_at("window-open", writer._describe))
+        with pytest.raises(KeyboardInterrupt):
+            collect_here(tmp_path, tasks, n_episodes=1)
+    assert sorted(path.name for path in (tmp_path / "metaworld").iterdir() if path.is_dir()) == ["reach-v0"]
+    assert not list(tmp_path.glob(".*"))
+    ids = collect_here(tmp_path, tasks, n_episodes=1)
+    assert load_minari(ids, root=tmp_path).tasks == ("reach", "window-open")
+
+
+def test_what_a_killed_collection_left_is_removed_and_a_running_ones_is_not(tmp_path: Path) -> None:
+    old, young = tmp_path / ".collecting-old", tmp_path / ".collecting-young"
+    for folder in (old, young):
+        folder.mkdir()
+    yesterday = time.time() - 86_400
+    os.utime(old, (yesterday, yesterday))
+    collect_here(tmp_path, n_episodes=1)
+    assert not old.exists()
+    assert young.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": "raech"}, "unknown Meta-World task 'raech': did you mean 'reach'"),
+        ({"n_episodes": 0}, "must be at least 1, got 0 and 1"),
+        ({"n_episodes": 3, "episodes_per_goal": 2}, "must be a multiple of `episodes_per_goal`.* got 3 and 2"),
+        ({"noise": ()}, "`noise` must be one or several standard deviations"),
+        ({"noise": (-0.1,)}, "`noise` must be one or several standard deviations"),
+        ({"seed": -1}, "`seed` must be at least 0, got -1"),
+        ({"n_processes": 0}, "`n_processes` must be at least 1, or None for one a CPU core, got 0"),
+        ({"id_format": "reach-v0"}, "`id_format` must hold '{task}'"),
+        ({"id_format": "a b/{task}-v0"}, "`id_format` gives .a b/reach-v0., which is no Minari id"),
+        ({"id_format": "{task}"}, "which is no Minari id"),
+    ],
+)
+def test_impossible_requests_are_refused_before_anything_is_collected(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        collect_here(tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_success_of_a_data_set_that_is_not_there_is_an_error(root: Path) -> None:
+    with pytest.raises(ValueError, match="'metaworld/push-v0' is no data set that `collect` wrote"):
+        collected_success(["metaworld/push-v0"], root)
+
+
+def stop_at(task: str, describe: Any) -> Any:
+    """The writer's step behind the first bytes on disk, with a Ctrl-C at one task."""
+
+    def interrupted(dataset: Any, recipe: Recipe, episodes: Any) -> None:
+        if recipe.task == task:
+            raise KeyboardInterrupt
+        describe(dataset, recipe, episodes)
+
+    return interrupted
