@@ -8,7 +8,8 @@ import numpy as np
 CONDITIONS = ("text+trajectory", "text", "trajectory", "none", "wrong", "expert")
 """The conditions that `make_cells` knows by name, beside ``"told:<task>"``."""
 
-_TOLD = "told:"
+TOLD = "told:"
+"""What the name of a condition begins with that fixes the sentence."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Condition:
     text_of: str | None = None
     trajectory_of: str | None = None
     expert: bool = False
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it is a ``"told:<task>"``: the sentence is fixed, whatever the scenes."""
+        return self.name.startswith(TOLD)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,6 @@ def _condition(name: str, task: str, other: str) -> Condition:
     }
     if name in known:
         return known[name]
-    if name.startswith(_TOLD) and name != _TOLD:
-        return Condition(name, text_of=name.removeprefix(_TOLD))
-    raise ValueError(f"unknown condition {name!r}: use {', '.join(CONDITIONS)} or {_TOLD}<task>")
+    if name.startswith(TOLD) and name != TOLD:
+        return Condition(name, text_of=name.removeprefix(TOLD))
+    raise ValueError(f"unknown condition {name!r}: use {', '.join(CONDITIONS)} or {TOLD}<task>")

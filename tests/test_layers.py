@@ -15,6 +15,7 @@ PACKAGE = ROOT / "sb3_llmdpd"
 LAYERS = {
     "sb3_llmdpd.optional": 0,
     "sb3_llmdpd.processes": 0,
+    "sb3_llmdpd.files": 0,
     "sb3_llmdpd.schedules": 0,
     "sb3_llmdpd.type_aliases": 0,
     "sb3_llmdpd.diffusion": 0,
@@ -44,6 +45,8 @@ LAYERS = {
     "sb3_llmdpd.statistics": 4,
     "sb3_llmdpd.callbacks": 4,
     "sb3_llmdpd.report": 4,
+    "sb3_llmdpd.charts": 4,
+    "sb3_llmdpd.video": 4,
     "sb3_llmdpd.cli": 5,
     "sb3_llmdpd.benchmarks": 5,
 }

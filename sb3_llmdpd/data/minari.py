@@ -72,6 +72,16 @@ def datasets_root(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
 
 
+def local_ids(root: str | Path | None = None) -> list[str]:
+    """Which Minari data sets are there.
+
+    :param root: as in `datasets_root`.
+    :return: their ids, sorted.
+    """
+    folder = datasets_root(root)
+    return sorted(path.parents[1].relative_to(folder).as_posix() for path in folder.glob("**/data/metadata.json"))
+
+
 @dataclass(frozen=True)
 class _Row:
     """One episode as Minari has it, with the sentences taken out of its observations."""
@@ -102,7 +112,7 @@ class _Row:
 def _open(name: str, folder: Path) -> Any:
     path = folder / name / "data"
     if not path.is_dir():
-        local = sorted(other.parents[1].relative_to(folder).as_posix() for other in folder.glob("**/data/metadata.json"))
+        local = local_ids(folder)
         near = difflib.get_close_matches(name, local, n=3) or local[:3]
         raise ValueError(
             f"no Minari data set {name!r} in {folder} (`root` or $MINARI_DATASETS_PATH name another folder);"
