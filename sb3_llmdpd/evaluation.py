@@ -125,7 +125,7 @@ def evaluate_tasks(
     jobs = [
         job
         for cell in cells
-        for prompts in [_prompts(cell.condition, examples or {}, texts or {}, n_episodes)]
+        for prompts in [prompts_of(cell.condition, examples or {}, texts or {}, n_episodes)]
         for job in _jobs(cell, prompts, seed, n_episodes, n_envs)
     ]
     loaded = model if isinstance(model, LLMDPD) else LLMDPD.load(model, device="cpu")
@@ -146,10 +146,18 @@ def evaluate_tasks(
     ]
 
 
-def _prompts(
+def prompts_of(
     condition: Condition, examples: Mapping[str, Sequence[Episode]], texts: Mapping[str, str], n_episodes: int
 ) -> list[Prompt] | None:
-    """One for each episode of a cell, None for the expert."""
+    """What a condition tells the policy in each episode of a cell.
+
+    :param condition: which.
+    :param examples: episodes by task; shown in turns, failed ones left out.
+    :param texts: sentences by task; by default Meta-World's canonical ones.
+    :param n_episodes: episodes of the cell.
+    :return: one for each episode; None for the expert.
+    :raises ValueError: when a sentence or an example is missing.
+    """
     if condition.expert:
         return None
     text: str | None = None
