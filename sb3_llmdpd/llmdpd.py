@@ -63,6 +63,8 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
     :param max_grad_norm: gradients of actor and critic are clipped to this norm.
     :param text_dropout: share of the prompts whose sentence is replaced by the learned null; 1 trains without text.
     :param trajectory_dropout: the same for the example trajectory, independently.
+    :param prompt_noise: standard deviation of the noise on the prompt vectors (whose entries have unit variance) while the
+        actor trains, so that a neighbourhood of each training prompt means its task, and not one point.
     :param text_encoder: name of the frozen language model (see `make_text_encoder`); None for a model without text.
     :param same_goal: examples come from episodes of the same goal (needed where the goal is hidden).
     :param reward_scale: ``"per_task"`` or ``"none"``, see `PromptReplayBuffer`.
@@ -108,6 +110,7 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
         max_grad_norm: float = 1.0,
         text_dropout: float = 0.1,
         trajectory_dropout: float = 0.1,
+        prompt_noise: float = 0.0,
         text_encoder: str | None = "minilm",
         same_goal: bool = False,
         reward_scale: str = "per_task",
@@ -129,6 +132,7 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
         self.max_grad_norm = max_grad_norm
         self.text_dropout = text_dropout
         self.trajectory_dropout = trajectory_dropout
+        self.prompt_noise = prompt_noise
         self.text_encoder = text_encoder
         self.same_goal = same_goal
         self.reward_scale = reward_scale
@@ -178,8 +182,10 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
         for name in ("text_dropout", "trajectory_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}")
-        if self.eta < 0 or not 0 <= self.ema_decay < 1:
-            raise ValueError(f"`eta` must be >= 0 and `ema_decay` in [0, 1), got {self.eta} and {self.ema_decay}")
+        if min(self.eta, self.prompt_noise) < 0:
+            raise ValueError(f"`eta` and `prompt_noise` must be >= 0, got {self.eta} and {self.prompt_noise}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be in [0, 1), got {self.ema_decay}")
         if self.prompts_per_batch < 1 or batch_size % min(self.prompts_per_batch, batch_size):
             raise ValueError(
                 f"`batch_size` must be a multiple of `prompts_per_batch`, got {batch_size} and {self.prompts_per_batch}"

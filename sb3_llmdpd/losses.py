@@ -35,6 +35,7 @@ class PromptedLosses(OffPolicyAlgorithm):
     generator: th.Generator
     eta: float
     policy_objective: str
+    prompt_noise: float
 
     @th.no_grad()
     def encode_for_critic(self, batch: PromptReplayBufferSamples) -> EncodedBatch:
@@ -76,7 +77,7 @@ class PromptedLosses(OffPolicyAlgorithm):
         """
         actor, shape = self.actor, (len(batch.prompts.actions), -1)
         features = actor.encode_observations(batch.observations).unflatten(0, shape)
-        condition = actor.condition(features, actor.encode_prompts(batch.prompts))
+        condition = actor.condition(features, self._with_noise(actor.encode_prompts(batch.prompts)))
 
         # Behaviour cloning: predict the noise in a noised action of the data.
         actions = batch.actions.view(*features.shape[:2], -1)
@@ -109,6 +110,12 @@ class PromptedLosses(OffPolicyAlgorithm):
         value = (q_values.mean(dim=1) * (heads == chosen)).sum()
         scale = (q_values.detach().abs().mean(dim=1) * (heads == other)).sum()
         return -value / scale.clamp(min=1e-6)
+
+    def _with_noise(self, prompts: PromptEncoding) -> PromptEncoding:
+        if self.prompt_noise == 0:
+            return prompts
+        noise = th.randn(prompts.vectors.shape, generator=self.generator, device=self.device)
+        return prompts._replace(vectors=prompts.vectors + self.prompt_noise * noise)
 
     def _chain_noise(self, shape: Sequence[int]) -> th.Tensor:
         """Noise of a whole chain: (K, M, N, action_dim)."""

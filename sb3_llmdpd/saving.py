@@ -31,6 +31,7 @@ SAVED_ARGUMENTS = (
     "max_grad_norm",
     "text_dropout",
     "trajectory_dropout",
+    "prompt_noise",
     "text_encoder",
     "same_goal",
     "reward_scale",
