@@ -101,6 +101,7 @@ def test_episodes_and_data_set_say_what_they_are(root: Path) -> None:
     for entry in (metadata, episode):
         assert entry["task_id"] == "reach"
         assert entry["task_text"] == TASKS["reach"].texts[0]
+        assert bool(entry["goal_separate"]) is True
         assert entry["mujoco_version"] == version("mujoco")
         assert entry["metaworld_version"] == version("metaworld")
     assert metadata["task_texts"] == json.loads(episode["task_texts"]) == list(TASKS["reach"].texts)
