@@ -91,7 +91,8 @@ def window_steps(lengths: np.ndarray, window: int, offsets: np.ndarray | float =
     :return: (n, window), int64, non-decreasing along each row, each in [0, length).
     """
     parts = (np.arange(window) + offsets) / window  # (window,) or (n, window)
-    return np.floor(np.asarray(lengths)[:, None] * parts).astype(np.int64)
+    ends = np.asarray(lengths)[:, None]
+    return np.minimum(np.floor(ends * parts).astype(np.int64), ends - 1)  # an offset just below 1 may round up to it
 
 
 def take(observations: Observations, index: Any) -> Observations:
