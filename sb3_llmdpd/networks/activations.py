@@ -11,16 +11,22 @@ class _FastMish(th.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: th.Tensor) -> th.Tensor:
-        p = th.sigmoid(x)
-        q = p * (2.0 - p)
-        w = q / (2.0 - q)
+        p, w = _gate(x)
         ctx.save_for_backward(x, p, w)
         return x * w
 
     @staticmethod
     def backward(ctx: Any, *grads: th.Tensor) -> th.Tensor:
         x, p, w = ctx.saved_tensors
+        if th.is_grad_enabled():  # a second derivative is wanted, and what was saved does not know that it came from x
+            p, w = _gate(x)
         return grads[0] * (w + x * p * (1.0 - w * w))  # d mish / dx, since dw/dx = p (1 - w^2)
+
+
+def _gate(x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    p = th.sigmoid(x)
+    q = p * (2.0 - p)
+    return p, q / (2.0 - q)
 
 
 class Mish(nn.Module):
