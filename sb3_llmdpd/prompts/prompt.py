@@ -13,14 +13,27 @@ TrajectoryLike = Any
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """The (state, action) steps of one example, in environment units.
+    """The (state, action) steps of one example, in environment units; checked like an `Episode`, and read-only.
 
-    :param observations: (L, *obs_shape), or a dict of such arrays.
+    :param observations: (L, *obs_shape), or a dict of such arrays; a row behind the last action is left out.
     :param actions: (L, action_dim).
+    :raises TypeError: on values that are not numbers.
+    :raises ValueError: on wrong shapes, NaN, or no step at all.
     """
 
     observations: Observations
     actions: np.ndarray
+
+    def __post_init__(self) -> None:
+        n_steps = len(self.actions) if np.ndim(self.actions) else 0
+        rows = (
+            {key: _with_last_row(value, n_steps) for key, value in self.observations.items()}
+            if isinstance(self.observations, dict)
+            else _with_last_row(self.observations, n_steps)
+        )
+        checked = Episode(rows, self.actions, np.zeros(n_steps), source="`trajectory`")
+        object.__setattr__(self, "observations", take(checked.observations, slice(0, n_steps)))
+        object.__setattr__(self, "actions", checked.actions)
 
     def __len__(self) -> int:
         """The number of steps L."""
@@ -39,7 +52,7 @@ class Trajectory:
         if isinstance(example, Trajectory):
             return example
         if isinstance(example, tuple | list) and len(example) == 2:
-            example = _episode_of_pair(*example)
+            return cls(*example)
         if not isinstance(example, Episode):
             raise TypeError(
                 "`trajectory` must be an Episode, a Trajectory, or a pair (observations, actions),"
@@ -107,17 +120,7 @@ def take(observations: Observations, index: Any) -> Observations:
     return observations[index]
 
 
-def _episode_of_pair(observations: Any, actions: Any) -> Episode:
-    actions = np.asarray(actions)
-    rewards = np.zeros(len(actions) if actions.ndim else 0, np.float32)
-    first = next(iter(observations.values())) if isinstance(observations, dict) else observations
-    if actions.ndim and len(np.asarray(first)) == len(actions):
-        # The observation behind the last action is never shown to the encoder: repeat the last one.
-        rows = np.minimum(np.arange(len(actions) + 1), len(actions) - 1)
-        observations = take(
-            {key: np.asarray(value) for key, value in observations.items()}
-            if isinstance(observations, dict)
-            else np.asarray(observations),
-            rows,
-        )
-    return Episode(observations, actions, rewards, source="`trajectory`")
+def _with_last_row(observations: Any, n_steps: int) -> np.ndarray:
+    """An Episode wants to know what followed the last action; no encoder is shown it, so the last row may stand in."""
+    array = np.asarray(observations)
+    return np.concatenate([array, array[-1:]]) if array.ndim and len(array) == n_steps else array
