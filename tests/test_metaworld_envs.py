@@ -167,6 +167,8 @@ def test_a_sentence_of_ones_own_reaches_info_and_task_description() -> None:
     assert env.step(NOTHING)[4]["task_text"] == "go there"
     assert env.task_description == "go there"
     assert env.task_name == "reach"
+    with pytest.raises(ValueError, match="`task_text`: a task text is empty"):
+        MetaWorldEnv("reach", task_text=" ")
 
 
 @pytest.mark.slow  # starting the GL library takes two seconds

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
 
-from sb3_llmdpd.data.minari import load_minari
+from sb3_llmdpd.data.minari import load_minari, local_ids
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float64)
 ACTIONS = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -244,6 +244,13 @@ def test_an_unknown_id_is_answered_with_the_folder_the_nearest_ids_and_the_downl
     assert "minari download metaworld/psuh-v0" in str(caught.value)
     with pytest.raises(ValueError, match="`ids` names no data set"):
         load_minari([])
+
+
+def test_data_sets_that_are_still_being_written_are_not_listed(root: Path) -> None:
+    write("lab/b-v0")
+    (root / ".collecting-x/lab/c-v0/data").mkdir(parents=True)
+    (root / ".collecting-x/lab/c-v0/data/metadata.json").write_text("{}")
+    assert local_ids() == ["lab/b-v0"]
 
 
 def test_nan_is_answered_with_data_set_episode_and_field() -> None:

@@ -79,7 +79,8 @@ def local_ids(root: str | Path | None = None) -> list[str]:
     :return: their ids, sorted.
     """
     folder = datasets_root(root)
-    return sorted(path.parents[1].relative_to(folder).as_posix() for path in folder.glob("**/data/metadata.json"))
+    paths = (path.parents[1].relative_to(folder) for path in folder.glob("**/data/metadata.json"))
+    return sorted(path.as_posix() for path in paths if not path.as_posix().startswith("."))  # not half-written ones
 
 
 @dataclass(frozen=True)

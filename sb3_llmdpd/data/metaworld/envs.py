@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_llmdpd.data.episodes import check_texts
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.optional import require
 
@@ -45,7 +46,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
     :param max_episode_steps: steps until truncation. The simulator never terminates.
     :param render_mode: None or ``"rgb_array"``.
     :param image_size: width and height of a rendered frame, in pixels.
-    :raises ValueError: on an unknown task or render mode.
+    :raises ValueError: on an unknown task or render mode, and an empty sentence.
     :raises ImportError: when Meta-World is not installed.
     """
 
@@ -66,7 +67,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
             raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
         self.task_info = task_info(task)
         self.task_name = self.task_info.name
-        self.task_text = self.task_info.text if task_text is None else task_text
+        self.task_text = self.task_info.text if task_text is None else check_texts(task_text, "`task_text`")[0]
         self.goal_visible = goal_visible
         self.render_mode = render_mode
         self.observation_space = spaces.Box(-np.inf, np.inf, (39,), np.float32)
