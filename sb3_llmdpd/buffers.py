@@ -8,8 +8,9 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.images import channels_first, channels_first_space
 from sb3_llmdpd.prompts.prompt import window_steps
-from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs
+from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs, to_device
 
 REWARD_SCALES = ("per_task", "none")
 
@@ -53,7 +54,8 @@ class PromptReplayBuffer(ReplayBuffer):
                 f"`prompts_per_batch` and `prompt_window` must be at least 1, got {prompts_per_batch} and {prompt_window}"
             )
         # Not ReplayBuffer's own constructor: it would allocate `buffer_size` empty rows.
-        super(ReplayBuffer, self).__init__(dataset.n_steps, dataset.observation_space, dataset.action_space, device)
+        observation_space = channels_first_space(dataset.observation_space)
+        super(ReplayBuffer, self).__init__(dataset.n_steps, observation_space, dataset.action_space, device)
         self.full = True
         self.prompts_per_batch = prompts_per_batch
         self.prompt_window = prompt_window
@@ -153,12 +155,10 @@ class PromptReplayBuffer(ReplayBuffer):
         return np.where(mean_squares > 0, np.sqrt(mean_squares), 1.0)
 
     def _concatenated_observations(self, episodes: list[Episode]) -> TensorObs:
+        parts: list[Any] = [channels_first(episode.observations, self.observation_space) for episode in episodes]
         if isinstance(self.obs_shape, dict):
-            return {
-                key: th.from_numpy(np.concatenate([episode.observations[key] for episode in episodes])).to(self.device)
-                for key in self.obs_shape
-            }
-        return th.from_numpy(np.concatenate([episode.observations for episode in episodes])).to(self.device)
+            return to_device({key: np.concatenate([part[key] for part in parts]) for key in self.obs_shape}, self.device)
+        return to_device(np.concatenate(parts), self.device)
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
         return th.as_tensor(array, dtype=th.float32, device=self.device)

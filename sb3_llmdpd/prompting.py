@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch as th
 
+from sb3_llmdpd.data.images import channels_first
 from sb3_llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.prompts.prompt import Prompt, Trajectory, TrajectoryLike, take, window_steps
 from sb3_llmdpd.prompts.text_table import TextTable
@@ -69,6 +70,8 @@ class Prompter:
         if example is None:
             return self._empty_window(window)
         trajectory = Trajectory.of(example)
+        observations = channels_first(trajectory.observations, self.policy.observation_space)
+        trajectory = Trajectory(observations, trajectory.actions)
         self._check_fits(trajectory)
         steps = window_steps(np.array([len(trajectory)]), window)[0]
         return Trajectory(take(trajectory.observations, steps), trajectory.actions[steps])
