@@ -3,13 +3,14 @@
 import time
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, check_for_correct_spaces
+from stable_baselines3.common.utils import FloatSchedule
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -138,7 +139,7 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
         self.reward_scale = reward_scale
         self.n_candidates = n_candidates
         self.candidate_temperature = candidate_temperature
-        self._check_ranges(batch_size)
+        self._check_ranges(batch_size, gamma, tau)
         policy_kwargs = dict(policy_kwargs or {})
         self.text_table: TextTable | None = None
         buffer = None
@@ -176,19 +177,24 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
         if _init_setup_model:
             self._setup_model()
 
-    def _check_ranges(self, batch_size: int) -> None:
+    def _check_ranges(self, batch_size: int, gamma: float, tau: float) -> None:
         if self.policy_objective not in POLICY_OBJECTIVES:
             raise ValueError(f"`policy_objective` must be one of {POLICY_OBJECTIVES}, got {self.policy_objective!r}")
-        for name in ("text_dropout", "trajectory_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}")
-        if min(self.eta, self.prompt_noise) < 0:
-            raise ValueError(f"`eta` and `prompt_noise` must be >= 0, got {self.eta} and {self.prompt_noise}")
+        shares = dict(gamma=gamma, tau=tau, text_dropout=self.text_dropout, trajectory_dropout=self.trajectory_dropout)
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {value}")
+        for name in ("eta", "prompt_noise", "candidate_temperature"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must be >= 0, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be in [0, 1), got {self.ema_decay}")
-        if self.prompts_per_batch < 1 or batch_size % min(self.prompts_per_batch, batch_size):
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"`max_grad_norm` must be > 0 (float('inf') never clips), got {self.max_grad_norm}")
+        if min(batch_size, self.prompts_per_batch) < 1 or batch_size % min(self.prompts_per_batch, batch_size):
             raise ValueError(
-                f"`batch_size` must be a multiple of `prompts_per_batch`, got {batch_size} and {self.prompts_per_batch}"
+                "`batch_size` and `prompts_per_batch` must be at least 1, and the first a multiple of the second,"
+                f" got {batch_size} and {self.prompts_per_batch}"
             )
         if self.n_candidates < 1 or (self.n_candidates > 1 and self.eta == 0):
             raise ValueError(
@@ -248,7 +254,6 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
         self._create_aliases()
         if self.replay_buffer is not None:
             self._attach(self.replay_buffer)
-            self.policy.fit_normalisers(self.replay_buffer.some_observations(STATISTICS_ROWS), self.replay_buffer.text_vectors)
 
     def _create_aliases(self) -> None:
         self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
@@ -266,28 +271,40 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
                 generator.seed()
             else:
                 generator.manual_seed(seed + offset)
-        if self.replay_buffer is not None:
+        if self.replay_buffer is not None and seed is not None:
             self.replay_buffer.seed(seed)
 
     def set_dataset(self, dataset: DatasetLike | PromptReplayBuffer) -> PromptReplayBuffer:
-        """Train on other data from now on; the statistics that standardise observations stay as they are.
+        """Train on other data from now on; the statistics that standardise observations stay those of the first training.
 
         :param dataset: as in the constructor.
         :return: the new replay buffer.
         :raises ValueError: when its spaces are not the model's.
         """
         buffer = self._make_buffer(dataset, self.policy.prompt_window, self.seed, self.device)
-        check_for_correct_spaces(
-            DatasetEnv(buffer.observation_space, buffer.action_space), self.observation_space, self.action_space
-        )
-        self.replay_buffer = buffer
         self._attach(buffer)
+        self.replay_buffer = buffer
         return buffer
 
     def _attach(self, buffer: PromptReplayBuffer) -> None:
-        """Learn what the data says about the tasks: a model of one task needs no prompt to act."""
+        """Fit data and model together: spaces, sentences, statistics, and whether there is more than one task."""
+        for kind, of_data, of_model in (
+            ("observation", buffer.observation_space, self.observation_space),
+            ("action", buffer.action_space, self.action_space),
+        ):
+            if of_data != of_model:
+                raise ValueError(
+                    f"the {kind} space of the data is {of_data}, and that of the model (or of `env`) is {of_model}: say what"
+                    " the data are, with OfflineDataset.from_episodes(episodes, observation_space, action_space)"
+                )
+        if self.text_encoder is None or not buffer.texts:
+            buffer.set_text_vectors(np.zeros((len(buffer.texts), self.policy.text_dim), np.float32))
+        if self._n_updates == 0:
+            self.policy.fit_normalisers(buffer.some_observations(STATISTICS_ROWS), buffer.text_vectors)
+        self.prompter = Prompter(self.policy, self.text_table)
         tasks = buffer.texts_by_task
         texts = next(iter(tasks.values())) if len(tasks) == 1 and self.text_table is not None else ()
+        # A model of one task needs no prompt to act.
         self._only_task = None if len(tasks) > 1 else [Prompt(text=texts[0] if texts else None)]
 
     # Training -----------------------------------------------------------------------------------------------------------

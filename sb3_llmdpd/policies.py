@@ -186,7 +186,7 @@ class LLMDPDPolicy(BasePolicy):
             for actor in (self.actor, self.actor_target):
                 if is_fixed_function(extractor):
                     actor.feature_normaliser.fit(actor.extract_features(observations, extractor))
-                if len(text_vectors) > 1:
+                if len(text_vectors) > 1 and self.text_dim > 0:
                     actor.text_normaliser.fit(text_vectors)
 
     def set_training_mode(self, mode: bool) -> None:
