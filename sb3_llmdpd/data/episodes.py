@@ -145,6 +145,12 @@ class OfflineDataset:
             raise ValueError("a data set needs at least one episode, got none")
         if not isinstance(self.action_space, spaces.Box) or not self.action_space.is_bounded():
             raise ValueError(f"`action_space` must be a Box with finite bounds, got {self.action_space}")
+        if not (self.action_space.low < self.action_space.high).all():
+            raise ValueError(
+                "every entry of an action must be free to vary, but somewhere the lower bound is the upper bound:"
+                f" leave that entry out of `action_space` and `actions`; got bounds {self.action_space.low} and"
+                f" {self.action_space.high}"
+            )
         for episode in self.episodes:
             _check_fits(episode, self.observation_space, self.action_space)
 
@@ -230,7 +236,9 @@ def _check_fits(episode: Episode, observation_space: spaces.Space[Any], action_s
             )
     if episode.actions.shape[1:] != action_space.shape:
         raise ValueError(f"{episode.source}: `actions` must be (T, *{action_space.shape}), got shape {episode.actions.shape}")
-    outside = (episode.actions < action_space.low) | (episode.actions > action_space.high)
+    # In the precision of the actions: 0.1 as float32 is larger than 0.1 as float64.
+    low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
+    outside = (episode.actions < low) | (episode.actions > high)
     if outside.any():
         raise ValueError(
             f"{episode.source}: {int(outside.any(axis=1).sum())} of {len(episode)} actions lie outside the action space"
