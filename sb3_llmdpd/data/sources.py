@@ -20,13 +20,13 @@ def load_dataset(source: DatasetLike) -> OfflineDataset:
         return source
     if isinstance(source, str):
         source = [source]
-    if isinstance(source, Sequence) and source:
+    if isinstance(source, Sequence):
+        if all(isinstance(entry, Episode) for entry in source):  # an empty sequence is answered here, too
+            return OfflineDataset.from_episodes(source)  # type: ignore[arg-type]
         if all(isinstance(entry, str) for entry in source):
             from sb3_llmdpd.data.minari import load_minari  # minari costs a second that users of episodes need not pay
 
             return load_minari(source)  # type: ignore[arg-type]
-        if all(isinstance(entry, Episode) for entry in source):
-            return OfflineDataset.from_episodes(source)  # type: ignore[arg-type]
     raise TypeError(
         "`dataset` must be a Minari data set id, a list of ids, a list of Episodes, an OfflineDataset or a"
         f" PromptReplayBuffer, got {source!r}"[:400]
