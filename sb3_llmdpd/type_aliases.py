@@ -12,7 +12,7 @@ Metrics = dict[str, th.Tensor]
 
 
 class PromptBatch(NamedTuple):
-    """M prompts. A prompt that lacks its text or its trajectory holds zeros there and says so."""
+    """M prompts. A prompt that lacks its text or its trajectory says so, and nothing reads what it holds there."""
 
     text_vectors: th.Tensor
     """(M, text_dim), raw vectors of the frozen text encoder."""
