@@ -1,0 +1,174 @@
+"""The whole way on Meta-World's ML45: collect, train, save, load, evaluate on tasks that were held out."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import typer
+
+from sb3_llmdpd.benchmarks.runs import evaluate_into, example_episodes, show_tables, train_into
+from sb3_llmdpd.conditions import CONDITIONS, Cell, Condition, make_cells
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.metaworld.collect import collect
+from sb3_llmdpd.data.metaworld.tasks import SPLITS
+from sb3_llmdpd.data.minari import load_minari
+from sb3_llmdpd.evaluation import CellResult, prompts_of
+from sb3_llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.schedules import CosineSchedule
+from sb3_llmdpd.video import film_episode
+
+
+@dataclass(frozen=True)
+class QuickstartSettings:
+    """All numbers of the quickstart; the defaults fit 12 minutes on two CPU cores.
+
+    :param seed: of data, training and evaluation.
+    :param train_tasks: tasks that the model learns from.
+    :param unseen_tasks: tasks that it never sees but is evaluated on.
+    :param seen_tasks: those of ``train_tasks`` that it is evaluated on.
+    :param shared_scenes: pairs: whose scenes, and whose sentence is told there.
+    :param conditions: see `make_cells`.
+    :param n_episodes: training episodes a task.
+    :param n_examples: episodes to prompt with, of each evaluated task, apart from the training episodes.
+    :param noise: standard deviations of the action noise, see `collect`.
+    :param n_steps: gradient steps.
+    :param learning_rate: at the beginning; falls to zero along half a cosine.
+    :param model: further arguments of `LLMDPD`.
+    :param log_interval: gradient steps between two points of the learning curve.
+    :param n_evaluation_episodes: a task and condition.
+    :param max_episode_steps: steps of an evaluated episode.
+    """
+
+    seed: int = 0
+    train_tasks: tuple[str, ...] = SPLITS["ml45"][0]
+    unseen_tasks: tuple[str, ...] = SPLITS["ml45"][1]
+    seen_tasks: tuple[str, ...] = (
+        "reach", "push", "pick-place", "door-open", "drawer-close", "button-press-topdown", "peg-insert-side",
+        "window-open", "sweep",
+    )  # fmt: skip
+    shared_scenes: tuple[tuple[str, str], ...] = (("pick-place", "pick-place"), ("pick-place", "reach"))
+    conditions: tuple[str, ...] = CONDITIONS
+    n_episodes: int = 10
+    n_examples: int = 5
+    noise: tuple[float, ...] = (0.1,)
+    n_steps: int = 10_000
+    learning_rate: float = 5e-4
+    model: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "batch_size": 720,
+            "prompts_per_batch": 45,
+            "eta": 0.0,
+            "policy_kwargs": {"features_extractor_class": "metaworld_relative", "layer_norm": True},
+        }
+    )
+    log_interval: int = 100
+    n_evaluation_episodes: int = 20
+    max_episode_steps: int = 500
+
+    @classmethod
+    def smoke(cls, seed: int = 0) -> Self:
+        """Settings that walk the whole way in seconds and learn nothing."""
+        return cls(
+            seed=seed,
+            train_tasks=("reach", "pick-place"),
+            unseen_tasks=("door-close",),
+            seen_tasks=("reach",),
+            n_episodes=2,
+            n_examples=1,
+            n_steps=4,
+            model={"batch_size": 8, "prompts_per_batch": 2, "text_encoder": "hashing:16", "policy_kwargs": {"net_arch": [16]}},
+            log_interval=2,
+            n_evaluation_episodes=2,
+            max_episode_steps=20,
+        )
+
+
+def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None = None) -> list[CellResult]:
+    """Run it, and say what is being done.
+
+    :param out: folder of ``model.zip``, ``progress.csv``, ``curves.png``, ``results.json``, ``results.md``, ``success.png``
+        and a video; the data sets lie in ``data`` under it. Data sets that are there already are used again.
+    :param settings: what to do.
+    :param n_processes: for collecting and evaluating; as many as there are CPU cores by default.
+    :return: the results.
+    """
+    evaluated = (*settings.unseen_tasks, *settings.seen_tasks)
+    shared: dict[str, Any] = {"noise": settings.noise, "n_processes": n_processes, "root": out / "data"}
+    with _stage(f"1/4 Collecting {settings.n_episodes} episodes of each of {len(settings.train_tasks)} tasks"):
+        ids = collect(settings.train_tasks, n_episodes=settings.n_episodes, seed=settings.seed, **shared)
+        typer.echo(f"    and {settings.n_examples} of each of {len(evaluated)} tasks, to be shown as examples")
+        examples = example_episodes(evaluated, settings.n_examples, seed=settings.seed, **shared)
+    with _stage(f"2/4 Training for {settings.n_steps:,} gradient steps"):
+        model_path = _train(out, settings, ids)
+    cells = make_cells(evaluated, settings.conditions, unseen=settings.unseen_tasks, seed=settings.seed)
+    cells += [Cell(scenes, Condition(f"told:{told}", text_of=told)) for scenes, told in settings.shared_scenes]
+    with _stage(f"3/4 Evaluating {model_path}: {len(cells)} rows of {settings.n_evaluation_episodes} episodes"):
+        results = evaluate_into(
+            out,
+            model_path,
+            cells,
+            {"benchmark": "quickstart", **asdict(settings)},
+            examples=examples,
+            n_episodes=settings.n_evaluation_episodes,
+            n_envs=settings.n_evaluation_episodes,
+            max_episode_steps=settings.max_episode_steps,
+            seed=settings.seed,
+            n_processes=n_processes,
+        )
+    with _stage("4/4 Filming an unseen task"):
+        _film(out, model_path, results, examples, settings)
+    show_tables(results)
+    typer.echo(f"\nEverything is in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+    return results
+
+
+def _train(out: Path, settings: QuickstartSettings, ids: Sequence[str]) -> Path:
+    model = LLMDPD(
+        "MlpPolicy",
+        dataset=load_minari(ids, root=out / "data"),
+        learning_rate=CosineSchedule(settings.learning_rate),
+        seed=settings.seed,
+        device="cpu",
+        **settings.model,
+    )
+    return train_into(out, model, settings.n_steps, settings.log_interval)
+
+
+def _film(
+    out: Path,
+    model_path: Path,
+    results: Sequence[CellResult],
+    examples: Mapping[str, Sequence[Episode]],
+    settings: QuickstartSettings,
+) -> None:
+    """The unseen task that the model does best, with its first condition; a successful episode, if there is one."""
+    candidates = [result for result in results if result.seen is False and result.condition.name == settings.conditions[0]]
+    best = max(candidates, key=lambda result: result.success_rate)
+    prompts = prompts_of(best.condition, examples, {}, best.n_episodes)
+    assert prompts is not None  # the first condition is none of the expert's
+    episode = best.successes.index(True) if any(best.successes) else 0
+    path = out / f"{best.task}.mp4"
+    try:
+        film_episode(
+            path,
+            model_path,
+            best.task,
+            prompts[episode],
+            best.seeds[episode],
+            max_episode_steps=settings.max_episode_steps,
+        )
+    except (ImportError, RuntimeError) as error:
+        typer.echo(f"    No video: {error}")
+    else:
+        typer.echo(f"    {path}")
+
+
+@contextmanager
+def _stage(title: str) -> Iterator[None]:
+    typer.echo(title)
+    start = time.monotonic()
+    yield
+    typer.echo(f"    took {time.monotonic() - start:.0f} s")

@@ -1,0 +1,115 @@
+"""Steps that the command line and the benchmarks share; each leaves its files in one folder."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sb3_llmdpd.callbacks import LearningCurve
+from sb3_llmdpd.charts import curves_chart, success_chart
+from sb3_llmdpd.conditions import Cell
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.metaworld.collect import collect
+from sb3_llmdpd.data.minari import load_minari
+from sb3_llmdpd.evaluation import CellResult, evaluate_tasks
+from sb3_llmdpd.files import whole_file
+from sb3_llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.report import tables, write_results
+
+EXAMPLE_IDS = "metaworld-examples/{task}-v0"
+"""Minari ids of the data sets that are shown as examples, and never trained on."""
+
+_EXAMPLE_SEED = 1_000_003
+"""Keeps the scenes of examples apart from those of training, whatever seed both were given."""
+
+
+def example_episodes(
+    tasks: Sequence[str],
+    n_episodes: int,
+    *,
+    noise: Sequence[float] = (0.1,),
+    goal_visible: bool = True,
+    seed: int = 0,
+    n_processes: int | None = None,
+    root: str | Path | None = None,
+) -> dict[str, list[Episode]]:
+    """Episodes of Meta-World's scripted experts to prompt with, in data sets of their own.
+
+    :param tasks: names of tasks.
+    :param n_episodes: a task.
+    :param noise: see `collect`; that of the training data makes the examples resemble those of training.
+    :param goal_visible: see `collect`.
+    :param seed: of the scenes, which are others than those that training data of the same seed have.
+    :param n_processes: see `collect`.
+    :param root: folder of the data sets.
+    :return: the episodes by task.
+    """
+    ids = collect(
+        tasks,
+        n_episodes=n_episodes,
+        noise=noise,
+        goal_visible=goal_visible,
+        seed=seed + _EXAMPLE_SEED,
+        n_processes=n_processes,
+        root=root,
+        id_format=EXAMPLE_IDS,
+    )
+    examples: dict[str, list[Episode]] = {}
+    for episode in load_minari(ids, root=root).episodes:
+        examples.setdefault(episode.task, []).append(episode)
+    return examples
+
+
+def train_into(folder: Path, model: LLMDPD, n_steps: int, log_interval: int) -> Path:
+    """Train, and write ``model.zip``, ``progress.csv`` and ``curves.png``.
+
+    :param folder: where to.
+    :param model: with its data.
+    :param n_steps: gradient steps.
+    :param log_interval: gradient steps between two points of the learning curve.
+    :return: the model file.
+    """
+    curve = LearningCurve(folder / "progress.csv")
+    model.learn(n_steps, callback=curve, log_interval=log_interval, progress_bar=True)
+    path = folder / "model.zip"
+    model.save(path)
+    if curve.rows:
+        _draw(curves_chart, curve.rows, folder / "curves.png")
+    return path
+
+
+def evaluate_into(
+    folder: Path, model_path: Path, cells: Sequence[Cell], settings: Mapping[str, Any], **arguments: Any
+) -> list[CellResult]:
+    """Evaluate, write ``results.json``, ``results.md`` and ``success.png``, and print the tables.
+
+    :param folder: where to.
+    :param model_path: of the model.
+    :param cells: what to play.
+    :param settings: written beside the results.
+    :param arguments: of `evaluate_tasks`.
+    :return: the results.
+    """
+    results = evaluate_tasks(model_path, cells, **arguments)
+    write_results(folder / "results.json", results, settings)
+    with whole_file(folder / "results.md") as temporary:
+        temporary.write_text("\n".join(table.markdown() for table in tables(results)))
+    _draw(success_chart, results, folder / "success.png")
+    return results
+
+
+def show_tables(results: Sequence[CellResult]) -> None:
+    """Print the tables that end an evaluation.
+
+    :param results: of `evaluate_tasks`.
+    """
+    for table in tables(results):
+        typer.echo(f"\n{table.text()}", nl=False)
+
+
+def _draw(chart: Callable[[Any, Path], None], what: Any, path: Path) -> None:
+    try:
+        chart(what, path)
+    except ImportError as error:
+        typer.echo(f"{path.name} is left out: {error}")

@@ -1,0 +1,72 @@
+"""The command ``sb3-llmdpd``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import sb3_llmdpd
+from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
+from sb3_llmdpd.benchmarks.quickstart import quickstart as run_quickstart
+from sb3_llmdpd.cli import collect
+from sb3_llmdpd.cli.evaluate import evaluate
+from sb3_llmdpd.cli.train import train
+
+BAD_INPUT = 2
+"""The exit status that says the user can mend it."""
+
+
+class _AnswersMistakes(TyperGroup):
+    """Says in one sentence what was wrong with the input; ``--debug`` shows where it was noticed."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            if ctx.params["debug"]:
+                raise
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(BAD_INPUT) from error
+
+
+app = typer.Typer(cls=_AnswersMistakes, no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(collect.app, name="collect")
+app.command()(train)
+app.command()(evaluate)
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder of everything that it makes.")] = Path("runs/quickstart"),
+    seed: Annotated[int, typer.Option(help="Of data, training and evaluation.")] = 0,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")] = False,
+    processes: Annotated[int | None, typer.Option(help="Processes.  [default: one a CPU core]")] = None,
+) -> None:
+    """Collect Meta-World's ML45, train, and evaluate on the five tasks that were held out: 12 minutes on two CPU cores."""
+    settings = QuickstartSettings.smoke(seed) if smoke else QuickstartSettings(seed=seed)
+    run_quickstart(out, settings, processes)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sb3-llmdpd {sb3_llmdpd.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error was noticed.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """One policy for many tasks, told what to do by a sentence, by one example trajectory, or by both.
+
+    collect data, train on them, evaluate on tasks that training held out; quickstart does it all.
+    """
+
+
+def main() -> None:
+    """Run the command."""
+    app()

@@ -1,0 +1,59 @@
+"""`sb3-llmdpd collect`: records data sets."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sb3_llmdpd.cli.options import names, numbers
+from sb3_llmdpd.data.metaworld.collect import collect, collected_success
+from sb3_llmdpd.data.metaworld.tasks import split
+from sb3_llmdpd.data.minari import datasets_root
+
+app = typer.Typer(no_args_is_help=True, help="Record data sets.")
+
+
+@app.callback()
+def _only_here_so_that_the_command_has_a_name() -> None:
+    """A group of a single command would swallow the command's name."""
+
+
+@app.command("metaworld")
+def metaworld(
+    tasks: Annotated[str | None, typer.Option(help="Tasks between commas, instead of those of a split.")] = None,
+    split_name: Annotated[str, typer.Option("--split", help="ml45 or ml10: its training tasks are recorded.")] = "ml45",
+    unseen: Annotated[
+        str | None, typer.Option(help="Tasks between commas to hold out, instead of the split's: all others are recorded.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes a task, failed ones included.")] = 10,
+    noise: Annotated[
+        str, typer.Option(help="Standard deviations of the action noise between commas; the episodes take turns.")
+    ] = "0.1",
+    episodes_per_goal: Annotated[int, typer.Option(help="Consecutive episodes that share their goal.")] = 1,
+    hide_goal: Annotated[bool, typer.Option("--hide-goal", help="Leave the goal out of the observations.")] = False,
+    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets.  [default: $MINARI_DATASETS_PATH or ~/.minari/datasets]")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(help="Processes.  [default: one a CPU core]")] = None,
+) -> None:
+    """Record Meta-World's scripted experts as Minari data sets, one a task, with the task's sentences in them.
+
+    A data set that is there already, from the same recipe, is kept: a stopped collection can simply be run again.
+    """
+    if tasks is not None and unseen is not None:
+        raise ValueError("give either --tasks or --unseen, not both")
+    held_out = None if unseen is None else names(unseen, "--unseen")
+    ids = collect(
+        split(split_name, held_out)[0] if tasks is None else names(tasks, "--tasks"),
+        n_episodes=episodes,
+        noise=numbers(noise, "--noise"),
+        episodes_per_goal=episodes_per_goal,
+        goal_visible=not hide_goal,
+        seed=seed,
+        n_processes=processes,
+        root=out,
+    )
+    for dataset_id, rate in zip(ids, collected_success(ids, out).values(), strict=True):
+        typer.echo(f"{dataset_id}  the expert succeeded in {rate:.0%}")
+    typer.echo(f"{len(ids)} data sets in {datasets_root(out)}. Next: sb3-llmdpd train --dataset 'metaworld/*' --out runs/mine")
