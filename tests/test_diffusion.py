@@ -1,0 +1,261 @@
+"""The diffusion process: its constants against the paper's, its chain against Bayes' rule and another implementation."""
+
+import math
+
+import pytest
+import torch as th
+from diffusers import DDPMScheduler
+from torch.testing import assert_close
+
+from sb3_llmdpd.diffusion.process import DiffusionProcess
+from sb3_llmdpd.diffusion.schedules import NOISE_SCHEDULES, cosine_betas, linear_betas, vp_betas
+
+K = 5
+# Diffusion-QL's official schedule, K = 5: computed once with numpy from the closed form of its code.
+VP = {
+    "alpha": [0.80413, 0.54118, 0.36422, 0.24512, 0.16497],
+    "beta": [0.19587, 0.45882, 0.63578, 0.75488, 0.83503],
+    "alpha_bar": [0.80413, 0.43518, 0.15850, 0.03885, 0.00641],
+    "signal": [0.89673, 0.65968, 0.39812, 0.19711, 0.08006],
+    "noise": [0.44258, 0.75155, 0.91733, 0.98038, 0.99679],
+    "posterior_std": [0.0, 0.39889, 0.65325, 0.81296, 0.89876],
+    "start": [1.0, 0.72844, 0.49841, 0.31268, 0.16565],
+    "noisy": [0.0, 0.25512, 0.40508, 0.43347, 0.39290],
+}
+
+
+def assert_close_to_table(values: object, row: str) -> None:
+    """Five digits, as the table has them."""
+    assert_close(th.as_tensor(values, dtype=th.float64), th.tensor(VP[row], dtype=th.float64), rtol=0, atol=6e-6)
+
+
+def drift(actions: th.Tensor, k: int) -> th.Tensor:
+    """A noise predictor that depends on action and step, and keeps the chain away from the clip."""
+    return 0.9 * actions + 0.1 * th.sin(3.0 * actions + k)
+
+
+def test_vp_betas_are_those_of_diffusion_ql() -> None:
+    assert_close_to_table(vp_betas(K), "beta")
+    assert_close_to_table(1.0 - vp_betas(K), "alpha")
+
+
+def test_the_process_holds_the_products_of_the_alphas() -> None:
+    assert_close_to_table(DiffusionProcess(K).alphas_bar, "alpha_bar")
+
+
+def test_posterior_constants_are_those_of_diffusion_ql() -> None:
+    process = DiffusionProcess(K)
+    assert_close_to_table(process.posterior_stds, "posterior_std")
+    assert_close_to_table(process.start_coefficients, "start")
+    assert_close_to_table(process.noisy_coefficients, "noisy")
+
+
+def test_add_noise_mixes_signal_and_noise_as_the_step_says() -> None:
+    steps = th.arange(K)
+    process = DiffusionProcess(K)
+    assert_close_to_table(process.add_noise(th.ones(K, 1), th.zeros(K, 1), steps).squeeze(1), "signal")
+    assert_close_to_table(process.add_noise(th.zeros(K, 1), th.ones(K, 1), steps).squeeze(1), "noise")
+
+
+def test_add_noise_takes_a_step_of_its_own_for_each_row() -> None:
+    noised = DiffusionProcess(K).add_noise(th.ones(2, 3, 2), th.zeros(2, 3, 2), th.tensor([[0, 1, 2], [3, 4, 0]]))
+    signal = th.tensor(VP["signal"])[th.tensor([[0, 1, 2], [3, 4, 0]])]
+    assert_close(noised, signal.unsqueeze(-1).expand(2, 3, 2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
+def test_the_step_by_step_forward_process_has_the_variance_of_the_direct_one(schedule: str) -> None:
+    betas = NOISE_SCHEDULES[schedule](K)
+    variance = th.zeros((), dtype=th.float64)
+    for k in range(K):  # a_k = sqrt(1 - beta) a_{k-1} + sqrt(beta) eps
+        variance = (1.0 - betas[k]) * variance + betas[k]
+        assert_close(variance.float(), 1.0 - DiffusionProcess(K, schedule).alphas_bar[k], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
+def test_predict_start_undoes_add_noise(schedule: str) -> None:
+    process = DiffusionProcess(K, schedule)
+    actions, noise = th.rand(40, 3) * 2 - 1, th.randn(40, 3)
+    steps = th.arange(40) % K
+    # What is left of the action in the last step of the cosine schedule is a few float32 roundings of the noise.
+    atol = 2e-2 if schedule == "cosine" else 1e-4
+    assert_close(process.predict_start(process.add_noise(actions, noise, steps), noise, steps), actions, rtol=0, atol=atol)
+
+
+def test_predict_start_clips_to_the_actions_there_are() -> None:
+    start = DiffusionProcess(K).predict_start(th.tensor([[9.0, -9.0]]), th.zeros(1, 2), th.tensor([2]))
+    assert_close(start, th.tensor([[1.0, -1.0]]))
+
+
+@pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
+@pytest.mark.parametrize("k", range(1, K))
+def test_posterior_is_what_bayes_rule_gives_on_a_grid(schedule: str, k: int) -> None:
+    betas = NOISE_SCHEDULES[schedule](K)
+    previous = th.cumprod(1.0 - betas, dim=0)[k - 1]
+    start, noisy = 0.37, -0.81
+    grid = th.linspace(-9.0, 9.0, 200_001, dtype=th.float64)  # a_{k-1}
+    log_prior = -((grid - previous.sqrt() * start) ** 2) / (2 * (1.0 - previous))  # q(a_{k-1} | a_0)
+    log_likelihood = -((noisy - (1.0 - betas[k]).sqrt() * grid) ** 2) / (2 * betas[k])  # q(a_k | a_{k-1})
+    posterior = th.softmax(log_prior + log_likelihood, dim=0)
+    mean = (posterior * grid).sum()
+    std = (posterior * (grid - mean) ** 2).sum().sqrt()
+
+    process = DiffusionProcess(K, schedule)
+    assert process.start_coefficients[k] * start + process.noisy_coefficients[k] * noisy == pytest.approx(
+        mean.item(), abs=1e-6
+    )
+    assert process.posterior_stds[k] == pytest.approx(std.item(), abs=1e-6)
+
+
+def test_the_chain_is_the_loop_of_the_paper() -> None:
+    """Ho et al. (2020), Algorithm 2, with the clipped start of Diffusion-QL, written out in float64."""
+    noise = th.randn(K, 6, 2, dtype=th.float64)
+    betas = vp_betas(K)
+    alphas_bar = th.cumprod(1.0 - betas, dim=0)
+    actions = noise[0]
+    for i, k in enumerate((4, 3, 2, 1, 0)):
+        previous = alphas_bar[k - 1] if k > 0 else th.ones((), dtype=th.float64)
+        start = ((actions - (1 - alphas_bar[k]).sqrt() * drift(actions, k)) / alphas_bar[k].sqrt()).clamp(-1, 1)
+        mean = (previous.sqrt() * betas[k] * start + (1 - betas[k]).sqrt() * (1 - previous) * actions) / (1 - alphas_bar[k])
+        std = (betas[k] * (1 - previous) / (1 - alphas_bar[k])).sqrt()
+        actions = mean + std * noise[i + 1] if k > 0 else mean
+    assert_close(DiffusionProcess(K).sample(drift, noise), actions)
+
+
+@pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
+def test_the_chain_agrees_with_diffusers(schedule: str) -> None:
+    scheduler = DDPMScheduler(
+        num_train_timesteps=K,
+        trained_betas=NOISE_SCHEDULES[schedule](K).numpy(),
+        clip_sample=True,
+        variance_type="fixed_small",
+    )
+    scheduler.set_timesteps(K)
+    generator = th.Generator().manual_seed(3)
+    expected = th.randn(32, 4, generator=generator)
+    for k in scheduler.timesteps:
+        expected = scheduler.step(drift(expected, int(k)), int(k), expected, generator=generator).prev_sample
+
+    # The same generator: the start of the chain, then noise for each step but the last.
+    generator.manual_seed(3)
+    noise = th.stack([th.randn(32, 4, generator=generator) for _ in range(K)])
+    assert_close(DiffusionProcess(K, schedule).sample(drift, noise), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_add_noise_agrees_with_diffusers() -> None:
+    scheduler = DDPMScheduler(num_train_timesteps=K, trained_betas=vp_betas(K).numpy())
+    actions, noise, steps = th.rand(20, 3) * 2 - 1, th.randn(20, 3), th.arange(20) % K
+    assert_close(DiffusionProcess(K).add_noise(actions, noise, steps), scheduler.add_noise(actions, noise, steps))
+
+
+def test_a_chain_of_one_step_is_the_predicted_start() -> None:
+    process, noise = DiffusionProcess(1), th.randn(1, 8, 2)
+    expected = process.predict_start(noise[0], drift(noise[0], 0), th.zeros(8, dtype=th.int64))
+    assert_close(process.sample(drift, noise), expected)
+
+
+@pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
+def test_a_perfect_denoiser_of_a_single_action_finds_that_action(schedule: str) -> None:
+    process = DiffusionProcess(K, schedule)
+    action = th.tensor([0.3, -0.7])
+
+    def perfect(noisy: th.Tensor, k: int) -> th.Tensor:
+        alpha_bar = process.alphas_bar[k]
+        return (noisy - alpha_bar.sqrt() * action) / (1.0 - alpha_bar).sqrt()
+
+    assert_close(process.sample(perfect, th.randn(K, 10, 2)), action.expand(10, 2), rtol=0, atol=1e-4)
+
+
+def test_a_perfect_denoiser_of_two_actions_finds_each_as_often_as_it_occurs() -> None:
+    """E[eps | a_k] of a mixture of two points has a closed form; the chain must end at the points, in their shares."""
+    process = DiffusionProcess(50)
+    points, shares = th.tensor([-0.8, 0.6]), th.tensor([0.25, 0.75])
+
+    def perfect(noisy: th.Tensor, k: int) -> th.Tensor:
+        alpha_bar = process.alphas_bar[k]
+        distances = (noisy - alpha_bar.sqrt() * points) ** 2 / (2.0 * (1.0 - alpha_bar))  # (n, 2)
+        start = ((shares.log() - distances).softmax(dim=1) * points).sum(dim=1, keepdim=True)
+        return (noisy - alpha_bar.sqrt() * start) / (1.0 - alpha_bar).sqrt()
+
+    samples = process.sample(perfect, th.randn(50, 4_000, 1)).squeeze(1)
+    distance, nearest = (samples[:, None] - points).abs().min(dim=1)
+    assert (distance < 0.05).float().mean() > 0.98
+    assert (nearest == 1).float().mean().item() == pytest.approx(0.75, abs=0.04)
+
+
+def test_actions_never_leave_the_unit_box() -> None:
+    actions = DiffusionProcess(K).sample(lambda noisy, k: -5.0 * noisy, 3.0 * th.randn(K, 200, 2))
+    assert actions.abs().max() == 1.0
+
+
+def test_without_noise_each_row_is_alone() -> None:
+    """A row of a batch equals, to the bit, the same row alone."""
+    offsets = th.randn(7, 2)
+
+    def chain(rows: th.Tensor) -> th.Tensor:
+        return DiffusionProcess(K).sample(lambda noisy, k: drift(noisy, k) + rows, th.zeros(K, *rows.shape))
+
+    together = chain(offsets)
+    assert all(th.equal(together[i], chain(offsets[i : i + 1])[0]) for i in range(7))
+
+
+def test_every_noise_but_that_of_the_start_enters_scaled_by_its_posterior() -> None:
+    """With nothing predicted and the clip out of reach the chain is linear: the response to each noise is a product."""
+    process = DiffusionProcess(K)
+    quiet = th.zeros(K, K, 1, dtype=th.float64)
+    for row in range(K):
+        quiet[row, row] = 1e-3  # row i of the batch hears only noise i
+    response = process.sample(lambda noisy, k: th.zeros_like(noisy), quiet).squeeze(1) / 1e-3
+    gains = [process.start_coefficients[k] / math.sqrt(VP["alpha_bar"][k]) + process.noisy_coefficients[k] for k in range(K)]
+    # Noise i > 0 is added after step K - i, and passes the steps below it.
+    expected = [math.prod(gains)] + [process.posterior_stds[K - i] * math.prod(gains[: K - i]) for i in range(1, K)]
+    assert_close(response, th.tensor(expected, dtype=th.float64), rtol=1e-3, atol=0)
+
+
+def test_gradients_flow_through_every_step_of_the_chain() -> None:
+    scales = th.full((K,), 0.9, dtype=th.float64, requires_grad=True)
+    process, noise = DiffusionProcess(K), 0.1 * th.randn(K, 4, 2, dtype=th.float64)
+    assert th.autograd.gradcheck(lambda s: process.sample(lambda noisy, k: s[k] * noisy, noise), (scales,))
+    process.sample(lambda noisy, k: scales[k] * noisy, noise).square().sum().backward()
+    assert scales.grad is not None
+    assert (scales.grad.abs() > 1e-6).all()
+
+
+def test_the_start_of_the_chain_is_the_first_noise() -> None:
+    seen = []
+    noise = th.randn(K, 3, 2)
+    DiffusionProcess(K).sample(lambda noisy, k: seen.append((k, noisy)) or th.zeros_like(noisy), noise)
+    assert [k for k, _ in seen] == [4, 3, 2, 1, 0]
+    assert th.equal(seen[0][1], noise[0])
+
+
+def test_linear_betas_are_evenly_spaced() -> None:
+    assert_close(linear_betas(5), th.tensor([1e-4, 0.005075, 0.01005, 0.015025, 0.02], dtype=th.float64))
+
+
+def test_cosine_betas_are_those_of_diffusers() -> None:
+    expected = DDPMScheduler(num_train_timesteps=10, beta_schedule="squaredcos_cap_v2").betas
+    assert_close(cosine_betas(10).float(), expected)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 5, 100])
+@pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
+def test_betas_are_shares_of_noise(schedule: str, n_steps: int) -> None:
+    betas = NOISE_SCHEDULES[schedule](n_steps)
+    assert betas.shape == (n_steps,)
+    assert betas.dtype == th.float64
+    assert ((betas > 0) & (betas < 1)).all()
+
+
+def test_an_unknown_schedule_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"one of \['cosine', 'linear', 'vp'\], got 'sigmoid'"):
+        DiffusionProcess(K, "sigmoid")
+
+
+def test_a_process_needs_a_step() -> None:
+    with pytest.raises(ValueError, match="at least one step, got n_steps=0"):
+        DiffusionProcess(0)
+
+
+def test_no_weight_file_can_change_the_constants() -> None:
+    assert DiffusionProcess(K).state_dict() == {}
