@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_llmdpd.policies import LLMDPDPolicy
@@ -52,13 +53,15 @@ class PromptedActing(OffPolicyAlgorithm):
         :param observation: (*obs_shape) or (n, *obs_shape), environment units.
         :param state: handed back as it came; the policy has no memory.
         :param episode_start: ignored, for the same reason.
-        :param deterministic: True for the chain without noise. The action of a row then depends on that row alone.
+        :param deterministic: True for the chain without noise (with ``n_candidates`` above 1, for the best of always the
+            same candidates). The action of a row then depends on that row alone.
         :param task_text: a sentence for all rows, or a list with one (or None) for each row.
         :param trajectory: an example for all rows (see `Trajectory.of`), or a list with one (or None) for each row.
         :param prompt: instead of the two: a `Prompt` or a list of them. ``Prompt()`` asks for the policy without a prompt.
             With none of the three, the task of `set_task` counts.
         :return: (action_shape) or (n, *action_shape), environment units, and ``state``.
-        :raises ValueError: when there is no prompt at all, or as many prompts as fit neither one nor each row.
+        :raises ValueError: when there is no prompt at all, as many prompts as fit neither one nor each row, or an observation
+            that does not fit the space.
         """
         prompts = as_prompts(task_text, trajectory, prompt)
         return self._act(observation, state, deterministic, self._current_task() if prompts is None else prompts)
@@ -67,10 +70,14 @@ class PromptedActing(OffPolicyAlgorithm):
         """Say once what the task is, so that plain SB3 tools can call `predict`.
 
         The arguments are those of `predict`; with none of them the task is forgotten. Lists hold one entry for each
-        sub-environment.
+        sub-environment. The policy itself (``model.policy.predict``) acts on this task, too.
+
+        :raises ValueError: when a prompt does not fit the model; the task of before then remains.
         """
-        self._task = as_prompts(task_text, trajectory, prompt)
-        self.policy.set_prompts(None if self._task is None else self._encode(self._task))
+        task = as_prompts(task_text, trajectory, prompt)
+        prompts = self._only_task if task is None else task
+        self.policy.set_prompts(None if prompts is None else self.prompter.batch(prompts))
+        self._task = task
 
     @contextmanager
     def using_task(self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None) -> Iterator[Self]:
@@ -108,8 +115,8 @@ class PromptedActing(OffPolicyAlgorithm):
         return self.text_table.texts if self.text_table is not None else ()
 
     def _act(self, observation: Any, state: Any, deterministic: bool, prompts: list[Prompt]) -> Predictions:
-        # The best of several candidates needs several: then only the generator decides whether actions repeat.
-        noise = None if deterministic and self.n_candidates == 1 else self.action_generator
+        check_kind(observation, self.observation_space)
+        noise = None if deterministic else self.action_generator
         actions = self.policy.predict_prompted(
             observation, self._encode(prompts), noise, self.n_candidates, self.candidate_temperature
         )
@@ -125,14 +132,16 @@ class PromptedActing(OffPolicyAlgorithm):
         return task
 
     def _encode(self, prompts: list[Prompt]) -> PromptEncoding:
-        """Encode prompts, unless they are the last ones and nothing was learned since."""
+        """Encode prompts, unless they are the last ones and the encoders are still the same."""
+        # PyTorch counts the changes of a tensor in place; training and loading change all weights of the actor.
+        weights_version = self.policy.actor_target.prompt_encoder.null_text._version
         if self._encoded is not None:
-            known, n_updates, encoding = self._encoded
+            known, known_version, encoding = self._encoded
             same = len(known) == len(prompts) and all(a.is_same(b) for a, b in zip(known, prompts, strict=True))
-            if same and n_updates == self._n_updates:
+            if same and known_version == weights_version:
                 return encoding
         encoding = self.prompter.encode(prompts)
-        self._encoded = (prompts, self._n_updates, encoding)
+        self._encoded = (prompts, weights_version, encoding)
         return encoding
 
 
@@ -188,3 +197,21 @@ def as_prompts(task_text: TaskText, trajectory: Examples, prompt: PromptLike) ->
     texts = texts * n if len(texts) == 1 else texts
     examples = examples * n if len(examples) == 1 else examples
     return [Prompt(text, example) for text, example in zip(texts, examples, strict=True)]
+
+
+def check_kind(observation: Any, space: spaces.Space[Any]) -> None:
+    """Refuse what is not even the kind of thing that the space holds; shapes are checked behind.
+
+    :param observation: what `predict` was given.
+    :param space: the model's.
+    :raises ValueError: on a tuple, on an array for a dict or a dict for an array, on other keys.
+    """
+    if isinstance(observation, tuple):
+        raise ValueError(
+            "the observation is a tuple: Gymnasium's env.reset() gives (observation, info); pass the observation alone"
+        )
+    keys = sorted(space.spaces) if isinstance(space, spaces.Dict) else None
+    given = sorted(observation) if isinstance(observation, dict) else None
+    if given != keys:
+        wanted, got = ("an array" if names is None else f"a dict with the keys {names}" for names in (keys, given))
+        raise ValueError(f"the observation must be {wanted}, got {got}")

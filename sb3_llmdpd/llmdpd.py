@@ -306,6 +306,7 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
         texts = next(iter(tasks.values())) if len(tasks) == 1 and self.text_table is not None else ()
         # A model of one task needs no prompt to act.
         self._only_task = None if len(tasks) > 1 else [Prompt(text=texts[0] if texts else None)]
+        self.set_task(prompt=self._task)
 
     # Training -----------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from sb3_llmdpd.actor import PromptedDiffusionActor
 from sb3_llmdpd.critic import PromptedCritic, choose
 from sb3_llmdpd.networks.activations import Mish
 from sb3_llmdpd.networks.features import features_extractor_named, is_fixed_function
-from sb3_llmdpd.type_aliases import PromptEncoding, TensorObs
+from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
 CONDITIONINGS = ("concat", "cross_attention")
 
@@ -130,7 +130,7 @@ class LLMDPDPolicy(BasePolicy):
         )
         self.prompt_window = prompt_window
         self.text_dim = text_dim
-        self._prompts: PromptEncoding | None = None
+        self._prompts: PromptBatch | None = None
         self._build(lr_schedule, critic_lr_schedule or lr_schedule)
 
     def _build(self, lr_schedule: Schedule, critic_lr_schedule: Schedule) -> None:
@@ -198,10 +198,10 @@ class LLMDPDPolicy(BasePolicy):
         self.critic.set_training_mode(mode)
         self.training = mode
 
-    def set_prompts(self, prompts: PromptEncoding | None) -> None:
+    def set_prompts(self, prompts: PromptBatch | None) -> None:
         """What `_predict`, and so SB3's own code, conditions on: one prompt for all rows, or one per row.
 
-        :param prompts: encoded by the EMA actor, or None to have none.
+        :param prompts: not encoded yet, since the encoders may go on learning; None to have none.
         """
         self._prompts = prompts
 
@@ -219,41 +219,48 @@ class LLMDPDPolicy(BasePolicy):
         :param observation: (*obs_shape), or (n, *obs_shape), environment units.
         :param prompts: one for all rows, or one per row, encoded by the EMA actor.
         :param noise: where the chain's noise comes from; None for the deterministic action of each row.
-        :param n_candidates: actions drawn per row, of which the critic picks one; needs ``noise`` when above 1.
+        :param n_candidates: actions drawn per row, of which the critic picks one.
         :param candidate_temperature: 0 picks the best; above, one is drawn from the softmax of the values, standardised
-            over the candidates, divided by it.
+            over the candidates, divided by it. Without ``noise`` it is always the best.
         :return: (action_shape) or (n, *action_shape), environment units.
         :raises ValueError: when there are neither one prompt nor one per row.
         """
         tensor, vectorized = self.obs_to_tensor(observation)
-        n_rows = len(next(iter(tensor.values()))) if isinstance(tensor, dict) else len(tensor)
         n_prompts = len(prompts.vectors)
-        if n_prompts not in (1, n_rows):
-            raise ValueError(f"Got {n_prompts} prompts for {n_rows} observations: pass one prompt, or one per observation.")
+        n_rows = _count_rows(tensor, n_prompts)
         actor = self.actor_target
         features = actor.encode_observations(tensor).unflatten(0, (n_prompts, -1))  # (M, N, F)
         features = features.repeat_interleave(n_candidates, dim=1)  # (M, N * C, F)
         shape = (actor.diffusion.n_steps, *features.shape[:2], actor.denoiser.action_dim)
         if noise is None:
-            chain_noise = th.zeros(shape, device=self.device)
+            chain_noise = self._fixed_noise(n_candidates).repeat(1, n_rows, 1).view(shape)
         else:
             chain_noise = th.randn(shape, generator=noise, device=self.device)
         actions = actor.sample(actor.condition(features, prompts), chain_noise)
         if n_candidates > 1:
             values = self.critic_target(features, prompts, actions).min(dim=0).values
-            actions = choose(actions, values, n_candidates, candidate_temperature, noise)
+            actions = choose(actions, values, n_candidates, candidate_temperature if noise is not None else 0.0, noise)
         scaled = actions.reshape(-1, *self.action_space.shape).cpu().numpy()
         unscaled = self.unscale_action(scaled).astype(self.action_space.dtype)
         return unscaled if vectorized else unscaled[0]
 
+    def _fixed_noise(self, n_candidates: int) -> th.Tensor:
+        """The same noise for every row, (K, C, action_dim): none for its first candidate, a draw of old for the others."""
+        size = (self.actor_target.diffusion.n_steps, n_candidates, self.actor_target.denoiser.action_dim)
+        noise = th.randn(size, generator=th.Generator().manual_seed(0))
+        noise[:, 0] = 0.0
+        return noise.to(self.device)
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self._prompts is None:
             raise ValueError("the policy has no prompt: use model.predict(..., task_text=...), or model.set_task(...) first")
-        rows = len(next(iter(observation.values()))) if isinstance(observation, dict) else len(observation)
-        n_prompts = len(self._prompts.vectors)
-        shape = (self.actor_target.diffusion.n_steps, n_prompts, rows // n_prompts, self.actor.denoiser.action_dim)
+        n_prompts = len(self._prompts.has_text)
+        n_rows = _count_rows(observation, n_prompts)
+        actor = self.actor_target
+        shape = (actor.diffusion.n_steps, n_prompts, n_rows // n_prompts, actor.denoiser.action_dim)
         noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
-        return self.actor_target(observation, self._prompts, noise).reshape(rows, *self.action_space.shape)
+        actions = actor(observation, actor.encode_prompts(self._prompts), noise)
+        return actions.reshape(n_rows, *self.action_space.shape)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**self._init_kwargs, "lr_schedule": self._dummy_schedule}
@@ -272,3 +279,10 @@ class MultiInputPolicy(LLMDPDPolicy):
 
 
 MlpPolicy = LLMDPDPolicy
+
+
+def _count_rows(observations: TensorObs, n_prompts: int) -> int:
+    n_rows = len(next(iter(observations.values()))) if isinstance(observations, dict) else len(observations)
+    if n_prompts not in (1, n_rows):
+        raise ValueError(f"Got {n_prompts} prompts for {n_rows} observations: pass one prompt, or one per observation.")
+    return n_rows

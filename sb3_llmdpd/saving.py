@@ -61,9 +61,11 @@ class SavedWithoutPickle(OffPolicyAlgorithm):
         """Train on other data from now on; see `LLMDPD.set_dataset`."""
         raise NotImplementedError
 
-    def save(
-        self, path: FileLike, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
-    ) -> None:
+    def set_task(self) -> None:
+        """Forget the task; see `LLMDPD.set_task`."""
+        raise NotImplementedError
+
+    def save(self, path: FileLike, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """Write the model with all that acting and going on with the training need; the data set stays outside.
 
         :param path: a path (``.zip`` is added where there is no suffix), or a binary file open for writing. A file is
@@ -101,6 +103,10 @@ class SavedWithoutPickle(OffPolicyAlgorithm):
             state = _optimizer(self.policy, name).state_dict()
             saved.data["optimizers"][name], saved.tensors[name] = checkpoint.optimizer_to_parts(state)
         checkpoint.write(saved, path)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        """What SB3's `get_parameters` and `set_parameters` speak of."""
+        return ["policy", *OPTIMIZERS], []
 
     @classmethod
     def load(  # type: ignore[override]  # the arguments that make sense here
@@ -162,6 +168,7 @@ class SavedWithoutPickle(OffPolicyAlgorithm):
             setattr(model, name, value)
         if data["only_task"] is not None:
             model._only_task = [Prompt(text=text) for text in data["only_task"]]
+            model.set_task()
         if dataset is not None:
             buffer = model.set_dataset(dataset)
             if data["buffer_generator"] is not None:
