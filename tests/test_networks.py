@@ -1,0 +1,308 @@
+"""The networks without a policy around them, each against torch's own layers or a computation by hand."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from sb3_llmdpd.networks.activations import Mish
+from sb3_llmdpd.networks.attention import TrajectoryAttention
+from sb3_llmdpd.networks.denoiser import Denoiser, sinusoidal_embedding
+from sb3_llmdpd.networks.features import MetaWorldRelativeExtractor, features_extractor_named, is_fixed_function
+from sb3_llmdpd.networks.normaliser import Normaliser
+from sb3_llmdpd.networks.q_ensemble import EnsembleLinear, QEnsemble
+
+# Mish ----------------------------------------------------------------------------------------------------------------
+
+EVERYWHERE = th.cat([th.linspace(-12.0, 12.0, 501), th.tensor([-1e4, -100.0, -50.0, 50.0, 100.0, 1e4])])
+
+
+def test_mish_is_torchs_mish() -> None:
+    assert_close(Mish()(EVERYWHERE), F.mish(EVERYWHERE), rtol=2e-6, atol=1e-7)
+
+
+def test_the_gradient_of_mish_is_torchs() -> None:
+    x, y = EVERYWHERE.clone().requires_grad_(), EVERYWHERE.clone().requires_grad_()
+    weights = th.randn(len(x))
+    (Mish()(x) * weights).sum().backward()
+    (F.mish(y) * weights).sum().backward()
+    assert_close(x.grad, y.grad, rtol=2e-6, atol=2e-6)
+
+
+def test_first_and_second_derivative_of_mish_are_those_of_finite_differences() -> None:
+    x = th.linspace(-6.0, 6.0, 25, dtype=th.float64, requires_grad=True)
+    assert th.autograd.gradcheck(Mish(), (x,))
+    assert th.autograd.gradgradcheck(Mish(), (x,))
+
+
+# Denoiser ------------------------------------------------------------------------------------------------------------
+
+M, N, ACTION, FEATURE, PROMPT, WIDTH = 3, 4, 2, 5, 6, 8
+
+
+def make_denoiser(layer_norm: bool = False) -> Denoiser:
+    return Denoiser(ACTION, FEATURE, PROMPT, n_steps=5, net_arch=[WIDTH, 7], activation_fn=Mish, layer_norm=layer_norm)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_the_denoiser_is_a_perceptron_on_the_concatenation_of_its_inputs(layer_norm: bool) -> None:
+    denoiser = make_denoiser(layer_norm)
+    actions, features, prompts = th.randn(M, N, ACTION), th.randn(M, N, FEATURE), th.randn(M, PROMPT)
+    steps = th.randint(5, (M, N))
+
+    parts = (denoiser.from_state, denoiser.from_prompt, denoiser.from_action)
+    weight = th.cat([part.weight for part in parts], dim=1)  # (WIDTH, FEATURE + PROMPT + ACTION)
+    inputs = th.cat([features, prompts[:, None].expand(M, N, PROMPT), actions], dim=-1)
+    step_share = th.stack([denoiser.from_step(denoiser.step_table[k]) for k in steps.flatten()]).view(M, N, WIDTH)
+    hidden = F.linear(inputs, weight, denoiser.from_state.bias) + step_share
+    layers = [layer for layer in denoiser.trunk if isinstance(layer, nn.Linear)]
+    norms = [layer for layer in denoiser.trunk if isinstance(layer, nn.LayerNorm)]
+    for i, layer in enumerate(layers):
+        hidden = layer(F.mish(norms[i](hidden) if layer_norm else hidden))
+
+    predicted = denoiser(actions, denoiser.step_embeddings()[steps], denoiser.condition(features, prompts))
+    assert_close(predicted, hidden)
+
+
+def test_one_step_for_all_rows_is_the_same_as_that_step_in_each() -> None:
+    denoiser = make_denoiser()
+    actions = th.randn(M, N, ACTION)
+    condition = denoiser.condition(th.randn(M, N, FEATURE), th.randn(M, PROMPT))
+    steps = denoiser.step_embeddings()
+    assert_close(denoiser(actions, steps[3], condition), denoiser(actions, steps[th.full((M, N), 3)], condition))
+
+
+def test_the_denoiser_tells_the_steps_apart() -> None:
+    denoiser = make_denoiser()
+    actions, condition = th.randn(1, 1, ACTION), th.zeros(1, 1, WIDTH)
+    predicted = th.cat([denoiser(actions, embedding, condition)[0] for embedding in denoiser.step_embeddings()])
+    assert th.pdist(predicted).min() > 1e-3
+
+
+def test_a_prompt_reaches_its_own_rows_only() -> None:
+    denoiser = make_denoiser()
+    features, prompts = th.randn(M, N, FEATURE), th.randn(M, PROMPT, requires_grad=True)
+    denoiser(th.randn(M, N, ACTION), denoiser.step_embeddings()[0], denoiser.condition(features, prompts))[1].sum().backward()
+    assert prompts.grad is not None
+    assert prompts.grad.abs().sum(dim=1).ne(0).tolist() == [False, True, False]
+
+
+def test_the_step_embedding_is_that_of_vaswani() -> None:
+    # Frequencies from 1 to 1 / 10000, evenly spaced in their logarithm: 1, 1 / 100, 1 / 10000.
+    expected = [np.sin(3.0), np.sin(3e-2), np.sin(3e-4), np.cos(3.0), np.cos(3e-2), np.cos(3e-4)]
+    assert_close(sinusoidal_embedding(4, 6)[3], th.tensor(expected, dtype=th.float32))
+
+
+def test_the_table_of_step_embeddings_is_no_weight() -> None:
+    assert "step_table" not in make_denoiser().state_dict()
+
+
+# Q ensemble ----------------------------------------------------------------------------------------------------------
+
+
+def make_ensemble(n_critics: int = 3, layer_norm: bool = False) -> QEnsemble:
+    return QEnsemble(ACTION, FEATURE, PROMPT, n_critics, net_arch=[WIDTH, 7], activation_fn=Mish, layer_norm=layer_norm)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_each_member_is_a_perceptron_of_its_own(layer_norm: bool) -> None:
+    ensemble = make_ensemble(layer_norm=layer_norm)
+    features, prompts, actions = th.randn(M, N, FEATURE), th.randn(M, PROMPT), th.randn(M, N, ACTION)
+    inputs = th.cat([features, prompts[:, None].expand(M, N, PROMPT), actions], dim=-1)
+    parts = (ensemble.from_state, ensemble.from_prompt, ensemble.from_action)
+    weight = th.cat([part.weight for part in parts], dim=1)
+    expected = []
+    for j in range(3):
+        own = slice(j * WIDTH, (j + 1) * WIDTH)
+        hidden = F.linear(inputs, weight[own], ensemble.from_state.bias[own])
+        for layer in ensemble.trunk:
+            if isinstance(layer, EnsembleLinear):
+                hidden = F.mish(F.layer_norm(hidden, hidden.shape[-1:]) if layer_norm else hidden)
+                hidden = F.linear(hidden, layer.weight[j].T, layer.bias[j, 0])
+        expected.append(hidden.squeeze(-1))
+    assert_close(ensemble(features, prompts, actions), th.stack(expected))
+
+
+def test_the_value_of_one_member_moves_no_weight_of_another() -> None:
+    ensemble = make_ensemble()
+    ensemble(th.randn(M, N, FEATURE), th.randn(M, PROMPT), th.randn(M, N, ACTION))[1].sum().backward()
+    touched = {}
+    for name, parameter in ensemble.named_parameters():
+        assert parameter.grad is not None
+        by_member = parameter.grad.view(3, -1).abs().sum(dim=1)  # members lie one after the other in every first axis
+        touched[name] = by_member.ne(0).tolist()
+    assert all(members == [False, True, False] for members in touched.values()), touched
+
+
+def test_members_start_at_different_values() -> None:
+    values = make_ensemble()(th.randn(1, 1, FEATURE), th.randn(1, PROMPT), th.randn(1, 1, ACTION)).flatten()
+    assert th.pdist(values[:, None]).min() > 1e-3
+
+
+def test_a_layer_of_the_ensemble_starts_as_wide_as_torchs_linear() -> None:
+    layer = EnsembleLinear(2, 100, 300)
+    assert layer.weight.abs().max().item() == pytest.approx(0.1, rel=1e-3)
+    assert layer.weight.std().item() == pytest.approx(nn.Linear(100, 300).weight.std().item(), rel=0.02)
+
+
+def test_values_stand_prompt_after_prompt() -> None:
+    """Row n of prompt m is the value of that pair, computed alone."""
+    ensemble = make_ensemble()
+    features, prompts, actions = th.randn(M, N, FEATURE), th.randn(M, PROMPT), th.randn(M, N, ACTION)
+    values = ensemble(features, prompts, actions)
+    for m, n in ((0, 0), (1, 3), (2, 1)):
+        alone = ensemble(features[m : m + 1, n : n + 1], prompts[m : m + 1], actions[m : m + 1, n : n + 1])
+        assert_close(values[:, m, n], alone[:, 0, 0])
+
+
+# Attention -----------------------------------------------------------------------------------------------------------
+
+TOKEN, L = 8, 6
+
+
+def make_attention() -> TrajectoryAttention:
+    attention = TrajectoryAttention(FEATURE, TOKEN, n_heads=2)
+    nn.init.normal_(attention.null)
+    return attention
+
+
+def test_attention_is_torchs_multi_head_attention() -> None:
+    attention = make_attention()
+    reference = nn.MultiheadAttention(TOKEN, 2, batch_first=True)
+    features, tokens = th.randn(M, N, FEATURE), th.randn(M, L, TOKEN)
+    with th.no_grad():
+        reference.in_proj_weight.copy_(th.cat([th.eye(TOKEN), attention.key_value.weight]))
+        reference.in_proj_bias.copy_(th.cat([th.zeros(TOKEN), attention.key_value.bias]))
+        reference.out_proj.load_state_dict(attention.output.state_dict())
+    expected, _ = reference(attention.query(features), tokens, tokens)
+    assert_close(attention(features, tokens, th.ones(M, dtype=th.bool)), expected)
+
+
+def test_where_there_is_no_example_attention_gives_the_learned_null() -> None:
+    attention = make_attention()
+    context = attention(th.randn(M, N, FEATURE), th.randn(M, L, TOKEN), th.tensor([True, False, True]))
+    assert th.equal(context[1], attention.null.expand(N, TOKEN))
+    assert not th.isclose(context[0], attention.null).any()
+
+
+def test_the_null_of_the_attention_learns_only_where_it_is_used() -> None:
+    attention = make_attention()
+    context = attention(th.randn(M, N, FEATURE), th.randn(M, L, TOKEN), th.tensor([True, False, True]))
+    used, unused = (th.autograd.grad(context[m].sum(), attention.null, retain_graph=True)[0] for m in (1, 0))
+    assert_close(used, th.full((TOKEN,), float(N)))
+    assert_close(unused, th.zeros(TOKEN))
+
+
+def test_a_state_attends_to_the_example_of_its_own_prompt() -> None:
+    attention = make_attention()
+    tokens = th.randn(M, L, TOKEN, requires_grad=True)
+    attention(th.randn(M, N, FEATURE), tokens, th.ones(M, dtype=th.bool))[2].sum().backward()
+    assert tokens.grad is not None
+    assert tokens.grad.flatten(1).abs().sum(dim=1).ne(0).tolist() == [False, False, True]
+
+
+# Normaliser ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unfitted_normaliser_does_nothing() -> None:
+    x = th.randn(10, 3)
+    assert th.equal(Normaliser(3)(x), x)
+
+
+def test_fitted_data_have_mean_zero_and_deviation_one() -> None:
+    data = th.randn(500, 3, dtype=th.float64) * th.tensor([0.01, 1.0, 50.0]) + th.tensor([100.0, 0.0, -3.0])
+    normaliser = Normaliser(3)
+    normaliser.fit(data)
+    standardised = normaliser(data)
+    assert_close(standardised.mean(dim=0), th.zeros(3, dtype=th.float64), rtol=0, atol=1e-3)
+    assert_close(standardised.std(dim=0, correction=0), th.ones(3, dtype=th.float64), rtol=0, atol=1e-4)
+
+
+def test_statistics_survive_a_mean_that_dwarfs_the_deviation() -> None:
+    """In float32 the sum of a million numbers near 1000 would already lose the third digit of the deviation."""
+    data = 1000.0 + 0.01 * th.randn(200_000, 1)
+    normaliser = Normaliser(1)
+    normaliser.fit(data)
+    assert normaliser.scale.item() == pytest.approx(data.numpy().astype(np.float64).std(), rel=1e-4)
+
+
+def test_what_never_varied_is_centred_but_not_scaled() -> None:
+    normaliser = Normaliser(2)
+    normaliser.fit(th.tensor([[0.1, 1.0], [0.1, 3.0], [0.1, 5.0]]))
+    assert_close(normaliser(th.tensor([[0.6, 3.0]])), th.tensor([[0.5, 0.0]]))
+
+
+def test_far_out_values_are_clipped_at_ten_deviations() -> None:
+    normaliser = Normaliser(1)
+    normaliser.fit(th.tensor([[-1.0], [1.0]]))
+    assert_close(normaliser(th.tensor([[-1e6], [9.5], [30.0]])), th.tensor([[-10.0], [9.5], [10.0]]))
+
+
+def test_statistics_are_in_the_state_dict() -> None:
+    fitted, loaded = Normaliser(2), Normaliser(2)
+    fitted.fit(th.tensor([[0.0, 1.0], [4.0, 7.0]]))
+    loaded.load_state_dict(fitted.state_dict())
+    assert_close(loaded.mean, th.tensor([2.0, 4.0]))
+    assert_close(loaded.scale, th.tensor([2.0, 3.0]))
+
+
+# Features extractors ---------------------------------------------------------------------------------------------------
+
+METAWORLD = spaces.Box(-np.inf, np.inf, (39,), np.float32)
+
+
+def test_metaworld_relative_writes_out_the_geometry() -> None:
+    observation = th.zeros(1, 39)
+    observation[0, 0:3] = th.tensor([0.1, 0.2, 0.3])  # hand
+    observation[0, 4:7] = th.tensor([0.5, 0.5, 0.5])  # object
+    observation[0, 11:14] = th.tensor([1.0, 2.0, 3.0])  # other object
+    observation[0, 18:21] = th.tensor([0.0, 0.2, 0.4])  # hand, one step earlier
+    observation[0, 22:25] = th.tensor([0.5, 0.4, 0.5])  # object, one step earlier
+    observation[0, 36:39] = th.tensor([-1.0, 0.0, 1.0])  # goal
+    features = MetaWorldRelativeExtractor(METAWORLD)(observation)
+    assert th.equal(features[:, :39], observation)
+    relations = [
+        [0.4, 0.3, 0.2],  # object - hand
+        [-1.1, -0.2, 0.7],  # goal - hand
+        [-1.5, -0.5, 0.5],  # goal - object
+        [0.9, 1.8, 2.7],  # other object - hand
+        [0.1, 0.0, -0.1],  # the hand's last displacement
+        [0.0, 0.1, 0.0],  # the object's
+    ]
+    assert_close(features[0, 39:].view(6, 3), th.tensor(relations))
+
+
+def test_metaworld_relative_announces_the_features_it_gives() -> None:
+    extractor = MetaWorldRelativeExtractor(METAWORLD)
+    assert extractor(th.zeros(2, 39)).shape == (2, extractor.features_dim)
+
+
+def test_metaworld_relative_refuses_other_spaces() -> None:
+    with pytest.raises(ValueError, match=r"Box of shape \(39,\); got Box\(.*\(38,\)"):
+        MetaWorldRelativeExtractor(spaces.Box(-1.0, 1.0, (38,)))
+
+
+def test_names_stand_for_features_extractors() -> None:
+    names = ("flatten", "combined", "nature_cnn", "metaworld_relative")
+    classes = [features_extractor_named(name) for name in names]
+    assert classes == [FlattenExtractor, CombinedExtractor, NatureCNN, MetaWorldRelativeExtractor]
+
+
+def test_a_features_extractor_class_stands_for_itself() -> None:
+    assert features_extractor_named(FlattenExtractor) is FlattenExtractor
+
+
+def test_an_unknown_features_extractor_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"'combined', 'flatten', 'metaworld_relative', 'nature_cnn'\], got 'flat'"):
+        features_extractor_named("flat")
+
+
+def test_only_extractors_without_weights_are_fixed_functions() -> None:
+    image = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    assert is_fixed_function(FlattenExtractor(image))
+    assert is_fixed_function(MetaWorldRelativeExtractor(METAWORLD))
+    assert not is_fixed_function(NatureCNN(image))

@@ -1,0 +1,143 @@
+"""From prompts to vectors: learned nulls for what is absent, and one encoding for each prompt."""
+
+import pytest
+import torch as th
+from torch.testing import assert_close
+
+from sb3_llmdpd.prompts.prompt_encoder import PromptEncoder
+from sb3_llmdpd.prompts.trajectory_encoder import TrajectoryEncoder
+from sb3_llmdpd.type_aliases import PromptBatch
+
+M, L, TEXT, FEATURE, ACTION = 4, 5, 7, 3, 2
+TEXT_EMBEDDING, TRAJECTORY_EMBEDDING, TOKEN = 6, 8, 12
+
+HAS_TEXT = th.tensor([True, True, False, False])
+HAS_TRAJECTORY = th.tensor([True, False, True, False])
+
+
+def make_encoder(text_dim: int = TEXT) -> PromptEncoder:
+    return PromptEncoder(text_dim, FEATURE, ACTION, L, TEXT_EMBEDDING, TRAJECTORY_EMBEDDING, TOKEN, n_layers=1, n_heads=2)
+
+
+def make_prompts(text_dim: int = TEXT) -> PromptBatch:
+    """Four prompts: with both, text only, trajectory only, neither."""
+    return PromptBatch(th.randn(M, text_dim), HAS_TEXT, th.randn(M * L, FEATURE), th.randn(M, L, ACTION), HAS_TRAJECTORY)
+
+
+def features_of(prompts: PromptBatch) -> th.Tensor:
+    assert isinstance(prompts.observations, th.Tensor)
+    return prompts.observations.view(M, L, FEATURE)
+
+
+def test_the_null_text_stands_where_there_is_no_text() -> None:
+    encoder, prompts = make_encoder(), make_prompts()
+    text = encoder(prompts, features_of(prompts)).vectors[:, :TEXT_EMBEDDING]
+    assert th.equal(text[2:], encoder.null_text.expand(2, -1))
+    assert_close(text[:2], encoder.text(prompts.text_vectors[:2]))
+
+
+def test_the_null_trajectory_stands_where_there_is_no_trajectory() -> None:
+    encoder, prompts = make_encoder(), make_prompts()
+    encoded = encoder(prompts, features_of(prompts))
+    trajectory = encoded.vectors[:, TEXT_EMBEDDING:]
+    assert th.equal(trajectory[[1, 3]], encoder.null_trajectory.expand(2, -1))
+    assert_close(trajectory[[0, 2]], encoder.pool(encoded.tokens.mean(dim=1))[[0, 2]])
+
+
+def test_what_an_absent_part_holds_changes_nothing() -> None:
+    encoder, prompts = make_encoder(), make_prompts()
+    before = encoder(prompts, features_of(prompts)).vectors
+    text_vectors, actions, features = prompts.text_vectors.clone(), prompts.actions.clone(), features_of(prompts).clone()
+    text_vectors[~HAS_TEXT] = 1e3
+    actions[~HAS_TRAJECTORY] = 1e3
+    features[~HAS_TRAJECTORY] = 1e3
+    after = encoder(prompts._replace(text_vectors=text_vectors, actions=actions), features).vectors
+    assert th.equal(before, after)
+
+
+def test_each_prompt_is_encoded_apart_from_the_others() -> None:
+    encoder, prompts = make_encoder(), make_prompts()
+    together = encoder(prompts, features_of(prompts))
+    for m in range(M):
+        own = slice(m, m + 1)
+        alone = PromptBatch(
+            prompts.text_vectors[own], HAS_TEXT[own], features_of(prompts)[m], prompts.actions[own], HAS_TRAJECTORY[own]
+        )
+        encoded = encoder(alone, features_of(prompts)[own])
+        assert_close(encoded.vectors[0], together.vectors[m])
+        assert_close(encoded.tokens[0], together.tokens[m])
+
+
+def test_a_null_learns_only_from_the_prompts_that_use_it() -> None:
+    encoder, prompts = make_encoder(), make_prompts()
+    vectors = encoder(prompts, features_of(prompts)).vectors
+    by_prompt = [
+        th.autograd.grad(row.sum(), (encoder.null_text, encoder.null_trajectory), retain_graph=True) for row in vectors
+    ]
+    assert [bool(text.any()) for text, _ in by_prompt] == (~HAS_TEXT).tolist()
+    assert [bool(trajectory.any()) for _, trajectory in by_prompt] == (~HAS_TRAJECTORY).tolist()
+
+
+def test_the_encoders_learn_only_from_the_prompts_that_have_something_to_read() -> None:
+    encoder, prompts = make_encoder(), make_prompts()
+    vectors = encoder(prompts, features_of(prompts)).vectors
+    weights = (encoder.text[0].weight, encoder.trajectory.embed.weight)
+    probe = th.randn(vectors.shape[1])  # a plain sum would vanish behind the layer norm
+    by_prompt = [th.autograd.grad((row * probe).sum(), weights, retain_graph=True) for row in vectors]
+    assert [bool(text.any()) for text, _ in by_prompt] == HAS_TEXT.tolist()
+    assert [bool(trajectory.any()) for _, trajectory in by_prompt] == HAS_TRAJECTORY.tolist()
+
+
+def test_dropped_prompts_are_encoded_as_absent_ones() -> None:
+    encoder, prompts = make_encoder(), make_prompts()
+    dropped = prompts.dropped(th.tensor([True, False, False, False]), th.tensor([False, False, True, False]))
+    assert dropped.has_text.tolist() == [False, True, False, False]
+    assert dropped.has_trajectory.tolist() == [True, False, False, False]
+    vectors = encoder(dropped, features_of(dropped)).vectors
+    assert th.equal(vectors[0, :TEXT_EMBEDDING], encoder.null_text)
+    assert th.equal(vectors[2, TEXT_EMBEDDING:], encoder.null_trajectory)
+
+
+def test_dropping_leaves_the_prompts_as_they_were() -> None:
+    prompts = make_prompts()
+    prompts.dropped(th.ones(M, dtype=th.bool), th.ones(M, dtype=th.bool))
+    assert prompts.has_text.tolist() == [True, True, False, False]
+
+
+def test_a_model_without_text_gives_every_prompt_the_null_text() -> None:
+    encoder, prompts = make_encoder(text_dim=0), make_prompts(text_dim=0)
+    vectors = encoder(prompts._replace(has_text=th.zeros(M, dtype=th.bool)), features_of(prompts)).vectors
+    assert th.equal(vectors[:, :TEXT_EMBEDDING], encoder.null_text.expand(M, -1))
+
+
+def test_texts_and_trajectories_weigh_the_same() -> None:
+    """Both parts end in a layer norm: inputs a thousand times as large do not make a part outweigh the other."""
+    encoder, prompts = make_encoder(), make_prompts()
+    large = prompts._replace(text_vectors=1e3 * prompts.text_vectors)
+    vectors = encoder(large, 1e3 * features_of(prompts)).vectors[0]
+    assert vectors[:TEXT_EMBEDDING].square().mean().item() == pytest.approx(1.0, abs=1e-3)
+    assert vectors[TEXT_EMBEDDING:].square().mean().item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_order_of_an_examples_steps_matters() -> None:
+    encoder = TrajectoryEncoder(FEATURE, ACTION, L, TOKEN, n_layers=1, n_heads=2)
+    features, actions = th.randn(1, L, FEATURE), th.randn(1, L, ACTION)
+    forwards, backwards = encoder(features, actions), encoder(features.flip(1), actions.flip(1))
+    assert (forwards.mean(dim=1) - backwards.mean(dim=1)).abs().max() > 1e-4
+
+
+def test_the_trajectory_encoder_reads_actions_and_states_of_every_step() -> None:
+    encoder = TrajectoryEncoder(FEATURE, ACTION, L, TOKEN, n_layers=1, n_heads=2)
+    features, actions = th.randn(1, L, FEATURE, requires_grad=True), th.randn(1, L, ACTION, requires_grad=True)
+    (encoder(features, actions).mean(dim=1) * th.randn(TOKEN)).sum().backward()
+    assert features.grad is not None
+    assert actions.grad is not None
+    assert (features.grad.abs().sum(dim=2) > 1e-5).all()
+    assert (actions.grad.abs().sum(dim=2) > 1e-5).all()
+
+
+def test_every_token_has_seen_every_step() -> None:
+    encoder = TrajectoryEncoder(FEATURE, ACTION, L, TOKEN, n_layers=1, n_heads=2)
+    features, actions = th.randn(1, L, FEATURE, requires_grad=True), th.randn(1, L, ACTION)
+    (first,) = th.autograd.grad((encoder(features, actions)[0, 0] * th.randn(TOKEN)).sum(), features)
+    assert (first.abs().sum(dim=2) > 1e-6).all()
