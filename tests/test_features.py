@@ -1,0 +1,113 @@
+"""What networks read: features of observations, standardised with statistics of the training data."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from torch.testing import assert_close
+
+from sb3_llmdpd.networks.features import MetaWorldRelativeExtractor, features_extractor_named, is_fixed_function
+from sb3_llmdpd.networks.normaliser import Normaliser
+
+# Normaliser ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unfitted_normaliser_does_nothing() -> None:
+    x = th.randn(10, 3)
+    assert th.equal(Normaliser(3)(x), x)
+
+
+def test_fitted_data_have_mean_zero_and_deviation_one() -> None:
+    data = th.randn(500, 3, dtype=th.float64) * th.tensor([0.01, 1.0, 50.0]) + th.tensor([100.0, 0.0, -3.0])
+    normaliser = Normaliser(3)
+    normaliser.fit(data)
+    standardised = normaliser(data)
+    assert_close(standardised.mean(dim=0), th.zeros(3, dtype=th.float64), rtol=0, atol=1e-3)
+    assert_close(standardised.std(dim=0, correction=0), th.ones(3, dtype=th.float64), rtol=0, atol=1e-4)
+
+
+def test_statistics_survive_a_mean_that_dwarfs_the_deviation() -> None:
+    """In float32 the sum of a million numbers near 1000 would already lose the third digit of the deviation."""
+    data = 1000.0 + 0.01 * th.randn(200_000, 1)
+    normaliser = Normaliser(1)
+    normaliser.fit(data)
+    assert normaliser.scale.item() == pytest.approx(data.numpy().astype(np.float64).std(), rel=1e-4)
+
+
+def test_what_never_varied_is_centred_but_not_scaled() -> None:
+    normaliser = Normaliser(2)
+    normaliser.fit(th.tensor([[0.1, 1.0], [0.1, 3.0], [0.1, 5.0]]))
+    assert_close(normaliser(th.tensor([[0.6, 3.0]])), th.tensor([[0.5, 0.0]]))
+
+
+def test_far_out_values_are_clipped_at_ten_deviations() -> None:
+    normaliser = Normaliser(1)
+    normaliser.fit(th.tensor([[-1.0], [1.0]]))
+    assert_close(normaliser(th.tensor([[-1e6], [9.5], [30.0]])), th.tensor([[-10.0], [9.5], [10.0]]))
+
+
+def test_statistics_are_in_the_state_dict() -> None:
+    fitted, loaded = Normaliser(2), Normaliser(2)
+    fitted.fit(th.tensor([[0.0, 1.0], [4.0, 7.0]]))
+    loaded.load_state_dict(fitted.state_dict())
+    assert_close(loaded.mean, th.tensor([2.0, 4.0]))
+    assert_close(loaded.scale, th.tensor([2.0, 3.0]))
+
+
+# Features extractors ---------------------------------------------------------------------------------------------------
+
+METAWORLD = spaces.Box(-np.inf, np.inf, (39,), np.float32)
+
+
+def test_metaworld_relative_writes_out_the_geometry() -> None:
+    observation = th.zeros(1, 39)
+    observation[0, 0:3] = th.tensor([0.1, 0.2, 0.3])  # hand
+    observation[0, 4:7] = th.tensor([0.5, 0.5, 0.5])  # object
+    observation[0, 11:14] = th.tensor([1.0, 2.0, 3.0])  # other object
+    observation[0, 18:21] = th.tensor([0.0, 0.2, 0.4])  # hand, one step earlier
+    observation[0, 22:25] = th.tensor([0.5, 0.4, 0.5])  # object, one step earlier
+    observation[0, 36:39] = th.tensor([-1.0, 0.0, 1.0])  # goal
+    features = MetaWorldRelativeExtractor(METAWORLD)(observation)
+    assert th.equal(features[:, :39], observation)
+    relations = [
+        [0.4, 0.3, 0.2],  # object - hand
+        [-1.1, -0.2, 0.7],  # goal - hand
+        [-1.5, -0.5, 0.5],  # goal - object
+        [0.9, 1.8, 2.7],  # other object - hand
+        [0.1, 0.0, -0.1],  # the hand's last displacement
+        [0.0, 0.1, 0.0],  # the object's
+    ]
+    assert_close(features[0, 39:].view(6, 3), th.tensor(relations))
+
+
+def test_metaworld_relative_announces_the_features_it_gives() -> None:
+    extractor = MetaWorldRelativeExtractor(METAWORLD)
+    assert extractor(th.zeros(2, 39)).shape == (2, extractor.features_dim)
+
+
+def test_metaworld_relative_refuses_other_spaces() -> None:
+    with pytest.raises(ValueError, match=r"Box of shape \(39,\); got Box\(.*\(38,\)"):
+        MetaWorldRelativeExtractor(spaces.Box(-1.0, 1.0, (38,)))
+
+
+def test_names_stand_for_features_extractors() -> None:
+    names = ("flatten", "combined", "nature_cnn", "metaworld_relative")
+    classes = [features_extractor_named(name) for name in names]
+    assert classes == [FlattenExtractor, CombinedExtractor, NatureCNN, MetaWorldRelativeExtractor]
+
+
+def test_a_features_extractor_class_stands_for_itself() -> None:
+    assert features_extractor_named(FlattenExtractor) is FlattenExtractor
+
+
+def test_an_unknown_features_extractor_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"'combined', 'flatten', 'metaworld_relative', 'nature_cnn'\], got 'flat'"):
+        features_extractor_named("flat")
+
+
+def test_only_extractors_without_weights_are_fixed_functions() -> None:
+    image = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    assert is_fixed_function(FlattenExtractor(image))
+    assert is_fixed_function(MetaWorldRelativeExtractor(METAWORLD))
+    assert not is_fixed_function(NatureCNN(image))
