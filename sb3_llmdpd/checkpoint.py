@@ -4,7 +4,6 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from safetensors.torch import save as save_safetensors
 from stable_baselines3.common.utils import get_system_info
 from torch import nn
 
+from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.networks.activations import Mish
 from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
 from sb3_llmdpd.schedules import CosineSchedule
@@ -51,18 +51,10 @@ def write(checkpoint: Checkpoint, path: FileLike) -> None:
     if isinstance(path, io.BufferedIOBase):
         _write_zip(checkpoint, path)
         return
-    target = _with_suffix(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            _write_zip(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(_with_suffix(path)) as temporary, open(temporary, "wb") as file:
+        _write_zip(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read(path: FileLike) -> Checkpoint:

@@ -53,6 +53,8 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
     :param learning_rate: of actor and encoders; a float, or a function of the progress remaining (`CosineSchedule`).
     :param critic_learning_rate: of the critic; None for the same.
     :param batch_size: transitions in a gradient step, a multiple of ``prompts_per_batch``.
+    :param q_batch_size: how many of them the critic and the Q term see, a multiple of ``prompts_per_batch``; None for all.
+        These cost several times what behaviour cloning does.
     :param prompts_per_batch: M, prompts in a batch, each for batch_size / M transitions; one each of as many tasks.
     :param gamma: discount.
     :param tau: how far the critic's target moves towards the critic in a step.
@@ -102,6 +104,7 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
         learning_rate: float | Schedule = 3e-4,
         critic_learning_rate: float | Schedule | None = None,
         batch_size: int = 256,
+        q_batch_size: int | None = None,
         prompts_per_batch: int = 32,
         gamma: float = 0.99,
         tau: float = 0.005,
@@ -126,6 +129,7 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
         _init_setup_model: bool = True,
     ) -> None:
         self.critic_learning_rate = critic_learning_rate
+        self.q_batch_size = q_batch_size
         self.prompts_per_batch = prompts_per_batch
         self.ema_decay = ema_decay
         self.eta = eta
@@ -195,6 +199,12 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
             raise ValueError(
                 "`batch_size` and `prompts_per_batch` must be at least 1, and the first a multiple of the second,"
                 f" got {batch_size} and {self.prompts_per_batch}"
+            )
+        q_size = self.q_batch_size or batch_size
+        if q_size % min(self.prompts_per_batch, batch_size) or not 0 < q_size <= batch_size:
+            raise ValueError(
+                "`q_batch_size` must be None, or a multiple of `prompts_per_batch` of at most `batch_size`,"
+                f" got {self.q_batch_size} with {self.prompts_per_batch} and {batch_size}"
             )
         if self.n_candidates < 1 or (self.n_candidates > 1 and self.eta == 0):
             raise ValueError(
@@ -365,8 +375,9 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
             metrics: Metrics = {}
             encoded = None
             if self.eta > 0:
-                encoded = self.encode_for_critic(batch)
-                critic_loss, metrics = self.critic_loss(batch, encoded)
+                critic_batch = batch.leading((self.q_batch_size or batch_size) // len(batch.prompts.has_text))
+                encoded = self.encode_for_critic(critic_batch)
+                critic_loss, metrics = self.critic_loss(critic_batch, encoded)
                 self._step(self.critic.optimizer, critic_loss)
             actor_loss, actor_metrics = self.actor_loss(batch, encoded)
             self._step(self.actor.optimizer, actor_loss)

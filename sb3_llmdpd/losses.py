@@ -72,7 +72,8 @@ class PromptedLosses(OffPolicyAlgorithm):
         """Behaviour cloning by denoising, plus policy improvement by the critic (paper, Eq. 8).
 
         :param batch: B = M * N transitions with M prompts.
-        :param encoded: the same, encoded by `encode_for_critic`; may be None when eta is 0.
+        :param encoded: the same, or the leading transitions of each prompt, encoded by `encode_for_critic`; may be None
+            when eta is 0.
         :return: scalar loss, and metrics.
         """
         actor, shape = self.actor, (len(batch.prompts.actions), -1)
@@ -90,10 +91,11 @@ class PromptedLosses(OffPolicyAlgorithm):
             return bc_loss, {"actor_loss": bc_loss, "bc_loss": bc_loss}
 
         # Policy improvement: raise the value of the actor's own actions.
+        shown = slice(encoded.features.shape[1])  # the leading transitions, which the critic has encoded
         if self.policy_objective == "diffusion_ql":
-            new_actions = actor.sample(condition, self._chain_noise(actions.shape[:2]))
+            new_actions = actor.sample(condition[:, shown], self._chain_noise(encoded.features.shape[:2]))
         else:
-            new_actions = actor.diffusion.predict_start(noisy_actions, predicted_noise, steps)
+            new_actions = actor.diffusion.predict_start(noisy_actions[:, shown], predicted_noise[:, shown], steps[:, shown])
         q_loss = self._q_loss(new_actions, encoded)
         loss = bc_loss + self.eta * q_loss
         return loss, {"actor_loss": loss, "bc_loss": bc_loss, "q_loss": q_loss}

@@ -22,6 +22,7 @@ SAVED_ARGUMENTS = (
     "learning_rate",
     "critic_learning_rate",
     "batch_size",
+    "q_batch_size",
     "prompts_per_batch",
     "gamma",
     "tau",

@@ -53,6 +53,27 @@ class PromptReplayBufferSamples(NamedTuple):
     prompts: PromptBatch
     """M prompts, each from another episode of its transitions' task."""
 
+    def leading(self, n: int) -> "PromptReplayBufferSamples":
+        """The same prompts with only the first of their transitions.
+
+        :param n: transitions to keep of each prompt.
+        :return: M * n transitions.
+        """
+        n_prompts = len(self.prompts.has_text)
+
+        def kept(rows: TensorObs) -> TensorObs:
+            if isinstance(rows, dict):
+                return {key: kept(value) for key, value in rows.items()}  # type: ignore[misc]  # a dict holds no dicts
+            return rows.unflatten(0, (n_prompts, -1))[:, :n].flatten(0, 1)
+
+        return self._replace(
+            observations=kept(self.observations),
+            actions=kept(self.actions),
+            next_observations=kept(self.next_observations),
+            dones=kept(self.dones),
+            rewards=kept(self.rewards),
+        )
+
 
 class PromptEncoding(NamedTuple):
     """M encoded prompts."""

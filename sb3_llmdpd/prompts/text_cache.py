@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sb3_llmdpd.data.episodes import check_texts
+from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, revision_of
 
 CACHE_VARIABLE = "SB3_LLMDPD_CACHE"
@@ -109,13 +109,8 @@ class CachedTextEncoder:
 
 
 def _save_whole(path: Path, vector: np.ndarray) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        try:
-            np.save(file, vector, allow_pickle=False)
-        except OSError:  # a full disk
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, path)
+    with whole_file(path) as temporary:
+        np.save(temporary, vector, allow_pickle=False)
 
 
 def _file_name(text: str) -> str:
