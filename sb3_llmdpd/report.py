@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sb3_llmdpd.checkpoint import to_json
 from sb3_llmdpd.conditions import Condition
 from sb3_llmdpd.evaluation import CellResult
 from sb3_llmdpd.files import whole_file
@@ -83,13 +84,13 @@ def write_results(path: str | Path, results: Sequence[CellResult], settings: Map
 
     :param path: the file.
     :param results: of `evaluate_tasks`.
-    :param settings: whatever is needed to do it again, as JSON values.
+    :param settings: whatever is needed to do it again; classes become their names.
     """
     document = {
         "format_version": FORMAT_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        "settings": dict(settings),
+        "settings": to_json(settings),
         "cells": [{**asdict(result), "success_rate": asdict(success_rate(result.successes))} for result in results],
         "groups": [asdict(summary) for summary in summarise(results)],
     }

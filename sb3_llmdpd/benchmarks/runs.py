@@ -45,6 +45,8 @@ def example_episodes(
     :param root: folder of the data sets.
     :return: the episodes by task.
     """
+    if not tasks:
+        return {}
     ids = collect(
         tasks,
         n_episodes=n_episodes,
@@ -69,7 +71,11 @@ def train_into(folder: Path, model: LLMDPD, n_steps: int, log_interval: int) -> 
     :param n_steps: gradient steps.
     :param log_interval: gradient steps between two points of the learning curve.
     :return: the model file.
+    :raises ValueError: when ``n_steps`` is not positive.
     """
+    if n_steps < 1:
+        raise ValueError(f"a training takes at least one gradient step, got {n_steps}")
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
     curve = LearningCurve(folder / "progress.csv")
     model.learn(n_steps, callback=curve, log_interval=log_interval, progress_bar=True)
     path = folder / "model.zip"
@@ -80,18 +86,18 @@ def train_into(folder: Path, model: LLMDPD, n_steps: int, log_interval: int) -> 
 
 
 def evaluate_into(
-    folder: Path, model_path: Path, cells: Sequence[Cell], settings: Mapping[str, Any], **arguments: Any
+    folder: Path, model: LLMDPD | Path, cells: Sequence[Cell], settings: Mapping[str, Any], **arguments: Any
 ) -> list[CellResult]:
-    """Evaluate, write ``results.json``, ``results.md`` and ``success.png``, and print the tables.
+    """Evaluate, and write ``results.json``, ``results.md`` and ``success.png``.
 
     :param folder: where to.
-    :param model_path: of the model.
+    :param model: a model, or a model file.
     :param cells: what to play.
     :param settings: written beside the results.
     :param arguments: of `evaluate_tasks`.
     :return: the results.
     """
-    results = evaluate_tasks(model_path, cells, **arguments)
+    results = evaluate_tasks(model, cells, **arguments)
     write_results(folder / "results.json", results, settings)
     with whole_file(folder / "results.md") as temporary:
         temporary.write_text("\n".join(table.markdown() for table in tables(results)))

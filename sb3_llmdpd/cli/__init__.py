@@ -24,7 +24,7 @@ class _AnswersMistakes(TyperGroup):
         try:
             return super().invoke(ctx)
         except (ValueError, TypeError, ImportError, OSError) as error:
-            if ctx.params["debug"]:
+            if ctx.params["debug"] or isinstance(error, BrokenPipeError):  # of a reader like `head`
                 raise
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(BAD_INPUT) from error
@@ -41,7 +41,7 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of everything that it makes.")] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option(help="Of data, training and evaluation.")] = 0,
     smoke: Annotated[bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")] = False,
-    processes: Annotated[int | None, typer.Option(help="Processes.  [default: one a CPU core]")] = None,
+    processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
 ) -> None:
     """Collect Meta-World's ML45, train, and evaluate on the five tasks that were held out: 12 minutes on two CPU cores."""
     settings = QuickstartSettings.smoke(seed) if smoke else QuickstartSettings(seed=seed)

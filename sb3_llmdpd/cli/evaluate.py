@@ -11,11 +11,12 @@ from sb3_llmdpd.cli.options import names
 from sb3_llmdpd.conditions import CONDITIONS, make_cells
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, task_info
+from sb3_llmdpd.llmdpd import LLMDPD
 
 
 def evaluate(
     model: Annotated[Path, typer.Option(help="Model file.")],
-    tasks: Annotated[str | None, typer.Option(help="Tasks between commas.  [default: those of --unseen]")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks between commas; by default those of --unseen.")] = None,
     unseen: Annotated[str, typer.Option(help="Tasks between commas that training held out.")] = ",".join(SPLITS["ml45"][1]),
     conditions: Annotated[
         str, typer.Option(help="Between commas, of these and told:<task>, which tells that task's sentence in all scenes.")
@@ -29,14 +30,14 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the episodes and the examples.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of results.json, results.md and success.png.")] = Path("runs/evaluate"),
     root: Annotated[
-        Path | None, typer.Option(help="Folder of the examples.  [default: $MINARI_DATASETS_PATH or ~/.minari/datasets]")
+        Path | None, typer.Option(help="Folder of the examples; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
     ] = None,
-    processes: Annotated[int | None, typer.Option(help="Processes.  [default: one a CPU core]")] = None,
+    processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
     n_envs: Annotated[int, typer.Option(help="Episodes that a process runs at a time.")] = 10,
 ) -> None:
     """Measure a model on Meta-World's tasks beside its controls: no prompt, the wrong prompt, and the scripted expert."""
-    if not model.is_file():
-        raise FileNotFoundError(f"there is no model file at {model}")
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
+    loaded = LLMDPD.load(model, device="cpu")
     held_out = [task_info(task).name for task in names(unseen, "--unseen")]
     chosen = held_out if tasks is None else [task_info(task).name for task in names(tasks, "--tasks")]
     cells = make_cells(chosen, names(conditions, "--conditions"), unseen=held_out, seed=seed)
@@ -52,7 +53,7 @@ def evaluate(
     }
     results = evaluate_into(
         out,
-        model,
+        loaded,
         cells,
         {"model": str(model), "tasks": chosen, "unseen": held_out, "examples": examples, "hide_goal": hide_goal, **arguments},
         examples=prompts,

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from stable_baselines3.common.utils import get_device
 
 from sb3_llmdpd.benchmarks.runs import train_into
-from sb3_llmdpd.cli.options import names, numbers
+from sb3_llmdpd.cli.options import names, whole_numbers
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.metaworld.tasks import TASKS
 from sb3_llmdpd.data.minari import load_minari, local_ids
@@ -29,7 +30,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder of model.zip, progress.csv and curves.png.")] = Path("runs/train"),
     root: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets.  [default: $MINARI_DATASETS_PATH or ~/.minari/datasets]")
+        Path | None, typer.Option(help="Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
     ] = None,
     unseen: Annotated[str | None, typer.Option(help="Tasks between commas whose episodes are left out.")] = None,
     steps: Annotated[int, typer.Option(help="Gradient steps.")] = 10_000,
@@ -37,7 +38,7 @@ def train(
     prompts_per_batch: Annotated[int, typer.Option(help="Prompts in a step.")] = _MODEL["prompts_per_batch"],
     learning_rate: Annotated[float, typer.Option(help="Of actor and encoders.")] = _MODEL["learning_rate"],
     cosine: Annotated[bool, typer.Option("--cosine", help="Let the learning rate fall along half a cosine.")] = False,
-    critic_learning_rate: Annotated[float | None, typer.Option(help="Of the critic.  [default: as the actor's]")] = _MODEL[
+    critic_learning_rate: Annotated[float | None, typer.Option(help="Of the critic; by default the actor's.")] = _MODEL[
         "critic_learning_rate"
     ],
     gamma: Annotated[float, typer.Option(help="Discount.")] = _MODEL["gamma"],
@@ -52,9 +53,11 @@ def train(
     same_goal: Annotated[bool, typer.Option("--same-goal", help="Examples share the goal.")] = _MODEL["same_goal"],
     conditioning: Annotated[str, typer.Option(help=f"{' or '.join(CONDITIONINGS)}.")] = _POLICY["conditioning"],
     features_extractor: Annotated[
-        str | None, typer.Option(help=f"{', '.join(FEATURES_EXTRACTORS)}.  [default: the policy's]")
+        str | None, typer.Option(help=f"{', '.join(FEATURES_EXTRACTORS)}; by default the policy's.")
     ] = None,
-    net_arch: Annotated[str, typer.Option(help="Widths of the hidden layers, between commas.")] = "256,256,256",
+    net_arch: Annotated[
+        str | None, typer.Option(help="Widths of the hidden layers between commas; by default the policy's.")
+    ] = None,
     layer_norm: Annotated[bool, typer.Option("--layer-norm", help="Normalise the hidden layers.")] = _POLICY["layer_norm"],
     prompt_window: Annotated[int, typer.Option(help="Steps of an example.")] = _POLICY["prompt_window"],
     policy: Annotated[str, typer.Option(help=f"{', '.join(LLMDPD.policy_aliases)}.")] = "MlpPolicy",
@@ -65,7 +68,8 @@ def train(
     """Train one model on all the data sets, and write it with its learning curve."""
     if policy not in LLMDPD.policy_aliases:
         raise ValueError(f"--policy must be one of {', '.join(LLMDPD.policy_aliases)}, got {policy!r}")
-    data = _without(load_minari(_ids(dataset, root), root=root), () if unseen is None else names(unseen, "--unseen"))
+    _check_device(device)
+    data = _without(load_minari(_ids(dataset, root), root=root), [] if unseen is None else names(unseen, "--unseen"))
     typer.echo(f"{len(data.episodes)} episodes of {len(data.tasks)} tasks, {data.n_steps:,} transitions")
     model = LLMDPD(
         policy,
@@ -85,7 +89,7 @@ def train(
         policy_kwargs={
             "conditioning": conditioning,
             "features_extractor_class": features_extractor,
-            "net_arch": [int(width) for width in numbers(net_arch, "--net-arch")],
+            "net_arch": None if net_arch is None else whole_numbers(net_arch, "--net-arch"),
             "layer_norm": layer_norm,
             "prompt_window": prompt_window,
         },
@@ -111,7 +115,14 @@ def _ids(patterns: list[str], root: Path | None) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def _without(data: OfflineDataset, unseen: tuple[str, ...]) -> OfflineDataset:
+def _check_device(device: str) -> None:
+    try:
+        get_device(device)
+    except RuntimeError as error:  # torch's word for a name that it does not know
+        raise ValueError(f"--device: {error}") from error
+
+
+def _without(data: OfflineDataset, unseen: list[str]) -> OfflineDataset:
     unknown = [task for task in unseen if task not in data.tasks and task not in TASKS]
     if unknown:
         raise ValueError(f"--unseen names {', '.join(unknown)}, and the tasks of the data are {', '.join(data.tasks)}")
