@@ -195,6 +195,13 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
             raise ValueError(f"`ema_decay` must be in [0, 1), got {self.ema_decay}")
         if not self.max_grad_norm > 0:
             raise ValueError(f"`max_grad_norm` must be > 0 (float('inf') never clips), got {self.max_grad_norm}")
+        if self.n_candidates < 1 or (self.n_candidates > 1 and self.eta == 0):
+            raise ValueError(
+                f"`n_candidates` must be at least 1, and 1 where eta=0 trains no critic to choose, got {self.n_candidates}"
+            )
+        self._check_batch_sizes(batch_size)
+
+    def _check_batch_sizes(self, batch_size: int) -> None:
         if min(batch_size, self.prompts_per_batch) < 1 or batch_size % min(self.prompts_per_batch, batch_size):
             raise ValueError(
                 "`batch_size` and `prompts_per_batch` must be at least 1, and the first a multiple of the second,"
@@ -205,10 +212,6 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
             raise ValueError(
                 "`q_batch_size` must be None, or a multiple of `prompts_per_batch` of at most `batch_size`,"
                 f" got {self.q_batch_size} with {self.prompts_per_batch} and {batch_size}"
-            )
-        if self.n_candidates < 1 or (self.n_candidates > 1 and self.eta == 0):
-            raise ValueError(
-                f"`n_candidates` must be at least 1, and 1 where eta=0 trains no critic to choose, got {self.n_candidates}"
             )
 
     # Set-up -------------------------------------------------------------------------------------------------------------

@@ -61,15 +61,16 @@ class PromptReplayBufferSamples(NamedTuple):
         """
         n_prompts = len(self.prompts.has_text)
 
-        def kept(rows: TensorObs) -> TensorObs:
-            if isinstance(rows, dict):
-                return {key: kept(value) for key, value in rows.items()}  # type: ignore[misc]  # a dict holds no dicts
+        def kept(rows: th.Tensor) -> th.Tensor:
             return rows.unflatten(0, (n_prompts, -1))[:, :n].flatten(0, 1)
 
+        def kept_observations(rows: TensorObs) -> TensorObs:
+            return {key: kept(value) for key, value in rows.items()} if isinstance(rows, dict) else kept(rows)
+
         return self._replace(
-            observations=kept(self.observations),
+            observations=kept_observations(self.observations),
             actions=kept(self.actions),
-            next_observations=kept(self.next_observations),
+            next_observations=kept_observations(self.next_observations),
             dones=kept(self.dones),
             rewards=kept(self.rewards),
         )
