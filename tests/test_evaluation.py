@@ -1,0 +1,255 @@
+"""Cells, rollouts in lock step, and the evaluation of a model under prompts and controls."""
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from factories import make_episodes, tiny_model
+from gymnasium import spaces
+
+from sb3_llmdpd import LLMDPD, Episode
+from sb3_llmdpd.conditions import CONDITIONS, Cell, Condition, make_cells
+from sb3_llmdpd.data.metaworld.record import Recipe
+from sb3_llmdpd.evaluation import evaluate_tasks, prompts_of
+from sb3_llmdpd.rollouts import run_episodes
+
+TASKS = ["task-0", "task-1", "task-2"]
+TEXTS = {task: f"do {task}" for task in TASKS}
+
+
+class WalkEnv(gym.Env[np.ndarray, np.ndarray]):
+    """A walk along five axes whose action's first entry is added to all; it succeeds while the first coordinate is above 2."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (5,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self, task: str = "", length: int = 6) -> None:
+        self.task = task
+        self.length = length
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.n_steps = 0
+        self.position = self.np_random.uniform(-0.5, 0.5, 5).astype(np.float32)
+        return self.position.copy(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert self.n_steps < self.length, "stepped behind the end"
+        self.n_steps += 1
+        self.position += action[0]
+        info = {"success": float(self.position[0] > 2)}
+        return self.position.copy(), float(action[0]), False, self.n_steps == self.length, info
+
+    def expert_action(self, observation: np.ndarray) -> np.ndarray:
+        return np.array([1.0, 0.0], np.float32)
+
+
+def examples_by_task() -> dict[str, list[Episode]]:
+    examples: dict[str, list[Episode]] = {}
+    for episode in make_episodes():
+        examples.setdefault(episode.task, []).append(episode)
+    return examples
+
+
+@pytest.fixture(scope="module")
+def model() -> LLMDPD:
+    return tiny_model().learn(3)
+
+
+def evaluate(model: Any, cells: list[Cell], **arguments: Any) -> Any:
+    defaults: dict[str, Any] = dict(examples=examples_by_task(), texts=TEXTS, make_env=WalkEnv, n_episodes=5, n_envs=3)
+    return evaluate_tasks(model, cells, **{**defaults, "n_processes": 1, "progress_bar": False, **arguments})
+
+
+# Cells ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_wrong_prompt_is_never_the_tasks_own_and_each_serves_once() -> None:
+    for seed in range(20):
+        cells = make_cells(TASKS, ["wrong"], seed=seed)
+        assert all(cell.condition.text_of == cell.condition.trajectory_of != cell.task for cell in cells)
+        assert sorted(str(cell.condition.text_of) for cell in cells) == TASKS
+
+
+def test_a_told_condition_keeps_its_sentence_in_all_scenes() -> None:
+    cells = make_cells(["a", "b"], ["told:c"])
+    assert [(cell.task, cell.condition) for cell in cells] == [(task, Condition("told:c", text_of="c")) for task in ("a", "b")]
+    assert cells[0].condition.is_told
+    assert not Condition("text", text_of="a").is_told
+
+
+def test_cells_know_which_tasks_were_held_out() -> None:
+    assert [cell.seen for cell in make_cells(["a", "b"], ["none"], unseen=["b"])] == [True, False]
+    assert [cell.seen for cell in make_cells(["a", "b"], ["none"])] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "conditions", "message"),
+    [
+        (["a"], ["text and trajectory"], "unknown condition 'text and trajectory': use text\\+trajectory, .* or told:<task>"),
+        (["a"], ["told:"], "unknown condition"),
+        (["a"], ["wrong"], "evaluate at least two"),
+        (["a", "a"], ["none"], "each once"),
+        ([], ["none"], "at least one task"),
+    ],
+)
+def test_impossible_cells_are_refused(tasks: list[str], conditions: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_cells(tasks, conditions)
+
+
+# Rollouts -------------------------------------------------------------------------------------------------------------------
+
+
+def act_by_speed(speeds: list[float], asked: list[list[int]]) -> Any:
+    def act(observations: np.ndarray, rows: list[int]) -> np.ndarray:
+        asked.append(list(rows))
+        assert observations.shape == (len(rows), 5)
+        return np.array([[speeds[row], 0.0] for row in rows], np.float32)
+
+    return act
+
+
+def test_rows_that_are_done_are_neither_asked_nor_stepped() -> None:
+    asked: list[list[int]] = []
+    envs = [WalkEnv(length=2), WalkEnv(length=4)]
+    rollouts = run_episodes(envs, act_by_speed([0.0, 0.0], asked), [1, 2], max_steps=10)
+    assert asked == [[0, 1], [0, 1], [1], [1]]
+    assert [rollout.length for rollout in rollouts] == [2, 4]
+
+
+def test_a_rollout_knows_first_success_last_success_and_return() -> None:
+    forth, back = np.array([1.0, 0.0]), np.array([-1.0, 0.0])
+    plan = iter([forth, forth, forth, forth, back, back])
+    (rollout,) = run_episodes([WalkEnv()], lambda observations, rows: next(plan)[None], [0], max_steps=6)
+    start = WalkEnv().reset(seed=0)[0][0]
+    first = next(step for step in range(6) if start + step + 1 > 2)
+    assert (rollout.first_success, rollout.last_success, rollout.total_reward, rollout.seed) == (first, start + 2 > 2, 2.0, 0)
+
+
+def test_an_episode_may_end_at_its_first_success_or_at_the_step_limit() -> None:
+    fast, slow = run_episodes([WalkEnv(), WalkEnv()], act_by_speed([1.0, 0.0], []), [0, 1], max_steps=5, stop_at_success=True)
+    assert (fast.first_success, fast.last_success) == (fast.length - 1, True)
+    assert (slow.first_success, slow.length) == (None, 5)
+
+
+def test_success_is_also_read_from_is_success() -> None:
+    class Other(WalkEnv):
+        def step(self, action: np.ndarray) -> Any:
+            return (*super().step(action)[:-1], {"is_success": self.n_steps == 2})
+
+    (rollout,) = run_episodes([Other()], act_by_speed([0.0], []), [0], max_steps=6)
+    assert (rollout.first_success, rollout.last_success) == (1, False)
+
+
+# Evaluation -----------------------------------------------------------------------------------------------------------------
+
+
+def test_all_conditions_of_a_task_play_the_same_seeds_and_tasks_play_others(model: LLMDPD) -> None:
+    results = evaluate(model, make_cells(TASKS[:2]))
+    seeds = {result.task: {other.seeds for other in results if other.task == result.task} for result in results}
+    assert [len(of_task) for of_task in seeds.values()] == [1, 1]
+    (one,), (other,) = seeds.values()
+    assert len(set(one) | set(other)) == 10
+    assert [result.condition.name for result in results] == 2 * list(CONDITIONS)
+
+
+def test_evaluation_never_plays_a_scene_of_the_collected_data() -> None:
+    (result,) = evaluate(tiny_model(), [Cell("reach", Condition("none"))], n_episodes=20, seed=7)
+    recipe = Recipe("reach", 20, (0.0,), 1, True, seed=7)
+    assert {recipe.episode_seed(episode) for episode in range(20)}.isdisjoint(result.seeds)
+
+
+def test_the_expert_acts_without_the_model_and_reaches_its_ceiling(model: LLMDPD) -> None:
+    (result,) = evaluate(model, make_cells(["task-0"], ["expert"]))
+    assert result.successes == result.last_successes == (True,) * 5
+    assert result.returns == (6.0,) * 5
+    assert result.success_rate == 1.0
+
+
+def test_what_the_policy_is_told_changes_what_it_does(model: LLMDPD) -> None:
+    text, trajectory, both, none = evaluate(model, make_cells(["task-0"], ["text", "trajectory", "text+trajectory", "none"]))
+    assert len({result.returns for result in (text, trajectory, both, none)}) == 4
+
+
+def test_each_episode_is_shown_another_example_in_turns_and_no_failed_one() -> None:
+    episodes = [replace(episode, success=number != 1) for number, episode in enumerate(make_episodes(n_tasks=1))]
+    prompts = prompts_of(Condition("both", text_of="a", trajectory_of="a"), {"a": episodes}, {"a": "do a"}, 5)
+    assert prompts is not None
+    assert [prompt.trajectory for prompt in prompts] == [episodes[i] for i in (0, 2, 3, 0, 2)]
+    assert {prompt.text for prompt in prompts} == {"do a"}
+
+
+def test_meta_worlds_canonical_sentence_is_told_where_no_other_is_given() -> None:
+    prompts = prompts_of(Condition("text", text_of="door-close"), {}, {}, 1)
+    assert prompts is not None
+    assert prompts[0].text == "close the door"
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_same_seed_gives_the_same_numbers_and_another_one_others(model: LLMDPD, deterministic: bool) -> None:
+    cells = make_cells(["task-0"], ["text"])
+    first, again, other = (evaluate(model, cells, seed=seed, deterministic=deterministic) for seed in (0, 0, 1))
+    assert first == again
+    assert first[0].returns != other[0].returns
+
+
+def test_a_cell_does_not_depend_on_the_cells_beside_it(model: LLMDPD) -> None:
+    alone = evaluate(model, make_cells(["task-1"], ["text"]), deterministic=False)
+    among = evaluate(model, make_cells(TASKS, ["none", "text"]), deterministic=False)
+    assert alone[0] in among
+
+
+def test_evaluating_changes_neither_the_models_noise_nor_torchs_threads(model: LLMDPD) -> None:
+    noise, threads = model.action_generator.get_state(), th.get_num_threads()
+    evaluate(model, make_cells(["task-0"], ["text"]), deterministic=False)
+    assert th.equal(model.action_generator.get_state(), noise)
+    assert th.get_num_threads() == threads
+
+
+@pytest.mark.slow
+def test_two_processes_play_a_model_file_to_the_same_numbers_as_one_plays_the_model(model: LLMDPD, tmp_path: Any) -> None:
+    model.save(tmp_path / "model.zip")
+    cells = make_cells(TASKS[:2], ["text+trajectory", "wrong", "expert"])
+    here = evaluate(model, cells, deterministic=False)
+    assert evaluate(tmp_path / "model.zip", cells, deterministic=False, n_processes=2) == here
+
+
+def test_meta_worlds_expert_reaches_in_its_own_scenes() -> None:
+    model = tiny_model(dataset=make_episodes(observation_dim=39, action_dim=4))
+    arguments = dict(n_episodes=2, n_processes=1, progress_bar=False, stop_at_success=True, max_episode_steps=120)
+    (result,) = evaluate_tasks(model, make_cells(["reach"], ["expert"]), **arguments)  # type: ignore[arg-type]
+    assert result.successes == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_episodes": 0}, "`n_episodes` must be at least 1, got 0"),
+        ({"n_envs": 0}, "`n_envs` must be at least 1, got 0"),
+        ({"max_episode_steps": -1}, "`max_episode_steps` must be at least 1"),
+        ({"n_processes": 0}, "`n_processes` must be at least 1, or None"),
+        (
+            {"examples": {"task-1": make_episodes()}},
+            "'text\\+trajectory' shows an example of 'task-0'.*has tasks \\['task-1'\\]",
+        ),
+        ({"texts": {}}, "unknown Meta-World task 'task-0'"),
+        ({"examples": {"task-0": make_episodes(observation_dim=4)}}, "`trajectory` observations must be \\(length"),
+    ],
+)
+def test_impossible_arguments_are_refused_before_anything_is_played(
+    model: LLMDPD, arguments: dict[str, Any], message: str
+) -> None:
+    def make_env(task: str) -> Any:
+        raise AssertionError("played")
+
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, make_cells(["task-0"], ["text+trajectory"]), **{"make_env": make_env, **arguments})
+
+
+def test_an_evaluation_of_nothing_is_refused(model: LLMDPD) -> None:
+    with pytest.raises(ValueError, match="`cells` is empty"):
+        evaluate(model, [])
