@@ -62,6 +62,8 @@ class Episode:
         object.__setattr__(self, "rewards", rewards)
         object.__setattr__(self, "observations", self._checked_observations(n_steps))
         object.__setattr__(self, "task_texts", check_texts(self.task_texts, self.source))
+        if self.success is not None:
+            object.__setattr__(self, "success", bool(self.success))  # numpy's False is no `False`, and files hold numpy's
         if not isinstance(self.task, str) or not self.task:
             raise ValueError(f"{self.source}: `task` must be a non-empty string, got {self.task!r}")
         if self.first_success is not None and not 0 <= self.first_success < n_steps:
