@@ -7,6 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch as th
+from hypothesis import settings
+
+settings.register_profile("same_examples_each_time", derandomize=True, deadline=None, max_examples=40)
+settings.load_profile("same_examples_each_time")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.buffers import PromptReplayBuffer
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 
 TINY_POLICY = dict(
     net_arch=[16],
@@ -65,3 +66,43 @@ def tiny_model(**kwargs: Any) -> LLMDPD:
     if "dataset" not in kwargs and "env" not in kwargs:
         kwargs["dataset"] = make_episodes()
     return LLMDPD(kwargs.pop("policy", "MlpPolicy"), policy_kwargs=policy_kwargs, **{**defaults, **kwargs})
+
+
+TASK, EPISODE, STEP = 0, 1, 2
+"""Columns of a traced observation."""
+
+
+def traced(task: int, number: int, length: int, **kwargs: Any) -> Episode:
+    """An episode whose observation t is (task, number, t), whose action t is (number, t) / 128 and reward number + t / 256.
+
+    Binary fractions, so that comparisons are exact.
+
+    :param task: its task.
+    :param number: of the episode, distinct in the data.
+    :param length: its steps.
+    :param kwargs: the rest of `Episode`.
+    :return: the episode.
+    """
+    steps = np.arange(length + 1)
+    observations = np.stack([np.full(length + 1, task), np.full(length + 1, number), steps], axis=1).astype(np.float32)
+    actions = np.stack([np.full(length, number), steps[:-1]], axis=1) / 128.0
+    return Episode(
+        observations,
+        actions,
+        number + steps[:-1] / 256.0,
+        task=f"task-{task}",
+        source=f"task-{task}, episode {number}",
+        **kwargs,
+    )
+
+
+def make_buffer(episodes: list[Episode], **kwargs: Any) -> PromptReplayBuffer:
+    """A buffer on the CPU with four prompts a batch, windows of three steps, and raw rewards.
+
+    :param episodes: what it holds.
+    :param kwargs: arguments of `PromptReplayBuffer` that differ.
+    :return: the buffer.
+    """
+    defaults: dict[str, Any] = dict(prompts_per_batch=4, prompt_window=3, seed=0, reward_scale="none")
+    dataset = OfflineDataset.from_episodes(episodes)
+    return PromptReplayBuffer(dataset, "cpu", **{**defaults, **kwargs})

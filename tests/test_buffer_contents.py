@@ -1,0 +1,282 @@
+"""`PromptReplayBuffer`: rewards, sentences, kinds of observations, a generator of its own, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from factories import EPISODE, make_buffer, make_episodes, traced
+from gymnasium import spaces
+from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch.testing import assert_close
+
+from sb3_llmdpd.buffers import PromptReplayBuffer
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.envs import DatasetEnv
+from sb3_llmdpd.type_aliases import PromptReplayBufferSamples
+
+
+def flat(batch: PromptReplayBufferSamples) -> list[th.Tensor]:
+    """Every tensor of a batch."""
+    return [*batch[:5], *batch.prompts]  # type: ignore[list-item]
+
+
+def same(one: PromptReplayBufferSamples, other: PromptReplayBufferSamples) -> bool:
+    return all(th.equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
+
+
+# Rewards -----------------------------------------------------------------------------------------------------------------
+
+
+def rewarded(task: str, rewards: list[float], n_episodes: int = 2) -> list[Episode]:
+    """Episodes whose observations are their raw rewards."""
+    steps = np.array([*rewards, 0.0])[:, None]
+    return [Episode(steps, np.zeros((len(rewards), 1)), np.array(rewards), task=task) for _ in range(n_episodes)]
+
+
+def test_rewards_of_a_task_have_a_root_mean_square_of_one() -> None:
+    episodes = rewarded("large", [300.0, -400.0], n_episodes=3) + rewarded("small", [0.01, 0.0, 0.0, 0.0])
+    batch = make_buffer(episodes, prompts_per_batch=2, reward_scale="per_task").sample(200)
+    scales = {300.0: 125_000**0.5, -400.0: 125_000**0.5, 0.01: 0.005, 0.0: 0.005}
+    assert isinstance(batch.observations, th.Tensor)
+    expected = [round(raw, 4) / scales[round(raw, 4)] for raw in batch.observations.flatten().tolist()]
+    assert_close(batch.rewards.flatten(), th.tensor(expected))
+
+
+def test_every_reward_keeps_its_sign_and_order() -> None:
+    """Scaled, never shifted: a shift would pay for, or punish, the length of an episode."""
+    batch = make_buffer(rewarded("task", [-1.0, 0.0, 3.0]), reward_scale="per_task").sample(80)
+    ratio = batch.rewards.flatten() * (10 / 3) ** 0.5
+    assert_close(ratio, batch.observations.flatten())  # type: ignore[union-attr]
+
+
+def test_a_task_without_any_reward_keeps_its_zeros() -> None:
+    batch = make_buffer(rewarded("task", [0.0, 0.0]), reward_scale="per_task").sample(8)
+    assert th.equal(batch.rewards, th.zeros(8, 1))
+
+
+def test_rewards_can_be_left_alone() -> None:
+    batch = make_buffer(rewarded("task", [300.0, -400.0]), reward_scale="none").sample(80)
+    assert_close(batch.rewards, batch.observations)
+
+
+def test_long_episodes_count_by_their_steps_in_the_scale_of_a_task() -> None:
+    episodes = rewarded("task", [2.0] * 9, n_episodes=1) + rewarded("task", [12.0], n_episodes=1)
+    assert make_buffer(episodes, reward_scale="per_task").reward_scales.tolist() == pytest.approx([18.0**0.5])
+
+
+# Sentences ---------------------------------------------------------------------------------------------------------------
+
+
+def told(task: int, number: int, *texts: str) -> Episode:
+    return traced(task, number, 4, task_texts=texts)
+
+
+SENTENCES = [
+    told(0, 0, "open the door", "pull the door"),
+    told(0, 1, "pull the door", "get the door open"),
+    told(1, 2),
+    told(1, 3),
+    told(2, 4, "press the button"),
+    told(2, 5, "press the button"),
+]
+
+
+def with_vectors(buffer: PromptReplayBuffer) -> PromptReplayBuffer:
+    """Give the buffer vectors that are the numbers of its sentences."""
+    buffer.set_text_vectors(1.0 + np.arange(len(buffer.texts))[:, None])
+    return buffer
+
+
+def test_each_phrasing_of_a_task_is_kept_once() -> None:
+    buffer = make_buffer(SENTENCES)
+    assert buffer.texts == ("open the door", "pull the door", "get the door open", "press the button")
+    assert buffer.texts_by_task == {"task-0": buffer.texts[:3], "task-1": (), "task-2": buffer.texts[3:]}
+
+
+def test_a_sentence_that_two_tasks_share_stands_for_each() -> None:
+    buffer = make_buffer([told(0, 0, "go"), told(0, 1, "go"), told(1, 2, "go"), told(1, 3, "go", "move")])
+    assert buffer.texts_by_task == {"task-0": ("go",), "task-1": ("go", "move")}
+
+
+def test_a_prompt_is_told_any_phrasing_of_its_own_task_alike() -> None:
+    buffer = with_vectors(make_buffer(SENTENCES, prompts_per_batch=3))
+    heard: dict[int, list[int]] = {0: [0] * 5, 1: [0] * 5, 2: [0] * 5}
+    for _ in range(600):
+        prompts = buffer.sample(3).prompts
+        for task, vector, has_text in zip(
+            prompts.observations[::3, 0],
+            prompts.text_vectors[:, 0],
+            prompts.has_text,
+            strict=True,  # type: ignore[index]
+        ):
+            heard[int(task)][int(vector) if has_text else 0] += 1
+    assert heard[1] == [600, 0, 0, 0, 0]  # this task has no sentence
+    assert heard[2] == [0, 0, 0, 0, 600]
+    assert_close(th.tensor(heard[0]) / 600, th.tensor([0.0, 1 / 3, 1 / 3, 1 / 3, 0.0]), rtol=0, atol=0.08)
+
+
+def test_a_last_task_without_sentences_reads_no_vector_behind_the_table() -> None:
+    buffer = with_vectors(make_buffer([told(0, 0, "go"), told(0, 1, "go"), told(1, 2), told(1, 3)], prompts_per_batch=2))
+    assert {tuple(sorted(buffer.sample(2).prompts.has_text.tolist())) for _ in range(20)} == {(False, True)}
+
+
+def test_before_the_sentences_have_vectors_no_prompt_has_a_text() -> None:
+    assert not make_buffer(SENTENCES).sample(40).prompts.has_text.any()
+
+
+def test_each_sentence_needs_a_vector() -> None:
+    with pytest.raises(ValueError, match="the buffer holds 4 sentences, got 3 vectors"):
+        make_buffer(SENTENCES).set_text_vectors(np.zeros((3, 8)))
+
+
+# Kinds of observations ---------------------------------------------------------------------------------------------------
+
+
+def observed(observations: Any, n_steps: int = 6) -> Episode:
+    """An episode whose actions are its steps / 8."""
+    return Episode(observations, np.arange(n_steps)[:, None] / 8.0, np.zeros(n_steps))
+
+
+def steps_of(batch: PromptReplayBufferSamples) -> th.Tensor:
+    return (batch.actions[:, 0] * 8).long()
+
+
+def test_every_array_of_a_dict_observation_is_of_the_same_step() -> None:
+    steps = np.arange(7)
+    episode = observed({"a": steps[:, None] * 1.0, "b": np.full((7, 2, 2), steps[:, None, None] * 10.0)})
+    batch = make_buffer([episode, episode]).sample(40)
+    prompts, step = batch.prompts, steps_of(batch)
+    assert isinstance(batch.observations, dict)
+    assert isinstance(batch.next_observations, dict)
+    assert isinstance(prompts.observations, dict)
+    assert th.equal(batch.observations["a"][:, 0], step.float())
+    assert th.equal(batch.observations["b"], (10.0 * step)[:, None, None].expand(40, 2, 2))
+    assert th.equal(batch.next_observations["b"][:, 0, 0], 10.0 * (step + 1))
+    assert th.equal(prompts.observations["a"].view(4, 3, 1), prompts.actions * 8)
+    assert th.equal(prompts.observations["b"][:, 1, 1].view(4, 3, 1), prompts.actions * 80)
+
+
+def test_images_stay_bytes_until_a_network_reads_them() -> None:
+    images = np.broadcast_to(np.arange(7, dtype=np.uint8)[:, None, None, None] * 40, (7, 3, 36, 36))
+    batch = make_buffer([observed(images)] * 2).sample(8)
+    assert isinstance(batch.observations, th.Tensor)
+    assert batch.observations.dtype == th.uint8
+    assert th.equal(batch.observations, (steps_of(batch) * 40).byte()[:, None, None, None].expand(8, 3, 36, 36))
+
+
+def test_channels_of_images_come_first_whatever_the_data_say() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (36, 40, 3), dtype=np.uint8)
+    images = np.broadcast_to(image, (7, 36, 40, 3))
+    buffer = make_buffer([observed({"image": images, "state": np.zeros((7, 2))})] * 2)
+    observations = buffer.sample(4).observations
+    assert isinstance(observations, dict)
+    assert th.equal(observations["image"], th.from_numpy(image).permute(2, 0, 1).expand(4, 3, 36, 40))
+    assert buffer.observation_space["image"] == spaces.Box(0, 255, (3, 36, 40), np.uint8)  # type: ignore[index]
+
+
+def test_discrete_observations_stay_numbers() -> None:
+    dataset = OfflineDataset.from_episodes([observed(np.arange(7))] * 2, observation_space=spaces.Discrete(7))
+    batch = PromptReplayBuffer(dataset, "cpu", 2, 3, seed=0).sample(20)
+    assert isinstance(batch.next_observations, th.Tensor)
+    assert th.equal(batch.next_observations, steps_of(batch) + 1)
+
+
+def test_some_observations_are_spread_over_all_the_data() -> None:
+    buffer = make_buffer([traced(0, 0, 9), traced(0, 1, 9), traced(0, 2, 9)])
+    assert buffer.some_observations(3)[:, EPISODE].tolist() == [0.0, 1.0, 2.0]  # type: ignore[index]
+    assert len(buffer.some_observations(10_000)) == 30  # an observation follows each episode's last action
+    assert len(buffer.some_observations(10_000).unique(dim=0)) == 30  # type: ignore[union-attr]
+
+
+# A generator of its own ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_draws_the_same_batches() -> None:
+    one, other = (make_buffer(make_episodes(), seed=3) for _ in range(2))
+    assert all(same(one.sample(8), other.sample(8)) for _ in range(3))
+
+
+def test_another_seed_draws_other_batches() -> None:
+    one, other = (make_buffer(make_episodes(), seed=seed) for seed in (3, 4))
+    assert not same(one.sample(8), other.sample(8))
+
+
+def test_seeding_anew_starts_over() -> None:
+    buffer = make_buffer(make_episodes(), seed=3)
+    first = buffer.sample(8)
+    buffer.seed(3)
+    assert same(buffer.sample(8), first)
+
+
+def test_what_others_draw_changes_no_batch() -> None:
+    quiet, disturbed = (make_buffer(make_episodes(), seed=3) for _ in range(2))
+    for _ in range(3):
+        np.random.random(7)  # noqa: NPY002 - what an evaluation may do
+        th.rand(7)
+        assert same(quiet.sample(8), disturbed.sample(8))
+
+
+def test_a_batch_draws_from_no_global_generator() -> None:
+    buffer = make_buffer(make_episodes(), seed=3)
+    numpy_before, torch_before = np.random.get_state()[1].copy(), th.get_rng_state()  # type: ignore[index]  # noqa: NPY002
+    buffer.sample(8)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # type: ignore[index]  # noqa: NPY002
+    assert th.equal(th.get_rng_state(), torch_before)
+
+
+def test_the_order_of_the_episodes_in_the_data_decides_nothing_about_tasks() -> None:
+    """Tasks are numbered by name: two data sets with the same tasks draw them in the same order."""
+    episodes = make_episodes(n_tasks=4, n_episodes=2)
+    one, other = make_buffer(episodes, seed=3), make_buffer(episodes[::-1], seed=3)
+    assert one.tasks == other.tasks == ("task-0", "task-1", "task-2", "task-3")
+    assert one.texts == other.texts
+
+
+# As SB3's buffer, and what it refuses ----------------------------------------------------------------------------------------
+
+
+def test_a_buffer_goes_through_sb3s_pickles_and_draws_on_as_before(tmp_path: Path) -> None:
+    buffer = with_vectors(make_buffer(SENTENCES))
+    buffer.sample(8)
+    save_to_pkl(tmp_path / "buffer.pkl", buffer)
+    loaded = load_from_pkl(tmp_path / "buffer.pkl")
+    assert same(loaded.sample(8), buffer.sample(8))
+
+
+def test_the_size_of_a_buffer_is_its_transitions() -> None:
+    buffer = make_buffer([traced(0, 0, 9), traced(0, 1, 4)])
+    assert buffer.size() == 13
+    assert buffer.n_episodes == 2
+
+
+def test_vec_normalize_is_refused_with_the_reason() -> None:
+    buffer = make_buffer(make_episodes())
+    env = VecNormalize(DummyVecEnv([lambda: DatasetEnv(buffer.observation_space, buffer.action_space)]))
+    with pytest.raises(ValueError, match="VecNormalize cannot serve offline"):
+        buffer.sample(8, env=env)
+
+
+def test_single_transitions_cannot_be_added() -> None:
+    with pytest.raises(RuntimeError, match="build an Episode from them"):
+        make_buffer(make_episodes()).add(None, None, None, None, None, None)
+
+
+def test_a_reset_throws_no_data_away() -> None:
+    buffer = make_buffer(make_episodes(n_tasks=1, n_episodes=2, length=5))
+    buffer.reset()
+    assert buffer.size() == 10
+    assert buffer.sample(4).rewards.abs().min() > 0
+
+
+def test_an_unknown_reward_scale_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"one of \('per_task', 'none'\), got 'max'"):
+        make_buffer(make_episodes(), reward_scale="max")
+
+
+@pytest.mark.parametrize("size", ["prompts_per_batch", "prompt_window"])
+def test_sizes_below_one_are_refused(size: str) -> None:
+    with pytest.raises(ValueError, match="`prompts_per_batch` and `prompt_window` must be at least 1"):
+        make_buffer(make_episodes(), **{size: 0})
