@@ -180,13 +180,13 @@ def as_prompts(task_text: TaskText, trajectory: Examples, prompt: PromptLike) ->
     if prompt is not None:
         if task_text is not None or trajectory is not None:
             raise ValueError("pass either `prompt`, or `task_text` and/or `trajectory`, not both")
-        prompts = [prompt] if isinstance(prompt, Prompt) else list(prompt)
+        prompts = list(prompt) if isinstance(prompt, Sequence) else [prompt]
         if not prompts or not all(isinstance(entry, Prompt) for entry in prompts):
             raise TypeError(f"`prompt` must be a Prompt or a non-empty list of them, got {prompt!r}")
         return prompts
     if task_text is None and trajectory is None:
         return None
-    texts: list[str | None] = [task_text] if task_text is None or isinstance(task_text, str) else list(task_text)
+    texts = list(task_text) if isinstance(task_text, Sequence) and not isinstance(task_text, str) else [task_text]
     examples: list[TrajectoryLike | None] = list(trajectory) if isinstance(trajectory, list) else [trajectory]
     sizes = {len(texts), len(examples)} - {1}
     if len(sizes) > 1 or 0 in sizes:

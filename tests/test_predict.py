@@ -1,0 +1,489 @@
+"""Acting: shapes, units, what counts as a prompt, and the tools of SB3 that know of none."""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from factories import make_episodes, tiny_model
+from gymnasium import spaces
+from numpy.testing import assert_allclose, assert_array_equal
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from toys import ActionEnv
+
+from sb3_llmdpd import LLMDPD, Episode, OfflineDataset, Prompt
+from sb3_llmdpd.critic import choose
+from sb3_llmdpd.prompts.prompt import Trajectory
+
+TEXTS = ("do task number 0", "do task number 1", "do task number 2")
+EPISODES = make_episodes()
+OBSERVATIONS = np.random.default_rng(1).standard_normal((7, 5)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained() -> LLMDPD:
+    return tiny_model(dataset=EPISODES, learning_rate=3e-3, eta=0.1).learn(40, log_interval=None)
+
+
+@pytest.fixture
+def model(trained: LLMDPD) -> Iterator[LLMDPD]:
+    yield trained
+    trained.set_task()
+
+
+def act(model: Any, observations: Any = OBSERVATIONS, **kwargs: Any) -> np.ndarray:
+    actions, _ = model.predict(observations, deterministic=True, **kwargs)
+    return actions
+
+
+def assert_same(a: np.ndarray, b: np.ndarray) -> None:
+    """Up to the rounding of products of other sizes."""
+    assert_allclose(a, b, rtol=0, atol=2e-5)
+
+
+def differ(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(np.abs(a - b).max() > 1e-3)
+
+
+# Shapes and rows -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leading", [(), (1,), (2,), (5,), (7,)])
+def test_actions_come_in_the_shape_of_the_observations(model: LLMDPD, leading: tuple[int, ...]) -> None:
+    actions, state = model.predict(np.zeros((*leading, 5)), task_text=TEXTS[0])
+    assert (actions.shape, actions.dtype, state) == ((*leading, 2), np.float32, None)
+
+
+def test_the_state_is_handed_back(model: LLMDPD) -> None:
+    state = (np.ones(1),)
+    assert model.predict(OBSERVATIONS, state, np.ones(7), task_text=TEXTS[0])[1] is state
+
+
+@pytest.mark.parametrize("n_candidates", [1, 4])
+def test_a_deterministic_action_does_not_depend_on_the_batch(
+    model: LLMDPD, monkeypatch: pytest.MonkeyPatch, n_candidates: int
+) -> None:
+    monkeypatch.setattr(model, "n_candidates", n_candidates)
+    together = act(model, task_text=TEXTS[0])
+    alone = [act(model, observation, task_text=TEXTS[0]) for observation in OBSERVATIONS]
+    assert_same(together, np.stack(alone))
+
+
+@pytest.mark.parametrize("n_candidates", [1, 4])
+def test_a_deterministic_action_repeats(model: LLMDPD, monkeypatch: pytest.MonkeyPatch, n_candidates: int) -> None:
+    monkeypatch.setattr(model, "n_candidates", n_candidates)
+    monkeypatch.setattr(model, "candidate_temperature", 1.0)
+    assert_array_equal(act(model, task_text=TEXTS[0]), act(model, task_text=TEXTS[0]))
+
+
+def test_an_action_with_noise_does_not_repeat(model: LLMDPD) -> None:
+    first, second = (model.predict(OBSERVATIONS, task_text=TEXTS[0])[0] for _ in range(2))
+    assert differ(first, second)
+
+
+def test_acting_draws_from_no_global_generator(model: LLMDPD) -> None:
+    before = random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()  # noqa: NPY002 - SB3 draws there
+    model.predict(OBSERVATIONS, task_text=TEXTS[0])
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist())  # noqa: NPY002
+
+
+# Prompts -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        dict(task_text=TEXTS[1]),
+        dict(task_text=(TEXTS[1],)),
+        dict(trajectory=EPISODES[0]),
+        dict(trajectory=[EPISODES[0]]),
+        dict(prompt=Prompt(TEXTS[1], EPISODES[0])),
+    ],
+    ids=["text", "one text in a list", "trajectory", "one trajectory in a list", "prompt"],
+)
+def test_one_prompt_counts_for_all_rows(model: LLMDPD, prompt: dict[str, Any]) -> None:
+    (key, value), n = next(iter(prompt.items())), len(OBSERVATIONS)
+    entry = value[0] if isinstance(value, tuple | list) else value
+    assert_same(act(model, **prompt), act(model, **{key: [entry] * n}))
+
+
+def test_each_row_can_have_a_text_of_its_own_or_none(model: LLMDPD) -> None:
+    texts = [TEXTS[0], None, TEXTS[2]]
+    prompts = [Prompt(TEXTS[0]), Prompt(), Prompt(TEXTS[2])]
+    alone = [act(model, OBSERVATIONS[i], prompt=prompt) for i, prompt in enumerate(prompts)]
+    assert_same(act(model, OBSERVATIONS[:3], task_text=texts), np.stack(alone))
+
+
+def test_each_row_can_have_an_example_of_its_own_or_none(model: LLMDPD) -> None:
+    examples = [EPISODES[0], None, EPISODES[9]]
+    alone = [act(model, OBSERVATIONS[i], prompt=Prompt(trajectory=example)) for i, example in enumerate(examples)]
+    assert_same(act(model, OBSERVATIONS[:3], trajectory=examples), np.stack(alone))
+
+
+def test_one_text_joins_an_example_for_each_row(model: LLMDPD) -> None:
+    examples = [EPISODES[0], EPISODES[5]]
+    alone = [act(model, OBSERVATIONS[i], task_text=TEXTS[0], trajectory=example) for i, example in enumerate(examples)]
+    assert_same(act(model, OBSERVATIONS[:2], task_text=TEXTS[0], trajectory=examples), np.stack(alone))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        Trajectory(EPISODES[0].observations, EPISODES[0].actions),
+        (EPISODES[0].observations, EPISODES[0].actions),
+        (EPISODES[0].observations[:-1], EPISODES[0].actions),
+        (EPISODES[0].observations.tolist(), EPISODES[0].actions.tolist()),
+    ],
+    ids=["Trajectory", "pair with the last observation", "pair without it", "pair of lists"],
+)
+def test_an_example_may_come_in_many_forms(model: LLMDPD, same: Any) -> None:
+    assert_same(act(model, trajectory=same), act(model, trajectory=EPISODES[0]))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (dict(task_text=TEXTS[0]), dict(task_text=TEXTS[1])),
+        (dict(trajectory=EPISODES[0]), dict(trajectory=EPISODES[8])),
+        (dict(task_text=TEXTS[0], trajectory=EPISODES[0]), dict(task_text=TEXTS[1], trajectory=EPISODES[0])),
+        (dict(task_text=TEXTS[0], trajectory=EPISODES[0]), dict(task_text=TEXTS[0], trajectory=EPISODES[8])),
+        (dict(task_text=TEXTS[0]), dict(prompt=Prompt())),
+    ],
+    ids=["text", "trajectory", "text beside a trajectory", "trajectory beside a text", "none"],
+)
+def test_another_prompt_means_another_action(model: LLMDPD, one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert differ(act(model, **one), act(model, **other))
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "cross_attention"])
+def test_the_example_is_seen_under_either_conditioning(conditioning: str) -> None:
+    model = tiny_model(dataset=EPISODES, policy_kwargs=dict(conditioning=conditioning), text_encoder=None)
+    assert not np.array_equal(act(model, trajectory=EPISODES[0]), act(model, trajectory=EPISODES[8]))
+
+
+def test_the_null_prompt_is_the_learned_nulls(model: LLMDPD) -> None:
+    encoder = model.policy.actor_target.prompt_encoder
+    vectors = model.prompter.encode([Prompt()]).vectors
+    assert th.equal(vectors[0], th.cat([encoder.null_text, encoder.null_trajectory]))
+
+
+def test_the_scaled_example_is_what_training_saw() -> None:
+    """Units: an example is given in environment units, as the data are."""
+    dataset = units_dataset()
+    model = tiny_model(dataset=dataset)
+    prompts = model.prompter.batch([Prompt(trajectory=dataset.episodes[0])])
+    assert_allclose(prompts.actions[0], np.tile([0.5, -0.5], (4, 1)), atol=1e-6)
+
+
+# Mistakes ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "message"),
+    [
+        ({}, ValueError, r"which task to do: pass predict\(.*task_text=.*set_task.*prompt=Prompt\(\)"),
+        (dict(task_text=TEXTS[:2]), ValueError, "^Got 2 prompts for 6 observations: pass one prompt, or one per observation"),
+        (dict(trajectory=[EPISODES[0]] * 2), ValueError, "^Got 2 prompts for 6 observations"),
+        (dict(task_text=list(TEXTS[:2]), trajectory=[None] * 3), ValueError, "2 task texts and 3 trajectories"),
+        (dict(task_text=[]), ValueError, "0 task texts"),
+        (dict(task_text=TEXTS[0], prompt=Prompt()), ValueError, "either `prompt`, or `task_text`"),
+        (dict(prompt=[]), TypeError, "must be a Prompt or a non-empty list"),
+        (dict(prompt=3), TypeError, "must be a Prompt.*got 3"),
+        (dict(prompt="go"), TypeError, "must be a Prompt.*'go'"),
+        (dict(task_text="  "), ValueError, "`task_text`: a task text is empty"),
+        (dict(task_text=3), TypeError, "`task_text` must be a string, got int"),
+        (dict(task_text=[TEXTS[0], 3]), TypeError, "`task_text` must be a string, got int"),
+        (dict(trajectory="go"), TypeError, "must be an Episode, a Trajectory, or a pair.*got str"),
+        (dict(trajectory=(np.full((3, 5), np.nan), np.zeros((3, 2)))), ValueError, "`trajectory`.*NaN"),
+        (dict(trajectory=(np.zeros((3, 4)), np.zeros((3, 2)))), ValueError, r"\(length, .*5.*got \(3, 4\)"),
+        (dict(trajectory=(np.zeros((3, 5)), np.zeros((3, 1)))), ValueError, r"actions must be .*2.*got \(3, 1\)"),
+        (dict(trajectory=({"x": np.zeros((3, 5))}, np.zeros((3, 2)))), ValueError, "observations must be an array"),
+    ],
+    ids=lambda value: None if isinstance(value, type | dict) else value,
+)
+def test_a_prompt_that_cannot_be_is_refused(
+    model: LLMDPD, prompt: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        model.predict(np.zeros((6, 5)), **prompt)
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        (np.zeros(4), r"\(4,\).*\(5,\)"),
+        ((np.zeros(5), {}), "tuple.*pass the observation alone"),
+        ({"x": np.zeros(5)}, r"must be an array, got a dict with the keys \['x'\]"),
+    ],
+    ids=["shape", "gymnasium's reset", "dict"],
+)
+def test_an_observation_of_another_kind_is_refused(model: LLMDPD, observation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.predict(observation, task_text=TEXTS[0])
+
+
+def test_a_model_without_texts_refuses_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"trained without task texts.*prompt it with a trajectory"):
+        tiny_model(text_encoder=None).predict(OBSERVATIONS, task_text=TEXTS[0])
+
+
+def test_a_task_that_does_not_fit_leaves_the_task_of_before(model: LLMDPD) -> None:
+    model.set_task(task_text=TEXTS[0])
+    with pytest.raises(ValueError, match="observations must be"):
+        model.set_task(trajectory=(np.zeros((3, 4)), np.zeros((3, 2))))
+    assert_same(act(model), act(model, task_text=TEXTS[0]))
+
+
+# The task that is set ------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_one_task_needs_no_prompt() -> None:
+    model = tiny_model(dataset=make_episodes(n_tasks=1), prompts_per_batch=1)
+    assert_array_equal(act(model), act(model, task_text=TEXTS[0]))
+    assert_same(act(model.policy), act(model))
+
+
+def test_a_model_of_one_task_without_text_needs_no_prompt() -> None:
+    model = tiny_model(dataset=make_episodes(n_tasks=1, texts=False), prompts_per_batch=1)
+    assert_array_equal(act(model), act(model, prompt=Prompt()))
+
+
+def test_the_task_that_is_set_counts_until_it_is_forgotten(model: LLMDPD) -> None:
+    model.set_task(task_text=TEXTS[1], trajectory=EPISODES[4])
+    assert_array_equal(act(model), act(model, task_text=TEXTS[1], trajectory=EPISODES[4]))
+    model.set_task()
+    with pytest.raises(ValueError, match="which task"):
+        act(model)
+
+
+def test_a_prompt_goes_before_the_task_that_is_set(model: LLMDPD) -> None:
+    expected = act(model, task_text=TEXTS[1])
+    model.set_task(task_text=TEXTS[0])
+    assert_array_equal(act(model, task_text=TEXTS[1]), expected)
+
+
+def test_using_a_task_restores_the_one_of_before(model: LLMDPD) -> None:
+    model.set_task(task_text=TEXTS[0])
+    with model.using_task(task_text=TEXTS[1]) as same:
+        assert_array_equal(act(same), act(model, task_text=TEXTS[1]))
+    assert_array_equal(act(model), act(model, task_text=TEXTS[0]))
+    assert_same(act(model.policy), act(model, task_text=TEXTS[0]))
+
+
+def test_using_a_task_restores_the_one_of_before_after_an_error(model: LLMDPD) -> None:
+    model.set_task(task_text=TEXTS[0])
+    with pytest.raises(ValueError, match=r"\(4,\)"), model.using_task(task_text=TEXTS[1]):
+        model.predict(np.zeros(4))
+    assert_array_equal(act(model), act(model, task_text=TEXTS[0]))
+
+
+def test_a_prompted_view_keeps_its_task_whatever_the_model_is_told(model: LLMDPD) -> None:
+    view = model.prompted(trajectory=EPISODES[8])
+    model.set_task(task_text=TEXTS[0])
+    assert_array_equal(act(view), act(model, trajectory=EPISODES[8]))
+
+
+def test_a_prompted_view_needs_a_prompt(model: LLMDPD) -> None:
+    with pytest.raises(ValueError, match="`prompted` needs a task: pass `task_text`, `trajectory` or `prompt`"):
+        model.prompted()
+
+
+@pytest.mark.parametrize("n_envs", [1, 2, 5, 7])
+@pytest.mark.parametrize("who", ["model", "policy", "view"])
+def test_sb3_evaluates_a_model_that_was_told_its_task(model: LLMDPD, n_envs: int, who: str) -> None:
+    model.set_task(task_text=TEXTS[1])
+    acting: Any = {"model": model, "policy": model.policy, "view": model.prompted(task_text=TEXTS[1])}[who]
+    mean_reward, _ = evaluate_policy(acting, make_vec_env(ActionEnv, n_envs), n_eval_episodes=n_envs)
+    assert mean_reward == pytest.approx(3 * act(model, np.full(5, 0.5), task_text=TEXTS[1])[0], abs=1e-4)
+
+
+def test_each_sub_environment_can_have_a_task_of_its_own(model: LLMDPD) -> None:
+    model.set_task(task_text=TEXTS)
+    rewards, _ = evaluate_policy(model, make_vec_env(ActionEnv, 3), n_eval_episodes=3, return_episode_rewards=True)
+    expected = [3 * act(model, np.full(5, 0.5), task_text=text)[0] for text in TEXTS]
+    assert_allclose(rewards, expected, atol=1e-4)
+
+
+def test_the_policy_alone_without_a_task_says_what_to_do(model: LLMDPD) -> None:
+    with pytest.raises(ValueError, match=r"no prompt: use model.predict\(..., task_text=...\), or model.set_task"):
+        model.policy.predict(OBSERVATIONS)
+
+
+def test_the_policy_alone_refuses_two_prompts_for_six_observations(model: LLMDPD) -> None:
+    model.set_task(task_text=TEXTS[:2])
+    with pytest.raises(ValueError, match="Got 2 prompts for 6 observations"):
+        model.policy.predict(np.zeros((6, 5)))
+
+
+# Encoded once --------------------------------------------------------------------------------------------------------------
+
+
+class Encodings:
+    """Counts how many prompts the acting actor encodes."""
+
+    def __init__(self, model: LLMDPD) -> None:
+        self.count = 0
+        self.handle = model.policy.actor_target.prompt_encoder.register_forward_pre_hook(self._add)
+
+    def _add(self, module: th.nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.count += len(inputs[0].has_text)
+
+
+@pytest.fixture
+def encodings(model: LLMDPD) -> Iterator[Encodings]:
+    model._encoded = None
+    encodings = Encodings(model)
+    yield encodings
+    encodings.handle.remove()
+
+
+@pytest.mark.parametrize(
+    "prompt", [dict(task_text=TEXTS[0]), dict(trajectory=EPISODES[0]), dict(prompt=Prompt(TEXTS[0], EPISODES[0]))]
+)
+def test_the_same_prompt_is_encoded_once_and_not_at_every_step(
+    model: LLMDPD, encodings: Encodings, prompt: dict[str, Any]
+) -> None:
+    for _ in range(4):
+        model.predict(OBSERVATIONS, **prompt)
+    assert encodings.count == 1
+
+
+def test_the_task_that_is_set_is_encoded_once(model: LLMDPD, encodings: Encodings) -> None:
+    model.set_task(trajectory=(EPISODES[0].observations, EPISODES[0].actions))
+    for _ in range(4):
+        model.predict(OBSERVATIONS)
+    assert encodings.count == 1
+
+
+def test_a_new_prompt_is_encoded(model: LLMDPD, encodings: Encodings) -> None:
+    for text in (TEXTS[0], TEXTS[1], TEXTS[0]):
+        model.predict(OBSERVATIONS, task_text=text)
+    assert encodings.count == 3
+
+
+def test_after_more_training_the_prompt_is_encoded_anew() -> None:
+    model = tiny_model(dataset=EPISODES)
+    model.set_task(task_text=TEXTS[0])
+    before = act(model)
+    model.learn(2)
+    assert differ(act(model), before)
+    assert_array_equal(act(model), act(model, prompt=Prompt(TEXTS[0])))
+    assert_same(act(model.policy), act(model))
+
+
+def test_after_other_weights_were_set_the_prompt_is_encoded_anew(model: LLMDPD) -> None:
+    other = tiny_model(dataset=EPISODES, seed=5)
+    other.set_task(task_text=TEXTS[0])
+    act(other)
+    other.set_parameters(model.get_parameters())
+    assert_array_equal(act(other), act(model, task_text=TEXTS[0]))
+
+
+# Candidates ----------------------------------------------------------------------------------------------------------------
+
+
+def test_of_several_candidates_the_critics_best_is_taken() -> None:
+    model = tiny_model(n_candidates=6)
+    noise = th.randn((5, 1, 7 * 6, 2), generator=th.Generator().set_state(model.action_generator.get_state()))
+    actor, prompts = model.actor_target, model.prompter.encode([Prompt(TEXTS[0])])
+    with th.no_grad():
+        features = actor.encode_observations(th.as_tensor(OBSERVATIONS))[None].repeat_interleave(6, dim=1)
+        candidates = actor.sample(actor.condition(features, prompts), noise)  # (1, 7 * 6, 2)
+        values = model.critic_target(features, prompts, candidates).min(dim=0).values.view(7, 6)
+    expected = candidates.view(7, 6, 2)[th.arange(7), values.argmax(dim=1)]
+    assert_same(model.predict(OBSERVATIONS, task_text=TEXTS[0])[0], expected.numpy())
+
+
+def test_the_first_deterministic_candidate_is_the_action_without_noise(model: LLMDPD, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = act(model, task_text=TEXTS[0])
+    monkeypatch.setattr(model, "n_candidates", 4)
+    monkeypatch.setattr(model.critic_target, "forward", lambda features, prompts, actions: -th.arange(28.0).expand(2, 1, 28))
+    assert_same(act(model, task_text=TEXTS[0]), expected)
+
+
+@pytest.mark.parametrize(("temperature", "share"), [(0.0, 1.0), (1.0, 0.804), (5.0, 0.570)])
+def test_a_temperature_draws_candidates_by_their_standardised_value(temperature: float, share: float) -> None:
+    """Of two candidates, the better is drawn with 1 / (1 + exp(-sqrt(2) / temperature)), whatever the scale of Q."""
+    n = 20_000
+    actions = th.tensor([0.0, 1.0]).repeat(n)[None, :, None]
+    values = th.tensor([-300.0, 100.0]).repeat(n)[None]
+    chosen = choose(actions, values, 2, temperature, th.Generator().manual_seed(0))
+    assert chosen.shape == (1, n, 1)
+    assert chosen.mean().item() == pytest.approx(share, abs=0.01)
+
+
+# Units and other observations ----------------------------------------------------------------------------------------------
+
+
+def units_dataset() -> OfflineDataset:
+    """Actions in [-2, 4] x [0, 1], always (2.5, 0.25)."""
+    rng = np.random.default_rng(0)
+    space = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([4.0, 1.0], np.float32))
+    episodes = [
+        Episode(rng.standard_normal((11, 5)), np.tile([2.5, 0.25], (10, 1)), np.zeros(10), task_texts=("hold still",))
+        for _ in range(3)
+    ]
+    return OfflineDataset.from_episodes(episodes, action_space=space)
+
+
+def test_actions_are_in_environment_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(dataset=units_dataset(), prompts_per_batch=1)
+    scaled = th.tensor([0.5, -0.5]).expand(1, 7, 2)
+    monkeypatch.setattr(model.policy.actor_target, "sample", lambda condition, noise: scaled)
+    assert_allclose(act(model), np.tile([2.5, 0.25], (7, 1)), atol=1e-6)
+
+
+def test_noisy_actions_stay_in_the_space() -> None:
+    model = tiny_model(dataset=units_dataset(), prompts_per_batch=1)
+    actions, _ = model.predict(np.repeat(OBSERVATIONS, 20, axis=0))
+    assert all(model.action_space.contains(action) for action in actions)
+
+
+def image_episodes(shape: tuple[int, ...], wrap: Callable[[np.ndarray], Any] = lambda image: image) -> list[Episode]:
+    """Two tasks; the images are the same, whichever axis holds their three channels."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for i in range(4):
+        images = rng.integers(0, 256, (6, 3, 36, 36), dtype=np.uint8)
+        images = images if shape[0] == 3 else images.transpose(0, 2, 3, 1)
+        text = f"do task number {i % 2}"
+        episodes.append(Episode(wrap(images), rng.uniform(-1, 1, (5, 2)), np.zeros(5), task=text, task_texts=(text,)))
+    return episodes
+
+
+def image_model(shape: tuple[int, ...]) -> LLMDPD:
+    model = tiny_model(policy="CnnPolicy", dataset=image_episodes(shape), batch_size=4, prompts_per_batch=2)
+    return model.learn(2, log_interval=None)
+
+
+@pytest.mark.parametrize("shape", [(3, 36, 36), (36, 36, 3)], ids=["channels first", "channels last"])
+def test_images_are_read_in_either_order(shape: tuple[int, ...]) -> None:
+    model = image_model(shape)
+    first, last = image_episodes((3, 36, 36))[0], image_episodes((36, 36, 3))[0]
+    actions = [act(model, example.observations[:2].copy(), trajectory=example) for example in (first, last)]
+    assert_same(actions[0], actions[1])
+    assert np.abs(actions[0]).max() < 1  # where every action is clipped, all would look the same
+
+
+def test_the_order_of_an_images_channels_changes_nothing_in_training() -> None:
+    weights = [image_model(shape).policy.state_dict() for shape in [(3, 36, 36), (36, 36, 3)]]
+    assert all(th.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
+
+
+def test_a_prompt_of_dict_observations_changes_the_action() -> None:
+    episodes = image_episodes((3, 36, 36), lambda images: {"image": images, "mean": images.mean(axis=(2, 3)) / 255})
+    model = tiny_model(policy="MultiInputPolicy", dataset=episodes, batch_size=4, prompts_per_batch=2)
+    model.learn(2, log_interval=None)
+    rows = {key: value[:3].copy() for key, value in episodes[0].observations.items()}
+    assert act(model, rows, trajectory=episodes[0]).shape == (3, 2)
+    assert not np.array_equal(act(model, rows, trajectory=episodes[0]), act(model, rows, trajectory=episodes[1]))
+
+
+def test_a_dict_observation_without_a_key_is_refused() -> None:
+    episodes = image_episodes((3, 36, 36), lambda images: {"a": images.mean(axis=(2, 3)), "b": images.mean(axis=(2, 3))})
+    model = tiny_model(policy="MultiInputPolicy", dataset=episodes, batch_size=4, prompts_per_batch=2)
+    with pytest.raises(ValueError, match=r"a dict with the keys \['a', 'b'\], got a dict with the keys \['a'\]"):
+        model.predict({"a": np.zeros(3)}, task_text=TEXTS[0])

@@ -1,0 +1,32 @@
+"""Environments that the tests act in."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class ActionEnv(gym.Env[np.ndarray, np.ndarray]):
+    """Always the same observation; the reward is the first entry of the action. Of the spaces of `make_episodes`.
+
+    :param length: steps until the time limit.
+    :param observation: entry of the constant observation.
+    """
+
+    observation_space = spaces.Box(-np.inf, np.inf, (5,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self, length: int = 3, observation: float = 0.5) -> None:
+        self.length = length
+        self.observation = np.full(5, observation, np.float32)
+        self.n_steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.n_steps = 0
+        return self.observation, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.n_steps += 1
+        return self.observation, float(action[0]), False, self.n_steps >= self.length, {}
