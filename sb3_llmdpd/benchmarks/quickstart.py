@@ -95,6 +95,7 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
     :param n_processes: for collecting and evaluating; as many as there are CPU cores by default.
     :return: the results.
     """
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
     evaluated = (*settings.unseen_tasks, *settings.seen_tasks)
     shared: dict[str, Any] = {"noise": settings.noise, "n_processes": n_processes, "root": out / "data"}
     with _stage(f"1/4 Collecting {settings.n_episodes} episodes of each of {len(settings.train_tasks)} tasks"):

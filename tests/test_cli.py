@@ -1,0 +1,188 @@
+"""The command line: each command does its work, and bad input gets one sentence and exit status 2."""
+
+import inspect
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+import sb3_llmdpd
+from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.cli import app
+from sb3_llmdpd.data.metaworld.collect import collect
+from sb3_llmdpd.data.minari import local_ids
+
+TINY = ["--steps", "2", "--log-interval", "1", "--batch-size", "4", "--prompts-per-batch", "2", "--net-arch", "8"]
+TINY += ["--text-encoder", "hashing:8", "--device", "cpu", "--eta", "0"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data sets of two tasks."""
+    folder = tmp_path_factory.mktemp("minari")
+    collect(["reach", "drawer-close"], n_episodes=2, n_processes=1, root=folder, progress_bar=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of the command line's own making."""
+    out = tmp_path_factory.mktemp("train")
+    result = run("train", "--dataset", "metaworld/*", "--root", root, "--out", out, *TINY)
+    assert result.exit_code == 0, result.output
+    return out / "model.zip"
+
+
+# What the commands do -------------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_the_packages() -> None:
+    assert run("--version").output.strip() == f"sb3-llmdpd {sb3_llmdpd.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (["collect", "metaworld"], ["--unseen", "--seed", "--out", "--noise", "--episodes"]),
+        (["train"], ["--dataset", "--unseen", "--seed", "--out", "--steps", "--eta"]),
+        (["evaluate"], ["--model", "--tasks", "--unseen", "--conditions", "--seed", "--out"]),
+        (["quickstart"], ["--seed", "--out", "--smoke"]),
+    ],
+)
+def test_the_help_of_a_command_explains_it_and_its_options(command: list[str], options: list[str]) -> None:
+    output = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    assert [option for option in options if option not in output] == []
+    assert "default:" in output
+
+
+def test_collect_records_the_tasks_and_names_the_next_command(tmp_path: Path) -> None:
+    result = run(
+        "collect", "metaworld", "--tasks", "reach", "--episodes", 1, "--noise", "0,0.1", "--out", tmp_path, "--processes", 1
+    )
+    assert result.exit_code == 0, result.output
+    assert "metaworld/reach-v0  the expert succeeded in 100%" in result.output
+    assert "sb3-llmdpd train" in result.output
+    assert local_ids(tmp_path) == ["metaworld/reach-v0"]
+
+
+def test_train_writes_a_model_that_knows_the_sentences_and_its_learning_curve(model: Path) -> None:
+    loaded = LLMDPD.load(model)
+    assert loaded.num_timesteps == 2
+    assert "close the drawer" in loaded.known_task_texts
+    assert sorted(path.name for path in model.parent.iterdir()) == ["curves.png", "model.zip", "progress.csv"]
+    assert len((model.parent / "progress.csv").read_text().splitlines()) == 3
+
+
+def test_train_leaves_out_unseen_tasks(root: Path, tmp_path: Path) -> None:
+    result = run("train", "--dataset", "metaworld/*", "--unseen", "drawer-close", "--root", root, "--out", tmp_path, *TINY)
+    assert "2 episodes of 1 tasks" in result.output
+    assert "close the drawer" not in LLMDPD.load(tmp_path / "model.zip").known_task_texts
+
+
+def test_evaluate_writes_results_and_prints_the_tables(model: Path, tmp_path: Path) -> None:
+    arguments = ["--tasks", "reach,drawer-close", "--unseen", "drawer-close", "--conditions", "text,wrong,expert,told:reach"]
+    small = ["--episodes", 1, "--examples", 1, "--max-steps", 2, "--processes", 1]
+    result = run("evaluate", "--model", model, "--root", tmp_path / "data", "--out", tmp_path, *arguments, *small)
+    assert result.exit_code == 0, result.output
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert [(cell["task"], cell["seen"], cell["condition"]["name"]) for cell in document["cells"]][:3] == [
+        ("reach", True, "text"),
+        ("reach", True, "wrong"),
+        ("reach", True, "expert"),
+    ]
+    assert document["settings"]["n_episodes"] == 1
+    assert "unseen (1)" in result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "results.json", "results.md", "success.png"]
+
+
+def test_the_defaults_of_train_are_those_of_the_algorithm() -> None:
+    from sb3_llmdpd.cli.train import train
+
+    command, algorithm = inspect.signature(train).parameters, inspect.signature(LLMDPD).parameters
+    shared = set(command) & set(algorithm) - {"dataset", "policy", "seed"}
+    assert {name: command[name].default for name in shared} == {name: algorithm[name].default for name in shared}
+    assert {"batch_size", "eta", "gamma", "text_dropout", "text_encoder"} <= shared
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["collect", "metaworld", "--tasks", "draw-open"], "unknown Meta-World task 'draw-open': did you mean 'drawer-open'"),
+        (["collect", "metaworld", "--split", "ml46"], "unknown split 'ml46': use 'ml10' or 'ml45'"),
+        (["collect", "metaworld", "--unseen", "reach,"], "--unseen takes names between commas, as in .*; got 'reach,'"),
+        (["collect", "metaworld", "--tasks", "reach", "--unseen", "push"], "give either --tasks or --unseen"),
+        (["collect", "metaworld", "--tasks", "reach", "--noise", "low"], "--noise takes numbers between commas"),
+        (
+            ["collect", "metaworld", "--tasks", "reach", "--episodes", "0"],
+            "`n_episodes` and `episodes_per_goal` must be at least 1",
+        ),
+        (["train"], "Missing option '--dataset'"),
+        (["train", "--dataset", "metaworld/push-v0"], "no Minari data set 'metaworld/push-v0' in .*nearest there: metaworld/"),
+        (["train", "--dataset", "d4rl/*"], "--dataset 'd4rl/\\*' fits none of the local data sets: metaworld/drawer-close-v0"),
+        (
+            ["train", "--dataset", "metaworld/*", "--unseen", "rech"],
+            "--unseen names rech, and the tasks of the data are drawer",
+        ),
+        (["train", "--dataset", "metaworld/*", "--unseen", "reach,drawer-close"], "--unseen leaves no episode"),
+        (["train", "--dataset", "metaworld/*", "--text-encoder", "gpt"], "unknown text encoder 'gpt'"),
+        (
+            ["train", "--dataset", "metaworld/*", *TINY, "--conditioning", "film"],
+            "`conditioning` must be one of .*, got 'film'",
+        ),
+        (["train", "--dataset", "metaworld/*", *TINY, "--net-arch", "8,x"], "--net-arch takes whole numbers between commas"),
+        (["train", "--dataset", "metaworld/*", *TINY, "--policy", "Mlp"], "--policy must be one of MlpPolicy, .*, got 'Mlp'"),
+        (["train", "--dataset", "metaworld/*", *TINY, "--device", "tpu"], "--device: Expected one of cpu, cuda"),
+        (["train", "--dataset", "metaworld/*", *TINY, "--steps", "0"], "at least one gradient step, got 0"),
+        (["train", "--dataset", "metaworld/*", *TINY, "--out", "/dev/null/x"], "Not a directory: '/dev/null/x'"),
+        (["train", "--dataset", "metaworld/*", "--steps", "many"], "Invalid value for '--steps'"),
+        (["evaluate", "--model", "nowhere.zip"], "there is no model file at nowhere.zip"),
+        (["evaluate", "--model", __file__], "is not a whole model file of sb3_llmdpd"),
+        (["quickstart", "--out", "/dev/null/x"], "Not a directory: '/dev/null/x'"),
+    ],
+)
+def test_bad_input_gets_its_sentence_and_exit_status_2(
+    arguments: list[str], message: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    assert_refused(arguments, message)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--conditions", "txt"], "unknown condition 'txt': use text\\+trajectory"),
+        (["--tasks", "reach", "--conditions", "wrong"], "evaluate at least two, or leave it out"),
+        (["--unseen", "drawer-shut"], "unknown Meta-World task 'drawer-shut'"),
+        (["--conditions", "none", "--episodes", "0"], "`n_episodes` must be at least 1, got 0"),
+        (["--conditions", "told:nothing", "--episodes", "1"], "unknown Meta-World task 'nothing'"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_gets_its_sentence_and_exit_status_2(
+    arguments: list[str], message: str, model: Path, tmp_path: Path
+) -> None:
+    assert_refused(["evaluate", "--model", str(model), "--out", str(tmp_path), *arguments], message)
+
+
+def test_debug_shows_where_an_error_was_noticed() -> None:
+    result = run("--debug", "collect", "metaworld", "--tasks", "draw-open")
+    assert isinstance(result.exception, ValueError)
+
+
+def assert_refused(arguments: Sequence[str], message: str) -> None:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    assert re.search(message, result.output), result.output

@@ -1,0 +1,197 @@
+"""Results in files, tables and charts, and the learning curve."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch as th
+from factories import tiny_model
+
+from sb3_llmdpd import optional
+from sb3_llmdpd.callbacks import LearningCurve, write_curve
+from sb3_llmdpd.charts import curves_chart, success_chart
+from sb3_llmdpd.conditions import Cell, Condition, make_cells
+from sb3_llmdpd.evaluation import CellResult
+from sb3_llmdpd.files import whole_file
+from sb3_llmdpd.report import read_results, summarise, tables, write_results
+from sb3_llmdpd.rollouts import Rollout
+from sb3_llmdpd.statistics import Estimate
+
+PNG = b"\x89PNG"
+
+
+def result(cell: Cell, n_successes: int, n: int = 4) -> CellResult:
+    """The first episodes succeed, and all but one of them to the end."""
+    return CellResult.of(
+        cell, [Rollout(i, 10.0 * i, 7, 3 if i < n_successes else None, 0 < i < n_successes) for i in range(n)]
+    )
+
+
+def some_results() -> list[CellResult]:
+    cells = make_cells(["drawer-open", "door-lock"], ["text", "none"], unseen=["door-lock"])
+    told = [Cell("pick-place", Condition(f"told:{task}", text_of=task)) for task in ("pick-place", "reach")]
+    return [result(cell, n) for cell, n in zip([*cells, *told], (4, 2, 3, 1, 4, 0), strict=True)]
+
+
+# Files ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_write_leaves_the_file_of_before_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("before")
+
+    def interrupted() -> None:
+        with whole_file(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file.txt", "before")]
+
+
+def test_a_whole_file_takes_its_place_in_a_new_folder_with_its_suffix(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "new" / "film.mp4") as temporary:
+        assert temporary.suffix == ".mp4"
+        temporary.write_text("whole")
+    assert [(each.name, each.read_text()) for each in (tmp_path / "new").iterdir()] == [("film.mp4", "whole")]
+
+
+def test_results_survive_the_way_through_their_file(tmp_path: Path) -> None:
+    settings = {"seed": 3, "noise": [0.0, 0.1], "model": {"activation_fn": th.nn.SiLU}}
+    write_results(tmp_path / "results.json", some_results(), settings)
+    results, read = read_results(tmp_path / "results.json")
+    assert results == some_results()
+    assert read == {"seed": 3, "noise": [0.0, 0.1], "model": {"activation_fn": {":class:": "torch.nn.SiLU"}}}
+
+
+def test_the_results_file_says_what_made_the_numbers_and_what_they_sum_up_to(tmp_path: Path) -> None:
+    write_results(tmp_path / "results.json", some_results(), {})
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert document["versions"]["torch"] == th.__version__
+    assert document["cells"][0]["success_rate"]["value"] == 1.0
+    assert [(group["seen"], group["condition"], group["success"]["value"]) for group in document["groups"]] == [
+        (False, "text", 0.75),
+        (False, "none", 0.25),
+        (True, "text", 1.0),
+        (True, "none", 0.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "does not hold results of an evaluation \\(JSONDecodeError"),
+        ("[]", "does not hold results"),
+        ('{"format_version": 1}', "does not hold results"),
+        ('{"format_version": 99}', "has format version 99, and this sb3_llmdpd reads version 1"),
+    ],
+)
+def test_a_file_that_holds_no_results_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_results(tmp_path / "results.json")
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_groups_keep_seen_and_unseen_apart_and_leave_out_told_scenes() -> None:
+    unseen, *_, seen = summarise(some_results())
+    assert (unseen.seen, unseen.condition, unseen.n_tasks) == (False, "text", 1)
+    assert (unseen.success.value, unseen.last_success.value, unseen.total_reward.value) == (0.75, 0.5, 15.0)
+    assert (seen.seen, seen.condition) == (True, "none")
+    assert {summary.condition for summary in summarise(some_results())} == {"text", "none"}
+
+
+def test_tables_show_groups_tasks_and_the_scenes_where_the_sentence_decides() -> None:
+    groups, tasks, told = tables(some_results())
+    assert groups.rows[0][:2] == ("unseen (1)", "text")
+    assert groups.rows[0][2].startswith("0.75 [")
+    assert tasks.header == ("task", "", "text", "none")
+    assert tasks.rows == (("door-lock", "unseen", "0.75", "0.25"), ("drawer-open", "seen", "1.00", "0.50"))
+    assert [(row[1], row[2][:4]) for row in told.rows] == [("pick-place", "1.00"), ("reach", "0.00")]
+
+
+def test_a_table_without_rows_is_left_out() -> None:
+    assert [table.header[0] for table in tables(some_results()[:4])] == ["tasks", "task"]
+
+
+def test_a_table_is_aligned_in_a_terminal_and_a_table_in_markdown() -> None:
+    (table,) = tables(some_results()[4:])
+    title, header, rule, *rows = table.text().splitlines()
+    assert title == "Scenes where the sentence alone decides [95% interval]"
+    assert {len(line) for line in (header, rule, *rows)} == {len(rule)}
+    assert "| pick-place | reach | 0.00 [0.00, 0.49] |" in table.markdown()
+
+
+# Charts ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_charts_are_written_as_png(tmp_path: Path) -> None:
+    success_chart(some_results(), tmp_path / "success.png")
+    curves_chart([{"step": 1.0, "train/bc_loss": 2.0}, {"step": 2.0, "train/bc_loss": 1.0}], tmp_path / "curves.png")
+    assert {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()} == {"success.png": PNG, "curves.png": PNG}
+
+
+def test_a_chart_without_matplotlib_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(module: str) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(optional.importlib, "import_module", absent)
+    with pytest.raises(ImportError, match=r"pip install 'sb3-llmdpd\[plots\]'"):
+        success_chart(some_results(), tmp_path / "success.png")
+
+
+def test_a_chart_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no results to draw"):
+        success_chart([], tmp_path / "success.png")
+    with pytest.raises(ValueError, match="no learning curve to draw"):
+        curves_chart([{"step": 1.0}], tmp_path / "curves.png")
+
+
+# The learning curve ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_learning_curve_keeps_what_is_logged_and_writes_it(tmp_path: Path) -> None:
+    curve = LearningCurve(tmp_path / "progress.csv")
+    model = tiny_model().learn(6, callback=curve, log_interval=2)
+    assert [row["step"] for row in curve.rows] == [2.0, 4.0, 6.0]
+    assert curve.rows[-1]["train/learning_rate"] == model.learning_rate
+    with (tmp_path / "progress.csv").open() as file:
+        written = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert written == curve.rows
+
+
+def test_the_learning_curve_is_written_while_the_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_llmdpd.callbacks.WRITE_EVERY_S", 0.0)
+    curve = LearningCurve(tmp_path / "progress.csv")
+
+    class Interrupting(LearningCurve):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 3:
+                raise KeyboardInterrupt
+            return True
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny_model().learn(6, callback=[curve, Interrupting()], log_interval=2)
+    assert len((tmp_path / "progress.csv").read_text().splitlines()) == 2
+
+
+def test_the_learning_curve_goes_on_when_the_training_does() -> None:
+    curve = LearningCurve()
+    model = tiny_model().learn(2, callback=curve, log_interval=1)
+    model.learn(2, callback=curve, log_interval=1, reset_num_timesteps=False)
+    assert [row["step"] for row in curve.rows] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_curve_has_a_column_for_each_name_in_any_row(tmp_path: Path) -> None:
+    write_curve(tmp_path / "curve.csv", [{"step": 1.0}, {"step": 2.0, "loss": 0.5}])
+    assert (tmp_path / "curve.csv").read_text().split() == ["step,loss", "1.0,", "2.0,0.5"]
+
+
+def test_an_estimate_is_written_with_its_interval(tmp_path: Path) -> None:
+    write_results(tmp_path / "results.json", some_results()[:1], {})
+    group = json.loads((tmp_path / "results.json").read_text())["groups"][0]
+    assert Estimate(**group["success"]) == Estimate(1.0, 1.0, 1.0)
