@@ -1,0 +1,167 @@
+"""`OfflineDataset` and `load_dataset`: episodes that share one pair of spaces, from whatever a user calls a data set."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import make_episodes
+from gymnasium import spaces
+
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.sources import load_dataset
+
+T, OBSERVATION, ACTION = 4, 3, 2
+
+
+def make_episode(**changes: Any) -> Episode:
+    """An episode of four steps that fits the others, but for the changes."""
+    sound = dict(
+        observations=np.zeros((T + 1, OBSERVATION)),
+        actions=np.zeros((T, ACTION)),
+        rewards=np.zeros(T),
+        source="logs, episode 7",
+    )
+    return Episode(**{**sound, **changes})
+
+
+def test_spaces_are_read_off_the_episodes() -> None:
+    dataset = OfflineDataset.from_episodes(make_episodes(observation_dim=5, action_dim=2))
+    assert dataset.observation_space == spaces.Box(-np.inf, np.inf, (5,), np.float32)
+    assert dataset.action_space == spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+
+def test_bytes_are_read_as_images_and_dicts_as_dict_spaces() -> None:
+    episode = make_episode(observations={"image": np.zeros((T + 1, 8, 8, 3), np.uint8), "state": np.zeros((T + 1, 2))})
+    expected = spaces.Dict(
+        {"image": spaces.Box(0, 255, (8, 8, 3), np.uint8), "state": spaces.Box(-np.inf, np.inf, (2,), np.float32)}
+    )
+    assert OfflineDataset.from_episodes([episode]).observation_space == expected
+
+
+def test_given_spaces_are_kept() -> None:
+    observation_space, action_space = spaces.Box(-5.0, 5.0, (OBSERVATION,)), spaces.Box(-2.0, 2.0, (ACTION,))
+    dataset = OfflineDataset.from_episodes([make_episode()], observation_space, action_space)
+    assert dataset.observation_space is observation_space
+    assert dataset.action_space is action_space
+
+
+def test_tasks_stand_in_order_of_appearance_each_once() -> None:
+    dataset = OfflineDataset.from_episodes([make_episode(task=task) for task in ("b", "a", "b", "c")])
+    assert dataset.tasks == ("b", "a", "c")
+
+
+def test_steps_are_counted_over_all_episodes() -> None:
+    assert OfflineDataset.from_episodes(make_episodes(n_tasks=2, n_episodes=3, length=7)).n_steps == 42
+
+
+def test_a_data_set_without_episodes_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one episode, got none"):
+        OfflineDataset.from_episodes([])
+    with pytest.raises(ValueError, match="at least one episode, got none"):
+        OfflineDataset((), spaces.Box(-1.0, 1.0, (1,)), spaces.Box(-1.0, 1.0, (1,)))
+
+
+def test_a_data_set_is_made_of_episodes() -> None:
+    with pytest.raises(TypeError, match="made of `Episode`s, got ndarray"):
+        OfflineDataset.from_episodes([make_episode(), np.zeros(3)])  # type: ignore[list-item]
+
+
+def test_actions_outside_the_space_are_refused_with_the_remedy() -> None:
+    actions = np.array([[0.0, 0.0], [1.5, -2.0], [1.0, -1.0], [1.01, 0.0]])
+    message = (
+        "logs, episode 7: 2 of 4 actions lie outside the action space [-1.0, 1.0] (values from -2 to 1.5); clip them as the"
+        " environment did, or pass the `action_space` they belong to"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        OfflineDataset.from_episodes([make_episode(actions=actions)])
+
+
+def test_each_entry_of_an_action_has_bounds_of_its_own() -> None:
+    space = spaces.Box(np.array([-1.0, -3.0], np.float32), np.array([1.0, 3.0], np.float32))
+    OfflineDataset.from_episodes([make_episode(actions=[[1.0, -3.0]] * T)], action_space=space)
+    with pytest.raises(ValueError, match="4 of 4 actions lie outside"):
+        OfflineDataset.from_episodes([make_episode(actions=[[-3.0, 1.0]] * T)], action_space=space)
+
+
+def test_an_action_on_the_bound_is_inside_in_any_precision() -> None:
+    """0.1 as float32, which actions are, is larger than 0.1 as float64, which bounds may be."""
+    space = spaces.Box(-0.1, 0.1, (ACTION,), np.float64)
+    dataset = OfflineDataset.from_episodes([make_episode(actions=[[0.1, -0.1]] * T)], action_space=space)
+    assert dataset.n_steps == T
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-np.inf, np.inf, (ACTION,)), spaces.Discrete(3)])
+def test_an_action_space_without_finite_bounds_is_refused(space: Any) -> None:
+    with pytest.raises(ValueError, match="`action_space` must be a Box with finite bounds, got "):
+        OfflineDataset.from_episodes([make_episode()], action_space=space)
+
+
+def test_an_action_space_without_width_is_refused() -> None:
+    """Scaling such an entry to [-1, 1] would make it NaN."""
+    space = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 0.0], np.float32))
+    with pytest.raises(ValueError, match="every entry of an action must be free to vary"):
+        OfflineDataset.from_episodes([make_episode()], action_space=space)
+
+
+MISFITS = {
+    "observations of another size": (
+        make_episode(observations=np.zeros((T + 1, 9))),
+        "`observations` must be (T + 1, *(3,)) to fit the data's space, got shape (5, 9)",
+    ),
+    "actions of another size": (
+        make_episode(actions=np.zeros((T, 5))),
+        "`actions` must be (T, *(2,)), got shape (4, 5)",
+    ),
+    "a dict where an array is due": (
+        make_episode(observations={"a": np.zeros((T + 1, OBSERVATION))}),
+        "observations are a dict, but the observation space is Box",
+    ),
+}
+
+
+@pytest.mark.parametrize(("episode", "message"), MISFITS.values(), ids=MISFITS)
+def test_an_episode_that_does_not_fit_the_others_is_refused(episode: Episode, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"logs, episode 7: {message}")):
+        OfflineDataset.from_episodes([make_episode(source="logs, episode 1"), episode])
+
+
+def test_a_dict_with_other_keys_is_refused_with_the_expected_ones() -> None:
+    first = make_episode(observations={"b": np.zeros((T + 1, 1)), "a": np.zeros((T + 1, 1))})
+    for other in ({"a": np.zeros((T + 1, 1))}, np.zeros((T + 1, 1))):
+        with pytest.raises(
+            ValueError, match=re.escape("logs, episode 7: observations must be a dict with the keys ['a', 'b']")
+        ):
+            OfflineDataset.from_episodes([first, make_episode(observations=other)])
+
+
+def test_an_array_of_a_dict_that_does_not_fit_is_named() -> None:
+    first, other = (make_episode(observations={"a": np.zeros((T + 1, size))}) for size in (1, 2))
+    message = "`observations['a']` must be (T + 1, *(1,)) to fit the data's space, got shape (5, 2)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        OfflineDataset.from_episodes([first, other])
+
+
+# Whatever a user calls a data set ----------------------------------------------------------------------------------------
+
+
+def test_a_data_set_is_handed_back_as_it_is() -> None:
+    dataset = OfflineDataset.from_episodes([make_episode()])
+    assert load_dataset(dataset) is dataset
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_episodes_are_a_data_set(kind: type) -> None:
+    episodes = make_episodes()
+    assert load_dataset(kind(episodes)).episodes == tuple(episodes)
+
+
+def test_nothing_is_no_data_set() -> None:
+    with pytest.raises(ValueError, match="at least one episode, got none"):
+        load_dataset([])
+
+
+@pytest.mark.parametrize("source", [3, None, np.zeros(3), [make_episode(), "door-open-v0"]])
+def test_anything_else_is_answered_with_what_is_accepted(source: Any) -> None:
+    with pytest.raises(TypeError, match="must be a Minari data set id, a list of ids, a list of Episodes, an OfflineDataset"):
+        load_dataset(source)

@@ -1,0 +1,37 @@
+"""`CosineSchedule`, the learning rate that a checkpoint can name."""
+
+import math
+from itertools import pairwise
+
+import pytest
+
+from sb3_llmdpd.schedules import CosineSchedule
+
+
+@pytest.mark.parametrize(("progress", "rate"), [(0.0, 1.0), (0.25, 0.5 + 0.5 * math.cos(math.pi / 4)), (0.5, 0.5), (1.0, 0.0)])
+def test_the_rate_follows_half_a_cosine(progress: float, rate: float) -> None:
+    assert CosineSchedule(1.0)(1.0 - progress) == pytest.approx(rate, abs=1e-12)
+
+
+def test_the_rate_ends_at_the_final_one() -> None:
+    schedule = CosineSchedule(3e-4, final=3e-5)
+    assert schedule(1.0) == pytest.approx(3e-4)
+    assert schedule(0.5) == pytest.approx(1.65e-4)
+    assert schedule(0.0) == pytest.approx(3e-5)
+
+
+@pytest.mark.parametrize(("progress", "rate"), [(0.0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.6, 0.5), (1.0, 0.0)])
+def test_the_rate_first_rises_linearly_with_a_warmup(progress: float, rate: float) -> None:
+    assert CosineSchedule(1.0, warmup=0.2)(1.0 - progress) == pytest.approx(rate, abs=1e-12)
+
+
+def test_the_rate_never_rises_again_after_the_warmup() -> None:
+    schedule = CosineSchedule(1.0, final=0.1, warmup=0.1)
+    rates = [schedule(1.0 - step / 100) for step in range(10, 101)]
+    assert all(earlier >= later for earlier, later in pairwise(rates))
+
+
+@pytest.mark.parametrize("arguments", [dict(initial=0.0), dict(final=-1.0), dict(warmup=1.0), dict(warmup=-0.1)])
+def test_impossible_schedules_are_refused(arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"initial > 0, final >= 0 and 0 <= warmup < 1, got initial="):
+        CosineSchedule(**{"initial": 1.0, **arguments})
