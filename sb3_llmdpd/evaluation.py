@@ -1,6 +1,7 @@
 """Plays tasks with a prompted model and its controls, in many environments and processes at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -135,10 +136,14 @@ def evaluate_tasks(
         loaded.prompter.encode(first_prompts)
     settings = PlaySettings(make_env, max_episode_steps, stop_at_success, deterministic)
     blocks: list[list[Rollout]] = [[] for _ in jobs]
-    with tqdm(total=n_episodes * len(cells), desc="evaluating", unit="episode", disable=not progress_bar) as bar:
-        for number, played in play_jobs(jobs, loaded, settings, min(len(jobs), n_processes or n_cores())):
-            blocks[number] = played
-            bar.update(len(played))
+    n_processes = min(len(jobs), n_processes or n_cores())
+    with (
+        tqdm(total=n_episodes * len(cells), desc="evaluating", unit="episode", disable=not progress_bar) as bar,
+        closing(play_jobs(jobs, loaded, settings, n_processes)) as played,  # so that an interruption ends the processes
+    ):
+        for number, block in played:
+            blocks[number] = block
+            bar.update(len(block))
     blocks_of_cell = len(jobs) // len(cells)
     return [
         CellResult.of(cell, [rollout for block in blocks[first : first + blocks_of_cell] for rollout in block])

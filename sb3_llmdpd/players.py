@@ -1,7 +1,7 @@
 """Plays blocks of episodes with a model, in this process or in several."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Job:
 
 def play_jobs(
     jobs: Sequence[Job], model: LLMDPD, settings: PlaySettings, n_processes: int
-) -> Iterator[tuple[int, list[Rollout]]]:
+) -> Generator[tuple[int, list[Rollout]]]:
     """Play jobs, in no certain order. What comes out does not depend on how many processes play.
 
     :param jobs: those of one task should stand together: the environments of the last task are kept.
