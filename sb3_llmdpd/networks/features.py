@@ -7,48 +7,61 @@ import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from torch import nn
 
-HAND, OBJECT, OTHER_OBJECT, GOAL = slice(0, 3), slice(4, 7), slice(11, 14), slice(36, 39)
-"""Where Meta-World's 39 numbers hold positions (metres); entries 18 to 36 repeat the first 18 of one step earlier."""
+HAND, GRIPPER, OBJECT, OTHER_OBJECT, GOAL = slice(0, 3), slice(3, 4), slice(4, 7), slice(11, 14), slice(36, 39)
+"""Where Meta-World's 39 numbers hold positions (metres) and the gripper's opening."""
+ORIENTATIONS = [*range(7, 11), *range(14, 18)]
+"""Quaternions of the two objects."""
 PREVIOUS = 18
+"""Entries 18 to 36 repeat the first 18 of one step earlier."""
 
 
 class MetaWorldRelativeExtractor(BaseFeaturesExtractor):
-    """Meta-World's observation with the geometry between hand, objects and goal written out.
+    """Meta-World's observation as geometry between hand, objects and goal, which means the same in every task and place.
 
-    Appends object - hand, goal - hand, goal - object, other object - hand (metres), and the last step's displacement of
-    hand and object. What to do next depends on these far more than on absolute positions, and they mean the same in
-    a task that was never seen.
+    Gives object - hand, goal - hand, goal - object, other object - hand (metres; zeros where the simulator gives no such
+    thing), the last step's displacement of hand and object, the hand's height, the gripper's opening and the objects'
+    orientations. Absolute positions are left out: a few demonstrations show too few of them, and a policy that can
+    remember where it saw a goal does not learn to go where the goal is.
 
     :param observation_space: Box of shape (39,).
+    :param absolute: whether the whole observation stands beside the relations after all.
     :raises ValueError: on any other space.
     """
 
-    def __init__(self, observation_space: gym.Space[Any]) -> None:
+    def __init__(self, observation_space: gym.Space[Any], absolute: bool = False) -> None:
         if observation_space.shape != (39,):
             raise ValueError(
                 "the features extractor 'metaworld_relative' reads Meta-World's observations, Box of shape (39,);"
                 f" got {observation_space}"
             )
-        super().__init__(observation_space, features_dim=39 + 18)
+        super().__init__(observation_space, features_dim=18 + (39 if absolute else 10))
+        self.absolute = absolute
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        """Append the relations.
+        """Write the relations out.
 
         :param observations: (B, 39), metres.
-        :return: (B, 57).
+        :return: (B, 28), or (B, 57) with the absolute observation.
         """
         hand, thing = observations[:, HAND], observations[:, OBJECT]
         other, goal = observations[:, OTHER_OBJECT], observations[:, GOAL]
         previous = observations[:, PREVIOUS:]
         relations = [
             thing - hand,
-            goal - hand,
-            goal - thing,
-            other - hand,
+            _relative(goal, hand),
+            _relative(goal, thing),
+            _relative(other, hand),
             hand - previous[:, HAND],
             thing - previous[:, OBJECT],
         ]
-        return th.cat([observations, *relations], dim=1)
+        if self.absolute:
+            return th.cat([observations, *relations], dim=1)
+        return th.cat([*relations, hand[:, 2:], observations[:, GRIPPER], observations[:, ORIENTATIONS]], dim=1)
+
+
+def _relative(position: th.Tensor, origin: th.Tensor) -> th.Tensor:
+    """(B, 3): zeros where the position is all zeros, which is how Meta-World says that there is none."""
+    return th.where((position != 0).any(dim=1, keepdim=True), position - origin, 0.0)
 
 
 FEATURES_EXTRACTORS: dict[str, type[BaseFeaturesExtractor]] = {
