@@ -1,0 +1,220 @@
+"""What a user says about a task: every form of an example, the window cut from it, and the prompt of both."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import make_episodes, traced
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.prompts.prompt import Prompt, Trajectory, take, window_steps
+
+OBSERVATIONS, ACTIONS = np.arange(15.0).reshape(5, 3), np.arange(8.0).reshape(4, 2)
+"""One observation more than actions."""
+
+
+# Trajectory ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_episode_is_an_example() -> None:
+    episode = traced(0, 1, 6)
+    trajectory = Trajectory.of(episode)
+    assert_array_equal(trajectory.observations, episode.observations[:6])  # type: ignore[index]
+    assert_array_equal(trajectory.actions, episode.actions)
+
+
+def test_the_idle_tail_behind_a_success_is_cut() -> None:
+    trajectory = Trajectory.of(traced(0, 1, 40, first_success=3))
+    assert len(trajectory) == 14
+    assert_array_equal(trajectory.observations[:, 2], np.arange(14))  # type: ignore[index]
+    assert_array_equal(trajectory.actions[:, 1] * 128, np.arange(14))
+
+
+def test_a_trajectory_is_its_own_example() -> None:
+    trajectory = Trajectory(OBSERVATIONS, ACTIONS)
+    assert Trajectory.of(trajectory) is trajectory
+
+
+@pytest.mark.parametrize("pair", [(OBSERVATIONS, ACTIONS), (OBSERVATIONS[:4], ACTIONS), [OBSERVATIONS, ACTIONS]])
+def test_a_pair_is_an_example_with_or_without_the_last_observation(pair: Any) -> None:
+    trajectory = Trajectory.of(pair)
+    assert_array_equal(trajectory.observations, OBSERVATIONS[:4])
+    assert_array_equal(trajectory.actions, ACTIONS)
+
+
+def test_nested_lists_are_arrays() -> None:
+    trajectory = Trajectory.of((OBSERVATIONS.tolist(), ACTIONS.tolist()))
+    assert_array_equal(trajectory.observations, OBSERVATIONS[:4])
+    assert trajectory.actions.dtype == np.float32
+
+
+def test_the_arrays_of_a_dict_example_are_completed_each_for_itself() -> None:
+    trajectory = Trajectory.of(({"a": OBSERVATIONS, "b": OBSERVATIONS[:4, :1]}, ACTIONS))
+    assert isinstance(trajectory.observations, dict)
+    assert_array_equal(trajectory.observations["a"], OBSERVATIONS[:4])
+    assert_array_equal(trajectory.observations["b"], OBSERVATIONS[:4, :1])
+
+
+def test_images_of_an_example_stay_bytes() -> None:
+    trajectory = Trajectory.of((np.full((4, 2, 2), 255, np.uint8), ACTIONS))
+    assert trajectory.observations.dtype == np.uint8  # type: ignore[union-attr]
+
+
+def test_an_example_is_a_copy() -> None:
+    observations, actions = OBSERVATIONS.astype(np.float32), ACTIONS.astype(np.float32)
+    trajectory = Trajectory.of((observations, actions))
+    observations += 1.0
+    actions += 1.0
+    assert_array_equal(trajectory.observations, OBSERVATIONS[:4])
+    assert_array_equal(trajectory.actions, ACTIONS)
+
+
+@pytest.mark.parametrize("example", [OBSERVATIONS, "open the door", 3, (OBSERVATIONS,), (OBSERVATIONS, ACTIONS, ACTIONS)])
+def test_other_examples_are_answered_with_the_accepted_forms(example: Any) -> None:
+    message = f"`trajectory` must be an Episode, a Trajectory, or a pair (observations, actions), got {type(example).__name__}"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        Trajectory.of(example)
+
+
+def test_two_episodes_are_no_pair_of_observations_and_actions() -> None:
+    with pytest.raises(TypeError, match="`trajectory`: `actions` must be an array of numbers, got dtype object"):
+        Trajectory.of(tuple(make_episodes(n_tasks=1, n_episodes=2)))
+
+
+BAD_EXAMPLES = {
+    "too few observations": (OBSERVATIONS[:3], ACTIONS, "`observations` must hold T + 1 = 5 rows"),
+    "too many observations": (np.zeros((6, 3)), ACTIONS, "`observations` must hold T + 1 = 5 rows"),
+    "a dict with a short array": (
+        {"a": OBSERVATIONS, "b": OBSERVATIONS[:2]},
+        ACTIONS,
+        "`observations['b']` must hold T + 1 = 5 rows",
+    ),
+    "a dict with a long array": (
+        {"a": OBSERVATIONS[:4], "b": np.zeros((9, 1))},
+        ACTIONS,
+        "`observations['b']` must hold T + 1 = 5 rows",
+    ),
+    "an empty dict": ({}, ACTIONS, "`observations` is an empty dict"),
+    "flat actions": (OBSERVATIONS, ACTIONS[:, 0], "`actions` must be (T, action_dim), got shape (4,)"),
+    "a number for actions": (OBSERVATIONS, 0.5, "`actions` must be an array over steps, got a single number"),
+    "no step": (np.zeros((0, 3)), np.zeros((0, 2)), "an episode needs at least one step"),
+    "NaN": (np.where(OBSERVATIONS == 7.0, np.nan, OBSERVATIONS), ACTIONS, "`observations` holds 1 NaN or infinite values"),
+}
+
+
+@pytest.mark.parametrize(("observations", "actions", "message"), BAD_EXAMPLES.values(), ids=BAD_EXAMPLES)
+@pytest.mark.parametrize(
+    "form", [lambda pair: Trajectory.of(pair), lambda pair: Trajectory(*pair)], ids=["pair", "trajectory"]
+)
+def test_a_malformed_example_is_refused_in_every_form(observations: Any, actions: Any, message: str, form: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"`trajectory`: {message}")):
+        form((observations, actions))
+
+
+# The window --------------------------------------------------------------------------------------------------------------
+
+lengths_and_windows = st.tuples(st.lists(st.integers(1, 600), min_size=1, max_size=5), st.integers(1, 40))
+largest_below_one = float(np.nextafter(1.0, 0.0))
+
+
+@given(lengths_and_windows, st.floats(0.0, largest_below_one))
+def test_a_window_stays_inside_its_example_and_never_goes_back(sizes: tuple[list[int], int], offset: float) -> None:
+    lengths, window = np.array(sizes[0]), sizes[1]
+    steps = window_steps(lengths, window, np.full((len(lengths), window), offset))
+    assert steps.shape == (len(lengths), window)
+    assert steps.dtype == np.int64
+    assert (steps >= 0).all()
+    assert (steps < lengths[:, None]).all()
+    assert (np.diff(steps, axis=1) >= 0).all()
+
+
+@given(lengths_and_windows, st.integers(0, 2**32 - 1))
+def test_a_window_takes_one_step_of_each_part(sizes: tuple[list[int], int], seed: int) -> None:
+    lengths, window = np.array(sizes[0]), sizes[1]
+    steps = window_steps(lengths, window, np.random.default_rng(seed).random((len(lengths), window)))
+    begins = lengths[:, None] * np.arange(window) / window
+    ends = lengths[:, None] * np.arange(1, window + 1) / window
+    assert (steps + 1 > begins).all()  # a step covers [step, step + 1)
+    assert (steps < ends).all()
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_a_window_of_the_examples_length_shows_each_step_and_a_longer_one_repeats(length: int, more: int) -> None:
+    assert_array_equal(window_steps(np.array([length]), length)[0], np.arange(length))
+    steps = window_steps(np.array([length]), length + more)[0]
+    assert_array_equal(np.unique(steps), np.arange(length))
+    assert np.bincount(steps).max() - np.bincount(steps).min() <= 1
+
+
+def test_without_offsets_a_window_takes_the_middle_of_each_part() -> None:
+    assert_array_equal(window_steps(np.array([100, 8, 1]), 4), [[12, 37, 62, 87], [1, 3, 5, 7], [0, 0, 0, 0]])
+
+
+def test_an_offset_just_below_one_stays_in_the_example() -> None:
+    """15 + 0.99..9 rounds to 16: without care the window would show the step behind the last."""
+    assert_array_equal(window_steps(np.array([100, 1]), 16, largest_below_one)[:, -1], [99, 0])
+
+
+# Prompt ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sentence_is_kept_without_the_white_space_around_it() -> None:
+    assert Prompt(text=" open the door\n").text == "open the door"
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_sentence_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="`task_text`: a task text is empty"):
+        Prompt(text=text)
+
+
+@pytest.mark.parametrize("text", [3, ["open the door"]])
+def test_a_sentence_is_a_string(text: Any) -> None:
+    with pytest.raises(TypeError, match=f"`task_text` must be a string, got {type(text).__name__}"):
+        Prompt(text=text)
+
+
+def test_a_prompts_example_is_checked_when_it_is_given() -> None:
+    with pytest.raises(ValueError, match="`trajectory`: `actions` must be"):
+        Prompt(trajectory=(OBSERVATIONS, ACTIONS[:, 0]))
+    with pytest.raises(TypeError, match="`trajectory` must be an Episode"):
+        Prompt(trajectory="open the door")
+
+
+def test_a_prompt_keeps_an_episode_and_reads_a_pair() -> None:
+    (episode,) = make_episodes(n_tasks=1, n_episodes=1)
+    assert Prompt(trajectory=episode).trajectory is episode
+    assert isinstance(Prompt(trajectory=(OBSERVATIONS, ACTIONS)).trajectory, Trajectory)
+
+
+def test_an_empty_prompt_has_neither() -> None:
+    assert Prompt().text is None
+    assert Prompt().trajectory is None
+
+
+def test_prompts_are_the_same_with_the_same_sentence_and_the_very_same_example() -> None:
+    episode: Episode
+    episode, other = make_episodes(n_tasks=1, n_episodes=2)
+    assert Prompt("go", episode).is_same(Prompt("go ", episode))
+    assert Prompt().is_same(Prompt())
+    assert not Prompt("go", episode).is_same(Prompt("stop", episode))
+    assert not Prompt("go", episode).is_same(Prompt("go", other))
+    assert not Prompt("go", episode).is_same(Prompt("go"))
+    assert not Prompt("go").is_same(Prompt())
+
+
+def test_equal_examples_are_not_known_to_be_the_same() -> None:
+    pair = (OBSERVATIONS, ACTIONS)
+    assert not Prompt(trajectory=pair).is_same(Prompt(trajectory=pair))
+
+
+def test_rows_are_taken_from_arrays_and_dicts_alike() -> None:
+    assert_array_equal(take(OBSERVATIONS, [3, 1]), OBSERVATIONS[[3, 1]])  # type: ignore[arg-type]
+    taken = take({"a": OBSERVATIONS, "b": ACTIONS}, slice(0, 2))
+    assert isinstance(taken, dict)
+    assert_array_equal(taken["a"], OBSERVATIONS[:2])
+    assert_array_equal(taken["b"], ACTIONS[:2])
