@@ -7,7 +7,7 @@ import pathlib
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import stable_baselines3
 import torch as th
@@ -27,7 +27,14 @@ FileLike = str | pathlib.Path | io.BufferedIOBase
 Tensors = dict[str, th.Tensor]
 
 
-@dataclass
+class Parts(dict[str, Any]):
+    """Parts by name, of which none that is asked for may be missing."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise ValueError(f"this is not a whole model file of sb3_llmdpd: it lacks {name!r}")
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """What a model file holds.
 
@@ -70,22 +77,24 @@ def read(path: FileLike) -> Checkpoint:
         path = path if path.is_file() else _with_suffix(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no model file at {path}")
+    shown = path if isinstance(path, pathlib.Path) else "the model file"
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {
-                name: archive.read(name) for name in archive.namelist() if name == "data" or name.endswith(".safetensors")
-            }
+            wanted = [name for name in archive.namelist() if name == "data" or name.endswith(".safetensors")]
+            members = {name: archive.read(name) for name in wanted}
         data = json.loads(members.pop("data"))
-        if not isinstance(data, dict):
-            raise ValueError("`data` is not a JSON object")
-        _check_header(data, path)
+        pairs = data.items()
+    except Exception as error:  # damaged bytes make zipfile raise errors of a dozen kinds
+        raise ValueError(f"{shown} is not a whole model file of sb3_llmdpd ({type(error).__name__}: {error})") from error
+    _check_header(data, shown)
+    try:
         tensors = {name.removesuffix(".safetensors"): load_safetensors(content) for name, content in members.items()}
-    except (zipfile.BadZipFile, KeyError, SafetensorError, UnicodeDecodeError, json.JSONDecodeError, EOFError) as error:
-        raise ValueError(f"{path} is not a whole model file of sb3_llmdpd ({type(error).__name__}: {error})") from error
-    return Checkpoint(data, tensors)
+    except SafetensorError as error:
+        raise ValueError(f"{shown} holds damaged tensors ({error})") from error
+    return Checkpoint(Parts(pairs), Parts(tensors))
 
 
-def _check_header(data: dict[str, Any], path: FileLike) -> None:
+def _check_header(data: dict[str, Any], path: pathlib.Path | str) -> None:
     pickled = [key for key, value in data.items() if isinstance(value, dict) and ":serialized:" in value]
     if pickled:
         raise ValueError(

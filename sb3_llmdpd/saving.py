@@ -132,29 +132,17 @@ class SavedWithoutPickle(OffPolicyAlgorithm):
         :raises TypeError: on an unknown argument.
         :raises ValueError: when the file is damaged or foreign, or does not fit ``env`` or ``dataset``.
         """
-        unknown = set(overrides) - set(SAVED_ARGUMENTS)
-        if unknown:
-            name = min(unknown)
-            nearest = difflib.get_close_matches(name, SAVED_ARGUMENTS, n=1)
-            raise TypeError(
-                f"LLMDPD.load got an unknown argument {name!r}{f', did you mean {nearest[0]!r}?' if nearest else ''}"
-                f" Known: {', '.join(SAVED_ARGUMENTS)}"
-            )
+        _refuse_unknown(overrides)
         saved = checkpoint.read(path)
         data = saved.data
         custom = _custom_object_finder({**(custom_objects or {}), **overrides})
-        arguments = {
-            name: checkpoint.from_json(value, name, custom)
-            for name, value in data["arguments"].items()
-            if name not in overrides
-        }
         spaces_of_model = [checkpoint.space_from_json(data[name]) for name in ("observation_space", "action_space")]
         model = cls(
             data["policy"] or custom("policy", data["policy_class"]),
             env if env is not None else DatasetEnv(*spaces_of_model),
             device=device,
             _init_setup_model=False,  # type: ignore[call-arg]  # of LLMDPD's constructor
-            **{**arguments, **overrides},
+            **{**_arguments(data["arguments"], overrides, custom), **overrides},
         )
         if env is not None:
             check_for_correct_spaces(model.get_env(), *spaces_of_model)  # type: ignore[arg-type]  # there is one
@@ -162,21 +150,50 @@ class SavedWithoutPickle(OffPolicyAlgorithm):
             arrays = {name: tensor.numpy() for name, tensor in saved.tensors["text_table"].items()}
             model.text_table = TextTable.from_parts(data["text_table"], arrays)
         model._setup_model()
-        model.policy.load_state_dict(saved.tensors["policy"])
+        model._restore(saved, dataset)
+        return model
+
+    def _restore(self, saved: checkpoint.Checkpoint, dataset: DatasetLike | PromptReplayBuffer | None) -> None:
+        """Bring networks, optimisers, counters and generators to where they were."""
+        data = saved.data
+        self.policy.load_state_dict(saved.tensors["policy"])
         for name, groups in data["optimizers"].items():
-            _optimizer(model.policy, name).load_state_dict(checkpoint.optimizer_from_parts(groups, saved.tensors[name]))
-        for name, value in data["counters"].items():
-            setattr(model, name, value)
+            _optimizer(self.policy, name).load_state_dict(checkpoint.optimizer_from_parts(groups, saved.tensors[name]))
+        for name in COUNTERS:
+            setattr(self, name, data["counters"][name])
         if data["only_task"] is not None:
-            model._only_task = [Prompt(text=text) for text in data["only_task"]]
-            model.set_task()
+            self._only_task = [Prompt(text=text) for text in data["only_task"]]
+            self.set_task()
         if dataset is not None:
-            buffer = model.set_dataset(dataset)
+            buffer = self.set_dataset(dataset)
             if data["buffer_generator"] is not None:
                 buffer.generator.bit_generator.state = data["buffer_generator"]
         for name in GENERATORS:
-            getattr(model, name).set_state(saved.tensors["generators"][name])
-        return model
+            generator, state = getattr(self, name), saved.tensors["generators"][name]
+            if len(state) == len(generator.get_state()):  # a GPU's state means nothing to a CPU
+                generator.set_state(state)
+
+
+def _refuse_unknown(overrides: dict[str, Any]) -> None:
+    unknown = set(overrides) - set(SAVED_ARGUMENTS)
+    if unknown:
+        name = min(unknown)
+        nearest = difflib.get_close_matches(name, SAVED_ARGUMENTS, n=1)
+        raise TypeError(
+            f"LLMDPD.load got an unknown argument {name!r}{f', did you mean {nearest[0]!r}?' if nearest else '.'}"
+            f" Known: {', '.join(SAVED_ARGUMENTS)}"
+        )
+
+
+def _arguments(saved: dict[str, Any], overrides: dict[str, Any], custom: Callable[[str, str], Any]) -> dict[str, Any]:
+    """Arguments of the constructor that a file holds and nobody overrides."""
+    newer = set(saved) - set(SAVED_ARGUMENTS)
+    if newer:
+        raise ValueError(
+            f"the model file holds arguments that this version of sb3_llmdpd does not know: {', '.join(sorted(newer))};"
+            " install the version that wrote it"
+        )
+    return {name: checkpoint.from_json(value, name, custom) for name, value in saved.items() if name not in overrides}
 
 
 def _optimizer(policy: LLMDPDPolicy, name: str) -> th.optim.Optimizer:
