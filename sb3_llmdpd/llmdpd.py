@@ -49,7 +49,8 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class.
     :param env: an environment of the data's spaces, for callbacks that evaluate; training never steps it.
-    :param dataset: Minari data set ids (one or several), `Episode`s, an `OfflineDataset`, or a `PromptReplayBuffer`.
+    :param dataset: Minari data set ids (one or several), `Episode`s, an `OfflineDataset`, or a `PromptReplayBuffer`,
+        whose own settings then go before those given here.
     :param learning_rate: of actor and encoders; a float, or a function of the progress remaining (`CosineSchedule`).
     :param critic_learning_rate: of the critic; None for the same.
     :param batch_size: transitions in a gradient step, a multiple of ``prompts_per_batch``.
@@ -207,7 +208,7 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
                 "`batch_size` and `prompts_per_batch` must be at least 1, and the first a multiple of the second,"
                 f" got {batch_size} and {self.prompts_per_batch}"
             )
-        q_size = self.q_batch_size or batch_size
+        q_size = batch_size if self.q_batch_size is None else self.q_batch_size
         if q_size % min(self.prompts_per_batch, batch_size) or not 0 < q_size <= batch_size:
             raise ValueError(
                 "`q_batch_size` must be None, or a multiple of `prompts_per_batch` of at most `batch_size`,"
@@ -225,6 +226,8 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
                 raise ValueError(
                     f"the buffer's `prompt_window` is {buffer.prompt_window} and the policy's is {window}: make them equal"
                 )
+            for name in ("prompts_per_batch", "same_goal", "reward_scale"):
+                setattr(self, name, getattr(buffer, name))
         else:
             buffer = PromptReplayBuffer(
                 load_dataset(dataset),
@@ -239,6 +242,7 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
             if self.text_table is None:
                 encoder = CachedTextEncoder(make_text_encoder(self.text_encoder))
                 self.text_table = TextTable.encode(buffer.texts_by_task, encoder)
+            self.text_table = self.text_table.extended(buffer.texts)
             buffer.set_text_vectors(self.text_table.lookup(buffer.texts))
         return buffer
 

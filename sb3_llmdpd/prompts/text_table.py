@@ -113,6 +113,27 @@ class TextTable:
         rows = [self.vectors[self._index[text]] if text in self._index else self._other_vectors[text] for text in sentences]
         return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
 
+    def extended(self, texts: Sequence[str]) -> "TextTable":
+        """The table with more sentences.
+
+        :param texts: sentences, known or not.
+        :return: a table that knows them all, the known ones first; this one when there is nothing new.
+        :raises ValueError: as `lookup`.
+        """
+        new = [text for text in dict.fromkeys(check_texts(texts, "`texts`")) if text not in self._index]
+        if not new:
+            return self
+        table = TextTable(
+            (*self.texts, *new),
+            np.concatenate([self.vectors, self.lookup(new)]),
+            self.encoder_name,
+            self.probe,
+            encoder_revision=self.encoder_revision,
+            encoder=self._encoder,
+        )
+        table._encoder_is_checked = True  # by `lookup`
+        return table
+
     def nearest(self, text: str) -> tuple[str, float]:
         """The known sentence that means most nearly the same, in the encoder's eyes.
 
