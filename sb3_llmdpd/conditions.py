@@ -40,11 +40,13 @@ class Cell:
     :param task: whose scenes are played, and whose success counts.
     :param condition: how the policy is prompted there.
     :param seen: whether the policy was trained on the task; None where nobody says.
+    :param n_episodes: to be played; None for as many as `evaluate_tasks` is told.
     """
 
     task: str
     condition: Condition
     seen: bool | None = None
+    n_episodes: int | None = None
 
 
 def make_cells(

@@ -104,7 +104,7 @@ def evaluate_tasks(
     :param texts: sentences by task; by default Meta-World's canonical ones.
     :param make_env: makes a task's environment; ``partial(MetaWorldEnv, goal_visible=False)`` hides the goal. For the
         condition "expert" it has a method ``expert_action(observation)``.
-    :param n_episodes: episodes a cell.
+    :param n_episodes: episodes a cell, where it does not say so itself.
     :param n_envs: episodes that run in lock step.
     :param max_episode_steps: steps after which an episode ends.
     :param stop_at_success: end an episode at its first success: faster, and its last step is then a success too.
@@ -116,19 +116,21 @@ def evaluate_tasks(
     :raises ValueError: on impossible numbers, when a sentence or an example that a cell needs is missing, or when a prompt
         does not fit the model.
     """
-    for name, number in (("n_episodes", n_episodes), ("n_envs", n_envs), ("max_episode_steps", max_episode_steps)):
+    numbers = [("n_episodes", cell.n_episodes) for cell in cells if cell.n_episodes is not None]
+    numbers += [("n_episodes", n_episodes), ("n_envs", n_envs), ("max_episode_steps", max_episode_steps)]
+    for name, number in numbers:
         if number < 1:
             raise ValueError(f"`{name}` must be at least 1, got {number}")
     if n_processes is not None and n_processes < 1:
         raise ValueError(f"`n_processes` must be at least 1, or None for one a CPU core, got {n_processes}")
     if not cells:
         raise ValueError("`cells` is empty: name at least one task and condition")
-    jobs = [
-        job
+    jobs_of_cells = [
+        list(_jobs(cell, prompts_of(cell.condition, examples or {}, texts or {}, n), seed, n, n_envs))
         for cell in cells
-        for prompts in [prompts_of(cell.condition, examples or {}, texts or {}, n_episodes)]
-        for job in _jobs(cell, prompts, seed, n_episodes, n_envs)
+        for n in [cell.n_episodes or n_episodes]
     ]
+    jobs = [job for of_cell in jobs_of_cells for job in of_cell]
     loaded = model if isinstance(model, LLMDPD) else LLMDPD.load(model, device="cpu")
     if first_prompts := [job.prompts[0] for job in jobs if job.prompts]:
         # Encoded here once: a prompt that does not fit is answered before any process starts, and the vector of a new
@@ -138,16 +140,16 @@ def evaluate_tasks(
     blocks: list[list[Rollout]] = [[] for _ in jobs]
     n_processes = min(len(jobs), n_processes or n_cores())
     with (
-        tqdm(total=n_episodes * len(cells), desc="evaluating", unit="episode", disable=not progress_bar) as bar,
+        tqdm(total=sum(len(job.seeds) for job in jobs), desc="evaluating", unit="episode", disable=not progress_bar) as bar,
         closing(play_jobs(jobs, loaded, settings, n_processes)) as played,  # so that an interruption ends the processes
     ):
         for number, block in played:
             blocks[number] = block
             bar.update(len(block))
-    blocks_of_cell = len(jobs) // len(cells)
+    in_order = iter(blocks)
     return [
-        CellResult.of(cell, [rollout for block in blocks[first : first + blocks_of_cell] for rollout in block])
-        for cell, first in zip(cells, range(0, len(jobs), blocks_of_cell), strict=True)
+        CellResult.of(cell, [rollout for _ in of_cell for rollout in next(in_order)])
+        for cell, of_cell in zip(cells, jobs_of_cells, strict=True)
     ]
 
 

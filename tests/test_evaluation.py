@@ -101,6 +101,13 @@ def test_impossible_cells_are_refused(tasks: list[str], conditions: list[str], m
         make_cells(tasks, conditions)
 
 
+def test_a_cell_may_say_how_many_episodes_it_wants(model: LLMDPD) -> None:
+    cells = make_cells(TASKS[:2], ["text"])
+    few, many = evaluate(model, [replace(cells[0], n_episodes=2), cells[1]])
+    assert (few.n_episodes, many.n_episodes) == (2, 5)
+    assert many == evaluate(model, cells[1:])[0]
+
+
 # Rollouts -------------------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,7 +38,8 @@ class QuickstartSettings:
     :param learning_rate: at the beginning; falls to zero along half a cosine.
     :param model: further arguments of `LLMDPD`.
     :param log_interval: gradient steps between two points of the learning curve.
-    :param n_evaluation_episodes: a task and condition.
+    :param n_unseen_episodes: played of an unseen task, and of shared scenes, under each condition.
+    :param n_seen_episodes: played of a seen task under each condition.
     :param max_episode_steps: steps of an evaluated episode.
     """
 
@@ -65,7 +66,8 @@ class QuickstartSettings:
         }
     )
     log_interval: int = 100
-    n_evaluation_episodes: int = 20
+    n_unseen_episodes: int = 20
+    n_seen_episodes: int = 10
     max_episode_steps: int = 500
 
     @classmethod
@@ -81,7 +83,8 @@ class QuickstartSettings:
             n_steps=4,
             model={"batch_size": 8, "prompts_per_batch": 2, "text_encoder": "hashing:16", "policy_kwargs": {"net_arch": [16]}},
             log_interval=2,
-            n_evaluation_episodes=2,
+            n_unseen_episodes=2,
+            n_seen_episodes=1,
             max_episode_steps=20,
         )
 
@@ -105,16 +108,17 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
     with _stage(f"2/4 Training for {settings.n_steps:,} gradient steps"):
         model_path = _train(out, settings, ids)
     cells = make_cells(evaluated, settings.conditions, unseen=settings.unseen_tasks, seed=settings.seed)
+    cells = [replace(cell, n_episodes=settings.n_seen_episodes) if cell.seen else cell for cell in cells]
     cells += [Cell(scenes, Condition(f"told:{told}", text_of=told)) for scenes, told in settings.shared_scenes]
-    with _stage(f"3/4 Evaluating {model_path}: {len(cells)} rows of {settings.n_evaluation_episodes} episodes"):
+    with _stage(f"3/4 Evaluating {model_path}: {len(evaluated)} tasks, beside the controls"):
         results = evaluate_into(
             out,
             model_path,
             cells,
             {"benchmark": "quickstart", **asdict(settings)},
             examples=examples,
-            n_episodes=settings.n_evaluation_episodes,
-            n_envs=settings.n_evaluation_episodes,
+            n_episodes=settings.n_unseen_episodes,
+            n_envs=settings.n_unseen_episodes,
             max_episode_steps=settings.max_episode_steps,
             seed=settings.seed,
             n_processes=n_processes,
