@@ -235,6 +235,24 @@ def test_the_order_of_the_episodes_in_the_data_decides_nothing_about_tasks() -> 
     assert one.texts == other.texts
 
 
+# A part of a batch ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_the_leading_transitions_of_each_prompt_are_a_batch_of_their_own(as_dict: bool) -> None:
+    batch = make_buffer(SENTENCES, prompts_per_batch=2).sample(10)  # five transitions each
+    if as_dict:
+        batch = batch._replace(observations={"a": batch.observations}, next_observations={"a": batch.next_observations})
+    part = batch.leading(3)
+    kept = th.tensor([0, 1, 2, 5, 6, 7])
+    for whole, of_part in zip(flat(batch)[:5], flat(part)[:5], strict=True):
+        if isinstance(whole, dict):
+            assert th.equal(of_part["a"], whole["a"][kept])
+        else:
+            assert th.equal(of_part, whole[kept])
+    assert part.prompts is batch.prompts
+
+
 # As SB3's buffer, and what it refuses ----------------------------------------------------------------------------------------
 
 

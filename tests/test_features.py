@@ -60,29 +60,62 @@ def test_statistics_are_in_the_state_dict() -> None:
 METAWORLD = spaces.Box(-np.inf, np.inf, (39,), np.float32)
 
 
-def test_metaworld_relative_writes_out_the_geometry() -> None:
-    observation = th.zeros(1, 39)
+def scene() -> th.Tensor:
+    """One of Meta-World's observations; every number that is not a position has a value of its own, too."""
+    observation = th.arange(39.0)[None] / 100
     observation[0, 0:3] = th.tensor([0.1, 0.2, 0.3])  # hand
     observation[0, 4:7] = th.tensor([0.5, 0.5, 0.5])  # object
     observation[0, 11:14] = th.tensor([1.0, 2.0, 3.0])  # other object
     observation[0, 18:21] = th.tensor([0.0, 0.2, 0.4])  # hand, one step earlier
     observation[0, 22:25] = th.tensor([0.5, 0.4, 0.5])  # object, one step earlier
     observation[0, 36:39] = th.tensor([-1.0, 0.0, 1.0])  # goal
-    features = MetaWorldRelativeExtractor(METAWORLD)(observation)
-    assert th.equal(features[:, :39], observation)
-    relations = [
-        [0.4, 0.3, 0.2],  # object - hand
-        [-1.1, -0.2, 0.7],  # goal - hand
-        [-1.5, -0.5, 0.5],  # goal - object
-        [0.9, 1.8, 2.7],  # other object - hand
-        [0.1, 0.0, -0.1],  # the hand's last displacement
-        [0.0, 0.1, 0.0],  # the object's
-    ]
-    assert_close(features[0, 39:].view(6, 3), th.tensor(relations))
+    return observation
 
 
-def test_metaworld_relative_announces_the_features_it_gives() -> None:
-    extractor = MetaWorldRelativeExtractor(METAWORLD)
+RELATIONS = [
+    [0.4, 0.3, 0.2],  # object - hand
+    [-1.1, -0.2, 0.7],  # goal - hand
+    [-1.5, -0.5, 0.5],  # goal - object
+    [0.9, 1.8, 2.7],  # other object - hand
+    [0.1, 0.0, -0.1],  # the hand's last displacement
+    [0.0, 0.1, 0.0],  # the object's
+]
+
+
+def test_metaworld_relative_writes_out_the_geometry() -> None:
+    features = MetaWorldRelativeExtractor(METAWORLD)(scene())
+    assert_close(features[0, :18].view(6, 3), th.tensor(RELATIONS))
+    height_gripper_orientations = [0.3, 0.03, 0.07, 0.08, 0.09, 0.10, 0.14, 0.15, 0.16, 0.17]
+    assert_close(features[0, 18:], th.tensor(height_gripper_orientations))
+
+
+def test_metaworld_relative_means_the_same_wherever_the_table_stands() -> None:
+    extractor, moved = MetaWorldRelativeExtractor(METAWORLD), scene()
+    for position in (0, 4, 11, 18, 22, 36):
+        moved[0, position : position + 2] += th.tensor([0.25, -0.5])
+    assert_close(extractor(moved), extractor(scene()))
+
+
+def test_metaworld_relative_can_keep_the_absolute_observation() -> None:
+    features = MetaWorldRelativeExtractor(METAWORLD, absolute=True)(scene())
+    assert th.equal(features[:, :39], scene())
+    assert_close(features[0, 39:].view(6, 3), th.tensor(RELATIONS))
+
+
+def test_a_goal_or_object_that_is_not_there_is_nowhere_relative_to_the_hand() -> None:
+    """Meta-World writes zeros for it; minus the hand they would be a place that moves with the hand."""
+    hidden = scene()
+    hidden[0, 36:39] = 0.0
+    hidden[0, 11:14] = 0.0
+    relations = MetaWorldRelativeExtractor(METAWORLD)(hidden)[0, :18].view(6, 3)
+    expected = th.tensor(RELATIONS)
+    expected[1:4] = 0.0
+    assert_close(relations, expected)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_metaworld_relative_announces_the_features_it_gives(absolute: bool) -> None:
+    extractor = MetaWorldRelativeExtractor(METAWORLD, absolute)
     assert extractor(th.zeros(2, 39)).shape == (2, extractor.features_dim)
 
 
