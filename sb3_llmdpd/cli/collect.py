@@ -33,7 +33,10 @@ def metaworld(
     hide_goal: Annotated[bool, typer.Option("--hide-goal", help="Leave the goal out of the observations.")] = False,
     seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
+        Path | None,
+        typer.Option(
+            "--out", "--root", help="Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."
+        ),
     ] = None,
     processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
 ) -> None:
