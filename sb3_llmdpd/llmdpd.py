@@ -173,6 +173,11 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
             sde_support=False,
             supported_action_spaces=(spaces.Box,),
         )
+        if self._vec_normalize_env is not None:
+            raise ValueError(
+                "`env` is wrapped in VecNormalize, whose statistics only move when it is stepped, which nothing does offline."
+                " Drop it: the policy standardises observations with statistics of the data set"
+            )
         self.policy_kwargs = policy_kwargs  # OffPolicyAlgorithm adds `use_sde` to its own copy
         self.stats_window_size = stats_window_size
         self.replay_buffer = buffer
@@ -410,6 +415,8 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
             pairs.append((self.critic_target, self.critic, 1.0 - self.tau))
         for target, network, kept in pairs:
             get_ema_multi_avg_fn(kept)(list(target.parameters()), list(network.parameters()), self._n_updates)
+            for statistics, latest in zip(target.buffers(), network.buffers(), strict=True):  # of a batch norm, say
+                statistics.copy_(latest)
 
     def _update_learning_rate(self, optimizers: Any) -> None:
         """Set both learning rates; SB3's own would set one for all.

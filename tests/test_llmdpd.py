@@ -1,0 +1,577 @@
+"""The algorithm as a whole: its arguments, its data, the training loop, SB3's callbacks, what is logged."""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from factories import make_episodes, tiny_model
+from gymnasium import spaces
+from numpy.testing import assert_allclose, assert_array_equal
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    EvalCallback,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+from torch.testing import assert_close
+from toys import ActionEnv
+
+from sb3_llmdpd import LLMDPD, CosineSchedule, OfflineDataset, Prompt, PromptReplayBuffer, llmdpd
+from sb3_llmdpd.envs import DatasetEnv
+from sb3_llmdpd.prompts.text_encoders import HashingTextEncoder
+
+TEXT = "do task number 0"
+
+
+def weights(model: LLMDPD) -> list[th.Tensor]:
+    return [tensor.clone() for tensor in model.policy.state_dict().values()]
+
+
+def equal(one: Sequence[th.Tensor], other: Sequence[th.Tensor]) -> bool:
+    return all(th.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+class EachStep(BaseCallback):
+    """Calls a function with the model after each step."""
+
+    def __init__(self, function: Callable[[LLMDPD], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def _on_step(self) -> bool:
+        return self.function(self.model) is not False
+
+
+class Lines(KVWriter):
+    """Remembers the lines of a log."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.lines.append({**key_values, "step": step})
+
+    def close(self) -> None:
+        pass
+
+
+def logged(model: LLMDPD) -> Lines:
+    lines = Lines()
+    model.set_logger(Logger(folder=None, output_formats=[lines]))
+    return lines
+
+
+# The loop ------------------------------------------------------------------------------------------------------------------
+
+
+def test_one_timestep_is_one_gradient_step() -> None:
+    model = tiny_model()
+    sizes = []
+    sample = model.replay_buffer.sample
+    model.replay_buffer.sample = lambda size: sizes.append(size) or sample(size)  # type: ignore[method-assign, func-returns-value]
+    model.learn(5)
+    assert (model.num_timesteps, model._n_updates, sizes) == (5, 5, [24] * 5)
+
+
+def test_learning_goes_on_counting_where_it_ended() -> None:
+    model = tiny_model().learn(3).learn(4, reset_num_timesteps=False)
+    assert (model.num_timesteps, model._n_updates) == (7, 7)
+
+
+def test_learning_in_parts_is_learning_at_once() -> None:
+    parts = tiny_model().learn(3).learn(4, reset_num_timesteps=False)
+    assert equal(weights(parts), weights(tiny_model().learn(7)))
+
+
+def test_the_same_seed_gives_the_same_model_to_the_bit() -> None:
+    assert equal(weights(tiny_model(seed=3).learn(4)), weights(tiny_model(seed=3).learn(4)))
+
+
+def test_another_seed_gives_another_model() -> None:
+    assert not equal(weights(tiny_model(seed=3).learn(4)), weights(tiny_model(seed=4).learn(4)))
+
+
+def test_what_callbacks_draw_and_do_changes_nothing_in_training() -> None:
+    def meddle(model: LLMDPD) -> None:
+        random.random()
+        np.random.rand()  # noqa: NPY002 - as SB3's tools do
+        th.rand(1)
+        model.predict(np.zeros((3, 5)), task_text="an unknown sentence")
+
+    assert equal(weights(tiny_model().learn(4, callback=EachStep(meddle))), weights(tiny_model().learn(4)))
+
+
+def test_sampling_and_training_draw_from_no_global_generator() -> None:
+    model = tiny_model().learn(1)
+    before = random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()  # noqa: NPY002 - SB3 draws there
+    model.train(2, batch_size=24)
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist())  # noqa: NPY002
+
+
+@pytest.mark.parametrize(("batch_size", "prompts_per_batch"), [(1, 1), (2, 4), (8, 1), (8, 8), (24, 3)])
+def test_a_batch_is_encoded_once_for_each_of_its_prompts(batch_size: int, prompts_per_batch: int) -> None:
+    model = tiny_model(batch_size=batch_size, prompts_per_batch=prompts_per_batch)
+    n_prompts: list[int] = []
+    for actor in (model.actor, model.actor_target):
+        actor.prompt_encoder.register_forward_pre_hook(lambda _, inputs: n_prompts.append(len(inputs[1])))
+    model.learn(1)
+    assert n_prompts == [min(batch_size, prompts_per_batch)] * 2  # for the critic and for the actor
+
+
+def test_the_critic_may_see_a_share_of_the_batch() -> None:
+    model = tiny_model(q_batch_size=6)
+    shapes = []
+    model.critic.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[2].shape[:2])))
+    model.learn(1)
+    assert shapes == [(3, 2)] * 2  # of 3 prompts 2 transitions each, in the critic's loss and in the actor's
+
+
+def test_gradients_are_clipped() -> None:
+    model = tiny_model(max_grad_norm=1e-3)
+    loss = sum((parameter**2).sum() for parameter in model.actor.parameters())
+    model._step(model.actor.optimizer, loss)
+    norm = th.stack([parameter.grad.norm() for parameter in model.actor.parameters()]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_environment_is_never_stepped() -> None:
+    class NeverStepped(ActionEnv):
+        def step(self, action: np.ndarray) -> Any:
+            raise AssertionError("training stepped the environment")
+
+    assert tiny_model(env=NeverStepped(), dataset=make_episodes()).learn(2).num_timesteps == 2
+
+
+def test_without_an_environment_one_states_the_spaces_of_the_data() -> None:
+    env = tiny_model().get_env()
+    assert env.get_attr("unwrapped")[0].__class__ is DatasetEnv
+    assert_array_equal(env.reset(), np.zeros((1, 5)))
+
+
+# Learning rates ------------------------------------------------------------------------------------------------------------
+
+
+def rates_of_steps(model: LLMDPD, n_steps: int) -> np.ndarray:
+    """(n_steps, 2): of actor and critic, as the optimisers had them."""
+    rates: list[list[float]] = []
+    optimizers = (model.actor.optimizer, model.critic.optimizer)
+    model.learn(n_steps, callback=EachStep(lambda _: rates.append([o.param_groups[0]["lr"] for o in optimizers])))
+    return np.array(rates)
+
+
+def test_the_learning_rate_follows_its_schedule_over_the_run() -> None:
+    rates = rates_of_steps(tiny_model(learning_rate=CosineSchedule(1e-3, final=1e-4)), 4)
+    expected = 1e-4 + 0.5 * 9e-4 * (1 + np.cos(np.pi * np.arange(4) / 4))
+    assert_allclose(rates, np.stack([expected, expected], axis=1))
+
+
+def test_the_critic_can_have_a_learning_rate_of_its_own() -> None:
+    rates = rates_of_steps(tiny_model(learning_rate=1e-3, critic_learning_rate=lambda progress: 1e-2 * progress), 2)
+    assert_allclose(rates, [[1e-3, 1e-2], [1e-3, 5e-3]])
+
+
+# Averages ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ema_decay", "decays"), [(0.999, [2 / 11, 3 / 12, 4 / 13]), (0.2, [2 / 11, 0.2, 0.2])])
+def test_the_averaged_actor_warms_up(ema_decay: float, decays: list[float]) -> None:
+    model = tiny_model(ema_decay=ema_decay)
+    average = [parameter.clone() for parameter in model.actor.parameters()]
+    for decay in decays:
+        model.learn(1, reset_num_timesteps=False)
+        for kept, latest in zip(average, model.actor.parameters(), strict=True):
+            kept.mul_(decay).add_((1 - decay) * latest.detach())
+    assert_close(list(model.actor_target.parameters()), average)
+
+
+def test_the_averaged_critic_moves_by_tau() -> None:
+    model = tiny_model(tau=0.25)
+    before = [parameter.clone() for parameter in model.critic.parameters()]
+    model.learn(1)
+    expected = [0.75 * old + 0.25 * new for old, new in zip(before, model.critic.parameters(), strict=True)]
+    assert_close(list(model.critic_target.parameters()), expected)
+
+
+def test_the_averaged_actor_acts() -> None:
+    model = tiny_model().learn(3)
+    before, _ = model.predict(np.zeros((4, 5)), deterministic=True, task_text=TEXT)
+    for parameter in model.actor.parameters():
+        parameter.data.zero_()
+    model._encoded = None
+    assert_array_equal(model.predict(np.zeros((4, 5)), deterministic=True, task_text=TEXT)[0], before)
+    for parameter in model.actor_target.denoiser.parameters():
+        parameter.data.zero_()
+    assert not np.array_equal(model.predict(np.zeros((4, 5)), deterministic=True, task_text=TEXT)[0], before)
+
+
+class BatchNormExtractor(BaseFeaturesExtractor):
+    def __init__(self, observation_space: gym.Space[Any]) -> None:
+        super().__init__(observation_space, 5)
+        self.norm = nn.BatchNorm1d(5)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.norm(observations)
+
+
+def test_running_statistics_reach_the_averaged_actor_and_acting_leaves_them() -> None:
+    model = tiny_model(policy_kwargs=dict(features_extractor_class=BatchNormExtractor)).learn(2)
+    norms = [actor.features_extractor.norm for actor in (model.actor, model.actor_target)]
+    assert_close(norms[0].running_mean, norms[1].running_mean)
+    before = norms[1].running_mean.clone()
+    model.predict(np.ones((4, 5)), task_text=TEXT)
+    assert before.any()
+    assert_close(norms[1].running_mean, before)
+
+
+# Prompt dropout ------------------------------------------------------------------------------------------------------------
+
+
+def test_texts_and_trajectories_are_dropped_independently_at_their_rates() -> None:
+    model = tiny_model(text_dropout=0.3, trajectory_dropout=0.6)
+    prompts = model.replay_buffer.sample(3).prompts
+    n = 20_000
+    many = prompts._replace(has_text=th.ones(n, dtype=th.bool), has_trajectory=th.ones(n, dtype=th.bool))
+    dropped = model._drop_prompts(many)
+    no_text, no_trajectory = ~dropped.has_text, ~dropped.has_trajectory
+    shares = [x.float().mean().item() for x in (no_text, no_trajectory, no_text & no_trajectory)]
+    assert shares == pytest.approx([0.3, 0.6, 0.18], abs=0.015)
+
+
+def shown(model: LLMDPD, n_steps: int = 6) -> tuple[set[bool], set[bool]]:
+    """Whether training ever showed, or kept back, a text and a trajectory."""
+    texts: set[bool] = set()
+    trajectories: set[bool] = set()
+
+    def look(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        texts.update(inputs[0].has_text.tolist())
+        trajectories.update(inputs[0].has_trajectory.tolist())
+
+    for actor in (model.actor, model.actor_target):
+        actor.prompt_encoder.register_forward_pre_hook(look)
+    model.learn(n_steps)
+    return texts, trajectories
+
+
+@pytest.mark.parametrize(
+    ("rates", "texts", "trajectories"),
+    [((1.0, 0.0), {False}, {True}), ((0.0, 1.0), {True}, {False}), ((0.0, 0.0), {True}, {True})],
+    ids=["never a text", "never a trajectory", "always both"],
+)
+def test_a_rate_of_one_never_shows_and_a_rate_of_zero_always_does(
+    rates: tuple[float, float], texts: set[bool], trajectories: set[bool]
+) -> None:
+    assert shown(tiny_model(text_dropout=rates[0], trajectory_dropout=rates[1])) == (texts, trajectories)
+
+
+def test_actor_and_critic_are_shown_the_same_prompts() -> None:
+    model = tiny_model(text_dropout=0.5, trajectory_dropout=0.5)
+    seen: list[Any] = []
+    for actor in (model.actor_target, model.actor):
+        actor.prompt_encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.learn(1)
+    assert_close(seen[0].has_text, seen[1].has_text)
+    assert_close(seen[0].has_trajectory, seen[1].has_trajectory)
+
+
+# The language model --------------------------------------------------------------------------------------------------------
+
+
+class EncoderWithWeights(HashingTextEncoder):
+    """Has weights, as a language model does, and counts the sentences that it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.network = nn.Linear(8, 8)
+        self.sentences: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        self.sentences += texts
+        return super().encode(texts)
+
+
+@pytest.fixture
+def encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EncoderWithWeights:
+    encoder = EncoderWithWeights()
+    monkeypatch.setenv("SB3_LLMDPD_CACHE", str(tmp_path))
+    monkeypatch.setattr(llmdpd, "make_text_encoder", lambda spec: encoder)
+    return encoder
+
+
+def test_the_language_model_is_no_part_of_the_policy(encoder: EncoderWithWeights) -> None:
+    model = tiny_model()
+    assert encoder.network not in list(model.policy.modules())
+
+
+def test_the_language_model_is_not_trained(encoder: EncoderWithWeights) -> None:
+    before = [parameter.clone() for parameter in encoder.network.parameters()]
+    tiny_model().learn(2)
+    assert equal(before, list(encoder.network.parameters()))
+
+
+def test_each_sentence_is_encoded_once_for_all_of_training(encoder: EncoderWithWeights) -> None:
+    model = tiny_model().learn(3)
+    model.predict(np.zeros(5), task_text=TEXT)
+    texts = [text for text in encoder.sentences if "task" in text]  # the rest is the probe sentence
+    assert sorted(texts) == sorted(set(texts)) == sorted(model.known_task_texts)
+
+
+def test_the_known_sentences_are_those_of_training() -> None:
+    assert set(tiny_model().known_task_texts) == {text for e in make_episodes() for text in e.task_texts}
+
+
+def test_a_model_can_do_without_a_text_encoder() -> None:
+    model = tiny_model(text_encoder=None)
+    assert shown(model)[0] == {False}
+    assert (model.policy.text_dim, model.actor.prompt_encoder.text, model.known_task_texts) == (0, None, ())
+
+
+def test_data_without_texts_train_a_model_that_has_an_encoder() -> None:
+    model = tiny_model(dataset=make_episodes(texts=False), text_dropout=0.0)
+    assert shown(model)[0] == {False}
+    assert model.known_task_texts == ()
+
+
+# Statistics ----------------------------------------------------------------------------------------------------------------
+
+
+def moved_episodes(offset: float = 0.0, **kwargs: Any) -> list[Any]:
+    """Whose observations have another mean and scale."""
+    return [
+        type(e)(3 * e.observations + 7 + offset, e.actions, e.rewards, e.task, e.task_texts) for e in make_episodes(**kwargs)
+    ]
+
+
+def test_observations_are_standardised_with_statistics_of_the_data() -> None:
+    model = tiny_model(dataset=moved_episodes())
+    rows = np.concatenate([episode.observations for episode in moved_episodes()])
+    state = model.policy.state_dict()
+    for actor in ("actor", "actor_target"):
+        assert_allclose(state[f"{actor}.feature_normaliser.mean"], rows.mean(axis=0), rtol=1e-5)
+        assert_allclose(state[f"{actor}.feature_normaliser.scale"], rows.std(axis=0), rtol=1e-5)
+
+
+def test_text_vectors_are_standardised_with_statistics_of_the_sentences() -> None:
+    model = tiny_model()
+    expected = HashingTextEncoder().encode(model.known_task_texts)
+    assert_allclose(model.policy.state_dict()["actor_target.text_normaliser.mean"], expected.mean(axis=0), atol=1e-6)
+
+
+def test_neither_training_nor_acting_moves_the_statistics() -> None:
+    model = tiny_model()
+    before = model.actor_target.feature_normaliser.mean.clone()
+    model.learn(2)
+    model.predict(100 * np.ones((9, 5)), task_text=TEXT)
+    assert_close(model.actor_target.feature_normaliser.mean, before, rtol=0, atol=0)
+
+
+def test_other_data_later_leave_the_statistics_of_a_trained_model() -> None:
+    model = tiny_model().learn(1)
+    before = model.actor_target.feature_normaliser.mean.clone()
+    model.set_dataset(moved_episodes())
+    assert_close(model.actor_target.feature_normaliser.mean, before, rtol=0, atol=0)
+
+
+def test_a_model_made_from_an_environment_takes_statistics_and_sentences_of_its_first_data() -> None:
+    model = tiny_model(env=ActionEnv())
+    model.set_dataset(moved_episodes())
+    expected = tiny_model(dataset=moved_episodes())
+    assert_close(model.actor_target.feature_normaliser.mean, expected.actor_target.feature_normaliser.mean)
+    assert model.known_task_texts == expected.known_task_texts
+    assert model.predict(np.zeros(5), task_text=TEXT)[0].shape == (2,)
+
+
+def test_sentences_of_later_data_become_known() -> None:
+    model = tiny_model(dataset=make_episodes(n_tasks=2)).learn(1)
+    model.set_dataset(make_episodes(n_tasks=3))
+    assert set(model.known_task_texts) == set(tiny_model(dataset=make_episodes(n_tasks=3)).known_task_texts)
+
+
+# Data and arguments --------------------------------------------------------------------------------------------------------
+
+
+def test_a_buffer_brings_its_own_settings() -> None:
+    dataset = OfflineDataset.from_episodes(make_episodes())
+    buffer = PromptReplayBuffer(dataset, "cpu", prompts_per_batch=2, prompt_window=4, reward_scale="none")
+    model = tiny_model(dataset=buffer)
+    assert model.replay_buffer is buffer
+    assert (model.prompts_per_batch, model.reward_scale) == (2, "none")
+
+
+def test_policy_kwargs_are_not_changed() -> None:
+    policy_kwargs = dict(net_arch=[8])
+    LLMDPD("MlpPolicy", dataset=make_episodes(), text_encoder="hashing", policy_kwargs=policy_kwargs, device="cpu")
+    assert policy_kwargs == dict(net_arch=[8])
+
+
+def wide_actions() -> OfflineDataset:
+    return OfflineDataset.from_episodes(make_episodes(), action_space=spaces.Box(-2.0, 2.0, (2,)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(policy_objective="sac"), r"`policy_objective` must be one of \('diffusion_ql', .*got 'sac'"),
+        (dict(gamma=1.5), r"`gamma` must be in \[0, 1\], got 1.5"),
+        (dict(tau=-0.1), r"`tau` must be in \[0, 1\], got -0.1"),
+        (dict(text_dropout=1.1), r"`text_dropout` must be in \[0, 1\], got 1.1"),
+        (dict(trajectory_dropout=-1), r"`trajectory_dropout` must be in \[0, 1\], got -1"),
+        (dict(eta=-1.0), "`eta` must be >= 0, got -1.0"),
+        (dict(eta=float("nan")), "`eta` must be >= 0, got nan"),
+        (dict(prompt_noise=-0.1), "`prompt_noise` must be >= 0, got -0.1"),
+        (dict(candidate_temperature=-1.0), "`candidate_temperature` must be >= 0, got -1.0"),
+        (dict(ema_decay=1.0), r"`ema_decay` must be in \[0, 1\), got 1.0"),
+        (dict(max_grad_norm=0.0), r"`max_grad_norm` must be > 0 .*got 0.0"),
+        (dict(batch_size=25), "`batch_size` and .*multiple.*got 25 and 3"),
+        (dict(batch_size=0), "`batch_size` and .*at least 1.*got 0 and 3"),
+        (dict(prompts_per_batch=0), "`prompts_per_batch` must be at least 1.*got 24 and 0"),
+        (dict(q_batch_size=4), "`q_batch_size` must be None, or a multiple .*got 4 with 3 and 24"),
+        (dict(q_batch_size=48), "`q_batch_size` .*of at most `batch_size`, got 48 with 3 and 24"),
+        (dict(q_batch_size=0), "`q_batch_size` .*got 0 with 3 and 24"),
+        (dict(n_candidates=0), "`n_candidates` must be at least 1.*got 0"),
+        (dict(n_candidates=2, eta=0.0), "1 where eta=0 trains no critic to choose, got 2"),
+        (dict(reward_scale="max"), r"`reward_scale` must be one of \('per_task', 'none'\), got 'max'"),
+        (dict(text_encoder="bert"), "unknown text encoder 'bert'. Known are"),
+        (dict(same_goal=True), "`same_goal` needs the goal of every episode"),
+        (dict(dataset=[]), "needs at least one episode|must be a Minari data set id"),
+        (dict(policy_kwargs=dict(conditioning="film")), r"`conditioning` must be one of \('concat', .*got 'film'"),
+        (dict(policy_kwargs=dict(noise_schedule="sine")), "`noise_schedule` must be one of .*got 'sine'"),
+        (dict(policy_kwargs=dict(net_arch=[])), r"`net_arch` needs at least one hidden layer .*got \[\]"),
+        (dict(policy_kwargs=dict(features_extractor_class="cnn")), "must be a class or one of .*'nature_cnn'.*got 'cnn'"),
+        (dict(dataset=None, env=None), "pass `dataset` .*or `env`, or use LLMDPD.load"),
+        (
+            dict(env="Pendulum-v1", dataset=make_episodes()),
+            r"observation space of the data is .*\(5,\).*\(3,\).*from_episodes",
+        ),
+        (dict(env=ActionEnv(), dataset=wide_actions()), r"action space of the data is .*2.0.*that of the model .*1.0"),
+        (dict(env=VecNormalize(make_vec_env(ActionEnv))), "VecNormalize, .*Drop it"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else ",".join(value),
+)
+def test_an_argument_that_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_model(**arguments)
+
+
+def test_something_that_is_no_data_set_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"`dataset` must be a Minari data set id, a list of ids, .*got 3"):
+        tiny_model(dataset=3)
+
+
+def test_a_buffer_of_another_window_is_refused() -> None:
+    buffer = PromptReplayBuffer(OfflineDataset.from_episodes(make_episodes()), "cpu", prompt_window=5)
+    with pytest.raises(ValueError, match="`prompt_window` is 5 and the policy's is 4: make them equal"):
+        tiny_model(dataset=buffer)
+
+
+def test_later_data_of_other_spaces_are_refused_and_change_nothing() -> None:
+    model = tiny_model()
+    before = model.replay_buffer
+    with pytest.raises(ValueError, match="action space of the data"):
+        model.set_dataset(wide_actions())
+    assert model.replay_buffer is before
+
+
+def test_learning_without_data_says_where_to_pass_them() -> None:
+    with pytest.raises(ValueError, match=r"no data to learn from: pass `dataset` to the constructor or to LLMDPD.load"):
+        tiny_model(env=ActionEnv()).learn(1)
+
+
+# SB3's callbacks -----------------------------------------------------------------------------------------------------------
+
+
+def test_sb3_evaluates_during_training_and_keeps_the_best(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.set_task(task_text=TEXT)
+    callback = EvalCallback(
+        Monitor(ActionEnv()),
+        eval_freq=2,
+        n_eval_episodes=1,
+        log_path=str(tmp_path),
+        best_model_save_path=str(tmp_path),
+        verbose=0,
+    )
+    model.learn(4, callback=callback)
+    assert callback.evaluations_timesteps == [2, 4]
+    last = 3 * model.predict(np.full(5, 0.5), deterministic=True)[0][0]
+    assert callback.last_mean_reward == pytest.approx(last, abs=1e-4)
+    assert LLMDPD.load(tmp_path / "best_model").num_timesteps in (2, 4)
+
+
+def test_sb3_stops_training_at_a_reward() -> None:
+    model = tiny_model()
+    model.set_task(prompt=Prompt())
+    enough = StopTrainingOnRewardThreshold(reward_threshold=-100.0)
+    model.learn(6, callback=EvalCallback(Monitor(ActionEnv()), callback_on_new_best=enough, eval_freq=2, verbose=0))
+    assert model.num_timesteps == 2
+
+
+def test_sb3_saves_checkpoints_on_the_way(tmp_path: Path) -> None:
+    tiny_model().learn(5, callback=CheckpointCallback(save_freq=2, save_path=str(tmp_path)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rl_model_2_steps.zip", "rl_model_4_steps.zip"]
+    assert LLMDPD.load(tmp_path / "rl_model_4_steps").num_timesteps == 4
+
+
+@pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
+def test_a_progress_bar_counts_gradient_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_model().learn(3, progress_bar=True)
+    assert "3/3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("falsy", [False, np.False_])
+def test_a_callback_ends_training(falsy: bool) -> None:
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            return falsy
+
+    assert tiny_model().learn(4, callback=Stop()).num_timesteps == 1
+
+
+# What is logged ------------------------------------------------------------------------------------------------------------
+
+TIMES = {"time/gradient_steps_per_s", "time/time_elapsed", "time/total_timesteps", "train/n_updates", "step"}
+ACTOR = {"train/actor_loss", "train/bc_loss", "train/learning_rate", "train/critic_learning_rate"}
+CRITIC = {"train/q_loss", "train/critic_loss", "train/q_value", "train/target_q_value"}
+
+
+@pytest.mark.parametrize(("eta", "keys"), [(1.0, TIMES | ACTOR | CRITIC), (0.0, TIMES | ACTOR)])
+def test_the_log_holds_what_was_trained_and_nothing_of_rollouts(eta: float, keys: set[str]) -> None:
+    model = tiny_model(eta=eta)
+    lines = logged(model)
+    model.learn(4, log_interval=2)
+    assert [set(line) for line in lines.lines] == [keys, keys]
+    assert [(line["step"], line["train/n_updates"]) for line in lines.lines] == [(2, 2), (4, 4)]
+
+
+def test_a_logged_loss_is_the_mean_since_the_last_line() -> None:
+    losses: list[float] = []
+    model = tiny_model()
+    original = model.actor_loss
+
+    def remembered(*args: Any) -> Any:
+        loss, metrics = original(*args)
+        losses.append(loss.item())
+        return loss, metrics
+
+    model.actor_loss = remembered  # type: ignore[method-assign]
+    lines = logged(model)
+    model.learn(4, log_interval=2)
+    means = [np.mean(losses[:2]), np.mean(losses[2:])]
+    assert [line["train/actor_loss"] for line in lines.lines] == pytest.approx(means, rel=1e-5)
+
+
+def test_no_log_is_written_where_none_is_wanted() -> None:
+    model = tiny_model()
+    lines = logged(model)
+    model.learn(3, log_interval=None)
+    assert lines.lines == []
