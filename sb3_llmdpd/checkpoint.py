@@ -95,7 +95,7 @@ def read(path: FileLike) -> Checkpoint:
 
 
 def _check_header(data: dict[str, Any], path: pathlib.Path | str) -> None:
-    pickled = [key for key, value in data.items() if isinstance(value, dict) and ":serialized:" in value]
+    pickled = [key for key, value in data.items() if '":serialized:":' in json.dumps(value)]
     if pickled:
         raise ValueError(
             f"{path} holds pickled objects ({', '.join(pickled)}), which could execute anything when loaded, and is refused;"
