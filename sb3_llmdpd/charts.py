@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from sb3_llmdpd.evaluation import CellResult
+from sb3_llmdpd.evaluation.statistics import Estimate, success_rate
+from sb3_llmdpd.evaluation.tasks import CellResult
 from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.optional import require
 from sb3_llmdpd.report import GROUPS, summarise
-from sb3_llmdpd.statistics import Estimate, success_rate
 
 COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#999999", "#cc79a7", "#f0e442")
 """Okabe and Ito's, which colour-blind readers can tell apart."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sb3_llmdpd.checkpoint import to_json
-from sb3_llmdpd.conditions import Condition
-from sb3_llmdpd.evaluation import CellResult
+from sb3_llmdpd.evaluation.conditions import Condition
+from sb3_llmdpd.evaluation.statistics import Estimate, interquartile_mean_over_tasks, mean_over_tasks, success_rate
+from sb3_llmdpd.evaluation.tasks import CellResult
 from sb3_llmdpd.files import whole_file
-from sb3_llmdpd.statistics import Estimate, interquartile_mean_over_tasks, mean_over_tasks, success_rate
 
 FORMAT_VERSION = 1
 PACKAGES = ("sb3-llmdpd", "torch", "stable-baselines3", "gymnasium", "numpy", "metaworld", "mujoco")

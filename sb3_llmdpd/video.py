@@ -12,13 +12,13 @@ import gymnasium as gym
 import torch as th
 
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
+from sb3_llmdpd.evaluation.players import EnvMaker
+from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
 from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.optional import require
-from sb3_llmdpd.players import EnvMaker
 from sb3_llmdpd.processes import worker_pool
 from sb3_llmdpd.prompts.prompt import Prompt
-from sb3_llmdpd.rollouts import Rollout, run_episodes
 
 STEPS_PER_FRAME = 4
 """Without an accelerator a frame costs as much as fifty steps of the simulator."""

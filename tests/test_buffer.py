@@ -265,6 +265,14 @@ def test_with_same_goal_the_example_is_another_episode_of_the_goal(counts: list[
     assert (pool_of[drawn] == pool_of[example]).all()
 
 
+def test_goals_of_a_task_are_drawn_alike() -> None:
+    goals = ("near", "near", "far", "far", "far", "left", "left")
+    buffer = make_buffer([traced(0, i, 3, goal=goal) for i, goal in enumerate(goals)], same_goal=True, prompts_per_batch=40)
+    examples = th.cat([example_rows(buffer.sample(40))[:, 0, EPISODE] for _ in range(50)]).long()
+    goal_of = th.tensor([0, 0, 1, 1, 1, 2, 2])
+    assert_close(goal_of[examples].bincount() / 2_000, th.full((3,), 1 / 3), rtol=0, atol=0.045)
+
+
 def test_without_same_goal_goals_do_not_matter() -> None:
     buffer = make_buffer([traced(0, number, 3, goal=f"goal-{number}") for number in range(3)])
     assert buffer.sample(40).prompts.has_trajectory.all()

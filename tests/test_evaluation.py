@@ -11,10 +11,10 @@ from factories import make_episodes, tiny_model
 from gymnasium import spaces
 
 from sb3_llmdpd import LLMDPD, Episode
-from sb3_llmdpd.conditions import CONDITIONS, Cell, Condition, make_cells
 from sb3_llmdpd.data.metaworld.record import Recipe
-from sb3_llmdpd.evaluation import evaluate_tasks, prompts_of
-from sb3_llmdpd.rollouts import run_episodes
+from sb3_llmdpd.evaluation.conditions import CONDITIONS, Cell, Condition, make_cells
+from sb3_llmdpd.evaluation.rollouts import run_episodes
+from sb3_llmdpd.evaluation.tasks import evaluate_tasks, prompts_of
 
 TASKS = ["task-0", "task-1", "task-2"]
 TEXTS = {task: f"do {task}" for task in TASKS}

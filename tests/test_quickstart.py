@@ -11,9 +11,9 @@ from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.benchmarks.runs import example_episodes
 from sb3_llmdpd.cli import app
-from sb3_llmdpd.conditions import CONDITIONS
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
 from sb3_llmdpd.data.minari import load_minari
+from sb3_llmdpd.evaluation.conditions import CONDITIONS
 
 pytestmark = pytest.mark.slow
 

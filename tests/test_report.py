@@ -11,12 +11,12 @@ from factories import tiny_model
 from sb3_llmdpd import optional
 from sb3_llmdpd.callbacks import LearningCurve, write_curve
 from sb3_llmdpd.charts import curves_chart, success_chart
-from sb3_llmdpd.conditions import Cell, Condition, make_cells
-from sb3_llmdpd.evaluation import CellResult
+from sb3_llmdpd.evaluation.conditions import Cell, Condition, make_cells
+from sb3_llmdpd.evaluation.rollouts import Rollout
+from sb3_llmdpd.evaluation.statistics import Estimate
+from sb3_llmdpd.evaluation.tasks import CellResult
 from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.report import read_results, summarise, tables, write_results
-from sb3_llmdpd.rollouts import Rollout
-from sb3_llmdpd.statistics import Estimate
 
 PNG = b"\x89PNG"
 

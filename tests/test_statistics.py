@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sb3_llmdpd.statistics import Estimate, interquartile_mean_over_tasks, mean_over_tasks, success_rate
+from sb3_llmdpd.evaluation.statistics import Estimate, interquartile_mean_over_tasks, mean_over_tasks, success_rate
 
 
 @pytest.mark.parametrize(

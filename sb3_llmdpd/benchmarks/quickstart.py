@@ -10,12 +10,12 @@ from typing import Any, Self
 import typer
 
 from sb3_llmdpd.benchmarks.runs import evaluate_into, example_episodes, show_tables, train_into
-from sb3_llmdpd.conditions import CONDITIONS, Cell, Condition, make_cells
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.metaworld.collect import collect
 from sb3_llmdpd.data.metaworld.tasks import SPLITS
 from sb3_llmdpd.data.minari import load_minari
-from sb3_llmdpd.evaluation import CellResult, prompts_of
+from sb3_llmdpd.evaluation.conditions import CONDITIONS, Cell, Condition, make_cells
+from sb3_llmdpd.evaluation.tasks import CellResult, prompts_of
 from sb3_llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.schedules import CosineSchedule
 from sb3_llmdpd.video import film_episode

@@ -8,9 +8,9 @@ import typer
 
 from sb3_llmdpd.benchmarks.runs import evaluate_into, example_episodes, show_tables
 from sb3_llmdpd.cli.options import names
-from sb3_llmdpd.conditions import CONDITIONS, make_cells
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, task_info
+from sb3_llmdpd.evaluation.conditions import CONDITIONS, make_cells
 from sb3_llmdpd.llmdpd import LLMDPD
 
 

@@ -9,15 +9,15 @@ from zlib import crc32
 import numpy as np
 from tqdm import tqdm
 
-from sb3_llmdpd.conditions import Cell, Condition
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import task_info
+from sb3_llmdpd.evaluation.conditions import Cell, Condition
+from sb3_llmdpd.evaluation.players import EnvMaker, Job, PlaySettings, play_jobs
+from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.llmdpd import LLMDPD
-from sb3_llmdpd.players import EnvMaker, Job, PlaySettings, play_jobs
 from sb3_llmdpd.processes import n_cores
 from sb3_llmdpd.prompts.prompt import Prompt
-from sb3_llmdpd.rollouts import Rollout
 
 _EVALUATION = crc32(b"evaluation")
 """Keeps the seeds of evaluation apart from those of collected data, whatever seed both were given."""

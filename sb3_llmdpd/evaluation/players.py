@@ -12,10 +12,10 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 
+from sb3_llmdpd.evaluation.rollouts import Act, Rollout, run_episodes
 from sb3_llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.processes import worker_pool
 from sb3_llmdpd.prompts.prompt import Prompt
-from sb3_llmdpd.rollouts import Act, Rollout, run_episodes
 from sb3_llmdpd.saving import OPTIMIZERS
 
 EnvMaker = Callable[[str], gym.Env[Any, Any]]

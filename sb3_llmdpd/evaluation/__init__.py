@@ -1,0 +1,6 @@
+"""Evaluation of prompted models with the controls that a number needs beside it."""
+
+from sb3_llmdpd.evaluation.conditions import CONDITIONS, Cell, Condition, make_cells
+from sb3_llmdpd.evaluation.tasks import CellResult, evaluate_tasks, prompts_of
+
+__all__ = ["CONDITIONS", "Cell", "CellResult", "Condition", "evaluate_tasks", "make_cells", "prompts_of"]
