@@ -28,7 +28,8 @@ class QuickstartSettings:
     :param seed: of data, training and evaluation.
     :param train_tasks: tasks that the model learns from.
     :param unseen_tasks: tasks that it never sees but is evaluated on.
-    :param seen_tasks: those of ``train_tasks`` that it is evaluated on.
+    :param seen_tasks: those of ``train_tasks`` that it is evaluated on; every fifth in alphabetical order, so that nobody
+        picked them.
     :param shared_scenes: pairs: whose scenes, and whose sentence is told there.
     :param conditions: see `make_cells`.
     :param n_episodes: training episodes a task.
@@ -46,10 +47,7 @@ class QuickstartSettings:
     seed: int = 0
     train_tasks: tuple[str, ...] = SPLITS["ml45"][0]
     unseen_tasks: tuple[str, ...] = SPLITS["ml45"][1]
-    seen_tasks: tuple[str, ...] = (
-        "reach", "push", "pick-place", "door-open", "drawer-close", "button-press-topdown", "peg-insert-side",
-        "window-open", "sweep",
-    )  # fmt: skip
+    seen_tasks: tuple[str, ...] = tuple(sorted(SPLITS["ml45"][0])[::5])
     shared_scenes: tuple[tuple[str, str], ...] = (("pick-place", "pick-place"), ("pick-place", "reach"))
     conditions: tuple[str, ...] = CONDITIONS
     n_episodes: int = 10

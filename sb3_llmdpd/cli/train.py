@@ -35,6 +35,9 @@ def train(
     unseen: Annotated[str | None, typer.Option(help="Tasks between commas whose episodes are left out.")] = None,
     steps: Annotated[int, typer.Option(help="Gradient steps.")] = 10_000,
     batch_size: Annotated[int, typer.Option(help="Transitions in a step.")] = _MODEL["batch_size"],
+    q_batch_size: Annotated[int | None, typer.Option(help="How many of them the critic sees; by default all.")] = _MODEL[
+        "q_batch_size"
+    ],
     prompts_per_batch: Annotated[int, typer.Option(help="Prompts in a step.")] = _MODEL["prompts_per_batch"],
     learning_rate: Annotated[float, typer.Option(help="Of actor and encoders.")] = _MODEL["learning_rate"],
     cosine: Annotated[bool, typer.Option("--cosine", help="Let the learning rate fall along half a cosine.")] = False,
@@ -49,6 +52,7 @@ def train(
     trajectory_dropout: Annotated[float, typer.Option(help="Share of prompts without their example.")] = _MODEL[
         "trajectory_dropout"
     ],
+    prompt_noise: Annotated[float, typer.Option(help="Noise on the prompt vectors in training.")] = _MODEL["prompt_noise"],
     text_encoder: Annotated[str, typer.Option(help="Spec of the language model; none for no text.")] = _MODEL["text_encoder"],
     same_goal: Annotated[bool, typer.Option("--same-goal", help="Examples share the goal.")] = _MODEL["same_goal"],
     conditioning: Annotated[str, typer.Option(help=f"{' or '.join(CONDITIONINGS)}.")] = _POLICY["conditioning"],
@@ -77,6 +81,7 @@ def train(
         learning_rate=CosineSchedule(learning_rate) if cosine else learning_rate,
         critic_learning_rate=critic_learning_rate,
         batch_size=batch_size,
+        q_batch_size=q_batch_size,
         prompts_per_batch=prompts_per_batch,
         gamma=gamma,
         eta=eta,
@@ -84,6 +89,7 @@ def train(
         ema_decay=ema_decay,
         text_dropout=text_dropout,
         trajectory_dropout=trajectory_dropout,
+        prompt_noise=prompt_noise,
         text_encoder=None if text_encoder == "none" else text_encoder,
         same_goal=same_goal,
         policy_kwargs={
