@@ -1,0 +1,112 @@
+"""Learning on toys: the prompt decides what is done, and the Q term prefers the better of what was logged."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from factories import tiny_model
+
+from sb3_llmdpd import LLMDPD, CosineSchedule, Episode, Prompt
+
+pytestmark = pytest.mark.slow
+
+PLACES = {
+    "go to the left": (-1.0, 0.0),
+    "move right": (1.0, 0.0),
+    "climb to the top": (0.0, 1.0),
+    "drop to the ground": (0.0, -1.0),
+}
+NEAR = 0.5
+"""Half of the way from the middle to a place; to any other place it is more than twice as far."""
+N_STEPS = 12
+
+
+def walk_to(place: np.ndarray, text: str, rng: np.random.Generator) -> Episode:
+    """A point walks from near the middle to a place; what it sees is where it is, and nothing of the place."""
+    positions, actions = [rng.normal(0, 0.1, 2)], []
+    for _ in range(N_STEPS):
+        actions.append(np.clip(2 * (place - positions[-1]) + rng.normal(0, 0.1, 2), -1, 1))
+        positions.append(positions[-1] + 0.2 * actions[-1])
+    distances = np.linalg.norm(np.array(positions[1:]) - place, axis=1)
+    return Episode(np.array(positions), np.array(actions), -distances, task=text, task_texts=(text,))
+
+
+def walks(seed: int, n: int) -> dict[str, list[Episode]]:
+    rng = np.random.default_rng(seed)
+    return {text: [walk_to(np.array(place), text, rng) for _ in range(n)] for text, place in PLACES.items()}
+
+
+@cache
+def walker(conditioning: str) -> LLMDPD:
+    model = tiny_model(
+        dataset=[walk for of_task in walks(seed=0, n=8).values() for walk in of_task],
+        learning_rate=CosineSchedule(3e-3),
+        batch_size=64,
+        q_batch_size=8,
+        prompts_per_batch=8,
+        eta=0.01,
+        ema_decay=0.95,
+        text_dropout=0.3,
+        trajectory_dropout=0.3,
+        policy_kwargs=dict(net_arch=[64, 64], conditioning=conditioning),
+    )
+    return model.learn(300, log_interval=None)
+
+
+def ends(model: LLMDPD, prompt: Prompt) -> np.ndarray:
+    """Where the point stands after a walk of 12 steps."""
+    position = np.zeros(2)
+    for _ in range(N_STEPS):
+        action, _ = model.predict(position, deterministic=True, prompt=prompt)
+        position = position + 0.2 * action
+    return position
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "cross_attention"])
+def test_the_sentence_alone_decides_where_to_go(conditioning: str) -> None:
+    distances = {text: np.linalg.norm(ends(walker(conditioning), Prompt(text)) - place) for text, place in PLACES.items()}
+    assert {text for text, distance in distances.items() if distance > NEAR} == set(), distances
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "cross_attention"])
+def test_the_example_alone_decides_where_to_go(conditioning: str) -> None:
+    examples = {text: walk for text, (walk,) in walks(seed=1, n=1).items()}  # others than those of training
+    distances = {
+        text: np.linalg.norm(ends(walker(conditioning), Prompt(trajectory=examples[text])) - place)
+        for text, place in PLACES.items()
+    }
+    assert {text for text, distance in distances.items() if distance > NEAR} == set(), distances
+
+
+def mixed_quality(rng: np.random.Generator) -> Episode:
+    """Most logged actions are bad: one in four is near +0.5 and gets a reward, the others near -0.5 get none."""
+    good = rng.random(40) < 0.25
+    actions = np.where(good, 0.5, -0.5)[:, None] + rng.normal(0, 0.05, (40, 1))
+    return Episode(rng.standard_normal((41, 2)), actions, good.astype(float))
+
+
+def share_of_good_actions(eta: float) -> float:
+    """In 500 drawn actions in observations that were not in the data."""
+    rng = np.random.default_rng(0)
+    model = tiny_model(
+        dataset=[mixed_quality(rng) for _ in range(8)],
+        learning_rate=CosineSchedule(3e-3),
+        batch_size=64,
+        prompts_per_batch=1,
+        gamma=0.0,
+        eta=eta,
+        ema_decay=0.95,
+        text_encoder=None,
+        trajectory_dropout=1.0,
+        policy_kwargs=dict(net_arch=[32, 32]),
+    ).learn(300, log_interval=None)
+    actions, _ = model.predict(np.random.default_rng(1).standard_normal((500, 2)))
+    return float((actions > 0).mean())
+
+
+def test_cloning_alone_repeats_the_shares_of_the_data() -> None:
+    assert share_of_good_actions(eta=0.0) == pytest.approx(0.25, abs=0.12)
+
+
+def test_the_q_term_prefers_the_better_of_what_was_logged() -> None:
+    assert share_of_good_actions(eta=1.0) > 0.8
