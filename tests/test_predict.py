@@ -442,6 +442,29 @@ def test_noisy_actions_stay_in_the_space() -> None:
     assert all(model.action_space.contains(action) for action in actions)
 
 
+RNG = np.random.default_rng(0)
+SPACES = {
+    "one of several": (spaces.Discrete(4), RNG.integers(4, size=6)),
+    "several of several": (spaces.MultiDiscrete([3, 4]), RNG.integers(3, size=(6, 2))),
+    "switches": (spaces.MultiBinary(3), RNG.integers(2, size=(6, 3)).astype(np.int8)),
+    "a matrix": (spaces.Box(-1, 1, (2, 3), np.float64), RNG.uniform(-1, 1, (6, 2, 3))),
+}
+
+
+@pytest.mark.parametrize("action_dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("space", "rows"), SPACES.values(), ids=SPACES)
+def test_other_spaces_are_read_in_observation_and_example(
+    space: spaces.Space[Any], rows: np.ndarray, action_dtype: type[np.floating[Any]]
+) -> None:
+    episode = Episode(rows, np.random.default_rng(1).uniform(-1, 1, (5, 2)), np.zeros(5), task_texts=("go on",))
+    action_space = spaces.Box(-3, 1, (2,), action_dtype)
+    model = tiny_model(dataset=OfflineDataset((episode, episode), space, action_space), prompts_per_batch=1).learn(1)
+    actions = act(model, rows, task_text="go on", trajectory=episode)
+    alone = [act(model, row, task_text="go on", trajectory=episode) for row in rows]
+    assert actions.dtype == action_dtype
+    assert_same(actions, np.stack(alone))
+
+
 def image_episodes(shape: tuple[int, ...], wrap: Callable[[np.ndarray], Any] = lambda image: image) -> list[Episode]:
     """Two tasks; the images are the same, whichever axis holds their three channels."""
     rng = np.random.default_rng(0)
