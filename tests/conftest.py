@@ -1,4 +1,4 @@
-"""What every test runs under: one thread, seeded generators, and a cache of its own."""
+"""What every test runs under: one thread, seeded generators, and folders of its own."""
 
 import os
 import random
@@ -20,10 +20,11 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Neither read nor fill the cache of whoever runs the tests."""
+def folders_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither read nor fill the cache of whoever runs the tests, nor leave Stable-Baselines3's logs behind."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SB3_LLMDPD_CACHE", os.fspath(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SB3_LOGDIR", os.fspath(tmp_path_factory.mktemp("logs")))
         yield
 
 
