@@ -72,21 +72,29 @@ def scene() -> th.Tensor:
     return observation
 
 
-RELATIONS = [
+OFFSETS = [
     [0.4, 0.3, 0.2],  # object - hand
     [-1.1, -0.2, 0.7],  # goal - hand
     [-1.5, -0.5, 0.5],  # goal - object
     [0.9, 1.8, 2.7],  # other object - hand
-    [0.1, 0.0, -0.1],  # the hand's last displacement
-    [0.0, 0.1, 0.0],  # the object's
 ]
+DISPLACEMENTS = [0.1, 0.0, -0.1, 0.0, 0.1, 0.0]  # of hand and object, since the last step
 
 
 def test_metaworld_relative_writes_out_the_geometry() -> None:
-    features = MetaWorldRelativeExtractor(METAWORLD)(scene())
-    assert_close(features[0, :18].view(6, 3), th.tensor(RELATIONS))
+    features = MetaWorldRelativeExtractor(METAWORLD)(scene())[0]
+    assert_close(features[:12].view(4, 3), th.tensor(OFFSETS))
+    assert_close(features[24:30], th.tensor(DISPLACEMENTS))
     height_gripper_orientations = [0.3, 0.03, 0.07, 0.08, 0.09, 0.10, 0.14, 0.15, 0.16, 0.17]
-    assert_close(features[0, 18:], th.tensor(height_gripper_orientations))
+    assert_close(features[30:], th.tensor(height_gripper_orientations))
+
+
+def test_metaworld_relative_shows_distances_of_a_grasp_at_their_own_scale() -> None:
+    close = scene()
+    close[0, 4:7] = close[0, 0:3] + th.tensor([0.0, 0.03, -0.003])
+    fine = MetaWorldRelativeExtractor(METAWORLD)(close)[0, 12:24]
+    assert_close(fine[:3], th.tensor([0.0, 1.0, -0.1]).tanh())
+    assert_close(fine[9:], th.ones(3))  # the other object is far away in every direction
 
 
 def test_metaworld_relative_means_the_same_wherever_the_table_stands() -> None:
@@ -98,8 +106,8 @@ def test_metaworld_relative_means_the_same_wherever_the_table_stands() -> None:
 
 def test_metaworld_relative_can_keep_the_absolute_observation() -> None:
     features = MetaWorldRelativeExtractor(METAWORLD, absolute=True)(scene())
-    assert th.equal(features[:, :39], scene())
-    assert_close(features[0, 39:].view(6, 3), th.tensor(RELATIONS))
+    assert th.equal(features[:, 30:], scene())
+    assert_close(features[0, :12].view(4, 3), th.tensor(OFFSETS))
 
 
 def test_a_goal_or_object_that_is_not_there_is_nowhere_relative_to_the_hand() -> None:
@@ -107,10 +115,9 @@ def test_a_goal_or_object_that_is_not_there_is_nowhere_relative_to_the_hand() ->
     hidden = scene()
     hidden[0, 36:39] = 0.0
     hidden[0, 11:14] = 0.0
-    relations = MetaWorldRelativeExtractor(METAWORLD)(hidden)[0, :18].view(6, 3)
-    expected = th.tensor(RELATIONS)
-    expected[1:4] = 0.0
-    assert_close(relations, expected)
+    offsets = MetaWorldRelativeExtractor(METAWORLD)(hidden)[0, :24].view(2, 4, 3)  # coarse and fine
+    assert th.equal(offsets[:, 1:], th.zeros(2, 3, 3))
+    assert_close(offsets[0, 0], th.tensor(OFFSETS[0]))
 
 
 @pytest.mark.parametrize("absolute", [False, True])

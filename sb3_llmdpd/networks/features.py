@@ -21,9 +21,9 @@ class MetaWorldRelativeExtractor(BaseFeaturesExtractor):
     """Meta-World's observation as geometry between hand, objects and goal, which means the same in every task and place.
 
     Gives object - hand, goal - hand, goal - object, other object - hand (metres; zeros where the simulator gives no such
-    thing), the same at the fine scale of a grasp, the last step's displacement of hand and object, the hand's height, the gripper's opening and the objects'
-    orientations. Absolute positions are left out: a few demonstrations show too few of them, and a policy that can
-    remember where it saw a goal does not learn to go where the goal is.
+    thing), the same at the fine scale of a grasp, the last step's displacement of hand and object, the hand's height, the
+    gripper's opening and the objects' orientations. Absolute positions are left out: a few demonstrations show too few of
+    them, and a policy that can remember where it saw a goal does not learn to go where the goal is.
 
     :param observation_space: Box of shape (39,).
     :param absolute: whether the whole observation stands beside the relations after all.
