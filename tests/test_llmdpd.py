@@ -361,6 +361,23 @@ def test_observations_are_standardised_with_statistics_of_the_data() -> None:
         assert_allclose(state[f"{actor}.feature_normaliser.scale"], rows.std(axis=0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["actor", "actor_target"])
+def test_the_networks_read_observations_of_mean_0_and_deviation_1(name: str) -> None:
+    rows = np.concatenate([episode.observations for episode in moved_episodes()])
+    features = getattr(tiny_model(dataset=moved_episodes()), name).encode_observations(th.as_tensor(rows))
+    assert_close(features.mean(dim=0), th.zeros(5), atol=1e-4, rtol=0)
+    assert_close(features.std(dim=0, correction=0), th.ones(5), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["actor", "actor_target"])
+def test_the_prompt_encoder_reads_sentences_of_mean_0(name: str) -> None:
+    model, read = tiny_model(), []
+    actor = getattr(model, name)
+    actor.prompt_encoder.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].text_vectors))
+    actor.encode_prompts(model.prompter.batch([Prompt(text) for text in model.known_task_texts]))
+    assert_close(read[0].mean(dim=0), th.zeros(256), atol=1e-5, rtol=0)
+
+
 def test_text_vectors_are_standardised_with_statistics_of_the_sentences() -> None:
     model = tiny_model()
     expected = HashingTextEncoder().encode(model.known_task_texts)
