@@ -28,6 +28,7 @@ from torch.testing import assert_close
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, CosineSchedule, OfflineDataset, Prompt, PromptReplayBuffer, llmdpd
+from sb3_llmdpd.diffusion.process import DiffusionProcess
 from sb3_llmdpd.envs import DatasetEnv
 from sb3_llmdpd.prompts.text_encoders import HashingTextEncoder
 
@@ -70,6 +71,15 @@ def logged(model: LLMDPD) -> Lines:
     lines = Lines()
     model.set_logger(Logger(folder=None, output_formats=[lines]))
     return lines
+
+
+class BatchNormExtractor(BaseFeaturesExtractor):
+    def __init__(self, observation_space: gym.Space[Any]) -> None:
+        super().__init__(observation_space, 5)
+        self.norm = nn.BatchNorm1d(5)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.norm(observations)
 
 
 # The loop ------------------------------------------------------------------------------------------------------------------
@@ -127,6 +137,14 @@ def test_a_batch_is_encoded_once_for_each_of_its_prompts(batch_size: int, prompt
         actor.prompt_encoder.register_forward_pre_hook(lambda _, inputs: n_prompts.append(len(inputs[1])))
     model.learn(1)
     assert n_prompts == [min(batch_size, prompts_per_batch)] * 2  # for the critic and for the actor
+
+
+def test_one_features_extractor_reads_the_observations_of_transitions_and_of_examples() -> None:
+    model = tiny_model(policy_kwargs=dict(features_extractor_class=BatchNormExtractor))
+    n_rows: list[int] = []
+    model.actor.features_extractor.register_forward_pre_hook(lambda _, inputs: n_rows.append(len(inputs[0])))
+    model.learn(1)
+    assert n_rows == [24, 3 * 4]  # transitions; 4 steps of each of 3 examples
 
 
 def test_the_critic_may_see_a_share_of_the_batch() -> None:
@@ -213,15 +231,6 @@ def test_the_averaged_actor_acts() -> None:
     for parameter in model.actor_target.denoiser.parameters():
         parameter.data.zero_()
     assert not np.array_equal(model.predict(np.zeros((4, 5)), deterministic=True, task_text=TEXT)[0], before)
-
-
-class BatchNormExtractor(BaseFeaturesExtractor):
-    def __init__(self, observation_space: gym.Space[Any]) -> None:
-        super().__init__(observation_space, 5)
-        self.norm = nn.BatchNorm1d(5)
-
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        return self.norm(observations)
 
 
 def test_running_statistics_reach_the_averaged_actor_and_acting_leaves_them() -> None:
@@ -412,6 +421,13 @@ def test_sentences_of_later_data_become_known() -> None:
     model = tiny_model(dataset=make_episodes(n_tasks=2)).learn(1)
     model.set_dataset(make_episodes(n_tasks=3))
     assert set(model.known_task_texts) == set(tiny_model(dataset=make_episodes(n_tasks=3)).known_task_texts)
+
+
+def test_the_defaults_are_the_papers() -> None:
+    model = LLMDPD("MlpPolicy", dataset=make_episodes(), text_encoder="hashing", device="cpu")
+    assert (model.policy_objective, model.n_candidates, model.critic.n_critics) == ("diffusion_ql", 1, 2)
+    assert (model.actor.diffusion.n_steps, model.actor.attention) == (5, None)
+    assert_close(model.actor.diffusion.alphas_bar, DiffusionProcess(5, "vp").alphas_bar)
 
 
 # Data and arguments --------------------------------------------------------------------------------------------------------
