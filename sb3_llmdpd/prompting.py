@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch as th
 
+from sb3_llmdpd.data.episodes import check_fits
 from sb3_llmdpd.data.images import channels_first
 from sb3_llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.prompts.prompt import Prompt, Trajectory, TrajectoryLike, take, window_steps
@@ -72,7 +73,8 @@ class Prompter:
         trajectory = Trajectory.of(example)
         observations = channels_first(trajectory.observations, self.policy.observation_space)
         trajectory = Trajectory(observations, trajectory.actions)
-        self._check_fits(trajectory)
+        spaces_of_model = self.policy.observation_space, self.policy.action_space
+        check_fits(trajectory.observations, trajectory.actions, *spaces_of_model, "`trajectory`")
         steps = window_steps(np.array([len(trajectory)]), window)[0]
         return Trajectory(take(trajectory.observations, steps), trajectory.actions[steps])
 
@@ -85,27 +87,6 @@ class Prompter:
             else np.zeros((window, *space.shape), space.dtype)  # type: ignore[misc]
         )
         return Trajectory(zeros, np.zeros((window, *action_space.shape), np.float32))
-
-    def _check_fits(self, trajectory: Trajectory) -> None:
-        space, action_space = self.policy.observation_space, self.policy.action_space
-        shapes = getattr(space, "spaces", None)
-        given = trajectory.observations
-        if isinstance(given, dict) != (shapes is not None) or (isinstance(given, dict) and set(given) != set(shapes or ())):
-            raise ValueError(
-                f"`trajectory` observations must be {f'a dict with the keys {sorted(shapes)}' if shapes else 'an array'}"
-                " as the model's observation space says"
-            )
-        pairs = [(given[key], shapes[key]) for key in given] if shapes and isinstance(given, dict) else [(given, space)]
-        for array, subspace in pairs:
-            if array.shape[1:] != subspace.shape:  # type: ignore[union-attr]
-                raise ValueError(
-                    f"`trajectory` observations must be (length, *{subspace.shape}) like the model's, got {array.shape}"  # type: ignore[union-attr]
-                )
-        if trajectory.actions.shape[1:] != action_space.shape:
-            raise ValueError(
-                f"`trajectory` actions must be (length, *{action_space.shape}) like the model's,"
-                f" got {trajectory.actions.shape}"
-            )
 
 
 def _joined(windows: Sequence[np.ndarray | dict[str, np.ndarray]], device: th.device) -> TensorObs:

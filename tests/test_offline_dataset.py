@@ -71,7 +71,7 @@ def test_actions_outside_the_space_are_refused_with_the_remedy() -> None:
     actions = np.array([[0.0, 0.0], [1.5, -2.0], [1.0, -1.0], [1.01, 0.0]])
     message = (
         "logs, episode 7: 2 of 4 actions lie outside the action space [-1.0, 1.0] (values from -2 to 1.5); clip them as the"
-        " environment did, or pass the `action_space` they belong to"
+        " environment did, or use the action space that they belong to"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         OfflineDataset.from_episodes([make_episode(actions=actions)])
@@ -107,11 +107,11 @@ def test_an_action_space_without_width_is_refused() -> None:
 MISFITS = {
     "observations of another size": (
         make_episode(observations=np.zeros((T + 1, 9))),
-        "`observations` must be (T + 1, *(3,)) to fit the data's space, got shape (5, 9)",
+        "a row of `observations` must have the space's shape (3,), got (9,)",
     ),
     "actions of another size": (
         make_episode(actions=np.zeros((T, 5))),
-        "`actions` must be (T, *(2,)), got shape (4, 5)",
+        "a row of `actions` must have the space's shape (2,), got (5,)",
     ),
     "a dict where an array is due": (
         make_episode(observations={"a": np.zeros((T + 1, OBSERVATION))}),
@@ -137,7 +137,7 @@ def test_a_dict_with_other_keys_is_refused_with_the_expected_ones() -> None:
 
 def test_an_array_of_a_dict_that_does_not_fit_is_named() -> None:
     first, other = (make_episode(observations={"a": np.zeros((T + 1, size))}) for size in (1, 2))
-    message = "`observations['a']` must be (T + 1, *(1,)) to fit the data's space, got shape (5, 2)"
+    message = "a row of `observations['a']` must have the space's shape (1,), got (2,)"
     with pytest.raises(ValueError, match=re.escape(message)):
         OfflineDataset.from_episodes([first, other])
 

@@ -198,9 +198,9 @@ def test_the_scaled_example_is_what_training_saw() -> None:
         (dict(task_text=[TEXTS[0], 3]), TypeError, "`task_text` must be a string, got int"),
         (dict(trajectory="go"), TypeError, "must be an Episode, a Trajectory, or a pair.*got str"),
         (dict(trajectory=(np.full((3, 5), np.nan), np.zeros((3, 2)))), ValueError, "`trajectory`.*NaN"),
-        (dict(trajectory=(np.zeros((3, 4)), np.zeros((3, 2)))), ValueError, r"\(length, .*5.*got \(3, 4\)"),
-        (dict(trajectory=(np.zeros((3, 5)), np.zeros((3, 1)))), ValueError, r"actions must be .*2.*got \(3, 1\)"),
-        (dict(trajectory=({"x": np.zeros((3, 5))}, np.zeros((3, 2)))), ValueError, "observations must be an array"),
+        (dict(trajectory=(np.zeros((3, 4)), np.zeros((3, 2)))), ValueError, r"row of `observations`.*\(5,\), got \(4,\)"),
+        (dict(trajectory=(np.zeros((3, 5)), np.zeros((3, 1)))), ValueError, r"row of `actions`.*\(2,\), got \(1,\)"),
+        (dict(trajectory=({"x": np.zeros((3, 5))}, np.zeros((3, 2)))), ValueError, "observations are a dict"),
     ],
     ids=lambda value: None if isinstance(value, type | dict) else value,
 )
@@ -232,7 +232,7 @@ def test_a_model_without_texts_refuses_a_sentence() -> None:
 
 def test_a_task_that_does_not_fit_leaves_the_task_of_before(model: LLMDPD) -> None:
     model.set_task(task_text=TEXTS[0])
-    with pytest.raises(ValueError, match="observations must be"):
+    with pytest.raises(ValueError, match="row of `observations`"):
         model.set_task(trajectory=(np.zeros((3, 4)), np.zeros((3, 2))))
     assert_same(act(model), act(model, task_text=TEXTS[0]))
 

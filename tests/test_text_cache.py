@@ -82,8 +82,8 @@ def test_an_entry_that_holds_a_pickle_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(file: object, vector: np.ndarray, **options: bool) -> None:
-        file.write(b"half")  # type: ignore[attr-defined]
+    def full_disk(path: Path, vector: np.ndarray, **options: bool) -> None:
+        path.write_bytes(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(np, "save", full_disk)

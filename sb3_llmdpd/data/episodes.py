@@ -66,6 +66,8 @@ class Episode:
             object.__setattr__(self, "success", bool(self.success))  # numpy's False is no `False`, and files hold numpy's
         if not isinstance(self.task, str) or not self.task:
             raise ValueError(f"{self.source}: `task` must be a non-empty string, got {self.task!r}")
+        if self.first_success is not None and self.success is False:
+            raise ValueError(f"{self.source}: `first_success` is {self.first_success}, but `success` is False")
         if self.first_success is not None and not 0 <= self.first_success < n_steps:
             raise ValueError(
                 f"{self.source}: `first_success` must be the index of one of the {n_steps} steps, got {self.first_success}"
@@ -154,7 +156,7 @@ class OfflineDataset:
                 f" {self.action_space.high}"
             )
         for episode in self.episodes:
-            _check_fits(episode, self.observation_space, self.action_space)
+            check_fits(episode.observations, episode.actions, self.observation_space, self.action_space, episode.source)
 
     @classmethod
     def from_episodes(
@@ -222,28 +224,39 @@ def _unbounded_box(array: np.ndarray) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, array.shape[1:], np.float32)
 
 
-def _check_fits(episode: Episode, observation_space: spaces.Space[Any], action_space: spaces.Box) -> None:
+def check_fits(
+    observations: Observations,
+    actions: np.ndarray,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Box,
+    source: str,
+) -> None:
+    """Check steps against the spaces that they should belong to.
+
+    :param observations: (n, *obs_shape), or a dict of such arrays.
+    :param actions: (T, *action_shape), environment units.
+    :param observation_space: of the data set or the model.
+    :param action_space: of the data set or the model.
+    :param source: named first in the error message.
+    :raises ValueError: when shapes differ, or actions leave the space.
+    """
     if isinstance(observation_space, spaces.Dict):
-        if not isinstance(episode.observations, dict) or set(episode.observations) != set(observation_space.spaces):
-            raise ValueError(f"{episode.source}: observations must be a dict with the keys {sorted(observation_space.spaces)}")
-        pairs = [(f"observations[{key!r}]", episode.observations[key], observation_space[key]) for key in observation_space]
+        if not isinstance(observations, dict) or set(observations) != set(observation_space.spaces):
+            raise ValueError(f"{source}: observations must be a dict with the keys {sorted(observation_space.spaces)}")
+        parts = [(f"observations[{key!r}]", observations[key], observation_space[key].shape) for key in observation_space]
     else:
-        if isinstance(episode.observations, dict):
-            raise ValueError(f"{episode.source}: observations are a dict, but the observation space is {observation_space}")
-        pairs = [("observations", episode.observations, observation_space)]
-    for name, array, space in pairs:
-        if array.shape[1:] != space.shape:
-            raise ValueError(
-                f"{episode.source}: `{name}` must be (T + 1, *{space.shape}) to fit the data's space, got shape {array.shape}"
-            )
-    if episode.actions.shape[1:] != action_space.shape:
-        raise ValueError(f"{episode.source}: `actions` must be (T, *{action_space.shape}), got shape {episode.actions.shape}")
+        if isinstance(observations, dict):
+            raise ValueError(f"{source}: observations are a dict, but the observation space is {observation_space}")
+        parts = [("observations", observations, observation_space.shape)]
+    for name, array, shape in [*parts, ("actions", actions, action_space.shape)]:
+        if array.shape[1:] != shape:
+            raise ValueError(f"{source}: a row of `{name}` must have the space's shape {shape}, got {array.shape[1:]}")
     # In the precision of the actions: 0.1 as float32 is larger than 0.1 as float64.
     low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
-    outside = (episode.actions < low) | (episode.actions > high)
+    outside = (actions < low) | (actions > high)
     if outside.any():
         raise ValueError(
-            f"{episode.source}: {int(outside.any(axis=1).sum())} of {len(episode)} actions lie outside the action space"
-            f" [{action_space.low.min()}, {action_space.high.max()}] (values from {episode.actions.min():.4g} to"
-            f" {episode.actions.max():.4g}); clip them as the environment did, or pass the `action_space` they belong to"
+            f"{source}: {int(outside.any(axis=1).sum())} of {len(actions)} actions lie outside the action space"
+            f" [{action_space.low.min()}, {action_space.high.max()}] (values from {actions.min():.4g} to"
+            f" {actions.max():.4g}); clip them as the environment did, or use the action space that they belong to"
         )
