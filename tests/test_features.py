@@ -84,17 +84,18 @@ DISPLACEMENTS = [0.1, 0.0, -0.1, 0.0, 0.1, 0.0]  # of hand and object, since the
 def test_metaworld_relative_writes_out_the_geometry() -> None:
     features = MetaWorldRelativeExtractor(METAWORLD)(scene())[0]
     assert_close(features[:12].view(4, 3), th.tensor(OFFSETS))
-    assert_close(features[24:30], th.tensor(DISPLACEMENTS))
+    assert_close(features[36:42], th.tensor(DISPLACEMENTS))
     height_gripper_orientations = [0.3, 0.03, 0.07, 0.08, 0.09, 0.10, 0.14, 0.15, 0.16, 0.17]
-    assert_close(features[30:], th.tensor(height_gripper_orientations))
+    assert_close(features[42:], th.tensor(height_gripper_orientations))
 
 
 def test_metaworld_relative_shows_distances_of_a_grasp_at_their_own_scale() -> None:
     close = scene()
     close[0, 4:7] = close[0, 0:3] + th.tensor([0.0, 0.03, -0.003])
-    fine = MetaWorldRelativeExtractor(METAWORLD)(close)[0, 12:24]
-    assert_close(fine[:3], th.tensor([0.0, 1.0, -0.1]).tanh())
-    assert_close(fine[9:], th.ones(3))  # the other object is far away in every direction
+    finest, fine = MetaWorldRelativeExtractor(METAWORLD)(close)[0, 12:36].view(2, 12)
+    assert_close(finest[:3], th.tensor([0.0, 1.0, -0.1]).tanh())
+    assert_close(fine[:3], th.tensor([0.0, 0.3, -0.03]).tanh())
+    assert_close(finest[9:], th.ones(3))  # the other object is far away in every direction
 
 
 def test_metaworld_relative_means_the_same_wherever_the_table_stands() -> None:
@@ -106,7 +107,7 @@ def test_metaworld_relative_means_the_same_wherever_the_table_stands() -> None:
 
 def test_metaworld_relative_can_keep_the_absolute_observation() -> None:
     features = MetaWorldRelativeExtractor(METAWORLD, absolute=True)(scene())
-    assert th.equal(features[:, 30:], scene())
+    assert th.equal(features[:, 42:], scene())
     assert_close(features[0, :12].view(4, 3), th.tensor(OFFSETS))
 
 

@@ -11,8 +11,8 @@ HAND, GRIPPER, OBJECT, OTHER_OBJECT, GOAL = slice(0, 3), slice(3, 4), slice(4, 7
 """Where Meta-World's 39 numbers hold positions (metres) and the gripper's opening."""
 ORIENTATIONS = [*range(7, 11), *range(14, 18)]
 """Quaternions of the two objects."""
-FINE = 0.03
-"""Metres. Whether a grasp or a goal is missed is decided at this scale, and how to get there at ten times as much."""
+FINE_SCALES = (0.03, 0.1)
+"""Metres. Whether a grasp or a goal is missed is decided at these scales, and how to get there at ten times as much."""
 PREVIOUS = 18
 """Entries 18 to 36 repeat the first 18 of one step earlier."""
 
@@ -21,7 +21,7 @@ class MetaWorldRelativeExtractor(BaseFeaturesExtractor):
     """Meta-World's observation as geometry between hand, objects and goal, which means the same in every task and place.
 
     Gives object - hand, goal - hand, goal - object, other object - hand (metres; zeros where the simulator gives no such
-    thing), the same at the fine scale of a grasp, the last step's displacement of hand and object, the hand's height, the
+    thing), the same at the fine scales of a grasp, the last step's displacement of hand and object, the hand's height, the
     gripper's opening and the objects' orientations. Absolute positions are left out: a few demonstrations show too few of
     them, and a policy that can remember where it saw a goal does not learn to go where the goal is.
 
@@ -36,14 +36,14 @@ class MetaWorldRelativeExtractor(BaseFeaturesExtractor):
                 "the features extractor 'metaworld_relative' reads Meta-World's observations, Box of shape (39,);"
                 f" got {observation_space}"
             )
-        super().__init__(observation_space, features_dim=30 + (39 if absolute else 10))
+        super().__init__(observation_space, features_dim=42 + (39 if absolute else 10))
         self.absolute = absolute
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """Write the relations out.
 
         :param observations: (B, 39), metres.
-        :return: (B, 40), or (B, 69) with the absolute observation.
+        :return: (B, 52), or (B, 81) with the absolute observation.
         """
         hand, thing = observations[:, HAND], observations[:, OBJECT]
         other, goal = observations[:, OTHER_OBJECT], observations[:, GOAL]
@@ -53,7 +53,8 @@ class MetaWorldRelativeExtractor(BaseFeaturesExtractor):
         )  # (B, 12)
         displacements = [hand - previous[:, HAND], thing - previous[:, OBJECT]]
         where = [observations] if self.absolute else [hand[:, 2:], observations[:, GRIPPER], observations[:, ORIENTATIONS]]
-        return th.cat([offsets, th.tanh(offsets / FINE), *displacements, *where], dim=1)
+        fine = [th.tanh(offsets / scale) for scale in FINE_SCALES]
+        return th.cat([offsets, *fine, *displacements, *where], dim=1)
 
 
 def _relative(position: th.Tensor, origin: th.Tensor) -> th.Tensor:
