@@ -250,3 +250,9 @@ def stop_at(task: str, describe: Any) -> Any:
         describe(dataset, recipe, episodes)
 
     return interrupted
+
+
+def test_a_relative_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ids = collect_here(Path("data"), n_episodes=1)
+    assert len(load_minari(ids, root="data").episodes) == 1

@@ -67,9 +67,10 @@ def datasets_root(root: str | Path | None = None) -> Path:
     """Where Minari data sets are.
 
     :param root: a folder of one's own, or None.
-    :return: that folder, else $MINARI_DATASETS_PATH, else ~/.minari/datasets.
+    :return: that folder, else $MINARI_DATASETS_PATH, else ~/.minari/datasets; absolute, since Minari puts a relative path
+        in front of itself.
     """
-    return Path(root or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
+    return Path(root or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser().resolve()
 
 
 def local_ids(root: str | Path | None = None) -> list[str]:
