@@ -14,11 +14,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_llmdpd import LLMDPD, Episode
 
-TEXTS = {-1.0: "turn the knob down", 1.0: "turn the knob up"}
+TEXTS = {-1.0: "cool the room", 1.0: "turn up the heat"}
 
 
-class Knob(gym.Env):
-    """A knob to be turned one way; which way shows in the reward alone, so that only the prompt can say."""
+class Thermostat(gym.Env):
+    """A thermostat to be turned one way; which way shows in the reward alone, so that only the prompt can say."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -46,12 +46,12 @@ def demonstration(direction: float, rng: np.random.Generator) -> Episode:
 
 
 def main(n_steps: int = 400) -> dict[str, float]:
-    """Train and evaluate; returns the mean return in the environment that wants the knob up, by what the policy is told."""
+    """Train and evaluate; returns the mean return in the environment that wants it warmer, by what the policy is told."""
     rng = np.random.default_rng(0)
     episodes = [demonstration(direction, rng) for direction in TEXTS for _ in range(8)]
     model = LLMDPD("MlpPolicy", dataset=episodes, batch_size=64, prompts_per_batch=8, eta=0.1, seed=0)
 
-    env = make_vec_env(lambda: Knob(1.0), n_envs=4, seed=0)
+    env = make_vec_env(lambda: Thermostat(1.0), n_envs=4, seed=0)
     model.set_task(task_text=TEXTS[1.0])  # EvalCallback knows nothing of prompts
     model.learn(n_steps, callback=EvalCallback(env, n_eval_episodes=4, eval_freq=n_steps // 2, verbose=0), log_interval=None)
 
@@ -60,10 +60,10 @@ def main(n_steps: int = 400) -> dict[str, float]:
         returns[text], _ = evaluate_policy(model.prompted(task_text=text), env, n_eval_episodes=8)
         print(f"told {text!r:22s} mean return {returns[text]:6.2f}")
 
-    # One sentence for each sub-environment: two are told to turn up, two to turn down.
+    # One sentence for each sub-environment: two are told to heat, two to cool.
     observations = env.reset()
     actions, _ = model.predict(observations, deterministic=True, task_text=[TEXTS[1.0]] * 2 + [TEXTS[-1.0]] * 2)
-    print("actions of four environments told up, up, down, down:", np.round(actions[:, 0], 2))
+    print("actions of four environments told heat, heat, cool, cool:", np.round(actions[:, 0], 2))
     return returns
 
 

@@ -244,7 +244,7 @@ def test_meta_worlds_expert_reaches_in_its_own_scenes() -> None:
             "'text\\+trajectory' shows an example of 'task-0'.*has tasks \\['task-1'\\]",
         ),
         ({"texts": {}}, "unknown Meta-World task 'task-0'"),
-        ({"examples": {"task-0": make_episodes(observation_dim=4)}}, "`trajectory` observations must be \\(length"),
+        ({"examples": {"task-0": make_episodes(observation_dim=4)}}, "row of `observations` must have"),
     ],
 )
 def test_impossible_arguments_are_refused_before_anything_is_played(

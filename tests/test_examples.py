@@ -22,5 +22,5 @@ def test_a_point_walks_where_it_is_told_and_where_it_is_shown() -> None:
 
 def test_plain_tools_evaluate_what_the_policy_is_told() -> None:
     returns = example("sb3_tools.py")["main"](n_steps=300)
-    assert returns["turn the knob up"] > 5
-    assert returns["turn the knob down"] < -5
+    assert returns["turn up the heat"] > 5
+    assert returns["cool the room"] < -5
