@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 import sb3_llmdpd
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.cli import app
-from sb3_llmdpd.data.metaworld.collect import collect
+from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.minari import local_ids
 
 TINY = ["--steps", "2", "--log-interval", "1", "--batch-size", "4", "--prompts-per-batch", "2", "--net-arch", "8"]

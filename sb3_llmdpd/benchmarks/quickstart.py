@@ -11,7 +11,7 @@ import typer
 
 from sb3_llmdpd.benchmarks.runs import evaluate_into, example_episodes, show_tables, train_into
 from sb3_llmdpd.data.episodes import Episode
-from sb3_llmdpd.data.metaworld.collect import collect
+from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.metaworld.tasks import SPLITS
 from sb3_llmdpd.data.minari import load_minari
 from sb3_llmdpd.evaluation.conditions import CONDITIONS, Cell, Condition, make_cells

@@ -9,7 +9,7 @@ import typer
 from sb3_llmdpd.callbacks import LearningCurve
 from sb3_llmdpd.charts import curves_chart, success_chart
 from sb3_llmdpd.data.episodes import Episode
-from sb3_llmdpd.data.metaworld.collect import collect
+from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.minari import load_minari
 from sb3_llmdpd.evaluation.conditions import Cell
 from sb3_llmdpd.evaluation.tasks import CellResult, evaluate_tasks

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sb3_llmdpd.cli.options import names, numbers
-from sb3_llmdpd.data.metaworld.collect import collect, collected_success
+from sb3_llmdpd.data.metaworld.collection import collect, collected_success
 from sb3_llmdpd.data.metaworld.tasks import split
 from sb3_llmdpd.data.minari import datasets_root
 

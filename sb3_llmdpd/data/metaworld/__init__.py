@@ -1,6 +1,6 @@
 """Meta-World as a source of data: its tasks in words, its environments, its scripted experts."""
 
-from sb3_llmdpd.data.metaworld.collect import collect, collected_success
+from sb3_llmdpd.data.metaworld.collection import collect, collected_success
 from sb3_llmdpd.data.metaworld.envs import MetaWorldEnv, make_metaworld_env
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, TaskInfo, split, task_info
 
