@@ -9,7 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.images import channels_first, channels_first_space
-from sb3_llmdpd.prompts.prompt import window_steps
+from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, window_steps
 from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs, to_device
 
 REWARD_SCALES = ("per_task", "none")
@@ -42,7 +42,7 @@ class PromptReplayBuffer(ReplayBuffer):
         dataset: OfflineDataset,
         device: th.device | str = "auto",
         prompts_per_batch: int = 32,
-        prompt_window: int = 16,
+        prompt_window: int = PROMPT_WINDOW,
         same_goal: bool = False,
         reward_scale: str = "per_task",
         seed: int | None = None,

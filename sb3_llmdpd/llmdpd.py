@@ -23,7 +23,7 @@ from sb3_llmdpd.envs import DatasetEnv
 from sb3_llmdpd.losses import POLICY_OBJECTIVES, PromptedLosses
 from sb3_llmdpd.policies import CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy
 from sb3_llmdpd.prompting import Prompter
-from sb3_llmdpd.prompts.prompt import Prompt
+from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, Prompt
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
@@ -62,8 +62,8 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
     :param ema_decay: what the averaged actor keeps of itself in a step; ramps up from 0, as (1 + n) / (10 + n).
     :param eta: weight of the Q term in the actor's loss; 0 is behaviour cloning, which trains no critic.
     :param policy_objective: ``"diffusion_ql"``: the Q term sees actions sampled through the whole chain.
-        ``"action_approximation"``: it sees the one-step estimate of EDP (https://arxiv.org/abs/2305.20081), which costs a
-        third.
+        ``"action_approximation"``: it sees the one-step estimate of EDP (https://arxiv.org/abs/2305.20081), which
+        costs less.
     :param max_grad_norm: gradients of actor and critic are clipped to this norm.
     :param text_dropout: share of the prompts whose sentence is replaced by the learned null; 1 trains without text.
     :param trajectory_dropout: the same for the example trajectory, independently.
@@ -149,7 +149,7 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
         self.text_table: TextTable | None = None
         buffer = None
         if dataset is not None:
-            buffer = self._make_buffer(dataset, policy_kwargs.get("prompt_window", 16), seed, device)
+            buffer = self._make_buffer(dataset, policy_kwargs.get("prompt_window", PROMPT_WINDOW), seed, device)
             env = env if env is not None else DatasetEnv(buffer.observation_space, buffer.action_space)
         if env is None:
             raise ValueError(
@@ -262,10 +262,8 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
         """Of the noise in `predict`, apart so that acting changes nothing in training."""
         self.set_random_seed(self.seed)
         if self.text_encoder is not None and "text_dim" not in self.policy_kwargs:
-            table = self.text_table
-            self.policy_kwargs["text_dim"] = (
-                make_text_encoder(self.text_encoder).dim if table is None else table.vectors.shape[1]
-            )
+            encoder = make_text_encoder(self.text_encoder) if self.text_table is None else self.text_table
+            self.policy_kwargs["text_dim"] = encoder.dim
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
             self.action_space,

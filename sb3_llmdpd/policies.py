@@ -14,6 +14,7 @@ from sb3_llmdpd.actor import PromptedDiffusionActor
 from sb3_llmdpd.critic import PromptedCritic, choose
 from sb3_llmdpd.networks.activations import Mish
 from sb3_llmdpd.networks.features import features_extractor_named, is_fixed_function
+from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
 CONDITIONINGS = ("concat", "cross_attention")
@@ -78,7 +79,7 @@ class LLMDPDPolicy(BasePolicy):
         n_diffusion_steps: int = 5,
         noise_schedule: str = "vp",
         text_dim: int = 0,
-        prompt_window: int = 16,
+        prompt_window: int = PROMPT_WINDOW,
         text_embedding_dim: int = 64,
         trajectory_embedding_dim: int = 64,
         token_dim: int = 64,
@@ -98,7 +99,7 @@ class LLMDPDPolicy(BasePolicy):
             features_extractor_class=features_extractor_named(features_extractor_class or self.default_features_extractor),
             features_extractor_kwargs=features_extractor_kwargs,
             optimizer_class=optimizer_class,
-            # One kernel for all parameters: half the time of a step of Adam on a CPU.
+            # One kernel for all parameters, instead of several for each.
             optimizer_kwargs=dict(optimizer_kwargs or ({"fused": True} if optimizer_class is th.optim.Adam else {})),
             squash_output=True,
             normalize_images=normalize_images,

@@ -7,6 +7,8 @@ import numpy as np
 
 from sb3_llmdpd.data.episodes import Episode, Observations, check_texts
 
+PROMPT_WINDOW = 16
+"""Steps of an example that the networks see, by default."""
 TrajectoryLike = Any
 """An `Episode`, a `Trajectory`, or a pair (observations, actions); anything else is refused by `Trajectory.of`."""
 
