@@ -19,6 +19,24 @@ TINY_POLICY = dict(
 )
 """Policy arguments of a model that takes a gradient step in milliseconds."""
 
+T, OBSERVATION, ACTION = 4, 3, 2
+"""Steps, and sizes of an observation and an action, of `make_episode`."""
+
+
+def make_episode(**changes: Any) -> Episode:
+    """A sound episode of four steps, but for the changes.
+
+    :param changes: arguments of `Episode`.
+    :return: the episode.
+    """
+    sound = dict(
+        observations=np.zeros((T + 1, OBSERVATION)),
+        actions=np.zeros((T, ACTION)),
+        rewards=np.zeros(T),
+        source="logs, episode 7",
+    )
+    return Episode(**{**sound, **changes})
+
 
 def make_episodes(
     n_tasks: int = 3,

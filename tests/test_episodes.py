@@ -5,21 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import ACTION, OBSERVATION, T, make_episode
 
 from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS, Episode
-
-T, OBSERVATION, ACTION = 4, 3, 2
-
-
-def make_episode(**changes: Any) -> Episode:
-    """A sound episode of four steps, but for the changes."""
-    sound = dict(
-        observations=np.zeros((T + 1, OBSERVATION)),
-        actions=np.zeros((T, ACTION)),
-        rewards=np.zeros(T),
-        source="logs, episode 7",
-    )
-    return Episode(**{**sound, **changes})
 
 
 def with_value(shape: tuple[int, ...], index: tuple[int, ...], value: float) -> np.ndarray:

@@ -5,24 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import make_episodes
+from factories import ACTION, OBSERVATION, T, make_episode, make_episodes
 from gymnasium import spaces
 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.sources import load_dataset
-
-T, OBSERVATION, ACTION = 4, 3, 2
-
-
-def make_episode(**changes: Any) -> Episode:
-    """An episode of four steps that fits the others, but for the changes."""
-    sound = dict(
-        observations=np.zeros((T + 1, OBSERVATION)),
-        actions=np.zeros((T, ACTION)),
-        rewards=np.zeros(T),
-        source="logs, episode 7",
-    )
-    return Episode(**{**sound, **changes})
 
 
 def test_spaces_are_read_off_the_episodes() -> None:
