@@ -27,6 +27,7 @@ LAYERS = {
     "sb3_llmdpd.prompts.trajectory_encoder": 0,
     "sb3_llmdpd.buffers": 1,
     "sb3_llmdpd.envs": 1,
+    "sb3_llmdpd.wrappers": 1,
     "sb3_llmdpd.data": 1,
     "sb3_llmdpd.prompts": 1,
     "sb3_llmdpd.actor": 2,
@@ -44,6 +45,7 @@ LAYERS = {
     "sb3_llmdpd.charts": 4,
     "sb3_llmdpd.video": 4,
     "sb3_llmdpd.cli": 5,
+    "sb3_llmdpd.zoo": 5,
     "sb3_llmdpd.benchmarks": 5,
 }
 TOP = max(LAYERS.values())
