@@ -362,11 +362,12 @@ class LLMDPD(PromptedLosses, PromptedActing, SavedWithoutPickle, OffPolicyAlgori
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self.train(gradient_steps=1, batch_size=self.batch_size)
             self.num_timesteps += 1
+            # Before the callbacks: what one of them saves at this step, or stops, has logged all steps up to it.
+            if log_interval is not None and self.num_timesteps % log_interval == 0:
+                self.dump_logs()
             callback.update_locals(locals())
             if not callback.on_step():
                 break
-            if log_interval is not None and self.num_timesteps % log_interval == 0:
-                self.dump_logs()
         callback.on_training_end()
         return self
 
