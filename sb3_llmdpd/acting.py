@@ -14,6 +14,7 @@ from sb3_llmdpd.prompting import Prompter
 from sb3_llmdpd.prompts.prompt import Prompt, TrajectoryLike
 from sb3_llmdpd.prompts.text_table import TextTable
 from sb3_llmdpd.type_aliases import PromptEncoding
+from sb3_llmdpd.wrappers import split_observation
 
 TaskText = str | Sequence[str | None] | None
 """A sentence for all observations, or a list with one (or None) for each."""
@@ -50,7 +51,10 @@ class PromptedActing(OffPolicyAlgorithm):
     ) -> Predictions:
         """Act.
 
-        :param observation: (*obs_shape) or (n, *obs_shape), environment units.
+        An observation of a `TaskTextWrapper` brings its sentence along. It goes before the task of `set_task`, whose example
+        it joins, as it joins ``trajectory``; ``task_text`` and ``prompt`` go before it.
+
+        :param observation: (*obs_shape) or (n, *obs_shape), environment units; or that of a `TaskTextWrapper`.
         :param state: handed back as it came; the policy has no memory.
         :param episode_start: ignored, for the same reason.
         :param deterministic: True for the chain without noise (with ``n_candidates`` above 1, for the best of always the
@@ -58,13 +62,13 @@ class PromptedActing(OffPolicyAlgorithm):
         :param task_text: a sentence for all rows, or a list with one (or None) for each row.
         :param trajectory: an example for all rows (see `Trajectory.of`), or a list with one (or None) for each row.
         :param prompt: instead of the two: a `Prompt` or a list of them. ``Prompt()`` asks for the policy without a prompt.
-            With none of the three, the task of `set_task` counts.
+            With none of the three, the observation's sentence or the task of `set_task` counts.
         :return: (action_shape) or (n, *action_shape), environment units, and ``state``.
         :raises ValueError: when there is no prompt at all, as many prompts as fit neither one nor each row, or an observation
             that does not fit the space.
         """
         prompts = as_prompts(task_text, trajectory, prompt)
-        return self._act(observation, state, deterministic, self._current_task() if prompts is None else prompts)
+        return self._act(observation, state, deterministic, prompts, is_whole=prompt is not None)
 
     def set_task(self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None) -> None:
         """Say once what the task is, so that plain SB3 tools can call `predict`.
@@ -107,27 +111,38 @@ class PromptedActing(OffPolicyAlgorithm):
         prompts = as_prompts(task_text, trajectory, prompt)
         if prompts is None:
             raise ValueError("`prompted` needs a task: pass `task_text`, `trajectory` or `prompt`")
-        return PromptedPredictor(self, prompts)
+        return PromptedPredictor(self, prompts, is_whole=prompt is not None)
 
     @property
     def known_task_texts(self) -> tuple[str, ...]:
         """The sentences of training; understanding these needs no language model."""
         return self.text_table.texts if self.text_table is not None else ()
 
-    def _act(self, observation: Any, state: Any, deterministic: bool, prompts: list[Prompt]) -> Predictions:
+    def _act(
+        self, observation: Any, state: Any, deterministic: bool, prompts: list[Prompt] | None, is_whole: bool
+    ) -> Predictions:
+        observation, sentences = split_observation(observation, self.observation_space)
         check_kind(observation, self.observation_space)
+        if prompts is None:
+            prompts = self._current_task(sentences)
+        elif sentences is not None and not is_whole:
+            prompts = with_sentences(prompts, sentences)
         noise = None if deterministic else self.action_generator
         actions = self.policy.predict_prompted(
             observation, self._encode(prompts), noise, self.n_candidates, self.candidate_temperature
         )
         return actions, state
 
-    def _current_task(self) -> list[Prompt]:
+    def _current_task(self, sentences: np.ndarray | None) -> list[Prompt]:
+        """The task of the observations, where they carry a sentence, or else the one that is set."""
         task = self._task if self._task is not None else self._only_task
+        if sentences is not None:
+            return with_sentences([Prompt(trajectory=prompt.trajectory) for prompt in task or [Prompt()]], sentences)
         if task is None:
             raise ValueError(
-                "LLMDPD does not know which task to do: pass predict(..., task_text=... and/or trajectory=...), or call"
-                " model.set_task(...) before tools that cannot. To act without a prompt on purpose: prompt=Prompt()."
+                "LLMDPD does not know which task to do: pass predict(..., task_text=... and/or trajectory=...), or, for tools"
+                " that cannot, call model.set_task(...) or wrap the environment in TaskTextWrapper. To act without a prompt"
+                " on purpose: prompt=Prompt()."
             )
         return task
 
@@ -150,11 +165,13 @@ class PromptedPredictor:
 
     :param model: which acts.
     :param prompts: one, or one for each observation.
+    :param is_whole: False when a prompt without a sentence takes that of its observation.
     """
 
-    def __init__(self, model: PromptedActing, prompts: list[Prompt]) -> None:
+    def __init__(self, model: PromptedActing, prompts: list[Prompt], is_whole: bool = True) -> None:
         self._model = model
         self._prompts = prompts
+        self._is_whole = is_whole
 
     def predict(
         self,
@@ -164,7 +181,7 @@ class PromptedPredictor:
         deterministic: bool = False,
     ) -> Predictions:
         """Act on the bound task; see `PromptedActing.predict`."""
-        return self._model._act(observation, state, deterministic, self._prompts)
+        return self._model._act(observation, state, deterministic, self._prompts, self._is_whole)
 
 
 def as_prompts(task_text: TaskText, trajectory: Examples, prompt: PromptLike) -> list[Prompt] | None:
@@ -197,6 +214,25 @@ def as_prompts(task_text: TaskText, trajectory: Examples, prompt: PromptLike) ->
     texts = texts * n if len(texts) == 1 else texts
     examples = examples * n if len(examples) == 1 else examples
     return [Prompt(text, example) for text, example in zip(texts, examples, strict=True)]
+
+
+def with_sentences(prompts: list[Prompt], vectors: np.ndarray) -> list[Prompt]:
+    """Prompts in which those without a sentence have that of their observation.
+
+    :param prompts: one for all observations, or one for each.
+    :param vectors: (n, text_dim), the sentences of n observations; or (text_dim,), of one.
+    :return: one prompt where all are the same, so that it is encoded once; otherwise one for each observation.
+    :raises ValueError: when there are neither one prompt nor one per observation, or a vector is not a sentence's.
+    """
+    if all(prompt.has_text for prompt in prompts):
+        return prompts
+    vectors = np.atleast_2d(vectors)
+    rows = vectors[:1] if (vectors == vectors[:1]).all() else vectors
+    n = max(len(prompts), len(rows))
+    if not {len(prompts), len(rows)} <= {1, n}:
+        raise ValueError(f"Got {len(prompts)} prompts for {len(rows)} observations: pass one prompt, or one per observation.")
+    pairs = zip(prompts * (n // len(prompts)), np.broadcast_to(rows, (n, *rows.shape[1:])), strict=True)
+    return [prompt if prompt.has_text else Prompt(None, prompt.trajectory, vector) for prompt, vector in pairs]
 
 
 def check_kind(observation: Any, space: spaces.Space[Any]) -> None:

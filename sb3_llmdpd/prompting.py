@@ -45,24 +45,33 @@ class Prompter:
         actions = np.stack([window.actions for window in windows])
         scaled = policy.scale_action(actions.reshape(-1, *policy.action_space.shape)).reshape(*actions.shape[:2], -1)
         return PromptBatch(
-            text_vectors=th.as_tensor(self._text_vectors([prompt.text for prompt in prompts]), device=device),
-            has_text=th.tensor([prompt.text is not None for prompt in prompts], device=device),
+            text_vectors=th.as_tensor(self._text_vectors(prompts), device=device),
+            has_text=th.tensor([prompt.has_text for prompt in prompts], device=device),
             observations=_joined([window.observations for window in windows], device),
             actions=th.as_tensor(scaled, dtype=th.float32, device=device),
             has_trajectory=th.tensor([prompt.trajectory is not None for prompt in prompts], device=device),
         )
 
-    def _text_vectors(self, texts: Sequence[str | None]) -> np.ndarray:
-        vectors = np.zeros((len(texts), self.policy.text_dim), np.float32)
-        given = [i for i, text in enumerate(texts) if text is not None]
-        if given and self.text_table is None:
+    def _text_vectors(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        vectors = np.zeros((len(prompts), self.policy.text_dim), np.float32)
+        texts = {i: prompt.text for i, prompt in enumerate(prompts) if prompt.text is not None}
+        given = {i: prompt.text_vector for i, prompt in enumerate(prompts) if prompt.text_vector is not None}
+        if not texts and not given:
+            return vectors
+        if self.text_table is None:
             raise ValueError(
-                "this model was trained without task texts and cannot read `task_text`;"
-                " prompt it with a trajectory, or train it on data that has texts"
+                "this model was trained without task texts and cannot read `task_text`, nor the sentence in an observation of"
+                " TaskTextWrapper; prompt it with a trajectory, or train it on data that has texts"
             )
-        if given:
-            assert self.text_table is not None
-            vectors[given] = self.text_table.lookup([texts[i] for i in given])  # type: ignore[misc]
+        for i, vector in given.items():
+            if len(vector) != self.policy.text_dim:
+                raise ValueError(
+                    f"the vector of the sentence has {len(vector)} entries, and this model reads {self.policy.text_dim}: make"
+                    f" it with the model's own text encoder, TaskTextWrapper(env, task_text, {self.text_table.encoder_name!r})"
+                )
+            vectors[i] = vector
+        if texts:
+            vectors[list(texts)] = self.text_table.lookup(list(texts.values()))
         return vectors
 
     def _window(self, example: TrajectoryLike | None) -> Trajectory:

@@ -70,12 +70,14 @@ class Prompt:
 
     :param text: one sentence, or None.
     :param trajectory: one example (see `Trajectory.of`), or None.
-    :raises TypeError: when either has a wrong type.
-    :raises ValueError: when the sentence is empty or the example malformed.
+    :param text_vector: (text_dim,), in place of ``text``: what the model's own text encoder makes of a sentence; or None.
+    :raises TypeError: when one of them has a wrong type.
+    :raises ValueError: when the sentence is empty, the example or the vector malformed, or the sentence given twice.
     """
 
     text: str | None = None
     trajectory: TrajectoryLike | None = None
+    text_vector: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.text is not None:
@@ -84,14 +86,28 @@ class Prompt:
             object.__setattr__(self, "text", check_texts(self.text, "`task_text`")[0])
         if self.trajectory is not None and not isinstance(self.trajectory, Episode):
             object.__setattr__(self, "trajectory", Trajectory.of(self.trajectory))
+        if self.text_vector is not None:
+            if self.text is not None:
+                raise ValueError("pass the sentence either as `text` or as `text_vector`, not both")
+            object.__setattr__(self, "text_vector", _checked_vector(self.text_vector))
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a sentence, in words or as a vector."""
+        return self.text is not None or self.text_vector is not None
 
     def is_same(self, other: "Prompt") -> bool:
         """Whether another prompt is certain to mean the same: the same sentence and the very same example object.
 
         :param other: to compare with.
-        :return: False also for two examples that are merely equal.
+        :return: False also for two examples that are merely equal, and for a sentence and its vector.
         """
-        return self.text == other.text and self.trajectory is other.trajectory
+        same_vector = (
+            self.text_vector is other.text_vector
+            if self.text_vector is None or other.text_vector is None
+            else np.array_equal(self.text_vector, other.text_vector)
+        )
+        return self.text == other.text and self.trajectory is other.trajectory and same_vector
 
 
 def window_steps(lengths: np.ndarray, window: int, offsets: np.ndarray | float = 0.5) -> np.ndarray:
@@ -120,6 +136,19 @@ def take(observations: Observations, index: Any) -> Observations:
     if isinstance(observations, dict):
         return {key: value[index] for key, value in observations.items()}
     return observations[index]
+
+
+def _checked_vector(vector: Any) -> np.ndarray:
+    """A copy that nobody can change: whether a prompt is the one of before is told by its values."""
+    array = np.array(vector)
+    if not np.issubdtype(array.dtype, np.number):
+        raise TypeError(f"`text_vector` must be an array of numbers, got dtype {array.dtype}")
+    if array.ndim != 1 or not np.isfinite(array).all():
+        problem = f"shape {array.shape}" if array.ndim != 1 else "NaN or infinity"
+        raise ValueError(f"`text_vector` must be (text_dim,) finite numbers, got {problem}")
+    array = array.astype(np.float32)
+    array.setflags(write=False)
+    return array
 
 
 def _with_last_row(observations: Any, n_steps: int) -> np.ndarray:
