@@ -69,7 +69,7 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
 
     @property
     def task_description(self) -> str:
-        """The sentence, by its other usual name."""
+        """The sentence, under the name that LeRobot looks for."""
         return self._task_text
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -17,6 +17,7 @@ from toys import ActionEnv
 from sb3_llmdpd import LLMDPD, Episode, OfflineDataset, Prompt
 from sb3_llmdpd.critic import choose
 from sb3_llmdpd.prompts.prompt import Trajectory
+from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 
 TEXTS = ("do task number 0", "do task number 1", "do task number 2")
 EPISODES = make_episodes()
@@ -318,6 +319,95 @@ def test_the_policy_alone_refuses_two_prompts_for_six_observations(model: LLMDPD
         model.policy.predict(np.zeros((6, 5)))
 
 
+# The sentence in the observation -------------------------------------------------------------------------------------------
+
+
+def carrying(observations: np.ndarray, *texts: str) -> dict[str, np.ndarray]:
+    """Observations as those of `TaskTextWrapper`; one text for a single observation, otherwise one for each row."""
+    vectors = make_text_encoder("hashing").encode(texts)
+    return {"observation": observations, "task_embedding": vectors if observations.ndim > 1 else vectors[0]}
+
+
+def test_the_sentence_in_an_observation_is_the_task(model: LLMDPD) -> None:
+    assert_array_equal(act(model, carrying(OBSERVATIONS[0], TEXTS[1])), act(model, OBSERVATIONS[0], task_text=TEXTS[1]))
+    rows = carrying(OBSERVATIONS, *[TEXTS[1]] * 7)
+    assert_array_equal(act(model, rows), act(model, task_text=TEXTS[1]))
+
+
+def test_each_observation_has_its_own_sentence(model: LLMDPD) -> None:
+    assert_array_equal(act(model, carrying(OBSERVATIONS[:3], *TEXTS)), act(model, OBSERVATIONS[:3], task_text=TEXTS))
+
+
+def test_the_sentence_stands_beside_the_keys_of_a_dict() -> None:
+    episodes = image_episodes((3, 36, 36), lambda images: {"a": images.mean(axis=(2, 3)), "b": images.mean(axis=(2, 3))})
+    model = tiny_model(policy="MultiInputPolicy", dataset=episodes, batch_size=4, prompts_per_batch=2)
+    rows = {"a": np.zeros((2, 3)), "b": np.zeros((2, 3))}
+    sentences = make_text_encoder("hashing").encode(TEXTS[:2])
+    assert_array_equal(act(model, {**rows, "task_embedding": sentences}), act(model, rows, task_text=TEXTS[:2]))
+
+
+def test_the_sentence_in_an_observation_goes_before_the_one_that_is_set(model: LLMDPD) -> None:
+    model.set_task(task_text=TEXTS[0])
+    assert_array_equal(act(model, carrying(OBSERVATIONS[0], TEXTS[1])), act(model, OBSERVATIONS[0], task_text=TEXTS[1]))
+
+
+@pytest.mark.parametrize("examples", [EPISODES[8], [EPISODES[8], EPISODES[4]]], ids=["one", "one for each"])
+def test_the_example_that_is_set_joins_the_sentence_in_an_observation(model: LLMDPD, examples: Any) -> None:
+    expected = act(model, OBSERVATIONS[:2], task_text=TEXTS[:2], trajectory=examples)
+    model.set_task(task_text=TEXTS[2], trajectory=examples)
+    assert_array_equal(act(model, carrying(OBSERVATIONS[:2], *TEXTS[:2])), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (dict(task_text=TEXTS[0]), dict(task_text=TEXTS[0])),
+        (dict(task_text=[TEXTS[0], None]), dict(task_text=[TEXTS[0], TEXTS[2]])),
+        (dict(trajectory=EPISODES[8]), dict(task_text=TEXTS[1:], trajectory=EPISODES[8])),
+        (dict(prompt=Prompt(TEXTS[0])), dict(prompt=Prompt(TEXTS[0]))),
+        (dict(prompt=Prompt(trajectory=EPISODES[8])), dict(prompt=Prompt(trajectory=EPISODES[8]))),
+        (dict(prompt=Prompt()), dict(prompt=Prompt())),
+    ],
+    ids=["text", "text for one of two", "example", "prompt", "prompt without text", "no prompt"],
+)
+def test_what_predict_is_told_goes_before_the_sentence_in_the_observation(
+    model: LLMDPD, given: dict[str, Any], meant: dict[str, Any]
+) -> None:
+    model.set_task(task_text=TEXTS[2])
+    observations = carrying(OBSERVATIONS[:2], *TEXTS[1:])
+    expected = act(model, OBSERVATIONS[:2], **meant)
+    assert_array_equal(act(model, observations, **given), expected)
+    assert_array_equal(act(model.prompted(**given), observations), expected)
+
+
+@pytest.mark.parametrize(
+    ("observations", "prompt", "message"),
+    [
+        (
+            {"observation": OBSERVATIONS[:2], "task_embedding": np.ones((2, 8))},
+            {},
+            r"has 8 entries, and this model reads 256: make it.*TaskTextWrapper\(env, task_text, 'hashing:256'\)",
+        ),
+        ({"observation": OBSERVATIONS[:2], "task_embedding": np.full((2, 256), np.nan)}, {}, "finite numbers, got NaN"),
+        ({"observation": OBSERVATIONS[:2], "task_embedding": np.ones((2, 1, 256))}, {}, r"got shape \(1, 256\)"),
+        (carrying(OBSERVATIONS[:3], *TEXTS[:2]), {}, "^Got 2 prompts for 3 observations"),
+        (carrying(OBSERVATIONS[:3], *TEXTS), dict(trajectory=EPISODES[:2]), "^Got 2 prompts for 3 observations"),
+        ({"x": OBSERVATIONS, "task_embedding": np.ones((7, 256))}, {}, r"an array, got a dict with the keys \['x'\]"),
+    ],
+    ids=["size", "NaN", "shape", "too few sentences", "too few examples", "another key"],
+)
+def test_a_sentence_in_an_observation_that_cannot_be_is_refused(
+    model: LLMDPD, observations: dict[str, np.ndarray], prompt: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.predict(observations, **prompt)
+
+
+def test_a_model_without_texts_refuses_the_sentence_in_an_observation() -> None:
+    with pytest.raises(ValueError, match=r"trained without task texts.*nor the sentence in an observation of TaskTextWrapper"):
+        tiny_model(text_encoder=None).predict(carrying(OBSERVATIONS[0], TEXTS[0]))
+
+
 # Encoded once --------------------------------------------------------------------------------------------------------------
 
 
@@ -356,6 +446,15 @@ def test_the_task_that_is_set_is_encoded_once(model: LLMDPD, encodings: Encoding
     for _ in range(4):
         model.predict(OBSERVATIONS)
     assert encodings.count == 1
+
+
+@pytest.mark.parametrize(("texts", "count"), [([TEXTS[0]] * 3, 1), (TEXTS, 3)], ids=["one sentence", "three sentences"])
+def test_the_sentences_in_observations_are_encoded_once(
+    model: LLMDPD, encodings: Encodings, texts: list[str], count: int
+) -> None:
+    for step in range(4):
+        model.predict(carrying(OBSERVATIONS[step : step + 3], *texts))
+    assert encodings.count == count
 
 
 def test_a_new_prompt_is_encoded(model: LLMDPD, encodings: Encodings) -> None:

@@ -212,6 +212,55 @@ def test_equal_examples_are_not_known_to_be_the_same() -> None:
     assert not Prompt(trajectory=pair).is_same(Prompt(trajectory=pair))
 
 
+def test_a_sentence_may_come_as_its_vector() -> None:
+    prompt = Prompt(text_vector=[1, 2.5])  # type: ignore[arg-type]
+    assert prompt.has_text
+    assert prompt.text_vector is not None
+    assert prompt.text_vector.dtype == np.float32
+    assert_array_equal(prompt.text_vector, [1.0, 2.5])
+    assert not Prompt().has_text
+    assert Prompt("go").has_text
+
+
+def test_a_sentences_vector_is_a_copy_that_nobody_changes() -> None:
+    vector = np.ones(3, np.float32)
+    prompt = Prompt(text_vector=vector)
+    vector += 1.0
+    assert_array_equal(prompt.text_vector, [1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="read-only"):
+        prompt.text_vector[0] = 2.0  # type: ignore[index]
+
+
+def test_equal_vectors_are_the_same_sentence() -> None:
+    ones = Prompt(text_vector=np.ones(3))
+    assert ones.is_same(Prompt(text_vector=np.ones(3)))
+    assert not ones.is_same(Prompt(text_vector=np.zeros(3)))
+    assert not ones.is_same(Prompt(text_vector=np.ones(4)))
+    assert not ones.is_same(Prompt())
+    assert not Prompt().is_same(ones)
+    assert not ones.is_same(Prompt("go"))
+
+
+@pytest.mark.parametrize(
+    ("vector", "error", "message"),
+    [
+        (np.ones((1, 3)), ValueError, r"must be \(text_dim,\) finite numbers, got shape \(1, 3\)"),
+        (1.0, ValueError, r"got shape \(\)"),
+        ([1.0, np.nan], ValueError, "got NaN or infinity"),
+        ([1.0, np.inf], ValueError, "got NaN or infinity"),
+        ("open the door", TypeError, "`text_vector` must be an array of numbers, got dtype"),
+    ],
+)
+def test_what_is_no_vector_is_refused(vector: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Prompt(text_vector=vector)
+
+
+def test_a_sentence_is_given_once() -> None:
+    with pytest.raises(ValueError, match="either as `text` or as `text_vector`, not both"):
+        Prompt("go", text_vector=np.ones(3))
+
+
 def test_rows_are_taken_from_arrays_and_dicts_alike() -> None:
     assert_array_equal(take(OBSERVATIONS, [3, 1]), OBSERVATIONS[[3, 1]])  # type: ignore[arg-type]
     taken = take({"a": OBSERVATIONS, "b": ACTIONS}, slice(0, 2))
