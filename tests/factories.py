@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.buffers import PromptReplayBuffer
@@ -124,3 +126,60 @@ def make_buffer(episodes: list[Episode], **kwargs: Any) -> PromptReplayBuffer:
     defaults: dict[str, Any] = dict(prompts_per_batch=4, prompt_window=3, seed=0, reward_scale="none")
     dataset = OfflineDataset.from_episodes(episodes)
     return PromptReplayBuffer(dataset, "cpu", **{**defaults, **kwargs})
+
+
+def recorded(env: gym.Env[Any, Any] | VecEnv | str, n_episodes: int = 2, length: int = 12, seed: int = 0) -> OfflineDataset:
+    """What random actions do in an environment, as data of one task in the environment's own spaces.
+
+    :param env: an environment, its id, or vectorised ones, of which the first is recorded.
+    :param n_episodes: how many.
+    :param length: steps of each at most.
+    :param seed: of environment, observations and actions.
+    :return: the data set.
+    """
+    made = gym.make(env) if isinstance(env, str) else env
+    vec_env = made if isinstance(made, VecEnv) else DummyVecEnv([lambda: made])
+    vec_env.seed(seed)
+    vec_env.action_space.seed(seed)
+    vec_env.observation_space.seed(seed)
+    episodes = tuple(_record_one(vec_env, length, f"episode {number}") for number in range(n_episodes))
+    assert isinstance(vec_env.action_space, gym.spaces.Box)
+    return OfflineDataset(episodes, vec_env.observation_space, vec_env.action_space)
+
+
+def _record_one(env: VecEnv, length: int, source: str) -> Episode:
+    observations, actions, rewards = [_first(env.reset())], [], []
+    done, info = False, {}
+    while len(actions) < length and not done:
+        actions.append(env.action_space.sample())
+        everyones = np.stack([actions[-1], *(env.action_space.sample() for _ in range(env.num_envs - 1))])
+        observation, reward, dones, infos = env.step(everyones)
+        done, info = bool(dones[0]), infos[0]
+        observations.append(info["terminal_observation"] if done else _first(observation))
+        rewards.append(reward[0])
+    first = observations[0]
+    return Episode(
+        {key: np.stack([row[key] for row in observations]) for key in first}
+        if isinstance(first, dict)
+        else np.stack(observations),
+        np.stack(actions),
+        np.array(rewards),
+        task_texts=("do what the environment rewards",),
+        terminated=done and not info["TimeLimit.truncated"],
+        source=source,
+    )
+
+
+def _first(observations: Any) -> Any:
+    """The first row of vectorised observations."""
+    return {key: rows[0] for key, rows in observations.items()} if isinstance(observations, dict) else observations[0]
+
+
+def model_of(env: gym.Env[Any, Any] | VecEnv | str, **kwargs: Any) -> LLMDPD:
+    """A tiny model of one task, which needs no prompt, with an environment and random data recorded in it.
+
+    :param env: as in `recorded`.
+    :param kwargs: arguments of `LLMDPD` that differ.
+    :return: the model.
+    """
+    return tiny_model(env=env, **{"dataset": recorded(env), "prompts_per_batch": 1, "batch_size": 8, **kwargs})

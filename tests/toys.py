@@ -30,3 +30,31 @@ class ActionEnv(gym.Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.n_steps += 1
         return self.observation, float(action[0]), False, self.n_steps >= self.length, {}
+
+
+class SpacesEnv(gym.Env[Any, np.ndarray]):
+    """Observations at random of any space, whatever is done; the reward is 1 at each step.
+
+    :param observation_space: any.
+    :param action_space: any.
+    :param length: steps until the time limit.
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], length: int = 10) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.length = length
+        self.n_steps = 0
+        self.n_resets = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.n_steps = 0
+        self.n_resets += 1
+        return self.observation_space.sample(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.n_steps += 1
+        return self.observation_space.sample(), 1.0, False, self.n_steps >= self.length, {}
