@@ -34,7 +34,7 @@ class PromptedActing(OffPolicyAlgorithm):
     action_generator: th.Generator
     n_candidates: int
     candidate_temperature: float
-    _only_task: list[Prompt] | None
+    _only_task: list[Prompt] | None = None
     _task: list[Prompt] | None = None
     _encoded: tuple[list[Prompt], int, PromptEncoding] | None = None
 

@@ -10,6 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.diffusion.process import DiffusionProcess
 from sb3_llmdpd.networks.attention import TrajectoryAttention
 from sb3_llmdpd.networks.denoiser import Denoiser
@@ -18,7 +19,7 @@ from sb3_llmdpd.prompts.prompt_encoder import PromptEncoder
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
 
-class PromptedDiffusionActor(BasePolicy):
+class PromptedDiffusionActor(SavedNetwork, BasePolicy):
     """pi(a | s, text, trajectory): encoders, normalisers, and a diffusion model over one action in [-1, 1].
 
     One features extractor reads the transition's observation and the example's observations alike. Where it has nothing
@@ -32,8 +33,8 @@ class PromptedDiffusionActor(BasePolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Box,
         net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
+        features_extractor_class: type[BaseFeaturesExtractor],
+        features_extractor_kwargs: dict[str, Any] | None,
         activation_fn: type[nn.Module],
         layer_norm: bool,
         normalize_images: bool,
@@ -48,13 +49,17 @@ class PromptedDiffusionActor(BasePolicy):
         n_encoder_layers: int,
         n_heads: int,
     ) -> None:
+        self._arguments = arguments_of(locals())
         super().__init__(
             observation_space,
             action_space,
-            features_extractor=features_extractor,
+            features_extractor_class=features_extractor_class,
+            features_extractor_kwargs=dict(features_extractor_kwargs or {}),
             normalize_images=normalize_images,
             squash_output=True,
         )
+        self.features_extractor = self.make_features_extractor()
+        features_dim = self.features_extractor.features_dim
         action_dim = int(np.prod(action_space.shape))
         self.feature_normaliser = Normaliser(features_dim)
         self.text_normaliser = Normaliser(text_dim)

@@ -112,6 +112,8 @@ class PromptReplayBuffer(ReplayBuffer):
         self._observations = self._concatenated_observations(episodes)
         self._actions = self._tensor(2.0 * (actions - low) / (high - low) - 1.0)
         self._rewards = self._tensor((rewards / scale_of_row)[:, None])
+        self.largest_reward = float(np.abs(rewards / scale_of_row).max())
+        """Largest magnitude of a scaled reward."""
         self._dones = self._tensor(dones[:, None])
 
     def _index_examples(self, episodes: list[Episode], pool_of_episode: np.ndarray, n_pools: int) -> None:
@@ -210,7 +212,7 @@ class PromptReplayBuffer(ReplayBuffer):
         :param batch_size: B, a multiple of M = min(prompts_per_batch, B).
         :param env: SB3 passes its VecNormalize here; refused, since its statistics never move offline.
         :return: B transitions and M prompts.
-        :raises ValueError: when B is not a multiple of M, or ``env`` is given.
+        :raises ValueError: when B is not a positive multiple of M, or ``env`` is given.
         """
         if env is not None:
             raise ValueError(
@@ -218,10 +220,10 @@ class PromptReplayBuffer(ReplayBuffer):
                 " policy standardises observations with statistics of the data set."
             )
         n_prompts = min(self.prompts_per_batch, batch_size)
-        if batch_size % n_prompts:
+        if n_prompts < 1 or batch_size % n_prompts:
             raise ValueError(
-                f"`batch_size` must be a multiple of `prompts_per_batch`, so that each prompt has as many transitions;"
-                f" got {batch_size} and {n_prompts}. The nearest below is {batch_size - batch_size % n_prompts}."
+                "`batch_size` must be a multiple of `prompts_per_batch`, so that each prompt has as many transitions;"
+                f" got {batch_size} and {self.prompts_per_batch}"
             )
         tasks = self._draw_tasks(n_prompts)
         pools = self._task_first_pool[tasks] + self.generator.integers(self._task_n_pools[tasks])

@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel
 from torch import nn
 
+from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.networks.attention import TrajectoryAttention
 from sb3_llmdpd.networks.q_ensemble import QEnsemble
 from sb3_llmdpd.type_aliases import PromptEncoding
 
 
-class PromptedCritic(BaseModel):
+class PromptedCritic(SavedNetwork):
     """Q_j(s, a | text, trajectory), on the features and prompt encodings of the EMA actor.
 
     The encoders belong to the actor and learn from its loss alone; the critic reads their averaged, slowly moving copy.
@@ -36,6 +36,7 @@ class PromptedCritic(BaseModel):
         token_dim: int,
         n_heads: int,
     ) -> None:
+        self._arguments = arguments_of(locals())
         super().__init__(observation_space, action_space)
         self.n_critics = n_critics
         self.attention = TrajectoryAttention(features_dim, token_dim, n_heads) if conditioning == "cross_attention" else None

@@ -1,10 +1,22 @@
-"""`DatasetEnv`, which stands where SB3 wants an environment although there is only logged data."""
+"""Environments of a model that never steps one: `DatasetEnv`, which only states the spaces of the data, and what may stand
+in its place.
+"""
 
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+
+from sb3_llmdpd.wrappers import plain_observation_space
+
+
+class HasSpaces(Protocol):
+    """An environment, a buffer, or a model."""
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
 
 
 class DatasetEnv(gym.Env[Any, np.ndarray]):
@@ -38,6 +50,36 @@ class DatasetEnv(gym.Env[Any, np.ndarray]):
             "LLMDPD learns offline from logged data, and this environment only states the data's spaces. To act or to"
             " evaluate, use an environment of your own: evaluate_policy(model, env), or model.set_env(env)."
         )
+
+
+def refuse_vec_normalize(env: VecEnv | None) -> None:
+    """Refuse VecNormalize: the observations would be normalised with statistics that nobody ever moves.
+
+    :param env: of the model.
+    :raises ValueError: when it is one, or wraps one.
+    """
+    if env is not None and unwrap_vec_normalize(env) is not None:
+        raise ValueError(
+            "`env` is wrapped in VecNormalize, whose statistics only move when it is stepped, which nothing does offline."
+            " Drop it: the policy standardises observations with statistics of the data set"
+        )
+
+
+def check_spaces(what: str, found: HasSpaces, model: HasSpaces, remedy: str) -> None:
+    """Refuse what is not of the model's spaces.
+
+    :param what: is checked, for the message.
+    :param found: environment or buffer; that an environment says its task in the observation makes no difference.
+    :param model: whose spaces count.
+    :param remedy: what to do, for the message.
+    :raises ValueError: when the observation or action spaces differ.
+    """
+    for kind, of_found, of_model in (
+        ("observation", plain_observation_space(found.observation_space), model.observation_space),
+        ("action", found.action_space, model.action_space),
+    ):
+        if of_found != of_model:
+            raise ValueError(f"the {kind} space of {what} is {of_found}, and that of the model is {of_model}: {remedy}")
 
 
 def _zeros(space: spaces.Space[Any]) -> Any:

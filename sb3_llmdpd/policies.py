@@ -1,6 +1,7 @@
 """`LLMDPDPolicy`, which owns every network: the prompted diffusion actor, the prompted twin Q, their targets, optimisers."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 import torch as th
@@ -11,6 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_llmdpd.actor import PromptedDiffusionActor
+from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.critic import PromptedCritic, choose
 from sb3_llmdpd.networks.activations import Mish
 from sb3_llmdpd.networks.features import features_extractor_named, is_fixed_function
@@ -18,9 +20,22 @@ from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
 CONDITIONINGS = ("concat", "cross_attention")
+MOST = {"layers": 1_000, "n_critics": 1_000, "n_encoder_layers": 1_000, "n_diffusion_steps": 10_000}
+"""Sizes that cost time before they cost memory; no other size may be above ``MOST_UNITS``."""
+MOST_UNITS = 2**24
+SIZES = (
+    "n_critics",
+    "n_diffusion_steps",
+    "prompt_window",
+    "text_embedding_dim",
+    "trajectory_embedding_dim",
+    "token_dim",
+    "n_encoder_layers",
+    "n_heads",
+)
 
 
-class LLMDPDPolicy(BasePolicy):
+class LLMDPDPolicy(SavedNetwork, BasePolicy):
     """Actor, critic, their targets and optimisers.
 
     `actor_target` is the exponential moving average of `actor`: it is what acts, what the targets of the critic are made
@@ -50,7 +65,8 @@ class LLMDPDPolicy(BasePolicy):
     :param token_dim: width of the trajectory transformer.
     :param n_encoder_layers: its layers.
     :param n_heads: its heads, and those of the cross-attention.
-    :raises ValueError: on an unknown conditioning, schedule or extractor name, or an empty ``net_arch``.
+    :raises ValueError: on an unknown conditioning, schedule or extractor name, on sizes below one, an empty ``net_arch``, or a
+        ``token_dim`` that ``n_heads`` does not divide.
     """
 
     action_space: spaces.Box
@@ -86,13 +102,10 @@ class LLMDPDPolicy(BasePolicy):
         n_encoder_layers: int = 2,
         n_heads: int = 4,
     ) -> None:
-        self._init_kwargs = {
-            key: value
-            for key, value in locals().items()
-            if key not in ("self", "__class__", "lr_schedule", "critic_lr_schedule")
-        }
+        self._arguments = arguments_of(locals(), "lr_schedule", "critic_lr_schedule")
         if conditioning not in CONDITIONINGS:
             raise ValueError(f"`conditioning` must be one of {CONDITIONINGS}, got {conditioning!r}")
+        _check_sizes(self._arguments)
         super().__init__(
             observation_space,
             action_space,
@@ -105,11 +118,16 @@ class LLMDPDPolicy(BasePolicy):
             normalize_images=normalize_images,
         )
         actor_arch, critic_arch = get_actor_critic_arch(net_arch if net_arch is not None else [256, 256, 256])
-        if not actor_arch or not critic_arch:
-            raise ValueError(f"`net_arch` needs at least one hidden layer for actor and critic, got {net_arch}")
+        for arch in (actor_arch, critic_arch):
+            if not 1 <= len(arch) <= MOST["layers"] or not all(_is_size(width, "net_arch") for width in arch):
+                raise ValueError(
+                    f"`net_arch` needs at least one hidden layer for actor and for critic, none of them empty, got {net_arch}"
+                )
         shared = dict(activation_fn=activation_fn, layer_norm=layer_norm, conditioning=conditioning)
-        self._actor_kwargs = dict(
+        self._actor_kwargs: dict[str, Any] = dict(
             net_arch=actor_arch,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
             normalize_images=normalize_images,
             n_diffusion_steps=n_diffusion_steps,
             noise_schedule=noise_schedule,
@@ -122,7 +140,7 @@ class LLMDPDPolicy(BasePolicy):
             n_heads=n_heads,
             **shared,
         )
-        self._critic_kwargs = dict(
+        self._critic_kwargs: dict[str, Any] = dict(
             net_arch=critic_arch,
             prompt_dim=text_embedding_dim + trajectory_embedding_dim,
             n_critics=n_critics,
@@ -150,29 +168,17 @@ class LLMDPDPolicy(BasePolicy):
     def make_actor(self) -> PromptedDiffusionActor:
         """A new actor with a features extractor of its own.
 
-        :return: the actor, on the policy's device.
+        :return: the actor, on the CPU.
         """
-        extractor = self.make_features_extractor()
-        return PromptedDiffusionActor(
-            self.observation_space,
-            self.action_space,
-            features_extractor=extractor,
-            features_dim=extractor.features_dim,
-            **self._actor_kwargs,  # type: ignore[arg-type]
-        ).to(self.device)
+        return PromptedDiffusionActor(self.observation_space, self.action_space, **self._actor_kwargs)
 
     def make_critic(self, features_dim: int) -> PromptedCritic:
         """A new critic.
 
         :param features_dim: size of the actor's features.
-        :return: the critic, on the policy's device.
+        :return: the critic, on the CPU.
         """
-        return PromptedCritic(
-            self.observation_space,
-            self.action_space,
-            features_dim=features_dim,
-            **self._critic_kwargs,  # type: ignore[arg-type]
-        ).to(self.device)
+        return PromptedCritic(self.observation_space, self.action_space, features_dim=features_dim, **self._critic_kwargs)
 
     def fit_normalisers(self, observations: TensorObs, text_vectors: th.Tensor) -> None:
         """Fit the statistics that standardise observations and texts, from training data only.
@@ -265,7 +271,11 @@ class LLMDPDPolicy(BasePolicy):
         return actions.reshape(n_rows, *self.action_space.shape)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**self._init_kwargs, "lr_schedule": self._dummy_schedule}
+        return {**self._arguments, "lr_schedule": self._dummy_schedule}
+
+    @classmethod
+    def _remade(cls, arguments: dict[str, Any]) -> Self:
+        return cls(lr_schedule=cls._dummy_schedule, **arguments)
 
 
 class CnnPolicy(LLMDPDPolicy):
@@ -281,6 +291,21 @@ class MultiInputPolicy(LLMDPDPolicy):
 
 
 MlpPolicy = LLMDPDPolicy
+
+
+def _check_sizes(arguments: Mapping[str, Any]) -> None:
+    for name in SIZES:
+        if not _is_size(arguments[name], name):
+            most = MOST.get(name, MOST_UNITS)
+            raise ValueError(f"`{name}` must be a whole number from 1 to {most}, got {arguments[name]!r}")
+    if arguments["token_dim"] % arguments["n_heads"]:
+        raise ValueError(
+            f"`token_dim` must be a multiple of `n_heads`, got {arguments['token_dim']} and {arguments['n_heads']}"
+        )
+
+
+def _is_size(value: Any, name: str) -> bool:
+    return isinstance(value, int) and 1 <= value <= MOST.get(name, MOST_UNITS)
 
 
 def _count_rows(observations: TensorObs, n_prompts: int) -> int:

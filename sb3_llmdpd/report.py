@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sb3_llmdpd.checkpoint import to_json
+from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.evaluation.conditions import Condition
 from sb3_llmdpd.evaluation.statistics import Estimate, interquartile_mean_over_tasks, mean_over_tasks, success_rate
 from sb3_llmdpd.evaluation.tasks import CellResult

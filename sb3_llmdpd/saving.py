@@ -1,22 +1,31 @@
 """Saving and loading a model without pickle: what a model file keeps, and how a model is made of it again."""
 
+import copy
 import difflib
+import json
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
+import numpy as np
 import torch as th
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+from stable_baselines3.common.utils import get_system_info
 
 from sb3_llmdpd import checkpoint
 from sb3_llmdpd.buffers import PromptReplayBuffer
-from sb3_llmdpd.checkpoint import FileLike
+from sb3_llmdpd.callback_counters import counters_from_json, counters_of, counters_to_json
+from sb3_llmdpd.checkpoint import Checkpoint, FileLike
+from sb3_llmdpd.checkpoint.networks import check_weights
+from sb3_llmdpd.checkpoint.optimizers import optimizer_to_parts, restore_optimizer
+from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
+from sb3_llmdpd.checkpoint.values import CustomObjects, from_json, to_json
+from sb3_llmdpd.checkpoint.values import custom_objects as answers_from
 from sb3_llmdpd.data.sources import DatasetLike
 from sb3_llmdpd.envs import DatasetEnv
 from sb3_llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.prompts.prompt import Prompt
 from sb3_llmdpd.prompts.text_table import TextTable
+from sb3_llmdpd.training_data import TrainingData
 
 SAVED_ARGUMENTS = (
     "learning_rate",
@@ -45,86 +54,85 @@ SAVED_ARGUMENTS = (
     "seed",
 )
 """Arguments of the constructor that a model file keeps: all that are not the data, the environment or the device."""
-COUNTERS = ("num_timesteps", "_total_timesteps", "_n_updates", "_current_progress_remaining")
+COUNTERS = ("num_timesteps", "_total_timesteps", "_n_updates", "_current_progress_remaining", "_metric_steps")
 GENERATORS = ("generator", "action_generator")
 OPTIMIZERS = ("actor.optimizer", "critic.optimizer")
+SPACES = ("observation_space", "action_space")
 
 
-class SavedWithoutPickle(OffPolicyAlgorithm):
+class SavedWithoutPickle(TrainingData):
     """The saving half of `LLMDPD`."""
 
-    policy: LLMDPDPolicy
-    replay_buffer: PromptReplayBuffer | None
-    text_table: TextTable | None
-    _only_task: list[Prompt] | None
-
-    def set_dataset(self, dataset: DatasetLike | PromptReplayBuffer) -> PromptReplayBuffer:
-        """Train on other data from now on; see `LLMDPD.set_dataset`."""
-        raise NotImplementedError
-
-    def set_task(self) -> None:
-        """Forget the task; see `LLMDPD.set_task`."""
-        raise NotImplementedError
+    _setup_schedules: Callable[[], None]
+    _make_policy: Callable[[], LLMDPDPolicy]
 
     def save(self, path: FileLike, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """Write the model with all that acting and going on with the training need; the data set stays outside.
 
         :param path: a path (``.zip`` is added where there is no suffix), or a binary file open for writing. A file is
             replaced whole or not at all.
-        :param exclude: names of parts to leave out, among ``"actor.optimizer"``, ``"critic.optimizer"``.
-        :param include: must be empty: what a model consists of is fixed.
-        :raises ValueError: on other names.
+        :param exclude: what to leave out: names of arguments, which then have their defaults after loading, and of
+            optimisers, ``"actor.optimizer"`` and ``"critic.optimizer"``, which then start anew.
+        :param include: what to keep although ``exclude`` names it.
+        :raises ValueError: on a name that a model file does not have.
+        :raises TrainingDiverged: when the weights are no longer sane; the file of before then remains.
+        :raises OSError: when the place cannot be written to, or the disk is full; the file of before then remains.
         """
-        left_out = set(exclude or ())
-        if not left_out <= set(OPTIMIZERS) or include:
+        left_out = set(exclude or ()) - set(include or ())
+        unknown = (set(exclude or ()) | set(include or ())) - {*SAVED_ARGUMENTS, *OPTIMIZERS}
+        if unknown:
             raise ValueError(
-                f"`exclude` may name {OPTIMIZERS} and `include` nothing, got exclude={exclude!r}, include={include!r}"
+                f"a model file has no part {min(unknown)!r} that `exclude` or `include` could name;"
+                f" known: {', '.join((*OPTIMIZERS, *SAVED_ARGUMENTS))}"
             )
-        saved = checkpoint.Checkpoint(
+        self.check_health()
+        saved = Checkpoint(
             data={
-                "arguments": {name: checkpoint.to_json(getattr(self, name)) for name in SAVED_ARGUMENTS},
+                "arguments": {name: to_json(getattr(self, name)) for name in SAVED_ARGUMENTS if name not in left_out},
                 "policy": next((name for name, known in self.policy_aliases.items() if known is self.policy_class), None),
                 "policy_class": f"{self.policy_class.__module__}.{self.policy_class.__qualname__}",
-                "observation_space": checkpoint.space_to_json(self.observation_space),
-                "action_space": checkpoint.space_to_json(self.action_space),
+                **{name: space_to_json(getattr(self, name)) for name in SPACES},
                 "counters": {name: getattr(self, name) for name in COUNTERS},
+                "callbacks": counters_to_json(self._saved_counters or counters_of(self._callback)),
                 "only_task": None if self._only_task is None else [prompt.text for prompt in self._only_task],
                 "text_table": None if self.text_table is None else self.text_table.to_dict(),
-                "buffer_generator": None if self.replay_buffer is None else self.replay_buffer.generator.bit_generator.state,
+                "buffer_generator": self._buffer_state(),
                 "optimizers": {},
             },
             tensors={
                 "policy": self.policy.state_dict(),
                 "generators": {name: getattr(self, name).get_state() for name in GENERATORS},
+                "metrics": {name: th.as_tensor(total) for name, total in self._metric_sums.items()},
             },
         )
         if self.text_table is not None:
             saved.tensors["text_table"] = {name: th.tensor(array) for name, array in self.text_table.tensors().items()}
-        for name in set(OPTIMIZERS) - left_out:
-            state = _optimizer(self.policy, name).state_dict()
-            saved.data["optimizers"][name], saved.tensors[name] = checkpoint.optimizer_to_parts(state)
-        checkpoint.write(saved, path)
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        """What SB3's `get_parameters` and `set_parameters` speak of."""
-        return ["policy", *OPTIMIZERS], []
+        for name in OPTIMIZERS:
+            if name not in left_out:
+                saved.data["optimizers"][name], saved.tensors[name] = optimizer_to_parts(self._optimizer(name))
+        self.last_saved = checkpoint.write(saved, path) or self.last_saved
 
     @classmethod
-    def load(  # type: ignore[override]  # the arguments that make sense here
+    def load(
         cls,
         path: FileLike,
-        env: GymEnv | None = None,
+        env: GymEnv | str | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
         dataset: DatasetLike | PromptReplayBuffer | None = None,
         **overrides: Any,
     ) -> Self:
         """Read a model. Nothing in the file is executed.
 
         :param path: of `save`.
-        :param env: an environment of the model's spaces, for callbacks that evaluate.
+        :param env: as in `set_env`, for callbacks that evaluate.
         :param device: where to.
-        :param custom_objects: classes and functions of your own that the model was built with, by argument name.
+        :param custom_objects: classes and functions of your own that the model was built with, by argument name; in place of
+            other arguments, too.
+        :param print_system_info: whether to print what the machine that wrote the file was, and what this one is.
+        :param force_reset: as in `set_env`.
         :param dataset: to go on with the training; the statistics that standardise observations stay those of before.
         :param overrides: arguments of the constructor to change, e.g. ``learning_rate=1e-4``.
         :return: the model.
@@ -134,44 +142,122 @@ class SavedWithoutPickle(OffPolicyAlgorithm):
         """
         _refuse_unknown(overrides)
         saved = checkpoint.read(path)
-        data = saved.data
-        custom = _custom_object_finder({**(custom_objects or {}), **overrides})
-        spaces_of_model = [checkpoint.space_from_json(data[name]) for name in ("observation_space", "action_space")]
-        model = cls(
-            data["policy"] or custom("policy", data["policy_class"]),
-            env if env is not None else DatasetEnv(*spaces_of_model),
-            device=device,
-            _init_setup_model=False,  # type: ignore[call-arg]  # of LLMDPD's constructor
-            **{**_arguments(data["arguments"], overrides, custom), **overrides},
-        )
+        if print_system_info:
+            print("== CURRENT SYSTEM INFO ==")  # noqa: T201 - asked for, in SB3's words
+            get_system_info()
+            print("== SAVED MODEL SYSTEM INFO ==", saved.system_info, sep="\n")  # noqa: T201
+        given = {name: value for name, value in (custom_objects or {}).items() if name in SAVED_ARGUMENTS} | overrides
+        try:
+            model = cls._from_file(saved, device, given, answers_from({**(custom_objects or {}), **overrides}))
+        except ValueError:
+            raise
+        except Exception as error:  # values of the wrong kind make networks raise errors of a dozen kinds
+            shown = checkpoint.shown_path(path)
+            raise ValueError(f"{shown} describes no model that can be built ({type(error).__name__}: {error})") from error
+        model.last_saved = checkpoint.existing(path)
         if env is not None:
-            check_for_correct_spaces(model.get_env(), *spaces_of_model)  # type: ignore[arg-type]  # there is one
+            model.set_env(env, force_reset)
+        if dataset is not None:
+            model.set_dataset(dataset)
+        return model
+
+    @classmethod
+    def _from_file(cls, saved: Checkpoint, device: th.device | str, given: dict[str, Any], custom: CustomObjects) -> Self:
+        """Build the whole model that a file describes, but for what ``given`` says instead."""
+        data = saved.data
+        model = cls(
+            data["policy"] or custom("policy", str(data["policy_class"])),
+            DatasetEnv(*(space_from_json(data[name]) for name in SPACES)),
+            device=device,
+            _init_setup_model=False,
+            **_arguments(data["arguments"], given, custom),
+        )
         if data["text_table"] is not None:
             arrays = {name: tensor.numpy() for name, tensor in saved.tensors["text_table"].items()}
             model.text_table = TextTable.from_parts(data["text_table"], arrays)
+        if not _names_custom_objects(data):  # the user's own networks may need more than shapes to be built
+            model._setup_schedules()
+            check_weights(model._make_policy, saved.tensors["policy"])
         model._setup_model()
-        model._restore(saved, dataset)
+        model._restore(saved)
         return model
 
-    def _restore(self, saved: checkpoint.Checkpoint, dataset: DatasetLike | PromptReplayBuffer | None) -> None:
+    def _restore(self, saved: Checkpoint) -> None:
         """Bring networks, optimisers, counters and generators to where they were."""
         data = saved.data
         self.policy.load_state_dict(saved.tensors["policy"])
         for name, groups in data["optimizers"].items():
-            _optimizer(self.policy, name).load_state_dict(checkpoint.optimizer_from_parts(groups, saved.tensors[name]))
+            restore_optimizer(self._optimizer(name), groups, saved.tensors[name])
         for name in COUNTERS:
-            setattr(self, name, data["counters"][name])
+            count = data["counters"][name]
+            if not isinstance(count, int | float) or not count >= 0:
+                raise ValueError(f"the model file counts {count!r} for {name!r}, which is no count")
+            setattr(self, name, count)
+        self._saved_counters = counters_from_json(data["callbacks"])
+        self._metric_sums = {name: total.reshape(()).to(self.device) for name, total in saved.tensors["metrics"].items()}
+        if self.text_table is not None and self.text_table.dim != self.policy.text_dim:
+            raise ValueError(
+                f"the model file has sentence vectors of size {self.text_table.dim} for a model of {self.policy.text_dim}"
+            )
         if data["only_task"] is not None:
             self._only_task = [Prompt(text=text) for text in data["only_task"]]
             self.set_task()
-        if dataset is not None:
-            buffer = self.set_dataset(dataset)
-            if data["buffer_generator"] is not None:
-                buffer.generator.bit_generator.state = data["buffer_generator"]
+        if data["buffer_generator"] is not None:
+            np.random.default_rng().bit_generator.state = data["buffer_generator"]  # which refuses what is none
+        self._saved_buffer_state = data["buffer_generator"]
         for name in GENERATORS:
             generator, state = getattr(self, name), saved.tensors["generators"][name]
             if len(state) == len(generator.get_state()):  # a GPU's state means nothing to a CPU
                 generator.set_state(state)
+
+    def _buffer_state(self) -> dict[str, Any] | None:
+        """Where the batches are: those of the buffer, or of the buffer that a loaded model had."""
+        if self.replay_buffer is None:
+            return self._saved_buffer_state
+        return dict(self.replay_buffer.generator.bit_generator.state)
+
+    # Parameters ---------------------------------------------------------------------------------------------------------
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        """What SB3's `get_parameters` and `set_parameters` speak of."""
+        return ["policy", *OPTIMIZERS], []
+
+    def set_parameters(
+        self, load_path_or_dict: FileLike | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """Take weights and states of optimisers, all of them or none.
+
+        :param load_path_or_dict: a model file, or what SB3's `get_parameters` gives.
+        :param exact_match: whether all parts must be given.
+        :param device: ignored: the weights go where the model is.
+        :raises ValueError: when parts are missing, unknown or do not fit; the model then is as it was.
+        """
+        before = copy.deepcopy(self.get_parameters())
+        try:
+            if isinstance(load_path_or_dict, dict):
+                super().set_parameters(load_path_or_dict, exact_match, device)
+            else:
+                self._set_from_file(checkpoint.read(load_path_or_dict), exact_match)
+        except Exception as error:
+            super().set_parameters(before)  # type: ignore[arg-type]  # SB3's own answer
+            if isinstance(error, ValueError):
+                raise
+            raise ValueError(f"the parameters do not fit the model ({type(error).__name__}: {error})") from error
+
+    def _set_from_file(self, saved: Checkpoint, exact_match: bool) -> None:
+        missing = set(OPTIMIZERS) - set(saved.data["optimizers"])
+        if missing and exact_match:
+            raise ValueError(f"the model file lacks {min(missing)!r}, which exact_match=True asks for")
+        self.policy.load_state_dict(saved.tensors["policy"])
+        for name, groups in saved.data["optimizers"].items():
+            restore_optimizer(self._optimizer(name), groups, saved.tensors[name])
+
+    def _optimizer(self, name: str) -> th.optim.Optimizer:
+        if name not in OPTIMIZERS:
+            raise ValueError(f"a model has no optimiser {name!r}")
+        network = self.policy.get_submodule(name.removesuffix(".optimizer"))
+        assert isinstance(network.optimizer, th.optim.Optimizer)
+        return network.optimizer
 
 
 def _refuse_unknown(overrides: dict[str, Any]) -> None:
@@ -185,32 +271,16 @@ def _refuse_unknown(overrides: dict[str, Any]) -> None:
         )
 
 
-def _arguments(saved: dict[str, Any], overrides: dict[str, Any], custom: Callable[[str, str], Any]) -> dict[str, Any]:
-    """Arguments of the constructor that a file holds and nobody overrides."""
+def _arguments(saved: dict[str, Any], given: dict[str, Any], custom: CustomObjects) -> dict[str, Any]:
+    """Arguments of the constructor: those that are given, and of the others those that a file holds."""
     newer = set(saved) - set(SAVED_ARGUMENTS)
     if newer:
         raise ValueError(
             f"the model file holds arguments that this version of sb3_llmdpd does not know: {', '.join(sorted(newer))};"
             " install the version that wrote it"
         )
-    return {name: checkpoint.from_json(value, name, custom) for name, value in saved.items() if name not in overrides}
+    return {name: from_json(value, name, custom) for name, value in saved.items() if name not in given} | given
 
 
-def _optimizer(policy: LLMDPDPolicy, name: str) -> th.optim.Optimizer:
-    network = policy.get_submodule(name.removesuffix(".optimizer"))
-    assert isinstance(network.optimizer, th.optim.Optimizer)
-    return network.optimizer
-
-
-def _custom_object_finder(known: dict[str, Any]) -> Callable[[str, str], Any]:
-    """Answers for what the file can only name."""
-
-    def find(name: str, what: str) -> Any:
-        if name not in known:
-            raise ValueError(
-                f"the model was built with {what} of its user for `{name}`, which a model file does not hold:"
-                f" pass custom_objects={{{name!r}: ...}} to LLMDPD.load"
-            )
-        return known[name]
-
-    return find
+def _names_custom_objects(data: dict[str, Any]) -> bool:
+    return data["policy"] is None or '":custom:"' in json.dumps(data["arguments"])

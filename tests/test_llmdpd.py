@@ -27,7 +27,7 @@ from torch import nn
 from torch.testing import assert_close
 from toys import ActionEnv
 
-from sb3_llmdpd import LLMDPD, CosineSchedule, OfflineDataset, Prompt, PromptReplayBuffer, llmdpd
+from sb3_llmdpd import LLMDPD, CosineSchedule, OfflineDataset, Prompt, PromptReplayBuffer, llmdpd, training_data
 from sb3_llmdpd.diffusion.process import DiffusionProcess
 from sb3_llmdpd.envs import DatasetEnv
 from sb3_llmdpd.prompts.text_encoders import HashingTextEncoder
@@ -313,7 +313,8 @@ class EncoderWithWeights(HashingTextEncoder):
 def encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EncoderWithWeights:
     encoder = EncoderWithWeights()
     monkeypatch.setenv("SB3_LLMDPD_CACHE", str(tmp_path))
-    monkeypatch.setattr(llmdpd, "make_text_encoder", lambda spec: encoder)
+    for module in (llmdpd, training_data):
+        monkeypatch.setattr(module, "make_text_encoder", lambda spec: encoder)
     return encoder
 
 

@@ -31,10 +31,11 @@ class DiffusionProcess(nn.Module):
         if n_steps < 1:
             raise ValueError(f"a diffusion process needs at least one step, got n_steps={n_steps}")
         self.n_steps = n_steps
-        betas = NOISE_SCHEDULES[noise_schedule](n_steps)
+        with th.device("cpu"):  # numbers, even where a network is built of shapes alone
+            betas = NOISE_SCHEDULES[noise_schedule](n_steps)
         alphas = 1.0 - betas
         alphas_bar = th.cumprod(alphas, dim=0)
-        previous = th.cat([th.ones(1, dtype=th.float64), alphas_bar[:-1]])
+        previous = th.cat([th.ones_like(betas[:1]), alphas_bar[:-1]])
         self.register_buffer("alphas_bar", alphas_bar.float(), persistent=False)
         # q(a_{k-1} | a_k, a_0) is a Gaussian with these coefficients (Ho et al., 2020, Eq. 7). Python floats: the chain
         # visits the steps in a fixed order, so no gather is needed there.

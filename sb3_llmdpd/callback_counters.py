@@ -1,0 +1,88 @@
+"""What SB3's callbacks have counted so far, so that a resumed run counts on: when to evaluate next, what was best so far."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from numbers import Real
+from typing import Any, NamedTuple
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_llmdpd.checkpoint.values import from_json, no_custom_objects, to_json
+
+_CHILDREN = ("callbacks", "callback", "callback_on_new_best")
+"""Where SB3's callbacks keep the callbacks that they call."""
+
+
+class Counters(NamedTuple):
+    """What one callback has counted."""
+
+    callback: str
+    """Name of its class."""
+    numbers: dict[str, Any]
+    """Its attributes that are numbers or lists of them."""
+
+
+def counters_of(callback: BaseCallback | None) -> list[Counters]:
+    """What a callback and all that it calls have counted.
+
+    :param callback: the outermost one.
+    :return: from the outside in. Attributes that are arguments of the constructor are settings, and left out.
+    """
+    return [Counters(type(each).__name__, _numbers(each)) for each in _tree(callback)]
+
+
+def give_back(callback: BaseCallback, counted: Sequence[Counters]) -> None:
+    """Let callbacks count on from where those of an earlier run were.
+
+    :param callback: the outermost one.
+    :param counted: from `counters_of`; goes to callbacks of the same class, in order. Others start anew.
+    """
+    left = list(counted)
+    for each in _tree(callback):
+        found = next((entry for entry in left if entry.callback == type(each).__name__), None)
+        if found is not None:
+            left.remove(found)
+            known = _numbers(each)
+            vars(each).update({name: value for name, value in found.numbers.items() if name in known})
+
+
+def counters_to_json(counted: Sequence[Counters]) -> list[Any]:
+    """Encode counters.
+
+    :param counted: from `counters_of`.
+    :return: JSON.
+    """
+    return [to_json(entry._asdict()) for entry in counted]
+
+
+def counters_from_json(value: Any) -> list[Counters]:
+    """Decode counters.
+
+    :param value: from `counters_to_json`.
+    :return: the counters.
+    :raises ValueError: when it is something else.
+    """
+    counted = [Counters(**from_json(entry, "callbacks", no_custom_objects)) for entry in value]
+    if not all(_is_numeric(number) for entry in counted for number in entry.numbers.values()):
+        raise ValueError("the counters of a callback are not all numbers")
+    return counted
+
+
+def _tree(callback: BaseCallback | None) -> Iterator[BaseCallback]:
+    if callback is None:
+        return
+    yield callback
+    for name in _CHILDREN:
+        children = getattr(callback, name, None)
+        for child in children if isinstance(children, list) else [children]:
+            if isinstance(child, BaseCallback):
+                yield from _tree(child)
+
+
+def _numbers(callback: BaseCallback) -> dict[str, Any]:
+    settings = {name for cls in type(callback).__mro__ for name in inspect.signature(cls).parameters}
+    return {name: value for name, value in vars(callback).items() if name not in settings and _is_numeric(value)}
+
+
+def _is_numeric(value: Any) -> bool:
+    return all(_is_numeric(entry) for entry in value) if isinstance(value, list) else isinstance(value, Real)

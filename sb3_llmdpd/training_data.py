@@ -1,0 +1,90 @@
+"""What `LLMDPD` learns from: a buffer made of what the user has, and the model fitted to it."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_llmdpd.acting import PromptedActing
+from sb3_llmdpd.buffers import PromptReplayBuffer
+from sb3_llmdpd.data.sources import DatasetLike, load_dataset
+from sb3_llmdpd.envs import check_spaces
+from sb3_llmdpd.learning import OfflineLearning
+from sb3_llmdpd.prompting import Prompter
+from sb3_llmdpd.prompts.prompt import Prompt
+from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
+from sb3_llmdpd.prompts.text_encoders import make_text_encoder
+from sb3_llmdpd.prompts.text_table import TextTable
+
+STATISTICS_ROWS = 200_000
+"""How many observations the normaliser is fitted to, spread evenly over the data."""
+
+
+class TrainingData(PromptedActing, OfflineLearning):
+    """The data half of `LLMDPD`."""
+
+    prompts_per_batch: int
+    same_goal: bool
+    reward_scale: str
+    text_encoder: str | None
+    _saved_buffer_state: dict[str, Any] | None = None
+
+    def _make_buffer(
+        self, dataset: DatasetLike | PromptReplayBuffer, window: int, seed: int | None, device: th.device | str
+    ) -> PromptReplayBuffer:
+        if isinstance(dataset, PromptReplayBuffer):
+            buffer = dataset
+            if buffer.prompt_window != window:
+                raise ValueError(
+                    f"the buffer's `prompt_window` is {buffer.prompt_window} and the policy's is {window}: make them equal"
+                )
+            for name in ("prompts_per_batch", "same_goal", "reward_scale"):
+                setattr(self, name, getattr(buffer, name))
+        else:
+            buffer = PromptReplayBuffer(
+                load_dataset(dataset),
+                device,
+                prompts_per_batch=self.prompts_per_batch,
+                prompt_window=window,
+                same_goal=self.same_goal,
+                reward_scale=self.reward_scale,
+                seed=seed,
+            )
+        if self.text_encoder is not None and buffer.texts:
+            if self.text_table is None:
+                encoder = CachedTextEncoder(make_text_encoder(self.text_encoder))
+                self.text_table = TextTable.encode(buffer.texts_by_task, encoder)
+            self.text_table = self.text_table.extended(buffer.texts)
+            buffer.set_text_vectors(self.text_table.lookup(buffer.texts))
+        return buffer
+
+    def set_dataset(self, dataset: DatasetLike | PromptReplayBuffer) -> PromptReplayBuffer:
+        """Train on other data from now on; the statistics that standardise observations stay those of the first training.
+
+        :param dataset: as in the constructor.
+        :return: the new replay buffer.
+        :raises ValueError: when its spaces are not the model's.
+        """
+        buffer = self._make_buffer(dataset, self.policy.prompt_window, self.seed, self.device)
+        self._attach(buffer)
+        self.replay_buffer = buffer
+        if self._saved_buffer_state is not None:  # of a loaded model: its batches go on where they were
+            buffer.generator.bit_generator.state = self._saved_buffer_state
+            self._saved_buffer_state = None
+        return buffer
+
+    def _attach(self, buffer: PromptReplayBuffer) -> None:
+        """Fit data and model together: spaces, sentences, statistics, and whether there is more than one task."""
+        remedy = "say what the data are, with OfflineDataset.from_episodes(episodes, observation_space, action_space)"
+        check_spaces("the data", buffer, self, remedy)
+        if self.text_encoder is None or not buffer.texts:
+            buffer.set_text_vectors(np.zeros((len(buffer.texts), self.policy.text_dim), np.float32))
+        if self._n_updates == 0:
+            self.policy.fit_normalisers(buffer.some_observations(STATISTICS_ROWS), buffer.text_vectors)
+        self._start_watch(buffer)
+        self.prompter = Prompter(self.policy, self.text_table)
+        tasks = buffer.texts_by_task
+        texts = next(iter(tasks.values())) if len(tasks) == 1 and self.text_table is not None else ()
+        # A model of one task needs no prompt to act.
+        self._only_task = None if len(tasks) > 1 else [Prompt(text=texts[0] if texts else None)]
+        self.set_task(prompt=self._task)
