@@ -1,15 +1,12 @@
-"""Results in files, tables and charts, and the learning curve."""
+"""Results in files, tables and charts."""
 
-import csv
 import json
 from pathlib import Path
 
 import pytest
 import torch as th
-from factories import tiny_model
 
 from sb3_llmdpd import optional
-from sb3_llmdpd.callbacks import LearningCurve, write_curve
 from sb3_llmdpd.charts import curves_chart, success_chart
 from sb3_llmdpd.evaluation.conditions import Cell, Condition, make_cells
 from sb3_llmdpd.evaluation.rollouts import Rollout
@@ -149,46 +146,6 @@ def test_a_chart_of_nothing_is_refused(tmp_path: Path) -> None:
         success_chart([], tmp_path / "success.png")
     with pytest.raises(ValueError, match="no learning curve to draw"):
         curves_chart([{"step": 1.0}], tmp_path / "curves.png")
-
-
-# The learning curve ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_learning_curve_keeps_what_is_logged_and_writes_it(tmp_path: Path) -> None:
-    curve = LearningCurve(tmp_path / "progress.csv")
-    model = tiny_model().learn(6, callback=curve, log_interval=2)
-    assert [row["step"] for row in curve.rows] == [2.0, 4.0, 6.0]
-    assert curve.rows[-1]["train/learning_rate"] == model.learning_rate
-    with (tmp_path / "progress.csv").open() as file:
-        written = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    assert written == curve.rows
-
-
-def test_the_learning_curve_is_written_while_the_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_llmdpd.callbacks.WRITE_EVERY_S", 0.0)
-    curve = LearningCurve(tmp_path / "progress.csv")
-
-    class Interrupting(LearningCurve):
-        def _on_step(self) -> bool:
-            if self.num_timesteps == 3:
-                raise KeyboardInterrupt
-            return True
-
-    with pytest.raises(KeyboardInterrupt):
-        tiny_model().learn(6, callback=[curve, Interrupting()], log_interval=2)
-    assert len((tmp_path / "progress.csv").read_text().splitlines()) == 2
-
-
-def test_the_learning_curve_goes_on_when_the_training_does() -> None:
-    curve = LearningCurve()
-    model = tiny_model().learn(2, callback=curve, log_interval=1)
-    model.learn(2, callback=curve, log_interval=1, reset_num_timesteps=False)
-    assert [row["step"] for row in curve.rows] == [1.0, 2.0, 3.0, 4.0]
-
-
-def test_a_curve_has_a_column_for_each_name_in_any_row(tmp_path: Path) -> None:
-    write_curve(tmp_path / "curve.csv", [{"step": 1.0}, {"step": 2.0, "loss": 0.5}])
-    assert (tmp_path / "curve.csv").read_text().split() == ["step,loss", "1.0,", "2.0,0.5"]
 
 
 def test_an_estimate_is_written_with_its_interval(tmp_path: Path) -> None:

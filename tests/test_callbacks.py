@@ -1,0 +1,213 @@
+"""Callbacks: the learning curve, the latest model file, and stopping on a signal."""
+
+import csv
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from factories import tiny_model
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.callbacks import CurveRow, LearningCurve, SaveLatest, StopOnSignal, read_curve, write_curve
+
+
+class At(BaseCallback):
+    """Does something after one step.
+
+    :param step: after which.
+    :param what: is done.
+    """
+
+    def __init__(self, step: int, what: Callable[[], object]) -> None:
+        super().__init__()
+        self.step, self.what = step, what
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            self.what()
+        return True
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+# The learning curve ---------------------------------------------------------------------------------------------------------
+
+
+def without_times(rows: list[CurveRow]) -> list[CurveRow]:
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def test_the_learning_curve_keeps_what_is_logged_and_writes_it(tmp_path: Path) -> None:
+    curve = LearningCurve(tmp_path / "progress.csv")
+    model = tiny_model().learn(6, callback=curve, log_interval=2)
+    assert [row["step"] for row in curve.rows] == [2.0, 4.0, 6.0]
+    assert curve.rows[-1]["train/learning_rate"] == model.learning_rate
+    with (tmp_path / "progress.csv").open() as file:
+        written = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert written == curve.rows
+
+
+def test_each_row_is_in_the_file_when_the_callbacks_of_its_step_are_called(tmp_path: Path) -> None:
+    curve, seen = LearningCurve(tmp_path / "progress.csv"), []
+    look = At(4, lambda: seen.extend(read_curve(tmp_path / "progress.csv")))
+    tiny_model().learn(6, callback=[look, curve], log_interval=2)
+    assert seen == curve.rows[:2]
+
+
+def test_a_curve_in_memory_goes_on_when_the_training_does() -> None:
+    curve = LearningCurve()
+    model = tiny_model().learn(2, callback=curve, log_interval=1)
+    model.learn(2, callback=curve, log_interval=1, reset_num_timesteps=False)
+    assert [row["step"] for row in curve.rows] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_training_that_starts_anew_starts_its_curve_anew(tmp_path: Path) -> None:
+    (tmp_path / "progress.csv").write_text("not a curve")
+    curve = LearningCurve(tmp_path / "progress.csv")
+    model = tiny_model().learn(2, callback=curve, log_interval=1)
+    model.learn(1, callback=curve, log_interval=1)
+    assert [row["step"] for row in curve.rows] == [1.0]
+    assert read_curve(tmp_path / "progress.csv") == curve.rows
+
+
+def test_the_file_goes_on_at_the_step_of_the_model_and_later_rows_come_again(tmp_path: Path) -> None:
+    path = tmp_path / "progress.csv"
+    whole = LearningCurve()
+    tiny_model().learn(6, callback=whole, log_interval=1)
+    model = tiny_model().learn(4, callback=LearningCurve(path), log_interval=1)
+    path.write_text(path.read_text() + "5.0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0\r\n6.0,0.")  # of a killed process
+    curve = LearningCurve(path)
+    model.learn(2, callback=curve, log_interval=1, reset_num_timesteps=False)
+    assert without_times(curve.rows) == without_times(whole.rows)
+    assert read_curve(path) == curve.rows
+
+
+def test_going_on_with_what_is_no_curve_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "progress.csv").write_text("a,b\n1,x\n")
+    model = tiny_model().learn(1)
+    with pytest.raises(ValueError, match=r"progress.csv is no learning curve that a training could go on with: move it away"):
+        model.learn(1, callback=LearningCurve(tmp_path / "progress.csv"), reset_num_timesteps=False)
+
+
+def test_a_curve_has_a_column_for_each_name_in_any_row(tmp_path: Path) -> None:
+    write_curve(tmp_path / "curve.csv", [{"step": 1.0}, {"step": 2.0, "loss": 0.5}])
+    assert (tmp_path / "curve.csv").read_text().split() == ["step,loss", "1.0,", "2.0,0.5"]
+
+
+def test_a_name_that_comes_later_gets_its_column(tmp_path: Path) -> None:
+    model = tiny_model()
+    curve = LearningCurve(tmp_path / "progress.csv")
+    late = At(2, lambda: model.logger.record("own/value", 7.0))  # is in the line of the next step
+    model.learn(3, callback=[curve, late], log_interval=1)
+    assert [row.get("own/value") for row in read_curve(tmp_path / "progress.csv")] == [None, None, 7.0]
+
+
+@pytest.mark.parametrize("value", [0.1 + 0.2, 1e-300, float("inf"), -0.0])
+def test_a_number_comes_back_as_it_was(tmp_path: Path, value: float) -> None:
+    write_curve(tmp_path / "curve.csv", [{"step": 1.0, "loss": value}])
+    assert read_curve(tmp_path / "curve.csv") == [{"step": 1.0, "loss": value}]
+
+
+# The latest model -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trainings", "steps"), [([7], [3, 6, 7]), ([4, 3], [3, 4, 6, 7])], ids=["in one go", "that goes on at step 4"]
+)
+def test_a_training_is_saved_at_these_steps_and_at_its_end(
+    trainings: list[int], steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(LLMDPD, "save", lambda self, path: saved.append(self.num_timesteps))
+    model = tiny_model()
+    for n_steps in trainings:
+        model.learn(n_steps, callback=SaveLatest("model.zip", save_freq=3), reset_num_timesteps=False)
+    assert saved == steps
+
+
+def test_the_latest_model_is_one_file(tmp_path: Path) -> None:
+    tiny_model().learn(4, callback=SaveLatest(tmp_path / "new" / "model.zip", 1))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.zip"]
+    assert LLMDPD.load(tmp_path / "new" / "model.zip", device="cpu").num_timesteps == 4
+
+
+def test_saving_never_is_not_what_it_is_for() -> None:
+    with pytest.raises(ValueError, match="`save_freq` must be at least one gradient step, got 0"):
+        SaveLatest("model.zip", 0)
+
+
+# Signals --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def handlers_are_left_as_they_were() -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)]
+    yield
+    after = [signal.signal(number, handler) for number, handler in zip(numbers, before, strict=True)]
+    assert after == [signal.default_int_handler, signal.SIG_DFL]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_training_after_the_step(number: signal.Signals) -> None:
+    with StopOnSignal() as stop:
+        model = tiny_model().learn(9, callback=[At(3, lambda: os.kill(os.getpid(), number)), stop])
+    assert (model.num_timesteps, model._n_updates, stop.stopped_by) == (3, 3, number.name)
+
+
+def test_without_a_signal_the_training_goes_to_its_end() -> None:
+    with StopOnSignal() as stop:
+        assert tiny_model().learn(3, callback=stop).num_timesteps == 3
+    assert stop.stopped_by is None
+
+
+def test_a_second_ctrl_c_interrupts_at_once() -> None:
+    model = tiny_model()
+    twice = At(2, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    with pytest.raises(KeyboardInterrupt), StopOnSignal() as stop:
+        model.learn(5, callback=[twice, stop])
+    assert (model.num_timesteps, stop.stopped_by) == (2, "SIGINT")
+
+
+def test_a_second_sigterm_does_not_cut_the_saving_off(tmp_path: Path) -> None:
+    twice = At(2, lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)])
+    with StopOnSignal() as stop:
+        tiny_model().learn(5, callback=[twice, stop, SaveLatest(tmp_path / "model.zip", 10)])
+    assert LLMDPD.load(tmp_path / "model.zip", device="cpu").num_timesteps == 2
+
+
+def test_the_handlers_come_back_after_an_error_too() -> None:
+    with pytest.raises(KeyboardInterrupt), StopOnSignal() as stop:
+        tiny_model().learn(5, callback=[At(1, interrupt), stop])
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with StopOnSignal() as stop:
+        model = tiny_model().learn(3, callback=[At(1, lambda: os.kill(os.getpid(), signal.SIGTERM)), stop])
+    assert (model.num_timesteps, stop.stopped_by) == (3, None)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_outside_the_main_thread_nothing_listens() -> None:
+    trained: list[int] = []
+
+    def train() -> None:
+        with StopOnSignal() as stop:
+            trained.append(tiny_model().learn(2, callback=stop).num_timesteps)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert trained == [2]
+
+
+def test_outside_its_block_it_says_how_to_use_it() -> None:
+    with pytest.raises(ValueError, match=r"listens inside its block alone: with StopOnSignal\(\) as stop: model.learn"):
+        tiny_model().learn(1, callback=StopOnSignal())
