@@ -1,0 +1,109 @@
+"""Meta-World's own evaluation of a prompted model."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import metaworld
+import numpy as np
+import pytest
+from factories import make_episodes, tiny_model
+from metaworld.evaluation import evaluation
+from numpy.testing import assert_array_equal
+
+from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.data.metaworld import TASKS
+from sb3_llmdpd.evaluation.metaworld_agent import MetaWorldAgent, task_texts_of
+
+EPISODES = make_episodes(observation_dim=39, action_dim=4)
+NAMES = ["reach-v3", "drawer-open-v3"]
+TEXTS = ["do task number 0", "do task number 1"]
+OBSERVATIONS = np.random.default_rng(1).standard_normal((2, 39))
+
+MakeEnvs = Callable[..., gym.vector.SyncVectorEnv]
+
+
+@pytest.fixture(scope="module")
+def model() -> LLMDPD:
+    return tiny_model(dataset=EPISODES, learning_rate=3e-3, eta=0.1).learn(40, log_interval=None)
+
+
+@pytest.fixture
+def make_envs(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeEnvs]:
+    """Meta-World's own environments of two tasks, of one goal each, so that two runs are alike; four steps long."""
+    monkeypatch.setattr(metaworld, "_N_GOALS", 1)
+    opened = []
+
+    def make(**options: Any) -> gym.vector.SyncVectorEnv:
+        makers = [lambda name=name: metaworld.make_mt_envs(name, seed=0, max_episode_steps=4, **options) for name in NAMES]
+        envs = gym.vector.SyncVectorEnv(makers, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
+        opened.append(envs)
+        return envs
+
+    yield make
+    for envs in opened:
+        envs.close()
+
+
+def returns_by_hand(model: LLMDPD, envs: gym.vector.SyncVectorEnv, **prompt: Any) -> np.ndarray:
+    """(n_envs,): of one episode, without Meta-World's evaluation and without the agent."""
+    observations, _ = envs.reset()
+    total = np.zeros(envs.num_envs)
+    for _ in range(4):
+        actions, _ = model.predict(observations, deterministic=True, **prompt)
+        observations, rewards, *_ = envs.step(actions)
+        total += rewards
+    return total
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "prompt",
+    [dict(task_text=TEXTS), dict(trajectory=[EPISODES[0], EPISODES[8]])],
+    ids=["a sentence for each", "an example for each"],
+)
+def test_meta_worlds_evaluation_measures_what_the_model_does_on_each_task(
+    model: LLMDPD, make_envs: MakeEnvs, prompt: dict[str, Any]
+) -> None:
+    _, mean_return, success_rates, returns = evaluation(MetaWorldAgent(model, **prompt), make_envs(), num_episodes=1)
+    expected = returns_by_hand(model, make_envs(), **prompt)
+    np.testing.assert_allclose([returns[name][0] for name in NAMES], expected, rtol=1e-4)
+    assert mean_return == pytest.approx(expected.mean(), rel=1e-4)
+    assert success_rates == dict.fromkeys(NAMES, 0.0)
+
+
+def test_each_sub_environment_acts_on_its_own_prompt(model: LLMDPD) -> None:
+    actions = MetaWorldAgent(model, task_text=TEXTS).eval_action(OBSERVATIONS)
+    assert_array_equal(actions, model.predict(OBSERVATIONS, deterministic=True, task_text=TEXTS)[0])
+    assert actions.dtype == np.float64
+    assert np.abs(actions - MetaWorldAgent(model, task_text=TEXTS[::-1]).eval_action(OBSERVATIONS)).max() > 1e-3
+
+
+def test_without_a_prompt_the_task_of_the_model_counts(model: LLMDPD) -> None:
+    agent = MetaWorldAgent(model)
+    with pytest.raises(ValueError, match="which task"):
+        agent.eval_action(OBSERVATIONS)
+    with model.using_task(task_text=TEXTS[1]):
+        actions = agent.eval_action(OBSERVATIONS)
+    assert_array_equal(actions, MetaWorldAgent(model, task_text=TEXTS[1]).eval_action(OBSERVATIONS))
+
+
+def test_noise_is_drawn_on_demand(model: LLMDPD) -> None:
+    agent = MetaWorldAgent(model, task_text=TEXTS, deterministic=False)
+    assert np.abs(agent.eval_action(OBSERVATIONS) - agent.eval_action(OBSERVATIONS)).max() > 1e-3
+
+
+def test_the_sentences_of_environments_come_in_their_order(make_envs: MakeEnvs) -> None:
+    assert task_texts_of(make_envs()) == [TASKS["reach"].text, TASKS["drawer-open"].text]
+
+
+@pytest.mark.filterwarnings("ignore:.*precision lowered by casting")  # of Meta-World's space
+def test_task_numbers_in_the_observations_are_refused(model: LLMDPD, make_envs: MakeEnvs) -> None:
+    envs = make_envs(use_one_hot=True, num_tasks=2, env_id=0)
+    with pytest.raises(ValueError, match=r"shape \(41,\), and the model acts on \(39,\): make them without `use_one_hot`"):
+        evaluation(MetaWorldAgent(model, task_text=TEXTS), envs, num_episodes=1)
+
+
+def test_as_many_prompts_as_sub_environments_are_needed(model: LLMDPD) -> None:
+    with pytest.raises(ValueError, match="Got 3 prompts for 2 observations"):
+        MetaWorldAgent(model, task_text=["a", "b", "c"]).eval_action(OBSERVATIONS)
