@@ -150,7 +150,7 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
                 " or use LLMDPD.load(path)"
             )
         super().__init__(
-            policy,
+            self.policy_aliases.get(policy, policy),  # type: ignore[arg-type]  # SB3 would hold a name against a wrapped `env`
             env,
             learning_rate,
             batch_size=batch_size,
@@ -168,6 +168,8 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         )
         refuse_vec_normalize(self.env)
         self.observation_space = plain_observation_space(self.observation_space)
+        if isinstance(self.observation_space, spaces.Dict) and policy in ("MlpPolicy", "CnnPolicy"):
+            raise ValueError(f"You must use `MultiInputPolicy` when working with dict observation space, not {policy}")
         self.policy_kwargs = policy_kwargs  # OffPolicyAlgorithm adds `use_sde` to its own copy
         self.stats_window_size = stats_window_size
         self.replay_buffer = buffer
