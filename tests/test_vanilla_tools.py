@@ -1,0 +1,279 @@
+"""Stable-Baselines3's and Gymnasium's own tools act on the right task, in whichever way it was said."""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from factories import make_episodes, tiny_model
+from numpy.testing import assert_allclose, assert_array_equal
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecVideoRecorder
+from toys import ActionEnv
+
+from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.optional import require
+from sb3_llmdpd.wrappers import TaskTextWrapper
+
+TEXTS = ["do task number 0", "do task number 1", "do task number 2"]
+EPISODES = make_episodes()
+OBSERVATION = np.full(5, 0.5, np.float32)
+"""What `ActionEnv` always shows."""
+
+
+class RecordingEnv(ActionEnv):
+    """Keeps the last action, and draws a picture that is the brighter, the larger its first entry."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - gymnasium's own declaration
+    render_mode = "rgb_array"
+    last_action = np.zeros(2, np.float32)
+
+    def step(self, action: np.ndarray) -> Any:
+        self.last_action = action.copy()
+        return super().step(action)
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        return np.full((32, 32, 3), 128 + 120 * self.last_action[0], np.uint8)
+
+
+def short_training() -> LLMDPD:
+    """Long enough for three tasks to ask for three actions."""
+    return tiny_model(dataset=EPISODES, learning_rate=3e-3, eta=0.1).learn(40, log_interval=None)
+
+
+@pytest.fixture(scope="module")
+def trained() -> LLMDPD:
+    return short_training()
+
+
+@pytest.fixture
+def learner() -> LLMDPD:
+    """A model that a test may train on."""
+    return short_training()
+
+
+@pytest.fixture
+def model(trained: LLMDPD) -> Iterator[LLMDPD]:
+    yield trained
+    trained.set_task()
+
+
+def actions_of(model: LLMDPD, texts: str | Sequence[str]) -> np.ndarray:
+    """(n_texts, 2), or (2,): what the model does in `ActionEnv`, asked by its own `predict`."""
+    rows = OBSERVATION if isinstance(texts, str) else np.tile(OBSERVATION, (len(texts), 1))
+    return model.predict(rows, deterministic=True, task_text=texts)[0]
+
+
+def wrapped(text: str) -> Callable[[], gym.Env[Any, Any]]:
+    return lambda: Monitor(TaskTextWrapper(RecordingEnv(), text, "hashing"))
+
+
+def plain() -> gym.Env[Any, Any]:
+    return Monitor(RecordingEnv())
+
+
+def told(model: LLMDPD, how: str, texts: list[str]) -> tuple[Any, list[Callable[[], gym.Env[Any, Any]]]]:
+    """What acts, and the sub-environments, one for each text."""
+    if how == "wrapper":
+        return model, [wrapped(text) for text in texts]
+    if how == "set_task":
+        model.set_task(task_text=texts)
+        return model, [plain] * len(texts)
+    return model.prompted(task_text=texts), [plain] * len(texts)
+
+
+every_way = pytest.mark.parametrize("how", ["set_task", "prompted", "wrapper"])
+
+
+def test_the_three_tasks_ask_for_three_actions(trained: LLMDPD) -> None:
+    """Without this, the tests below would prove nothing."""
+    actions = actions_of(trained, TEXTS)[:, 0]
+    assert min(abs(actions[0] - actions[1]), abs(actions[1] - actions[2]), abs(actions[0] - actions[2])) > 0.01
+    assert np.abs(actions).max() < 1.0
+
+
+# evaluate_policy ------------------------------------------------------------------------------------------------------------
+
+
+@every_way
+@pytest.mark.parametrize("texts", [TEXTS[1:2], TEXTS, [TEXTS[2], TEXTS[0], TEXTS[2], TEXTS[1]]], ids=["one", "three", "four"])
+def test_evaluate_policy_gives_each_sub_environment_its_own_task(model: LLMDPD, how: str, texts: list[str]) -> None:
+    acting, makers = told(model, how, texts)
+    vec_env = DummyVecEnv(makers)
+    rewards, lengths = evaluate_policy(acting, vec_env, n_eval_episodes=len(texts), return_episode_rewards=True)
+    expected = actions_of(model, texts)
+    assert_array_equal(vec_env.get_attr("last_action"), expected)
+    assert_allclose(rewards, 3 * expected[:, 0], atol=1e-5)
+    assert lengths == [3] * len(texts)
+
+
+@every_way
+def test_evaluate_policy_takes_an_environment_that_is_not_vectorised(model: LLMDPD, how: str) -> None:
+    acting, makers = told(model, how, TEXTS[1:2])
+    mean_reward, std_reward = evaluate_policy(acting, makers[0](), n_eval_episodes=2)
+    assert mean_reward == pytest.approx(3 * actions_of(model, TEXTS[1])[0], abs=1e-5)
+    assert std_reward == pytest.approx(0.0, abs=1e-6)
+
+
+@every_way
+def test_the_same_task_everywhere_is_said_once(model: LLMDPD, how: str) -> None:
+    acting, makers = told(model, how, TEXTS[1:2])
+    rewards, _ = evaluate_policy(acting, DummyVecEnv(makers * 5), n_eval_episodes=5, return_episode_rewards=True)
+    assert_allclose(rewards, [3 * actions_of(model, TEXTS[1])[0]] * 5, atol=1e-5)
+
+
+def test_a_sub_environment_that_changes_its_task_gets_other_actions(model: LLMDPD) -> None:
+    vec_env = DummyVecEnv([wrapped(TEXTS[0]), wrapped(TEXTS[1])])
+    vec_env.env_method("set_task_text", TEXTS[2], indices=[1])
+    evaluate_policy(model, vec_env, n_eval_episodes=2)
+    assert_array_equal(vec_env.get_attr("last_action"), actions_of(model, [TEXTS[0], TEXTS[2]]))
+
+
+def test_an_example_is_shown_to_all_beside_the_sentence_of_each(model: LLMDPD) -> None:
+    model.set_task(trajectory=EPISODES[8])
+    vec_env = DummyVecEnv([wrapped(text) for text in TEXTS])
+    evaluate_policy(model, vec_env, n_eval_episodes=3)
+    expected, _ = model.predict(np.tile(OBSERVATION, (3, 1)), deterministic=True, task_text=TEXTS, trajectory=EPISODES[8])
+    assert_array_equal(vec_env.get_attr("last_action"), expected)
+    assert np.abs(expected - actions_of(model, TEXTS)).max() > 1e-3
+
+
+def test_as_many_tasks_as_sub_environments_or_one_are_needed(model: LLMDPD) -> None:
+    model.set_task(task_text=TEXTS)
+    with pytest.raises(ValueError, match="Got 3 prompts for 2 observations: pass one prompt, or one per observation"):
+        evaluate_policy(model, DummyVecEnv([plain] * 2), n_eval_episodes=2)
+
+
+# Around the environments ----------------------------------------------------------------------------------------------------
+
+
+@every_way
+def test_vec_monitor_counts_the_rewards_of_each_task(model: LLMDPD, how: str) -> None:
+    acting, makers = told(model, how, TEXTS)
+    vec_env = VecMonitor(DummyVecEnv([lambda maker=maker: maker().env for maker in makers]))  # type: ignore[misc, attr-defined]
+    observations = vec_env.reset()
+    for _ in range(3):
+        observations, _, dones, infos = vec_env.step(acting.predict(observations, deterministic=True)[0])
+    assert dones.all()
+    assert_allclose([info["episode"]["r"] for info in infos], 3 * actions_of(model, TEXTS)[:, 0], atol=1e-5)
+
+
+def test_frames_are_stacked_for_a_model_that_was_told_its_task() -> None:
+    model = tiny_model(dataset=make_episodes(observation_dim=10))
+    model.set_task(task_text=TEXTS[0])
+    rewards, _ = evaluate_policy(model, VecFrameStack(DummyVecEnv([plain]), 2), n_eval_episodes=1, return_episode_rewards=True)
+    stacked = np.array([[0.0] * 5 + [0.5] * 5, [0.5] * 10, [0.5] * 10])
+    assert rewards[0] == pytest.approx(model.predict(stacked, deterministic=True)[0][:, 0].sum(), abs=1e-5)
+
+
+def test_a_sentence_that_was_stacked_with_the_frames_is_refused(model: LLMDPD) -> None:
+    vec_env = VecFrameStack(DummyVecEnv([wrapped(TEXTS[0])]), 2)
+    with pytest.raises(ValueError, match=r"has 512 entries, and this model reads 256"):
+        model.predict({**vec_env.reset(), "observation": OBSERVATION[None]})  # type: ignore[dict-item]
+
+
+@pytest.mark.slow
+def test_sub_environments_in_processes_of_their_own_carry_their_tasks(model: LLMDPD) -> None:
+    vec_env = SubprocVecEnv([wrapped(text) for text in TEXTS[:2]])
+    try:
+        evaluate_policy(model, vec_env, n_eval_episodes=2)
+        assert_array_equal(vec_env.get_attr("last_action"), actions_of(model, TEXTS[:2]))
+    finally:
+        vec_env.close()
+
+
+@every_way
+def test_gymnasiums_vector_environment_is_acted_in(model: LLMDPD, how: str) -> None:
+    acting, makers = told(model, how, TEXTS)
+    vector_env = gym.vector.SyncVectorEnv(makers)
+    observations, _ = vector_env.reset()
+    actions, _ = acting.predict(observations, deterministic=True)
+    _, rewards, *_ = vector_env.step(actions)
+    assert_array_equal(actions, actions_of(model, TEXTS))
+    assert_allclose(rewards, actions[:, 0], atol=1e-6)
+
+
+# Video ----------------------------------------------------------------------------------------------------------------------
+
+
+@every_way
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # of moviepy's pipes
+def test_a_video_shows_what_the_policy_does_on_its_task(model: LLMDPD, how: str, tmp_path: Path) -> None:
+    acting, makers = told(model, how, TEXTS[1:2])
+    vec_env = VecVideoRecorder(DummyVecEnv(makers), str(tmp_path), lambda step: step == 0, video_length=3)
+    observations = vec_env.reset()
+    for _ in range(3):
+        observations, *_ = vec_env.step(acting.predict(observations, deterministic=True)[0])
+    vec_env.close()
+    gc.collect()
+    (path,) = tmp_path.glob("*.mp4")
+    frames = require("imageio.v3", "video").imread(path)  # (n, 32, 32, 3)
+    after = 128 + 120 * actions_of(model, TEXTS[1])[0]
+    assert_allclose(frames.mean(axis=(1, 2, 3)), [128, after, after, after], atol=4)  # the codec rounds
+
+
+# During training ------------------------------------------------------------------------------------------------------------
+
+
+def last_evaluation(model: LLMDPD, env: gym.Env[Any, Any]) -> float:
+    """Train two steps, and evaluate after the second."""
+    callback = EvalCallback(env, n_eval_episodes=2, eval_freq=2, verbose=0)
+    model.learn(2, callback=callback, log_interval=None)
+    return callback.last_mean_reward
+
+
+def test_a_callback_evaluates_the_task_that_is_set(learner: LLMDPD) -> None:
+    learner.set_task(task_text=TEXTS[1])
+    mean_reward = last_evaluation(learner, plain())
+    assert mean_reward == pytest.approx(3 * actions_of(learner, TEXTS[1])[0], abs=1e-5)
+
+
+def test_a_callback_evaluates_the_task_of_a_with_block(learner: LLMDPD) -> None:
+    with learner.using_task(task_text=TEXTS[1]):
+        mean_reward = last_evaluation(learner, plain())
+    assert mean_reward == pytest.approx(3 * actions_of(learner, TEXTS[1])[0], abs=1e-5)
+
+
+def test_two_callbacks_evaluate_two_tasks(learner: LLMDPD) -> None:
+    callbacks = [EvalCallback(wrapped(text)(), n_eval_episodes=2, eval_freq=2, verbose=0) for text in TEXTS[:2]]
+    learner.learn(2, callback=callbacks, log_interval=None)
+    expected = 3 * actions_of(learner, TEXTS[:2])[:, 0]
+    assert_allclose([callback.last_mean_reward for callback in callbacks], expected, atol=1e-5)
+    assert abs(expected[0] - expected[1]) > 0.01
+
+
+def test_a_callback_evaluates_a_task_for_each_sub_environment(learner: LLMDPD, tmp_path: Path) -> None:
+    env = DummyVecEnv([wrapped(text) for text in TEXTS])
+    callback = EvalCallback(env, n_eval_episodes=3, eval_freq=2, log_path=str(tmp_path), verbose=0)
+    learner.learn(2, callback=callback, log_interval=None)
+    with np.load(tmp_path / "evaluations.npz") as evaluations:
+        assert_allclose(evaluations["results"], [3 * actions_of(learner, TEXTS)[:, 0]], atol=1e-5)
+
+
+# As the model's own environment ---------------------------------------------------------------------------------------------
+
+
+def test_a_model_takes_wrapped_environments_as_its_own() -> None:
+    model = tiny_model(dataset=EPISODES, env=DummyVecEnv([wrapped(text) for text in TEXTS]))
+    assert model.observation_space == ActionEnv.observation_space
+    evaluate_policy(model.learn(1, log_interval=None), model.get_env(), n_eval_episodes=3)
+    assert_array_equal(model.get_env().get_attr("last_action"), actions_of(model, TEXTS))  # type: ignore[union-attr]
+
+
+def test_a_model_is_set_to_a_wrapped_environment() -> None:
+    model = tiny_model(dataset=EPISODES)
+    model.set_env(wrapped(TEXTS[2])())
+    evaluate_policy(model.learn(1, log_interval=None), model.get_env(), n_eval_episodes=1)
+    assert_allclose(model.get_env().get_attr("last_action"), [actions_of(model, TEXTS[2])], atol=1e-6)  # type: ignore[union-attr]
+
+
+def test_a_model_is_loaded_with_a_wrapped_environment(tmp_path: Path) -> None:
+    tiny_model(dataset=EPISODES).save(tmp_path / "model")
+    model = LLMDPD.load(tmp_path / "model", env=wrapped(TEXTS[2])())
+    evaluate_policy(model, model.get_env(), n_eval_episodes=1)
+    assert_allclose(model.get_env().get_attr("last_action"), [actions_of(model, TEXTS[2])], atol=1e-6)  # type: ignore[union-attr]
