@@ -1,0 +1,174 @@
+"""Stable-Baselines3's tests of learning and of training mode, asked of LLMDPD; each says which one it answers."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from factories import model_of, recorded
+from numpy.testing import assert_array_equal
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import IdentityEnvBox
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
+from toys import ActionEnv
+
+from sb3_llmdpd import LLMDPD
+
+
+def copies(module: nn.Module) -> dict[str, th.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def moved(module: nn.Module, before: dict[str, th.Tensor]) -> set[str]:
+    return {name for name, tensor in module.state_dict().items() if not th.equal(tensor, before[name])}
+
+
+# Learning --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy_objective", ["diffusion_ql", "action_approximation"])
+def test_acting_as_one_sees_is_learned_from_random_data(policy_objective: str) -> None:
+    """Answers `test_identity.py::test_continuous`: its threshold of 90 in 100, from data that reach 43."""
+    env = IdentityEnvBox(eps=0.5)
+    dataset = recorded(env, n_episodes=20, length=100)
+    assert np.mean([episode.rewards.sum() for episode in dataset.episodes]) < 50
+    model = model_of(
+        env,
+        dataset=dataset,
+        policy_objective=policy_objective,
+        policy_kwargs=dict(net_arch=[64, 64]),
+        learning_rate=1e-3,
+        gamma=0.95,
+        eta=5.0,
+        tau=0.05,
+        batch_size=128,
+    )
+    model.learn(300, log_interval=None)
+    evaluate_policy(model, DummyVecEnv([lambda: IdentityEnvBox(eps=0.5)] * 20), 20, reward_threshold=90, warn=False)
+
+
+@pytest.mark.parametrize("arguments", [{}, dict(eta=0.0), dict(policy_objective="action_approximation")], ids=str)
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_every_variant_learns_beside_any_number_of_environments(arguments: dict[str, Any], n_envs: int) -> None:
+    """Answers `test_run.py`'s test_deterministic_pg, test_sac, test_dqn and test_offpolicy_multi_env: updates count alone."""
+    model = model_of(make_vec_env("Pendulum-v1", n_envs=n_envs), **arguments)
+    before = copies(model.actor)
+    model.learn(4)
+    assert (model.num_timesteps, model._n_updates) == (4, 4)
+    assert any(name.startswith("denoiser") for name in moved(model.actor, before))
+    assert all(th.isfinite(tensor).all() for tensor in model.policy.state_dict().values())
+
+
+# Gradient steps --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gradient_steps", [0, 1, 3])
+def test_a_call_of_train_takes_as_many_gradient_steps_as_it_is_told(gradient_steps: int) -> None:
+    """Answers `test_run.py::test_train_freq`, and the end of test_offpolicy_multi_env: `train/n_updates`."""
+    model = model_of(ActionEnv()).learn(2)
+    before = copies(model.policy)
+    model.train(gradient_steps=gradient_steps, batch_size=4)
+    assert model._n_updates == 2 + gradient_steps
+    assert bool(moved(model.policy, before)) == (gradient_steps > 0)
+
+
+def test_the_shape_of_a_gradient_step_is_saved_and_can_be_changed_at_loading(tmp_path: Path) -> None:
+    """Answers `test_run.py::test_train_freq`: its argument in the file, and in the place of what the file says."""
+    model = model_of(ActionEnv(), batch_size=8, q_batch_size=4).learn(2)
+    model.save(tmp_path / "model.zip")
+    drawn: list[int] = []
+    for overrides, sizes in (({}, (8, 4)), (dict(batch_size=6, q_batch_size=2), (6, 2))):
+        loaded = LLMDPD.load(tmp_path / "model.zip", env=ActionEnv(), dataset=recorded(ActionEnv()), device="cpu", **overrides)
+        assert (loaded.batch_size, loaded.q_batch_size) == sizes
+        loaded.critic.register_forward_pre_hook(lambda _, inputs: drawn.append(inputs[2].shape[1]))
+        assert loaded.learn(1).num_timesteps == 1
+    assert drawn == [4, 4, 2, 2]  # in the critic's loss and in the actor's
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [dict(batch_size=0), dict(batch_size="8"), dict(batch_size=8, q_batch_size=9), dict(prompts_per_batch=0)],
+    ids=str,
+)
+def test_a_gradient_step_that_cannot_be_is_refused(arguments: dict[str, Any]) -> None:
+    """Answers `test_run.py::test_train_freq_fail`."""
+    with pytest.raises((ValueError, TypeError)):
+        model_of(ActionEnv(), **arguments)
+
+
+# Training mode ---------------------------------------------------------------------------------------------------------------
+
+
+class BatchNormDropout(BaseFeaturesExtractor):
+    """Behaves otherwise in training than in evaluation, twice."""
+
+    def __init__(self, observation_space: gym.Space[Any]) -> None:
+        super().__init__(observation_space, 3)
+        self.layers = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5))
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layers(observations)
+
+
+NORM = "features_extractor.layers.0."
+
+
+def norm_model(**kwargs: Any) -> LLMDPD:
+    policy_kwargs = dict(net_arch=[16, 16], features_extractor_class=BatchNormDropout)
+    return model_of(gym.make("Pendulum-v1", max_episode_steps=4), policy_kwargs=policy_kwargs, **{"seed": 1, **kwargs})
+
+
+def test_running_statistics_are_copied_to_the_target_also_where_weights_are_not() -> None:
+    """Answers `test_train_eval_mode.py::test_td3_train_with_batch_norm`, test_sac_... and test_dqn_train_with_batch_norm."""
+    model = norm_model(learning_rate=1e-2).learn(1)
+    model._n_updates, model.ema_decay, model.tau = 10**15, 1.0, 0.0  # weights of the targets stay
+    before, target_before = copies(model.actor), copies(model.actor_target)
+    critic_before = copies(model.critic_target)
+    model.train(gradient_steps=5, batch_size=8)
+    after, target_after = copies(model.actor), copies(model.actor_target)
+    for name in ("running_mean", "running_var"):
+        assert not th.isclose(before[NORM + name], after[NORM + name]).any()
+        assert th.equal(target_after[NORM + name], after[NORM + name])
+    assert not th.isclose(before[NORM + "bias"], after[NORM + "bias"]).any()
+    assert th.equal(target_after[NORM + "bias"], target_before[NORM + "bias"])
+    assert moved(model.critic_target, critic_before) == set()
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_predictions_repeat_and_move_no_statistics(trained: bool) -> None:
+    """Answers `test_train_eval_mode.py::test_predict_with_dropout_batch_norm`."""
+    model = norm_model()
+    if trained:
+        model.learn(2)
+    before = copies(model.policy)
+    observation = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    first, _ = model.predict(observation, deterministic=True)
+    for _ in range(5):
+        assert_array_equal(model.predict(observation, deterministic=True)[0], first)
+        assert_array_equal(model.policy.predict(observation, deterministic=True)[0], first)
+    assert moved(model.policy, before) == set()
+
+
+def test_evaluating_on_the_way_moves_no_statistics_and_training_goes_on_in_its_mode() -> None:
+    """Answers `test_train_eval_mode.py::test_offpolicy_collect_rollout_batch_norm`: acting, in the midst of training."""
+    modes: list[tuple[bool, ...]] = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            modes.append(tuple(net.training for net in (model.actor, model.critic, model.actor_target, model.critic_target)))
+            return True
+
+    undisturbed, model = norm_model().learn(4), norm_model()
+    evaluation = EvalCallback(
+        gym.make("Pendulum-v1", max_episode_steps=4), eval_freq=1, n_eval_episodes=1, warn=False, verbose=0
+    )
+    model.learn(4, callback=[Watch(), evaluation])
+    assert modes == [(True, True, False, False)] * 4
+    assert moved(model.policy, copies(undisturbed.policy)) == set()
