@@ -28,6 +28,8 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
     The parameters are documented at `LLMDPDPolicy`.
     """
 
+    _prompts: PromptBatch | None = None
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -147,5 +149,33 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         features = self.encode_observations(observations).unflatten(0, (len(prompts.vectors), -1))
         return self.sample(self.condition(features, prompts), noise)
 
+    def set_prompts(self, prompts: PromptBatch | None) -> None:
+        """What SB3's own `predict` conditions on: one prompt for all rows, or one per row.
+
+        :param prompts: not encoded yet, since the encoders may go on learning; None to have none.
+        """
+        self._prompts = prompts
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        raise NotImplementedError("the actor acts through LLMDPDPolicy, which knows the prompt")
+        if self._prompts is None:
+            raise ValueError("the policy has no prompt: use model.predict(..., task_text=...), or model.set_task(...) first")
+        n_prompts = len(self._prompts.has_text)
+        n_rows = count_rows(observation, n_prompts)
+        shape = (self.diffusion.n_steps, n_prompts, n_rows // n_prompts, self.denoiser.action_dim)
+        noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
+        actions = self(observation, self.encode_prompts(self._prompts), noise)
+        return actions.reshape(n_rows, *self.action_space.shape)  # type: ignore[misc]  # a Box
+
+
+def count_rows(observations: TensorObs, n_prompts: int) -> int:
+    """The number of observations, which must fit that of the prompts.
+
+    :param observations: (n, *obs_shape), or a dict of such tensors.
+    :param n_prompts: 1, or n.
+    :return: n.
+    :raises ValueError: when there are neither one prompt nor one per row.
+    """
+    n_rows = len(next(iter(observations.values()))) if isinstance(observations, dict) else len(observations)
+    if n_prompts not in (1, n_rows):
+        raise ValueError(f"Got {n_prompts} prompts for {n_rows} observations: pass one prompt, or one per observation.")
+    return n_rows

@@ -1,45 +1,105 @@
-"""The ranges of `LLMDPD`'s arguments."""
+"""The kinds and ranges of the arguments of `LLMDPD` and of its policy."""
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from sb3_llmdpd.losses import POLICY_OBJECTIVES
+
+MOST = 2**24
+"""Of what is counted: more than any machine holds, and little enough to be refused before memory is asked for."""
+_WHOLE = {
+    "batch_size": (1, MOST),
+    "q_batch_size": (1, MOST),
+    "prompts_per_batch": (1, MOST),
+    "n_candidates": (1, MOST),
+    "stats_window_size": (1, MOST),
+    "verbose": (0, 2),
+    "seed": (0, 2**32 - 1),
+}
+_NUMBERS = {
+    **dict.fromkeys(("gamma", "tau", "ema_decay", "text_dropout", "trajectory_dropout"), (0.0, 1.0)),
+    **dict.fromkeys(("eta", "prompt_noise", "candidate_temperature", "max_grad_norm"), (0.0, float("inf"))),
+    **dict.fromkeys(("learning_rate", "critic_learning_rate"), (0.0, float("inf"))),
+}
+_SCHEDULES = ("learning_rate", "critic_learning_rate")
+_OPTIONAL = ("q_batch_size", "seed", "critic_learning_rate", "text_encoder", "tensorboard_log")
+
+_MOST_OF = {"net_arch": 1_000, "n_critics": 1_000, "n_encoder_layers": 1_000, "n_diffusion_steps": 10_000}
+"""What costs time before it costs memory."""
+_SIZES = (
+    "n_critics",
+    "n_diffusion_steps",
+    "prompt_window",
+    "text_embedding_dim",
+    "trajectory_embedding_dim",
+    "token_dim",
+    "n_encoder_layers",
+    "n_heads",
+)
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that cannot be.
 
     :param arguments: of `LLMDPD`'s constructor, by name.
+    :raises TypeError: when one is of the wrong kind.
     :raises ValueError: when one is out of its range, or two do not fit together.
     """
+    given = {name: value for name, value in arguments.items() if not (value is None and name in _OPTIONAL)}
+    for name in given.keys() & _WHOLE.keys():
+        _check_number(name, given[name], Integral, "a whole number", *_WHOLE[name])
+    for name in given.keys() & _NUMBERS.keys():
+        if not (name in _SCHEDULES and callable(given[name])):
+            _check_number(name, given[name], Real, "a number", *_NUMBERS[name])
+    for name in given.keys() & {"text_encoder", "tensorboard_log"}:
+        if not isinstance(given[name], str):
+            raise TypeError(f"`{name}` must be a string or None, got {given[name]!r}")
     if arguments["policy_objective"] not in POLICY_OBJECTIVES:
         raise ValueError(f"`policy_objective` must be one of {POLICY_OBJECTIVES}, got {arguments['policy_objective']!r}")
-    for name in ("gamma", "tau", "text_dropout", "trajectory_dropout"):
-        if not 0 <= arguments[name] <= 1:
-            raise ValueError(f"`{name}` must be in [0, 1], got {arguments[name]}")
-    for name in ("eta", "prompt_noise", "candidate_temperature"):
-        if not arguments[name] >= 0:
-            raise ValueError(f"`{name}` must be >= 0, got {arguments[name]}")
-    if not 0 <= arguments["ema_decay"] < 1:
-        raise ValueError(f"`ema_decay` must be in [0, 1), got {arguments['ema_decay']}")
-    if not arguments["max_grad_norm"] > 0:
-        raise ValueError(f"`max_grad_norm` must be > 0 (float('inf') never clips), got {arguments['max_grad_norm']}")
-    n_candidates = arguments["n_candidates"]
-    if n_candidates < 1 or (n_candidates > 1 and arguments["eta"] == 0):
-        raise ValueError(
-            f"`n_candidates` must be at least 1, and 1 where eta=0 trains no critic to choose, got {n_candidates}"
-        )
+    if arguments["ema_decay"] == 1:
+        raise ValueError("`ema_decay` must be in [0, 1): at 1 the averaged actor would never learn")
+    if arguments["max_grad_norm"] == 0:
+        raise ValueError("`max_grad_norm` must be > 0, got 0; float('inf') never clips")
+    if arguments["n_candidates"] > 1 and arguments["eta"] == 0:
+        raise ValueError(f"`n_candidates` must be 1 where eta=0 trains no critic to choose, got {arguments['n_candidates']}")
     _check_batch_sizes(arguments["batch_size"], arguments["q_batch_size"], arguments["prompts_per_batch"])
 
 
-def _check_batch_sizes(batch_size: int, q_batch_size: int | None, prompts_per_batch: int) -> None:
-    if min(batch_size, prompts_per_batch) < 1 or batch_size % min(prompts_per_batch, batch_size):
+def check_sizes(arguments: Mapping[str, Any]) -> None:
+    """Refuse networks that cannot be.
+
+    :param arguments: of `LLMDPDPolicy`'s constructor, by name.
+    :raises TypeError: when a size is no whole number.
+    :raises ValueError: when one is out of its range, or ``n_heads`` does not divide ``token_dim``.
+    """
+    for name in _SIZES:
+        _check_number(name, arguments[name], Integral, "a whole number", 1, _MOST_OF.get(name, MOST))
+    if arguments["token_dim"] % arguments["n_heads"]:
         raise ValueError(
-            "`batch_size` and `prompts_per_batch` must be at least 1, and the first a multiple of the second,"
-            f" got {batch_size} and {prompts_per_batch}"
+            f"`token_dim` must be a multiple of `n_heads`, got {arguments['token_dim']} and {arguments['n_heads']}"
         )
+    net_arch = arguments["net_arch"]
+    for widths in net_arch.values() if isinstance(net_arch, Mapping) else [net_arch or []]:
+        if len(widths) > _MOST_OF["net_arch"]:
+            raise ValueError(f"`net_arch` may have {_MOST_OF['net_arch']} layers, got {len(widths)}")
+        for width in widths:
+            _check_number("net_arch", width, Integral, "a list of whole numbers", 1, MOST)
+
+
+def _check_number(name: str, value: Any, kind: type, what: str, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        optional = " or None" if name in _OPTIONAL else ""
+        raise TypeError(f"`{name}` must be {what}{optional}, got {value!r}")
+    if not low <= value <= high:  # type: ignore[operator]  # a real number
+        raise ValueError(f"`{name}` must be in [{low}, {high}], got {value}")
+
+
+def _check_batch_sizes(batch_size: int, q_batch_size: int | None, prompts_per_batch: int) -> None:
+    if batch_size % min(prompts_per_batch, batch_size):
+        raise ValueError(f"`batch_size` must be a multiple of `prompts_per_batch`, got {batch_size} and {prompts_per_batch}")
     q_size = batch_size if q_batch_size is None else q_batch_size
-    if q_size % min(prompts_per_batch, batch_size) or not 0 < q_size <= batch_size:
+    if q_size % min(prompts_per_batch, batch_size) or q_size > batch_size:
         raise ValueError(
             "`q_batch_size` must be None, or a multiple of `prompts_per_batch` of at most `batch_size`,"
             f" got {q_batch_size} with {prompts_per_batch} and {batch_size}"

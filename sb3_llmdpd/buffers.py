@@ -1,11 +1,13 @@
 """`PromptReplayBuffer`, which draws offline transitions together with prompts for their tasks."""
 
 import warnings
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.utils import get_device
 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.images import channels_first, channels_first_space
@@ -13,6 +15,7 @@ from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, window_steps
 from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs, to_device
 
 REWARD_SCALES = ("per_task", "none")
+_ARRAYS = ("_observations", "_actions", "_rewards", "_dones", "text_vectors")
 
 
 class PromptReplayBuffer(ReplayBuffer):
@@ -34,6 +37,8 @@ class PromptReplayBuffer(ReplayBuffer):
     :param reward_scale: ``"per_task"`` divides rewards by their root mean square in the task, since one shared critic
         must not be ruled by the task with the largest rewards; ``"none"`` leaves them.
     :param seed: of the buffer's Generator.
+    :param observation_space: of the model. Where it is the data's, images keep the order of their axes; otherwise their
+        channels are moved to the front, as SB3 does.
     :raises ValueError: on an unknown ``reward_scale``, sizes below one, or ``same_goal`` without goals.
     """
 
@@ -46,6 +51,7 @@ class PromptReplayBuffer(ReplayBuffer):
         same_goal: bool = False,
         reward_scale: str = "per_task",
         seed: int | None = None,
+        observation_space: spaces.Space[Any] | None = None,
     ) -> None:
         if reward_scale not in REWARD_SCALES:
             raise ValueError(f"`reward_scale` must be one of {REWARD_SCALES}, got {reward_scale!r}")
@@ -54,7 +60,8 @@ class PromptReplayBuffer(ReplayBuffer):
                 f"`prompts_per_batch` and `prompt_window` must be at least 1, got {prompts_per_batch} and {prompt_window}"
             )
         # Not ReplayBuffer's own constructor: it would allocate `buffer_size` empty rows.
-        observation_space = channels_first_space(dataset.observation_space)
+        if observation_space != dataset.observation_space:
+            observation_space = channels_first_space(dataset.observation_space)
         super(ReplayBuffer, self).__init__(dataset.n_steps, observation_space, dataset.action_space, device)
         self.full = True
         self.prompts_per_batch = prompts_per_batch
@@ -105,8 +112,9 @@ class PromptReplayBuffer(ReplayBuffer):
         rewards = np.concatenate([np.append(episode.rewards, 0.0) for episode in episodes])
         self.reward_scales = self._reward_scales(episodes, task_of_episode)
         scale_of_row = np.repeat(self.reward_scales[task_of_episode], rows)
-        actions = np.concatenate([np.vstack([episode.actions, np.zeros_like(episode.actions[:1])]) for episode in episodes])
-        low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]  # a Box, checked by the data set
+        flat = [episode.actions.reshape(len(episode), -1) for episode in episodes]
+        actions = np.concatenate([np.vstack([rows, np.zeros_like(rows[:1])]) for rows in flat])
+        low, high = self.action_space.low.ravel(), self.action_space.high.ravel()  # type: ignore[attr-defined]  # a Box
         dones = np.zeros(len(rewards))
         dones[self._episode_row + lengths - 1] = [episode.terminated for episode in episodes]
         self._observations = self._concatenated_observations(episodes)
@@ -164,6 +172,19 @@ class PromptReplayBuffer(ReplayBuffer):
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
         return th.as_tensor(array, dtype=th.float32, device=self.device)
+
+    def to(self, device: th.device | str) -> Self:
+        """Move the arrays to a device.
+
+        :param device: where to.
+        :return: the buffer itself.
+        """
+        self.device = get_device(device)
+        for name in _ARRAYS:
+            array = getattr(self, name)
+            moved = {key: value.to(self.device) for key, value in array.items()} if isinstance(array, dict) else None
+            setattr(self, name, array.to(self.device) if moved is None else moved)
+        return self
 
     # What others ask for -------------------------------------------------------------------------------------------------
 

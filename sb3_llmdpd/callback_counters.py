@@ -43,7 +43,9 @@ def give_back(callback: BaseCallback, counted: Sequence[Counters]) -> None:
         if found is not None:
             left.remove(found)
             known = _numbers(each)
-            vars(each).update({name: value for name, value in found.numbers.items() if name in known})
+            for name, value in found.numbers.items():
+                if name in known and isinstance(value, list) == isinstance(known[name], list):
+                    setattr(each, name, value)
 
 
 def counters_to_json(counted: Sequence[Counters]) -> list[Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from sb3_llmdpd.data.episodes import n_categories
 from sb3_llmdpd.wrappers import plain_observation_space
 
 
@@ -62,6 +63,21 @@ def refuse_vec_normalize(env: VecEnv | None) -> None:
         raise ValueError(
             "`env` is wrapped in VecNormalize, whose statistics only move when it is stepped, which nothing does offline."
             " Drop it: the policy standardises observations with statistics of the data set"
+        )
+
+
+def check_readable(observation_space: spaces.Space[Any], action_space: spaces.Box) -> None:
+    """Refuse spaces that the networks cannot read or scale.
+
+    :param observation_space: of the model.
+    :param action_space: of the model.
+    :raises ValueError: when categories are not counted from 0, or an entry of an action has no range.
+    """
+    for space in observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]:
+        n_categories(space)
+    if not (action_space.low < action_space.high).all():
+        raise ValueError(
+            f"each entry of an action must have a range, low < high, got {action_space}: leave constant entries out"
         )
 
 

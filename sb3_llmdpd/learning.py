@@ -108,9 +108,7 @@ class OfflineLearning(OffPolicyAlgorithm):
             return super()._init_callback(callback)
         given = callback if isinstance(callback, list) else [] if callback is None else [callback]
         callbacks = [each if isinstance(each, BaseCallback) else ConvertCallback(each) for each in given]
-        return super()._init_callback(
-            [_StepsBar(), *callbacks]
-        )  # first, so that one that saves can be last
+        return super()._init_callback([_StepsBar(), *callbacks])  # first, so that one that saves can be last
 
     def _update_learning_rate(self, optimizers: Any) -> None:
         """Set both learning rates; SB3's own would set one for all.

@@ -14,8 +14,9 @@ from sb3_llmdpd.actor import PromptedDiffusionActor
 from sb3_llmdpd.arguments import check_arguments
 from sb3_llmdpd.buffers import PromptReplayBuffer
 from sb3_llmdpd.critic import PromptedCritic
+from sb3_llmdpd.data.images import channels_first_space
 from sb3_llmdpd.data.sources import DatasetLike
-from sb3_llmdpd.envs import DatasetEnv, refuse_vec_normalize
+from sb3_llmdpd.envs import DatasetEnv, check_readable, refuse_vec_normalize
 from sb3_llmdpd.losses import PromptedLosses
 from sb3_llmdpd.policies import CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy
 from sb3_llmdpd.prompting import Prompter
@@ -23,6 +24,7 @@ from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
 from sb3_llmdpd.saving import SavedWithoutPickle
+from sb3_llmdpd.training_data import read_dataset
 from sb3_llmdpd.type_aliases import Metrics, PromptBatch
 from sb3_llmdpd.wrappers import plain_observation_space
 
@@ -140,10 +142,9 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         self.candidate_temperature = candidate_temperature
         policy_kwargs = dict(policy_kwargs or {})
         self.text_table: TextTable | None = None
-        buffer = None
-        if dataset is not None:
-            buffer = self._make_buffer(dataset, policy_kwargs.get("prompt_window", PROMPT_WINDOW), seed, device)
-            env = env if env is not None else DatasetEnv(buffer.observation_space, buffer.action_space)
+        data = None if dataset is None else read_dataset(dataset)
+        if env is None and data is not None:
+            env = DatasetEnv(channels_first_space(data.observation_space), data.action_space)
         if env is None:
             raise ValueError(
                 "LLMDPD needs to know the spaces: pass `dataset` (Minari ids, episodes or a buffer) or `env`,"
@@ -168,11 +169,13 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         )
         refuse_vec_normalize(self.env)
         self.observation_space = plain_observation_space(self.observation_space)
+        check_readable(self.observation_space, self.action_space)  # type: ignore[arg-type]  # a Box: see above
         if isinstance(self.observation_space, spaces.Dict) and policy in ("MlpPolicy", "CnnPolicy"):
             raise ValueError(f"You must use `MultiInputPolicy` when working with dict observation space, not {policy}")
         self.policy_kwargs = policy_kwargs  # OffPolicyAlgorithm adds `use_sde` to its own copy
         self.stats_window_size = stats_window_size
-        self.replay_buffer = buffer
+        if data is not None:
+            self.replay_buffer = self._make_buffer(data, policy_kwargs.get("prompt_window", PROMPT_WINDOW))
         if _init_setup_model:
             self._setup_model()
 

@@ -1,6 +1,5 @@
 """`LLMDPDPolicy`, which owns every network: the prompted diffusion actor, the prompted twin Q, their targets, optimisers."""
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +10,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_act
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_llmdpd.actor import PromptedDiffusionActor
+from sb3_llmdpd.actor import PromptedDiffusionActor, count_rows
+from sb3_llmdpd.arguments import check_sizes
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.critic import PromptedCritic, choose
 from sb3_llmdpd.networks.activations import Mish
@@ -20,19 +20,6 @@ from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
 CONDITIONINGS = ("concat", "cross_attention")
-MOST = {"layers": 1_000, "n_critics": 1_000, "n_encoder_layers": 1_000, "n_diffusion_steps": 10_000}
-"""Sizes that cost time before they cost memory; no other size may be above ``MOST_UNITS``."""
-MOST_UNITS = 2**24
-SIZES = (
-    "n_critics",
-    "n_diffusion_steps",
-    "prompt_window",
-    "text_embedding_dim",
-    "trajectory_embedding_dim",
-    "token_dim",
-    "n_encoder_layers",
-    "n_heads",
-)
 
 
 class LLMDPDPolicy(SavedNetwork, BasePolicy):
@@ -65,8 +52,8 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     :param token_dim: width of the trajectory transformer.
     :param n_encoder_layers: its layers.
     :param n_heads: its heads, and those of the cross-attention.
-    :raises ValueError: on an unknown conditioning, schedule or extractor name, on sizes below one, an empty ``net_arch``, or a
-        ``token_dim`` that ``n_heads`` does not divide.
+    :raises ValueError: on an unknown conditioning, schedule or extractor name, on sizes below one, or a ``token_dim`` that
+        ``n_heads`` does not divide.
     """
 
     action_space: spaces.Box
@@ -105,7 +92,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         self._arguments = arguments_of(locals(), "lr_schedule", "critic_lr_schedule")
         if conditioning not in CONDITIONINGS:
             raise ValueError(f"`conditioning` must be one of {CONDITIONINGS}, got {conditioning!r}")
-        _check_sizes(self._arguments)
+        check_sizes(self._arguments)
         super().__init__(
             observation_space,
             action_space,
@@ -118,11 +105,6 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
             normalize_images=normalize_images,
         )
         actor_arch, critic_arch = get_actor_critic_arch(net_arch if net_arch is not None else [256, 256, 256])
-        for arch in (actor_arch, critic_arch):
-            if not 1 <= len(arch) <= MOST["layers"] or not all(_is_size(width, "net_arch") for width in arch):
-                raise ValueError(
-                    f"`net_arch` needs at least one hidden layer for actor and for critic, none of them empty, got {net_arch}"
-                )
         shared = dict(activation_fn=activation_fn, layer_norm=layer_norm, conditioning=conditioning)
         self._actor_kwargs: dict[str, Any] = dict(
             net_arch=actor_arch,
@@ -150,7 +132,6 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         )
         self.prompt_window = prompt_window
         self.text_dim = text_dim
-        self._prompts: PromptBatch | None = None
         self._build(lr_schedule, critic_lr_schedule or lr_schedule)
 
     def _build(self, lr_schedule: Schedule, critic_lr_schedule: Schedule) -> None:
@@ -207,11 +188,11 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         self.training = mode
 
     def set_prompts(self, prompts: PromptBatch | None) -> None:
-        """What `_predict`, and so SB3's own code, conditions on: one prompt for all rows, or one per row.
+        """What SB3's own `predict` of the policy conditions on, see `PromptedDiffusionActor.set_prompts`.
 
-        :param prompts: not encoded yet, since the encoders may go on learning; None to have none.
+        :param prompts: one for all rows, or one per row; None to have none.
         """
-        self._prompts = prompts
+        self.actor_target.set_prompts(prompts)
 
     @th.no_grad()
     def predict_prompted(
@@ -235,7 +216,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         """
         tensor, vectorized = self.obs_to_tensor(observation)
         n_prompts = len(prompts.vectors)
-        n_rows = _count_rows(tensor, n_prompts)
+        n_rows = count_rows(tensor, n_prompts)
         actor = self.actor_target
         features = actor.encode_observations(tensor).unflatten(0, (n_prompts, -1))  # (M, N, F)
         features = features.repeat_interleave(n_candidates, dim=1)  # (M, N * C, F)
@@ -260,15 +241,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         return noise.to(self.device)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        if self._prompts is None:
-            raise ValueError("the policy has no prompt: use model.predict(..., task_text=...), or model.set_task(...) first")
-        n_prompts = len(self._prompts.has_text)
-        n_rows = _count_rows(observation, n_prompts)
-        actor = self.actor_target
-        shape = (actor.diffusion.n_steps, n_prompts, n_rows // n_prompts, actor.denoiser.action_dim)
-        noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
-        actions = actor(observation, actor.encode_prompts(self._prompts), noise)
-        return actions.reshape(n_rows, *self.action_space.shape)
+        return self.actor_target._predict(observation, deterministic)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**self._arguments, "lr_schedule": self._dummy_schedule}
@@ -291,25 +264,3 @@ class MultiInputPolicy(LLMDPDPolicy):
 
 
 MlpPolicy = LLMDPDPolicy
-
-
-def _check_sizes(arguments: Mapping[str, Any]) -> None:
-    for name in SIZES:
-        if not _is_size(arguments[name], name):
-            most = MOST.get(name, MOST_UNITS)
-            raise ValueError(f"`{name}` must be a whole number from 1 to {most}, got {arguments[name]!r}")
-    if arguments["token_dim"] % arguments["n_heads"]:
-        raise ValueError(
-            f"`token_dim` must be a multiple of `n_heads`, got {arguments['token_dim']} and {arguments['n_heads']}"
-        )
-
-
-def _is_size(value: Any, name: str) -> bool:
-    return isinstance(value, int) and 1 <= value <= MOST.get(name, MOST_UNITS)
-
-
-def _count_rows(observations: TensorObs, n_prompts: int) -> int:
-    n_rows = len(next(iter(observations.values()))) if isinstance(observations, dict) else len(observations)
-    if n_prompts not in (1, n_rows):
-        raise ValueError(f"Got {n_prompts} prompts for {n_rows} observations: pass one prompt, or one per observation.")
-    return n_rows

@@ -15,7 +15,7 @@ from sb3_llmdpd import checkpoint
 from sb3_llmdpd.buffers import PromptReplayBuffer
 from sb3_llmdpd.callback_counters import counters_from_json, counters_of, counters_to_json
 from sb3_llmdpd.checkpoint import Checkpoint, FileLike
-from sb3_llmdpd.checkpoint.networks import check_weights
+from sb3_llmdpd.checkpoint.networks import check_weights, uncompiled
 from sb3_llmdpd.checkpoint.optimizers import optimizer_to_parts, restore_optimizer
 from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
 from sb3_llmdpd.checkpoint.values import CustomObjects, from_json, to_json
@@ -100,7 +100,7 @@ class SavedWithoutPickle(TrainingData):
                 "optimizers": {},
             },
             tensors={
-                "policy": self.policy.state_dict(),
+                "policy": uncompiled(self.policy).state_dict(),
                 "generators": {name: getattr(self, name).get_state() for name in GENERATORS},
                 "metrics": {name: th.as_tensor(total) for name, total in self._metric_sums.items()},
             },
@@ -185,7 +185,7 @@ class SavedWithoutPickle(TrainingData):
     def _restore(self, saved: Checkpoint) -> None:
         """Bring networks, optimisers, counters and generators to where they were."""
         data = saved.data
-        self.policy.load_state_dict(saved.tensors["policy"])
+        uncompiled(self.policy).load_state_dict(saved.tensors["policy"])
         for name, groups in data["optimizers"].items():
             restore_optimizer(self._optimizer(name), groups, saved.tensors[name])
         for name in COUNTERS:
@@ -230,7 +230,8 @@ class SavedWithoutPickle(TrainingData):
         :param load_path_or_dict: a model file, or what SB3's `get_parameters` gives.
         :param exact_match: whether all parts must be given.
         :param device: ignored: the weights go where the model is.
-        :raises ValueError: when parts are missing, unknown or do not fit; the model then is as it was.
+        :raises ValueError: when parts are missing or unknown, or those of a file do not fit; the model then is as it was.
+        :raises RuntimeError: when weights of a dict do not fit; the model then is as it was.
         """
         before = copy.deepcopy(self.get_parameters())
         try:
@@ -240,7 +241,7 @@ class SavedWithoutPickle(TrainingData):
                 self._set_from_file(checkpoint.read(load_path_or_dict), exact_match)
         except Exception as error:
             super().set_parameters(before)  # type: ignore[arg-type]  # SB3's own answer
-            if isinstance(error, ValueError):
+            if isinstance(load_path_or_dict, dict) or isinstance(error, ValueError | FileNotFoundError):
                 raise
             raise ValueError(f"the parameters do not fit the model ({type(error).__name__}: {error})") from error
 
@@ -248,7 +249,7 @@ class SavedWithoutPickle(TrainingData):
         missing = set(OPTIMIZERS) - set(saved.data["optimizers"])
         if missing and exact_match:
             raise ValueError(f"the model file lacks {min(missing)!r}, which exact_match=True asks for")
-        self.policy.load_state_dict(saved.tensors["policy"])
+        uncompiled(self.policy).load_state_dict(saved.tensors["policy"])
         for name, groups in saved.data["optimizers"].items():
             restore_optimizer(self._optimizer(name), groups, saved.tensors[name])
 

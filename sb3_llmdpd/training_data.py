@@ -1,12 +1,15 @@
 """What `LLMDPD` learns from: a buffer made of what the user has, and the model fitted to it."""
 
+import io
+import pathlib
 from typing import Any
 
 import numpy as np
-import torch as th
+from stable_baselines3.common.save_util import load_from_pkl
 
 from sb3_llmdpd.acting import PromptedActing
 from sb3_llmdpd.buffers import PromptReplayBuffer
+from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.sources import DatasetLike, load_dataset
 from sb3_llmdpd.envs import check_spaces
 from sb3_llmdpd.learning import OfflineLearning
@@ -20,6 +23,17 @@ STATISTICS_ROWS = 200_000
 """How many observations the normaliser is fitted to, spread evenly over the data."""
 
 
+def read_dataset(dataset: DatasetLike | PromptReplayBuffer) -> OfflineDataset | PromptReplayBuffer:
+    """Whatever a user calls a data set, read.
+
+    :param dataset: as in the constructor of `LLMDPD`.
+    :return: a data set, or the buffer that it is.
+    :raises ValueError: when it is empty, or an id is unknown.
+    :raises TypeError: when it is none.
+    """
+    return dataset if isinstance(dataset, PromptReplayBuffer) else load_dataset(dataset)
+
+
 class TrainingData(PromptedActing, OfflineLearning):
     """The data half of `LLMDPD`."""
 
@@ -29,11 +43,9 @@ class TrainingData(PromptedActing, OfflineLearning):
     text_encoder: str | None
     _saved_buffer_state: dict[str, Any] | None = None
 
-    def _make_buffer(
-        self, dataset: DatasetLike | PromptReplayBuffer, window: int, seed: int | None, device: th.device | str
-    ) -> PromptReplayBuffer:
+    def _make_buffer(self, dataset: OfflineDataset | PromptReplayBuffer, window: int) -> PromptReplayBuffer:
         if isinstance(dataset, PromptReplayBuffer):
-            buffer = dataset
+            buffer = dataset.to(self.device)
             if buffer.prompt_window != window:
                 raise ValueError(
                     f"the buffer's `prompt_window` is {buffer.prompt_window} and the policy's is {window}: make them equal"
@@ -42,13 +54,14 @@ class TrainingData(PromptedActing, OfflineLearning):
                 setattr(self, name, getattr(buffer, name))
         else:
             buffer = PromptReplayBuffer(
-                load_dataset(dataset),
-                device,
+                dataset,
+                self.device,
                 prompts_per_batch=self.prompts_per_batch,
                 prompt_window=window,
                 same_goal=self.same_goal,
                 reward_scale=self.reward_scale,
-                seed=seed,
+                seed=self.seed,
+                observation_space=self.observation_space,
             )
         if self.text_encoder is not None and buffer.texts:
             if self.text_table is None:
@@ -65,13 +78,26 @@ class TrainingData(PromptedActing, OfflineLearning):
         :return: the new replay buffer.
         :raises ValueError: when its spaces are not the model's.
         """
-        buffer = self._make_buffer(dataset, self.policy.prompt_window, self.seed, self.device)
+        buffer = self._make_buffer(read_dataset(dataset), self.policy.prompt_window)
         self._attach(buffer)
         self.replay_buffer = buffer
         if self._saved_buffer_state is not None:  # of a loaded model: its batches go on where they were
             buffer.generator.bit_generator.state = self._saved_buffer_state
             self._saved_buffer_state = None
         return buffer
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """Train on a buffer that SB3's `save_replay_buffer` wrote. It is pickled: open only your own.
+
+        :param path: of the buffer.
+        :param truncate_last_traj: kept for SB3; episodes here are whole.
+        :raises TypeError: when the file holds something else.
+        :raises ValueError: when its spaces are not the model's. In either case the buffer of before stays.
+        """
+        buffer = load_from_pkl(path, self.verbose)
+        if not isinstance(buffer, PromptReplayBuffer):
+            raise TypeError(f"LLMDPD learns from a PromptReplayBuffer, and {path} holds a {type(buffer).__name__}")
+        self.set_dataset(buffer)
 
     def _attach(self, buffer: PromptReplayBuffer) -> None:
         """Fit data and model together: spaces, sentences, statistics, and whether there is more than one task."""

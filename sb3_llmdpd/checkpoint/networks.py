@@ -35,6 +35,15 @@ def check_weights(make: Callable[[], nn.Module], weights: Tensors) -> None:
             raise ValueError(f"the weight {name!r} is not finite")
 
 
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module behind ``torch.compile``, whose names of weights are those of the file.
+
+    :param module: any.
+    :return: the module itself where it is not compiled.
+    """
+    return getattr(module, "_orig_mod", module)
+
+
 def arguments_of(local_variables: dict[str, Any], *left_out: str) -> dict[str, Any]:
     """The arguments of a constructor, from its ``locals()`` in its first line.
 

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any, NoReturn
 
 import torch as th
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from torch import nn
 
 from sb3_llmdpd.networks.activations import Mish
@@ -29,6 +29,13 @@ KNOWN_CLASSES: dict[str, type] = {
 }
 """Classes that a model file may name. A closed list: a name from a file must never decide what gets imported."""
 
+SCHEDULES: dict[str, tuple[type, tuple[str, ...]]] = {
+    "constant": (ConstantSchedule, ("val",)),
+    "cosine": (CosineSchedule, ("initial", "final", "warmup")),
+    "linear": (LinearSchedule, ("start", "end", "end_fraction")),
+}
+"""Schedules that a model file may name, and the arguments that make them again."""
+
 
 def to_json(value: Any) -> Any:
     """Encode an argument of a constructor.
@@ -40,8 +47,9 @@ def to_json(value: Any) -> Any:
         return {str(key): to_json(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(entry) for entry in value]
-    if isinstance(value, CosineSchedule):
-        return {":schedule:": "cosine", **asdict(value)}
+    for name, (schedule, arguments) in SCHEDULES.items():
+        if type(value) is schedule:
+            return {":schedule:": name, **{argument: to_json(getattr(value, argument)) for argument in arguments}}
     if isinstance(value, type):
         known = next((name for name, known_class in KNOWN_CLASSES.items() if known_class is value), None)
         return {":class:": known} if known else {":custom:": f"{value.__module__}.{value.__qualname__}"}
@@ -70,7 +78,12 @@ def from_json(value: Any, name: str, custom: CustomObjects) -> Any:
     if ":custom:" in value:
         return custom(name, str(value[":custom:"]))
     if ":schedule:" in value:
-        return CosineSchedule(**{key: entry for key, entry in value.items() if key != ":schedule:"})
+        if value[":schedule:"] not in SCHEDULES:
+            raise ValueError(
+                f"the model file names a schedule {value[':schedule:']!r} for `{name}` that this version does not know"
+            )
+        schedule, arguments = SCHEDULES[value[":schedule:"]]
+        return schedule(**{argument: from_json(value[argument], name, custom) for argument in arguments})
     if ":float:" in value:
         return float(value[":float:"])
     if ":class:" in value:

@@ -22,7 +22,7 @@ class Episode:
 
     :param observations: (T + 1, *obs_shape): what was seen before each of the T actions, and after the last one.
         A dict of such arrays for a Dict observation space. Floats are stored as float32.
-    :param actions: (T, action_dim), in environment units.
+    :param actions: (T, *action_shape), in environment units.
     :param rewards: (T,), raw.
     :param task: identifier of the task, e.g. ``"drawer-open"``. Episodes of one task share it.
     :param task_texts: phrasings of the sentence that says what the task is; may be empty.
@@ -48,8 +48,10 @@ class Episode:
 
     def __post_init__(self) -> None:
         actions = self._checked("actions", self.actions)
-        if actions.ndim != 2:
-            raise ValueError(f"{self.source}: `actions` must be (T, action_dim), got shape {actions.shape}")
+        if actions.ndim < 2:
+            raise ValueError(
+                f"{self.source}: `actions` must be (T, *action_shape), (T, 1) for a single number, got shape {actions.shape}"
+            )
         n_steps = len(actions)
         if n_steps == 0:
             raise ValueError(f"{self.source}: an episode needs at least one step, got `actions` of shape {actions.shape}")
@@ -243,20 +245,54 @@ def check_fits(
     if isinstance(observation_space, spaces.Dict):
         if not isinstance(observations, dict) or set(observations) != set(observation_space.spaces):
             raise ValueError(f"{source}: observations must be a dict with the keys {sorted(observation_space.spaces)}")
-        parts = [(f"observations[{key!r}]", observations[key], observation_space[key].shape) for key in observation_space]
+        parts = [(f"observations[{key!r}]", observations[key], observation_space[key]) for key in observation_space]
     else:
         if isinstance(observations, dict):
             raise ValueError(f"{source}: observations are a dict, but the observation space is {observation_space}")
-        parts = [("observations", observations, observation_space.shape)]
-    for name, array, shape in [*parts, ("actions", actions, action_space.shape)]:
-        if array.shape[1:] != shape:
-            raise ValueError(f"{source}: a row of `{name}` must have the space's shape {shape}, got {array.shape[1:]}")
+        parts = [("observations", observations, observation_space)]
+    for name, array, space in [*parts, ("actions", actions, action_space)]:
+        if array.shape[1:] != space.shape:
+            raise ValueError(f"{source}: a row of `{name}` must have the space's shape {space.shape}, got {array.shape[1:]}")
+        _check_categories(name, array, space, source)
     # In the precision of the actions: 0.1 as float32 is larger than 0.1 as float64.
     low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
-    outside = (actions < low) | (actions > high)
+    outside = ((actions < low) | (actions > high)).reshape(len(actions), -1).any(axis=1)
     if outside.any():
         raise ValueError(
-            f"{source}: {int(outside.any(axis=1).sum())} of {len(actions)} actions lie outside the action space"
+            f"{source}: {int(outside.sum())} of {len(actions)} actions lie outside the action space"
             f" [{action_space.low.min()}, {action_space.high.max()}] (values from {actions.min():.4g} to"
             f" {actions.max():.4g}); clip them as the environment did, or use the action space that they belong to"
         )
+
+
+def _check_categories(name: str, array: np.ndarray, space: spaces.Space[Any], source: str) -> None:
+    """Refuse a category that the space does not have: the networks would read it out of bounds."""
+    n = n_categories(space)
+    if n is None:
+        return
+    outside = (array < 0) | (array >= n)
+    if outside.any():
+        first = int(np.argwhere(outside)[0][0])
+        raise ValueError(
+            f"{source}: `{name}` holds {int(outside.sum())} values that {space} does not have, the first at step {first}:"
+            f" {array[first]}"
+        )
+
+
+def n_categories(space: spaces.Space[Any]) -> np.ndarray | int | None:
+    """How many categories each entry has.
+
+    :param space: any but Dict.
+    :return: a number, or one for each entry; None where the entries are no categories.
+    :raises ValueError: when they are not counted from 0, which Stable-Baselines3 cannot read.
+    """
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
+        raise ValueError(
+            f"{space} counts from start={space.start}, and Stable-Baselines3 reads categories from 0 on:"
+            " subtract it in the data and in the environment"
+        )
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.nvec
+    return 2 if isinstance(space, spaces.MultiBinary) else None

@@ -1,6 +1,7 @@
 """The noise predictor eps_theta(a_k, k, state, prompt), the network behind the actor."""
 
 import math
+from itertools import pairwise
 
 import torch as th
 from torch import nn
@@ -17,7 +18,7 @@ class Denoiser(nn.Module):
     :param feature_dim: size of a state's features (with the attended example, if any).
     :param prompt_dim: size of a prompt vector.
     :param n_steps: K.
-    :param net_arch: widths of the hidden layers, at least one.
+    :param net_arch: widths of the hidden layers; without any it is a linear map.
     :param activation_fn: activation class.
     :param layer_norm: whether a layer norm stands before each activation.
     :param step_dim: size of the sinusoidal step embedding.
@@ -38,7 +39,8 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.action_dim = action_dim
-        width = net_arch[0]
+        sizes = [*net_arch, action_dim]
+        width = sizes[0]
         self.from_state = nn.Linear(feature_dim, width)
         self.from_prompt = nn.Linear(prompt_dim, width, bias=False)
         self.from_action = nn.Linear(action_dim, width, bias=False)
@@ -47,7 +49,7 @@ class Denoiser(nn.Module):
         )
         self.register_buffer("step_table", sinusoidal_embedding(n_steps, step_dim), persistent=False)
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(net_arch, [*net_arch[1:], action_dim], strict=True):
+        for n_in, n_out in pairwise(sizes):
             layers += [nn.LayerNorm(n_in)] if layer_norm else []
             layers += [activation_fn(), nn.Linear(n_in, n_out)]
         self.trunk = nn.Sequential(*layers)

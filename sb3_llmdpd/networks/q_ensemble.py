@@ -1,6 +1,7 @@
 """An ensemble of Q-networks evaluated in one batched product per layer, the network behind the critic."""
 
 import math
+from itertools import pairwise
 
 import torch as th
 from torch import nn
@@ -36,7 +37,7 @@ class QEnsemble(nn.Module):
     :param feature_dim: size of a state's features (with the attended example, if any).
     :param prompt_dim: size of a prompt vector.
     :param n_critics: members; 2 for the usual twin critic.
-    :param net_arch: widths of the hidden layers, at least one.
+    :param net_arch: widths of the hidden layers; without any it is a linear map.
     :param activation_fn: activation class.
     :param layer_norm: whether a layer norm (without learned scale) stands before each activation.
     """
@@ -53,13 +54,14 @@ class QEnsemble(nn.Module):
     ) -> None:
         super().__init__()
         self.n_critics = n_critics
-        width = net_arch[0]
+        sizes = [*net_arch, 1]
+        width = sizes[0]
         # As in the denoiser, the first layer is a sum of maps, and the prompt's is computed once per prompt.
         self.from_state = nn.Linear(feature_dim, n_critics * width)
         self.from_prompt = nn.Linear(prompt_dim, n_critics * width, bias=False)
         self.from_action = nn.Linear(action_dim, n_critics * width, bias=False)
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(net_arch, [*net_arch[1:], 1], strict=True):
+        for n_in, n_out in pairwise(sizes):
             layers += [nn.LayerNorm(n_in, elementwise_affine=False)] if layer_norm else []
             layers += [activation_fn(), EnsembleLinear(n_critics, n_in, n_out)]
         self.trunk = nn.Sequential(*layers)
