@@ -33,7 +33,7 @@ def test_everything_is_written_and_what_cannot_be_is_said(finished: tuple[Path, 
     out, printed = finished
     files = {path.name for path in out.iterdir()}
     assert files == {
-        "data", "model.zip", "progress.csv", "curves.png", "results.json", "results.md", "success.png",
+        "data", "run.json", "model.zip", "progress.csv", "curves.png", "results.json", "results.md", "success.png",
     }  # fmt: skip
     assert "No video: drawing is switched off by MUJOCO_GL=disabled" in printed
 

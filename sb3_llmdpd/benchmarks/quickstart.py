@@ -9,7 +9,9 @@ from typing import Any, Self
 
 import typer
 
-from sb3_llmdpd.benchmarks.runs import evaluate_into, example_episodes, show_tables, train_into
+from sb3_llmdpd.benchmarks.run_folder import RunFolder
+from sb3_llmdpd.benchmarks.runs import evaluate_into, example_episodes, show_tables
+from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.metaworld.tasks import SPLITS
@@ -96,8 +98,9 @@ class QuickstartSettings:
 def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None = None) -> list[CellResult]:
     """Run it, and say what is being done.
 
-    :param out: folder of ``model.zip``, ``progress.csv``, ``curves.png``, ``results.json``, ``results.md``, ``success.png``
-        and a video; the data sets lie in ``data`` under it. Data sets that are there already are used again.
+    :param out: folder of ``run.json``, ``model.zip``, ``progress.csv``, ``curves.png``, ``results.json``, ``results.md``,
+        ``success.png`` and a video; the data sets lie in ``data`` under it. Data sets that are there already are used again,
+        and a training that was stopped goes on.
     :param settings: what to do.
     :param n_processes: for collecting and evaluating; as many as there are CPU cores by default.
     :return: the results.
@@ -135,15 +138,29 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
 
 
 def _train(out: Path, settings: QuickstartSettings, ids: Sequence[str]) -> Path:
-    model = LLMDPD(
-        "MlpPolicy",
-        dataset=load_minari(ids, root=out / "data"),
-        learning_rate=CosineSchedule(settings.learning_rate),
-        seed=settings.seed,
-        device="cpu",
-        **settings.model,
-    )
-    return train_into(out, model, settings.n_steps, settings.log_interval)
+    """Train, or go on where a quickstart of the same settings was stopped before it had its results."""
+    run, results = RunFolder(out), out / "results.json"
+    arguments = to_json({"command": "quickstart", "steps": settings.n_steps, **asdict(settings)})
+    goes_on = run.is_begun and run.arguments() == arguments and not results.is_file()
+    if goes_on:
+        run.go_on(arguments)
+    else:
+        results.unlink(missing_ok=True)
+        run.begin(arguments)
+    data = load_minari(ids, root=out / "data")
+    if goes_on and run.has_model:
+        model = LLMDPD.load(run.model_path, dataset=data, device="cpu")
+        typer.echo(f"    from step {model.num_timesteps:,} on, where the run before this one was stopped")
+    else:
+        model = LLMDPD(
+            "MlpPolicy",
+            dataset=data,
+            learning_rate=CosineSchedule(settings.learning_rate),
+            seed=settings.seed,
+            device="cpu",
+            **settings.model,
+        )
+    return run.train(model, settings.n_steps, settings.log_interval)
 
 
 def _film(

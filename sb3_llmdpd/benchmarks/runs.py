@@ -6,8 +6,7 @@ from typing import Any
 
 import typer
 
-from sb3_llmdpd.callbacks import LearningCurve
-from sb3_llmdpd.charts import curves_chart, success_chart
+from sb3_llmdpd.charts import success_chart
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.minari import load_minari
@@ -63,28 +62,6 @@ def example_episodes(
     return examples
 
 
-def train_into(folder: Path, model: LLMDPD, n_steps: int, log_interval: int) -> Path:
-    """Train, and write ``model.zip``, ``progress.csv`` and ``curves.png``.
-
-    :param folder: where to.
-    :param model: with its data.
-    :param n_steps: gradient steps.
-    :param log_interval: gradient steps between two points of the learning curve.
-    :return: the model file.
-    :raises ValueError: when ``n_steps`` is not positive.
-    """
-    if n_steps < 1:
-        raise ValueError(f"a training takes at least one gradient step, got {n_steps}")
-    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
-    curve = LearningCurve(folder / "progress.csv")
-    model.learn(n_steps, callback=curve, log_interval=log_interval, progress_bar=True)
-    path = folder / "model.zip"
-    model.save(path)
-    if curve.rows:
-        _draw(curves_chart, curve.rows, folder / "curves.png")
-    return path
-
-
 def evaluate_into(
     folder: Path, model: LLMDPD | Path, cells: Sequence[Cell], settings: Mapping[str, Any], **arguments: Any
 ) -> list[CellResult]:
@@ -101,7 +78,7 @@ def evaluate_into(
     write_results(folder / "results.json", results, settings)
     with whole_file(folder / "results.md") as temporary:
         temporary.write_text("\n".join(table.markdown() for table in tables(results)))
-    _draw(success_chart, results, folder / "success.png")
+    draw(success_chart, results, folder / "success.png")
     return results
 
 
@@ -114,7 +91,13 @@ def show_tables(results: Sequence[CellResult]) -> None:
         typer.echo(f"\n{table.text()}", nl=False)
 
 
-def _draw(chart: Callable[[Any, Path], None], what: Any, path: Path) -> None:
+def draw(chart: Callable[[Any, Path], None], what: Any, path: Path) -> None:
+    """Draw a chart, or say why it is left out.
+
+    :param chart: of `charts`.
+    :param what: to draw.
+    :param path: of the png.
+    """
     try:
         chart(what, path)
     except ImportError as error:

@@ -9,12 +9,14 @@ from typer.core import TyperGroup
 import sb3_llmdpd
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.benchmarks.quickstart import quickstart as run_quickstart
+from sb3_llmdpd.benchmarks.run_folder import RunStopped
 from sb3_llmdpd.cli import collect
 from sb3_llmdpd.cli.evaluate import evaluate
 from sb3_llmdpd.cli.train import train
+from sb3_llmdpd.health import TrainingDiverged
 
-BAD_INPUT = 2
-"""The exit status that says the user can mend it."""
+FAILED, BAD_INPUT = 1, 2
+"""Exit statuses; the second says that the user can mend it."""
 
 
 class _AnswersMistakes(TyperGroup):
@@ -28,6 +30,12 @@ class _AnswersMistakes(TyperGroup):
                 raise
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(BAD_INPUT) from error
+        except TrainingDiverged as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(FAILED) from error
+        except RunStopped as stop:
+            typer.echo(stop)
+            raise typer.Exit(stop.exit_status) from stop
 
 
 app = typer.Typer(cls=_AnswersMistakes, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -1,4 +1,4 @@
-"""`sb3-llmdpd train`: learns a model from Minari data sets."""
+"""`sb3-llmdpd train`: learns a model from Minari data sets, or goes on where a run was stopped."""
 
 import inspect
 from fnmatch import fnmatchcase
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from stable_baselines3.common.utils import get_device
 
-from sb3_llmdpd.benchmarks.runs import train_into
+from sb3_llmdpd.benchmarks.run_folder import SAVE_FREQ, RunFolder
 from sb3_llmdpd.cli.options import names, whole_numbers
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.metaworld.tasks import TASKS
@@ -24,16 +24,32 @@ _MODEL: dict[str, Any] = {name: parameter.default for name, parameter in inspect
 _POLICY: dict[str, Any] = {name: parameter.default for name, parameter in inspect.signature(LLMDPDPolicy).parameters.items()}
 
 
+# Options that may change when a run goes on.
+_CHANGEABLE = ("steps", "device", "root")
+
+
 def train(
+    ctx: typer.Context,
     dataset: Annotated[
-        list[str], typer.Option(help="Minari id, or a pattern as 'metaworld/*' of local ids. May be given several times.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of model.zip, progress.csv and curves.png.")] = Path("runs/train"),
+        list[str] | None,
+        typer.Option(
+            help="Minari id, or a pattern as 'metaworld/*' of local ids. May be given several times; must, without --resume."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of run.json, model.zip, progress.csv and curves.png.")] = Path(
+        "runs/train"
+    ),
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a stopped run to go on with; of the other options only --steps, --device, --root change."
+        ),
+    ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
     ] = None,
     unseen: Annotated[str | None, typer.Option(help="Tasks between commas whose episodes are left out.")] = None,
-    steps: Annotated[int, typer.Option(help="Gradient steps.")] = 10_000,
+    steps: Annotated[int, typer.Option(help="Gradient steps of the whole run.", min=1)] = 10_000,
     batch_size: Annotated[int, typer.Option(help="Transitions in a step.")] = _MODEL["batch_size"],
     q_batch_size: Annotated[int | None, typer.Option(help="How many of them the critic sees; by default all.")] = _MODEL[
         "q_batch_size"
@@ -67,46 +83,110 @@ def train(
     policy: Annotated[str, typer.Option(help=f"{', '.join(LLMDPD.policy_aliases)}.")] = "MlpPolicy",
     seed: Annotated[int, typer.Option(help="Of networks, batches and noise.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = _MODEL["device"],
-    log_interval: Annotated[int, typer.Option(help="Gradient steps between two points of the learning curve.")] = 100,
+    log_interval: Annotated[int, typer.Option(help="Gradient steps between two points of the learning curve.", min=1)] = 100,
+    save_freq: Annotated[int, typer.Option(help="Gradient steps between two saves of model.zip.", min=1)] = SAVE_FREQ,
 ) -> None:
-    """Train one model on all the data sets, and write it with its learning curve."""
-    if policy not in LLMDPD.policy_aliases:
-        raise ValueError(f"--policy must be one of {', '.join(LLMDPD.policy_aliases)}, got {policy!r}")
-    _check_device(device)
-    data = _without(load_minari(_ids(dataset, root), root=root), [] if unseen is None else names(unseen, "--unseen"))
+    """Train one model on all the data sets, and write it with its learning curve; or go on where a run was stopped."""
+    if resume is None:
+        run = RunFolder(out)
+        run.refuse_unfinished()
+        options = _options_of_a_new_run(ctx)
+    else:
+        run = RunFolder(resume)
+        options = _options_to_go_on_with(ctx, run)
+        if _is_finished(run, options["steps"]):
+            return
+    _check_device(options["device"])
+    left_out = [] if options["unseen"] is None else names(options["unseen"], "--unseen")
+    data = _without(load_minari(options["dataset"], root=options["root"]), left_out)
     typer.echo(f"{len(data.episodes)} episodes of {len(data.tasks)} tasks, {data.n_steps:,} transitions")
-    model = LLMDPD(
-        policy,
-        dataset=data,
-        learning_rate=CosineSchedule(learning_rate) if cosine else learning_rate,
-        critic_learning_rate=critic_learning_rate,
-        batch_size=batch_size,
-        q_batch_size=q_batch_size,
-        prompts_per_batch=prompts_per_batch,
-        gamma=gamma,
-        eta=eta,
-        policy_objective=policy_objective,
-        ema_decay=ema_decay,
-        text_dropout=text_dropout,
-        trajectory_dropout=trajectory_dropout,
-        prompt_noise=prompt_noise,
-        text_encoder=None if text_encoder == "none" else text_encoder,
-        same_goal=same_goal,
-        policy_kwargs={
-            "conditioning": conditioning,
-            "features_extractor_class": features_extractor,
-            "net_arch": None if net_arch is None else whole_numbers(net_arch, "--net-arch"),
-            "layer_norm": layer_norm,
-            "prompt_window": prompt_window,
-        },
-        seed=seed,
-        device=device,
-    )
-    path = train_into(out, model, steps, log_interval)
+    if resume is not None and run.has_model:
+        model = LLMDPD.load(run.model_path, dataset=data, device=options["device"])
+    else:
+        model = _new_model(options, data)
+    if resume is None:
+        run.begin(options)
+    else:
+        typer.echo(f"Going on from step {model.num_timesteps:,}")
+        run.go_on(options)
+    path = run.train(model, options["steps"], options["log_interval"], options["save_freq"])
     typer.echo(f"The model is {path}. Next: sb3-llmdpd evaluate --model {path}")
 
 
-def _ids(patterns: list[str], root: Path | None) -> list[str]:
+def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
+    """What was given, as JSON that means the same wherever the run goes on."""
+    options = {name: value for name, value in ctx.params.items() if name not in ("out", "resume")}
+    if not options["dataset"]:
+        raise ValueError("Missing option '--dataset', the data to train on; or --resume, the folder of a run to go on with")
+    options["root"] = _absolute(options["root"])
+    return {"command": "train", **options, "dataset": _ids(options["dataset"], options["root"])}
+
+
+def _options_to_go_on_with(ctx: typer.Context, run: RunFolder) -> dict[str, Any]:
+    """Those that the run was begun with, but for the few that may change."""
+    given = {name: value for name, value in ctx.params.items() if _is_given(ctx, name) and name != "resume"}
+    others = [f"--{name.replace('_', '-')}" for name in given if name not in _CHANGEABLE]
+    if others:
+        raise ValueError(
+            "--resume goes on with the options of before, of which only --steps, --device and --root may change:"
+            f" leave out {', '.join(others)}"
+        )
+    if "root" in given:
+        given["root"] = _absolute(given["root"])
+    saved = run.arguments()
+    if saved["command"] != "train":
+        raise ValueError(f"{run.path} is a run of another command. Go on with {run.how_to_go_on()}")
+    unknown = set(saved) - set(ctx.params) - {"command"}
+    if unknown:
+        raise ValueError(
+            f"the run in {run.path} has options that this version of sb3_llmdpd does not know: {', '.join(sorted(unknown))};"
+            " go on with the version that began it"
+        )
+    defaults = {name: value for name, value in ctx.params.items() if name not in ("out", "resume")}
+    return {**defaults, **saved, **given}
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
+
+
+def _is_finished(run: RunFolder, steps: int) -> bool:
+    done = run.steps_done()
+    if done < steps:
+        return False
+    run.draw_curves()  # in case that the run was killed between its last step and the drawing
+    typer.echo(
+        f"The run in {run.path} is finished: {done:,} gradient steps."
+        f" To train further: {run.how_to_go_on()} --steps {2 * done}"
+    )
+    return True
+
+
+def _new_model(options: dict[str, Any], data: OfflineDataset) -> LLMDPD:
+    if options["policy"] not in LLMDPD.policy_aliases:
+        raise ValueError(f"--policy must be one of {', '.join(LLMDPD.policy_aliases)}, got {options['policy']!r}")
+    arguments = {name: value for name, value in options.items() if name in _MODEL}
+    if options["cosine"]:
+        arguments["learning_rate"] = CosineSchedule(options["learning_rate"])
+    if options["text_encoder"] == "none":
+        arguments["text_encoder"] = None
+    net_arch = options["net_arch"]
+    policy_kwargs = {
+        "conditioning": options["conditioning"],
+        "features_extractor_class": options["features_extractor"],
+        "net_arch": None if net_arch is None else whole_numbers(net_arch, "--net-arch"),
+        "layer_norm": options["layer_norm"],
+        "prompt_window": options["prompt_window"],
+    }
+    return LLMDPD(**{**arguments, "dataset": data, "policy_kwargs": policy_kwargs})
+
+
+def _ids(patterns: list[str], root: str | None) -> list[str]:
     """Ids as they are, patterns as the local ids that fit them."""
     ids: list[str] = []
     for pattern in patterns:

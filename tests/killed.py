@@ -1,0 +1,114 @@
+"""Trainings that are there to be stopped: their data, what another process runs, and how they differ in the end."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from factories import make_episodes, tiny_model
+from toys import ActionEnv
+
+from sb3_llmdpd import LLMDPD, checkpoint
+from sb3_llmdpd.benchmarks.run_folder import RunFolder
+from sb3_llmdpd.callbacks import CurveRow, read_curve
+
+SAVE_FREQ, LOG_INTERVAL = 2, 3
+
+
+def without_progress_bar(learn: Callable[..., LLMDPD]) -> Callable[..., LLMDPD]:
+    """Leave out the bar, whose thread outlives a training that raises, and whose lock outlives a process that is killed.
+
+    :param learn: `LLMDPD.learn`.
+    :return: the same without a bar.
+    """
+    return lambda *args, **kwargs: learn(*args, **{**kwargs, "progress_bar": False})
+
+
+def train(folder: Path, n_steps: int, steps_seen: Any = None) -> None:
+    """Begin the run in a folder, or go on with it, as `sb3-llmdpd train` does.
+
+    :param folder: of the run.
+    :param n_steps: of the whole run.
+    :param steps_seen: shared with the process that kills this one; says which step was last.
+    """
+    th.set_num_threads(1)
+    run, arguments = RunFolder(folder), {"command": "train", "steps": n_steps}
+    (run.go_on if run.is_begun else run.begin)(arguments)
+    model = LLMDPD.load(run.model_path, dataset=make_episodes(), device="cpu") if run.has_model else tiny_model()
+    take_step = model.train
+
+    def tell(*args: Any, **kwargs: Any) -> None:
+        take_step(*args, **kwargs)
+        steps_seen.value = model.num_timesteps + 1
+
+    if steps_seen is not None:
+        model.train = tell  # type: ignore[method-assign]
+    model.learn = without_progress_bar(model.learn)  # type: ignore[method-assign]
+    run.train(model, n_steps, LOG_INTERVAL, SAVE_FREQ)
+
+
+def write_dataset(root: Path) -> str:
+    """Write a small Minari data set.
+
+    :param root: folder of the data sets.
+    :return: its id.
+    """
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("MINARI_DATASETS_PATH", str(root))
+        warnings.simplefilter("ignore")  # Minari misses what only data sets for everyone need
+        last = np.arange(20) == 19
+        buffers = [
+            EpisodeBuffer(
+                observations=episode.observations,
+                actions=episode.actions,
+                rewards=episode.rewards,
+                terminations=last & False,
+                truncations=last,
+            )
+            for episode in make_episodes(n_tasks=1)
+        ]
+        dataset = minari.create_dataset_from_buffers(
+            "lab/walk-v0",
+            buffers,
+            observation_space=ActionEnv.observation_space,
+            action_space=ActionEnv.action_space,
+        )
+        dataset.storage.update_metadata({"task_text": "walk to the door"})
+    return "lab/walk-v0"
+
+
+def curve(folder: Path) -> list[CurveRow]:
+    """The learning curve of a run, but for the times.
+
+    :param folder: of the run.
+    :return: its rows.
+    """
+    rows = read_curve(folder / "progress.csv")
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def differences(folder: Path, other: Path) -> set[str]:
+    """What differs between the model files of two runs: weights, optimisers, generators, counters, arguments.
+
+    :param folder: of a run.
+    :param other: of another.
+    :return: names of parts.
+    """
+    one, two = (checkpoint.read(path / "model.zip") for path in (folder, other))
+    parts = [
+        {**each.data, **{f"{group}.{name}": t for group in each.tensors for name, t in each.tensors[group].items()}}
+        for each in (one, two)
+    ]
+    return {name for name in parts[0].keys() | parts[1].keys() if not _same(*(part.get(name) for part in parts))}
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, th.Tensor) and isinstance(other, th.Tensor):
+        return one.dtype == other.dtype and th.equal(one, other)
+    return bool(one == other)

@@ -1,0 +1,261 @@
+"""`sb3-llmdpd train --resume`: a run in a folder goes on from whatever is there."""
+
+import inspect
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killed import curve, differences, without_progress_bar, write_dataset
+from typer.testing import CliRunner, Result
+
+from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.cli import app
+from sb3_llmdpd.cli.train import train
+
+OPTIONS = ["--steps", 6, "--save-freq", 2, "--log-interval", 3, "--batch-size", 4, "--prompts-per-batch", 2, "--net-arch", 8]
+OPTIONS += ["--text-encoder", "hashing:8", "--device", "cpu"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_shown() -> Iterator[None]:
+    """A chart takes a second, and the progress bar of a training that raises is never closed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sb3_llmdpd.benchmarks.run_folder.curves_chart", lambda rows, path: path.touch())
+        patch.setattr(LLMDPD, "learn", without_progress_bar(LLMDPD.learn))
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("minari")
+    write_dataset(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def begin(root: Path) -> Callable[..., Result]:
+    return lambda out, *options: run("train", "--dataset", "lab/*", "--root", root, "--out", out, *OPTIONS, *options)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(begin: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    result = begin(out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+class Killed(BaseException):
+    """Nothing in the package expects it, so that what it leaves is what a kill leaves."""
+
+
+@pytest.fixture
+def do_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[LLMDPD], Any]], None]:
+    """Do something to a model in the middle of its training, right after the gradient step of this number."""
+    take_step = LLMDPD.train
+
+    def install(n: int, what: Callable[[LLMDPD], Any]) -> None:
+        def step(self: LLMDPD, *args: Any, **kwargs: Any) -> None:
+            take_step(self, *args, **kwargs)
+            if self.num_timesteps + 1 == n:
+                monkeypatch.setattr(LLMDPD, "train", take_step)
+                what(self)
+
+        monkeypatch.setattr(LLMDPD, "train", step)
+
+    return install
+
+
+def die(model: LLMDPD) -> None:
+    raise Killed
+
+
+@pytest.fixture
+def killed(begin: Callable[..., Result], do_after: Callable[..., None], tmp_path: Path) -> Path:
+    """The folder of a run that was killed after step 5, and so has the model of step 4."""
+    do_after(5, die)
+    with pytest.raises(Killed):
+        begin(tmp_path / "killed")
+    return tmp_path / "killed"
+
+
+# Going on -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_keeps_all_options_and_means_the_same_data_from_anywhere(undisturbed: Path, root: Path) -> None:
+    arguments = json.loads((undisturbed / "run.json").read_text())
+    assert set(arguments) == set(inspect.signature(train).parameters) - {"ctx", "out", "resume"} | {"command"}
+    assert (arguments["dataset"], arguments["root"], arguments["steps"]) == (["lab/walk-v0"], str(root), 6)
+
+
+def test_a_killed_run_goes_on_from_its_latest_model_to_the_undisturbed_end(killed: Path, undisturbed: Path) -> None:
+    assert LLMDPD.load(killed / "model.zip").num_timesteps == 4
+    result = run("train", "--resume", killed)
+    assert result.exit_code == 0, result.output
+    assert "Going on from step 4" in result.output
+    assert differences(killed, undisturbed) == set()
+    assert curve(killed) == curve(undisturbed)
+    assert sorted(path.name for path in killed.iterdir()) == ["curves.png", "model.zip", "progress.csv", "run.json"]
+
+
+def test_a_run_killed_before_its_first_model_starts_from_the_beginning(killed: Path, undisturbed: Path) -> None:
+    (killed / "model.zip").unlink()
+    result = run("train", "--resume", killed)
+    assert "Going on from step 0" in result.output
+    assert differences(killed, undisturbed) == set()
+    assert curve(killed) == curve(undisturbed)
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(killed: Path) -> None:
+    for name in (".17-model.zip", ".2-progress.csv", ".3-run.json", ".4-curves.png", ".notes", "1-model.zip"):
+        (killed / name).touch()
+    run("train", "--resume", killed)
+    assert {path.name for path in killed.iterdir()} - {"curves.png", "model.zip", "progress.csv", "run.json"} == {
+        ".notes",
+        "1-model.zip",
+    }
+
+
+def test_the_data_may_have_moved(killed: Path, undisturbed: Path, root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "moved")
+    result = run("train", "--resume", killed, "--root", tmp_path / "moved")
+    assert result.exit_code == 0, result.output
+    assert json.loads((killed / "run.json").read_text())["root"] == str(tmp_path / "moved")
+    assert differences(killed, undisturbed) == set()
+
+
+def test_a_finished_run_says_so_and_how_to_go_on(undisturbed: Path) -> None:
+    before = (undisturbed / "model.zip").read_bytes()
+    result = run("train", "--resume", undisturbed)
+    assert result.exit_code == 0
+    assert f"finished: 6 gradient steps. To train further: sb3-llmdpd train --resume {undisturbed} --steps 12" in result.output
+    assert (undisturbed / "model.zip").read_bytes() == before
+
+
+def test_a_run_killed_before_its_curve_was_drawn_draws_it(undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    (tmp_path / "run" / "curves.png").unlink()
+    run("train", "--resume", tmp_path / "run")
+    assert (tmp_path / "run" / "curves.png").is_file()
+
+
+def test_a_finished_run_goes_on_to_a_later_end(begin: Callable[..., Result], undisturbed: Path, tmp_path: Path) -> None:
+    begin(tmp_path / "short", "--steps", 4)
+    result = run("train", "--resume", tmp_path / "short", "--steps", 6)
+    assert result.exit_code == 0, result.output
+    assert differences(tmp_path / "short", undisturbed) == set()
+    assert curve(tmp_path / "short") == curve(undisturbed)
+    assert json.loads((tmp_path / "short" / "run.json").read_text())["steps"] == 6
+
+
+# Stopping -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_model_and_the_command_says_where_it_is(
+    number: signal.Signals,
+    exit_status: int,
+    begin: Callable[..., Result],
+    undisturbed: Path,
+    do_after: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "a run"
+    do_after(3, lambda model: os.kill(os.getpid(), number))
+    result = begin(out)
+    assert result.exit_code == exit_status
+    message = (
+        f"Stopped by {number.name} at step 3 of 6. The model is {out}/model.zip. To go on: sb3-llmdpd train --resume '{out}'"
+    )
+    assert message in result.output
+    assert LLMDPD.load(out / "model.zip").num_timesteps == 3
+    run("train", "--resume", out)
+    assert differences(out, undisturbed) == set()
+    assert curve(out) == curve(undisturbed)
+
+
+def test_a_diverged_training_ends_with_its_sentence_and_the_last_good_model(
+    begin: Callable[..., Result], do_after: Callable[..., None], tmp_path: Path
+) -> None:
+    do_after(5, lambda model: next(model.actor.parameters()).data.fill_(float("nan")))
+    result = begin(tmp_path / "run")
+    assert result.exit_code == 1
+    assert re.search(r"(?m)^Error: the training has diverged: .*The last good model is .*run/model.zip", result.output)
+    assert LLMDPD.load(tmp_path / "run" / "model.zip").num_timesteps == 4
+
+
+# What is refused ------------------------------------------------------------------------------------------------------------
+
+
+def assert_refused(result: Result, message: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert re.search(message, result.output), result.output
+
+
+def test_an_unfinished_run_is_not_overwritten(begin: Callable[..., Result], killed: Path) -> None:
+    before = {path.name: path.read_bytes() for path in killed.iterdir()}
+    remedies = rf"Go on with sb3-llmdpd train --resume {killed}, or begin elsewhere with another --out"
+    assert_refused(begin(killed), rf"{killed} holds an unfinished run. {remedies}")
+    assert {path.name: path.read_bytes() for path in killed.iterdir()} == before
+
+
+def test_a_finished_run_is_replaced_and_nothing_of_it_is_left(
+    begin: Callable[..., Result], undisturbed: Path, do_after: Callable[..., None], tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    do_after(1, die)
+    with pytest.raises(Killed):
+        begin(tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["progress.csv", "run.json"]
+    assert curve(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--batch-size", 8], "--batch-size"),
+        (["--out", "elsewhere", "--eta", 0.5], "--out, --eta"),
+        (["--dataset", "lab/*"], "--dataset"),
+        (["--cosine"], "--cosine"),
+    ],
+)
+def test_other_options_cannot_change_when_a_run_goes_on(undisturbed: Path, options: list[Any], named: str) -> None:
+    message = rf"of which only --steps, --device and --root may change: leave out {named}$"
+    assert_refused(run("train", "--resume", undisturbed, *options), f"(?m){message}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no run to go on with in .*: it has no run.json"),
+        ("", "run.json does not describe a run of sb3_llmdpd: begin anew in another folder"),
+        ('{"command": "train"}', "run.json does not describe a run"),
+        ('["train"]', "run.json does not describe a run"),
+        ('{"command": "train", "steps": "many"}', "run.json does not describe a run"),
+        ('{"command": "train", "steps": 6, "warp": 9}', "options that this version of sb3_llmdpd does not know: warp; go on"),
+        ('{"command": "quickstart", "steps": 6}', "a run of another command. Go on with .* sb3-llmdpd quickstart --out"),
+    ],
+    ids=["none", "empty", "no steps", "no object", "no number", "a newer version's", "the quickstart's"],
+)
+def test_a_folder_without_a_run_to_go_on_with_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    assert_refused(run("train", "--resume", tmp_path), message)
+
+
+def test_a_run_of_an_older_version_gets_the_defaults_of_options_that_it_did_not_have(killed: Path, undisturbed: Path) -> None:
+    arguments = json.loads((killed / "run.json").read_text())
+    del arguments["prompt_noise"]
+    (killed / "run.json").write_text(json.dumps(arguments))
+    assert run("train", "--resume", killed).exit_code == 0
+    assert differences(killed, undisturbed) == set()
