@@ -185,9 +185,7 @@ class SavedWithoutPickle(TrainingData):
     def _restore(self, saved: Checkpoint) -> None:
         """Bring networks, optimisers, counters and generators to where they were."""
         data = saved.data
-        uncompiled(self.policy).load_state_dict(saved.tensors["policy"])
-        for name, groups in data["optimizers"].items():
-            restore_optimizer(self._optimizer(name), groups, saved.tensors[name])
+        self._restore_networks(saved)
         for name in COUNTERS:
             count = data["counters"][name]
             if not isinstance(count, int | float) or not count >= 0:
@@ -249,9 +247,12 @@ class SavedWithoutPickle(TrainingData):
         missing = set(OPTIMIZERS) - set(saved.data["optimizers"])
         if missing and exact_match:
             raise ValueError(f"the model file lacks {min(missing)!r}, which exact_match=True asks for")
-        uncompiled(self.policy).load_state_dict(saved.tensors["policy"])
+        self._restore_networks(saved)
+
+    def _restore_networks(self, saved: Checkpoint) -> None:
         for name, groups in saved.data["optimizers"].items():
             restore_optimizer(self._optimizer(name), groups, saved.tensors[name])
+        uncompiled(self.policy).load_state_dict(saved.tensors["policy"])
 
     def _optimizer(self, name: str) -> th.optim.Optimizer:
         if name not in OPTIMIZERS:

@@ -20,7 +20,7 @@ def with_value(shape: tuple[int, ...], index: tuple[int, ...], value: float) -> 
 
 BAD_VALUES = {
     "actions without an axis of steps": (dict(actions=0.5), "`actions` must be an array over steps, got a single number"),
-    "flat actions": (dict(actions=np.zeros(T)), "`actions` must be (T, *action_shape), (T, 1) for a single number, got shape (4,)"),
+    "flat actions": (dict(actions=np.zeros(T)), "`actions` must be (T, *action_shape), (T, 1) for a single number, got"),
     "no step at all": (
         dict(actions=np.zeros((0, ACTION)), rewards=np.zeros(0), observations=np.zeros((1, OBSERVATION))),
         "an episode needs at least one step, got `actions` of shape (0, 2)",

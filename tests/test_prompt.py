@@ -99,7 +99,7 @@ BAD_EXAMPLES = {
         "`observations['b']` must hold T + 1 = 5 rows",
     ),
     "an empty dict": ({}, ACTIONS, "`observations` is an empty dict"),
-    "flat actions": (OBSERVATIONS, ACTIONS[:, 0], "`actions` must be (T, *action_shape), (T, 1) for a single number, got shape (4,)"),
+    "flat actions": (OBSERVATIONS, ACTIONS[:, 0], "`actions` must be (T, *action_shape), (T, 1) for a single number, got"),
     "a number for actions": (OBSERVATIONS, 0.5, "`actions` must be an array over steps, got a single number"),
     "no step": (np.zeros((0, 3)), np.zeros((0, 2)), "an episode needs at least one step"),
     "NaN": (np.where(OBSERVATIONS == 7.0, np.nan, OBSERVATIONS), ACTIONS, "`observations` holds 1 NaN or infinite values"),

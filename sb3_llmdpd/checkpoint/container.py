@@ -85,7 +85,8 @@ def read(path: FileLike) -> Checkpoint:
         if foreign:
             raise ValueError(f"it holds {foreign[0]!r}, which is no part of a model file")
         _check_version(data, shown)
-        tensors = {found[1]: load_safetensors(members[name]) for name in members if (found := _TENSORS.fullmatch(name))}
+        groups = {found[1]: members[name] for name in members if (found := _TENSORS.fullmatch(name))}
+        tensors = {name: Parts(load_safetensors(content)) for name, content in groups.items()}
     except (_Refused, FileNotFoundError):
         raise
     except Exception as error:  # damaged bytes make zipfile raise errors of a dozen kinds

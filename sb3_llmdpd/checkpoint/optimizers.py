@@ -27,7 +27,7 @@ def optimizer_to_parts(optimizer: th.optim.Optimizer) -> tuple[Any, Tensors]:
 def restore_optimizer(optimizer: th.optim.Optimizer, groups: Any, tensors: Tensors) -> None:
     """Bring an optimiser to where another one was.
 
-    :param optimizer: of the same parameters.
+    :param optimizer: of the same parameters, whose values may change: restore them afterwards.
     :param groups: from `optimizer_to_parts`.
     :param tensors: from `optimizer_to_parts`.
     :raises ValueError: when the state does not fit the parameters; torch itself would notice at the first step, if at all.
@@ -36,14 +36,15 @@ def restore_optimizer(optimizer: th.optim.Optimizer, groups: Any, tensors: Tenso
     fresh = optimizer.state_dict()["param_groups"]
     if [_kinds(group) for group in groups] != [_kinds(group) for group in fresh]:
         raise ValueError("the file's groups of parameters are not those of the optimiser")
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    expected = _state_of_a_step(optimizer)
     state: dict[int, Tensors] = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
-        parameter = parameters[int(index)]
-        if th.broadcast_shapes(value.shape, parameter.shape) != parameter.shape:
-            raise ValueError(f"the optimiser's {key!r} of parameter {index} is {_size(value)}, of {_size(parameter)} weights")
         state.setdefault(int(index), {})[key] = value
+    for number, entries in state.items():
+        found, wanted = _shapes(entries), _shapes(expected[number])
+        if found != wanted:
+            raise ValueError(f"the state of parameter {number} is {found} in the file, and {wanted} in the optimiser")
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
@@ -58,5 +59,15 @@ def _kind(value: Any) -> Any:
     return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
 
 
-def _size(tensor: th.Tensor) -> str:
-    return "x".join(str(size) for size in tensor.shape)
+def _shapes(entries: Tensors) -> dict[str, tuple[Any, ...]]:
+    return {key: (*value.shape, value.dtype) for key, value in sorted(entries.items())}
+
+
+def _state_of_a_step(optimizer: th.optim.Optimizer) -> dict[int, Tensors]:
+    """What a state of this optimiser looks like: that after a step without gradients."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        parameter.grad = th.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer.state_dict()["state"]

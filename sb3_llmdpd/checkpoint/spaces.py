@@ -46,8 +46,8 @@ def space_from_json(value: Any) -> spaces.Space[Any]:
         return spaces.Dict({name: space_from_json(subspace) for name, subspace in value["spaces"].items()})
     if kind == "Box":
         dtype, shape = np.dtype(value["dtype"]), _shape(value["shape"])
-        low, high = (np.broadcast_to(from_json(value[name], name, no_custom_objects), shape) for name in ("low", "high"))
-        return spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype.type)
+        low, high = (_bound_from_json(value[name], shape, dtype) for name in ("low", "high"))
+        return spaces.Box(low, high, shape, dtype.type)
     if kind == "Discrete":
         return spaces.Discrete(_counted(value["n"]), start=int(value["start"]))
     if kind == "MultiDiscrete":
@@ -63,6 +63,11 @@ def space_from_json(value: Any) -> spaces.Space[Any]:
 def _bound(array: np.ndarray) -> Any:
     """One number where all entries are the same, as in an image."""
     return to_json(array.flat[0] if array.size and (array == array.flat[0]).all() else array.tolist())
+
+
+def _bound_from_json(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    bound = np.array(from_json(value, "bound", no_custom_objects), dtype)
+    return bound.reshape(shape) if isinstance(value, list) else np.full(shape, bound)
 
 
 def _shape(sizes: Any) -> tuple[int, ...]:

@@ -1,0 +1,403 @@
+"""A model file that somebody else made, or that was damaged: refused with a sentence, or harmless."""
+
+import contextlib
+import io
+import json
+import random
+import re
+import resource
+import signal
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from factories import make_episodes, tiny_model
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from sb3_llmdpd import LLMDPD, Prompt
+from sb3_llmdpd.checkpoint.spaces import MAX_ENTRIES, space_from_json, space_to_json
+from sb3_llmdpd.checkpoint.values import from_json, no_custom_objects, to_json
+from sb3_llmdpd.health import TrainingDiverged
+
+OBSERVATIONS = np.zeros((2, 5), np.float32)
+NOT_WHOLE = "is not a whole model file of sb3_llmdpd"
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def saved() -> bytes:
+    """A small model with one of everything in its file."""
+    file = io.BytesIO()
+    tiny_model(policy_kwargs=dict(net_arch=[4], conditioning="cross_attention")).learn(2).save(file)
+    return file.getvalue()
+
+
+def load(content: bytes) -> LLMDPD:
+    return LLMDPD.load(io.BytesIO(content), device="cpu")
+
+
+def members_of(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def packed(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def with_data(content: bytes, text: str) -> bytes:
+    return packed({**members_of(content), "data": text.encode()})
+
+
+# The zip -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil.safetensors", "/etc/cron.d/evil", "policy.pth", "a/policy.safetensors", "C:\\evil.dll", "__init__.py"]
+)
+def test_a_member_that_no_model_file_has_is_refused_by_name(
+    saved: bytes, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"{NOT_WHOLE} .*it holds {re.escape(repr(name))}, which is no part"):
+        load(packed({**members_of(saved), name: b"evil"}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_zip_bomb_is_refused_before_it_unfolds(saved: bytes) -> None:
+    zeros = b"\0" * (100 * 2**20)
+    bomb = packed({**members_of(saved), "policy.safetensors": zeros}, zipfile.ZIP_DEFLATED)
+    assert len(bomb) < 2**20
+    with limited_memory(2**26), pytest.raises(ValueError, match=r"'data' is compressed, and the members .* never are"):
+        load(bomb)
+
+
+def test_members_that_share_their_bytes_are_refused(saved: bytes) -> None:
+    """A bomb without compression: many entries of the directory that all point to the same large member."""
+    members = members_of(saved)
+    content = bytearray(packed({**members, **{f"{letter}.safetensors": b"" for letter in "abcdefgh"}}))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        large = archive.getinfo("policy.safetensors")
+        at = archive.start_dir
+    while content[at : at + 4] == b"PK\x01\x02":
+        name_length, extra, comment = struct.unpack_from("<HHH", content, at + 28)
+        if content[at + 46 : at + 46 + name_length] in [f"{letter}.safetensors".encode() for letter in "abcdefgh"]:
+            struct.pack_into("<LLL", content, at + 16, large.CRC, large.compress_size, large.file_size)
+        at += 46 + name_length + extra + comment
+    with pytest.raises(ValueError, match="its members are larger than the file"):
+        load(bytes(content))
+
+
+def test_two_members_of_one_name_are_refused(saved: bytes) -> None:
+    file = io.BytesIO(saved)
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("data", "{}")
+    with pytest.raises(ValueError, match="two of its members have the same name"):
+        load(file.getvalue())
+
+
+def test_a_model_file_is_nothing_but_stored_members(saved: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(saved)) as archive:
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_the_same_model_gives_the_same_bytes() -> None:
+    files = [io.BytesIO(), io.BytesIO()]
+    for file in files:
+        tiny_model().learn(2).save(file)
+    assert files[0].getvalue() == files[1].getvalue()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"format_version": NaN}',
+        "[1, 2]",
+        "7",
+        "",
+        "{",
+        '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"a": ' + "9" * 5000 + "}",
+    ],
+    ids=["NaN", "list", "number", "nothing", "half", "deep", "long number"],
+)
+def test_data_that_are_no_json_object_are_refused(saved: bytes, text: str) -> None:
+    with pytest.raises(ValueError, match=NOT_WHOLE):
+        load(with_data(saved, text))
+
+
+def test_data_are_json_to_the_letter(saved: bytes) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    json.loads(members_of(saved)["data"], parse_constant=refuse)
+
+
+# Mutations -----------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def limited_memory(n_bytes: int) -> Iterator[None]:
+    """A process that may take only so much more memory: a bomb fails instead of stopping the machine."""
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextlib.contextmanager
+def limited_time(seconds: int) -> Iterator[None]:
+    """A hang becomes an error."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def what_becomes_of(content: bytes) -> str:
+    """Load a file; a model that comes out has to act, learn and be saved like any other.
+
+    :raises everything but refusals.
+    """
+    with limited_memory(2 * GIB), limited_time(20):
+        try:
+            model = load(content)
+        except ValueError as error:
+            return f"refused: {error}"
+        try:
+            model.predict(OBSERVATIONS, deterministic=True, prompt=Prompt("do task number 1", make_episodes()[0]))
+            model.set_dataset(make_episodes())
+        except ValueError as error:  # spaces, goals: these are not the data of such a model
+            return f"refused later: {error}"
+        with contextlib.suppress(TrainingDiverged):  # of a learning rate of 1e308, say
+            model.learn(1, reset_num_timesteps=False).save(io.BytesIO())
+        return "a model"
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """Cut off, lengthened, or with bits flipped: anywhere, in the directory at the end, or in the headers at the start."""
+    changed = bytearray(content)
+    kind = rng.randrange(5)
+    if kind == 0:
+        return bytes(changed[: rng.randrange(len(changed))])
+    if kind == 1:
+        at = rng.randrange(len(changed))
+        return bytes(changed[:at] + rng.randbytes(rng.randrange(1, 50)) + changed[at:])
+    low, high = [(0, len(content)), (len(content) - 700, len(content)), (0, 60)][kind - 2]
+    for _ in range(2):
+        changed[rng.randrange(low, high)] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+VALUES: list[Any] = [
+    *(None, True, False, -1, 0, 1, 2, 3, 7, 1.5, -0.5, 1e308, 10**6, 10**9, 10**12, 10**30),
+    *("", "x", "os.system", [], {}, [1], [[1]], {"a": 1}, [10**9], "../../evil"),
+    *({":class:": "torch.nn.ReLU"}, {":class:": "torch.optim.Adam"}, {":class:": "os.system"}, {":custom:": "x"}),
+    *({":schedule:": "cosine", "initial": 1}, {":float:": "nan"}, {":float:": "inf"}, {":serialized:": "gASV"}),
+]
+"""What stands in the place of something else."""
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON value."""
+    yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*path, key))
+
+
+def with_other_json(content: bytes, rng: random.Random) -> bytes:
+    """One value of `data` taken away or replaced by another."""
+    data = json.loads(members_of(content)["data"])
+    part = rng.choice(sorted(data))  # first a part, so that long ones do not get all of it
+    *path, last = rng.choice([(part, *place) for place in places(data[part])])
+    parent = data
+    for key in path:
+        parent = parent[key]
+    if rng.random() < 0.2:
+        del parent[last]
+    else:
+        parent[last] = rng.choice(VALUES)
+    return with_data(content, json.dumps(data))
+
+
+def with_other_tensors(content: bytes, rng: random.Random) -> bytes:
+    """One tensor taken away, renamed, or of other values, another kind or another shape; or a group's bytes cut."""
+    members = members_of(content)
+    group = rng.choice([name for name in members if name.endswith(".safetensors")])
+    if rng.random() < 0.2:
+        members[group] = members[group][: rng.randrange(len(members[group]))]
+        return packed(members)
+    tensors = load_safetensors(members[group])
+    name = rng.choice(sorted(tensors))
+    tensor = tensors.pop(name)
+    others = [
+        {},
+        {f"{name}x": tensor},
+        {name: tensor.double()},
+        {name: tensor.to(th.int64)},
+        {name: th.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor + 1},
+        {name: tensor[None]},
+        {name: th.cat([tensor.flatten(), tensor.flatten()])},
+        {name: tensor.flatten()[:0]},
+        {name: tensor, "extra": tensor.clone()},
+    ]
+    members[group] = save_safetensors({**tensors, **rng.choice(others)})
+    return packed(members)
+
+
+N_MUTATIONS = 30
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_a_damaged_file_is_refused_or_harmless(saved: bytes, part: int) -> None:
+    outcomes = [what_becomes_of(damaged(saved, random.Random(part * N_MUTATIONS + i))) for i in range(N_MUTATIONS)]
+    allowed = rf"a model$|refused: .*({NOT_WHOLE}|has format version)"
+    assert [outcome for outcome in outcomes if not re.match(allowed, outcome)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(10))
+def test_a_file_that_says_something_else_is_refused_or_describes_another_whole_model(saved: bytes, part: int) -> None:
+    outcomes = [what_becomes_of(with_other_json(saved, random.Random(part * N_MUTATIONS + i))) for i in range(N_MUTATIONS)]
+    # Only a size that is noticed before memory is asked for leaves the machine alone.
+    assert [outcome for outcome in outcomes if "MemoryError" in outcome or "alloc" in outcome] == []
+    assert len({outcome[:7] for outcome in outcomes}) == 2  # some are refused, and some are models
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_other_tensors_are_refused_or_make_another_whole_model(saved: bytes, part: int) -> None:
+    outcomes = [what_becomes_of(with_other_tensors(saved, random.Random(part * N_MUTATIONS + i))) for i in range(N_MUTATIONS)]
+    assert [outcome for outcome in outcomes if not re.match("a model$|refused: ", outcome)] == []
+
+
+def without(name: str) -> Callable[[dict[str, th.Tensor]], Any]:
+    return lambda tensors: tensors.pop(name)
+
+
+WEIGHT = "actor.denoiser.from_state.weight"
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "message"),
+    [
+        ("policy", without(WEIGHT), f"'{WEIGHT}' is a weight of the network alone"),
+        ("policy", lambda t: t.update(more=th.zeros(1)), "'more' is a weight of the file alone"),
+        (
+            "policy",
+            lambda t: t.update({WEIGHT: th.zeros(3, 3)}),
+            rf"'{WEIGHT}' of the network is \(.*that of the file \(3, 3\)",
+        ),
+        ("policy", lambda t: t.update({WEIGHT: t[WEIGHT].double()}), "that of the file .*float64"),
+        ("policy", lambda t: t.update({WEIGHT: t[WEIGHT] * np.inf}), f"the weight '{WEIGHT}' is not finite"),
+        (
+            "actor.optimizer",
+            lambda t: t.update({"1.exp_avg": th.zeros(99)}),
+            r"the state of parameter 1 is \{.exp_avg.: \(99,",
+        ),
+        ("text_table", without("vectors"), "the table of task texts lacks vectors"),
+        ("generators", without("generator"), "lacks 'generator'"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_by_name(
+    saved: bytes, group: str, change: Callable[[dict[str, th.Tensor]], Any], message: str
+) -> None:
+    members = members_of(saved)
+    tensors = load_safetensors(members[f"{group}.safetensors"])
+    change(tensors)
+    members[f"{group}.safetensors"] = save_safetensors(tensors)
+    with pytest.raises(ValueError, match=message):
+        load(packed(members))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("net_arch", [10**6, 10**6]), ("n_critics", 10**9), ("n_encoder_layers", 10**9), ("n_diffusion_steps", 10**9)],
+)
+def test_a_few_bytes_cannot_ask_for_all_of_the_memory(saved: bytes, name: str, value: Any) -> None:
+    data = json.loads(members_of(saved)["data"])
+    data["arguments"]["policy_kwargs"][name] = value
+    outcome = what_becomes_of(with_data(saved, json.dumps(data)))
+    assert re.match("refused: ", outcome)
+    assert "emory" not in outcome
+
+
+# Values and spaces ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), [1.0, float("inf")], {"a": float("-inf")}])
+def test_numbers_without_end_come_back(value: Any) -> None:
+    assert from_json(json.loads(json.dumps(to_json(value), allow_nan=False)), "value", no_custom_objects) == value
+
+
+BOUNDS = st.floats(-1e6, 1e6, width=32) | st.just(float("inf"))
+SHAPES = st.lists(st.integers(0, 3), max_size=3).map(tuple)
+DTYPES = st.sampled_from([np.float32, np.float64, np.uint8, np.int64])
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> spaces.Box:
+    shape, dtype = draw(SHAPES), draw(DTYPES)
+    if not np.issubdtype(dtype, np.floating):
+        return spaces.Box(draw(st.integers(0, 5)), draw(st.integers(6, 255)), shape, dtype)
+    bounds = np.abs(np.array(draw(st.lists(BOUNDS, min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))))
+    return spaces.Box(-bounds.reshape(shape).astype(dtype), bounds.reshape(shape).astype(dtype), shape, dtype)
+
+
+FLAT_SPACES = (
+    boxes()
+    | st.builds(spaces.Discrete, st.integers(1, 99), start=st.integers(-9, 9))
+    | st.lists(st.integers(1, 9), min_size=1, max_size=4).map(spaces.MultiDiscrete)
+    | (st.integers(1, 9) | st.lists(st.integers(1, 4), min_size=1, max_size=3)).map(spaces.MultiBinary)
+)
+
+
+@given(FLAT_SPACES | st.dictionaries(st.text(max_size=5), FLAT_SPACES, min_size=1, max_size=3).map(spaces.Dict))
+def test_every_space_comes_back(space: spaces.Space[Any]) -> None:
+    assert space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False))) == space
+
+
+def test_the_bounds_of_an_image_take_two_numbers() -> None:
+    assert len(json.dumps(space_to_json(spaces.Box(0, 255, (84, 84, 4), np.uint8)))) < 100
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"type": "Box", "dtype": "float32", "shape": [10**5, 10**5], "low": 0, "high": 1},
+        {"type": "Discrete", "n": MAX_ENTRIES + 1, "start": 0},
+        {"type": "MultiBinary", "n": 10**12},
+        {"type": "MultiDiscrete", "nvec": [MAX_ENTRIES, 1], "start": [0, 0], "dtype": "int64"},
+    ],
+)
+def test_a_space_of_too_many_entries_is_refused(space: Any) -> None:
+    with pytest.raises(ValueError, match=f"at most {MAX_ENTRIES} are read"):
+        space_from_json(space)
+
+
+def test_a_space_that_no_model_can_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot hold the space Text"):
+        space_to_json(spaces.Text(5))
