@@ -100,7 +100,8 @@ class Episode:
         if array.ndim == 0:
             raise ValueError(f"{self.source}: `{name}` must be an array over steps, got a single number")
         if array.dtype.kind == "f" or name in ("actions", "rewards"):
-            array = array.astype(np.float32)  # always a copy, so that the caller's array stays writable
+            with np.errstate(over="ignore"):  # what overflows is refused below
+                array = array.astype(np.float32)  # always a copy, so that the caller's array stays writable
             bad = ~np.isfinite(array)
             if bad.any():
                 first = int(np.argwhere(bad)[0][0])
@@ -284,8 +285,11 @@ def n_categories(space: spaces.Space[Any]) -> np.ndarray | int | None:
 
     :param space: any but Dict.
     :return: a number, or one for each entry; None where the entries are no categories.
-    :raises ValueError: when they are not counted from 0, which Stable-Baselines3 cannot read.
+    :raises ValueError: when Stable-Baselines3 cannot read the space: a single number without an axis, or categories that
+        are not counted from 0.
     """
+    if isinstance(space, spaces.Box) and not space.shape:
+        raise ValueError(f"{space} has no axis; give a single number one of its own, as in observations of shape (T + 1, 1)")
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
         raise ValueError(
             f"{space} counts from start={space.start}, and Stable-Baselines3 reads categories from 0 on:"
