@@ -48,7 +48,7 @@ def test_acting_as_one_sees_is_learned_from_random_data(policy_objective: str) -
         gamma=0.95,
         eta=5.0,
         tau=0.05,
-        batch_size=128,
+        batch_size=64,
     )
     model.learn(300, log_interval=None)
     evaluate_policy(model, DummyVecEnv([lambda: IdentityEnvBox(eps=0.5)] * 20), 20, reward_threshold=90, warn=False)

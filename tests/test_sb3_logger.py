@@ -202,7 +202,7 @@ def test_the_speed_is_that_of_the_last_call_of_learn(n_envs: int) -> None:
     model.set_logger(logger)
     for reset in (True, True, False):
         model.learn(8, callback=Slow(), log_interval=8, reset_num_timesteps=reset)
-        assert 10 <= logger.name_to_value["time/gradient_steps_per_s"] <= 100 * 8 / 7  # the last sleep comes after the log
+        assert 1 <= logger.name_to_value["time/gradient_steps_per_s"] <= 100 * 8 / 7  # the last sleep comes after the log
         model.num_timesteps = 20_000
 
 

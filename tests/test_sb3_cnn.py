@@ -1,0 +1,128 @@
+"""Stable-Baselines3's tests of image observations and of target networks, asked of LLMDPD; each says which one it answers."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from factories import model_of
+from gymnasium import spaces
+from numpy.testing import assert_array_equal
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecTransposeImage, is_vecenv_wrapped
+from toys import SpacesEnv
+
+from sb3_llmdpd import LLMDPD
+
+Tensors = Iterable[th.Tensor]
+SMALL = dict(features_extractor_kwargs=dict(features_dim=8))
+
+
+def image_env(channel_first: bool = False, n_channels: int = 1) -> FakeImageEnv:
+    return FakeImageEnv(screen_height=36, screen_width=40, n_channels=n_channels, discrete=False, channel_first=channel_first)
+
+
+def image_model(env: Any, **kwargs: Any) -> LLMDPD:
+    return model_of(env, policy="CnnPolicy", **{"policy_kwargs": SMALL, "seed": 1, **kwargs})
+
+
+def copies(tensors: Tensors) -> list[th.Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+def all_same(one: Tensors, other: Tensors) -> bool:
+    return all(th.allclose(a, b) for a, b in zip(one, other, strict=True))
+
+
+def all_differ(one: Tensors, other: Tensors) -> bool:
+    return not any(th.allclose(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("channel_first", [False, True])
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_images_are_learned_from_and_a_loaded_model_sees_the_same(
+    tmp_path: Path, channel_first: bool, n_channels: int
+) -> None:
+    """Answers `test_cnn.py::test_cnn` and `test_channel_first_env`: any resolution, channels at either end."""
+    env = image_env(channel_first, n_channels)
+    model = image_model(env).learn(2)
+    assert is_vecenv_wrapped(model.get_env(), VecTransposeImage) == (not channel_first)
+    assert model.observation_space.shape == (n_channels, 36, 40)
+    observation, _ = env.reset(seed=0)
+    noisy = np.stack([model.predict(observation, deterministic=False)[0] for _ in range(4)])
+    assert len(np.unique(noisy, axis=0)) == 4
+    assert all(env.action_space.contains(action) for action in noisy)
+    action, _ = model.predict(observation, deterministic=True)
+
+    model.save(tmp_path / "model.zip")
+    loaded = LLMDPD.load(tmp_path / "model.zip", device="cpu")
+    assert_array_equal(loaded.predict(observation, deterministic=True)[0], action)
+
+
+def test_images_that_were_put_in_order_by_hand_stay_so() -> None:
+    """Answers `test_cnn.py::test_vec_transpose_skip`: stacked frames whose channels look like the last axis."""
+    stacked = VecFrameStack(DummyVecEnv([lambda: FakeImageEnv(6, 41, 40, 10, discrete=False, channel_first=True)]), 5, "first")
+    shape = stacked.reset().shape
+    env = VecTransposeImage(stacked, skip=True)
+    model = image_model(env).learn(2)
+    assert model.observation_space.shape == shape[1:] == (50, 41, 40)
+    assert model.predict(env.reset(), deterministic=True)[0].shape == (1, 5)
+
+
+@pytest.mark.parametrize("normalize_images", [True, False])
+def test_what_only_looks_like_an_image_is_read_as_it_is_or_refused(normalize_images: bool) -> None:
+    """Answers `test_cnn.py::test_image_like_input`: floats of an image's shape, without VecNormalize, which we refuse."""
+    env = SpacesEnv(spaces.Box(-10.0, 10.0, (1, 36, 36)), spaces.Box(-1.0, 1.0, (2,)))
+    policy_kwargs = {**SMALL, "normalize_images": normalize_images}
+    if normalize_images:
+        with pytest.raises(AssertionError, match="NatureCNN"):
+            image_model(env, policy_kwargs=policy_kwargs)
+    else:
+        assert image_model(env, policy_kwargs=policy_kwargs).learn(2).num_timesteps == 2
+
+
+@pytest.mark.parametrize(("normalize_images", "largest"), [(True, 1.0), (False, 255.0)])
+def test_bytes_are_divided_by_255_unless_told_otherwise(normalize_images: bool, largest: float) -> None:
+    """Answers `test_cnn.py::test_image_like_input`: what the argument does to a real image."""
+    model = image_model(image_env(), policy_kwargs={**SMALL, "normalize_images": normalize_images})
+    read: list[float] = []
+    model.actor_target.features_extractor.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].max().item()))
+    model.predict(np.full((36, 40, 1), 255, np.uint8))
+    assert set(read) == {largest, 0.0}  # the observation, and the zeros that stand for no example
+
+
+def test_target_networks_start_as_copies_and_follow() -> None:
+    """Answers `test_cnn.py::test_features_extractor_target_net`, the part before and after training."""
+    model = image_model(image_env(), learning_rate=1e-3, text_dropout=0.5, trajectory_dropout=0.5)
+    pairs = ((model.actor, model.actor_target), (model.critic, model.critic_target))
+    for network, target in pairs:
+        assert all_same(network.parameters(), target.parameters())
+        assert not {id(parameter) for parameter in network.parameters()} & {id(p) for p in target.parameters()}
+    model.learn(12)
+    for network, target in pairs:
+        assert all_differ(network.parameters(), target.parameters())
+
+
+def test_target_networks_stay_where_nothing_is_copied() -> None:
+    """Answers `test_cnn.py::test_features_extractor_target_net`: tau of 0, and an average that keeps all of itself."""
+    model = image_model(image_env(), learning_rate=1e-3, text_dropout=0.5, trajectory_dropout=0.5).learn(1)
+    model.tau, model.ema_decay, model._n_updates = 0.0, 1.0, 10**15  # the average's decay warms up over the updates
+    targets = copies([*model.actor_target.parameters(), *model.critic_target.parameters()])
+    networks = copies([*model.actor.parameters(), *model.critic.parameters()])
+    model.train(gradient_steps=8, batch_size=8)
+    assert all_same(targets, [*model.actor_target.parameters(), *model.critic_target.parameters()])
+    assert all_differ(networks, [*model.actor.parameters(), *model.critic.parameters()])
+
+
+def test_with_a_learning_rate_of_0_only_the_target_networks_move() -> None:
+    """Answers `test_cnn.py::test_features_extractor_target_net`: the end."""
+    model = image_model(image_env(), learning_rate=1e-3, text_dropout=0.5, trajectory_dropout=0.5).learn(8)
+    model.lr_schedule = model.critic_lr_schedule = lambda _: 0.0
+    targets = copies([*model.actor_target.parameters(), *model.critic_target.parameters()])
+    networks = copies([*model.actor.parameters(), *model.critic.parameters()])
+    model.tau = 0.1
+    model.train(gradient_steps=1, batch_size=8)
+    assert all_same(networks, [*model.actor.parameters(), *model.critic.parameters()])
+    assert all_differ(targets, [*model.actor_target.parameters(), *model.critic_target.parameters()])

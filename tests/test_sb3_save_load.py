@@ -1,0 +1,259 @@
+"""Stable-Baselines3's tests of saving, loading and parameters, asked of LLMDPD; each says which one it answers."""
+
+import io
+import os
+import tempfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from factories import model_of, recorded
+from numpy.testing import assert_allclose, assert_array_equal
+from stable_baselines3.common.envs import FakeImageEnv, IdentityEnvBox
+from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_llmdpd import LLMDPD
+
+Parameters = dict[str, dict[str, Any]]
+
+
+def identity_envs(n_envs: int = 1) -> DummyVecEnv:
+    return DummyVecEnv([lambda: IdentityEnvBox(-10, 10)] * n_envs)
+
+
+def identity_model(**kwargs: Any) -> LLMDPD:
+    return model_of(identity_envs(), **{"learning_rate": 1e-3, **kwargs})
+
+
+def random_observations(n: int = 10) -> np.ndarray:
+    return np.random.default_rng(1).uniform(-10, 10, (n, 1)).astype(np.float32)
+
+
+def networks(parameters: Parameters) -> dict[str, th.Tensor]:
+    """The tensors of what is no optimiser, whose state dicts have a layout of their own."""
+    return {
+        f"{part}.{name}": tensor for part, state in parameters.items() if "optim" not in part for name, tensor in state.items()
+    }
+
+
+def without_the_last_entry(state: dict[str, Any]) -> OrderedDict[str, Any]:
+    return OrderedDict(list(state.items())[:-1])
+
+
+# get_parameters and set_parameters -----------------------------------------------------------------------------------------
+
+
+def with_an_unknown_part(parameters: Parameters) -> dict[str, Any]:
+    return {**parameters, "no_such_part": "no such tensors"}
+
+
+def without_a_part(parameters: Parameters) -> dict[str, Any]:
+    return dict(list(parameters.items())[:-1])
+
+
+def without_an_entry_of_each_part(parameters: Parameters) -> dict[str, Any]:
+    return {part: without_the_last_entry(state) for part, state in parameters.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "exact_match", "error"),
+    [
+        (with_an_unknown_part, True, ValueError),
+        (with_an_unknown_part, False, ValueError),
+        (without_a_part, True, ValueError),
+        (without_an_entry_of_each_part, True, RuntimeError),
+    ],
+)
+def test_parameters_that_do_not_match_are_refused_and_change_nothing(
+    change: Callable[[Parameters], dict[str, Any]], exact_match: bool, error: type[Exception]
+) -> None:
+    """Answers `test_save_load.py::test_save_load`: unknown parts, and parts or entries that are missing."""
+    model = identity_model().learn(2)
+    before = deepcopy(model.get_parameters())
+    other = {part: {name: 2 * t for name, t in state.items()} if part == "policy" else state for part, state in before.items()}
+    with pytest.raises(error):
+        model.set_parameters(change(other), exact_match=exact_match)
+    after = networks(model.get_parameters())
+    assert [name for name, tensor in networks(before).items() if not th.equal(tensor, after[name])] == []
+
+
+def test_without_an_exact_match_what_is_named_is_replaced_and_the_rest_stays() -> None:
+    """Answers `test_save_load.py::test_save_load`: all entries but the last of each part become random."""
+    model = identity_model().learn(2)
+    before = deepcopy(model.get_parameters())
+    random = {
+        part: state if "optim" in part else {name: th.rand_like(t) for name, t in without_the_last_entry(state).items()}
+        for part, state in before.items()
+    }
+    model.set_parameters(random, exact_match=False)
+    after = networks(model.get_parameters())
+    left_out = {f"{part}.{list(state)[-1]}" for part, state in before.items() if "optim" not in part}
+    assert {name for name, tensor in networks(before).items() if th.allclose(tensor, after[name])} == left_out
+    assert all(th.equal(after[name], tensor) for name, tensor in networks(random).items())
+
+
+# save and load -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_a_saved_model_comes_back_on_any_device_and_learns_on(tmp_path: Path, device: str) -> None:
+    """Answers `test_save_load.py::test_save_load`: parameters, their device, actions, and that `learn` still works."""
+    model = identity_model().learn(4)
+    model.set_parameters({"policy": {n: th.rand_like(t) for n, t in model.policy.state_dict().items()}}, exact_match=False)
+    parameters = networks(deepcopy(model.get_parameters()))
+    actions, _ = model.predict(random_observations(), deterministic=True)
+    model.save(tmp_path / "model.zip")
+
+    env = identity_envs()
+    loaded = LLMDPD.load(str(tmp_path / "model.zip"), env=env, device=device, dataset=recorded(env))
+    wanted = get_device(device).type
+    assert (loaded.device.type, loaded.policy.device.type) == (wanted, wanted)
+    for name, tensor in networks(loaded.get_parameters()).items():
+        assert tensor.device.type == wanted
+        assert th.equal(tensor.cpu(), parameters[name]), name
+    assert_allclose(loaded.predict(random_observations(), deterministic=True)[0], actions, rtol=1e-4)
+    assert loaded.learn(4).num_timesteps == 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_a_model_whose_policy_was_compiled_is_saved_and_loaded(tmp_path: Path) -> None:
+    """Answers `test_save_load.py::test_save_load`: the end, for SB3's issue 2137."""
+    model = identity_model().learn(2)
+    actions, _ = model.predict(random_observations(), deterministic=True)
+    model.policy = th.compile(model.policy)
+    model.save(tmp_path / "model.zip")
+    loaded = LLMDPD.load(tmp_path / "model.zip", device="cpu")
+    assert_array_equal(loaded.predict(random_observations(), deterministic=True)[0], actions)
+
+
+def test_arguments_can_be_left_out_included_again_and_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Answers `test_save_load.py::test_exclude_include_saved_params`."""
+    model = identity_model(verbose=2)
+    model.save(tmp_path / "model", exclude=["verbose"])
+    assert LLMDPD.load(str(tmp_path / "model.zip")).verbose == 0
+
+    model.save(tmp_path / "model", exclude=["verbose"], include=["verbose"])
+    capsys.readouterr()
+    loaded = LLMDPD.load(
+        str(tmp_path / "model.zip"), custom_objects=dict(learning_rate=2e-5, dummy=1.0), print_system_info=True
+    )
+    assert "PyTorch" in capsys.readouterr().out
+    assert (loaded.verbose, loaded.learning_rate) == (2, 2e-5)
+    assert loaded.lr_schedule(1.0) == 2e-5
+    assert not hasattr(loaded, "dummy")
+
+
+def image_env() -> FakeImageEnv:
+    return FakeImageEnv(screen_height=40, screen_width=40, n_channels=2, discrete=False)
+
+
+def test_a_model_of_images_is_loaded_with_its_environment_and_learns_on(tmp_path: Path) -> None:
+    """Answers `test_save_load.py::test_save_load_env_cnn`: spaces agree with channels first; `policy_kwargs` stand again."""
+    model = model_of(image_env(), policy="CnnPolicy", policy_kwargs=dict(features_extractor_kwargs=dict(features_dim=8)))
+    model.learn(2).save(tmp_path / "model")
+    arguments = {key: value for key, value in model.policy_kwargs.items() if key != "text_dim"}
+    loaded = LLMDPD.load(str(tmp_path / "model.zip"), env=image_env(), dataset=recorded(image_env()), policy_kwargs=arguments)
+    assert loaded.observation_space.shape == (2, 40, 40)
+    assert loaded.learn(2).num_timesteps == 2
+
+
+def test_default_widths_come_back_where_none_were_named(tmp_path: Path) -> None:
+    """Answers `test_save_load.py::test_save_load_net_arch_none`."""
+    identity_model(policy_kwargs=dict(net_arch=None)).save(tmp_path / "model.zip")
+    loaded = LLMDPD.load(tmp_path / "model.zip")
+    widths = [layer.out_features for layer in loaded.actor.denoiser.modules() if isinstance(layer, th.nn.Linear)]
+    assert loaded.policy_kwargs["net_arch"] is None
+    assert widths.count(256) >= 3
+
+
+def test_a_file_beyond_the_classic_limit_of_zip_is_written_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers `test_save_load.py::test_save_load_large_model`: the limit comes down to the model, instead of 2 GiB."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1_000)
+    model = identity_model().learn(2)
+    model.save(tmp_path / "model")
+    loaded = LLMDPD.load(str(tmp_path / "model.zip"), env=identity_envs(), device="cpu")
+    observations = random_observations()
+    assert_array_equal(loaded.predict(observations, deterministic=True)[0], model.predict(observations, deterministic=True)[0])
+
+
+# Schedules and objects that a file cannot hold -----------------------------------------------------------------------------
+
+
+def test_a_schedule_gives_plain_floats_before_and_after_loading(tmp_path: Path) -> None:
+    """Answers `test_save_load.py::test_cast_lr_schedule`; a function of one's own is passed again, as files hold no code."""
+
+    def schedule(progress: float) -> Any:
+        return progress * np.sin(1.0)
+
+    model = identity_model(learning_rate=schedule)
+    model.save(tmp_path / "model.zip")
+    for made in (model, LLMDPD.load(tmp_path / "model.zip", custom_objects=dict(learning_rate=schedule))):
+        assert type(made.lr_schedule(1.0)) is float
+        assert made.lr_schedule(0.5) == pytest.approx(0.5 * np.sin(1.0))
+
+
+def test_an_object_that_cannot_be_loaded_is_named_with_its_remedy(tmp_path: Path) -> None:
+    """Answers `test_save_load.py::test_load_invalid_object`; where SB3 warns and goes on with a broken model, we stop."""
+    identity_model(learning_rate=lambda _: 1.0).save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=r"`learning_rate`.*custom_objects"):
+        LLMDPD.load(tmp_path / "model.zip")
+    loaded = LLMDPD.load(tmp_path / "model.zip", custom_objects=dict(learning_rate=lambda _: 1.0))
+    assert loaded.lr_schedule(0.5) == 1.0
+
+
+@pytest.mark.parametrize("path", [3, None, ["model.zip"], 1.5], ids=repr)
+def test_what_is_no_path_and_no_file_is_refused(path: Any) -> None:
+    """Answers `test_save_load.py::test_open_file`: neither `save` nor `load` guesses."""
+    with pytest.raises((TypeError, ValueError)):
+        identity_model().save(path)
+    with pytest.raises((TypeError, ValueError)):
+        LLMDPD.load(path)
+
+
+def test_a_file_of_the_wrong_mode_or_closed_is_refused(tmp_path: Path) -> None:
+    """Answers `test_save_load.py::test_open_file`."""
+    closed = io.BytesIO()
+    closed.close()
+    with (tmp_path / "model.zip").open("wb") as written, pytest.raises(ValueError, match="not a whole model file"):
+        LLMDPD.load(written)
+    for target in (closed, written):
+        with pytest.raises(ValueError, match="closed file"):
+            identity_model().save(target)
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_a_path_is_a_string_or_a_path_and_gets_its_suffix_once(tmp_path: Path, as_path: type) -> None:
+    """Answers `test_save_load.py::test_open_file_str_pathlib`."""
+    model = identity_model()
+    for given in ("one", "two.zip", "three.own"):
+        model.save(as_path(tmp_path / given))
+        assert LLMDPD.load(as_path(tmp_path / given)).learning_rate == 1e-3
+    assert sorted(os.listdir(tmp_path)) == ["one.zip", "three.own", "two.zip"]
+
+
+def test_files_are_closed_but_those_of_the_caller_stay_open(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Answers `test_save_load.py::test_no_resource_warning`."""
+    model = identity_model()
+    for path in (tmp_path / "model", str(tmp_path / "model")):
+        model.save(path)
+        LLMDPD.load(path, device="cpu")
+        model.save_replay_buffer(path)
+        model.load_replay_buffer(path)
+    with tempfile.TemporaryFile() as file:
+        model.save(file)
+        LLMDPD.load(file, device="cpu")
+        assert not file.closed
+    with tempfile.TemporaryFile() as file:
+        model.save_replay_buffer(file)
+        file.seek(0)
+        model.load_replay_buffer(file)
+        assert not file.closed
+    assert len(recwarn) == 0
