@@ -2,12 +2,14 @@
 
 from sb3_llmdpd.buffers import PromptReplayBuffer
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.health import TrainingDiverged
 from sb3_llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.policies import CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy
 from sb3_llmdpd.prompts.prompt import Prompt
 from sb3_llmdpd.schedules import CosineSchedule
+from sb3_llmdpd.version import __version__
+from sb3_llmdpd.wrappers import TaskTextWrapper
 
-__version__ = "0.1.0"
 __all__ = [
     "LLMDPD",
     "CnnPolicy",
@@ -19,4 +21,7 @@ __all__ = [
     "OfflineDataset",
     "Prompt",
     "PromptReplayBuffer",
+    "TaskTextWrapper",
+    "TrainingDiverged",
+    "__version__",
 ]

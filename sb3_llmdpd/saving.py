@@ -92,7 +92,7 @@ class SavedWithoutPickle(TrainingData):
                 "policy": next((name for name, known in self.policy_aliases.items() if known is self.policy_class), None),
                 "policy_class": f"{self.policy_class.__module__}.{self.policy_class.__qualname__}",
                 **{name: space_to_json(getattr(self, name)) for name in SPACES},
-                "counters": {name: getattr(self, name) for name in COUNTERS},
+                "counters": {name.lstrip("_"): getattr(self, name) for name in COUNTERS},
                 "callbacks": counters_to_json(self._saved_counters or counters_of(self._callback)),
                 "only_task": None if self._only_task is None else [prompt.text for prompt in self._only_task],
                 "text_table": None if self.text_table is None else self.text_table.to_dict(),
@@ -187,7 +187,7 @@ class SavedWithoutPickle(TrainingData):
         data = saved.data
         self._restore_networks(saved)
         for name in COUNTERS:
-            count = data["counters"][name]
+            count = data["counters"][name.lstrip("_")]
             if not isinstance(count, int | float) or not count >= 0:
                 raise ValueError(f"the model file counts {count!r} for {name!r}, which is no count")
             setattr(self, name, count)

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "sb3_llmdpd"
 # The longest name that fits a module decides its layer; docs/architecture.md shows the same table.
 LAYERS = {
     "sb3_llmdpd.optional": 0,
+    "sb3_llmdpd.version": 0,
     "sb3_llmdpd.processes": 0,
     "sb3_llmdpd.files": 0,
     "sb3_llmdpd.schedules": 0,

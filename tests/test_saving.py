@@ -318,7 +318,10 @@ def without(part: str) -> Callable[[dict[str, Any]], Any]:
     [
         (lambda saved: b"", "the model file is not a whole model file of sb3_llmdpd"),
         (lambda saved: b"PK is not enough", "not a whole model file"),
-        (lambda saved: changed(saved, without("format_version")), "has format version None, and .* reads version 1; install"),
+        (
+            lambda saved: changed(saved, without("format_version")),
+            "has format version None, and .* reads version 1; install the version that wrote it, 0.1.0",
+        ),
         (lambda saved: changed(saved, lambda data: data.update(format_version=2)), "has format version 2, and .*version 1"),
         (lambda saved: changed(saved, without("arguments")), "not a whole model file .*lacks 'arguments'"),
         (lambda saved: changed(saved, without("counters")), "lacks 'counters'"),

@@ -15,6 +15,7 @@ from safetensors.torch import save as save_safetensors
 from stable_baselines3.common.utils import get_system_info
 
 from sb3_llmdpd.files import whole_file
+from sb3_llmdpd.version import __version__
 
 FORMAT_VERSION = 1
 FileLike = str | pathlib.Path | io.BufferedIOBase
@@ -23,6 +24,7 @@ Tensors = dict[str, th.Tensor]
 DATA, SB3_VERSION, SYSTEM_INFO = "data", "_stable_baselines3_version", "system_info.txt"
 _TENSORS = re.compile(r"([a-z_.]+)\.safetensors")
 _TEXTS = (DATA, SB3_VERSION, SYSTEM_INFO)
+_HEADER = {"format_version": FORMAT_VERSION, "sb3_llmdpd_version": __version__}
 _DATE = (1980, 1, 1, 0, 0, 0)
 """Of every member: the same model gives the same bytes."""
 
@@ -159,8 +161,8 @@ def _refuse_pickled(data: dict[str, Any], shown: pathlib.Path | str) -> None:
 def _check_version(data: dict[str, Any], shown: pathlib.Path | str) -> None:
     if data.get("format_version") != FORMAT_VERSION:
         raise _Refused(
-            f"{shown} has format version {data.get('format_version')!r}, and this sb3_llmdpd reads version {FORMAT_VERSION};"
-            " install the version of sb3_llmdpd that wrote it"
+            f"{shown} has format version {data.get('format_version')!r}, and sb3_llmdpd {__version__} reads version"
+            f" {FORMAT_VERSION}; install the version that wrote it, {data.get('sb3_llmdpd_version', 'which it does not name')}"
         )
 
 
@@ -170,7 +172,7 @@ def _write_zip(checkpoint: Checkpoint, file: Any) -> None:
 
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         # NaN and Infinity are no JSON: `values.to_json` has words for them.
-        add(DATA, json.dumps({"format_version": FORMAT_VERSION, **checkpoint.data}, indent=1, allow_nan=False))
+        add(DATA, json.dumps({**_HEADER, **checkpoint.data}, indent=1, allow_nan=False))
         for name, tensors in checkpoint.tensors.items():
             add(f"{name}.safetensors", save_safetensors({key: tensor.contiguous() for key, tensor in tensors.items()}))
         add(SB3_VERSION, stable_baselines3.__version__)
