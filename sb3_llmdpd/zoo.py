@@ -1,0 +1,68 @@
+"""Stable-Baselines3's zoo with LLMDPD in it: ``python -m sb3_llmdpd.zoo train --algo llmdpd ...``, then ``enjoy``."""
+
+import runpy
+import sys
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+from sb3_llmdpd.data.metaworld.tasks import TASKS
+from sb3_llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.optional import require
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+ALGORITHM = "llmdpd"
+"""What the zoo's ``--algo`` is told."""
+
+METAWORLD_ENV_ID = "sb3-llmdpd/{task}-v0"
+"""Under which each Meta-World task is an environment of the zoo: ``sb3-llmdpd/drawer-open-v0``."""
+
+SCRIPTS = ("train", "enjoy", "record_video")
+
+
+def register() -> None:
+    """Make LLMDPD and the Meta-World tasks known to the zoo's scripts in this process.
+
+    :raises ImportError: when the zoo is not installed.
+    """
+    zoo, options = require("rl_zoo3", "zoo"), require("rl_zoo3.hyperparams_opt", "zoo")
+    zoo.ALGOS[ALGORITHM] = LLMDPD
+    options.HYPERPARAMS_SAMPLER[ALGORITHM] = sample_hyperparameters
+    options.HYPERPARAMS_CONVERTER[ALGORITHM] = dict  # what is sampled are LLMDPD's own arguments
+    for task in TASKS:
+        env_id = METAWORLD_ENV_ID.format(task=task)
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point="sb3_llmdpd.data.metaworld.envs:MetaWorldEnv", kwargs={"task": task})
+
+
+def sample_hyperparameters(trial: "Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, float]:
+    """Arguments of LLMDPD for one trial of the zoo's search (``train --optimize-hyperparameters``).
+
+    :param trial: Optuna's, which suggests them.
+    :param n_actions: ignored, as the two behind it, which concern other algorithms.
+    :param n_envs: ignored.
+    :param additional_args: ignored.
+    :return: values by the name of the argument.
+    """
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
+        "eta": trial.suggest_float("eta", 0.01, 3.0, log=True),
+        "gamma": trial.suggest_float("gamma", 0.95, 0.999),
+        "text_dropout": trial.suggest_float("text_dropout", 0.0, 0.5),
+        "trajectory_dropout": trial.suggest_float("trajectory_dropout", 0.0, 0.5),
+        "prompt_noise": trial.suggest_float("prompt_noise", 0.0, 1.0),
+    }
+
+
+def main() -> None:
+    """Run a script of the zoo, which reads the rest of the command line itself."""
+    if len(sys.argv) < 2 or sys.argv[1] not in SCRIPTS:
+        sys.exit(f"usage: python -m sb3_llmdpd.zoo {{{','.join(SCRIPTS)}}} [arguments of the zoo's script, or --help]")
+    register()
+    runpy.run_module(f"rl_zoo3.{sys.argv.pop(1)}", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
