@@ -1,7 +1,11 @@
 """Trainings that are there to be stopped: their data, what another process runs, and how they differ in the end."""
 
+import multiprocessing
+import resource
 import warnings
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,19 @@ from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, checkpoint
 from sb3_llmdpd.benchmarks.run_folder import RunFolder
-from sb3_llmdpd.callbacks import CurveRow, read_curve
+from sb3_llmdpd.callbacks import CurveRow, SaveLatest, read_curve
 
 SAVE_FREQ, LOG_INTERVAL = 2, 3
+
+
+def processes() -> ForkServerContext:
+    """Where processes start in milliseconds: a server has imported what a training needs, and forks them.
+
+    :return: the context that makes them.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sb3_llmdpd.benchmarks.run_folder", "minari.serialization", "torch._dynamo"])
+    return context
 
 
 def without_progress_bar(learn: Callable[..., LLMDPD]) -> Callable[..., LLMDPD]:
@@ -48,6 +62,23 @@ def train(folder: Path, n_steps: int, steps_seen: Any = None) -> None:
         model.train = tell  # type: ignore[method-assign]
     model.learn = without_progress_bar(model.learn)  # type: ignore[method-assign]
     run.train(model, n_steps, LOG_INTERVAL, SAVE_FREQ)
+
+
+def train_until_the_disk_is_full(path: Path, outcome: Connection) -> None:
+    """Save a model after one step, and go on training where no more than 10 kB can be written.
+
+    :param path: of the model file.
+    :param outcome: where the number of the operating system's error is sent, or None when there was none.
+    """
+    model = tiny_model().learn(1)
+    model.save(path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+    try:
+        model.learn(4, callback=SaveLatest(path, 2), reset_num_timesteps=False)
+    except OSError as error:
+        outcome.send(error.errno)
+    else:
+        outcome.send(None)
 
 
 def write_dataset(root: Path) -> str:

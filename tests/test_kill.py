@@ -1,31 +1,34 @@
 """A run that is killed goes on as if it had not been: at any moment, and as a command."""
 
-import multiprocessing
+import errno
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from killed import curve, differences, train
+from killed import curve, differences, processes, train, train_until_the_disk_is_full, write_dataset
+from typer.testing import CliRunner
 
 from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.cli import app
 
 pytestmark = pytest.mark.slow
 
-SERVER_IMPORTS = ["sb3_llmdpd.benchmarks.run_folder", "minari.serialization", "torch._dynamo"]
-"""What a training needs: the server of processes imports it once, and what it forks then starts in milliseconds."""
+# Processes ------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_training_killed_at_20_random_moments_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     n_steps, n_kills, saves_cut_off = 150, 20, 0
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(SERVER_IMPORTS)
+    context = processes()
 
     def start(folder: Path, *shared: Any) -> Any:
-        process = processes.Process(target=train, args=(folder, n_steps, *shared))
+        process = context.Process(target=train, args=(folder, n_steps, *shared))
         process.start()
         return process
 
@@ -33,7 +36,7 @@ def test_a_training_killed_at_20_random_moments_ends_as_the_undisturbed_one(tmp_
     rng = np.random.default_rng(0)
     # The first comes while the process is still preparing, and the others are spread over all steps.
     for step in [0, *np.sort(rng.integers(n_steps - 10, size=n_kills - 1))]:
-        steps_seen = processes.Value("i", 0, lock=False)
+        steps_seen = context.Value("i", 0, lock=False)
         process = start(killed, steps_seen)
         while steps_seen.value < step and process.is_alive():
             time.sleep(0.0005)
@@ -49,3 +52,69 @@ def test_a_training_killed_at_20_random_moments_ends_as_the_undisturbed_one(tmp_
     assert differences(killed, undisturbed) == set()
     assert curve(killed) == curve(undisturbed)
     assert {path.name for path in killed.iterdir()} == {"curves.png", "model.zip", "progress.csv", "run.json"}
+
+
+def test_a_full_disk_leaves_the_file_of_before_whole(tmp_path: Path) -> None:
+    context = processes()
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=train_until_the_disk_is_full, args=(tmp_path / "model.zip", sending))
+    process.start()
+    assert receiving.recv() == errno.EFBIG
+    process.join()
+    assert process.exitcode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
+    assert LLMDPD.load(tmp_path / "model.zip", device="cpu").num_timesteps == 1
+
+
+# Commands -------------------------------------------------------------------------------------------------------------------
+
+COMMAND = str(Path(sys.executable).with_name("sb3-llmdpd"))
+OPTIONS = ["--steps", "80", "--save-freq", "5", "--log-interval", "4", "--batch-size", "4", "--prompts-per-batch", "2"]
+OPTIONS += ["--net-arch", "8", "--text-encoder", "hashing:8", "--device", "cpu"]
+
+
+@pytest.fixture
+def _in_the_foreground_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process in the background inherits that Ctrl-C is ignored; more threads may sum in another order."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def arguments(out: Path, root: Path) -> list[str]:
+    return ["train", "--dataset", "lab/walk-v0", "--root", str(root), "--out", str(out), *OPTIONS]
+
+
+def signalled(command: list[str], out: Path, number: signal.Signals) -> tuple[int, str]:
+    """Send a signal to a command when it has saved its first model, and see how it ends."""
+    model = out / "model.zip"
+    before = model.stat().st_mtime_ns if model.is_file() else None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while process.poll() is None and (not model.is_file() or model.stat().st_mtime_ns == before):
+            time.sleep(0.005)
+        process.send_signal(number)
+        output, _ = process.communicate()
+    return process.returncode, output
+
+
+@pytest.mark.usefixtures("_in_the_foreground_with_one_thread")
+def test_a_command_that_is_killed_interrupted_and_terminated_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    out, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    assert CliRunner().invoke(app, arguments(undisturbed, tmp_path / "data")).exit_code == 0
+    status, _ = signalled([COMMAND, *arguments(out, tmp_path / "data")], out, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    resume = [COMMAND, "train", "--resume", str(out)]
+    for number, exit_status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        status, output = signalled(resume, out, number)
+        assert status == exit_status, output
+        said = output.splitlines()[-1]
+        steps = LLMDPD.load(out / "model.zip", device="cpu").num_timesteps
+        assert said == (
+            f"Stopped by {number.name} at step {steps} of 80. The model is {out}/model.zip."
+            f" To go on: sb3-llmdpd train --resume {out}"
+        )
+    subprocess.run(resume, check=True, capture_output=True)
+    assert differences(out, undisturbed) == set()
+    assert curve(out) == curve(undisturbed)

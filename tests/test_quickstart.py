@@ -2,10 +2,15 @@
 
 import csv
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from killed import differences, without_progress_bar
+from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
@@ -18,13 +23,17 @@ from sb3_llmdpd.evaluation.conditions import CONDITIONS
 pytestmark = pytest.mark.slow
 
 
+def run(out: Path) -> Result:
+    return CliRunner().invoke(app, ["quickstart", "--smoke", "--processes", "1", "--seed", "3", "--out", str(out)])
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a small run where nothing can draw, and what it printed."""
     out = tmp_path_factory.mktemp("quickstart")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MUJOCO_GL", "disabled")
-        result = CliRunner().invoke(app, ["quickstart", "--smoke", "--processes", "1", "--seed", "3", "--out", str(out)])
+        result = run(out)
     assert result.exit_code == 0, result.output
     return out, result.output
 
@@ -73,6 +82,71 @@ def test_examples_are_other_episodes_than_those_of_training(finished: tuple[Path
     shown = example_episodes(["reach"], 1, seed=3, n_processes=1, root=root)["reach"]
     firsts = [tuple(episode.observations[0]) for episode in (*trained, *shown)]  # type: ignore[index]
     assert len(set(firsts)) == 3
+
+
+# Stopped and given again ----------------------------------------------------------------------------------------------------
+
+
+class _Reached(Exception):
+    """A stage was reached that would do the work once more."""
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Let the training take its steps, without a bar, and end before the evaluation."""
+
+    def evaluate(*args: Any, **kwargs: Any) -> None:
+        raise _Reached("evaluation")
+
+    monkeypatch.setattr("sb3_llmdpd.benchmarks.quickstart.evaluate_into", evaluate)
+    monkeypatch.setattr(LLMDPD, "learn", without_progress_bar(LLMDPD.learn))
+    return monkeypatch
+
+
+def test_a_training_that_was_stopped_goes_on_when_the_command_is_given_again(
+    finished: tuple[Path, str], stages: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0] / "data", tmp_path / "data")
+    take_step = LLMDPD.train
+
+    def step(self: LLMDPD, *args: Any, **kwargs: Any) -> None:
+        take_step(self, *args, **kwargs)
+        if self.num_timesteps == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LLMDPD, "train", step)
+        stopped = run(tmp_path)
+    assert stopped.exit_code == 143
+    assert f"To go on: the command of before: sb3-llmdpd quickstart --out {tmp_path}" in stopped.output
+    again = run(tmp_path)
+    assert "from step 3 on, where the run before this one was stopped" in again.output
+    assert isinstance(again.exception, _Reached)
+    assert differences(tmp_path, finished[0]) == set()
+
+
+@pytest.mark.parametrize(("with_results", "reached"), [(False, "evaluation"), (True, "training")])
+def test_a_finished_training_is_done_once_more_where_its_results_are_there(
+    with_results: bool, reached: str, finished: tuple[Path, str], stages: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def step(*args: Any, **kwargs: Any) -> None:
+        raise _Reached("training")
+
+    stages.setattr(LLMDPD, "train", step)
+    shutil.copytree(finished[0], tmp_path / "run")
+    if not with_results:
+        (tmp_path / "run" / "results.json").unlink()
+    assert str(run(tmp_path / "run").exception) == reached
+
+
+def test_an_unfinished_quickstart_of_other_settings_is_not_overwritten(finished: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "model.zip").unlink()
+    arguments = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**arguments, "learning_rate": 1.0}))
+    result = run(tmp_path / "run")
+    assert result.exit_code == 2
+    assert "holds an unfinished run. Go on with the command of before: sb3-llmdpd quickstart --out" in result.output
 
 
 def test_the_quickstarts_own_tasks_are_ml45() -> None:

@@ -1,0 +1,165 @@
+"""A library user's training goes on after `LLMDPD.load` as if it had not stopped, with SB3's callbacks and this package's."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import make_episodes, tiny_model
+from killed import curve, differences
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    StopTrainingOnNoModelImprovement,
+)
+from stable_baselines3.common.monitor import Monitor
+from toys import ActionEnv
+
+from sb3_llmdpd import LLMDPD, CosineSchedule
+from sb3_llmdpd.callbacks import LearningCurve, SaveLatest
+
+N_STEPS = 12
+TEXT = "do task number 1"
+
+Callbacks = Callable[[Path], list[BaseCallback]]
+"""Makes the callbacks of a training that writes into a folder."""
+
+
+class Killed(BaseException):
+    """Nothing in the package expects it, so that what it leaves is what a kill leaves."""
+
+
+class DieAfter(BaseCallback):
+    """Ends the training after one step.
+
+    :param step: the step.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            raise Killed
+        return True
+
+
+def train(model: LLMDPD, folder: Path, callbacks: list[BaseCallback], *last: BaseCallback) -> list[BaseCallback]:
+    """Train to the end, and save the model of every third step."""
+    model.set_task(task_text=TEXT)
+    model.learn(
+        N_STEPS - model.num_timesteps,
+        callback=[*callbacks, SaveLatest(folder / "model.zip", 3), *last],
+        log_interval=2,
+        reset_num_timesteps=False,
+    )
+    return callbacks
+
+
+def train_in_one_go(folder: Path, callbacks: Callbacks, **arguments: Any) -> list[BaseCallback]:
+    return train(tiny_model(**arguments), folder, callbacks(folder))
+
+
+def train_and_be_killed(folder: Path, callbacks: Callbacks, after: int, **arguments: Any) -> list[BaseCallback]:
+    """The training goes on from the latest file, with new callbacks of the same kinds."""
+    with pytest.raises(Killed):
+        train(tiny_model(**arguments), folder, callbacks(folder), DieAfter(after))
+    return train(LLMDPD.load(folder / "model.zip", device="cpu", dataset=make_episodes()), folder, callbacks(folder))
+
+
+def evaluation(folder: Path, **arguments: Any) -> EvalCallback:
+    return EvalCallback(
+        Monitor(ActionEnv()),
+        eval_freq=2,
+        n_eval_episodes=2,
+        log_path=str(folder),
+        best_model_save_path=str(folder),
+        verbose=0,
+        **arguments,
+    )
+
+
+def counted(callback: BaseCallback) -> dict[str, Any]:
+    return {name: value for name, value in vars(callback).items() if isinstance(value, int | float | list)}
+
+
+AFTER = pytest.mark.parametrize("after", [4, 6, 8, 11])
+"""Steps one after a save, of a save and an evaluation, of an evaluation that comes again, and shortly before the end."""
+
+
+@AFTER
+def test_a_killed_training_has_the_model_and_the_curve_of_one_that_was_not(tmp_path: Path, after: int) -> None:
+    def callbacks(folder: Path) -> list[BaseCallback]:
+        return [LearningCurve(folder / "progress.csv")]
+
+    train_in_one_go(tmp_path / "whole", callbacks, learning_rate=CosineSchedule(1e-3))
+    train_and_be_killed(tmp_path / "killed", callbacks, after, learning_rate=CosineSchedule(1e-3))
+    assert differences(tmp_path / "killed", tmp_path / "whole") == set()
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert [row["step"] for row in curve(tmp_path / "whole")] == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
+
+
+@AFTER
+def test_an_evaluation_goes_on_counting_its_steps_its_results_and_its_best(tmp_path: Path, after: int) -> None:
+    (whole,) = train_in_one_go(tmp_path / "whole", lambda folder: [evaluation(folder)])
+    (again,) = train_and_be_killed(tmp_path / "killed", lambda folder: [evaluation(folder)], after)
+    assert counted(again) == counted(whole)
+    with (
+        np.load(tmp_path / "whole" / "evaluations.npz") as expected,
+        np.load(tmp_path / "killed" / "evaluations.npz") as found,
+    ):
+        assert {name: found[name].tolist() for name in found} == {name: expected[name].tolist() for name in expected}
+        assert found["timesteps"].tolist() == [2, 4, 6, 8, 10, 12]
+    best = [LLMDPD.load(tmp_path / name / "best_model", device="cpu").num_timesteps for name in ("whole", "killed")]
+    assert best[0] == best[1]
+
+
+def test_an_evaluation_and_the_curve_share_a_log(tmp_path: Path) -> None:
+    def callbacks(folder: Path) -> list[BaseCallback]:
+        return [LearningCurve(folder / "progress.csv"), evaluation(folder)]
+
+    train_in_one_go(tmp_path / "whole", callbacks)
+    train_and_be_killed(tmp_path / "killed", callbacks, 8)
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert sum("eval/mean_reward" in row for row in curve(tmp_path / "whole")) == 6
+
+
+@pytest.mark.parametrize("after", [4, 6, 7])
+def test_patience_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
+    """Nothing is learned, and so the fourth evaluation is the third without a new best."""
+
+    def callbacks(folder: Path) -> list[BaseCallback]:
+        return [evaluation(folder, callback_after_eval=StopTrainingOnNoModelImprovement(max_no_improvement_evals=2))]
+
+    frozen = dict(learning_rate=1e-30)
+    (whole,) = train_in_one_go(tmp_path / "whole", callbacks, **frozen)
+    assert whole.num_timesteps == 8
+    (again,) = train_and_be_killed(tmp_path / "killed", callbacks, after, **frozen)
+    assert (counted(again), counted(again.callback)) == (counted(whole), counted(whole.callback))
+
+
+@AFTER
+def test_checkpoints_come_at_the_same_steps(tmp_path: Path, after: int) -> None:
+    def callbacks(folder: Path) -> list[BaseCallback]:
+        return [CheckpointCallback(5, str(folder / "checkpoints")), EveryNTimesteps(4, SaveLatest(folder / "fourth.zip", 1))]
+
+    _, whole = train_in_one_go(tmp_path / "whole", callbacks)
+    _, again = train_and_be_killed(tmp_path / "killed", callbacks, after)
+    assert counted(again) == counted(whole)
+    names = [sorted(path.name for path in (tmp_path / run / "checkpoints").iterdir()) for run in ("whole", "killed")]
+    assert names[0] == names[1] == ["rl_model_10_steps.zip", "rl_model_5_steps.zip"]
+
+
+def test_a_training_goes_on_from_an_sb3_checkpoint(tmp_path: Path) -> None:
+    checkpoints = CheckpointCallback(4, str(tmp_path))
+    whole = tiny_model().learn(10, callback=checkpoints)
+    resumed = LLMDPD.load(tmp_path / "rl_model_4_steps.zip", device="cpu", dataset=make_episodes())
+    resumed.learn(6, callback=CheckpointCallback(4, str(tmp_path / "again")), reset_num_timesteps=False)
+    whole.save(tmp_path / "whole" / "model.zip")
+    resumed.save(tmp_path / "resumed" / "model.zip")
+    assert differences(tmp_path / "resumed", tmp_path / "whole") == set()
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["rl_model_8_steps.zip"]
