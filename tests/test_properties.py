@@ -44,7 +44,7 @@ def sound_arrays(draw: st.DrawFn) -> dict[str, Any]:
     keys = draw(st.none() | st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True))
     return dict(
         observations=observations() if keys is None else {key: observations() for key in keys},
-        actions=array(seed + 1, (n_steps, draw(st.integers(1, 3))), draw(st.sampled_from(NUMBERS))),
+        actions=array(seed + 1, (n_steps, *draw(shapes.filter(len))), draw(st.sampled_from(NUMBERS))),
         rewards=array(seed + 2, (n_steps,), draw(st.sampled_from(NUMBERS))),
     )
 

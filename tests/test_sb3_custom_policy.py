@@ -140,6 +140,19 @@ def test_policy_and_actor_saved_alone_come_back_and_act_the_same(tmp_path: Path,
         assert_array_equal(predictor.predict(observations, deterministic=True)[0], actions)
 
 
+def test_a_policy_is_a_function_of_observations_as_sb3s_are() -> None:
+    """Beyond `test_save_load.py::test_save_load_policy`: `policy(observations)`, as exported policies need."""
+    model = model_of(IdentityEnvBox(-10, 10)).learn(2)
+    observations = np.linspace(-10, 10, 6, dtype=np.float32)[:, None]
+    with th.no_grad():
+        scaled = model.policy(th.as_tensor(observations), deterministic=True)
+        noisy = model.policy(th.as_tensor(observations))
+    expected, _ = model.predict(observations, deterministic=True)
+    assert_allclose(model.policy.unscale_action(scaled.numpy()), expected, rtol=1e-5)
+    assert noisy.shape == (6, 1)
+    assert not th.equal(noisy, scaled)
+
+
 def test_a_critic_saved_alone_comes_back_and_values_the_same(tmp_path: Path) -> None:
     """Answers `test_save_load.py::test_save_load_q_net`."""
     model = model_of(IdentityEnvBox(-10, 10)).learn(3)

@@ -10,6 +10,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch as th
@@ -182,6 +183,22 @@ def test_a_file_beyond_the_classic_limit_of_zip_is_written_and_read(tmp_path: Pa
     loaded = LLMDPD.load(str(tmp_path / "model.zip"), env=identity_envs(), device="cpu")
     observations = random_observations()
     assert_array_equal(loaded.predict(observations, deterministic=True)[0], model.predict(observations, deterministic=True)[0])
+
+
+@pytest.mark.parametrize(
+    "copied", [deepcopy, lambda model: cloudpickle.loads(cloudpickle.dumps(model))], ids=["copy", "pickle"]
+)
+def test_a_model_can_be_copied_and_both_go_on_alike(copied: Callable[[LLMDPD], LLMDPD]) -> None:
+    """Beyond `test_save_load.py::test_save_load`: every algorithm of SB3 can be copied, with its data."""
+    model = identity_model().learn(2)
+    copy = copied(model)
+    for made in (model, copy):
+        made.learn(2, reset_num_timesteps=False)
+    after = copy.policy.state_dict()
+    assert [name for name, tensor in model.policy.state_dict().items() if not th.equal(tensor, after[name])] == []
+    assert copy.actor is copy.policy.actor is not model.actor
+    copy.learn(1)
+    assert not all(th.equal(*pair) for pair in zip(copy.actor.parameters(), model.actor.parameters(), strict=True))
 
 
 # Schedules and objects that a file cannot hold -----------------------------------------------------------------------------
