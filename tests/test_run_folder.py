@@ -1,5 +1,6 @@
 """`sb3-llmdpd train --resume`: a run in a folder goes on from whatever is there."""
 
+import errno
 import inspect
 import json
 import os
@@ -126,9 +127,9 @@ def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(kil
     }
 
 
-def test_the_data_may_have_moved(killed: Path, undisturbed: Path, root: Path, tmp_path: Path) -> None:
+def test_data_may_have_moved_and_the_device_be_another(killed: Path, undisturbed: Path, root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "moved")
-    result = run("train", "--resume", killed, "--root", tmp_path / "moved")
+    result = run("train", "--resume", killed, "--root", tmp_path / "moved", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert json.loads((killed / "run.json").read_text())["root"] == str(tmp_path / "moved")
     assert differences(killed, undisturbed) == set()
@@ -182,6 +183,28 @@ def test_a_signal_saves_the_model_and_the_command_says_where_it_is(
     run("train", "--resume", out)
     assert differences(out, undisturbed) == set()
     assert curve(out) == curve(undisturbed)
+
+
+def test_a_second_ctrl_c_ends_the_command_at_once_with_the_model_of_before(
+    begin: Callable[..., Result], do_after: Callable[..., None], tmp_path: Path
+) -> None:
+    do_after(5, lambda model: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    result = begin(tmp_path / "run")
+    assert (result.exit_code, LLMDPD.load(tmp_path / "run" / "model.zip").num_timesteps) == (130, 4)
+
+
+def test_a_full_disk_ends_the_command_with_its_sentence_and_the_model_of_before(
+    begin: Callable[..., Result], undisturbed: Path, do_after: Callable[..., None], tmp_path: Path
+) -> None:
+    def fill(model: LLMDPD) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    do_after(5, fill)
+    result = begin(tmp_path / "run")
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1] == "Error: [Errno 28] No space left on device"
+    run("train", "--resume", tmp_path / "run")
+    assert differences(tmp_path / "run", undisturbed) == set()
 
 
 def test_a_diverged_training_ends_with_its_sentence_and_the_last_good_model(
