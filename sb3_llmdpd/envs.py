@@ -90,8 +90,11 @@ def check_spaces(what: str, found: HasSpaces, model: HasSpaces, remedy: str) -> 
     :param remedy: what to do, for the message.
     :raises ValueError: when the observation or action spaces differ.
     """
+    observation_space = found.observation_space
+    if isinstance(found, VecEnv) and observation_space != model.observation_space:
+        observation_space = plain_observation_space(observation_space)
     for kind, of_found, of_model in (
-        ("observation", plain_observation_space(found.observation_space), model.observation_space),
+        ("observation", observation_space, model.observation_space),
         ("action", found.action_space, model.action_space),
     ):
         if of_found != of_model:

@@ -168,7 +168,9 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
             supported_action_spaces=(spaces.Box,),
         )
         refuse_vec_normalize(self.env)
-        self.observation_space = plain_observation_space(self.observation_space)
+        stated = env if isinstance(env, DatasetEnv) else data
+        if stated is None or channels_first_space(stated.observation_space) != self.observation_space:
+            self.observation_space = plain_observation_space(self.observation_space)
         check_readable(self.observation_space, self.action_space)  # type: ignore[arg-type]  # a Box: see above
         if isinstance(self.observation_space, spaces.Dict) and policy in ("MlpPolicy", "CnnPolicy"):
             raise ValueError(f"You must use `MultiInputPolicy` when working with dict observation space, not {policy}")

@@ -16,8 +16,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecVideoRecorder
 from toys import ActionEnv
 
-from sb3_llmdpd import LLMDPD
+from sb3_llmdpd import LLMDPD, Episode
 from sb3_llmdpd.optional import require
+from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 from sb3_llmdpd.wrappers import TaskTextWrapper
 
 TEXTS = ["do task number 0", "do task number 1", "do task number 2"]
@@ -277,3 +278,32 @@ def test_a_model_is_loaded_with_a_wrapped_environment(tmp_path: Path) -> None:
     model = LLMDPD.load(tmp_path / "model", env=wrapped(TEXTS[2])())
     evaluate_policy(model, model.get_env(), n_eval_episodes=1)
     assert_allclose(model.get_env().get_attr("last_action"), [actions_of(model, TEXTS[2])], atol=1e-6)  # type: ignore[union-attr]
+
+
+def test_a_model_that_learned_from_the_vector_acts_on_it_like_on_any_other_observation(tmp_path: Path) -> None:
+    """Data recorded in a wrapped environment: the vector is a part of the observation, and the prompt comes beside it."""
+    vector = make_text_encoder("hashing:4").encode(["go"])[0]
+    episodes = [
+        Episode(
+            {"observation": episode.observations, "task_embedding": np.tile(vector, (21, 1))},
+            episode.actions,
+            episode.rewards,
+            task_texts=episode.task_texts,
+            task=episode.task,
+        )
+        for episode in EPISODES
+    ]
+    env = DummyVecEnv([lambda: Monitor(TaskTextWrapper(RecordingEnv(), "go", "hashing:4"))])
+    tiny_model(policy="MultiInputPolicy", dataset=episodes, env=env).learn(1, log_interval=None).save(tmp_path / "model")
+    model = LLMDPD.load(tmp_path / "model", env=env)
+    observation = {"observation": OBSERVATION, "task_embedding": vector}
+    evaluate_policy(model.prompted(task_text=TEXTS[0]), env, n_eval_episodes=1)
+    expected, _ = model.predict(observation, deterministic=True, task_text=TEXTS[0])
+    assert_allclose(env.get_attr("last_action"), [expected], atol=1e-6)
+
+
+def test_data_that_say_their_task_in_the_observation_are_not_those_of_a_plain_model() -> None:
+    rows = {"observation": EPISODES[0].observations, "task_embedding": np.zeros((21, 4))}
+    episodes = [Episode(rows, EPISODES[0].actions, np.zeros(20)) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"the observation space of the data is Dict.*and that of the model is Box"):
+        tiny_model(dataset=EPISODES).set_dataset(episodes)
