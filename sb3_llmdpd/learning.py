@@ -10,7 +10,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_llmdpd.buffers import PromptReplayBuffer
-from sb3_llmdpd.callback_counters import Counters, give_back
+from sb3_llmdpd.callback_counters import Counters, counters_of, give_back
 from sb3_llmdpd.envs import check_spaces, refuse_vec_normalize
 from sb3_llmdpd.health import LossWatch, TrainingDiverged, first_bad_weight, loss_limits
 from sb3_llmdpd.policies import LLMDPDPolicy
@@ -38,8 +38,11 @@ class OfflineLearning(OffPolicyAlgorithm):
     last_saved: Path | None = None
     """The file that this model was last saved to, or loaded from."""
     _callback: BaseCallback | None = None
-    _saved_counters: list[Counters]
-    """Of the callbacks of a loaded model, until the next `learn`."""
+    """While it learns."""
+    _counted: list[Counters]
+    """What the callbacks of the last `learn` had counted at its end."""
+    _to_count_on: list[Counters]
+    """What those of a loaded model had counted, until the next `learn`."""
     _watch: LossWatch | None = None
     _watched_since: int = 0
     _metric_sums: Metrics
@@ -48,7 +51,7 @@ class OfflineLearning(OffPolicyAlgorithm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._metric_sums = {}
-        self._saved_counters = []
+        self._counted, self._to_count_on = [], []
         super().__init__(*args, **kwargs)
 
     def learn(
@@ -70,7 +73,7 @@ class OfflineLearning(OffPolicyAlgorithm):
         :param reset_num_timesteps: False to go on counting where the last call ended.
         :param progress_bar: whether to show one.
         :return: the model itself.
-        :raises ValueError: when the model has no data set.
+        :raises ValueError: when the model has no data set, or ``log_interval`` is below one.
         :raises TrainingDiverged: when a loss or a weight is no longer a sane number; noticed at the latest after
             ``CHECK_EVERY`` steps, and before the model is saved.
         """
@@ -78,14 +81,22 @@ class OfflineLearning(OffPolicyAlgorithm):
             raise ValueError(
                 "LLMDPD has no data to learn from: pass `dataset` to the constructor or to LLMDPD.load(path, dataset=...)"
             )
+        if log_interval is not None and log_interval < 1:
+            raise ValueError(f"`log_interval` must be at least 1, or None for no log, got {log_interval}")
         total_timesteps, callback = BaseAlgorithm._setup_learn(
             self, total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        self._callback = callback
         if not reset_num_timesteps:
-            give_back(callback, self._saved_counters)
-        self._saved_counters = []
+            give_back(callback, self._to_count_on)
+        self._to_count_on, self._callback = [], callback
         self._start_watch(self.replay_buffer)
+        try:
+            self._learn(total_timesteps, callback, log_interval)
+        finally:  # the callbacks may hold environments, and are nobody's business any more
+            self._counted, self._callback = counters_of(callback), None
+        return self
+
+    def _learn(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None) -> None:
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_timesteps:
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
@@ -101,7 +112,6 @@ class OfflineLearning(OffPolicyAlgorithm):
                 break
         self.check_health()
         callback.on_training_end()
-        return self
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         if not progress_bar:

@@ -240,6 +240,15 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         noise[:, 0] = 0.0
         return noise.to(self.device)
 
+    def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """Act on the prompts of `set_prompts`.
+
+        :param observation: (n, *obs_shape), environment units.
+        :param deterministic: True for the chain without noise.
+        :return: (n, *action_shape), in [-1, 1].
+        """
+        return self._predict(observation, deterministic)
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self.actor_target._predict(observation, deterministic)
 

@@ -9,11 +9,11 @@ from typing import Any, Self
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
-from stable_baselines3.common.utils import get_system_info
+from stable_baselines3.common.utils import get_device, get_system_info
 
 from sb3_llmdpd import checkpoint
 from sb3_llmdpd.buffers import PromptReplayBuffer
-from sb3_llmdpd.callback_counters import counters_from_json, counters_of, counters_to_json
+from sb3_llmdpd.callback_counters import Counters, counters_from_json, counters_of, counters_to_json
 from sb3_llmdpd.checkpoint import Checkpoint, FileLike
 from sb3_llmdpd.checkpoint.networks import check_weights, uncompiled
 from sb3_llmdpd.checkpoint.optimizers import optimizer_to_parts, restore_optimizer
@@ -93,7 +93,7 @@ class SavedWithoutPickle(TrainingData):
                 "policy_class": f"{self.policy_class.__module__}.{self.policy_class.__qualname__}",
                 **{name: space_to_json(getattr(self, name)) for name in SPACES},
                 "counters": {name.lstrip("_"): getattr(self, name) for name in COUNTERS},
-                "callbacks": counters_to_json(self._saved_counters or counters_of(self._callback)),
+                "callbacks": counters_to_json(self._counters()),
                 "only_task": None if self._only_task is None else [prompt.text for prompt in self._only_task],
                 "text_table": None if self.text_table is None else self.text_table.to_dict(),
                 "buffer_generator": self._buffer_state(),
@@ -146,6 +146,7 @@ class SavedWithoutPickle(TrainingData):
             print("== CURRENT SYSTEM INFO ==")  # noqa: T201 - asked for, in SB3's words
             get_system_info()
             print("== SAVED MODEL SYSTEM INFO ==", saved.system_info, sep="\n")  # noqa: T201
+        device = get_device(device)
         given = {name: value for name, value in (custom_objects or {}).items() if name in SAVED_ARGUMENTS} | overrides
         try:
             model = cls._from_file(saved, device, given, answers_from({**(custom_objects or {}), **overrides}))
@@ -177,7 +178,13 @@ class SavedWithoutPickle(TrainingData):
             model.text_table = TextTable.from_parts(data["text_table"], arrays)
         if not _names_custom_objects(data):  # the user's own networks may need more than shapes to be built
             model._setup_schedules()
-            check_weights(model._make_policy, saved.tensors["policy"])
+            try:
+                check_weights(model._make_policy, saved.tensors["policy"])
+            except ValueError as error:
+                if "policy_kwargs" not in given:
+                    raise
+                stored = data["arguments"].get("policy_kwargs")
+                raise ValueError(f"{error}: the model was made with policy_kwargs={stored}, leave them out") from error
         model._setup_model()
         model._restore(saved)
         return model
@@ -191,7 +198,7 @@ class SavedWithoutPickle(TrainingData):
             if not isinstance(count, int | float) or not count >= 0:
                 raise ValueError(f"the model file counts {count!r} for {name!r}, which is no count")
             setattr(self, name, count)
-        self._saved_counters = counters_from_json(data["callbacks"])
+        self._to_count_on = counters_from_json(data["callbacks"])
         self._metric_sums = {name: total.reshape(()).to(self.device) for name, total in saved.tensors["metrics"].items()}
         if self.text_table is not None and self.text_table.dim != self.policy.text_dim:
             raise ValueError(
@@ -213,6 +220,10 @@ class SavedWithoutPickle(TrainingData):
         if self.replay_buffer is None:
             return self._saved_buffer_state
         return dict(self.replay_buffer.generator.bit_generator.state)
+
+    def _counters(self) -> list[Counters]:
+        """What callbacks have counted: those that are at work, those of a loaded model, or those of the last `learn`."""
+        return counters_of(self._callback) or self._to_count_on or self._counted
 
     # Parameters ---------------------------------------------------------------------------------------------------------
 

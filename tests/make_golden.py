@@ -13,7 +13,7 @@ from torch import nn
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, CosineSchedule, Episode, Prompt
-from sb3_llmdpd.checkpoint import FORMAT_VERSION
+from sb3_llmdpd.checkpoint import FORMAT_VERSION, container
 
 GOLDEN = Path(__file__).parent / "golden"
 SENTENCES = (None, "do task number 1", "a sentence of no task")
@@ -74,6 +74,7 @@ def _make(kind: str) -> LLMDPD:
 
 
 if __name__ == "__main__":
+    container.get_system_info = lambda **_: ({}, "written for the tests")  # the same wherever they are made
     GOLDEN.mkdir(exist_ok=True)
     for kind in ("mlp", "dict"):
         place = GOLDEN / f"v{FORMAT_VERSION}_{kind}"
