@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from factories import make_episodes, tiny_model
+from gymnasium import spaces
 from numpy.testing import assert_allclose, assert_array_equal
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -278,6 +279,30 @@ def test_a_model_is_loaded_with_a_wrapped_environment(tmp_path: Path) -> None:
     model = LLMDPD.load(tmp_path / "model", env=wrapped(TEXTS[2])())
     evaluate_policy(model, model.get_env(), n_eval_episodes=1)
     assert_allclose(model.get_env().get_attr("last_action"), [actions_of(model, TEXTS[2])], atol=1e-6)  # type: ignore[union-attr]
+
+
+def test_images_are_put_in_order_beside_the_sentence() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (36, 36, 3), dtype=np.uint8)
+
+    class ImageEnv(RecordingEnv):
+        observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+
+        def reset(self, **kwargs: Any) -> Any:
+            return image.copy(), super().reset(**kwargs)[1]
+
+        def step(self, action: np.ndarray) -> Any:
+            return image.copy(), *super().step(action)[1:]
+
+    episodes = [
+        Episode(np.stack([image] * 21), episode.actions, episode.rewards, task=episode.task, task_texts=episode.task_texts)
+        for episode in EPISODES
+    ]
+    model = tiny_model(policy="CnnPolicy", dataset=episodes, batch_size=6)
+    env = DummyVecEnv([lambda text=text: Monitor(TaskTextWrapper(ImageEnv(), text, "hashing")) for text in TEXTS])  # type: ignore[misc]
+    model.set_env(env)
+    evaluate_policy(model.learn(1, log_interval=None), model.get_env(), n_eval_episodes=3)
+    expected, _ = model.predict(np.stack([image] * 3), deterministic=True, task_text=TEXTS)
+    assert_array_equal(env.get_attr("last_action"), expected)
 
 
 def test_a_model_that_learned_from_the_vector_acts_on_it_like_on_any_other_observation(tmp_path: Path) -> None:
