@@ -44,13 +44,13 @@ def test_acting_as_one_sees_is_learned_from_random_data(policy_objective: str) -
         dataset=dataset,
         policy_objective=policy_objective,
         policy_kwargs=dict(net_arch=[64, 64]),
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         gamma=0.95,
         eta=5.0,
         tau=0.05,
         batch_size=64,
     )
-    model.learn(300, log_interval=None)
+    model.learn(120, log_interval=None)
     evaluate_policy(model, DummyVecEnv([lambda: IdentityEnvBox(eps=0.5)] * 20), 20, reward_threshold=90, warn=False)
 
 
