@@ -2,7 +2,6 @@
 
 from sb3_llmdpd.buffers import PromptReplayBuffer
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
-from sb3_llmdpd.health import TrainingDiverged
 from sb3_llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.policies import CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy
 from sb3_llmdpd.prompts.prompt import Prompt
@@ -22,6 +21,5 @@ __all__ = [
     "Prompt",
     "PromptReplayBuffer",
     "TaskTextWrapper",
-    "TrainingDiverged",
     "__version__",
 ]
