@@ -28,7 +28,7 @@ def processes() -> ForkServerContext:
     :return: the context that makes them.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sb3_llmdpd.benchmarks.run_folder", "minari.serialization", "torch._dynamo"])
+    context.set_forkserver_preload(["pytest", "sb3_llmdpd.benchmarks.run_folder", "minari.serialization", "torch._dynamo"])
     return context
 
 
