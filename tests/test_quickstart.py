@@ -93,13 +93,12 @@ class _Reached(Exception):
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Let the training take its steps, without a bar, and end before the evaluation."""
+    """Let the training take its steps, and end before the evaluation."""
 
     def evaluate(*args: Any, **kwargs: Any) -> None:
         raise _Reached("evaluation")
 
     monkeypatch.setattr("sb3_llmdpd.benchmarks.quickstart.evaluate_into", evaluate)
-    monkeypatch.setattr(LLMDPD, "learn", without_progress_bar(LLMDPD.learn))
     return monkeypatch
 
 
@@ -132,6 +131,7 @@ def test_a_finished_training_is_done_once_more_where_its_results_are_there(
     def step(*args: Any, **kwargs: Any) -> None:
         raise _Reached("training")
 
+    stages.setattr(LLMDPD, "learn", without_progress_bar(LLMDPD.learn))
     stages.setattr(LLMDPD, "train", step)
     shutil.copytree(finished[0], tmp_path / "run")
     if not with_results:
