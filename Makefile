@@ -12,13 +12,12 @@ ifeq ($(shell uname -s)$(MUJOCO_GL),Linux)
 export MUJOCO_GL := $(shell $(PYTHON) -c "import ctypes.util as c; print('egl' if c.find_library('EGL') else 'disabled')")
 endif
 
-.PHONY: help install demo test coverage lint format types docs clean
+.PHONY: help install demo test lint format types docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      collect Meta-World data, train, and evaluate on held-out tasks: runs/quickstart/"
-	@echo "make test      run the tests"
-	@echo "make coverage  run the tests and list the lines that they leave out"
+	@echo "make test      run the tests, and list the lines that they leave out"
 	@echo "make lint      check style and format"
 	@echo "make format    mend style and format"
 	@echo "make types     check the types"
@@ -42,9 +41,6 @@ demo: $(STAMP)
 
 # One thread: the networks in the tests are so small that more threads only wait for each other.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-
-coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov
 
 lint: $(STAMP)

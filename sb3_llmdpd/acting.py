@@ -236,11 +236,11 @@ def with_sentences(prompts: list[Prompt], vectors: np.ndarray) -> list[Prompt]:
 
 
 def check_kind(observation: Any, space: spaces.Space[Any]) -> None:
-    """Refuse what is not even the kind of thing that the space holds; shapes are checked behind.
+    """Refuse what is not even the kind of thing that the space holds, and NaN; shapes are checked behind.
 
     :param observation: what `predict` was given.
     :param space: the model's.
-    :raises ValueError: on a tuple, on an array for a dict or a dict for an array, on other keys.
+    :raises ValueError: on a tuple, on an array for a dict or a dict for an array, on other keys, on NaN.
     """
     if isinstance(observation, tuple):
         raise ValueError(
@@ -251,3 +251,6 @@ def check_kind(observation: Any, space: spaces.Space[Any]) -> None:
     if given != keys:
         wanted, got = ("an array" if names is None else f"a dict with the keys {names}" for names in (keys, given))
         raise ValueError(f"the observation must be {wanted}, got {got}")
+    for name, value in observation.items() if isinstance(observation, dict) else [("the observation", observation)]:
+        if (np.asarray(value) != np.asarray(value)).any():  # as NaN alone does, of any dtype
+            raise ValueError(f"{name} holds NaN, of which no network can make an action")

@@ -31,13 +31,15 @@ def counters_of(callback: BaseCallback | None) -> list[Counters]:
     return [Counters(type(each).__name__, _numbers(each)) for each in _tree(callback)]
 
 
-def give_back(callback: BaseCallback, counted: Sequence[Counters]) -> None:
+def give_back(callback: BaseCallback, counted: Sequence[Counters], step: int) -> list[BaseCallback]:
     """Let callbacks count on from where those of an earlier run were.
 
     :param callback: the outermost one.
     :param counted: from `counters_of`; goes to callbacks of the same class, in order. Others start anew.
+    :param step: at which the model was saved.
+    :return: those that have yet to see this step: they stood behind the one that saved.
     """
-    left = list(counted)
+    left, behind = list(counted), []
     for each in _tree(callback):
         found = next((entry for entry in left if entry.callback == type(each).__name__), None)
         if found is not None:
@@ -46,6 +48,9 @@ def give_back(callback: BaseCallback, counted: Sequence[Counters]) -> None:
             for name, value in found.numbers.items():
                 if name in known and isinstance(value, list) == isinstance(known[name], list):
                     setattr(each, name, value)
+            if any(each is member for member in _members(callback)) and each.num_timesteps < step:
+                behind.append(each)
+    return behind
 
 
 def counters_to_json(counted: Sequence[Counters]) -> list[Any]:
@@ -79,6 +84,13 @@ def _tree(callback: BaseCallback | None) -> Iterator[BaseCallback]:
         for child in children if isinstance(children, list) else [children]:
             if isinstance(child, BaseCallback):
                 yield from _tree(child)
+
+
+def _members(callback: BaseCallback) -> Iterator[BaseCallback]:
+    """Those that are called at each step."""
+    for member in getattr(callback, "callbacks", ()):
+        yield member
+        yield from _members(member)
 
 
 def _numbers(callback: BaseCallback) -> dict[str, Any]:

@@ -86,19 +86,22 @@ class OfflineLearning(OffPolicyAlgorithm):
         total_timesteps, callback = BaseAlgorithm._setup_learn(
             self, total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        if not reset_num_timesteps:
-            give_back(callback, self._to_count_on)
+        behind = [] if reset_num_timesteps else give_back(callback, self._to_count_on, self.num_timesteps)
         self._to_count_on, self._callback = [], callback
         self._start_watch(self.replay_buffer)
         try:
-            self._learn(total_timesteps, callback, log_interval)
+            self._learn(total_timesteps, callback, log_interval, behind)
         finally:  # the callbacks may hold environments, and are nobody's business any more
             self._counted, self._callback = counters_of(callback), None
         return self
 
-    def _learn(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None) -> None:
+    def _learn(
+        self, total_timesteps: int, callback: BaseCallback, log_interval: int | None, behind: list[BaseCallback]
+    ) -> None:
         callback.on_training_start(locals(), globals())
-        while self.num_timesteps < total_timesteps:
+        seen = [each.on_step() for each in behind]
+        goes_on = all(seen)
+        while goes_on and self.num_timesteps < total_timesteps:
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self.train(gradient_steps=1, batch_size=self.batch_size)
             self.num_timesteps += 1
@@ -108,8 +111,7 @@ class OfflineLearning(OffPolicyAlgorithm):
             if log_interval is not None and self.num_timesteps % log_interval == 0:
                 self.dump_logs()
             callback.update_locals(locals())
-            if not callback.on_step():
-                break
+            goes_on = callback.on_step()
         self.check_health()
         callback.on_training_end()
 

@@ -218,8 +218,9 @@ def test_a_prompt_that_cannot_be_is_refused(
         (np.zeros(4), r"\(4,\).*\(5,\)"),
         ((np.zeros(5), {}), "tuple.*pass the observation alone"),
         ({"x": np.zeros(5)}, r"must be an array, got a dict with the keys \['x'\]"),
+        (np.array([0, 1, np.nan, 3, 4]), "the observation holds NaN, of which no network can make an action"),
     ],
-    ids=["shape", "gymnasium's reset", "dict"],
+    ids=["shape", "gymnasium's reset", "dict", "NaN"],
 )
 def test_an_observation_of_another_kind_is_refused(model: LLMDPD, observation: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):

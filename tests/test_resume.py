@@ -163,3 +163,18 @@ def test_a_training_goes_on_from_an_sb3_checkpoint(tmp_path: Path) -> None:
     resumed.save(tmp_path / "resumed" / "model.zip")
     assert differences(tmp_path / "resumed", tmp_path / "whole") == set()
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["rl_model_8_steps.zip"]
+
+
+def test_callbacks_behind_the_one_that_saves_see_its_step_when_the_training_goes_on(tmp_path: Path) -> None:
+    def callbacks(name: str) -> list[BaseCallback]:  # in the order of SB3's documentation
+        return [CheckpointCallback(4, str(tmp_path)), evaluation(tmp_path / name)]
+
+    whole, again = callbacks("whole"), callbacks("again")
+    model = tiny_model()
+    model.set_task(task_text=TEXT)
+    model.learn(8, callback=whole)
+    resumed = LLMDPD.load(tmp_path / "rl_model_4_steps.zip", device="cpu", dataset=make_episodes())
+    resumed.set_task(task_text=TEXT)
+    resumed.learn(4, callback=again, reset_num_timesteps=False)
+    assert counted(again[1]) == counted(whole[1])
+    assert again[1].evaluations_timesteps == [2, 4, 6, 8]

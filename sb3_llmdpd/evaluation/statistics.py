@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy  # whose parts load when they are first used
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 2_000
@@ -33,7 +33,7 @@ def success_rate(successes: Sequence[bool]) -> Estimate:
     :param successes: (n,), at least one.
     :return: in [0, 1].
     """
-    interval = stats.binomtest(int(sum(successes)), len(successes)).proportion_ci(CONFIDENCE, method="wilson")
+    interval = scipy.stats.binomtest(int(sum(successes)), len(successes)).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(float(np.mean(successes)), float(interval.low), float(interval.high))
 
 
@@ -57,7 +57,7 @@ def interquartile_mean_over_tasks(values: Sequence[Sequence[float]], seed: int =
     :return: with a stratified bootstrap interval.
     :raises ValueError: without a task, or with an empty one.
     """
-    return _over_tasks(values, lambda means: stats.trim_mean(means, QUARTER, axis=0), seed)
+    return _over_tasks(values, lambda means: scipy.stats.trim_mean(means, QUARTER, axis=0), seed)
 
 
 def _over_tasks(values: Sequence[Sequence[float]], combine: Callable[[np.ndarray], Any], seed: int) -> Estimate:
@@ -70,7 +70,7 @@ def _over_tasks(values: Sequence[Sequence[float]], combine: Callable[[np.ndarray
 
     # scipy refuses a sample of one. Twice the same episode gives the same resamples: that one, always.
     resampled = [of_task if len(of_task) > 1 else of_task.repeat(2) for of_task in samples]
-    interval = stats.bootstrap(
+    interval = scipy.stats.bootstrap(
         resampled,
         statistic,
         n_resamples=N_RESAMPLES,
