@@ -28,7 +28,7 @@ def processes() -> ForkServerContext:
     :return: the context that makes them.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "sb3_llmdpd.benchmarks.run_folder", "minari.serialization", "torch._dynamo"])
+    context.set_forkserver_preload(["pytest", "sb3_llmdpd.benchmarks.run_folder", "torch._dynamo"])
     return context
 
 
@@ -81,10 +81,11 @@ def train_until_the_disk_is_full(path: Path, outcome: Connection) -> None:
         outcome.send(None)
 
 
-def write_dataset(root: Path) -> str:
+def write_dataset(root: Path, seed: int = 0) -> str:
     """Write a small Minari data set.
 
     :param root: folder of the data sets.
+    :param seed: of its episodes.
     :return: its id.
     """
     import minari
@@ -102,7 +103,7 @@ def write_dataset(root: Path) -> str:
                 terminations=last & False,
                 truncations=last,
             )
-            for episode in make_episodes(n_tasks=1)
+            for episode in make_episodes(n_tasks=1, seed=seed)
         ]
         dataset = minari.create_dataset_from_buffers(
             "lab/walk-v0",

@@ -95,7 +95,7 @@ def killed(begin: Callable[..., Result], do_after: Callable[..., None], tmp_path
 
 def test_a_run_keeps_all_options_and_means_the_same_data_from_anywhere(undisturbed: Path, root: Path) -> None:
     arguments = json.loads((undisturbed / "run.json").read_text())
-    assert set(arguments) == set(inspect.signature(train).parameters) - {"ctx", "out", "resume"} | {"command"}
+    assert set(arguments) == set(inspect.signature(train).parameters) - {"ctx", "out", "resume"} | {"command", "fingerprint"}
     assert (arguments["dataset"], arguments["root"], arguments["steps"]) == (["lab/walk-v0"], str(root), 6)
 
 
@@ -274,6 +274,12 @@ def test_a_folder_without_a_run_to_go_on_with_is_refused(tmp_path: Path, content
     if content is not None:
         (tmp_path / "run.json").write_text(content)
     assert_refused(run("train", "--resume", tmp_path), message)
+
+
+def test_other_data_than_a_run_was_begun_with_are_refused(killed: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "other", seed=1)
+    result = run("train", "--resume", killed, "--root", tmp_path / "other")
+    assert_refused(result, rf"the data are not those that the run in {killed} was begun with: put these back")
 
 
 def test_a_run_of_an_older_version_gets_the_defaults_of_options_that_it_did_not_have(killed: Path, undisturbed: Path) -> None:

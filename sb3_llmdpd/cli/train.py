@@ -11,6 +11,7 @@ from stable_baselines3.common.utils import get_device
 from sb3_llmdpd.benchmarks.run_folder import SAVE_FREQ, RunFolder
 from sb3_llmdpd.cli.options import names, whole_numbers
 from sb3_llmdpd.data.episodes import OfflineDataset
+from sb3_llmdpd.data.fingerprint import fingerprint
 from sb3_llmdpd.data.metaworld.tasks import TASKS
 from sb3_llmdpd.data.minari import load_minari, local_ids
 from sb3_llmdpd.llmdpd import LLMDPD
@@ -26,6 +27,9 @@ _POLICY: dict[str, Any] = {name: parameter.default for name, parameter in inspec
 
 # Options that may change when a run goes on.
 _CHANGEABLE = ("steps", "device", "root")
+
+FINGERPRINT = "fingerprint"
+"""Under which a run remembers what its data were."""
 
 
 def train(
@@ -100,6 +104,12 @@ def train(
     left_out = [] if options["unseen"] is None else names(options["unseen"], "--unseen")
     data = _without(load_minari(options["dataset"], root=options["root"]), left_out)
     typer.echo(f"{len(data.episodes)} episodes of {len(data.tasks)} tasks, {data.n_steps:,} transitions")
+    found = fingerprint(data)
+    if options.setdefault(FINGERPRINT, found) != found:
+        raise ValueError(
+            f"the data are not those that the run in {run.path} was begun with: put these back, or say with --root where they"
+            " are; on other data begin a run of its own, with another --out"
+        )
     if resume is not None and run.has_model:
         model = LLMDPD.load(run.model_path, dataset=data, device=options["device"])
     else:
@@ -136,7 +146,7 @@ def _options_to_go_on_with(ctx: typer.Context, run: RunFolder) -> dict[str, Any]
     saved = run.arguments()
     if saved["command"] != "train":
         raise ValueError(f"{run.path} is a run of another command. Go on with {run.how_to_go_on()}")
-    unknown = set(saved) - set(ctx.params) - {"command"}
+    unknown = set(saved) - set(ctx.params) - {"command", FINGERPRINT}
     if unknown:
         raise ValueError(
             f"the run in {run.path} has options that this version of sb3_llmdpd does not know: {', '.join(sorted(unknown))};"

@@ -1,0 +1,48 @@
+"""The fingerprint of a data set changes with whatever a model would learn otherwise."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import make_episode
+
+from sb3_llmdpd import Episode, OfflineDataset
+from sb3_llmdpd.data.fingerprint import fingerprint
+
+OTHER = make_episode(task="other")
+
+
+def of(*episodes: Episode) -> str:
+    return fingerprint(OfflineDataset.from_episodes(episodes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(actions=np.full((4, 2), 0.1)),
+        dict(rewards=np.array([0.0, 0.0, 0.0, 1.0])),
+        dict(observations=np.eye(5, 3)),
+        dict(task="else"),
+        dict(task_texts=("open the drawer",)),
+        dict(terminated=True),
+        dict(success=True),
+        dict(success=True, first_success=2),
+        dict(goal="left"),
+    ],
+    ids=lambda changes: ", ".join(changes),
+)
+def test_another_episode_gives_another_fingerprint(changes: dict[str, Any]) -> None:
+    assert of(make_episode(**changes), OTHER) != of(make_episode(), OTHER)
+
+
+def test_the_order_of_the_episodes_and_where_they_come_from_do_not_count() -> None:
+    assert of(OTHER, make_episode(source="elsewhere")) == of(make_episode(), OTHER)
+
+
+def test_an_episode_less_gives_another_fingerprint() -> None:
+    assert of(make_episode(), make_episode()) != of(make_episode())
+
+
+def test_observations_in_a_dict_count_by_name() -> None:
+    left, right = np.zeros((5, 1)), np.ones((5, 1))
+    assert of(make_episode(observations={"a": left, "b": right})) != of(make_episode(observations={"a": right, "b": left}))
