@@ -1,6 +1,5 @@
 """`PromptReplayBuffer`, which draws offline transitions together with prompts for their tasks."""
 
-import warnings
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -11,6 +10,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.images import channels_first, channels_first_space
+from sb3_llmdpd.episode_index import EpisodeIndex
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, window_steps
 from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs, to_device
 
@@ -68,100 +68,42 @@ class PromptReplayBuffer(ReplayBuffer):
         self.prompt_window = prompt_window
         self.same_goal = same_goal
         self.reward_scale = reward_scale
-        self.tasks = tuple(sorted(dataset.tasks))
         self.seed(seed)
-        self._lay_out(sorted(dataset.episodes, key=lambda episode: (episode.task, self._pool_key(episode))))
+        self._index = EpisodeIndex(dataset.episodes, same_goal)
+        self._lay_out(self._index.episodes)
+        del self._index.episodes  # their arrays are laid out, and would lie in memory twice
+        self.tasks, self.texts = self._index.tasks, self._index.texts
         self.text_vectors = th.zeros(len(self.texts), 0, device=self.device)
         """(n_texts, text_dim): what a text encoder makes of `texts`; no columns until `set_text_vectors`."""
 
     # Layout ---------------------------------------------------------------------------------------------------------
 
-    def _pool_key(self, episode: Episode) -> str:
-        """Episodes of one pool may prompt each other."""
-        if not self.same_goal:
-            return ""
-        if episode.goal is None:
-            raise ValueError(
-                f"{episode.source}: `same_goal` needs the goal of every episode, and this one has none;"
-                " set Episode.goal, or pass same_goal=False"
-            )
-        return episode.goal
-
     def _lay_out(self, episodes: list[Episode]) -> None:
-        """Concatenate the episodes, which come sorted by task and pool, and index where everything lies."""
-        lengths = np.array([len(episode) for episode in episodes])
-        rows = lengths + 1  # an episode of T steps has T + 1 observations
-        self._episode_row = np.cumsum(rows) - rows
-        self._episode_transition = np.cumsum(lengths) - lengths
-        self._episode_length = lengths
-        self._prompt_length = np.array([episode.prompt_length for episode in episodes])
-        # Transition t lies in row t + (number of episodes before its own), as each leaves one row without an action.
-        self._transition_row = np.arange(lengths.sum()) + np.repeat(np.arange(len(episodes)), lengths)
-
-        task_of_episode = np.array([self.tasks.index(episode.task) for episode in episodes])
-        keys = [(episode.task, self._pool_key(episode)) for episode in episodes]
-        first_of_pool = np.array([i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]])
-        pool_of_episode = np.searchsorted(first_of_pool, np.arange(len(episodes)), side="right") - 1
-        self._pool_transition = self._episode_transition[first_of_pool]
-        self._pool_n_transitions = np.add.reduceat(lengths, first_of_pool)
-        self._task_first_pool = np.searchsorted(task_of_episode[first_of_pool], np.arange(len(self.tasks)))
-        self._task_n_pools = np.bincount(task_of_episode[first_of_pool], minlength=len(self.tasks))
-        self._index_examples(episodes, pool_of_episode, len(first_of_pool))
-        self._index_texts(episodes, task_of_episode)
-
+        """Concatenate the episodes, which come in the order of the index."""
+        index = self._index
         rewards = np.concatenate([np.append(episode.rewards, 0.0) for episode in episodes])
-        self.reward_scales = self._reward_scales(episodes, task_of_episode)
-        scale_of_row = np.repeat(self.reward_scales[task_of_episode], rows)
+        self.reward_scales = self._reward_scales(episodes)
+        rewards = rewards / np.repeat(self.reward_scales[index.episode_task], index.episode_length + 1)
         flat = [episode.actions.reshape(len(episode), -1) for episode in episodes]
         actions = np.concatenate([np.vstack([rows, np.zeros_like(rows[:1])]) for rows in flat])
         low, high = self.action_space.low.ravel(), self.action_space.high.ravel()  # type: ignore[attr-defined]  # a Box
         dones = np.zeros(len(rewards))
-        dones[self._episode_row + lengths - 1] = [episode.terminated for episode in episodes]
+        dones[index.episode_row + index.episode_length - 1] = [episode.terminated for episode in episodes]
         self._observations = self._concatenated_observations(episodes)
         self._actions = self._tensor(2.0 * (actions - low) / (high - low) - 1.0)
-        self._rewards = self._tensor((rewards / scale_of_row)[:, None])
-        self.largest_reward = float(np.abs(rewards / scale_of_row).max())
-        """Largest magnitude of a scaled reward."""
+        self._rewards = self._tensor(rewards[:, None])
         self._dones = self._tensor(dones[:, None])
+        self.largest_reward = float(np.abs(rewards).max())
+        """Largest magnitude of a scaled reward."""
 
-    def _index_examples(self, episodes: list[Episode], pool_of_episode: np.ndarray, n_pools: int) -> None:
-        """List, pool after pool, the episodes that may be shown as examples."""
-        usable = np.array([episode.success is not False for episode in episodes])
-        # With a single usable example its own transitions would never be drawn: then all episodes serve.
-        enough = np.bincount(pool_of_episode, weights=usable, minlength=n_pools) >= 2
-        self._examples = np.flatnonzero(usable | ~enough[pool_of_episode])
-        self._pool_n_examples = np.bincount(pool_of_episode[self._examples], minlength=n_pools)
-        self._pool_first_example = np.cumsum(self._pool_n_examples) - self._pool_n_examples
-        self._pool_is_single = np.bincount(pool_of_episode, minlength=n_pools) == 1
-        if self._pool_is_single.any():
-            lonely = [episodes[i] for i in np.flatnonzero(self._pool_is_single[pool_of_episode])]
-            warnings.warn(
-                f"{len(lonely)} episodes have no other episode of their task{' and goal' if self.same_goal else ''} to serve"
-                f" as their example, and are trained without a trajectory prompt (the first: {lonely[0]!r})",
-                stacklevel=4,
-            )
-
-    def _index_texts(self, episodes: list[Episode], task_of_episode: np.ndarray) -> None:
-        """List, task after task, the distinct phrasings of its sentence."""
-        texts: list[str] = []
-        counts = []
-        for task in range(len(self.tasks)):
-            of_task = dict.fromkeys(text for i in np.flatnonzero(task_of_episode == task) for text in episodes[i].task_texts)
-            texts += of_task
-            counts.append(len(of_task))
-        self.texts = tuple(texts)
-        """Phrasings of every task, task after task; a sentence that two tasks share stands twice."""
-        self._task_n_texts = np.array(counts)
-        self._task_first_text = np.cumsum(self._task_n_texts) - self._task_n_texts
-
-    def _reward_scales(self, episodes: list[Episode], task_of_episode: np.ndarray) -> np.ndarray:
+    def _reward_scales(self, episodes: list[Episode]) -> np.ndarray:
+        """Root mean square of the rewards of each task, or ones."""
+        index, n_tasks = self._index, len(self._index.tasks)
         if self.reward_scale == "none":
-            return np.ones(len(self.tasks))
+            return np.ones(n_tasks)
         squares = np.array([np.square(episode.rewards, dtype=np.float64).sum() for episode in episodes])
-        n_tasks = len(self.tasks)
-        mean_squares = np.bincount(task_of_episode, squares, n_tasks) / np.bincount(
-            task_of_episode, self._episode_length, n_tasks
-        )
+        n_steps = np.bincount(index.episode_task, index.episode_length, n_tasks)
+        mean_squares = np.bincount(index.episode_task, squares, n_tasks) / n_steps
         return np.where(mean_squares > 0, np.sqrt(mean_squares), 1.0)
 
     def _concatenated_observations(self, episodes: list[Episode]) -> TensorObs:
@@ -191,13 +133,12 @@ class PromptReplayBuffer(ReplayBuffer):
     @property
     def n_episodes(self) -> int:
         """Episodes in the buffer."""
-        return len(self._episode_length)
+        return len(self._index.episode_length)
 
     @property
     def texts_by_task(self) -> dict[str, tuple[str, ...]]:
         """The phrasings of each task's sentence."""
-        ends = self._task_first_text + self._task_n_texts
-        return {task: self.texts[first:end] for task, first, end in zip(self.tasks, self._task_first_text, ends, strict=True)}
+        return self._index.texts_by_task
 
     def seed(self, seed: int | None) -> None:
         """Start the buffer's own Generator anew.
@@ -246,11 +187,11 @@ class PromptReplayBuffer(ReplayBuffer):
                 "`batch_size` must be a multiple of `prompts_per_batch`, so that each prompt has as many transitions;"
                 f" got {batch_size} and {self.prompts_per_batch}"
             )
-        tasks = self._draw_tasks(n_prompts)
-        pools = self._task_first_pool[tasks] + self.generator.integers(self._task_n_pools[tasks])
-        examples = self._examples[self._pool_first_example[pools] + self.generator.integers(self._pool_n_examples[pools])]
+        index, tasks = self._index, self._draw_tasks(n_prompts)
+        pools = index.task_first_pool[tasks] + self.generator.integers(index.task_n_pools[tasks])
+        examples = index.examples[index.pool_first_example[pools] + self.generator.integers(index.pool_n_examples[pools])]
         transitions = self._draw_transitions(pools, examples, batch_size // n_prompts)
-        rows = self._transition_row[transitions.ravel()]
+        rows = index.transition_row[transitions.ravel()]
         return PromptReplayBufferSamples(
             observations=self._observation_rows(rows),
             actions=self._rows(self._actions, rows),
@@ -274,19 +215,20 @@ class PromptReplayBuffer(ReplayBuffer):
         :param n: transitions of each prompt.
         :return: (M, n).
         """
-        left_out = np.where(self._pool_is_single[pools], 0, self._episode_length[examples])
-        offsets = self.generator.integers((self._pool_n_transitions[pools] - left_out)[:, None], size=(len(pools), n))
-        transitions = self._pool_transition[pools][:, None] + offsets
+        index = self._index
+        left_out = np.where(index.pool_is_single[pools], 0, index.episode_length[examples])
+        offsets = self.generator.integers((index.pool_n_transitions[pools] - left_out)[:, None], size=(len(pools), n))
+        transitions = index.pool_transition[pools][:, None] + offsets
         # A pool's transitions are consecutive: those from the example on move up by its length.
-        return transitions + left_out[:, None] * (transitions >= self._episode_transition[examples][:, None])
+        return transitions + left_out[:, None] * (transitions >= index.episode_transition[examples][:, None])
 
     def _prompts(self, tasks: np.ndarray, pools: np.ndarray, examples: np.ndarray) -> PromptBatch:
-        n_prompts, window = len(tasks), self.prompt_window
-        steps = window_steps(self._prompt_length[examples], window, self.generator.random((n_prompts, window)))
-        rows = (self._episode_row[examples][:, None] + steps).ravel()
-        n_texts = self._task_n_texts[tasks]
+        index, n_prompts, window = self._index, len(tasks), self.prompt_window
+        steps = window_steps(index.episode_prompt_length[examples], window, self.generator.random((n_prompts, window)))
+        rows = (index.episode_row[examples][:, None] + steps).ravel()
+        n_texts = index.task_n_texts[tasks]
         has_text = (n_texts > 0) & (self.text_vectors.shape[1] > 0)
-        texts = self._task_first_text[tasks] + self.generator.integers(np.maximum(n_texts, 1))
+        texts = index.task_first_text[tasks] + self.generator.integers(np.maximum(n_texts, 1))
         if has_text.any():
             text_vectors = self._rows(self.text_vectors, np.where(has_text, texts, 0))
         else:
@@ -296,7 +238,7 @@ class PromptReplayBuffer(ReplayBuffer):
             has_text=th.from_numpy(has_text).to(self.device),
             observations=self._observation_rows(rows),
             actions=self._rows(self._actions, rows).view(n_prompts, window, -1),
-            has_trajectory=th.from_numpy(~self._pool_is_single[pools]).to(self.device),
+            has_trajectory=th.from_numpy(~index.pool_is_single[pools]).to(self.device),
         )
 
     def _observation_rows(self, rows: np.ndarray) -> TensorObs:
