@@ -14,7 +14,8 @@ from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.diffusion.process import DiffusionProcess
 from sb3_llmdpd.networks.attention import TrajectoryAttention
 from sb3_llmdpd.networks.denoiser import Denoiser
-from sb3_llmdpd.networks.normaliser import Normaliser
+from sb3_llmdpd.networks.features import is_fixed_function
+from sb3_llmdpd.networks.normaliser import Normaliser, ObservationNormaliser
 from sb3_llmdpd.prompts.prompt_encoder import PromptEncoder
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
@@ -23,7 +24,7 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
     """pi(a | s, text, trajectory): encoders, normalisers, and a diffusion model over one action in [-1, 1].
 
     One features extractor reads the transition's observation and the example's observations alike. Where it has nothing
-    to learn, its features are standardised with statistics of the training data.
+    to learn, its features are standardised with statistics of the training data; where it learns, the vectors that it reads.
 
     The parameters are documented at `LLMDPDPolicy`.
     """
@@ -62,6 +63,9 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         )
         self.features_extractor = self.make_features_extractor()
         features_dim = self.features_extractor.features_dim
+        # What learns has no statistics of its output yet: then its input is standardised.
+        learns = not is_fixed_function(self.features_extractor)
+        self.observation_normaliser = ObservationNormaliser(observation_space) if learns else None
         action_dim = int(np.prod(action_space.shape))
         self.feature_normaliser = Normaliser(features_dim)
         self.text_normaliser = Normaliser(text_dim)
@@ -94,7 +98,9 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         :param observations: (B, *obs_shape), environment units.
         :return: (B, features_dim), standardised.
         """
-        assert self.features_extractor is not None  # given in the constructor
+        assert self.features_extractor is not None  # made in the constructor
+        if self.observation_normaliser is not None:
+            observations = self.observation_normaliser(observations)
         return self.feature_normaliser(self.extract_features(observations, self.features_extractor))
 
     def encode_prompts(self, prompts: PromptBatch) -> PromptEncoding:

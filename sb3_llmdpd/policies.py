@@ -15,7 +15,7 @@ from sb3_llmdpd.arguments import check_sizes
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.critic import PromptedCritic, choose
 from sb3_llmdpd.networks.activations import Mish
-from sb3_llmdpd.networks.features import features_extractor_named, is_fixed_function
+from sb3_llmdpd.networks.features import features_extractor_named
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
@@ -35,7 +35,8 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     :param net_arch: widths of the hidden layers, or ``dict(pi=..., qf=...)``.
     :param activation_fn: activation of actor and critic; Diffusion-QL's Mish by default.
     :param layer_norm: whether a layer norm stands before each activation.
-    :param features_extractor_class: a class, or a name in `sb3_llmdpd.networks.features.FEATURES_EXTRACTORS`.
+    :param features_extractor_class: a class, or a name in `sb3_llmdpd.networks.features.FEATURES_EXTRACTORS`. One that learns
+        reads vectors that are standardised; the output of one that does not is standardised.
     :param features_extractor_kwargs: its arguments beside the observation space.
     :param normalize_images: whether uint8 images are divided by 255.
     :param optimizer_class: of both optimisers.
@@ -164,7 +165,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     def fit_normalisers(self, observations: TensorObs, text_vectors: th.Tensor) -> None:
         """Fit the statistics that standardise observations and texts, from training data only.
 
-        A features extractor that learns is left alone: its output has no statistics yet.
+        A features extractor that learns has no statistics of its output yet: the vectors that it reads are standardised.
 
         :param observations: (n, *obs_shape), environment units.
         :param text_vectors: (n_texts, text_dim); may be empty.
@@ -173,7 +174,9 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         assert extractor is not None
         with th.no_grad():
             for actor in (self.actor, self.actor_target):
-                if is_fixed_function(extractor):
+                if actor.observation_normaliser is not None:
+                    actor.observation_normaliser.fit(observations)
+                else:
                     actor.feature_normaliser.fit(actor.extract_features(observations, extractor))
                 if len(text_vectors) > 1 and self.text_dim > 0:
                     actor.text_normaliser.fit(text_vectors)

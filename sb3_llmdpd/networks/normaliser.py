@@ -1,7 +1,10 @@
 """Standardisation with statistics of the training data, kept in the model file."""
 
 import torch as th
+from gymnasium import spaces
 from torch import nn
+
+from sb3_llmdpd.type_aliases import TensorObs
 
 CLIP = 10.0
 """Largest standardised magnitude: what lies further out than the training data ever did must not blow up a network."""
@@ -37,3 +40,42 @@ class Normaliser(nn.Module):
         :return: (..., dim), in [-10, 10].
         """
         return ((x - self.mean) / self.scale).clamp(-CLIP, CLIP)
+
+
+class ObservationNormaliser(nn.Module):
+    """Standardises the vectors of real numbers in an observation, for a features extractor that learns from them.
+
+    Images, categories and whatever else is no one-dimensional Box of floats stay as they are.
+
+    :param observation_space: Dict, or any other.
+    """
+
+    def __init__(self, observation_space: spaces.Space) -> None:  # type: ignore[type-arg]  # of any kind
+        super().__init__()
+        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+        self.keys = [key for key, space in parts.items() if _is_vector(space)]
+        # By number, since a key may hold what the name of a module may not.
+        self.normalisers = nn.ModuleList(Normaliser(parts[key].shape[0]) for key in self.keys)  # type: ignore[index]
+
+    def fit(self, observations: TensorObs) -> None:
+        """Take mean and standard deviation from data.
+
+        :param observations: (n, *obs_shape), training data only.
+        """
+        for key, normaliser in zip(self.keys, self.normalisers, strict=True):
+            normaliser.fit(observations[key] if isinstance(observations, dict) else observations)  # type: ignore[operator]
+
+    def forward(self, observations: TensorObs) -> TensorObs:
+        """Standardise.
+
+        :param observations: (n, *obs_shape).
+        :return: the same, its vectors standardised.
+        """
+        if not isinstance(observations, dict):
+            return self.normalisers[0](observations) if self.keys else observations
+        standardised = {key: norm(observations[key]) for key, norm in zip(self.keys, self.normalisers, strict=True)}
+        return {**observations, **standardised}
+
+
+def _is_vector(space: spaces.Space) -> bool:  # type: ignore[type-arg]  # of any kind
+    return isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
