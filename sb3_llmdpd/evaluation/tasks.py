@@ -1,6 +1,6 @@
 """Plays tasks with a prompted model and its controls, in many environments and processes at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +91,7 @@ def evaluate_tasks(
     seed: int = 0,
     n_processes: int | None = None,
     progress_bar: bool = True,
+    on_episodes: Callable[[int], object] | None = None,
 ) -> list[CellResult]:
     """Play every cell.
 
@@ -112,6 +113,7 @@ def evaluate_tasks(
     :param seed: of the episodes, and of the policy's noise.
     :param n_processes: as many as there are CPU cores by default; 1 plays in this process.
     :param progress_bar: whether to show one.
+    :param on_episodes: called with a number of episodes whenever they have been played.
     :return: a result for each cell, in their order.
     :raises ValueError: on impossible numbers, when a sentence or an example that a cell needs is missing, or when a prompt
         does not fit the model.
@@ -146,6 +148,8 @@ def evaluate_tasks(
         for number, block in played:
             blocks[number] = block
             bar.update(len(block))
+            if on_episodes is not None:
+                on_episodes(len(block))
     in_order = iter(blocks)
     return [
         CellResult.of(cell, [rollout for _ in of_cell for rollout in next(in_order)])
