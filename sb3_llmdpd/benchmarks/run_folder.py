@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.callbacks import BaseCallback
+
 from sb3_llmdpd.benchmarks.runs import draw
 from sb3_llmdpd.callbacks import LearningCurve, SaveLatest, StopOnSignal, read_curve
 from sb3_llmdpd.charts import curves_chart
@@ -24,6 +26,7 @@ _LEFTOVER = re.compile(rf"\.\d+-({'|'.join(map(re.escape, (ARGUMENTS, MODEL, CUR
 _GOES_ON = {
     "train": "sb3-llmdpd train --resume {folder}",
     "quickstart": "the command of before: sb3-llmdpd quickstart --out {folder}",
+    "benchmark": "the command of before: sb3-llmdpd benchmark",
 }
 
 
@@ -129,24 +132,33 @@ class RunFolder:
         with whole_file(self.path / ARGUMENTS) as temporary:
             temporary.write_text(json.dumps(arguments, indent=1))
 
-    def train(self, model: LLMDPD, n_steps: int, log_interval: int, save_freq: int = SAVE_FREQ) -> Path:
+    def train(
+        self,
+        model: LLMDPD,
+        n_steps: int,
+        log_interval: int,
+        save_freq: int = SAVE_FREQ,
+        progress: BaseCallback | None = None,
+    ) -> Path:
         """Train up to a step, and keep the latest model and the learning curve.
 
         :param model: with its data; new, or the latest of the run.
         :param n_steps: gradient steps of the whole run.
         :param log_interval: gradient steps between two points of the learning curve.
         :param save_freq: gradient steps between two saves.
+        :param progress: shows how far it is; a bar of its own by default.
         :return: the model file.
         :raises RunStopped: when SIGINT or SIGTERM asked to stop; the model is saved.
         """
         if model.num_timesteps < n_steps:
+            shown = [] if progress is None else [progress]
             with StopOnSignal() as stop:
                 model.learn(
                     n_steps - model.num_timesteps,
-                    callback=[LearningCurve(self.path / CURVE), stop, SaveLatest(self.model_path, save_freq)],
+                    callback=[*shown, LearningCurve(self.path / CURVE), stop, SaveLatest(self.model_path, save_freq)],
                     log_interval=log_interval,
                     reset_num_timesteps=False,
-                    progress_bar=True,
+                    progress_bar=progress is None,
                 )
             if stop.stopped_by is not None:
                 raise RunStopped(
