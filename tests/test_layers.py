@@ -128,7 +128,10 @@ def test_the_reader_of_imports_sees_every_way_of_writing_one() -> None:
     ]
 
 
-def test_importing_the_package_loads_no_heavy_module() -> None:
-    code = f"import sys, sb3_llmdpd; print(sb3_llmdpd.LLMDPD.__name__, [name for name in {HEAVY} if name in sys.modules])"
+def test_importing_the_package_or_the_tasks_of_metaworld_loads_no_heavy_module() -> None:
+    code = (
+        "import sys, sb3_llmdpd, sb3_llmdpd.data.metaworld;"
+        f"print(sb3_llmdpd.LLMDPD.__name__, [name for name in {HEAVY} if name in sys.modules])"
+    )
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.stdout.strip() == "LLMDPD []", finished.stderr

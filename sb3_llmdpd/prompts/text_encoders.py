@@ -14,6 +14,7 @@ from sb3_llmdpd.prompts.language_models import (
     TransformersTextEncoder,
     unit_length,
 )
+from sb3_llmdpd.prompts.task_encoders import REGISTRIES, OneHotTextEncoder, RandomTextEncoder
 
 PROBE_SENTENCE = "Put the red block next to the blue one, then close the drawer."
 """Its vector is kept with a trained model, so that a swapped encoder is noticed."""
@@ -23,6 +24,8 @@ KNOWN_SPECS = """\
   "sentence-transformers:NAME_OR_PATH"  options revision, dtype, device, local_files_only
   "transformers:NAME_OR_PATH"           the same, and pooling=mean|last, normalize, max_length
   "hashing:DIM"                         hashed character n-grams: for tests, knows no meaning
+  "one-hot:metaworld"                   which of Meta-World's tasks a known sentence names, as a control; zeros for others
+  "random:metaworld"                    a random vector of the task instead, and one of its own for any other sentence
 Options follow a question mark: "transformers:gpt2?pooling=last&dtype=bfloat16&local_files_only=1"."""
 """What `make_text_encoder` accepts, for help texts and error messages."""
 
@@ -87,8 +90,9 @@ class HashingTextEncoder:
 def make_text_encoder(spec: str) -> TextEncoder:
     """Make an encoder from its name; its model is loaded at the first use.
 
-    :param spec: ``"minilm"``, ``"sentence-transformers:NAME_OR_PATH"``, ``"transformers:NAME_OR_PATH"`` or ``"hashing:DIM"``,
-        with options as in ``"transformers:gpt2?pooling=last&dtype=bfloat16&device=cpu&local_files_only=1&revision=main"``.
+    :param spec: ``"minilm"``, ``"sentence-transformers:NAME_OR_PATH"``, ``"transformers:NAME_OR_PATH"``, ``"hashing:DIM"``,
+        ``"one-hot:metaworld"`` or ``"random:metaworld"``, with options as in
+        ``"transformers:gpt2?pooling=last&dtype=bfloat16&device=cpu&local_files_only=1&revision=main"``.
     :return: the encoder.
     :raises TypeError: when ``spec`` is not a string.
     :raises ValueError: on an unknown form, option or value.
@@ -101,6 +105,10 @@ def make_text_encoder(spec: str) -> TextEncoder:
         return MiniLMTextEncoder(**_read_options(spec, query, {}))
     if kind == "hashing" and (model.isdecimal() or not model):
         return HashingTextEncoder(int(model or HashingTextEncoder.default_dim), **_read_options(spec, query, {}))
+    if kind == "one-hot" and model in REGISTRIES:
+        return OneHotTextEncoder(model, **_read_options(spec, query, {}))
+    if kind == "random" and model in REGISTRIES:
+        return RandomTextEncoder(model, **_read_options(spec, query, {}))
     if kind == "sentence-transformers" and model:
         return SentenceTransformersTextEncoder(model, **_read_options(spec, query, _MODEL_OPTIONS))
     if kind == "transformers" and model:

@@ -190,7 +190,9 @@ class TextTable:
     def _check_encoder(self, encoder: TextEncoder) -> None:
         found = probe(encoder)
         same_dim = found.shape == self.probe.shape
-        distance = float(np.linalg.norm(found - self.probe) / np.linalg.norm(self.probe)) if same_dim else np.inf
+        # A probe of zeros, from an encoder of labels, has no length to measure by.
+        length = float(np.linalg.norm(self.probe)) or 1.0
+        distance = float(np.linalg.norm(found - self.probe)) / length if same_dim else np.inf
         if not distance <= PROBE_TOLERANCE:
             detail = f"relative distance {distance:.3g}" if same_dim else f"dimension {len(found)} instead of {self.dim}"
             raise ValueError(
@@ -203,7 +205,9 @@ class TextTable:
     def _warn_of_similar_tasks(self, texts_by_task: Mapping[str, Sequence[str]]) -> None:
         tasks_of = {text: {task for task, texts in texts_by_task.items() if text in texts} for text in self.texts}
         shared = [f"{text!r} stands for {sorted(names)}" for text, names in tasks_of.items() if len(names) > 1]
-        unit = unit_length(self.vectors)
+        # Sentences of zeros, which an encoder of labels does not know, are all alike to it.
+        is_zero = ~self.vectors.any(axis=1, keepdims=True)
+        unit = np.hstack([unit_length(self.vectors), is_zero])
         cosines = np.triu(unit @ unit.T, k=1)  # (n, n), each pair once
         pairs = sorted(np.argwhere(cosines > SIMILAR_COSINE), key=lambda pair: -cosines[tuple(pair)])
         close = [
