@@ -12,7 +12,7 @@ import gymnasium as gym
 import torch as th
 
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
-from sb3_llmdpd.evaluation.players import EnvMaker
+from sb3_llmdpd.evaluation.jobs import EnvMaker
 from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
 from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.llmdpd import LLMDPD
@@ -111,7 +111,7 @@ def _film(
     with require("imageio.v2", "video").get_writer(path, fps=fps) as writer:
         camera = _Camera(env, writer)
         (rollout,) = run_episodes(
-            [camera], lambda observations, _: model.predict(observations, deterministic=True)[0], [seed], max_steps=max_steps
+            [camera], lambda observations, *_: model.predict(observations, deterministic=True)[0], [seed], max_steps=max_steps
         )
     env.close()
     return rollout

@@ -1,5 +1,6 @@
 """Cells, rollouts in lock step, and the evaluation of a model under prompts and controls."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -112,9 +113,10 @@ def test_a_cell_may_say_how_many_episodes_it_wants(model: LLMDPD) -> None:
 
 
 def act_by_speed(speeds: list[float], asked: list[list[int]]) -> Any:
-    def act(observations: np.ndarray, rows: list[int]) -> np.ndarray:
+    def act(observations: np.ndarray, rows: list[int], rewards: np.ndarray) -> np.ndarray:
         asked.append(list(rows))
         assert observations.shape == (len(rows), 5)
+        assert rewards.shape == (len(rows),)
         return np.array([[speeds[row], 0.0] for row in rows], np.float32)
 
     return act
@@ -131,10 +133,21 @@ def test_rows_that_are_done_are_neither_asked_nor_stepped() -> None:
 def test_a_rollout_knows_first_success_last_success_and_return() -> None:
     forth, back = np.array([1.0, 0.0]), np.array([-1.0, 0.0])
     plan = iter([forth, forth, forth, forth, back, back])
-    (rollout,) = run_episodes([WalkEnv()], lambda observations, rows: next(plan)[None], [0], max_steps=6)
+    (rollout,) = run_episodes([WalkEnv()], lambda *_: next(plan)[None], [0], max_steps=6)
     start = WalkEnv().reset(seed=0)[0][0]
     first = next(step for step in range(6) if start + step + 1 > 2)
     assert (rollout.first_success, rollout.last_success, rollout.total_reward, rollout.seed) == (first, start + 2 > 2, 2.0, 0)
+
+
+def test_whoever_acts_is_told_the_rewards_of_the_last_steps_of_the_rows_that_go_on() -> None:
+    told: list[list[float]] = []
+
+    def act(observations: np.ndarray, rows: Sequence[int], rewards: np.ndarray) -> np.ndarray:
+        told.append(rewards.tolist())
+        return np.array([[(row + 1) / 4, 0.0] for row in rows])
+
+    run_episodes([WalkEnv(length=2), WalkEnv(length=3)], act, [1, 2], max_steps=10)
+    assert told == [[0.0, 0.0], [0.25, 0.5], [0.5]]
 
 
 def test_an_episode_may_end_at_its_first_success_or_at_the_step_limit() -> None:
@@ -223,6 +236,25 @@ def test_two_processes_play_a_model_file_to_the_same_numbers_as_one_plays_the_mo
     cells = make_cells(TASKS[:2], ["text+trajectory", "wrong", "expert"])
     here = evaluate(model, cells, deterministic=False)
     assert evaluate(tmp_path / "model.zip", cells, deterministic=False, n_processes=2) == here
+
+
+class Counting:
+    """A player of one's own: it does as the length of the sentence says, and remembers its steps."""
+
+    def make_act(self, prompts: Any, *, noise_seed: int, deterministic: bool) -> Any:
+        n_steps = 0
+
+        def act(observations: np.ndarray, rows: list[int], rewards: np.ndarray) -> np.ndarray:
+            nonlocal n_steps
+            n_steps += 1
+            return np.array([[len(prompts[row].text) / 100, 0.0] for row in rows]) * (n_steps == 2)
+
+        return act
+
+
+def test_anything_that_makes_acts_can_be_evaluated_and_each_block_begins_afresh() -> None:
+    (result,) = evaluate(Counting(), make_cells(["task-0"], ["text"]))
+    assert result.returns == pytest.approx((len(TEXTS["task-0"]) / 100,) * 5)
 
 
 def test_meta_worlds_expert_reaches_in_its_own_scenes() -> None:

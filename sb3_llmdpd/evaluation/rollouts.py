@@ -7,8 +7,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-Act = Callable[[Any, Sequence[int]], np.ndarray]
-"""From observations (n, *obs_shape), or a dict of such arrays, and the n rows they belong to, to actions (n, action_dim)."""
+Act = Callable[[Any, Sequence[int], np.ndarray], np.ndarray]
+"""From observations (n, *obs_shape), or a dict of such arrays, the n rows they belong to, and the rewards (n,) of these rows'
+last steps (0 at the first), to actions (n, action_dim)."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +46,29 @@ def run_episodes(
     """
     observations: list[Any] = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=False)]
     n_rows = len(seeds)
-    rewards = np.zeros(n_rows)
+    rewards = np.zeros(n_rows)  # of the last step
+    returns = np.zeros(n_rows)
     lengths = np.zeros(n_rows, np.int64)
     first_success: list[int | None] = [None] * n_rows
     last_success = [False] * n_rows
     running = list(range(n_rows))
     while running:
-        actions = act(_stack([observations[row] for row in running]), running)
+        actions = act(_stack([observations[row] for row in running]), running, rewards[running])
         done = set()
         for row, action in zip(running, actions, strict=True):
             observations[row], reward, terminated, truncated, info = envs[row].step(action)
+            rewards[row] = float(reward)
+            returns[row] += rewards[row]
             success = bool(info.get("success", info.get("is_success", False)))
             if success and first_success[row] is None:
                 first_success[row] = int(lengths[row])
             last_success[row] = success
-            rewards[row] += float(reward)
             lengths[row] += 1
             if terminated or truncated or lengths[row] >= max_steps or (success and stop_at_success):
                 done.add(row)
         running = [row for row in running if row not in done]
     return [
-        Rollout(seeds[row], float(rewards[row]), int(lengths[row]), first_success[row], last_success[row])
+        Rollout(seeds[row], float(returns[row]), int(lengths[row]), first_success[row], last_success[row])
         for row in range(n_rows)
     ]
 

@@ -13,7 +13,8 @@ from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import Cell, Condition
-from sb3_llmdpd.evaluation.players import EnvMaker, Job, PlaySettings, play_jobs
+from sb3_llmdpd.evaluation.jobs import EnvMaker, Job, PlaySettings, play_jobs
+from sb3_llmdpd.evaluation.players import ModelPlayer, Player
 from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.processes import n_cores
@@ -77,7 +78,7 @@ class CellResult:
 
 
 def evaluate_tasks(
-    model: LLMDPD | str | Path,
+    model: LLMDPD | Player | str | Path,
     cells: Sequence[Cell],
     *,
     examples: Mapping[str, Sequence[Episode]] | None = None,
@@ -98,7 +99,7 @@ def evaluate_tasks(
     All conditions of a task get the same episode seeds, so that their rows can be compared pair by pair. The same seed gives
     the same numbers, with any number of processes.
 
-    :param model: a model, or a model file. With several processes, each reads the file once, and acts on the CPU.
+    :param model: a model, a model file, or another `Player`. In several processes it acts on the CPU.
     :param cells: what to play, see `make_cells`.
     :param examples: episodes by task, for the conditions that show one: a different one for each evaluated episode, in turns.
         Failed ones are left out.
@@ -133,17 +134,17 @@ def evaluate_tasks(
         for n in [cell.n_episodes or n_episodes]
     ]
     jobs = [job for of_cell in jobs_of_cells for job in of_cell]
-    loaded = model if isinstance(model, LLMDPD) else LLMDPD.load(model, device="cpu")
+    player = _player(model)
     if first_prompts := [job.prompts[0] for job in jobs if job.prompts]:
-        # Encoded here once: a prompt that does not fit is answered before any process starts, and the vector of a new
-        # sentence lies in the cache on disk when they do.
-        loaded.prompter.encode(first_prompts)
+        # Once here: a prompt that does not fit is answered before any process starts, and the vector of a new sentence lies in
+        # the cache on disk when they do.
+        player.make_act(first_prompts, noise_seed=seed, deterministic=deterministic)
     settings = PlaySettings(make_env, max_episode_steps, stop_at_success, deterministic)
     blocks: list[list[Rollout]] = [[] for _ in jobs]
     n_processes = min(len(jobs), n_processes or n_cores())
     with (
         tqdm(total=sum(len(job.seeds) for job in jobs), desc="evaluating", unit="episode", disable=not progress_bar) as bar,
-        closing(play_jobs(jobs, loaded, settings, n_processes)) as played,  # so that an interruption ends the processes
+        closing(play_jobs(jobs, player, settings, n_processes)) as played,  # so that an interruption ends the processes
     ):
         for number, block in played:
             blocks[number] = block
@@ -155,6 +156,12 @@ def evaluate_tasks(
         CellResult.of(cell, [rollout for _ in of_cell for rollout in next(in_order)])
         for cell, of_cell in zip(cells, jobs_of_cells, strict=True)
     ]
+
+
+def _player(model: LLMDPD | Player | str | Path) -> Player:
+    if isinstance(model, str | Path):
+        model = LLMDPD.load(model, device="cpu")
+    return ModelPlayer(model) if isinstance(model, LLMDPD) else model
 
 
 def prompts_of(
