@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from sb3_llmdpd.evaluation.statistics import Estimate, interquartile_mean_over_tasks, mean_over_tasks, success_rate
+from sb3_llmdpd.evaluation.statistics import (
+    Estimate,
+    interquartile_mean_over_tasks,
+    mean_over_seeds,
+    mean_over_tasks,
+    success_rate,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +57,43 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 def test_a_task_without_episodes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least one episode of each, got \[2, 0\]"):
         mean_over_tasks([[1.0, 0.0], []])
+
+
+# Several trainings ----------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_that_differ_and_episodes_that_agree_leave_the_doubt_of_the_seeds() -> None:
+    # Two trainings drawn from {0, 1} with replacement have the means 0, 1/2, 1 with the chances 1/4, 1/2, 1/4.
+    assert mean_over_seeds([[[0.0] * 5], [[1.0] * 5]]) == Estimate(0.5, 0.0, 1.0)
+
+
+def test_a_rare_seed_is_within_the_interval_as_often_as_it_is_drawn() -> None:
+    # Of three trainings one is 1: k of three draws hit it with the chances 8/27, 12/27, 6/27, 1/27, and 1/27 > 2.5%.
+    assert mean_over_seeds([[[1.0]], [[0.0]], [[0.0]]]) == Estimate(pytest.approx(1 / 3), 0.0, 1.0)
+
+
+def test_seeds_and_episodes_both_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    seeds = [[rng.normal(loc=level, size=50) for _ in range(2)] for level in rng.normal(scale=0.3, size=40)]
+    estimate = mean_over_seeds(seeds)
+    means = np.array([np.mean([task.mean() for task in of_seed]) for of_seed in seeds])
+    within = np.mean([sum(task.var() / 50 for task in of_seed) / 4 for of_seed in seeds])
+    half = 1.96 * np.sqrt((means.var() + within) / 40)
+    assert (estimate.low, estimate.high) == pytest.approx((estimate.value - half, estimate.value + half), abs=0.1 * half)
+
+
+def test_one_seed_has_the_interval_of_its_episodes() -> None:
+    rng = np.random.default_rng(0)
+    tasks = [rng.normal(size=100) for _ in range(5)]
+    one, other = mean_over_seeds([tasks]), mean_over_tasks(tasks)
+    assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), abs=0.01)
+
+
+def test_tasks_weigh_the_same_within_a_seed_and_seeds_among_each_other() -> None:
+    assert mean_over_seeds([[[1.0] * 9, [0.0]], [[1.0], [1.0]]]).value == 0.75
+
+
+@pytest.mark.parametrize(("values", "counts"), [([], r"\[\]"), ([[[1.0]], []], r"\[\[1\], \[\]\]"), ([[[]]], r"\[\[0\]\]")])
+def test_a_seed_without_episodes_is_refused(values: list[list[list[float]]], counts: str) -> None:
+    with pytest.raises(ValueError, match=f"at least one episode of a task for each of them, got {counts}"):
+        mean_over_seeds(values)

@@ -1,4 +1,4 @@
-"""Estimates with 95% intervals: of one cell, and of a group of tasks."""
+"""Estimates with 95% intervals: of one cell, of a group of tasks, and of several trainings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,6 +58,34 @@ def interquartile_mean_over_tasks(values: Sequence[Sequence[float]], seed: int =
     :raises ValueError: without a task, or with an empty one.
     """
     return _over_tasks(values, lambda means: scipy.stats.trim_mean(means, QUARTER, axis=0), seed)
+
+
+def mean_over_seeds(values: Sequence[Sequence[Sequence[float]]], seed: int = 0) -> Estimate:
+    """Mean over trainings of the mean over tasks, all with the same weight.
+
+    :param values: an entry for each training, and in it for each task: (n_episodes,).
+    :param seed: of the bootstrap.
+    :return: with a hierarchical bootstrap interval: trainings are drawn anew, and within each drawn one the episodes of each
+        task. With a single training it is an interval over episodes alone, as `mean_over_tasks` has it.
+    :raises ValueError: without a training, or with one that lacks a task or an episode.
+    """
+    samples = [[np.asarray(of_task, np.float64) for of_task in of_seed] for of_seed in values]
+    if not samples or any(not of_seed or any(len(of_task) == 0 for of_task in of_seed) for of_seed in samples):
+        counts = [[len(of_task) for of_task in of_seed] for of_seed in samples]
+        raise ValueError(f"a mean over seeds needs at least one episode of a task for each of them, got {counts}")
+    rng = np.random.default_rng(seed)
+    means = np.zeros(N_RESAMPLES)
+    for drawn in rng.integers(len(samples), size=(len(samples), N_RESAMPLES)):
+        for number, of_seed in enumerate(samples):
+            rows = np.flatnonzero(drawn == number)
+            means[rows] += np.mean([_resampled_means(of_task, len(rows), rng) for of_task in of_seed], axis=0)
+    low, high = np.percentile(means / len(samples), [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    value = np.mean([np.mean([of_task.mean() for of_task in of_seed]) for of_seed in samples])
+    return Estimate(float(value), float(low), float(high))
+
+
+def _resampled_means(sample: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    return sample[rng.integers(len(sample), size=(n, len(sample)))].mean(axis=1)
 
 
 def _over_tasks(values: Sequence[Sequence[float]], combine: Callable[[np.ndarray], Any], seed: int) -> Estimate:
