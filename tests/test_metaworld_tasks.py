@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sb3_llmdpd.data.metaworld import SPLITS, TASKS, MetaWorldEnv, split, task_info
+from sb3_llmdpd.data.metaworld.record import Recipe
 
 RIGHT, AWAY, UP = 0, 1, 2
 """Axes of the simulator as the robot sees them."""
@@ -83,9 +84,27 @@ def test_every_task_has_three_phrasings_and_shares_none_with_another_task() -> N
     assert all(text == text.strip().lower() and not text.endswith(".") for text in texts)
 
 
+def test_every_task_has_two_paraphrases_that_no_data_set_holds() -> None:
+    trained = {text for info in TASKS.values() for text in info.texts}
+    held_out = [text for info in TASKS.values() for text in info.paraphrases]
+    assert all(len(info.paraphrases) == 2 for info in TASKS.values())
+    assert trained.isdisjoint(held_out)
+    assert len(set(held_out)) == len(held_out) == 100
+    recipe = Recipe("drawer-open", 1, (0.1,), 1, True, seed=0)
+    assert set(recipe.as_json()["task_texts"]).isdisjoint(held_out)
+
+
+def test_opposites_are_each_others_and_no_task_is_its_own() -> None:
+    opposites = {name: info.opposite for name, info in TASKS.items() if info.opposite is not None}
+    assert all(opposites[other] == name != other for name, other in opposites.items())
+    assert len(opposites) == 28
+    assert opposites["door-lock"] == "door-unlock"
+    assert TASKS["reach"].opposite is None
+
+
 def test_the_sentences_name_the_wall_exactly_where_the_scene_has_one() -> None:
     for name, info in TASKS.items():
-        walled = [("wall" in text or "barrier" in text) for text in info.texts]
+        walled = [("wall" in text or "barrier" in text) for text in (*info.texts, *info.paraphrases)]
         assert all(walled) if name.endswith("-wall") else not any(walled), name
 
 

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sb3_llmdpd.data.metaworld.paraphrases import PARAPHRASES
 from sb3_llmdpd.data.metaworld.sentences import SENTENCES
 
 # Where the simulator draws the object apart from the goal. In the other tasks the goal is a part of the object (a drawer and
@@ -14,6 +15,15 @@ _GOAL_SEPARATE = {
     "stick-push", "sweep-into",
 }  # fmt: skip
 
+_OPPOSITES = (
+    ("assembly", "disassemble"), ("coffee-pull", "coffee-push"), ("door-close", "door-open"), ("door-lock", "door-unlock"),
+    ("drawer-close", "drawer-open"), ("faucet-close", "faucet-open"), ("handle-press", "handle-pull"),
+    ("handle-press-side", "handle-pull-side"), ("peg-insert-side", "peg-unplug-side"), ("plate-slide", "plate-slide-back"),
+    ("plate-slide-side", "plate-slide-back-side"), ("push", "push-back"), ("stick-pull", "stick-push"),
+    ("window-close", "window-open"),
+)  # fmt: skip
+_OPPOSITE_OF = {one: other for pair in _OPPOSITES for one, other in (pair, pair[::-1])}
+
 
 @dataclass(frozen=True)
 class TaskInfo:
@@ -22,11 +32,15 @@ class TaskInfo:
     :param name: its name without the version, e.g. ``"drawer-open"``.
     :param texts: phrasings of what it asks; the first is the canonical one.
     :param goal_separate: whether the goal can stay while the object is placed elsewhere.
+    :param paraphrases: further phrasings, for the test alone: they are in no data set.
+    :param opposite: name of the task that asks for the opposite, as closing does of opening; None where none does.
     """
 
     name: str
     texts: tuple[str, ...]
     goal_separate: bool
+    paraphrases: tuple[str, ...] = ()
+    opposite: str | None = None
 
     @property
     def text(self) -> str:
@@ -40,7 +54,8 @@ class TaskInfo:
 
 
 TASKS: dict[str, TaskInfo] = {
-    name: TaskInfo(name, texts, goal_separate=name in _GOAL_SEPARATE) for name, texts in SENTENCES.items()
+    name: TaskInfo(name, texts, name in _GOAL_SEPARATE, PARAPHRASES[name], _OPPOSITE_OF.get(name))
+    for name, texts in SENTENCES.items()
 }
 """Every task by its name."""
 
