@@ -1,10 +1,40 @@
-"""The kinds and ranges of the arguments of `LLMDPD` and of its policy."""
+"""The kinds and ranges of the arguments of `LLMDPD` and of its policy, and which of them a model file keeps."""
 
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from sb3_llmdpd.losses import POLICY_OBJECTIVES
+from sb3_llmdpd.losses import CRITIC_OBJECTIVES, POLICY_OBJECTIVES
+
+SAVED_ARGUMENTS = (
+    "learning_rate",
+    "critic_learning_rate",
+    "batch_size",
+    "q_batch_size",
+    "prompts_per_batch",
+    "gamma",
+    "tau",
+    "ema_decay",
+    "eta",
+    "policy_objective",
+    "critic_objective",
+    "expectile",
+    "max_grad_norm",
+    "text_dropout",
+    "trajectory_dropout",
+    "prompt_noise",
+    "text_encoder",
+    "same_goal",
+    "reward_scale",
+    "n_candidates",
+    "candidate_temperature",
+    "policy_kwargs",
+    "stats_window_size",
+    "tensorboard_log",
+    "verbose",
+    "seed",
+)
+"""Arguments of the constructor that a model file keeps: all that are not the data, the environment or the device."""
 
 MOST = 2**24
 """Of what is counted: more than any machine holds, and little enough to be refused before memory is asked for."""
@@ -18,7 +48,7 @@ _WHOLE = {
     "seed": (0, 2**32 - 1),
 }
 _NUMBERS = {
-    **dict.fromkeys(("gamma", "tau", "ema_decay", "text_dropout", "trajectory_dropout"), (0.0, 1.0)),
+    **dict.fromkeys(("gamma", "tau", "expectile", "ema_decay", "text_dropout", "trajectory_dropout"), (0.0, 1.0)),
     **dict.fromkeys(("eta", "prompt_noise", "candidate_temperature", "max_grad_norm"), (0.0, float("inf"))),
     **dict.fromkeys(("learning_rate", "critic_learning_rate"), (0.0, float("inf"))),
 }
@@ -55,12 +85,10 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name in given.keys() & {"text_encoder", "tensorboard_log"}:
         if not isinstance(given[name], str):
             raise TypeError(f"`{name}` must be a string or None, got {given[name]!r}")
-    if arguments["policy_objective"] not in POLICY_OBJECTIVES:
-        raise ValueError(f"`policy_objective` must be one of {POLICY_OBJECTIVES}, got {arguments['policy_objective']!r}")
-    if arguments["ema_decay"] == 1:
-        raise ValueError("`ema_decay` must be in [0, 1): at 1 the averaged actor would never learn")
-    if arguments["max_grad_norm"] == 0:
-        raise ValueError("`max_grad_norm` must be > 0, got 0; float('inf') never clips")
+    for name, known in (("policy_objective", POLICY_OBJECTIVES), ("critic_objective", CRITIC_OBJECTIVES)):
+        if arguments[name] not in known:
+            raise ValueError(f"`{name}` must be one of {known}, got {arguments[name]!r}")
+    _check_ends(arguments)
     if arguments["n_candidates"] > 1 and arguments["eta"] == 0:
         raise ValueError(f"`n_candidates` must be 1 where eta=0 trains no critic to choose, got {arguments['n_candidates']}")
     _check_batch_sizes(arguments["batch_size"], arguments["q_batch_size"], arguments["prompts_per_batch"])
@@ -93,6 +121,16 @@ def _check_number(name: str, value: Any, kind: type, what: str, low: float, high
         raise TypeError(f"`{name}` must be {what}{optional}, got {value!r}")
     if not low <= value <= high:  # type: ignore[operator]  # a real number
         raise ValueError(f"`{name}` must be in [{low}, {high}], got {value}")
+
+
+def _check_ends(arguments: Mapping[str, Any]) -> None:
+    """Refuse the ends of ranges that are open."""
+    if arguments["ema_decay"] == 1:
+        raise ValueError("`ema_decay` must be in [0, 1): at 1 the averaged actor would never learn")
+    if arguments["max_grad_norm"] == 0:
+        raise ValueError("`max_grad_norm` must be > 0, got 0; float('inf') never clips")
+    if arguments["expectile"] in (0, 1):
+        raise ValueError(f"`expectile` must be in (0, 1), got {arguments['expectile']}: 0.5 is the mean, near 1 the maximum")
 
 
 def _check_batch_sizes(batch_size: int, q_batch_size: int | None, prompts_per_batch: int) -> None:

@@ -1,4 +1,4 @@
-"""The prompted critic: an ensemble of Q-networks, and the choice among candidate actions by their value."""
+"""The prompted critic: an ensemble of Q-networks, the value of a state, the choice among candidate actions by value."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.networks.attention import TrajectoryAttention
 from sb3_llmdpd.networks.q_ensemble import QEnsemble
+from sb3_llmdpd.networks.state_value import StateValue
 from sb3_llmdpd.type_aliases import PromptEncoding
 
 
@@ -62,6 +63,41 @@ class PromptedCritic(SavedNetwork):
             context = self.attention(features, prompts.tokens, prompts.has_trajectory)
             features = th.cat([features, context], dim=-1)
         return self.q_networks(features, prompts.vectors, actions)
+
+
+class PromptedStateValue(nn.Module):
+    """V(s | text, trajectory) of the expectile critic, on the same features and prompt encodings as `PromptedCritic`.
+
+    The parameters are documented at `LLMDPDPolicy`.
+    """
+
+    def __init__(
+        self,
+        net_arch: list[int],
+        features_dim: int,
+        prompt_dim: int,
+        activation_fn: type[nn.Module],
+        layer_norm: bool,
+        conditioning: str,
+        token_dim: int,
+        n_heads: int,
+    ) -> None:
+        super().__init__()
+        self.attention = TrajectoryAttention(features_dim, token_dim, n_heads) if conditioning == "cross_attention" else None
+        features_dim += token_dim if self.attention else 0
+        self.value_network = StateValue(features_dim, prompt_dim, net_arch, activation_fn, layer_norm)
+
+    def forward(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
+        """Values of states.
+
+        :param features: (M, N, features_dim), of the EMA actor.
+        :param prompts: M prompts as the EMA actor encodes them.
+        :return: (M, N).
+        """
+        if self.attention is not None:
+            context = self.attention(features, prompts.tokens, prompts.has_trajectory)
+            features = th.cat([features, context], dim=-1)
+        return self.value_network(features, prompts.vectors)
 
 
 def choose(

@@ -31,6 +31,7 @@ def loss_limits(largest_reward: float, gamma: float, n_critics: int, eta: float)
     return {
         "actor_loss": ACTOR_LOSS_LIMIT * (1.0 + eta),
         "critic_loss": n_critics * (2.0 * VALUE_LIMIT * largest_value) ** 2,
+        "value_loss": (2.0 * VALUE_LIMIT * largest_value) ** 2,
     }
 
 

@@ -59,6 +59,10 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
     :param policy_objective: ``"diffusion_ql"``: the Q term sees actions sampled through the whole chain.
         ``"action_approximation"``: it sees the one-step estimate of EDP (https://arxiv.org/abs/2305.20081), which
         costs less.
+    :param critic_objective: ``"td"``: the critic's target asks the averaged actor for the next action, as above.
+        ``"expectile"``: it asks V, the ``expectile`` of Q over the data's own actions, as in IQL
+        (https://arxiv.org/abs/2110.06169): nothing is sampled for the critic, or asked that the data do not answer.
+    :param expectile: of V, in (0, 1): 0.5 is the mean over the data's actions, towards 1 their best.
     :param max_grad_norm: gradients of actor and critic are clipped to this norm.
     :param text_dropout: share of the prompts whose sentence is replaced by the learned null; 1 trains without text.
     :param trajectory_dropout: the same for the example trajectory, independently.
@@ -107,6 +111,8 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         ema_decay: float = 0.999,
         eta: float = 1.0,
         policy_objective: str = "diffusion_ql",
+        critic_objective: str = "td",
+        expectile: float = 0.7,
         max_grad_norm: float = 1.0,
         text_dropout: float = 0.1,
         trajectory_dropout: float = 0.1,
@@ -131,6 +137,8 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         self.ema_decay = ema_decay
         self.eta = eta
         self.policy_objective = policy_objective
+        self.critic_objective = critic_objective
+        self.expectile = expectile
         self.max_grad_norm = max_grad_norm
         self.text_dropout = text_dropout
         self.trajectory_dropout = trajectory_dropout
@@ -205,6 +213,8 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         if self.text_encoder is not None and "text_dim" not in self.policy_kwargs:
             encoder = make_text_encoder(self.text_encoder) if self.text_table is None else self.text_table
             self.policy_kwargs["text_dim"] = encoder.dim
+        if self.critic_objective == "expectile":
+            self.policy_kwargs["state_value"] = True
         return self.policy_class(  # type: ignore[return-value]
             self.observation_space,
             self.action_space,
@@ -216,6 +226,7 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
     def _create_aliases(self) -> None:
         self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
+        self.state_value = self.policy.state_value
         self.prompter = Prompter(self.policy, self.text_table)
 
     def set_random_seed(self, seed: int | None = None) -> None:

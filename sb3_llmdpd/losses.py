@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_llmdpd.actor import PromptedDiffusionActor
-from sb3_llmdpd.critic import PromptedCritic
+from sb3_llmdpd.critic import PromptedCritic, PromptedStateValue
 from sb3_llmdpd.type_aliases import Metrics, PromptEncoding, PromptReplayBufferSamples
 
 POLICY_OBJECTIVES = ("diffusion_ql", "action_approximation")
+CRITIC_OBJECTIVES = ("td", "expectile")
 
 
 class EncodedBatch(NamedTuple):
@@ -32,9 +33,12 @@ class PromptedLosses(OffPolicyAlgorithm):
     actor_target: PromptedDiffusionActor
     critic: PromptedCritic
     critic_target: PromptedCritic
+    state_value: PromptedStateValue | None
     generator: th.Generator
     eta: float
     policy_objective: str
+    critic_objective: str
+    expectile: float
     prompt_noise: float
 
     @th.no_grad()
@@ -49,7 +53,7 @@ class PromptedLosses(OffPolicyAlgorithm):
         return EncodedBatch(features, actor.encode_prompts(batch.prompts))
 
     def critic_loss(self, batch: PromptReplayBufferSamples, encoded: EncodedBatch) -> tuple[th.Tensor, Metrics]:
-        """Temporal-difference loss of the twin Q (paper, Eq. 6), the next action from the EMA actor.
+        """Temporal-difference loss of the twin Q (paper, Eq. 6); with the expectile objective also that of V.
 
         :param batch: B = M * N transitions.
         :param encoded: the same, encoded by `encode_for_critic`.
@@ -57,16 +61,35 @@ class PromptedLosses(OffPolicyAlgorithm):
         """
         features, prompts = encoded
         shape = features.shape[:2]  # (M, N)
+        actions = batch.actions.view(*shape, -1)
         with th.no_grad():
             next_features = self.actor_target.encode_observations(batch.next_observations).unflatten(0, shape)
-            next_condition = self.actor_target.condition(next_features, prompts)
-            next_actions = self.actor_target.sample(next_condition, self._chain_noise(shape))  # (M, N, A)
-            next_q_values = self.critic_target(next_features, prompts, next_actions).min(dim=0).values  # (M, N)
             not_done = 1.0 - batch.dones.view(shape)
-            target_q_values = batch.rewards.view(shape) + not_done * self.gamma * next_q_values
-        q_values = self.critic(features, prompts, batch.actions.view(*shape, -1))  # (n_critics, M, N)
+            target_q_values = batch.rewards.view(shape) + not_done * self.gamma * self._next_values(next_features, prompts)
+        q_values = self.critic(features, prompts, actions)  # (n_critics, M, N)
         loss = (q_values - target_q_values).square().mean(dim=(1, 2)).sum()
-        return loss, {"critic_loss": loss, "q_value": q_values.mean(), "target_q_value": target_q_values.mean()}
+        metrics = {"critic_loss": loss, "q_value": q_values.mean(), "target_q_value": target_q_values.mean()}
+        if self.critic_objective == "td":
+            return loss, metrics
+        value_loss, value = self._value_loss(features, prompts, actions)
+        return loss + value_loss, {**metrics, "value_loss": value_loss, "value": value}
+
+    def _next_values(self, next_features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
+        """What the next states are worth: for an action of the EMA actor, or by V, which asks no policy. (M, N)."""
+        if self.critic_objective == "expectile":
+            assert self.state_value is not None  # the policy was told to have one
+            return self.state_value(next_features, prompts)
+        next_condition = self.actor_target.condition(next_features, prompts)
+        next_actions = self.actor_target.sample(next_condition, self._chain_noise(next_features.shape[:2]))  # (M, N, A)
+        return self.critic_target(next_features, prompts, next_actions).min(dim=0).values
+
+    def _value_loss(self, features: th.Tensor, prompts: PromptEncoding, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Expectile regression of V on the values of the data's actions (IQL, Eq. 5), and the mean of V."""
+        assert self.state_value is not None  # the policy was told to have one
+        with th.no_grad():
+            data_values = self.critic_target(features, prompts, actions).min(dim=0).values  # (M, N)
+        values = self.state_value(features, prompts)
+        return expectile_loss(data_values - values, self.expectile), values.mean()
 
     def actor_loss(self, batch: PromptReplayBufferSamples, encoded: EncodedBatch | None) -> tuple[th.Tensor, Metrics]:
         """Behaviour cloning by denoising, plus policy improvement by the critic (paper, Eq. 8).
@@ -123,6 +146,17 @@ class PromptedLosses(OffPolicyAlgorithm):
         """Noise of a whole chain: (K, M, N, action_dim)."""
         size = (self.actor.diffusion.n_steps, *shape, self.actor.denoiser.action_dim)
         return th.randn(size, generator=self.generator, device=self.device)
+
+
+def expectile_loss(errors: th.Tensor, expectile: float) -> th.Tensor:
+    """The asymmetric square whose least sum is at the expectile: 0.5 gives the mean, towards 1 it nears the maximum.
+
+    :param errors: of any shape, target minus prediction.
+    :param expectile: weight of errors above 0; those below have the rest to 1.
+    :return: scalar.
+    """
+    weights = th.where(errors > 0, expectile, 1.0 - expectile)
+    return (weights * errors.square()).mean()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import nn
 from sb3_llmdpd.actor import PromptedDiffusionActor, count_rows
 from sb3_llmdpd.arguments import check_sizes
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
-from sb3_llmdpd.critic import PromptedCritic, choose
+from sb3_llmdpd.critic import PromptedCritic, PromptedStateValue, choose
 from sb3_llmdpd.networks.activations import Mish
 from sb3_llmdpd.networks.features import features_extractor_named
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
@@ -42,6 +42,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     :param optimizer_class: of both optimisers.
     :param optimizer_kwargs: their arguments beside the learning rate; by default ``fused=True`` for Adam.
     :param n_critics: size of the Q ensemble.
+    :param state_value: whether there is a V beside the Q ensemble, for the expectile critic; the critic's optimiser trains it.
     :param conditioning: ``"concat"``: state and pooled prompt vectors side by side. ``"cross_attention"``: beside them, the
         current state attends to the encoded steps of the example.
     :param n_diffusion_steps: K.
@@ -62,6 +63,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     actor_target: PromptedDiffusionActor
     critic: PromptedCritic
     critic_target: PromptedCritic
+    state_value: PromptedStateValue | None
     default_features_extractor: str = "flatten"
 
     def __init__(
@@ -79,6 +81,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         n_critics: int = 2,
+        state_value: bool = False,
         conditioning: str = "concat",
         n_diffusion_steps: int = 5,
         noise_schedule: str = "vp",
@@ -126,11 +129,12 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         self._critic_kwargs: dict[str, Any] = dict(
             net_arch=critic_arch,
             prompt_dim=text_embedding_dim + trajectory_embedding_dim,
-            n_critics=n_critics,
             token_dim=token_dim,
             n_heads=n_heads,
             **shared,
         )
+        self.n_critics = n_critics
+        self._has_state_value = state_value
         self.prompt_window = prompt_window
         self.text_dim = text_dim
         self._build(lr_schedule, critic_lr_schedule or lr_schedule)
@@ -141,8 +145,15 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         features_dim = self.actor.features_extractor.features_dim
         self.critic, self.critic_target = self.make_critic(features_dim), self.make_critic(features_dim)
         self.critic_target.load_state_dict(self.critic.state_dict())
-        for network, schedule in ((self.actor, lr_schedule), (self.critic, critic_lr_schedule)):
-            network.optimizer = self.optimizer_class(network.parameters(), lr=schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        # Last, so that a model with V begins with the weights that one without it has.
+        self.state_value = self.make_state_value(features_dim) if self._has_state_value else None
+        critics = [self.critic, *([] if self.state_value is None else [self.state_value])]
+        for network, trained, schedule in (
+            (self.actor, [self.actor], lr_schedule),
+            (self.critic, critics, critic_lr_schedule),
+        ):
+            parameters = [parameter for module in trained for parameter in module.parameters()]
+            network.optimizer = self.optimizer_class(parameters, lr=schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         for target in (self.actor_target, self.critic_target):
             target.set_training_mode(False)
             target.requires_grad_(False)
@@ -160,7 +171,16 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         :param features_dim: size of the actor's features.
         :return: the critic, on the CPU.
         """
-        return PromptedCritic(self.observation_space, self.action_space, features_dim=features_dim, **self._critic_kwargs)
+        kwargs = dict(features_dim=features_dim, n_critics=self.n_critics, **self._critic_kwargs)
+        return PromptedCritic(self.observation_space, self.action_space, **kwargs)
+
+    def make_state_value(self, features_dim: int) -> PromptedStateValue:
+        """A new V, shaped as the critic.
+
+        :param features_dim: size of the actor's features.
+        :return: V, on the CPU.
+        """
+        return PromptedStateValue(features_dim=features_dim, **self._critic_kwargs)
 
     def fit_normalisers(self, observations: TensorObs, text_vectors: th.Tensor) -> None:
         """Fit the statistics that standardise observations and texts, from training data only.

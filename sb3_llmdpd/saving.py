@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.common.utils import get_device, get_system_info
 
 from sb3_llmdpd import checkpoint
+from sb3_llmdpd.arguments import SAVED_ARGUMENTS
 from sb3_llmdpd.buffers import PromptReplayBuffer
 from sb3_llmdpd.callback_counters import Counters, counters_from_json, counters_of, counters_to_json
 from sb3_llmdpd.checkpoint import Checkpoint, FileLike
@@ -27,33 +28,6 @@ from sb3_llmdpd.prompts.prompt import Prompt
 from sb3_llmdpd.prompts.text_table import TextTable
 from sb3_llmdpd.training_data import TrainingData
 
-SAVED_ARGUMENTS = (
-    "learning_rate",
-    "critic_learning_rate",
-    "batch_size",
-    "q_batch_size",
-    "prompts_per_batch",
-    "gamma",
-    "tau",
-    "ema_decay",
-    "eta",
-    "policy_objective",
-    "max_grad_norm",
-    "text_dropout",
-    "trajectory_dropout",
-    "prompt_noise",
-    "text_encoder",
-    "same_goal",
-    "reward_scale",
-    "n_candidates",
-    "candidate_temperature",
-    "policy_kwargs",
-    "stats_window_size",
-    "tensorboard_log",
-    "verbose",
-    "seed",
-)
-"""Arguments of the constructor that a model file keeps: all that are not the data, the environment or the device."""
 COUNTERS = ("num_timesteps", "_total_timesteps", "_n_updates", "_current_progress_remaining", "_metric_steps")
 GENERATORS = ("generator", "action_generator")
 OPTIMIZERS = ("actor.optimizer", "critic.optimizer")

@@ -456,6 +456,9 @@ def wide_actions() -> OfflineDataset:
     ("arguments", "message"),
     [
         (dict(policy_objective="sac"), r"`policy_objective` must be one of \('diffusion_ql', .*got 'sac'"),
+        (dict(critic_objective="iql"), r"`critic_objective` must be one of \('td', 'expectile'\), got 'iql'"),
+        (dict(expectile=1), r"`expectile` must be in \(0, 1\), got 1: 0.5 is the mean"),
+        (dict(expectile=-0.1), r"`expectile` must be in \[0.0, 1.0\], got -0.1"),
         (dict(gamma=1.5), r"`gamma` must be in \[0.0, 1.0\], got 1.5"),
         (dict(tau=-0.1), r"`tau` must be in \[0.0, 1.0\], got -0.1"),
         (dict(text_dropout=1.1), r"`text_dropout` must be in \[0.0, 1.0\], got 1.1"),

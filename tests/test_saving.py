@@ -148,10 +148,12 @@ def test_dict_spaces_come_back() -> None:
         {},
         dict(eta=0.0),
         dict(policy_objective="action_approximation", prompt_noise=0.1),
+        dict(critic_objective="expectile", expectile=0.9),
+        dict(critic_objective="expectile", policy_kwargs=dict(conditioning="cross_attention")),
         dict(policy_kwargs=dict(conditioning="cross_attention", optimizer_class=th.optim.AdamW)),
         dict(text_encoder=None, seed=None),
     ],
-    ids=["default", "cloning", "action approximation", "cross-attention", "without a seed"],
+    ids=["default", "cloning", "action approximation", "expectile", "both", "cross-attention", "without a seed"],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(arguments: dict[str, Any]) -> None:
     whole, file = tiny_model(**arguments).learn(3), io.BytesIO()

@@ -54,7 +54,11 @@ def test_acting_as_one_sees_is_learned_from_random_data(policy_objective: str) -
     evaluate_policy(model, DummyVecEnv([lambda: IdentityEnvBox(eps=0.5)] * 20), 20, reward_threshold=90, warn=False)
 
 
-@pytest.mark.parametrize("arguments", [{}, dict(eta=0.0), dict(policy_objective="action_approximation")], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, dict(eta=0.0), dict(policy_objective="action_approximation"), dict(critic_objective="expectile")],
+    ids=str,
+)
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_every_variant_learns_beside_any_number_of_environments(arguments: dict[str, Any], n_envs: int) -> None:
     """Answers `test_run.py`'s test_deterministic_pg, test_sac, test_dqn and test_offpolicy_multi_env: updates count alone."""

@@ -12,7 +12,7 @@ from sb3_llmdpd.prompts import task_encoders
 from sb3_llmdpd.prompts.task_encoders import KnownTasks, OneHotTextEncoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder, probe, revision_of
 from sb3_llmdpd.prompts.text_table import TextTable
-from tests.factories import T, make_episode, tiny_model
+from factories import T, make_episode, tiny_model
 
 SPECS = ("one-hot:metaworld", "random:metaworld")
 OTHER = "water the plant on the shelf"

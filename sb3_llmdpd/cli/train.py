@@ -15,7 +15,7 @@ from sb3_llmdpd.data.fingerprint import fingerprint
 from sb3_llmdpd.data.metaworld.tasks import TASKS
 from sb3_llmdpd.data.minari import load_minari, local_ids
 from sb3_llmdpd.llmdpd import LLMDPD
-from sb3_llmdpd.losses import POLICY_OBJECTIVES
+from sb3_llmdpd.losses import CRITIC_OBJECTIVES, POLICY_OBJECTIVES
 from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
 from sb3_llmdpd.policies import CONDITIONINGS, LLMDPDPolicy
 from sb3_llmdpd.schedules import CosineSchedule
@@ -67,6 +67,8 @@ def train(
     gamma: Annotated[float, typer.Option(help="Discount.")] = _MODEL["gamma"],
     eta: Annotated[float, typer.Option(help="Weight of the Q term; 0 is behaviour cloning.")] = _MODEL["eta"],
     policy_objective: Annotated[str, typer.Option(help=f"{' or '.join(POLICY_OBJECTIVES)}.")] = _MODEL["policy_objective"],
+    critic_objective: Annotated[str, typer.Option(help=f"{' or '.join(CRITIC_OBJECTIVES)}.")] = _MODEL["critic_objective"],
+    expectile: Annotated[float, typer.Option(help="Of the expectile critic, in (0, 1).")] = _MODEL["expectile"],
     ema_decay: Annotated[float, typer.Option(help="Of the averaged actor.")] = _MODEL["ema_decay"],
     text_dropout: Annotated[float, typer.Option(help="Share of prompts without their sentence.")] = _MODEL["text_dropout"],
     trajectory_dropout: Annotated[float, typer.Option(help="Share of prompts without their example.")] = _MODEL[

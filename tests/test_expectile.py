@@ -1,0 +1,224 @@
+"""The expectile critic: its losses by hand, whom they move, the expectile that V comes to, and its place in a model file."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from factories import make_episodes, tiny_model
+from test_losses import N_PROMPTS, N_ROWS, CountCalls, FixedCritic, NoWaiting, critic_loss, moved, names, one_prompt, scatter
+from torch import nn
+from torch.testing import assert_close
+
+from sb3_llmdpd import LLMDPD, Episode
+from sb3_llmdpd.health import TrainingDiverged, loss_limits
+from sb3_llmdpd.losses import expectile_loss
+from sb3_llmdpd.type_aliases import PromptReplayBufferSamples
+
+
+def make_model(**kwargs: Any) -> LLMDPD:
+    model = tiny_model(gamma=0.9, critic_objective="expectile", **kwargs)
+    scatter([model.actor, model.actor_target, model.critic, model.critic_target, model.state_value])
+    return model
+
+
+@pytest.fixture
+def model() -> LLMDPD:
+    return make_model(expectile=0.8)
+
+
+@pytest.fixture
+def batch(model: LLMDPD) -> PromptReplayBufferSamples:
+    """Where every third transition ended its task."""
+    batch = model.replay_buffer.sample(N_PROMPTS * N_ROWS)
+    return batch._replace(dones=(th.arange(24) % 3 == 0).float()[:, None])
+
+
+class FixedValue(nn.Module):
+    """Every state is worth the same."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(th.tensor(value))
+
+    def forward(self, features: th.Tensor, prompts: Any) -> th.Tensor:
+        return self.value.expand(features.shape[:2])
+
+
+# The losses ----------------------------------------------------------------------------------------------------------------
+
+
+def test_errors_above_weigh_the_expectile_and_those_below_the_rest() -> None:
+    assert_close(expectile_loss(th.tensor([2.0, -1.0]), 0.7), th.tensor((0.7 * 4 + 0.3 * 1) / 2))
+
+
+def test_at_one_half_it_is_half_the_squared_error() -> None:
+    errors = th.randn(50)
+    assert_close(expectile_loss(errors, 0.5), 0.5 * errors.square().mean())
+
+
+@pytest.mark.parametrize(("expectile", "minimum"), [(0.5, 0.5), (0.7, 0.7), (0.9, 0.9)])
+def test_its_least_value_is_at_the_expectile(expectile: float, minimum: float) -> None:
+    """Of 0 and 1, equally often: t (1 - v) = (1 - t) v, and so v = t."""
+    guesses = th.linspace(0, 1, 101)
+    losses = [expectile_loss(th.tensor([0.0, 1.0]) - guess, expectile) for guess in guesses]
+    assert guesses[int(th.stack(losses).argmin())].item() == pytest.approx(minimum)
+
+
+def test_the_losses_are_those_of_iql_by_hand(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
+    """IQL, Eq. (5) and (6), one transition at a time: V to min_i Q'_i(s, a), Q to r + gamma (1 - d) V(s')."""
+    q_losses, v_losses, signs = [], [], set()
+    for row in range(N_PROMPTS * N_ROWS):
+        with th.no_grad():
+            prompt = model.actor_target.encode_prompts(one_prompt(batch.prompts, row // N_ROWS))
+            features, next_features = (
+                model.actor_target.encode_observations(observations[row : row + 1])[None]
+                for observations in (batch.observations, batch.next_observations)
+            )
+            action = batch.actions[row][None, None]
+            target = batch.rewards[row, 0] + 0.9 * (1 - batch.dones[row, 0]) * model.state_value(next_features, prompt)[0, 0]
+            error = model.critic_target(features, prompt, action).min() - model.state_value(features, prompt)[0, 0]
+            q_losses.append((model.critic(features, prompt, action).flatten() - target).square().sum())
+            signs.add(error.sign().item())
+        v_losses.append((0.8 if error > 0 else 0.2) * error**2)
+    loss, metrics = critic_loss(model, batch)
+    assert signs == {-1.0, 1.0}
+    assert_close(metrics["critic_loss"].detach(), th.stack(q_losses).mean())
+    assert_close(metrics["value_loss"].detach(), th.stack(v_losses).mean())
+    assert_close(loss, metrics["critic_loss"] + metrics["value_loss"])
+
+
+def test_v_follows_the_least_of_the_target_critics(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
+    model.critic_target, model.state_value = FixedCritic(3.0, -2.0), FixedValue(1.0)
+    metrics = critic_loss(model, batch)[1]
+    assert_close(metrics["value_loss"], th.tensor(0.2 * (-2.0 - 1.0) ** 2))
+    assert_close(metrics["value"], th.tensor(1.0))
+    assert_close(metrics["target_q_value"], (batch.rewards + 0.9 * (1 - batch.dones) * 1.0).mean())
+
+
+def test_no_policy_is_asked_for_the_critic(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
+    calls = [CountCalls(actor.denoiser) for actor in (model.actor, model.actor_target)]
+    critic_loss(model, batch)
+    assert [len(each) for each in calls] == [0, 0]
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "cross_attention"])
+@pytest.mark.parametrize(("part", "trained"), [("critic_loss", "critic"), ("value_loss", "state_value")])
+def test_each_loss_moves_its_own_network_alone(part: str, trained: str, conditioning: str) -> None:
+    model = make_model(policy_kwargs=dict(conditioning=conditioning))
+    batch = model.replay_buffer.sample(24)
+    prompts = batch.prompts.dropped(th.zeros(3, dtype=th.bool), th.tensor([False, True, False]))
+    critic_loss(model, batch._replace(prompts=prompts))[1][part].backward()
+    for name in ("actor", "actor_target", "critic", "critic_target", "state_value"):
+        network = getattr(model, name)
+        assert moved(network) == (names(network) if name == trained else set())
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "cross_attention"])
+def test_no_loss_waits_for_the_device(conditioning: str) -> None:
+    model = make_model(policy_kwargs=dict(conditioning=conditioning))
+    batch = model.replay_buffer.sample(24)
+    with NoWaiting():
+        loss, metrics = critic_loss(model, batch)
+        loss.backward()
+        model._accumulate(metrics)
+
+
+# Learning ------------------------------------------------------------------------------------------------------------------
+
+
+def coin_episodes() -> list[Episode]:
+    """Two steps: the first pays nothing, the second pays 1 for going up and 0 for going down, which are as frequent."""
+    return [
+        Episode(
+            np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [way]]), np.array([0.0, way > 0]), terminated=True, task="coin"
+        )
+        for way in (-1.0, 1.0)
+        for _ in range(4)
+    ]
+
+
+@pytest.mark.parametrize("expectile", [0.5, 0.9])
+def test_v_comes_to_the_expectile_of_the_values_of_the_datas_actions(expectile: float) -> None:
+    model = tiny_model(
+        dataset=coin_episodes(),
+        critic_objective="expectile",
+        expectile=expectile,
+        gamma=0.9,
+        tau=0.1,
+        learning_rate=2e-2,
+        reward_scale="none",
+        text_encoder=None,
+        batch_size=32,
+        prompts_per_batch=1,
+        trajectory_dropout=1.0,
+    )
+    for _ in range(150):
+        batch = model.replay_buffer.sample(32)
+        model._step(model.critic.optimizer, critic_loss(model, batch)[0])
+        model._update_targets()
+    with th.no_grad():
+        batch = batch._replace(observations=th.tensor([[0.0], [1.0]]))
+        features, prompts = model.encode_for_critic(batch)
+        values = model.state_value(features, prompts).flatten()
+        q_values = model.critic(features[:, [1, 1]], prompts, th.tensor([[[-1.0], [1.0]]])).mean(dim=0).flatten()
+    assert_close(q_values, th.tensor([0.0, 1.0]), atol=0.1, rtol=0)
+    assert_close(values, th.tensor([0.9 * expectile, expectile]), atol=0.1, rtol=0)
+
+
+def test_v_learns_at_the_critics_rate() -> None:
+    model = tiny_model(critic_objective="expectile", learning_rate=1e-3, critic_learning_rate=1e-30)
+    before = [weights.clone() for weights in model.state_value.parameters()]
+    model.learn(2)
+    assert all(th.equal(old, new) for old, new in zip(before, model.state_value.parameters(), strict=True))
+    assert model.learning_rate == 1e-3
+
+
+def test_values_of_states_beyond_what_rewards_allow_stop_the_training() -> None:
+    assert loss_limits(largest_reward=2.0, gamma=0.9, n_critics=3, eta=1.0)["value_loss"] == pytest.approx((2 * 10 * 20) ** 2)
+    model = tiny_model(critic_objective="expectile").learn(1)
+    with th.no_grad():
+        for weights in model.state_value.parameters():
+            weights.mul_(1e6)
+    with pytest.raises(TrainingDiverged, match="_loss was"):
+        model.learn(1)
+
+
+# The model file ------------------------------------------------------------------------------------------------------------
+
+
+def test_only_a_model_that_asks_for_v_has_one_and_begins_as_one_without() -> None:
+    plain, with_value = tiny_model(), tiny_model(critic_objective="expectile")
+    assert plain.state_value is None
+    assert set(plain.policy_kwargs) == set(with_value.policy_kwargs) - {"state_value"}
+    weights, more = plain.policy.state_dict(), with_value.policy.state_dict()
+    assert {name.split(".")[0] for name in set(more) - set(weights)} == {"state_value"}
+    assert all(th.equal(weights[name], more[name]) for name in weights)
+
+
+def test_a_model_with_v_comes_back_and_can_go_on_without_using_it() -> None:
+    model, file = tiny_model(critic_objective="expectile", expectile=0.9).learn(2), io.BytesIO()
+    model.save(file)
+    loaded = LLMDPD.load(io.BytesIO(file.getvalue()), device="cpu")
+    assert (loaded.critic_objective, loaded.expectile) == ("expectile", 0.9)
+    for name, weights in model.state_value.state_dict().items():
+        assert th.equal(weights, loaded.state_value.state_dict()[name])
+    other = LLMDPD.load(
+        io.BytesIO(file.getvalue()), device="cpu", dataset=make_episodes(), critic_objective="td", learning_rate=1e-4
+    )
+    assert other.learn(1, reset_num_timesteps=False).num_timesteps == 3
+
+
+def test_a_model_without_v_cannot_go_on_with_the_expectile_objective() -> None:
+    file = io.BytesIO()
+    tiny_model().save(file)
+    with pytest.raises(ValueError, match=r"'state_value\.\S+' is a weight of the network alone"):
+        LLMDPD.load(io.BytesIO(file.getvalue()), device="cpu", critic_objective="expectile")
+
+
+def test_a_policy_with_v_is_saved_by_itself() -> None:
+    policy, file = tiny_model(critic_objective="expectile").policy, io.BytesIO()
+    policy.save(file)
+    again = type(policy).load(io.BytesIO(file.getvalue()), device="cpu")
+    assert again.state_dict().keys() == policy.state_dict().keys()
