@@ -9,6 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
+from torch.nn import functional as F
 
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.diffusion.process import DiffusionProcess
@@ -132,7 +133,9 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         :param condition: (M, N, width), from `condition`.
         :return: (M, N, action_dim).
         """
-        return self.denoiser(noisy_actions, self.denoiser.step_embeddings()[steps], condition)
+        # Not by indexing, whose gradient is summed in no certain order on several threads: no two trainings would be equal.
+        embeddings = F.embedding(steps, self.denoiser.step_embeddings())  # (M, N, width)
+        return self.denoiser(noisy_actions, embeddings, condition)
 
     def sample(self, condition: th.Tensor, noise: th.Tensor) -> th.Tensor:
         """Run the chain.
