@@ -12,10 +12,13 @@ from factories import make_episodes, tiny_model
 from gymnasium import spaces
 
 from sb3_llmdpd import LLMDPD, Episode
+from sb3_llmdpd.data.metaworld import TASKS as TASK_INFOS
 from sb3_llmdpd.data.metaworld.record import Recipe
 from sb3_llmdpd.evaluation.conditions import CONDITIONS, Cell, Condition, make_cells
+from sb3_llmdpd.evaluation.players import CopyPlayer
 from sb3_llmdpd.evaluation.rollouts import run_episodes
 from sb3_llmdpd.evaluation.tasks import evaluate_tasks, prompts_of
+from sb3_llmdpd.prompts.prompt import Prompt
 
 TASKS = ["task-0", "task-1", "task-2"]
 TEXTS = {task: f"do {task}" for task in TASKS}
@@ -35,6 +38,8 @@ class WalkEnv(gym.Env[np.ndarray, np.ndarray]):
         super().reset(seed=seed)
         self.n_steps = 0
         self.position = self.np_random.uniform(-0.5, 0.5, 5).astype(np.float32)
+        if options is not None:
+            self.position[1] = float(options["goal_of"])
         return self.position.copy(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -82,6 +87,32 @@ def test_a_told_condition_keeps_its_sentence_in_all_scenes() -> None:
     assert not Condition("text", text_of="a").is_told
 
 
+def test_wrong_text_keeps_the_example_and_wrong_trajectory_the_sentence() -> None:
+    text, trajectory = make_cells(TASKS, ["wrong-text", "wrong-trajectory"])[:2]
+    assert text.condition.text_of != text.task == text.condition.trajectory_of
+    assert trajectory.condition.trajectory_of != trajectory.task == trajectory.condition.text_of
+    assert text.condition.text_of == trajectory.condition.trajectory_of
+
+
+def test_with_hidden_goals_the_wrong_trajectory_is_one_of_the_same_task_and_another_goal() -> None:
+    (cell,) = make_cells(["push"], ["wrong-trajectory"], same_goal=True)
+    assert (cell.condition.trajectory_of, cell.condition.other_goal, cell.same_goal) == ("push", True, True)
+
+
+def test_an_antonym_is_the_opposite_tasks_sentence_and_tasks_without_one_are_left_out() -> None:
+    cells = make_cells(["drawer-open", "reach", "door-lock"], ["antonym"])
+    assert [(cell.task, cell.condition.text_of, cell.condition.trajectory_of) for cell in cells] == [
+        ("drawer-open", "drawer-close", None),
+        ("door-lock", "door-unlock", None),
+    ]
+
+
+def test_paraphrases_are_told_in_turns() -> None:
+    (cell,) = make_cells(["drawer-open"], ["paraphrase"])
+    prompts = prompts_of(cell.condition, {}, {}, 3)
+    assert [prompt.text for prompt in prompts] == [TASK_INFOS["drawer-open"].paraphrases[i] for i in (0, 1, 0)]
+
+
 def test_cells_know_which_tasks_were_held_out() -> None:
     assert [cell.seen for cell in make_cells(["a", "b"], ["none"], unseen=["b"])] == [True, False]
     assert [cell.seen for cell in make_cells(["a", "b"], ["none"])] == [None, None]
@@ -93,6 +124,7 @@ def test_cells_know_which_tasks_were_held_out() -> None:
         (["a"], ["text and trajectory"], "unknown condition 'text and trajectory': use text\\+trajectory, .* or told:<task>"),
         (["a"], ["told:"], "unknown condition"),
         (["a"], ["wrong"], "evaluate at least two"),
+        (["a"], ["text", "wrong-trajectory"], "'wrong-trajectory' takes the prompt of another.* evaluate at least two"),
         (["a", "a"], ["none"], "each once"),
         ([], ["none"], "at least one task"),
     ],
@@ -198,14 +230,12 @@ def test_what_the_policy_is_told_changes_what_it_does(model: LLMDPD) -> None:
 def test_each_episode_is_shown_another_example_in_turns_and_no_failed_one() -> None:
     episodes = [replace(episode, success=number != 1) for number, episode in enumerate(make_episodes(n_tasks=1))]
     prompts = prompts_of(Condition("both", text_of="a", trajectory_of="a"), {"a": episodes}, {"a": "do a"}, 5)
-    assert prompts is not None
     assert [prompt.trajectory for prompt in prompts] == [episodes[i] for i in (0, 2, 3, 0, 2)]
     assert {prompt.text for prompt in prompts} == {"do a"}
 
 
 def test_meta_worlds_canonical_sentence_is_told_where_no_other_is_given() -> None:
     prompts = prompts_of(Condition("text", text_of="door-close"), {}, {}, 1)
-    assert prompts is not None
     assert prompts[0].text == "close the door"
 
 
@@ -255,6 +285,93 @@ class Counting:
 def test_anything_that_makes_acts_can_be_evaluated_and_each_block_begins_afresh() -> None:
     (result,) = evaluate(Counting(), make_cells(["task-0"], ["text"]))
     assert result.returns == pytest.approx((len(TEXTS["task-0"]) / 100,) * 5)
+
+
+# Goals of the examples ------------------------------------------------------------------------------------------------------
+
+
+class Noting:
+    """A player that notes the second coordinate of each first observation, which is the goal, and the goal of the example."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[float, str | None]] = []
+
+    def make_act(self, prompts: Any, *, noise_seed: int, deterministic: bool) -> Any:
+        def act(observations: np.ndarray, rows: list[int], rewards: np.ndarray) -> np.ndarray:
+            trajectories = [prompts[row].trajectory for row in rows]
+            goals = [None if trajectory is None else trajectory.goal for trajectory in trajectories]
+            self.noted += zip(observations[:, 1].tolist(), goals, strict=True)
+            return np.zeros((len(rows), 2))
+
+        return act
+
+
+def examples_with_goals(goals: Sequence[str | None]) -> dict[str, list[Episode]]:
+    episodes = make_episodes(n_tasks=1)
+    return {"task-0": [replace(episodes[0], goal=goal, task="task-0") for goal in goals]}
+
+
+def noted(condition: str, goals: Sequence[str | None], **arguments: Any) -> list[tuple[float, str | None]]:
+    player = Noting()
+    cells = make_cells(["task-0"], [condition], same_goal=True)
+    evaluate(player, cells, examples=examples_with_goals(goals), max_episode_steps=1, **arguments)
+    return player.noted
+
+
+def test_each_scene_has_the_goal_of_the_example_that_is_shown_there() -> None:
+    assert noted("text+trajectory", ["3", "4"]) == [(3, "3"), (4, "4"), (3, "3"), (4, "4"), (3, "3")]
+
+
+def test_every_condition_plays_the_same_goals_also_where_no_example_is_shown() -> None:
+    assert noted("text", ["3", "4"]) == [(3, None), (4, None), (3, None), (4, None), (3, None)]
+
+
+def test_a_wrong_trajectory_has_another_goal_than_its_scene() -> None:
+    assert noted("wrong-trajectory", ["3", "3", "4"], n_episodes=3) == [(3, "4"), (3, "4"), (4, "3")]
+
+
+@pytest.mark.parametrize(
+    ("condition", "goals", "message"),
+    [
+        ("wrong-trajectory", ["3", "3"], "the examples of 'task-0' have one goal only, '3'"),
+        ("text", [None], "`same_goal` needs the goal of every example"),
+        ("text", [], "the scenes have the goals of the examples of 'task-0', and `examples` has no successful one"),
+    ],
+)
+def test_goals_that_cannot_be_played_are_refused(condition: str, goals: Sequence[str | None], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        noted(condition, goals)
+
+
+# The copy policy ------------------------------------------------------------------------------------------------------------
+
+
+def copying(observations: np.ndarray, actions: np.ndarray) -> Any:
+    act = CopyPlayer().make_act([Prompt(trajectory=(observations, actions))], noise_seed=0, deterministic=True)
+    return lambda observation: act(np.array([observation], np.float32), [0], np.zeros(1))[0].item()
+
+
+def test_the_copy_does_what_the_example_did_where_it_was_nearest_and_never_goes_back() -> None:
+    copy = copying(np.array([[0.0, 9.0], [1.0, 9.0], [2.0, 9.0]]), np.array([[0.1], [0.2], [0.3]]))
+    assert [copy([x, 0.0]) for x in (0.4, 0.6, 0.2, 5.0)] == pytest.approx([0.1, 0.2, 0.2, 0.3])
+
+
+def test_what_the_example_leaves_unchanged_does_not_count_and_the_rest_counts_in_its_own_units() -> None:
+    # The second coordinate varies a hundred times as much: what is far in metres is near in its own units.
+    copy = copying(np.array([[0.0, 0.0, 5.0], [1.0, 100.0, 5.0]]), np.array([[0.1], [0.2]]))
+    assert copy([0.1, 60.0, -100.0]) == pytest.approx(0.1)
+
+
+def test_the_copy_needs_an_example_that_is_one_array() -> None:
+    with pytest.raises(ValueError, match="repeats an example, and the prompt has none"):
+        CopyPlayer().make_act([Prompt("reach")], noise_seed=0, deterministic=True)
+    with pytest.raises(ValueError, match="observations that are arrays"):
+        copying({"a": np.zeros((1, 2))}, np.zeros((1, 1)))  # type: ignore[arg-type]
+
+
+def test_the_copy_is_a_condition_of_its_own(model: LLMDPD) -> None:
+    copy, again, text = evaluate(model, make_cells(["task-0"], ["copy", "copy", "text"]))
+    assert copy.returns == again.returns != text.returns
 
 
 def test_meta_worlds_expert_reaches_in_its_own_scenes() -> None:

@@ -138,6 +138,22 @@ def test_episodes_of_the_same_goal_share_it_and_place_the_object_anew(tmp_path: 
     assert goals[0] == goals[1] != goals[2] == goals[3]
 
 
+def test_the_goal_of_a_recorded_episode_can_be_played_again_with_the_object_elsewhere(tmp_path: Path) -> None:
+    ids = collect_here(tmp_path, "push", n_episodes=2, episodes_per_goal=2)
+    env = MetaWorldEnv("push")
+    for episode in load_minari(ids, root=tmp_path).episodes:
+        observation, _ = env.reset(seed=5, options={"goal_of": episode.goal})
+        np.testing.assert_allclose(observation[GOAL], episode.observations[0][GOAL], atol=1e-6)
+        assert np.abs(observation[OBJECT] - episode.observations[0][OBJECT]).max() > 0.01
+
+
+def test_where_the_goal_is_a_part_of_the_object_all_episodes_share_it_and_no_two_the_scene(tmp_path: Path) -> None:
+    ids = collect_here(tmp_path, "drawer-close", n_episodes=2, episodes_per_goal=2)
+    one, other = load_minari(ids, root=tmp_path).episodes
+    assert one.goal == other.goal == "drawer-close"
+    assert np.abs(one.observations[0][OBJECT] - other.observations[0][OBJECT]).max() > 0.01
+
+
 def test_a_hidden_goal_is_not_in_the_data(tmp_path: Path) -> None:
     ids = collect_here(tmp_path, n_episodes=1, goal_visible=False)
     (episode,) = load_minari(ids, root=tmp_path).episodes

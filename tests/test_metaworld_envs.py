@@ -5,7 +5,7 @@ import pytest
 from stable_baselines3.common.env_checker import check_env
 
 from sb3_llmdpd.data.metaworld import TASKS, MetaWorldEnv, make_metaworld_env
-from sb3_llmdpd.data.metaworld.envs import GOAL
+from sb3_llmdpd.data.metaworld.envs import GOAL, goal_id
 
 OBJECT = slice(4, 7)
 NOTHING = np.zeros(4, np.float32)
@@ -47,6 +47,29 @@ def test_where_the_goal_is_a_part_of_the_object_the_same_goal_is_the_same_scene(
     first, _ = env.reset(seed=0)
     again, _ = env.reset(seed=1, options={"goal_of": env.layout})
     np.testing.assert_array_equal(again, first)
+
+
+def test_a_goal_is_found_again_by_its_identifier_and_the_object_is_placed_by_the_seed(push: MetaWorldEnv) -> None:
+    goal = push.reset(seed=11)[0][GOAL]
+    first, _ = push.reset(seed=1, options={"goal_of": goal_id("push", 11)})
+    other, _ = push.reset(seed=2, options={"goal_of": "push/11"})
+    again, _ = push.reset(seed=1, options={"goal_of": "push/11"})
+    np.testing.assert_allclose([first[GOAL], other[GOAL]], [goal, goal], atol=1e-6)
+    np.testing.assert_array_equal(again, first)
+    assert np.abs(first[OBJECT] - other[OBJECT]).max() > 0.01
+
+
+def test_where_the_goal_is_a_part_of_the_object_every_scene_has_it() -> None:
+    env = MetaWorldEnv("drawer-open")
+    assert goal_id("drawer-open", 11) == "drawer-open"
+    with_goal, _ = env.reset(seed=1, options={"goal_of": "drawer-open"})
+    np.testing.assert_array_equal(with_goal, env.reset(seed=1)[0])
+
+
+@pytest.mark.parametrize("goal", ["reach/11", "push", "push/x"])
+def test_a_goal_that_is_none_of_the_task_is_refused(push: MetaWorldEnv, goal: str) -> None:
+    with pytest.raises(ValueError, match=f"'{goal}' is no goal of 'push', whose goals are like 'push/7'"):
+        push.reset(options={"goal_of": goal})
 
 
 def test_a_seed_of_the_constructor_seeds_the_first_episodes_and_they_go_on_differing() -> None:

@@ -174,7 +174,6 @@ def _film(
     candidates = [result for result in results if result.seen is False and result.condition.name == settings.conditions[0]]
     best = max(candidates, key=lambda result: result.success_rate)
     prompts = prompts_of(best.condition, examples, {}, best.n_episodes)
-    assert prompts is not None  # the first condition is none of the expert's
     episode = best.successes.index(True) if any(best.successes) else 0
     path = out / f"{best.task}.mp4"
     try:

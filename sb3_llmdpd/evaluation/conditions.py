@@ -5,8 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sb3_llmdpd.data.metaworld.tasks import task_info
+
 CONDITIONS = ("text+trajectory", "text", "trajectory", "none", "wrong", "expert")
-"""The conditions that `make_cells` knows by name, beside ``"told:<task>"``."""
+"""The conditions that every evaluation should have, beside ``"told:<task>"``."""
+
+CONTROLS = ("wrong-text", "wrong-trajectory", "antonym", "paraphrase", "copy")
+"""Further ones that `make_cells` knows by name."""
 
 TOLD = "told:"
 """What the name of a condition begins with that fixes the sentence."""
@@ -14,18 +19,24 @@ TOLD = "told:"
 
 @dataclass(frozen=True)
 class Condition:
-    """How the policy is prompted.
+    """Who acts, and how it is prompted.
 
     :param name: as it stands in tables.
     :param text_of: the task whose sentence it is told; None for none.
     :param trajectory_of: the task of which it is shown an example; None for none.
     :param expert: the environment's scripted expert acts instead of the policy.
+    :param copy: `CopyPlayer`, which repeats the example's actions, acts instead of the policy.
+    :param paraphrased: the sentence is one of the phrasings that no data set holds.
+    :param other_goal: the example is one of another goal than the scene's.
     """
 
     name: str
     text_of: str | None = None
     trajectory_of: str | None = None
     expert: bool = False
+    copy: bool = False
+    paraphrased: bool = False
+    other_goal: bool = False
 
     @property
     def is_told(self) -> bool:
@@ -38,59 +49,83 @@ class Cell:
     """One cell of an evaluation.
 
     :param task: whose scenes are played, and whose success counts.
-    :param condition: how the policy is prompted there.
+    :param condition: who acts there, and how it is prompted.
     :param seen: whether the policy was trained on the task; None where nobody says.
     :param n_episodes: to be played; None for as many as `evaluate_tasks` is told.
+    :param same_goal: each scene has the goal of one of the task's examples, its object placed anew, and where an example of
+        the task is shown it is that one.
     """
 
     task: str
     condition: Condition
     seen: bool | None = None
     n_episodes: int | None = None
+    same_goal: bool = False
 
 
 def make_cells(
-    tasks: Sequence[str], conditions: Sequence[str] = CONDITIONS, *, unseen: Collection[str] | None = None, seed: int = 0
+    tasks: Sequence[str],
+    conditions: Sequence[str] = CONDITIONS,
+    *,
+    unseen: Collection[str] | None = None,
+    same_goal: bool = False,
+    seed: int = 0,
 ) -> list[Cell]:
     """Every task under every condition.
 
     ``"text+trajectory"``, ``"text"``, ``"trajectory"``: the task's own sentence, an example of it, or both. ``"none"``: no
-    prompt. ``"wrong"``: sentence and example of another of the tasks. ``"expert"``: the scripted expert. ``"told:<task>"``:
-    that task's sentence, in the scenes of each of the tasks.
+    prompt. ``"wrong"``: sentence and example of another of the tasks. ``"wrong-text"``: the sentence of another, with the
+    right example. ``"wrong-trajectory"``: the example of another, with the right sentence; with ``same_goal``, of the same
+    task and another goal. ``"paraphrase"``: a sentence that no data set holds, alone. ``"antonym"``: the sentence of the
+    opposite task, alone; tasks that have none get no such cell. ``"copy"``: the actions of an example, repeated.
+    ``"expert"``: the scripted expert. ``"told:<task>"``: that task's sentence, in the scenes of each of the tasks.
 
     :param tasks: distinct names.
     :param conditions: names of conditions.
     :param unseen: the tasks that training held out; None where nobody knows.
+    :param same_goal: see `Cell`; for goals that are hidden, so that only the example tells them.
     :param seed: decides which other task is the wrong one; no task is its own, and each is the wrong one once.
     :return: the cells, task after task.
-    :raises ValueError: on an unknown condition, a task named twice, no task, or a single task under ``"wrong"``.
+    :raises ValueError: on an unknown condition, a task named twice, no task, or a single task where another is needed.
     """
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(f"`tasks` must name at least one task, each once, got {list(tasks)}")
-    if "wrong" in conditions and len(tasks) < 2:
+    need_another = {"wrong", "wrong-text"} if same_goal else {"wrong", "wrong-text", "wrong-trajectory"}
+    if len(tasks) < 2 and (needy := sorted(need_another & set(conditions))):
         raise ValueError(
-            "the condition 'wrong' takes the prompt of another evaluated task: evaluate at least two, or leave it out"
+            f"the condition {needy[0]!r} takes the prompt of another evaluated task: evaluate at least two, or leave it out"
         )
     circle = np.random.default_rng(seed).permutation(len(tasks))
     following = {tasks[one]: tasks[other] for one, other in zip(circle, np.roll(circle, -1), strict=True)}
     return [
-        Cell(task, _condition(name, task, following[task]), None if unseen is None else task not in unseen)
+        Cell(task, _condition(name, task, following[task], same_goal), _is_seen(task, unseen), same_goal=same_goal)
         for task in tasks
         for name in conditions
+        if name != "antonym" or task_info(task).opposite is not None
     ]
 
 
-def _condition(name: str, task: str, other: str) -> Condition:
+def _is_seen(task: str, unseen: Collection[str] | None) -> bool | None:
+    return None if unseen is None else task not in unseen
+
+
+def _condition(name: str, task: str, other: str, same_goal: bool) -> Condition:
+    if name == "antonym":
+        return Condition(name, text_of=task_info(task).opposite)
     known = {
         "text+trajectory": Condition(name, text_of=task, trajectory_of=task),
         "text": Condition(name, text_of=task),
         "trajectory": Condition(name, trajectory_of=task),
         "none": Condition(name),
         "wrong": Condition(name, text_of=other, trajectory_of=other),
+        "wrong-text": Condition(name, text_of=other, trajectory_of=task),
+        "wrong-trajectory": Condition(name, text_of=task, trajectory_of=task if same_goal else other, other_goal=same_goal),
+        "paraphrase": Condition(name, text_of=task, paraphrased=True),
+        "copy": Condition(name, trajectory_of=task, copy=True),
         "expert": Condition(name, expert=True),
     }
     if name in known:
         return known[name]
     if name.startswith(TOLD) and name != TOLD:
         return Condition(name, text_of=name.removeprefix(TOLD))
-    raise ValueError(f"unknown condition {name!r}: use {', '.join(CONDITIONS)} or {TOLD}<task>")
+    raise ValueError(f"unknown condition {name!r}: use {', '.join((*CONDITIONS, *CONTROLS))} or {TOLD}<task>")

@@ -9,7 +9,8 @@ from typing import Any
 import gymnasium as gym
 import torch as th
 
-from sb3_llmdpd.evaluation.players import ExpertPlayer, Player
+from sb3_llmdpd.evaluation.conditions import Condition
+from sb3_llmdpd.evaluation.players import CopyPlayer, ExpertPlayer, Player
 from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
 from sb3_llmdpd.processes import worker_pool
 from sb3_llmdpd.prompts.prompt import Prompt
@@ -39,15 +40,24 @@ class Job:
     """Episodes that run in lock step.
 
     :param task: whose scenes are played.
+    :param condition: which says whether the evaluated player acts, or a control.
     :param seeds: of the episodes.
-    :param prompts: one for each of them; None lets the environment's expert act.
+    :param prompts: one for each of them.
+    :param goals: of the scenes, one for each; None where the seed decides.
     :param noise_seed: of the player's noise.
     """
 
     task: str
+    condition: Condition
     seeds: tuple[int, ...]
-    prompts: tuple[Prompt, ...] | None
+    prompts: tuple[Prompt, ...]
+    goals: tuple[str | None, ...]
     noise_seed: int
+
+    @property
+    def is_control(self) -> bool:
+        """Whether somebody else acts than the evaluated player."""
+        return self.condition.expert or self.condition.copy
 
 
 def play_jobs(
@@ -87,9 +97,21 @@ class _Stage:
             self.task = job.task
         settings = self.settings
         self.envs += [settings.make_env(job.task) for _ in range(len(job.seeds) - len(self.envs))]
-        player = ExpertPlayer(self.envs) if job.prompts is None else self.player
-        act = player.make_act(job.prompts or (), noise_seed=job.noise_seed, deterministic=settings.deterministic)
-        return run_episodes(self.envs, act, job.seeds, max_steps=settings.max_steps, stop_at_success=settings.stop_at_success)
+        player = self._player(job.condition)
+        act = player.make_act(job.prompts, noise_seed=job.noise_seed, deterministic=settings.deterministic)
+        return run_episodes(
+            self.envs,
+            act,
+            job.seeds,
+            max_steps=settings.max_steps,
+            stop_at_success=settings.stop_at_success,
+            goals=job.goals,
+        )
+
+    def _player(self, condition: Condition) -> Player:
+        if condition.expert:
+            return ExpertPlayer(self.envs)
+        return CopyPlayer() if condition.copy else self.player
 
     def close(self) -> None:
         for env in self.envs:

@@ -10,8 +10,12 @@ import torch as th
 
 from sb3_llmdpd.evaluation.rollouts import Act
 from sb3_llmdpd.llmdpd import LLMDPD
-from sb3_llmdpd.prompts.prompt import Prompt
+from sb3_llmdpd.prompts.prompt import Prompt, Trajectory
 from sb3_llmdpd.saving import OPTIMIZERS
+
+_LEAST_VARIATION = 1e-3
+_SMALLEST_SCALE = 1e-2
+"""In the observations' own units, which for Meta-World's positions are metres."""
 
 
 class Player(Protocol):
@@ -82,6 +86,46 @@ class ExpertPlayer:
             return np.stack([expert(observation) for expert, observation in zip(experts, observations, strict=True)])
 
         return act
+
+
+class CopyPlayer:
+    """Repeats the example's actions: at each step that of the example's step whose observation is nearest.
+
+    Distances are in units of what each entry varies by in the example itself; entries that it leaves unchanged do not count.
+    The steps never go back. Of replay step by step, of the nearest step of all, and of a look ahead of a few steps, this
+    copied best where the example's goal was that of the scene and its object lay elsewhere.
+    """
+
+    def make_act(self, prompts: Sequence[Prompt], *, noise_seed: int, deterministic: bool) -> Act:
+        """See `Player.make_act`; copying has no noise."""
+        replays = [_Replay(prompt) for prompt in prompts]
+
+        def act(observations: Any, rows: Sequence[int], rewards: np.ndarray) -> np.ndarray:
+            return np.stack([replays[row](observation) for row, observation in zip(rows, observations, strict=True)])
+
+        return act
+
+
+class _Replay:
+    """One example, and how far its copy has come."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        if prompt.trajectory is None:
+            raise ValueError("the copy policy repeats an example, and the prompt has none: give it a `trajectory`")
+        example = Trajectory.of(prompt.trajectory)
+        if isinstance(example.observations, dict):
+            raise ValueError("the copy policy compares observations that are arrays, and these are dicts")
+        self.observations = example.observations.reshape(len(example), -1)  # (L, obs_dim)
+        self.actions = example.actions
+        scale = self.observations.std(axis=0)
+        self.weights = np.where(scale > _LEAST_VARIATION, 1 / np.maximum(scale, _SMALLEST_SCALE), 0.0)
+        self.step = 0
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        distances = np.square((self.observations[self.step :] - observation.reshape(-1)) * self.weights).sum(axis=1)
+        self.step += int(distances.argmin())
+        action: np.ndarray = self.actions[self.step]
+        return action
 
 
 def _unpacked(file: bytes) -> ModelPlayer:

@@ -31,7 +31,13 @@ class Rollout:
 
 
 def run_episodes(
-    envs: Sequence[gym.Env[Any, Any]], act: Act, seeds: Sequence[int], *, max_steps: int, stop_at_success: bool = False
+    envs: Sequence[gym.Env[Any, Any]],
+    act: Act,
+    seeds: Sequence[int],
+    *,
+    max_steps: int,
+    stop_at_success: bool = False,
+    goals: Sequence[str | None] | None = None,
 ) -> list[Rollout]:
     """Run one episode in each environment.
 
@@ -42,10 +48,15 @@ def run_episodes(
     :param seeds: of the resets.
     :param max_steps: an episode ends here, if the environment does not end it before.
     :param stop_at_success: whether it also ends at its first success.
+    :param goals: of the scenes, one for each seed, for environments whose ``reset`` knows the option ``goal_of``; None, or an
+        entry that is None, leaves the goal to the seed.
     :return: one for each seed, in their order.
     """
-    observations: list[Any] = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=False)]
     n_rows = len(seeds)
+    observations: list[Any] = [
+        env.reset(seed=seed, options=None if goal is None else {"goal_of": goal})[0]
+        for env, seed, goal in zip(envs, seeds, goals or [None] * n_rows, strict=False)
+    ]
     rewards = np.zeros(n_rows)  # of the last step
     returns = np.zeros(n_rows)
     lengths = np.zeros(n_rows, np.int64)

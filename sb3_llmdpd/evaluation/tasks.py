@@ -101,8 +101,8 @@ def evaluate_tasks(
 
     :param model: a model, a model file, or another `Player`. In several processes it acts on the CPU.
     :param cells: what to play, see `make_cells`.
-    :param examples: episodes by task, for the conditions that show one: a different one for each evaluated episode, in turns.
-        Failed ones are left out.
+    :param examples: episodes by task, for the conditions that show one, and for the goals of cells with ``same_goal``: a
+        different one for each evaluated episode, in turns. Failed ones are left out.
     :param texts: sentences by task; by default Meta-World's canonical ones.
     :param make_env: makes a task's environment; ``partial(MetaWorldEnv, goal_visible=False)`` hides the goal. For the
         condition "expert" it has a method ``expert_action(observation)``.
@@ -129,13 +129,13 @@ def evaluate_tasks(
     if not cells:
         raise ValueError("`cells` is empty: name at least one task and condition")
     jobs_of_cells = [
-        list(_jobs(cell, prompts_of(cell.condition, examples or {}, texts or {}, n), seed, n, n_envs))
+        list(_jobs(cell, examples or {}, texts or {}, seed, n, n_envs))
         for cell in cells
         for n in [cell.n_episodes or n_episodes]
     ]
     jobs = [job for of_cell in jobs_of_cells for job in of_cell]
     player = _player(model)
-    if first_prompts := [job.prompts[0] for job in jobs if job.prompts]:
+    if first_prompts := [job.prompts[0] for job in jobs if not job.is_control]:
         # Once here: a prompt that does not fit is answered before any process starts, and the vector of a new sentence lies in
         # the cache on disk when they do.
         player.make_act(first_prompts, noise_seed=seed, deterministic=deterministic)
@@ -166,44 +166,88 @@ def _player(model: LLMDPD | Player | str | Path) -> Player:
 
 def prompts_of(
     condition: Condition, examples: Mapping[str, Sequence[Episode]], texts: Mapping[str, str], n_episodes: int
-) -> list[Prompt] | None:
+) -> list[Prompt]:
     """What a condition tells the policy in each episode of a cell.
 
     :param condition: which.
     :param examples: episodes by task; shown in turns, failed ones left out.
     :param texts: sentences by task; by default Meta-World's canonical ones.
     :param n_episodes: episodes of the cell.
-    :return: one for each episode; None for the expert.
+    :return: one for each episode.
     :raises ValueError: when a sentence or an example is missing.
     """
-    if condition.expert:
-        return None
-    text: str | None = None
-    shown: list[Episode | None] = [None]
+    told: Sequence[str | None] = [None]
+    shown: Sequence[Episode | None] = [None]
     if condition.text_of is not None:
-        text = texts.get(condition.text_of) or task_info(condition.text_of).text
+        told = _sentences(condition, texts)
     if condition.trajectory_of is not None:
-        shown = [episode for episode in examples.get(condition.trajectory_of, ()) if episode.success is not False]
-        if not shown:
+        shown = _successful(condition.trajectory_of, examples, f"the condition {condition.name!r} shows an example")
+        shown = _of_other_goals(shown) if condition.other_goal else shown
+    return [Prompt(told[i % len(told)], shown[i % len(shown)]) for i in range(n_episodes)]
+
+
+def _sentences(condition: Condition, texts: Mapping[str, str]) -> Sequence[str]:
+    task = condition.text_of or ""
+    if condition.paraphrased:
+        return task_info(task).paraphrases
+    return [texts.get(task) or task_info(task).text]
+
+
+def _successful(task: str, examples: Mapping[str, Sequence[Episode]], why: str) -> list[Episode]:
+    found = [episode for episode in examples.get(task, ()) if episode.success is not False]
+    if not found:
+        raise ValueError(f"{why} of {task!r}, and `examples` has no successful one; it has tasks {sorted(examples)}")
+    return found
+
+
+def _of_other_goals(episodes: Sequence[Episode]) -> list[Episode]:
+    """In the place of each episode, the next one of another goal."""
+    others = []
+    for i, episode in enumerate(episodes):
+        following = (*episodes[i + 1 :], *episodes[:i])
+        other = next((candidate for candidate in following if candidate.goal != episode.goal), None)
+        if other is None:
             raise ValueError(
-                f"the condition {condition.name!r} shows an example of {condition.trajectory_of!r}, and `examples` has no"
-                f" successful one; it has tasks {sorted(examples)}"
+                f"the examples of {episode.task!r} have one goal only, {episode.goal!r}, so none can be shown of another:"
+                " give more examples, or leave the task out where its goal is a part of its object"
             )
-    return [Prompt(text, shown[episode % len(shown)]) for episode in range(n_episodes)]
+        others.append(other)
+    return others
 
 
-def _jobs(cell: Cell, prompts: list[Prompt] | None, seed: int, n_episodes: int, n_envs: int) -> Iterator[Job]:
+def _goals(cell: Cell, examples: Mapping[str, Sequence[Episode]], n_episodes: int) -> list[str | None]:
+    """Goals of a cell's scenes, in the same turns in which the examples are shown."""
+    if not cell.same_goal:
+        return [None] * n_episodes
+    episodes = _successful(cell.task, examples, "the scenes have the goals of the examples")
+    if lacking := next((episode for episode in episodes if episode.goal is None), None):
+        raise ValueError(f"`same_goal` needs the goal of every example, and {lacking.source} has none: set Episode.goal")
+    return [episodes[i % len(episodes)].goal for i in range(n_episodes)]
+
+
+def _jobs(
+    cell: Cell,
+    examples: Mapping[str, Sequence[Episode]],
+    texts: Mapping[str, str],
+    seed: int,
+    n_episodes: int,
+    n_envs: int,
+) -> Iterator[Job]:
     """The cell's episodes in blocks. The blocks are the same for all numbers of processes, and so are the numbers."""
 
     def draw(*entropy: int) -> int:
         return int(np.random.SeedSequence([_EVALUATION, seed, crc32(cell.task.encode()), *entropy]).generate_state(1)[0])
 
+    prompts = prompts_of(cell.condition, examples, texts, n_episodes)
+    goals = _goals(cell, examples, n_episodes)
     seeds = [draw(episode) for episode in range(n_episodes)]
     for first in range(0, n_episodes, n_envs):
         block = slice(first, first + n_envs)
         yield Job(
             cell.task,
+            cell.condition,
             tuple(seeds[block]),
-            None if prompts is None else tuple(prompts[block]),
+            tuple(prompts[block]),
+            tuple(goals[block]),
             noise_seed=draw(first, crc32(cell.condition.name.encode())),
         )

@@ -42,8 +42,8 @@ def collect(
     :param tasks: names of tasks, see `TASKS`.
     :param n_episodes: episodes a task, failed ones included.
     :param noise: standard deviations of the Gaussian noise on the expert's actions, taken in turns by the episodes.
-    :param episodes_per_goal: consecutive episodes that share a goal while the object is placed anew (where the task's goal
-        is separate from its object, else the placement is shared too).
+    :param episodes_per_goal: consecutive episodes that share a goal while the object is placed anew; see
+        `Recipe.episodes_per_goal` for the tasks whose goal is a part of the object.
     :param goal_visible: whether observations hold the goal's position; the expert knows it anyway.
     :param seed: of all random numbers; the result does not depend on the number of processes.
     :param n_processes: as many as there are CPU cores by default; 1 collects in this process.

@@ -90,12 +90,17 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         :param seed: seeds goal and placement of this and the following episodes; None goes on from where they are.
         :param options: ``{"layout": env.layout}`` repeats an earlier episode's goal and placement;
             ``{"goal_of": env.layout}`` keeps its goal and places the object anew (where the task's goal is not separate
-            from its object, see `TaskInfo.goal_separate`, it repeats both).
+            from its object, see `TaskInfo.goal_separate`, it repeats both). In place of the layout, ``goal_of`` takes the
+            goal's identifier (see `goal_id`), as recorded episodes have it: `Episode.goal`.
         :return: observation (39,), float32, and info.
-        :raises ValueError: on an unknown option, or a layout of another shape or one that the simulator refuses.
+        :raises ValueError: on an unknown option, a goal of another task, or a layout of another shape or one that the
+            simulator refuses.
         """
+        options = dict(options or {})
+        if isinstance(options.get("goal_of"), str):
+            options["goal_of"] = self._layout_of(options["goal_of"])
         super().reset(seed=seed)
-        draw = self._placement(dict(options or {}))
+        draw = self._placement(options)
         simulator = self.simulator
         simulator.curr_path_length = 0
         # A first pass, without moving the hand, finds a layout that the simulator's own distance rule accepts.
@@ -179,6 +184,19 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
             observation[GOAL] = 0.0
         return observation
 
+    def _layout_of(self, goal: str) -> np.ndarray | None:
+        """The layout that a goal was first drawn in; None where all scenes of the task have that goal."""
+        task, _, seed = goal.partition("/")
+        fits = seed.isdecimal() if self.task_info.goal_separate else goal == self.task_name
+        if task != self.task_name or not fits:
+            raise ValueError(f"{goal!r} is no goal of {self.task_name!r}, whose goals are like {goal_id(self.task_name, 7)!r}")
+        if not seed:
+            return None
+        before = self.np_random
+        self.reset(seed=int(seed))
+        self.np_random = before
+        return self.layout
+
     def _placement(self, options: dict[str, Any]) -> Callable[[], np.ndarray]:
         """What the simulator asks for its random numbers, until it accepts them."""
         fixed = options.pop("layout", None)
@@ -207,6 +225,17 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
             return self.layout
 
         return draw
+
+
+def goal_id(task: str, seed: int) -> str:
+    """Identifier of a goal.
+
+    :param task: name of the task.
+    :param seed: of the reset that first drew the goal.
+    :return: the task's name and the seed, from which the goal can be drawn again; the name alone where the goal is a part of
+        the object: all scenes of such a task ask for the same of it.
+    """
+    return f"{task}/{seed}" if task_info(task).goal_separate else task
 
 
 make_metaworld_env = MetaWorldEnv

@@ -8,7 +8,7 @@ from zlib import crc32
 import numpy as np
 
 from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS
-from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
+from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv, goal_id
 from sb3_llmdpd.data.metaworld.tasks import TaskInfo, task_info
 
 
@@ -20,7 +20,8 @@ class Recipe:
     :param n_episodes: episodes, failed ones included.
     :param noise: standard deviations of the Gaussian noise on the expert's actions, in the actions' own units. What is
         executed and recorded is clip(expert + noise, -1, 1). Episode i has ``noise[i % len(noise)]``.
-    :param episodes_per_goal: consecutive episodes that share their goal.
+    :param episodes_per_goal: consecutive episodes that share their goal, where the task's goal is separate from its object.
+        Else every episode has a scene of its own: the same one twice could be solved by copying.
     :param goal_visible: whether the observations hold the goal.
     :param seed: of all random numbers.
     :raises ValueError: on numbers that make no data set.
@@ -79,7 +80,7 @@ class RecordedEpisode:
     :param successes: (T + 1,), success as the simulator reported it; 0 at the reset.
     :param seed: of the environment and the noise.
     :param noise: standard deviation of the action noise.
-    :param goal_id: shared by the episodes of the same goal.
+    :param goal_id: shared by the episodes of the same goal, see `envs.goal_id`.
     """
 
     observations: np.ndarray
@@ -105,9 +106,8 @@ def record_episode(env: MetaWorldEnv, recipe: Recipe, episode: int) -> RecordedE
     :return: what happened.
     """
     seed, goal_seed = (recipe.episode_seed(index) for index in (episode, episode - episode % recipe.episodes_per_goal))
-    observation, _ = env.reset(seed=goal_seed)
-    if seed != goal_seed:
-        observation, _ = env.reset(seed=seed, options={"goal_of": env.layout})
+    goal = goal_id(recipe.task, goal_seed)
+    observation, _ = env.reset(seed=seed, options=None if seed == goal_seed else {"goal_of": goal})
     std = recipe.noise[episode % len(recipe.noise)]
     rng = np.random.default_rng([seed, 1])  # another stream than the one that the placement came from
     observations, successes = [observation], [0.0]
@@ -130,5 +130,5 @@ def record_episode(env: MetaWorldEnv, recipe: Recipe, episode: int) -> RecordedE
         successes=np.array(successes, np.float32),
         seed=seed,
         noise=std,
-        goal_id=f"{recipe.task}/{goal_seed}",
+        goal_id=goal,
     )
