@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.evaluation.conditions import Condition
+from sb3_llmdpd.evaluation.phases import PHASES, Phases, phase_rates
 from sb3_llmdpd.evaluation.statistics import Estimate, interquartile_mean_over_tasks, mean_over_tasks, success_rate
 from sb3_llmdpd.evaluation.tasks import CellResult
 from sb3_llmdpd.files import whole_file
@@ -143,12 +145,13 @@ def summarise(results: Sequence[CellResult]) -> list[GroupSummary]:
 
 
 def tables(results: Sequence[CellResult]) -> list[Table]:
-    """The tables that end an evaluation: groups with their intervals, single tasks, scenes where the sentence decides.
+    """The tables that end an evaluation: groups with their intervals, single tasks, scenes where the sentence decides, and how
+    far the episodes came where that was watched.
 
     :param results: of `evaluate_tasks`.
     :return: those of them that have rows.
     """
-    made = [_group_table(results), _task_table(results), _told_table(results)]
+    made = [_group_table(results), _task_table(results), _told_table(results), _phase_table(results)]
     return [table for table in made if table.rows]
 
 
@@ -188,6 +191,21 @@ def _told_table(results: Sequence[CellResult]) -> Table:
     )
 
 
+def _phase_table(results: Sequence[CellResult]) -> Table:
+    rows = tuple(
+        (
+            result.task,
+            result.condition.name,
+            *(f"{rate:.2f}" for rate in phase_rates(result.phases).values()),
+            f"{100 * median(episode.closest for episode in result.phases):.1f}",
+        )
+        for result in results
+        if result.phases is not None
+    )
+    header = ("task", "prompt", *PHASES, "closest [cm]")
+    return Table("Share of the episodes that came so far, and the median of how near the hand came", header, rows)
+
+
 def _conditions(results: Sequence[CellResult]) -> list[str]:
     return list(dict.fromkeys(result.condition.name for result in results if not result.condition.is_told))
 
@@ -211,9 +229,11 @@ def _with_interval(estimate: Estimate) -> str:
 
 def _result_of(cell: Mapping[str, Any]) -> CellResult:
     per_episode = ("seeds", "successes", "last_successes", "returns", "first_successes")
+    phases = cell.get("phases")
     return CellResult(
         task=cell["task"],
         condition=Condition(**cell["condition"]),
         seen=cell["seen"],
         **{name: tuple(cell[name]) for name in per_episode},
+        phases=None if phases is None else tuple(Phases(**episode) for episode in phases),
     )

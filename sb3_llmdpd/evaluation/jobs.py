@@ -10,6 +10,7 @@ import gymnasium as gym
 import torch as th
 
 from sb3_llmdpd.evaluation.conditions import Condition
+from sb3_llmdpd.evaluation.phases import PhaseWatch
 from sb3_llmdpd.evaluation.players import CopyPlayer, ExpertPlayer, Player
 from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
 from sb3_llmdpd.processes import worker_pool
@@ -27,12 +28,14 @@ class PlaySettings:
     :param max_steps: steps after which an episode ends.
     :param stop_at_success: whether it also ends at its first success.
     :param deterministic: whether the player acts without noise.
+    :param phases: whether to watch how far each episode comes.
     """
 
     make_env: EnvMaker
     max_steps: int
     stop_at_success: bool
     deterministic: bool
+    phases: bool
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class _Stage:
             max_steps=settings.max_steps,
             stop_at_success=settings.stop_at_success,
             goals=job.goals,
+            watch=PhaseWatch(len(job.seeds)) if settings.phases else None,
         )
 
     def _player(self, condition: Condition) -> Player:

@@ -7,6 +7,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from sb3_llmdpd.evaluation.phases import Phases, PhaseWatch
+
 Act = Callable[[Any, Sequence[int], np.ndarray], np.ndarray]
 """From observations (n, *obs_shape), or a dict of such arrays, the n rows they belong to, and the rewards (n,) of these rows'
 last steps (0 at the first), to actions (n, action_dim)."""
@@ -21,6 +23,7 @@ class Rollout:
     :param length: steps it took.
     :param first_success: index in [0, length) of the first step that was a success; None when there was none.
     :param last_success: whether the last step was one.
+    :param phases: how far it came, where that was watched.
     """
 
     seed: int
@@ -28,6 +31,7 @@ class Rollout:
     length: int
     first_success: int | None
     last_success: bool
+    phases: Phases | None = None
 
 
 def run_episodes(
@@ -38,6 +42,7 @@ def run_episodes(
     max_steps: int,
     stop_at_success: bool = False,
     goals: Sequence[str | None] | None = None,
+    watch: PhaseWatch | None = None,
 ) -> list[Rollout]:
     """Run one episode in each environment.
 
@@ -50,6 +55,7 @@ def run_episodes(
     :param stop_at_success: whether it also ends at its first success.
     :param goals: of the scenes, one for each seed, for environments whose ``reset`` knows the option ``goal_of``; None, or an
         entry that is None, leaves the goal to the seed.
+    :param watch: to look on.
     :return: one for each seed, in their order.
     """
     n_rows = len(seeds)
@@ -75,11 +81,20 @@ def run_episodes(
                 first_success[row] = int(lengths[row])
             last_success[row] = success
             lengths[row] += 1
+            if watch is not None:
+                watch.see(row, observations[row], info)
             if terminated or truncated or lengths[row] >= max_steps or (success and stop_at_success):
                 done.add(row)
         running = [row for row in running if row not in done]
     return [
-        Rollout(seeds[row], float(returns[row]), int(lengths[row]), first_success[row], last_success[row])
+        Rollout(
+            seeds[row],
+            float(returns[row]),
+            int(lengths[row]),
+            first_success[row],
+            last_success[row],
+            None if watch is None else watch.phases(row),
+        )
         for row in range(n_rows)
     ]
 

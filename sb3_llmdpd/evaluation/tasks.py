@@ -14,6 +14,7 @@ from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import Cell, Condition
 from sb3_llmdpd.evaluation.jobs import EnvMaker, Job, PlaySettings, play_jobs
+from sb3_llmdpd.evaluation.phases import Phases
 from sb3_llmdpd.evaluation.players import ModelPlayer, Player
 from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.llmdpd import LLMDPD
@@ -36,6 +37,7 @@ class CellResult:
     :param last_successes: success at the last step.
     :param returns: sums of raw rewards.
     :param first_successes: index of the first successful step, None when there was none.
+    :param phases: how far each episode came; None where that was not watched.
     """
 
     task: str
@@ -46,6 +48,7 @@ class CellResult:
     last_successes: tuple[bool, ...]
     returns: tuple[float, ...]
     first_successes: tuple[int | None, ...]
+    phases: tuple[Phases, ...] | None = None
 
     @property
     def n_episodes(self) -> int:
@@ -65,6 +68,7 @@ class CellResult:
         :param rollouts: its episodes, in their order.
         :return: the result.
         """
+        watched = [rollout.phases for rollout in rollouts if rollout.phases is not None]
         return cls(
             cell.task,
             cell.condition,
@@ -74,6 +78,7 @@ class CellResult:
             last_successes=tuple(rollout.last_success for rollout in rollouts),
             returns=tuple(rollout.total_reward for rollout in rollouts),
             first_successes=tuple(rollout.first_success for rollout in rollouts),
+            phases=tuple(watched) if watched else None,
         )
 
 
@@ -89,6 +94,7 @@ def evaluate_tasks(
     max_episode_steps: int = HORIZON,
     stop_at_success: bool = False,
     deterministic: bool = True,
+    phases: bool = False,
     seed: int = 0,
     n_processes: int | None = None,
     progress_bar: bool = True,
@@ -111,6 +117,7 @@ def evaluate_tasks(
     :param max_episode_steps: steps after which an episode ends.
     :param stop_at_success: end an episode at its first success: faster, and its last step is then a success too.
     :param deterministic: whether the policy acts without noise.
+    :param phases: whether to watch how far each episode comes (see `Phases`); for Meta-World's observations.
     :param seed: of the episodes, and of the policy's noise.
     :param n_processes: as many as there are CPU cores by default; 1 plays in this process.
     :param progress_bar: whether to show one.
@@ -139,7 +146,7 @@ def evaluate_tasks(
         # Once here: a prompt that does not fit is answered before any process starts, and the vector of a new sentence lies in
         # the cache on disk when they do.
         player.make_act(first_prompts, noise_seed=seed, deterministic=deterministic)
-    settings = PlaySettings(make_env, max_episode_steps, stop_at_success, deterministic)
+    settings = PlaySettings(make_env, max_episode_steps, stop_at_success, deterministic, phases)
     blocks: list[list[Rollout]] = [[] for _ in jobs]
     n_processes = min(len(jobs), n_processes or n_cores())
     with (

@@ -1,0 +1,93 @@
+"""How far an episode of Meta-World came: reached its object, grasped it, lifted it, moved it, and was done."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+HAND, GRIPPER, OBJECT = slice(0, 3), 3, slice(4, 7)
+"""Where they stand in an observation."""
+
+# Read off the scripted experts, which pass them all in the tasks where something is grasped. The simulator's own
+# `near_object`, `grasp_success` and `obj_to_target` mean another thing in each task, and nothing in some.
+_REACH = 0.07
+_OPEN = 0.9
+_LIFT = 0.01
+_MOVE = 0.04
+
+
+@dataclass(frozen=True)
+class Phases:
+    """What happened at any step of one episode. The thresholds are the same in all tasks.
+
+    :param reach: the hand was within 7 cm of the object.
+    :param grasp: there, the fingers were closed to less than 0.9 of their opening.
+    :param lift: the object rose by 1 cm.
+    :param move: the object was 4 cm from where it had been, in any direction.
+    :param place: success.
+    :param closest: least distance of hand and object, in metres; that of the expert is 2 to 7 cm, by task.
+    """
+
+    reach: bool
+    grasp: bool
+    lift: bool
+    move: bool
+    place: bool
+    closest: float
+
+
+PHASES = tuple(field.name for field in fields(Phases) if field.name != "closest")
+"""Their names, in the order in which they come; those of a task that grasps nothing are reach, move and place."""
+
+
+class PhaseWatch:
+    """Looks on while episodes run.
+
+    :param n_rows: how many run.
+    """
+
+    def __init__(self, n_rows: int) -> None:
+        self._start = np.full((n_rows, 3), np.nan)
+        self._lowest = np.full(n_rows, np.inf)
+        self._closest = np.full(n_rows, np.inf)
+        self._passed = np.zeros((n_rows, len(PHASES)), bool)
+
+    def see(self, row: int, observation: np.ndarray, info: dict[str, Any]) -> None:
+        """Take note of a step. At the reset the simulator's poses are not all up to date: the first step counts as start.
+
+        :param row: of the episode.
+        :param observation: (39,), behind the step.
+        :param info: of the step, with ``success``.
+        """
+        thing = observation[OBJECT]
+        if np.isnan(self._start[row, 0]):
+            self._start[row] = thing
+        self._lowest[row] = min(self._lowest[row], thing[2])
+        distance = float(np.linalg.norm(observation[HAND] - thing))
+        self._closest[row] = min(self._closest[row], distance)
+        self._passed[row] |= (
+            distance <= _REACH,
+            distance <= _REACH and observation[GRIPPER] < _OPEN,
+            thing[2] - self._lowest[row] >= _LIFT,
+            bool(np.linalg.norm(thing - self._start[row]) >= _MOVE),
+            bool(info.get("success", False)),
+        )
+
+    def phases(self, row: int) -> Phases:
+        """What came of an episode.
+
+        :param row: which.
+        :return: its phases.
+        """
+        reach, grasp, lift, move, place = (bool(passed) for passed in self._passed[row])
+        return Phases(reach, grasp, lift, move, place, float(self._closest[row]))
+
+
+def phase_rates(phases: Sequence[Phases]) -> dict[str, float]:
+    """Share of the episodes that passed each phase.
+
+    :param phases: of the episodes of a cell.
+    :return: by phase, in [0, 1].
+    """
+    return {name: float(np.mean([getattr(episode, name) for episode in phases])) for name in PHASES}
