@@ -181,6 +181,19 @@ class PromptReplayBuffer(ReplayBuffer):
                 "VecNormalize cannot serve offline: its statistics only move when an environment is stepped. Drop it; the"
                 " policy standardises observations with statistics of the data set."
             )
+        tasks, pools, examples, rows = self._draw(batch_size)
+        return PromptReplayBufferSamples(
+            observations=self._observation_rows(rows),
+            actions=self._rows(self._actions, rows),
+            next_observations=self._observation_rows(rows + 1),
+            dones=self._rows(self._dones, rows),
+            rewards=self._rows(self._rewards, rows),
+            discounts=None,
+            prompts=self._prompts(tasks, pools, examples),
+        )
+
+    def _draw(self, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Task, pool and example of each of the M prompts, each (M,), and the rows of the transitions, (B,)."""
         n_prompts = min(self.prompts_per_batch, batch_size)
         if n_prompts < 1 or batch_size % n_prompts:
             raise ValueError(
@@ -191,16 +204,7 @@ class PromptReplayBuffer(ReplayBuffer):
         pools = index.task_first_pool[tasks] + self.generator.integers(index.task_n_pools[tasks])
         examples = index.examples[index.pool_first_example[pools] + self.generator.integers(index.pool_n_examples[pools])]
         transitions = self._draw_transitions(pools, examples, batch_size // n_prompts)
-        rows = index.transition_row[transitions.ravel()]
-        return PromptReplayBufferSamples(
-            observations=self._observation_rows(rows),
-            actions=self._rows(self._actions, rows),
-            next_observations=self._observation_rows(rows + 1),
-            dones=self._rows(self._dones, rows),
-            rewards=self._rows(self._rewards, rows),
-            discounts=None,
-            prompts=self._prompts(tasks, pools, examples),
-        )
+        return tasks, pools, examples, index.transition_row[transitions.ravel()]
 
     def _draw_tasks(self, n_prompts: int) -> np.ndarray:
         rounds = -(-n_prompts // len(self.tasks))
