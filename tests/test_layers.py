@@ -47,6 +47,7 @@ LAYERS = {
     "sb3_llmdpd.acting": 2,
     "sb3_llmdpd.llmdpd": 3,
     "sb3_llmdpd.evaluation": 4,
+    "sb3_llmdpd.baselines": 4,
     "sb3_llmdpd.callbacks": 4,
     "sb3_llmdpd.report": 4,
     "sb3_llmdpd.charts": 4,

@@ -1,0 +1,1 @@
+"""Relatives of the method, trained on the same data and told the same prompts."""

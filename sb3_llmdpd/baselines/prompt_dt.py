@@ -1,0 +1,298 @@
+"""`PromptDT`, the closest relative without diffusion: a Decision Transformer that is shown an example and told a sentence."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.utils import get_device, set_random_seed
+from torch.nn import functional as F
+
+from sb3_llmdpd import checkpoint
+from sb3_llmdpd.baselines.memory import Memory
+from sb3_llmdpd.baselines.prompt_batch import prompt_batch
+from sb3_llmdpd.baselines.prompt_dt_network import PromptDTNetwork
+from sb3_llmdpd.baselines.segments import SegmentBuffer
+from sb3_llmdpd.checkpoint import Checkpoint, FileLike
+from sb3_llmdpd.checkpoint.networks import SPACES, arguments_of, check_weights
+from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
+from sb3_llmdpd.checkpoint.values import from_json, no_custom_objects, to_json
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.sources import DatasetLike, load_dataset
+from sb3_llmdpd.evaluation.rollouts import Act
+from sb3_llmdpd.health import TrainingDiverged, first_bad_weight
+from sb3_llmdpd.networks.features import features_extractor_named
+from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, Prompt
+from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
+from sb3_llmdpd.prompts.text_encoders import make_text_encoder
+from sb3_llmdpd.prompts.text_table import TextTable
+from sb3_llmdpd.training_data import STATISTICS_ROWS
+
+EXTRACTORS = ("flatten", "metaworld_relative")
+"""Features extractors of vectors that have nothing to learn."""
+
+
+class PromptDT:
+    """Prompt-DT (https://arxiv.org/abs/2206.13499) on the data, the prompts and the statistics of `LLMDPD`.
+
+    A causal transformer predicts actions by mean squared error and acts with a return that it should reach: the best of the
+    task's training episodes where the sentence is known, otherwise that of the example, otherwise the mean of the tasks.
+    Sizes, context and learning rate are those of its publication. Other than there, the prompt is what `LLMDPD` is told: the
+    states and actions of L steps spread over the example, and a sentence; and positions are those in the context, not in
+    the episode.
+
+    It is a `Player`: `evaluate_tasks` plays it in the place of a model.
+
+    :param dataset: as for `LLMDPD`, with one-dimensional observations; None for a model that is to be loaded.
+    :param learning_rate: of AdamW.
+    :param batch_size: stretches of ``context`` steps in a gradient step, a multiple of ``prompts_per_batch``.
+    :param prompts_per_batch: prompts in a batch.
+    :param context: K, steps that the policy remembers.
+    :param token_dim: width of the transformer.
+    :param n_layers: its layers.
+    :param n_heads: its heads.
+    :param prompt_window: L, steps of an example.
+    :param max_grad_norm: gradients are clipped to this norm.
+    :param text_dropout: share of the prompts whose sentence is replaced by the learned null.
+    :param trajectory_dropout: the same for the example, independently.
+    :param text_encoder: see `make_text_encoder`; None for a model without text.
+    :param same_goal: examples come from episodes of the same goal.
+    :param reward_scale: of the returns, see `PromptReplayBuffer`.
+    :param features_extractor_class: one of ``EXTRACTORS``.
+    :param seed: of network, batches and dropout.
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    :raises ValueError: on observations of another kind, or sizes that do not fit together.
+    """
+
+    observation_space: spaces.Box
+    action_space: spaces.Box
+    network: PromptDTNetwork
+    optimizer: th.optim.Optimizer
+
+    def __init__(
+        self,
+        dataset: DatasetLike | None,
+        *,
+        learning_rate: float = 1e-4,
+        batch_size: int = 64,
+        prompts_per_batch: int = 32,
+        context: int = 20,
+        token_dim: int = 128,
+        n_layers: int = 3,
+        n_heads: int = 1,
+        prompt_window: int = PROMPT_WINDOW,
+        max_grad_norm: float = 0.25,
+        text_dropout: float = 0.1,
+        trajectory_dropout: float = 0.1,
+        text_encoder: str | None = "minilm",
+        same_goal: bool = False,
+        reward_scale: str = "per_task",
+        features_extractor_class: str = "flatten",
+        seed: int | None = None,
+        device: th.device | str = "auto",
+    ) -> None:
+        self._arguments = arguments_of(locals(), "dataset", "device")
+        self.batch_size = batch_size
+        self.context = context
+        self.prompt_window = prompt_window
+        self.max_grad_norm = max_grad_norm
+        self.text_dropout = text_dropout
+        self.trajectory_dropout = trajectory_dropout
+        self.reward_scale = reward_scale
+        self.device = get_device(device)
+        self.generator = th.Generator(self.device)
+        """Of prompt dropout."""
+        self.text_table: TextTable | None = None
+        self.buffer: SegmentBuffer | None = None
+        self.targets: dict[str, tuple[float, float]] = {}
+        """For each known sentence what `_target` gives."""
+        self.return_scale = 1.0
+        """Largest return of a training episode: what the network is told is of the order of 1."""
+        if dataset is not None:
+            data = load_dataset(dataset)
+            self.buffer = SegmentBuffer(
+                data,
+                context,
+                device=self.device,
+                prompts_per_batch=prompts_per_batch,
+                prompt_window=prompt_window,
+                same_goal=same_goal,
+                reward_scale=reward_scale,
+                seed=seed,
+                observation_space=data.observation_space,
+            )
+            self._set_spaces(data.observation_space, data.action_space)
+            self._set_up(seed)
+            self._attach(self.buffer)
+
+    # Set-up -------------------------------------------------------------------------------------------------------------
+
+    def _set_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Box) -> None:
+        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+            raise ValueError(f"PromptDT reads observations that are one vector, Box of shape (n,), got {observation_space}")
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def _set_up(self, seed: int | None) -> None:
+        if seed is not None:
+            set_random_seed(seed)
+            self.generator.manual_seed(seed)
+        self.network = self._make_network().to(self.device)
+        self.optimizer = th.optim.AdamW(self.network.parameters(), lr=self._arguments["learning_rate"], weight_decay=1e-4)
+
+    def _make_network(self) -> PromptDTNetwork:
+        encoder = self._arguments["text_encoder"]
+        extractor = self._arguments["features_extractor_class"]
+        if extractor not in EXTRACTORS:
+            raise ValueError(f"`features_extractor_class` of PromptDT must be one of {EXTRACTORS}, got {extractor!r}")
+        text_dim = 0
+        if encoder is not None:  # which, once there is a table, need not be installed
+            text_dim = (make_text_encoder(encoder) if self.text_table is None else self.text_table).dim
+        sizes = {name: self._arguments[name] for name in ("prompt_window", "context", "token_dim", "n_layers", "n_heads")}
+        extract = features_extractor_named(extractor)(self.observation_space)
+        return PromptDTNetwork(extract, int(np.prod(self.action_space.shape)), text_dim, **sizes)
+
+    def _attach(self, buffer: SegmentBuffer) -> None:
+        """Fit sentences, statistics and returns to the data."""
+        encoder = self._arguments["text_encoder"]
+        if encoder is not None and buffer.texts:
+            self.text_table = TextTable.encode(buffer.texts_by_task, CachedTextEncoder(make_text_encoder(encoder)))
+            buffer.set_text_vectors(self.text_table.lookup(buffer.texts))
+            self.network.text_normaliser.fit(buffer.text_vectors)
+        else:
+            text_dim = self.network.text_normaliser.mean.shape[0]
+            buffer.set_text_vectors(np.zeros((len(buffer.texts), text_dim), np.float32))
+        observations = buffer.some_observations(STATISTICS_ROWS)
+        assert isinstance(observations, th.Tensor)  # `_set_up` has checked
+        self.network.feature_normaliser.fit(self.network.extractor(observations))
+        self.return_scale = float(np.abs(buffer.best_returns).max()) or 1.0
+        for texts, best, scale in zip(buffer.texts_by_task.values(), buffer.best_returns, buffer.reward_scales, strict=True):
+            self.targets.update(
+                dict.fromkeys(texts, (float(best) / self.return_scale, 1.0 / (float(scale) * self.return_scale)))
+            )
+
+    # Training -----------------------------------------------------------------------------------------------------------
+
+    def learn(self, n_steps: int, on_step: Callable[[th.Tensor], object] | None = None) -> Self:
+        """Train on the data set.
+
+        :param n_steps: gradient steps.
+        :param on_step: called after each with its loss, on the device.
+        :return: the model itself.
+        :raises ValueError: when the model has no data set.
+        :raises TrainingDiverged: when a weight is no longer a number.
+        """
+        if self.buffer is None:
+            raise ValueError("a PromptDT without data cannot learn: make one with PromptDT(dataset)")
+        self.network.train()
+        for _ in range(n_steps):
+            loss = self.loss()
+            self.optimizer.zero_grad()
+            loss.backward()
+            th.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+            self.optimizer.step()
+            if on_step is not None:
+                on_step(loss.detach())
+        self.network.eval()
+        bad = first_bad_weight(self.network.state_dict())
+        if bad is not None:
+            raise TrainingDiverged(f"the training has diverged: the weight {bad!r} is not finite; lower `learning_rate`")
+        return self
+
+    def loss(self) -> th.Tensor:
+        """Mean squared error of the actions of a new batch; of each stretch all its steps.
+
+        :return: scalar.
+        """
+        assert self.buffer is not None  # `learn` has checked
+        segments, prompts = self.buffer.sample_segments(self.batch_size)
+        drop = th.rand((2, len(prompts.has_text)), generator=self.generator, device=self.device)
+        prompts = prompts.dropped(drop[0] < self.text_dropout, drop[1] < self.trajectory_dropout)
+        predicted = self.network(segments._replace(returns_to_go=segments.returns_to_go / self.return_scale), prompts)
+        errors = F.mse_loss(predicted, segments.actions, reduction="none").mean(dim=-1)  # (B, K)
+        return (errors * segments.is_step).sum() / segments.is_step.sum()
+
+    # Acting -------------------------------------------------------------------------------------------------------------
+
+    def make_act(self, prompts: Sequence[Prompt], *, noise_seed: int = 0, deterministic: bool = True) -> Act:
+        """Get ready for a block of episodes, see `Player.make_act`; there is no noise.
+
+        :param prompts: of the rows of the block.
+        :param noise_seed: ignored.
+        :param deterministic: ignored.
+        :return: acts, and remembers the last steps of each row.
+        :raises ValueError: when an example does not fit, or a sentence is given to a model without text.
+        """
+        self.network.eval()
+        text_dim = self.network.text_normaliser.mean.shape[0]
+        spaces_of_model = self.observation_space, self.action_space
+        batch = prompt_batch(prompts, *spaces_of_model, self.prompt_window, self.text_table, text_dim, self.device)
+        return Memory(self.network, self.action_space, self.context, batch, [self._target(prompt) for prompt in prompts])
+
+    def _target(self, prompt: Prompt) -> tuple[float, float]:
+        """The return to ask for, as the network is told it, and what a raw reward of 1 takes from it."""
+        if prompt.text in self.targets:
+            return self.targets[prompt.text]
+        if isinstance(prompt.trajectory, Episode):
+            rewards = prompt.trajectory.rewards.astype(np.float64)
+            size = float(np.sqrt(np.square(rewards).mean())) if self.reward_scale == "per_task" else 1.0
+            unit = 1.0 / ((size or 1.0) * self.return_scale)
+            return float(rewards.sum()) * unit, unit
+        known = np.array(list(self.targets.values()) or [(1.0, 1.0 / self.return_scale)])
+        return float(known[:, 0].mean()), float(known[:, 1].mean())
+
+    # The file -----------------------------------------------------------------------------------------------------------
+
+    def save(self, path: FileLike) -> None:
+        """Write what acting needs, without pickle.
+
+        :param path: as for `LLMDPD.save`.
+        """
+        table = self.text_table
+        data = {
+            "network": "PromptDT",
+            "arguments": to_json(self._arguments),
+            **{name: space_to_json(getattr(self, name)) for name in SPACES},
+            "text_table": None if table is None else table.to_dict(),
+            "targets": self.targets,
+            "return_scale": self.return_scale,
+        }
+        tensors = {"network": self.network.state_dict()}
+        if table is not None:
+            tensors["text_table"] = {name: th.tensor(array) for name, array in table.tensors().items()}
+        checkpoint.write(Checkpoint(data, tensors), path)
+
+    @classmethod
+    def load(cls, path: FileLike, device: th.device | str = "auto") -> Self:
+        """Read a model that acts. Nothing in the file is executed.
+
+        :param path: of `save`.
+        :param device: where to.
+        :return: the model, without data.
+        :raises FileNotFoundError: when there is no such file.
+        :raises ValueError: when the file is damaged or foreign.
+        """
+        saved = checkpoint.read(path)
+        if saved.data.get("network") != "PromptDT":
+            raise ValueError(f"{checkpoint.shown_path(path)} holds no PromptDT; LLMDPD.load reads the method's own models")
+        try:
+            model = cls(None, device=device, **from_json(saved.data["arguments"], "arguments", no_custom_objects))
+            if saved.data["text_table"] is not None:
+                arrays = {name: tensor.numpy() for name, tensor in saved.tensors["text_table"].items()}
+                model.text_table = TextTable.from_parts(saved.data["text_table"], arrays)
+            model.targets = {text: (float(goal), float(unit)) for text, (goal, unit) in saved.data["targets"].items()}
+            model.return_scale = float(saved.data["return_scale"])
+            model._set_spaces(*(space_from_json(saved.data[name]) for name in SPACES))  # type: ignore[arg-type]
+            check_weights(model._make_network, saved.tensors["network"])
+            model._set_up(seed=None)
+            model.network.load_state_dict(saved.tensors["network"])
+        except Exception as error:  # values of the wrong kind make networks raise errors of a dozen kinds
+            shown = checkpoint.shown_path(path)
+            raise ValueError(f"{shown} describes no PromptDT ({type(error).__name__}: {error})") from error
+        return model
+
+    def __reduce__(self) -> Any:
+        file = io.BytesIO()
+        self.save(file)
+        return type(self).load, (file, "cpu")

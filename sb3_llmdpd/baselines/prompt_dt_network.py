@@ -1,0 +1,105 @@
+"""The causal transformer of Prompt-DT: the prompt, then returns-to-go, states and actions of the steps so far."""
+
+import torch as th
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+from sb3_llmdpd.baselines.segments import Segments
+from sb3_llmdpd.networks.normaliser import Normaliser
+from sb3_llmdpd.type_aliases import PromptBatch
+
+
+class PromptDTNetwork(nn.Module):
+    """Predicts each step's action from what is before it.
+
+    The sequence is one token of the sentence, a state and an action of each of the example's L steps, and return-to-go,
+    state and action of each of the last K steps. Learned tokens stand in for a sentence or an example that is absent.
+
+    :param extractor: makes features of observations; has nothing to learn.
+    :param action_dim: size of an action.
+    :param text_dim: size of the language model's vectors; 0 for a model without text.
+    :param prompt_window: L.
+    :param context: K.
+    :param token_dim: width.
+    :param n_layers: layers of the transformer.
+    :param n_heads: its heads.
+    """
+
+    blocked: th.Tensor
+
+    def __init__(
+        self,
+        extractor: BaseFeaturesExtractor,
+        action_dim: int,
+        text_dim: int,
+        prompt_window: int,
+        context: int,
+        token_dim: int,
+        n_layers: int,
+        n_heads: int,
+    ) -> None:
+        super().__init__()
+        features_dim = extractor.features_dim
+        self.extractor = extractor
+        self.feature_normaliser, self.text_normaliser = Normaliser(features_dim), Normaliser(text_dim)
+        self.text = nn.Linear(text_dim, token_dim) if text_dim else None
+        self.example_state, self.example_action = nn.Linear(features_dim, token_dim), nn.Linear(action_dim, token_dim)
+        self.return_to_go = nn.Linear(1, token_dim)
+        self.state, self.action = nn.Linear(features_dim, token_dim), nn.Linear(action_dim, token_dim)
+        self.null_text = nn.Parameter(0.02 * th.randn(token_dim))
+        self.null_example = nn.Parameter(0.02 * th.randn(token_dim))
+        # One for each step, which its tokens share, as in the Decision Transformer.
+        self.example_positions = nn.Parameter(0.02 * th.randn(prompt_window, 1, token_dim))
+        self.positions = nn.Parameter(0.02 * th.randn(context, 1, token_dim))
+        layer = nn.TransformerEncoderLayer(
+            token_dim, n_heads, 4 * token_dim, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.transformer = nn.TransformerEncoder(layer, n_layers, nn.LayerNorm(token_dim), enable_nested_tensor=False)
+        self.head = nn.Sequential(nn.Linear(token_dim, action_dim), nn.Tanh())
+        self.n_prompt_tokens = 1 + 2 * prompt_window
+        n_tokens = self.n_prompt_tokens + 3 * context
+        self.register_buffer("blocked", th.ones(n_tokens, n_tokens, dtype=th.bool).triu(1), persistent=False)
+
+    def encode_observations(self, observations: th.Tensor) -> th.Tensor:
+        """Features of observations.
+
+        :param observations: (n, *obs_shape), environment units.
+        :return: (n, features_dim), standardised.
+        """
+        return self.feature_normaliser(self.extractor(observations))
+
+    def forward(self, segments: Segments, prompts: PromptBatch) -> th.Tensor:
+        """Predict the action of every step.
+
+        :param segments: B = M * N stretches; returns-to-go of the order of 1.
+        :param prompts: M prompts.
+        :return: (B, K, action_dim), in [-1, 1]; what stands before an episode's first step means nothing.
+        """
+        n_rows, context = segments.is_step.shape
+        told = self._prompt_tokens(prompts)
+        told = told.repeat_interleave(n_rows // len(told), dim=0)
+        steps = th.stack(
+            [
+                self.return_to_go(segments.returns_to_go[..., None]),
+                self.state(self.encode_observations(segments.observations.flatten(0, 1)).unflatten(0, (n_rows, context))),
+                self.action(segments.actions),
+            ],
+            dim=2,
+        )  # (B, K, 3, token_dim)
+        tokens = th.cat([told, (steps + self.positions).flatten(1, 2)], dim=1)
+        absent = th.cat([told.new_zeros(told.shape[:2], dtype=th.bool), ~segments.is_step.repeat_interleave(3, dim=1)], dim=1)
+        hidden = self.transformer(tokens, mask=self.blocked, src_key_padding_mask=absent)
+        return self.head(hidden[:, self.n_prompt_tokens :].unflatten(1, (context, 3))[:, :, 1])  # where the state is known
+
+    def _prompt_tokens(self, prompts: PromptBatch) -> th.Tensor:
+        """(M, 1 + 2 L, token_dim)."""
+        n_prompts, window = prompts.actions.shape[:2]
+        text = self.null_text.expand(n_prompts, -1)
+        if self.text is not None:
+            told = self.text(self.text_normaliser(prompts.text_vectors))
+            text = th.where(prompts.has_text[:, None], told, text)
+        assert isinstance(prompts.observations, th.Tensor)  # the policy has seen to it
+        features = self.encode_observations(prompts.observations).unflatten(0, (n_prompts, window))
+        shown = th.stack([self.example_state(features), self.example_action(prompts.actions)], dim=2)  # (M, L, 2, token_dim)
+        example = th.where(prompts.has_trajectory[:, None, None, None], shown + self.example_positions, self.null_example)
+        return th.cat([text[:, None], example.flatten(1, 2)], dim=1)

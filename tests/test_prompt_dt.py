@@ -1,0 +1,354 @@
+"""Prompt-DT: what its stretches hold, that it sees nothing of the future, its memory, and its file."""
+
+import io
+import pickle
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from factories import make_episodes, traced
+from gymnasium import spaces
+from numpy.testing import assert_allclose, assert_array_equal
+from test_evaluation import WalkEnv
+from torch.testing import assert_close
+
+from sb3_llmdpd import LLMDPD, Episode, OfflineDataset, Prompt
+from sb3_llmdpd.baselines.prompt_dt import PromptDT
+from sb3_llmdpd.baselines.segments import SegmentBuffer
+from sb3_llmdpd.evaluation.conditions import make_cells
+from sb3_llmdpd.evaluation.tasks import evaluate_tasks
+
+K, L = 4, 3
+
+
+def tiny(dataset: Any = None, **changes: Any) -> PromptDT:
+    """A Prompt-DT that is built and trained in milliseconds."""
+    defaults = dict(
+        context=K,
+        prompt_window=L,
+        token_dim=8,
+        n_layers=2,
+        n_heads=2,
+        batch_size=6,
+        prompts_per_batch=3,
+        text_encoder="hashing:16",
+        seed=0,
+        device="cpu",
+    )
+    return PromptDT(make_episodes() if dataset is None else dataset, **{**defaults, **changes})
+
+
+@pytest.fixture
+def model() -> PromptDT:
+    model = tiny()
+    model.network.eval()
+    return model
+
+
+EXAMPLES = [episode for episode in make_episodes() if episode.source.endswith("episode 0")]
+PROMPTS = [Prompt("do task number 0"), Prompt(None, EXAMPLES[1]), Prompt("never heard of", EXAMPLES[2])]
+
+
+def play(model: PromptDT, observations: np.ndarray, rows: list[list[int]]) -> list[np.ndarray]:
+    """Actions of the rows that are there at each step.
+
+    :param observations: (n_steps, n_rows, 5).
+    :param rows: of each step.
+    """
+    act = model.make_act(PROMPTS, noise_seed=0, deterministic=True)
+    return [
+        act(seen[at], at, np.full(len(at), 0.5 * (t > 0))) for t, (seen, at) in enumerate(zip(observations, rows, strict=True))
+    ]
+
+
+# The stretches -------------------------------------------------------------------------------------------------------------
+
+
+def traced_segments() -> SegmentBuffer:
+    episodes = [traced(task, 4 * task + i, length=5 + i) for task in range(2) for i in range(3)]
+    return SegmentBuffer(
+        OfflineDataset.from_episodes(episodes),
+        K,
+        prompts_per_batch=2,
+        prompt_window=L,
+        reward_scale="none",
+        seed=0,
+        device="cpu",
+    )
+
+
+def test_a_stretch_is_the_steps_up_to_a_transition_with_the_returns_that_follow_them() -> None:
+    segments, prompts = traced_segments().sample_segments(64)
+    for task, number, step, action, to_go, is_step in zip(
+        *segments.observations.unbind(-1), segments.actions, segments.returns_to_go, segments.is_step, strict=True
+    ):
+        real = is_step.tolist()
+        n_padded, length = real.count(False), 5 + int(number[0]) % 4
+        assert real == [False] * n_padded + [True] * (K - n_padded)
+        assert len({*task.tolist()}) == len({*number.tolist()}) == 1
+        assert n_padded == 0 or step[n_padded] == 0
+        assert_close(step[n_padded:], step[n_padded] + th.arange(K - n_padded))
+        assert_close(action[n_padded:], th.stack([number, step], dim=1)[n_padded:] / 128)
+        rewards = number[0] + th.arange(length) / 256
+        assert_close(to_go[n_padded:], th.stack([rewards[int(at) :].sum() for at in step[n_padded:]]))
+    shown = prompts.observations.unflatten(0, (2, L))[:, 0, 1].repeat_interleave(32)
+    assert (shown != segments.observations[:, -1, 1]).all()  # another episode
+
+
+def test_the_best_return_is_that_of_the_best_episode_of_each_task() -> None:
+    returns = [
+        [sum(number + t / 256 for t in range(5 + number % 4)) for number in of_task] for of_task in ((0, 1, 2), (4, 5, 6))
+    ]
+    assert_allclose(traced_segments().best_returns, [max(of_task) for of_task in returns], rtol=1e-6)
+
+
+# What an action depends on -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", range(K))
+def test_an_action_depends_on_nothing_that_comes_later(model: PromptDT, step: int) -> None:
+    segments, prompts = model.buffer.sample_segments(6)
+    segments = segments._replace(is_step=th.ones_like(segments.is_step))
+    changed = segments._replace(
+        **{name: getattr(segments, name).clone() for name in ("observations", "actions", "returns_to_go")}
+    )
+    changed.observations[:, step + 1 :] += 1.0
+    changed.returns_to_go[:, step + 1 :] += 1.0
+    changed.actions[:, step:] += 1.0  # its own is what is to be predicted
+    with th.no_grad():
+        before, after = model.network(segments, prompts), model.network(changed, prompts)
+    assert_close(after[:, : step + 1], before[:, : step + 1])
+    assert step == K - 1 or not th.allclose(after[:, -1], before[:, -1])
+
+
+@pytest.mark.parametrize("name", ["observations", "actions", "returns_to_go"])
+def test_an_action_depends_on_state_return_and_the_actions_before(model: PromptDT, name: str) -> None:
+    segments, prompts = model.buffer.sample_segments(6)
+    segments = segments._replace(is_step=th.ones_like(segments.is_step))
+    changed = getattr(segments, name).clone()
+    changed[:, -2] += 1.0
+    with th.no_grad():
+        difference = model.network(segments._replace(**{name: changed}), prompts) - model.network(segments, prompts)
+    assert difference[:, -1].abs().min() > 1e-5
+
+
+def test_what_stands_before_the_first_step_is_not_looked_at(model: PromptDT) -> None:
+    segments, prompts = model.buffer.sample_segments(6)
+    is_step = th.arange(K).expand(6, K) >= 2
+    noisy = [th.where(is_step.unflatten(1, (K, *[1] * (x.dim() - 2))), x, 99.0) for x in segments[:3]]
+    with th.no_grad():
+        before = model.network(segments._replace(is_step=is_step), prompts)
+        after = model.network(type(segments)(*noisy, is_step), prompts)
+    assert_close(after[:, 2:], before[:, 2:])
+
+
+def test_what_a_prompt_lacks_is_not_looked_at(model: PromptDT) -> None:
+    segments, prompts = model.buffer.sample_segments(6)
+    absent = th.ones(3, dtype=th.bool)
+    spoiled = prompts._replace(text_vectors=prompts.text_vectors + 1, observations=prompts.observations + 1)
+    with th.no_grad():
+        actions = [model.network(segments, told.dropped(absent, absent)) for told in (prompts, spoiled)]
+        told = [model.network(segments, told) for told in (prompts, spoiled)]
+    assert_close(*actions)
+    assert not th.allclose(*told)
+
+
+# Acting --------------------------------------------------------------------------------------------------------------------
+
+
+def test_each_row_has_a_memory_of_its_own_whatever_rows_are_left(model: PromptDT) -> None:
+    observations = np.random.default_rng(0).standard_normal((7, 3, 5)).astype(np.float32)
+    together = play(model, observations, [[0, 1, 2]] * 3 + [[0, 2]] * 2 + [[2]] * 2)
+    alone = [play(model, observations, [[row]] * 7) for row in range(3)]
+    for t, (rows, actions) in enumerate(zip([[0, 1, 2]] * 3 + [[0, 2]] * 2 + [[2]] * 2, together, strict=True)):
+        assert_allclose(actions, np.concatenate([alone[row][t] for row in rows]), atol=1e-5)
+    assert np.ptp(np.stack([step[2 if len(step) == 3 else -1] for step in together]), axis=0).max() > 1e-3
+
+
+def test_a_block_begins_without_a_memory_of_the_one_before(model: PromptDT) -> None:
+    observations = np.random.default_rng(0).standard_normal((3, 3, 5)).astype(np.float32)
+    first, second = (play(model, observations, [[0, 1, 2]] * 3) for _ in range(2))
+    assert_array_equal(first, second)
+
+
+def test_acting_sees_what_training_saw(model: PromptDT) -> None:
+    """The memory after some steps, given to the network by hand."""
+    episode = make_episodes()[5]
+    prompt = Prompt("do task number 1", EXAMPLES[1])
+    act = model.make_act([prompt])
+    taken = [act(episode.observations[t][None], [0], np.array([episode.rewards[t - 1] if t else 0.0]))[0] for t in range(6)]
+    goal, unit = model.targets["do task number 1"]
+    to_go = goal - unit * np.concatenate([[0.0], np.cumsum(episode.rewards)])[2:6]
+    segments, _ = model.buffer.sample_segments(3)
+    by_hand = type(segments)(
+        th.tensor(episode.observations[2:6][None]),
+        th.tensor(np.stack([*taken[2:5], np.zeros(2)])[None]).float(),
+        th.tensor(to_go[None]).float(),
+        th.ones(1, K, dtype=th.bool),
+    )
+    with th.no_grad():
+        expected = model.network(by_hand, act.prompts)[0, -1]
+    assert_allclose(taken[5], expected.numpy(), atol=1e-5)
+
+
+def test_the_return_to_reach_is_the_tasks_best_or_the_examples_own() -> None:
+    model = tiny(reward_scale="none")
+    best = [max(float(e.rewards.sum()) for e in make_episodes() if e.task == f"task-{task}") for task in range(3)]
+    largest = max(map(abs, best))
+    assert model.return_scale == pytest.approx(largest, rel=1e-5)
+    assert model._target(Prompt("please carry out task 2")) == pytest.approx((best[2] / largest, 1 / largest), rel=1e-5)
+    own = float(EXAMPLES[1].rewards.sum())
+    assert model._target(Prompt("never heard of", EXAMPLES[1])) == pytest.approx((own / largest, 1 / largest), rel=1e-5)
+    assert model._target(Prompt()) == pytest.approx((np.mean(best) / largest, 1 / largest), rel=1e-5)
+
+
+def test_rewards_are_scaled_in_the_return_as_in_training() -> None:
+    model = tiny(reward_scale="per_task")
+    size = np.sqrt(np.mean([e.rewards**2 for e in make_episodes() if e.task == "task-1"]))
+    assert model._target(Prompt("do task number 1"))[1] == pytest.approx(1 / (size * model.return_scale), rel=1e-5)
+    own = float(np.sqrt(np.mean(EXAMPLES[1].rewards ** 2)))
+    expected = (float(EXAMPLES[1].rewards.sum()) / own / model.return_scale, 1 / (own * model.return_scale))
+    assert model._target(Prompt(None, EXAMPLES[1])) == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_is_evaluated_in_the_place_of_a_model() -> None:
+    cells = make_cells(["task-0"], ("text+trajectory", "none"))
+    results = evaluate_tasks(
+        tiny(),
+        cells,
+        examples={"task-0": make_episodes()[:2]},
+        texts={"task-0": "do task number 0"},
+        make_env=partial(WalkEnv),
+        n_episodes=3,
+        n_envs=2,
+        max_episode_steps=4,
+        n_processes=1,
+        progress_bar=False,
+    )
+    assert [result.n_episodes for result in results] == [3, 3]
+    assert results[0].seeds == results[1].seeds
+    assert results[0].returns != results[1].returns
+
+
+# Learning ------------------------------------------------------------------------------------------------------------------
+
+
+def walk(side: float, seed: int) -> Episode:
+    """From the middle to one side; the observation is the place alone."""
+    places = side * np.linspace(0, 1, 9)[:, None] + 0.01 * np.random.default_rng(seed).standard_normal((9, 1))
+    return Episode(places, np.full((8, 1), 0.5 * side), np.ones(8), task=f"side {side}")
+
+
+def test_where_to_go_is_learned_where_the_example_alone_says_it() -> None:
+    losses: list[float] = []
+    model = tiny(
+        [walk(side, seed) for seed in range(4) for side in (-1.0, 1.0)],
+        text_encoder=None,
+        trajectory_dropout=0.0,
+        learning_rate=1e-2,
+        prompts_per_batch=2,
+        token_dim=16,
+    )
+    model.learn(60, on_step=lambda loss: losses.append(loss.item()))
+    assert np.mean(losses[-5:]) < 0.1 * losses[0]
+    act = model.make_act([Prompt(None, walk(side, 9)) for side in (-1.0, 1.0)])
+    assert_allclose(act(np.zeros((2, 1), np.float32), [0, 1], np.zeros(2)), [[-0.5], [0.5]], atol=0.2)
+
+
+def test_the_same_seed_learns_the_same() -> None:
+    first, second = (tiny().learn(3).network.state_dict() for _ in range(2))
+    assert all(th.equal(first[name], second[name]) for name in first)
+
+
+def test_a_learning_that_goes_astray_is_noticed() -> None:
+    with pytest.raises(RuntimeError, match=r"diverged: the weight .* is not finite"):
+        tiny(learning_rate=1e30).learn(3)
+
+
+# The file ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, dict(text_encoder=None)], ids=["with text", "without text"])
+def test_a_loaded_model_acts_as_the_saved_one(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny(**changes).learn(2)
+    model.save(tmp_path / "prompt_dt")
+    prompts = PROMPTS if changes == {} else [PROMPTS[1]] * 3
+    observations = np.random.default_rng(0).standard_normal((3, 3, 5)).astype(np.float32)
+    actions = []
+    for each in (model, PromptDT.load(tmp_path / "prompt_dt", device="cpu"), pickle.loads(pickle.dumps(model))):
+        act = each.make_act(prompts)
+        actions.append([act(seen, [0, 1, 2], np.ones(3)) for seen in observations])
+    assert_array_equal(actions[1], actions[0])
+    assert_array_equal(actions[2], actions[0])
+
+
+def test_a_loaded_model_has_no_data_to_learn_from() -> None:
+    file = io.BytesIO()
+    tiny().save(file)
+    with pytest.raises(ValueError, match="without data cannot learn"):
+        PromptDT.load(io.BytesIO(file.getvalue())).learn(1)
+
+
+def test_the_files_of_the_method_and_of_the_baseline_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    tiny().save(tmp_path / "baseline")
+    LLMDPD("MlpPolicy", dataset=make_episodes(), text_encoder=None, device="cpu").save(tmp_path / "method")
+    with pytest.raises(ValueError, match=r"holds no PromptDT; LLMDPD\.load reads"):
+        PromptDT.load(tmp_path / "method")
+    with pytest.raises(ValueError, match="lacks 'policy'"):
+        LLMDPD.load(tmp_path / "baseline")
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    model = tiny()
+    model._arguments["token_dim"] = 2**20
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"describes no PromptDT .*the weight"):
+        PromptDT.load(tmp_path / "model")
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------------
+
+
+def test_observations_that_are_no_vector_are_refused() -> None:
+    episodes = make_episodes()
+    dicts = [Episode({"a": e.observations}, e.actions, e.rewards, e.task) for e in episodes]
+    with pytest.raises(ValueError, match=r"one vector, Box of shape \(n,\), got Dict"):
+        tiny(dicts)
+
+
+def test_a_features_extractor_that_learns_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be one of \('flatten', 'metaworld_relative'\), got 'nature_cnn'"):
+        tiny(features_extractor_class="nature_cnn")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (Prompt(None, (np.zeros((3, 4)), np.zeros((3, 2)))), r"`trajectory`: a row of `observations`"),
+        (Prompt("do task number 0"), "trained without task texts"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_refused(prompt: Prompt, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny(text_encoder=None).make_act([prompt])
+
+
+def test_a_vector_of_another_encoder_is_refused(model: PromptDT) -> None:
+    with pytest.raises(ValueError, match=r"shape \(3,\), and this model reads \(16,\)"):
+        model.make_act([Prompt(text_vector=np.zeros(3))])
+
+
+def test_it_has_about_as_many_weights_as_the_method() -> None:
+    episodes = make_episodes(observation_dim=39, action_dim=4)
+    encoder = dict(text_encoder="hashing:384", device="cpu")
+    baseline = PromptDT(episodes, prompts_per_batch=8, **encoder)
+    method = LLMDPD("MlpPolicy", dataset=episodes, **encoder)
+    assert isinstance(baseline.observation_space, spaces.Box)
+    n_baseline, n_method = (
+        sum(weights.numel() for network in networks for weights in network.parameters())
+        for networks in ([baseline.network], [method.actor, method.critic])
+    )
+    assert n_baseline == pytest.approx(n_method, rel=0.15)
