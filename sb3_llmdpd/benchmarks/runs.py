@@ -32,6 +32,7 @@ def example_episodes(
     seed: int = 0,
     n_processes: int | None = None,
     root: str | Path | None = None,
+    id_format: str = EXAMPLE_IDS,
 ) -> dict[str, list[Episode]]:
     """Episodes of Meta-World's scripted experts to prompt with, in data sets of their own.
 
@@ -42,6 +43,7 @@ def example_episodes(
     :param seed: of the scenes, which are others than those that training data of the same seed have.
     :param n_processes: see `collect`.
     :param root: folder of the data sets.
+    :param id_format: see `collect`.
     :return: the episodes by task.
     """
     if not tasks:
@@ -54,7 +56,7 @@ def example_episodes(
         seed=seed + _EXAMPLE_SEED,
         n_processes=n_processes,
         root=root,
-        id_format=EXAMPLE_IDS,
+        id_format=id_format,
     )
     examples: dict[str, list[Episode]] = {}
     for episode in load_minari(ids, root=root).episodes:

@@ -10,7 +10,7 @@ import sb3_llmdpd
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.benchmarks.quickstart import quickstart as run_quickstart
 from sb3_llmdpd.benchmarks.run_folder import RunStopped
-from sb3_llmdpd.cli import collect
+from sb3_llmdpd.cli import benchmark, collect
 from sb3_llmdpd.cli.evaluate import evaluate
 from sb3_llmdpd.cli.train import train
 from sb3_llmdpd.health import TrainingDiverged
@@ -42,6 +42,7 @@ app = typer.Typer(cls=_AnswersMistakes, no_args_is_help=True, pretty_exceptions_
 app.add_typer(collect.app, name="collect")
 app.command()(train)
 app.command()(evaluate)
+app.add_typer(benchmark.app, name="benchmark")
 
 
 @app.command()
@@ -71,7 +72,8 @@ def _every_command(
 ) -> None:
     """One policy for many tasks, told what to do by a sentence, by one example trajectory, or by both.
 
-    collect data, train on them, evaluate on tasks that training held out; quickstart does it all.
+    collect data, train on them, evaluate on tasks that training held out; quickstart does it all, and benchmark does it for
+    every row of a table.
     """
 
 

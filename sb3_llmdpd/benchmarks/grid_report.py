@@ -1,0 +1,190 @@
+"""The report of a grid: what was measured and how, its tables in Markdown, and the same as a page with charts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sb3_llmdpd.benchmarks.grid_page import Panel, page
+from sb3_llmdpd.benchmarks.grid_results import GridResults, PlayedCell
+from sb3_llmdpd.evaluation.statistics import Estimate, mean_over_seeds
+from sb3_llmdpd.files import whole_file
+from sb3_llmdpd.report import Table
+
+REPORT, PAGE = "report.md", "report.html"
+
+NOT_SHOWN = (
+    "The intervals are for these tasks; other unseen tasks may give other numbers. Few seeds are a small sample of the"
+    " trainings that there could be, and all of them had the same data.",
+    "Meta-World's scenes nearly give their tasks away. What a row without any prompt reaches is no generalisation from"
+    " prompts, and only what another row has above it can be.",
+    "The demonstrations and the examples come from scripted experts in simulation; those of people are less regular.",
+)
+"""What no table of this kind shows."""
+
+COPYABLE = (
+    "Each episode has the goal of its example. Where a task's goal is a part of its object, it then has the example's very scene,"
+    " whose actions need only be copied: such tasks, marked *, are left out of the means."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one variant did under one condition.
+
+    :param variant: its name.
+    :param condition: name of what it was told.
+    :param cells: what it played.
+    """
+
+    variant: str
+    condition: str
+    cells: tuple[PlayedCell, ...]
+
+    @property
+    def n_seeds(self) -> int:
+        """How many trainings there are."""
+        return len({cell.seed for cell in self.cells})
+
+    def estimate(self, of: Callable[[PlayedCell], bool], values: str) -> Estimate | None:
+        """Mean over seeds, and in each over tasks.
+
+        :param of: which cells count.
+        :param values: ``"successes"`` or ``"returns"``.
+        :return: with its interval; None where nothing was played.
+        """
+        by_seed: dict[int, list[Sequence[float]]] = {}
+        for cell in self.cells:
+            if of(cell):
+                by_seed.setdefault(cell.seed, []).append(getattr(cell, values))
+        return mean_over_seeds(list(by_seed.values())) if by_seed else None
+
+
+def rows_of(results: GridResults) -> list[Row]:
+    """The rows of the tables.
+
+    :param results: of a grid.
+    :return: variants in their order, conditions in the order in which they were played.
+    """
+    found: dict[tuple[str, str], list[PlayedCell]] = {}
+    for cell in results.cells:
+        found.setdefault((cell.variant, cell.condition), []).append(cell)
+    order = list(results.variants)
+    return [Row(*key, tuple(cells)) for key, cells in sorted(found.items(), key=lambda item: order.index(item[0][0]))]
+
+
+def tables(results: GridResults) -> list[Table]:
+    """Success and return of every row: on seen tasks, on unseen ones, and on each of these.
+
+    :param results: of a grid.
+    :return: success, returns, and what the rows are.
+    """
+    variants = [(name, str(variant["sentence"])) for name, variant in results.variants.items()]
+    return [
+        _table("Success at any step [95% interval]", results, "successes", digits=2),
+        _table("Return [95% interval]", results, "returns", digits=0),
+        Table("The rows", ("row", "what it is"), tuple(variants)),
+    ]
+
+
+def facts(results: GridResults) -> list[str]:
+    """What one has to know to read the tables.
+
+    :param results: of a grid.
+    :return: sentences.
+    """
+    settings = results.settings
+    seeds = {row.variant: row.n_seeds for row in rows_of(results)}
+    most = max(seeds.values(), default=0)
+    fewer = ", ".join(f"{name} {n}" for name, n in seeds.items() if n < most)
+    copyable = "" if settings["goal"] == "visible" else f" {COPYABLE}"
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version is not None)
+    return [
+        f"Split {settings['split']}: trained on {len(settings['train_tasks'])} tasks; unseen are"
+        f" {', '.join(settings['unseen_tasks'])}.",
+        f"The goal is {settings['goal']} in the observations. Data: {settings['data']},"
+        f" {settings['n_episodes']} episodes a task; {settings['n_steps']:,} gradient steps.{copyable}",
+        f"Seeds: {most}{f' (but {fewer})' if fewer else ''}. Each plays {settings['n_unseen_episodes']} episodes of an unseen"
+        f" task and {settings['n_seen_episodes']} of a seen one, of {settings['max_episode_steps']} steps at most. An episode"
+        " counts as a success when any of its steps is one.",
+        "The intervals hold 95% of a bootstrap over seeds and, within each, over the episodes of each task; where a row has a"
+        " single seed, over its episodes only. Where all episodes agree, a bootstrap knows of no doubt.",
+        f"Hardware: {results.hardware['cores']} cores, {results.hardware['machine']}. Versions: {versions}.",
+    ]
+
+
+def write_report(out: Path, results: GridResults) -> None:
+    """Write ``report.md`` and ``report.html``, which needs no network.
+
+    :param out: folder.
+    :param results: of a grid.
+    """
+    title = f"Meta-World, split {results.settings['split']}, goal {results.settings['goal']}, {results.settings['data']} data"
+    made = tables(results)
+    parts = [
+        f"# {title}\n",
+        *(f"- {fact}" for fact in facts(results)),
+        "",
+        *(table.markdown() for table in made),
+        "What the numbers do not show:\n",
+        *(f"- {sentence}" for sentence in NOT_SHOWN),
+    ]
+    with whole_file(out / REPORT) as temporary:
+        temporary.write_text("\n".join(parts) + "\n")
+    with whole_file(out / PAGE) as temporary:
+        temporary.write_text(page(title, facts(results), _panels(results), made, NOT_SHOWN))
+
+
+def _panels(results: GridResults) -> list[Panel]:
+    seen, unseen, *_ = _groups(results)
+    panels = []
+    for title, group in (("Unseen tasks", unseen), ("Seen tasks", seen)):
+        found = ((row, row.estimate(group.has, "successes")) for row in rows_of(results))
+        panels.append(Panel(title, {f"{row.variant}, told {row.condition}": rate for row, rate in found if rate is not None}))
+    return [panel for panel in panels if panel.estimates]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A column of a table.
+
+    :param title: stands above it.
+    :param tasks: that it is about.
+    :param seen: whether they were trained on.
+    """
+
+    title: str
+    tasks: frozenset[str]
+    seen: bool
+
+    def has(self, cell: PlayedCell) -> bool:
+        return cell.seen is self.seen and cell.task in self.tasks
+
+
+def _groups(results: GridResults) -> list[_Group]:
+    """The means first, and then each unseen task."""
+    copyable = results.settings["copyable_tasks"]
+    seen = frozenset(cell.task for cell in results.cells if cell.seen)
+    unseen = frozenset(results.settings["unseen_tasks"]) - frozenset(copyable)
+    return [
+        _Group(f"seen ({len(seen)})", seen, True),
+        _Group(f"unseen ({len(unseen)})", unseen, False),
+        *(
+            _Group(f"{task}{'*' if task in copyable else ''}", frozenset([task]), False)
+            for task in results.settings["unseen_tasks"]
+        ),
+    ]
+
+
+def _table(title: str, results: GridResults, values: str, digits: int) -> Table:
+    groups = _groups(results)
+    rows = tuple(
+        (row.variant, row.condition, str(row.n_seeds), *(_shown(row.estimate(group.has, values), digits) for group in groups))
+        for row in rows_of(results)
+    )
+    return Table(title, ("row", "told", "seeds", *(group.title for group in groups)), rows)
+
+
+def _shown(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

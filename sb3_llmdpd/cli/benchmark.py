@@ -1,0 +1,90 @@
+"""`sb3-llmdpd benchmark`: the tables of experiments, and their reports."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sb3_llmdpd.benchmarks.grid import RESULTS
+from sb3_llmdpd.benchmarks.grid_report import PAGE, REPORT, tables, write_report
+from sb3_llmdpd.benchmarks.grid_results import GridResults, read_grid
+from sb3_llmdpd.benchmarks.metaworld import MetaworldBenchmark
+from sb3_llmdpd.benchmarks.metaworld_settings import DATA, GOALS, MetaworldSettings
+from sb3_llmdpd.benchmarks.splits import SPLIT_NAMES
+from sb3_llmdpd.benchmarks.variants import ENCODER, KEY_VARIANTS, VARIANTS, make_variants
+from sb3_llmdpd.cli.options import names
+
+app = typer.Typer(no_args_is_help=True, help="Run an experiment with all its rows, or write its report anew.")
+
+# The reference budget stands in the settings and nowhere else.
+_REFERENCE = MetaworldSettings.of_split("ml45")
+
+
+@app.command()
+def metaworld(
+    split: Annotated[str, typer.Option(help=f"{SPLIT_NAMES}.")] = "ml45",
+    unseen: Annotated[
+        str | None, typer.Option(help="With --split custom: tasks between commas to hold out of all others.")
+    ] = None,
+    goal: Annotated[
+        str, typer.Option(help=f"{' or '.join(GOALS)}; hidden, only an example of the same goal says where it is.")
+    ] = _REFERENCE.goal,
+    data: Annotated[
+        str, typer.Option(help=f"{' or '.join(DATA)}: action noise of 0.1, or from none to random actions.")
+    ] = _REFERENCE.data,
+    episodes: Annotated[int, typer.Option(help="Training episodes a task.")] = _REFERENCE.n_episodes,
+    seeds: Annotated[int, typer.Option(help="How many trainings of each row: seeds 0, 1, ...", min=1)] = 3,
+    variants: Annotated[
+        str, typer.Option(help=f"Rows between commas: all, or of {', '.join(VARIANTS)}, {ENCODER}<spec>.")
+    ] = ",".join(KEY_VARIANTS),
+    text_encoders: Annotated[
+        str | None, typer.Option(help="Specs of sentence encoders between commas, each for a row of its own.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Gradient steps of each training.")] = _REFERENCE.n_steps,
+    unseen_episodes: Annotated[
+        int, typer.Option(help="Evaluation episodes of an unseen task, under each condition.")
+    ] = _REFERENCE.n_unseen_episodes,
+    seen_episodes: Annotated[
+        int, typer.Option(help="Evaluation episodes of a seen task, under each condition.")
+    ] = _REFERENCE.n_seen_episodes,
+    max_steps: Annotated[
+        int, typer.Option(help="Steps after which an evaluated episode ends.")
+    ] = _REFERENCE.max_episode_steps,
+    out: Annotated[Path, typer.Option(help="Folder of everything that it makes; a stopped benchmark goes on there.")] = Path(
+        "runs/benchmark"
+    ),
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets, which several benchmarks may share; by default in --out.")
+    ] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")] = False,
+    processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
+) -> None:
+    """Train the method, its ablations and its baselines on Meta-World, and measure all of them on tasks held out.
+
+    Given again with the same --out it goes on where it was stopped, or adds rows and seeds.
+    """
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
+    encoders = [] if text_encoders is None else [ENCODER + spec for spec in names(text_encoders, "--text-encoders")]
+    rows = make_variants([*names(variants, "--variants"), *encoders])
+    numbers: dict[str, Any] = {"n_episodes": episodes, "n_steps": steps, "max_episode_steps": max_steps}
+    numbers |= {"n_unseen_episodes": unseen_episodes, "n_seen_episodes": seen_episodes}
+    held_out = None if unseen is None else names(unseen, "--unseen")
+    settings = MetaworldSettings.of_split(split, held_out, goal=goal, data=data, **numbers)
+    settings = settings.smoke() if smoke else settings
+    _show(MetaworldBenchmark(out, settings, rows, range(seeds), root, processes).run(), out)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a benchmark's results.json.", show_default=False)],
+) -> None:
+    """Write report.md and report.html of an earlier benchmark anew, from its results.json alone."""
+    results = read_grid(folder / RESULTS)
+    write_report(folder, results)
+    _show(results, folder)
+
+
+def _show(results: GridResults, folder: Path) -> None:
+    for table in tables(results):
+        typer.echo(f"\n{table.text()}", nl=False)
+    typer.echo(f"\nThe results are {folder / RESULTS}; the report is {folder / REPORT} and, with charts, {folder / PAGE}")

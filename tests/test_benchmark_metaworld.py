@@ -1,0 +1,246 @@
+"""The benchmark on Meta-World, from simulator to report, at a size that takes seconds."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.benchmarks.grid_results import read_grid
+from sb3_llmdpd.benchmarks.metaworld import MetaworldBenchmark
+from sb3_llmdpd.benchmarks.metaworld_settings import DATA, MetaworldSettings
+from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
+from sb3_llmdpd.benchmarks.variants import make_variants
+from sb3_llmdpd.cli import app
+from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
+from sb3_llmdpd.data.minari import load_minari, local_ids
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_drawn() -> Iterator[None]:
+    """A learning curve takes a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sb3_llmdpd.benchmarks.run_folder.curves_chart", lambda rows, path: path.touch())
+        yield
+
+
+def run(out: Path, *arguments: object) -> Result:
+    given = ["benchmark", "metaworld", "--smoke", "--processes", 1, "--seeds", 1, "--out", out, *arguments]
+    return CliRunner().invoke(app, [str(each) for each in given], env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+def rows(out: Path) -> set[tuple[str, int, str]]:
+    return {(cell.variant, cell.seed, cell.condition) for cell in read_grid(out / "results.json").cells}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a grid of three rows, one of which acts with the model of another, and what it printed."""
+    out = tmp_path_factory.mktemp("benchmark")
+    result = run(out, "--variants", "candidates-10,full,no-prompt")
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+
+# The whole way --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_row_is_trained_evaluated_and_reported(finished: tuple[Path, str]) -> None:
+    out, printed = finished
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and "data" not in path.parts}
+    of_a_run = {f"{name}/seed-0/{file}" for name in ("full", "no-prompt") for file in
+                ("run.json", "model.zip", "progress.csv", "curves.png", "results.json")}  # fmt: skip
+    ours = {"benchmark.json", "results.json", "report.md", "report.html", "candidates-10/seed-0/results.json"}
+    assert files == of_a_run | ours
+    table = printed[printed.index("Success at any step") :]
+    assert [table.index(part) for part in ("full ", "no-prompt", "candidates-10")] == sorted(
+        table.index(part) for part in ("full ", "no-prompt", "candidates-10")
+    )
+
+
+@pytest.mark.slow
+def test_the_results_have_every_task_with_its_number_of_episodes(finished: tuple[Path, str]) -> None:
+    small = QuickstartSettings.smoke()
+    cells = read_grid(finished[0] / "results.json").cells
+    of_row = {(cell.task, cell.seen): len(cell.successes) for cell in cells if cell.variant == "no-prompt"}
+    seen, other = MetaworldSettings.of_split("ml45").smoke().train_tasks
+    assert of_row == {
+        ("bin-picking", False): small.n_unseen_episodes,
+        (seen, True): small.n_seen_episodes,
+        (other, True): small.n_seen_episodes,
+    }
+
+
+@pytest.mark.slow
+def test_the_unseen_task_is_in_no_data_that_train(finished: tuple[Path, str]) -> None:
+    root = finished[0] / "data"
+    trained = [name for name in local_ids(root) if not name.startswith("metaworld-examples")]
+    assert {name.partition("/")[0] for name in trained} == {"metaworld-visible-expert-2-seed-0"}
+    assert "bin-picking" not in load_minari(trained, root=root).tasks
+    known = LLMDPD.load(finished[0] / "full" / "seed-0" / "model.zip").known_task_texts
+    assert set(known).isdisjoint(TASKS["bin-picking"].texts)
+
+
+@pytest.mark.slow
+def test_a_finished_grid_is_not_run_again_and_its_report_can_be_written_anew(
+    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "grid"
+    shutil.copytree(finished[0], out)
+    for name in ("train", "predict"):
+        monkeypatch.setattr(LLMDPD, name, None)
+    assert run(out, "--split", "custom", "--unseen", "door-close").exit_code == 2  # other tasks than the folder's
+    before = (out / "report.md").read_text()
+    shutil.rmtree(out / "data")
+    again = run(out, "--variants", "no-prompt")
+    assert again.exit_code == 0, again.output
+    assert rows(out) == rows(finished[0])
+    for name in ("report.md", "report.html"):
+        (out / name).unlink()
+    assert CliRunner().invoke(app, ["benchmark", "report", str(out)]).exit_code == 0
+    assert (out / "report.md").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_grid_stopped_in_a_training_goes_on_to_the_same_results(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """The first row is finished; the second is stopped in its second gradient step."""
+    out = tmp_path / "grid"
+    for name in ("data", "full"):
+        shutil.copytree(finished[0] / name, out / name)
+    take_step = LLMDPD.train
+
+    def step(self: LLMDPD, *args: Any, **kwargs: Any) -> None:
+        take_step(self, *args, **kwargs)
+        if self.num_timesteps == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LLMDPD, "train", step)
+        stopped = run(out, "--variants", "full,no-prompt")
+    assert stopped.exit_code == 130
+    assert "Stopped by SIGINT at step 2 of 4." in stopped.output
+    assert "To go on: the command of before: sb3-llmdpd benchmark" in stopped.output
+    ran: list[int] = []
+
+    def count(self: LLMDPD, *args: Any, **kwargs: Any) -> None:
+        take_step(self, *args, **kwargs)
+        ran.append(self.num_timesteps)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LLMDPD, "train", count)
+        assert run(out, "--variants", "full,no-prompt").exit_code == 0
+    assert ran == [2, 3]
+    undisturbed = [cell for cell in read_grid(finished[0] / "results.json").cells if cell.variant != "candidates-10"]
+    assert list(read_grid(out / "results.json").cells) == undisturbed
+
+
+@pytest.mark.slow
+def test_another_budget_in_the_same_folder_is_refused(finished: tuple[Path, str]) -> None:
+    result = run(finished[0], "--data", "mixed")
+    assert result.exit_code == 2
+    assert re.search(r'benchmark.json was made with other settings \(data "expert" there, "mixed" asked\)', result.output)
+
+
+@pytest.mark.slow
+def test_with_a_hidden_goal_examples_and_scenes_share_theirs_and_controls_train_nothing(tmp_path: Path) -> None:
+    result = run(tmp_path, "--goal", "hidden", "--data", "mixed", "--variants", "no-text,copy,expert")
+    assert result.exit_code == 0, result.output
+    assert rows(tmp_path) == {("no-text", 0, "trajectory"), ("copy", 0, "copy"), ("expert", 0, "expert")}
+    assert [path.parent.parent.name for path in tmp_path.glob("*/*/model.zip")] == ["no-text"]
+    model = LLMDPD.load(tmp_path / "no-text" / "seed-0" / "model.zip")
+    assert (model.same_goal, model.text_dropout) == (True, 1.0)
+    results = json.loads((tmp_path / "copy" / "seed-0" / "results.json").read_text())
+    assert all(cell["condition"]["trajectory_of"] == cell["task"] for cell in results["cells"])
+
+
+# Settings -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_budget_is_the_default() -> None:
+    settings = MetaworldSettings.of_split("ml45")
+    assert (settings.train_tasks, settings.unseen_tasks) == SPLITS["ml45"]
+    assert (settings.n_episodes, settings.n_steps, settings.n_unseen_episodes, settings.n_seen_episodes) == (
+        20,
+        10_000,
+        50,
+        10,
+    )
+    assert settings.model == QuickstartSettings().model
+
+
+def test_with_a_hidden_goal_only_tasks_whose_goal_lies_apart_from_the_object_count() -> None:
+    hidden, visible = (MetaworldSettings.of_split("ml45", goal=goal) for goal in ("hidden", "visible"))
+    assert hidden.copyable_tasks == ("door-lock", "door-unlock")
+    assert hidden.seen_tasks == tuple(task for task in SPLITS["ml45"][0] if TASKS[task].goal_separate)
+    assert (visible.copyable_tasks, visible.seen_tasks) == ((), SPLITS["ml45"][0])
+
+
+def test_mixed_data_have_noise_from_none_to_random_actions() -> None:
+    assert DATA["mixed"][0] == 0.0
+    assert DATA["mixed"][-1] > 50
+    assert DATA["expert"] == (0.1,)
+
+
+def test_rows_with_models_of_their_own_come_first_and_each_seed_has_all_rows(tmp_path: Path) -> None:
+    settings = MetaworldSettings.of_split("ml10")
+    grid = MetaworldBenchmark(tmp_path, settings, make_variants(["candidates-10", "full", "bc"]), [0, 1])
+    assert [(cell.variant, cell.seed) for cell in grid.cells()] == [
+        (name, seed) for seed in (0, 1) for name in ("full", "bc", "candidates-10")
+    ]
+
+
+def test_the_model_of_another_row_is_work_only_where_that_row_is_not_asked_for(tmp_path: Path) -> None:
+    settings = MetaworldSettings.of_split("ml10")
+    alone, beside_it = [
+        MetaworldBenchmark(tmp_path, settings, make_variants(names), [0]).cells()[-1].work
+        for names in (["candidates-10"], ["full", "candidates-10"])
+    ]
+    assert alone - beside_it == settings.n_steps
+
+
+def test_what_a_row_is_called_decides_nothing_but_what_it_does_is_in_the_settings(tmp_path: Path) -> None:
+    (cell,) = MetaworldBenchmark(tmp_path, MetaworldSettings.of_split("ml45"), make_variants(["bc"]), [3]).cells()
+    assert cell.settings["variant"] == {
+        "name": "bc",
+        "model": {"eta": 0.0},
+        "conditions": ["text+trajectory"],
+        "trained_as": None,
+        "method": "llmdpd",
+    }
+    assert (cell.settings["seed"], cell.settings["goal"]) == (3, "visible")
+    assert json.loads(json.dumps(cell.settings)) == cell.settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--goal", "shown"], "`goal` must be 'visible' or 'hidden', got 'shown'"),
+        (["--data", "bad"], "`data` must be 'expert' or 'mixed', got 'bad'"),
+        (["--episodes", 0], "`n_episodes` must be at least 1, got 0"),
+        (["--goal", "hidden", "--episodes", 5], "`n_episodes` must be a multiple of 2 where the goal is hidden"),
+        (["--split", "ml46"], "unknown split 'ml46': use ml45, ml10, fold-0 to fold-8"),
+        (["--unseen", "reach"], "the split 'custom' goes with a list of unseen tasks"),
+        (["--variants", "ful"], "unknown variant 'ful': did you mean 'full'"),
+        (["--text-encoders", "hashing,"], "--text-encoders takes names between commas"),
+        (["--seeds", 0], "Invalid value for '--seeds'"),
+    ],
+)
+def test_bad_input_gets_its_sentence_and_exit_status_2(arguments: list[object], message: str, tmp_path: Path) -> None:
+    result = run(tmp_path, *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["benchmark", "report", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "No such file" in result.output

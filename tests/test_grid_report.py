@@ -1,0 +1,160 @@
+"""The report of a grid: its tables, its facts, and a page that needs no network."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from sb3_llmdpd.benchmarks.grid_page import BARS, LABELS, Panel, chart, page
+from sb3_llmdpd.benchmarks.grid_report import NOT_SHOWN, facts, rows_of, tables, write_report
+from sb3_llmdpd.benchmarks.grid_results import GridResults, PlayedCell
+from sb3_llmdpd.evaluation.statistics import Estimate
+from sb3_llmdpd.report import Table
+
+SETTINGS = {
+    "split": "custom",
+    "train_tasks": ["reach", "push"],
+    "unseen_tasks": ["door-lock", "door-unlock"],
+    "copyable_tasks": [],
+    "goal": "visible",
+    "data": "expert",
+    "n_episodes": 20,
+    "n_steps": 10_000,
+    "n_unseen_episodes": 4,
+    "n_seen_episodes": 2,
+    "max_episode_steps": 500,
+}
+
+
+def played(variant: str, seed: int, task: str, condition: str, *successes: int) -> PlayedCell:
+    seen = task in SETTINGS["train_tasks"]  # type: ignore[operator]
+    return PlayedCell(variant, seed, task, condition, seen, successes, tuple(100.0 * success for success in successes))
+
+
+@pytest.fixture
+def results() -> GridResults:
+    """Two rows, of which the second has one seed; all episodes of a task agree."""
+    cells = [
+        *(played("bc", 0, task, "text", 1, 1) for task in ("reach", "push")),
+        *(played("bc", 0, task, "text", 0, 0, 0, 0) for task in ("door-lock", "door-unlock")),
+        *(played("full", seed, task, "text", 1, 1) for seed in (0, 1) for task in ("reach", "push")),
+        *(played("full", seed, "door-lock", "text", 1, 1, 1, 1) for seed in (0, 1)),
+        *(played("full", seed, "door-unlock", "text", *[seed] * 4) for seed in (0, 1)),
+        *(played("full", seed, "door-lock", "none", 0, 0, 0, 0) for seed in (0, 1)),
+    ]
+    rows = {"full": {"sentence": "the <method>"}, "bc": {"sentence": "cloning"}}
+    return GridResults(SETTINGS, rows, {"machine": "x86_64", "cores": 2}, {"torch": "2.8.0", "mujoco": None}, tuple(cells))
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_variants_in_their_order_with_their_conditions(results: GridResults) -> None:
+    assert [(row.variant, row.condition, row.n_seeds) for row in rows_of(results)] == [
+        ("full", "text", 2),
+        ("full", "none", 2),
+        ("bc", "text", 1),
+    ]
+
+
+def test_columns_are_the_groups_and_each_unseen_task(results: GridResults) -> None:
+    success, returns, _ = tables(results)
+    assert success.header == ("row", "told", "seeds", "seen (2)", "unseen (2)", "door-lock", "door-unlock")
+    assert success.rows == (
+        ("full", "text", "2", "1.00 [1.00, 1.00]", "0.75 [0.50, 1.00]", "1.00 [1.00, 1.00]", "0.50 [0.00, 1.00]"),
+        ("full", "none", "2", "", "0.00 [0.00, 0.00]", "0.00 [0.00, 0.00]", ""),
+        ("bc", "text", "1", "1.00 [1.00, 1.00]", "0.00 [0.00, 0.00]", "0.00 [0.00, 0.00]", "0.00 [0.00, 0.00]"),
+    )
+    assert returns.rows[0][4] == "75 [50, 100]"
+
+
+def test_tasks_whose_example_need_only_be_copied_are_marked_and_left_out_of_means(results: GridResults) -> None:
+    settings = {**SETTINGS, "goal": "hidden", "copyable_tasks": ["door-unlock"]}
+    hidden = GridResults(settings, results.variants, results.hardware, results.versions, results.cells)
+    success = tables(hidden)[0]
+    assert success.header[4:] == ("unseen (1)", "door-lock", "door-unlock*")
+    assert success.rows[0][4:] == ("1.00 [1.00, 1.00]", "1.00 [1.00, 1.00]", "0.50 [0.00, 1.00]")
+    assert "such tasks, marked *, are left out of the means" in " ".join(facts(hidden))
+
+
+def test_every_row_is_explained(results: GridResults) -> None:
+    assert tables(results)[-1].rows == (("full", "the <method>"), ("bc", "cloning"))
+
+
+# Facts ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_facts_name_tasks_budget_seeds_and_hardware(results: GridResults) -> None:
+    said = " ".join(facts(results))
+    for part in (
+        "Split custom: trained on 2 tasks; unseen are door-lock, door-unlock.",
+        "The goal is visible in the observations. Data: expert, 20 episodes a task; 10,000 gradient steps.",
+        "Seeds: 2 (but bc 1). Each plays 4 episodes of an unseen task and 2 of a seen one",
+        "where a row has a single seed, over its episodes only",
+        "Hardware: 2 cores, x86_64. Versions: torch 2.8.0.",
+    ):
+        assert part in said
+
+
+def test_a_grid_without_a_finished_cell_has_facts_too(results: GridResults) -> None:
+    empty = GridResults(SETTINGS, results.variants, results.hardware, results.versions, ())
+    assert "Seeds: 0." in " ".join(facts(empty))
+
+
+# Files ----------------------------------------------------------------------------------------------------------------------
+
+
+class Outline(HTMLParser):
+    """The elements of a page, and the addresses that it would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str | None] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_report_is_written_in_markdown_and_as_a_page(results: GridResults, tmp_path: Path) -> None:
+    write_report(tmp_path, results)
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html"}
+    markdown = (tmp_path / "report.md").read_text()
+    assert markdown.startswith("# Meta-World, split custom, goal visible, expert data\n")
+    assert "| full | text | 2 | 1.00 [1.00, 1.00] | 0.75 [0.50, 1.00] |" in markdown
+    assert all(sentence in markdown for sentence in NOT_SHOWN)
+
+
+def test_the_page_holds_everything_and_loads_nothing(results: GridResults, tmp_path: Path) -> None:
+    write_report(tmp_path, results)
+    text = (tmp_path / "report.html").read_text()
+    outline = Outline(text)
+    assert outline.open == []
+    assert outline.addresses == []
+    assert "http" not in text
+    counts = {tag: outline.tags.count(tag) for tag in ("h1", "h2", "svg", "table", "script")}
+    assert counts == {"h1": 1, "h2": 6, "svg": 2, "table": 3, "script": 0}
+    # Two charts of bars: three rows on unseen tasks, two on seen ones.
+    assert outline.tags.count("rect") == 5
+    assert "the &lt;method&gt;" in text
+
+
+def test_a_bar_is_as_long_as_its_rate_and_its_interval_lies_on_it() -> None:
+    drawn = chart(Panel("Unseen", {"full": Estimate(0.5, 0.25, 1.0)}))
+    assert f'<rect x="{LABELS}" y="5.0" width="{BARS / 2}"' in drawn
+    interval = re.search(r'<line x1="([\d.]+)" x2="([\d.]+)" y1="12.0" y2="12.0"', drawn)
+    assert interval is not None
+    assert [float(end) for end in interval.groups()] == [LABELS + BARS / 4, LABELS + BARS]
+
+
+def test_a_page_without_charts_is_whole() -> None:
+    assert Outline(page("Title", ["fact"], [], [Table("Empty", ("a", "b"), ())], [])).open == []
