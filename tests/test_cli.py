@@ -54,6 +54,7 @@ def test_the_version_is_the_packages() -> None:
         (["train"], ["--dataset", "--unseen", "--seed", "--out", "--steps", "--eta", "--resume", "--save-freq"]),
         (["evaluate"], ["--model", "--tasks", "--unseen", "--conditions", "--seed", "--out"]),
         (["quickstart"], ["--seed", "--out", "--smoke"]),
+        (["benchmark", "metaworld"], ["--split", "--unseen", "--goal", "--data", "--seeds", "--variants", "--out", "--root"]),
     ],
 )
 def test_the_help_of_a_command_explains_it_and_its_options(command: list[str], options: list[str]) -> None:

@@ -22,8 +22,8 @@ NOT_SHOWN = (
 """What no table of this kind shows."""
 
 COPYABLE = (
-    "Each episode has the goal of its example. Where a task's goal is a part of its object, it then has the example's very scene,"
-    " whose actions need only be copied: such tasks, marked *, are left out of the means."
+    "Each episode has the goal of its example. Where a task's goal is a part of its object, it then has the very scene of the"
+    " example, whose actions need only be copied: such tasks, marked *, are left out of the means."
 )
 
 
