@@ -39,9 +39,9 @@ class PromptDT:
 
     A causal transformer predicts actions by mean squared error and acts with a return that it should reach: the best of the
     task's training episodes where the sentence is known, otherwise that of the example, otherwise the mean of the tasks.
-    Sizes, context and learning rate are those of its publication. Other than there, the prompt is what `LLMDPD` is told: the
-    states and actions of L steps spread over the example, and a sentence; and positions are those in the context, not in
-    the episode.
+    Sizes, context, batch and learning rate are those of its published code. Other than there, the prompt is what `LLMDPD` is
+    told: the states and actions of L steps spread over the example, and a sentence; positions are those in the context, not
+    in the episode; and the learning rate does not warm up, which took 10,000 steps.
 
     It is a `Player`: `evaluate_tasks` plays it in the place of a model.
 
@@ -76,8 +76,8 @@ class PromptDT:
         dataset: DatasetLike | None,
         *,
         learning_rate: float = 1e-4,
-        batch_size: int = 64,
-        prompts_per_batch: int = 32,
+        batch_size: int = 16,
+        prompts_per_batch: int = 16,
         context: int = 20,
         token_dim: int = 128,
         n_layers: int = 3,

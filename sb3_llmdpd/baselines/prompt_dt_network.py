@@ -52,7 +52,7 @@ class PromptDTNetwork(nn.Module):
         self.example_positions = nn.Parameter(0.02 * th.randn(prompt_window, 1, token_dim))
         self.positions = nn.Parameter(0.02 * th.randn(context, 1, token_dim))
         layer = nn.TransformerEncoderLayer(
-            token_dim, n_heads, 4 * token_dim, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+            token_dim, n_heads, 4 * token_dim, dropout=0.1, activation="relu", batch_first=True, norm_first=True
         )
         self.transformer = nn.TransformerEncoder(layer, n_layers, nn.LayerNorm(token_dim), enable_nested_tensor=False)
         self.head = nn.Sequential(nn.Linear(token_dim, action_dim), nn.Tanh())
