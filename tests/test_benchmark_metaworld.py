@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.baselines.prompt_dt import PromptDT
 from sb3_llmdpd.benchmarks.grid_results import read_grid
 from sb3_llmdpd.benchmarks.metaworld import MetaworldBenchmark
 from sb3_llmdpd.benchmarks.metaworld_settings import DATA, MetaworldSettings
@@ -143,6 +144,21 @@ def test_a_grid_stopped_in_a_training_goes_on_to_the_same_results(finished: tupl
 
 
 @pytest.mark.slow
+def test_a_trained_prompt_dt_whose_results_are_missing_is_only_evaluated(
+    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0] / "data", tmp_path / "data")
+    assert run(tmp_path, "--variants", "prompt-dt").exit_code == 0
+    before = read_grid(tmp_path / "results.json")
+    for path in (tmp_path / "results.json", tmp_path / "prompt-dt" / "seed-0" / "results.json"):
+        path.unlink()
+    monkeypatch.setattr(PromptDT, "learn", None)
+    again = run(tmp_path, "--variants", "prompt-dt")
+    assert again.exit_code == 0, again.output
+    assert read_grid(tmp_path / "results.json") == before
+
+
+@pytest.mark.slow
 def test_another_budget_in_the_same_folder_is_refused(finished: tuple[Path, str]) -> None:
     result = run(finished[0], "--data", "mixed")
     assert result.exit_code == 2
@@ -151,10 +167,11 @@ def test_another_budget_in_the_same_folder_is_refused(finished: tuple[Path, str]
 
 @pytest.mark.slow
 def test_with_a_hidden_goal_examples_and_scenes_share_theirs_and_controls_train_nothing(tmp_path: Path) -> None:
-    result = run(tmp_path, "--goal", "hidden", "--data", "mixed", "--variants", "no-text,copy,expert")
+    result = run(tmp_path, "--goal", "hidden", "--data", "mixed", "--variants", "no-text,prompt-dt,copy,expert")
     assert result.exit_code == 0, result.output
-    assert rows(tmp_path) == {("no-text", 0, "trajectory"), ("copy", 0, "copy"), ("expert", 0, "expert")}
-    assert [path.parent.parent.name for path in tmp_path.glob("*/*/model.zip")] == ["no-text"]
+    told = {"no-text": "trajectory", "prompt-dt": "text+trajectory", "copy": "copy", "expert": "expert"}
+    assert rows(tmp_path) == {(name, 0, condition) for name, condition in told.items()}
+    assert {path.parent.parent.name for path in tmp_path.glob("*/*/model.zip")} == {"no-text", "prompt-dt"}
     model = LLMDPD.load(tmp_path / "no-text" / "seed-0" / "model.zip")
     assert (model.same_goal, model.text_dropout) == (True, 1.0)
     results = json.loads((tmp_path / "copy" / "seed-0" / "results.json").read_text())

@@ -73,8 +73,8 @@ def test_arguments_are_merged_into_new_ones() -> None:
         ("full+leaning_rate=1", r"unknown argument 'leaning_rate': did you mean 'learning_rate'"),
         ("full+policy_kwargs.layer_norms=true", r"unknown argument 'layer_norms': did you mean 'layer_norm'"),
         ("full+eta", "A change is written argument=value, got 'eta'"),
-        ("candidates-10+eta=1", "'candidates-10' trains no model of its own: change 'full' instead"),
-        ("expert+eta=1", "'expert' trains no model of its own: change 'full' instead"),
+        ("candidates-10+eta=1", "'candidates-10' trains no LLMDPD of its own: change 'full' instead"),
+        ("expert+eta=1", "'expert' trains no LLMDPD of its own: change 'full' instead"),
     ],
 )
 def test_a_row_that_nobody_knows_gets_the_nearest_names(name: str, message: str) -> None:

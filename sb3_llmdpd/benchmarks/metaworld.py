@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from sb3_llmdpd.baselines.prompt_dt import PromptDT
 from sb3_llmdpd.benchmarks.grid import RESULTS, GridBar, GridCell, StepsOnBar, cell_folder, open_grid, refuse_others, run_grid
 from sb3_llmdpd.benchmarks.grid_report import write_report
 from sb3_llmdpd.benchmarks.grid_results import GridResults, gather, read_grid, write_grid
 from sb3_llmdpd.benchmarks.metaworld_settings import DATA, EPISODES_PER_GOAL, MetaworldSettings
 from sb3_llmdpd.benchmarks.run_folder import RunFolder
 from sb3_llmdpd.benchmarks.runs import example_episodes
-from sb3_llmdpd.benchmarks.variants import CONTROL, VARIANTS, Variant, make_variant, merged
+from sb3_llmdpd.benchmarks.variants import CONTROL, PROMPT_DT, VARIANTS, Variant, make_variant, merged
 from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.metaworld.collection import collect
@@ -30,6 +31,9 @@ _EPISODE_WORK = 8
 
 _DATASETS = "metaworld-{goal}-{data}-{n}-seed-{seed}/{{task}}-v0"
 _EXAMPLES = "metaworld-examples-{goal}-{n}-seed-{seed}/{{task}}-v0"
+
+_PROMPTING = ("text_encoder", "text_dropout", "trajectory_dropout")
+"""Arguments of the shared model that Prompt-DT has, too; all others are its own."""
 
 
 class MetaworldBenchmark:
@@ -64,7 +68,6 @@ class MetaworldBenchmark:
             {"benchmark": "metaworld", **asdict(settings), "copyable_tasks": settings.copyable_tasks}
         )
         self._ids: list[str] = []
-        self._data: OfflineDataset | None = None
         self._examples: dict[str, list[Episode]] = {}
 
     def run(self) -> GridResults:
@@ -156,6 +159,8 @@ class MetaworldBenchmark:
     def _player(self, variant: Variant, cell: GridCell, bar: GridBar) -> LLMDPD | Player:
         if variant.method == CONTROL:
             return CopyPlayer()  # the expert is the environment's own
+        if variant.method == PROMPT_DT:
+            return self._train_prompt_dt(variant, cell, bar)
         if variant.trained_as is None:
             return self._train(variant, cell, bar)
         model = self._train(make_variant(variant.trained_as), cell, bar)
@@ -165,6 +170,31 @@ class MetaworldBenchmark:
 
     def _train(self, variant: Variant, cell: GridCell, bar: GridBar) -> LLMDPD:
         """The model of a row with the cell's seed, trained as far as it is not yet."""
+        run, settings = self._run_folder(variant, cell), self.settings
+        if run.has_model:
+            model = LLMDPD.load(run.model_path, dataset=self.data, device="cpu")
+        else:
+            model = self._new_model(variant, cell.seed)
+        if self._trains(self.variants[cell.variant]):
+            bar.skip(model.num_timesteps)
+        run.train(model, settings.n_steps, settings.log_interval, progress=StepsOnBar(bar))
+        return model
+
+    def _train_prompt_dt(self, variant: Variant, cell: GridCell, bar: GridBar) -> PromptDT:
+        """The same for Prompt-DT, which is saved when it is trained and not before."""
+        run, settings = self._run_folder(variant, cell), self.settings
+        if run.has_model:
+            bar.skip(settings.n_steps)
+            return PromptDT.load(run.model_path, device="cpu")
+        prompting = {name: value for name, value in settings.model.items() if name in _PROMPTING}
+        arguments = {"same_goal": not settings.goal_visible, **prompting, **variant.model}
+        model = PromptDT(self.data, seed=cell.seed, device="cpu", **arguments)
+        model.learn(settings.n_steps, on_step=lambda loss: bar.advance(1))
+        model.save(run.model_path)
+        return model
+
+    def _run_folder(self, variant: Variant, cell: GridCell) -> RunFolder:
+        """The folder of a training, begun or gone on with."""
         run = RunFolder(cell_folder(self.out, variant.name, cell.seed))
         arguments = {"command": "benchmark", "steps": self.settings.n_steps, **self._settings_of(variant, cell.seed)}
         del arguments["variant"]["conditions"]  # nothing to the training
@@ -173,22 +203,18 @@ class MetaworldBenchmark:
             run.go_on(arguments)
         else:
             run.begin(arguments)
-        if self._data is None:
-            self._data = load_minari(self._ids, root=self.root)
-        if run.has_model:
-            model = LLMDPD.load(run.model_path, dataset=self._data, device="cpu")
-        else:
-            model = self._new_model(variant, self._data, cell.seed)
-        if self._trains(self.variants[cell.variant]):
-            bar.skip(model.num_timesteps)
-        run.train(model, self.settings.n_steps, self.settings.log_interval, progress=StepsOnBar(bar))
-        return model
+        return run
 
-    def _new_model(self, variant: Variant, data: OfflineDataset, seed: int) -> LLMDPD:
+    @cached_property
+    def data(self) -> OfflineDataset:
+        """What all models learn from."""
+        return load_minari(self._ids, root=self.root)
+
+    def _new_model(self, variant: Variant, seed: int) -> LLMDPD:
         base = {"learning_rate": self.settings.learning_rate, "same_goal": not self.settings.goal_visible}
         arguments = merged({**base, **self.settings.model}, variant.model)
         arguments["learning_rate"] = CosineSchedule(arguments["learning_rate"])
-        return LLMDPD("MlpPolicy", dataset=data, seed=seed, device="cpu", **arguments)
+        return LLMDPD("MlpPolicy", dataset=self.data, seed=seed, device="cpu", **arguments)
 
     # What it leaves -------------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from sb3_llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.policies import LLMDPDPolicy
 
 BOTH, TEXT, EXAMPLE, NOTHING = "text+trajectory", "text", "trajectory", "none"
-LEARNED, CONTROL = "llmdpd", "control"
-"""Methods: a model of `LLMDPD`, and a condition that acts by itself, for which nothing is trained."""
+LEARNED, PROMPT_DT, CONTROL = "llmdpd", "prompt-dt", "control"
+"""Methods: a model of `LLMDPD`, one of `PromptDT`, and a condition that acts by itself, for which nothing is trained."""
 
 ENCODER = "text-encoder:"
 """What the name of a row begins with whose sentences another encoder reads."""
@@ -30,7 +30,7 @@ class Variant:
         ``policy_kwargs`` one by one.
     :param conditions: what the policy is told, see `make_cells`.
     :param trained_as: whose model acts; None for one of its own. Its ``model`` then only says how that one acts.
-    :param method: `LEARNED` or `CONTROL`.
+    :param method: `LEARNED`, `PROMPT_DT` or `CONTROL`; ``model`` then has arguments of that one.
     """
 
     name: str
@@ -57,10 +57,19 @@ _LISTED = (
         {"text_dropout": 1.0, "trajectory_dropout": 1.0},
         (NOTHING,),
     ),
-    Variant("one-hot", "a one-hot vector of the task instead of sentences", {"text_encoder": "one-hot:metaworld"}),
-    Variant("random-text", "a random vector of the task instead of sentences", {"text_encoder": "random:metaworld"}),
+    Variant(
+        "one-hot", "a one-hot vector of the task instead of sentences", {"text_encoder": "one-hot:metaworld"}, (BOTH, TEXT)
+    ),
+    Variant(
+        "random-text", "a random vector of the task instead of sentences", {"text_encoder": "random:metaworld"}, (BOTH, TEXT)
+    ),
     Variant("bc", "behaviour cloning alone", {"eta": 0.0}),
-    Variant("hashing", "sentences read by a bag of hashed words instead of a language model", {"text_encoder": "hashing"}),
+    Variant(
+        "hashing",
+        "sentences read by a bag of hashed words instead of a language model",
+        {"text_encoder": "hashing"},
+        (BOTH, TEXT),
+    ),
     Variant("diffusion-ql", "the Q term through the whole chain", {"policy_objective": "diffusion_ql"}),
     Variant(
         "cross-attention",
@@ -74,6 +83,12 @@ _LISTED = (
     ),
     Variant("candidates-10", "full, best of 10 actions by the critic", {"n_candidates": 10}, trained_as="full"),
     Variant("candidates-50", "full, best of 50 actions by the critic", {"n_candidates": 50}, trained_as="full"),
+    Variant(
+        "prompt-dt",
+        "Prompt-DT with the same prompts, the closest relative without diffusion",
+        {"features_extractor_class": "metaworld_relative"},
+        method=PROMPT_DT,
+    ),
     Variant("copy", "the example's actions, step by step those of the nearest of its states", {}, ("copy",), method=CONTROL),
     Variant("expert", "the scripted experts, which know goal and task: the ceiling", {}, ("expert",), method=CONTROL),
 )
@@ -96,13 +111,13 @@ def make_variant(name: str) -> Variant:
     base, *changes = name.split("+")
     if base.startswith(ENCODER) and base != ENCODER:
         spec = base.removeprefix(ENCODER)
-        variant = Variant(base, f"sentences read by {spec}", {"text_encoder": spec})
+        variant = Variant(base, f"sentences read by {spec}", {"text_encoder": spec}, (BOTH, TEXT))
     elif base in VARIANTS:
         variant = VARIANTS[base]
     else:
         raise ValueError(_unknown("variant", base, list(VARIANTS)) + f", {ENCODER}<spec>")
-    if changes and (variant.trained_as is not None or variant.method == CONTROL):
-        raise ValueError(f"{base!r} trains no model of its own: change {variant.trained_as or 'full'!r} instead")
+    if changes and (variant.trained_as is not None or variant.method != LEARNED):
+        raise ValueError(f"{base!r} trains no LLMDPD of its own: change {variant.trained_as or 'full'!r} instead")
     for change in changes:
         variant = replace(variant, model=merged(variant.model, _argument(change)))
     return replace(variant, name=name, sentence=f"{variant.sentence}; {', '.join(changes)}") if changes else variant
