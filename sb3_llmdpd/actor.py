@@ -52,6 +52,7 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         token_dim: int,
         n_encoder_layers: int,
         n_heads: int,
+        n_text_layers: int,
     ) -> None:
         self._arguments = arguments_of(locals())
         super().__init__(
@@ -80,6 +81,7 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
             token_dim,
             n_encoder_layers,
             n_heads,
+            n_text_layers,
         )
         self.attention = TrajectoryAttention(features_dim, token_dim, n_heads) if conditioning == "cross_attention" else None
         self.diffusion = DiffusionProcess(n_diffusion_steps, noise_schedule)

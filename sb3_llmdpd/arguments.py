@@ -55,7 +55,13 @@ _NUMBERS = {
 _SCHEDULES = ("learning_rate", "critic_learning_rate")
 _OPTIONAL = ("q_batch_size", "seed", "critic_learning_rate", "text_encoder", "tensorboard_log")
 
-_MOST_OF = {"net_arch": 1_000, "n_critics": 1_000, "n_encoder_layers": 1_000, "n_diffusion_steps": 10_000}
+_MOST_OF = {
+    "net_arch": 1_000,
+    "n_critics": 1_000,
+    "n_encoder_layers": 1_000,
+    "n_text_layers": 1_000,
+    "n_diffusion_steps": 10_000,
+}
 """What costs time before it costs memory."""
 _SIZES = (
     "n_critics",
@@ -66,6 +72,7 @@ _SIZES = (
     "token_dim",
     "n_encoder_layers",
     "n_heads",
+    "n_text_layers",
 )
 
 

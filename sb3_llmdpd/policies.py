@@ -54,6 +54,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     :param token_dim: width of the trajectory transformer.
     :param n_encoder_layers: its layers.
     :param n_heads: its heads, and those of the cross-attention.
+    :param n_text_layers: layers that the sentence's vector goes through; 1 is a linear map.
     :raises ValueError: on an unknown conditioning, schedule or extractor name, on sizes below one, or a ``token_dim`` that
         ``n_heads`` does not divide.
     """
@@ -92,6 +93,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         token_dim: int = 64,
         n_encoder_layers: int = 2,
         n_heads: int = 4,
+        n_text_layers: int = 2,
     ) -> None:
         self._arguments = arguments_of(locals(), "lr_schedule", "critic_lr_schedule")
         if conditioning not in CONDITIONINGS:
@@ -124,6 +126,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
             token_dim=token_dim,
             n_encoder_layers=n_encoder_layers,
             n_heads=n_heads,
+            n_text_layers=n_text_layers,
             **shared,
         )
         self._critic_kwargs: dict[str, Any] = dict(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch as th
+from torch import nn
 from torch.testing import assert_close
 
 from sb3_llmdpd.prompts.prompt_encoder import PromptEncoder
@@ -141,3 +142,21 @@ def test_every_token_has_seen_every_step() -> None:
     features, actions = th.randn(1, L, FEATURE, requires_grad=True), th.randn(1, L, ACTION)
     (first,) = th.autograd.grad((encoder(features, actions)[0, 0] * th.randn(TOKEN)).sum(), features)
     assert (first.abs().sum(dim=2) > 1e-6).all()
+
+
+def test_with_a_single_text_layer_words_add_up() -> None:
+    """Before the layer norm, the vector of two words together is the sum of those of each."""
+    encoder = PromptEncoder(6, 3, 2, 4, 8, 8, 8, 1, 2, n_text_layers=1)
+    assert encoder.text is not None
+    linear, norm = encoder.text
+    row, column, nothing = th.randn(6), th.randn(6), th.zeros(6)
+    assert_close(linear(row + column) + linear(nothing), linear(row) + linear(column))
+    assert isinstance(norm, nn.LayerNorm)
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+def test_the_text_goes_through_as_many_layers_as_asked_for(n_layers: int) -> None:
+    encoder = PromptEncoder(6, 3, 2, 4, 8, 8, 8, 1, 2, n_text_layers=n_layers)
+    assert encoder.text is not None
+    assert sum(isinstance(layer, nn.Linear) for layer in encoder.text) == n_layers
+    assert sum(isinstance(layer, nn.SiLU) for layer in encoder.text) == n_layers - 1

@@ -1,5 +1,7 @@
 """From a batch of prompts to the vectors and tokens that condition actor and critic."""
 
+from itertools import pairwise
+
 import torch as th
 from torch import nn
 
@@ -22,6 +24,8 @@ class PromptEncoder(nn.Module):
     :param token_dim: width of the trajectory transformer.
     :param n_layers: layers of the trajectory transformer.
     :param n_heads: heads of the trajectory transformer.
+    :param n_text_layers: linear maps in MLP_l; with a single one, words that are known keep their share of the vector in new
+        combinations.
     """
 
     def __init__(
@@ -35,19 +39,11 @@ class PromptEncoder(nn.Module):
         token_dim: int,
         n_layers: int,
         n_heads: int,
+        n_text_layers: int = 2,
     ) -> None:
         super().__init__()
         self.vector_dim = text_embedding_dim + trajectory_embedding_dim
-        self.text = (
-            nn.Sequential(
-                nn.Linear(text_dim, 2 * text_embedding_dim),
-                nn.SiLU(),
-                nn.Linear(2 * text_embedding_dim, text_embedding_dim),
-                nn.LayerNorm(text_embedding_dim),
-            )
-            if text_dim
-            else None
-        )
+        self.text = _text_map(text_dim, text_embedding_dim, n_text_layers) if text_dim else None
         self.trajectory = TrajectoryEncoder(feature_dim, action_dim, window, token_dim, n_layers, n_heads)
         self.pool = nn.Sequential(nn.Linear(token_dim, trajectory_embedding_dim), nn.LayerNorm(trajectory_embedding_dim))
         self.null_text = nn.Parameter(0.02 * th.randn(text_embedding_dim))
@@ -66,3 +62,9 @@ class PromptEncoder(nn.Module):
         tokens = self.trajectory(features, prompts.actions)  # (M, L, token_dim)
         trajectory = th.where(prompts.has_trajectory[:, None], self.pool(tokens.mean(dim=1)), self.null_trajectory)
         return PromptEncoding(th.cat([text, trajectory], dim=1), tokens, prompts.has_trajectory)
+
+
+def _text_map(text_dim: int, text_embedding_dim: int, n_layers: int) -> nn.Sequential:
+    sizes = [text_dim, *[2 * text_embedding_dim] * (n_layers - 1), text_embedding_dim]
+    layers = [layer for n_in, n_out in pairwise(sizes) for layer in (nn.SiLU(), nn.Linear(n_in, n_out))]
+    return nn.Sequential(*layers[1:], nn.LayerNorm(text_embedding_dim))
