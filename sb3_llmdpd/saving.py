@@ -32,6 +32,8 @@ COUNTERS = ("num_timesteps", "_total_timesteps", "_n_updates", "_current_progres
 GENERATORS = ("generator", "action_generator")
 OPTIMIZERS = ("actor.optimizer", "critic.optimizer")
 SPACES = ("observation_space", "action_space")
+_SHAPING = ("policy_kwargs", "critic_objective")
+"""Arguments that say which networks there are."""
 
 
 class SavedWithoutPickle(TrainingData):
@@ -155,10 +157,11 @@ class SavedWithoutPickle(TrainingData):
             try:
                 check_weights(model._make_policy, saved.tensors["policy"])
             except ValueError as error:
-                if "policy_kwargs" not in given:
+                stored = {name: data["arguments"].get(name, "its default") for name in _SHAPING if name in given}
+                if not stored:
                     raise
-                stored = data["arguments"].get("policy_kwargs")
-                raise ValueError(f"{error}: the model was made with policy_kwargs={stored}, leave them out") from error
+                made = " and ".join(f"{name}={value}" for name, value in stored.items())
+                raise ValueError(f"{error}: the model was made with {made}, leave that as it was") from error
         model._setup_model()
         model._restore(saved)
         return model

@@ -213,7 +213,8 @@ def test_a_model_with_v_comes_back_and_can_go_on_without_using_it() -> None:
 def test_a_model_without_v_cannot_go_on_with_the_expectile_objective() -> None:
     file = io.BytesIO()
     tiny_model().save(file)
-    with pytest.raises(ValueError, match=r"'state_value\.\S+' is a weight of the network alone"):
+    message = r"'state_value\.\S+' is a weight of the network alone: the model was made with critic_objective=td, leave that"
+    with pytest.raises(ValueError, match=message):
         LLMDPD.load(io.BytesIO(file.getvalue()), device="cpu", critic_objective="expectile")
 
 
