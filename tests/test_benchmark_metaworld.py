@@ -200,6 +200,11 @@ def test_with_a_hidden_goal_only_tasks_whose_goal_lies_apart_from_the_object_cou
     assert (visible.copyable_tasks, visible.seen_tasks) == ((), SPLITS["ml45"][0])
 
 
+def test_with_a_hidden_goal_each_episode_has_an_example_of_its_own() -> None:
+    hidden, visible = (MetaworldSettings.of_split("ml45", goal=goal) for goal in ("hidden", "visible"))
+    assert [settings.n_examples_of(50) for settings in (hidden, visible)] == [50, 5]
+
+
 def test_mixed_data_have_noise_from_none_to_random_actions() -> None:
     assert DATA["mixed"][0] == 0.0
     assert DATA["mixed"][-1] > 50

@@ -134,12 +134,13 @@ class MetaworldBenchmark:
             id_format=_DATASETS.format(data=settings.data, n=settings.n_episodes, **named),
             **shared,
         )
-        self._examples = example_episodes(
-            (*settings.unseen_tasks, *settings.seen_tasks),
-            settings.n_examples,
-            id_format=_EXAMPLES.format(n=settings.n_examples, **named),
-            **shared,
-        )
+        for tasks, n_episodes in (
+            (settings.unseen_tasks, settings.n_unseen_episodes),
+            (settings.seen_tasks, settings.n_seen_episodes),
+        ):
+            n_examples = settings.n_examples_of(n_episodes)
+            id_format = _EXAMPLES.format(n=n_examples, **named)
+            self._examples |= example_episodes(tasks, n_examples, id_format=id_format, **shared)
 
     def _run_cell(self, cell: GridCell, folder: Path, bar: GridBar) -> None:
         variant = self.variants[cell.variant]

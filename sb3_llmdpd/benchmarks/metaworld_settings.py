@@ -31,7 +31,7 @@ class MetaworldSettings:
     :param n_steps: gradient steps.
     :param n_unseen_episodes: played of an unseen task.
     :param n_seen_episodes: played of a seen task.
-    :param n_examples: episodes to prompt with, of each task, apart from the training episodes.
+    :param n_examples: episodes to prompt with, of each task, apart from the training episodes; see `n_examples_of`.
     :param max_episode_steps: steps of an evaluated episode.
     :param data_seed: of training data and examples, which all seeds of the grid share.
     :param learning_rate: at the beginning; falls to zero along half a cosine.
@@ -99,6 +99,14 @@ class MetaworldSettings:
             model=small.model,
             log_interval=small.log_interval,
         )
+
+    def n_examples_of(self, n_episodes: int) -> int:
+        """How many examples a task has: where they decide the goals of the scenes, one for each episode at least.
+
+        :param n_episodes: played of the task.
+        :return: episodes to prompt with.
+        """
+        return self.n_examples if self.goal_visible else max(self.n_examples, n_episodes)
 
     @property
     def seen_tasks(self) -> tuple[str, ...]:
