@@ -319,6 +319,13 @@ def test_observations_that_are_no_vector_are_refused() -> None:
         tiny(dicts)
 
 
+def test_sizes_that_do_not_fit_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="`token_dim` must be a multiple of `n_heads`, got 8 and 3"):
+        tiny(n_heads=3)
+    with pytest.raises(ValueError, match="`batch_size` must be a multiple of `prompts_per_batch`"):
+        tiny(batch_size=7).learn(1)
+
+
 def test_a_features_extractor_that_learns_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must be one of \('flatten', 'metaworld_relative'\), got 'nature_cnn'"):
         tiny(features_extractor_class="nature_cnn")

@@ -63,7 +63,7 @@ class PromptDT:
     :param features_extractor_class: one of ``EXTRACTORS``.
     :param seed: of network, batches and dropout.
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-    :raises ValueError: on observations of another kind, or sizes that do not fit together.
+    :raises ValueError: on observations of another kind, an unknown name, or sizes that do not fit together.
     """
 
     observation_space: spaces.Box
@@ -180,7 +180,7 @@ class PromptDT:
         :param n_steps: gradient steps.
         :param on_step: called after each with its loss, on the device.
         :return: the model itself.
-        :raises ValueError: when the model has no data set.
+        :raises ValueError: when the model has no data set, or ``batch_size`` is no multiple of ``prompts_per_batch``.
         :raises TrainingDiverged: when a weight is no longer a number.
         """
         if self.buffer is None:

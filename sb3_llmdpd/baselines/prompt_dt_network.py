@@ -23,6 +23,7 @@ class PromptDTNetwork(nn.Module):
     :param token_dim: width.
     :param n_layers: layers of the transformer.
     :param n_heads: its heads.
+    :raises ValueError: when ``n_heads`` does not divide ``token_dim``.
     """
 
     blocked: th.Tensor
@@ -39,6 +40,8 @@ class PromptDTNetwork(nn.Module):
         n_heads: int,
     ) -> None:
         super().__init__()
+        if token_dim % n_heads:
+            raise ValueError(f"`token_dim` must be a multiple of `n_heads`, got {token_dim} and {n_heads}")
         features_dim = extractor.features_dim
         self.extractor = extractor
         self.feature_normaliser, self.text_normaliser = Normaliser(features_dim), Normaliser(text_dim)
