@@ -52,7 +52,7 @@ def test_the_version_is_the_packages() -> None:
     [
         (["collect", "metaworld"], ["--unseen", "--seed", "--out", "--noise", "--episodes"]),
         (["train"], ["--dataset", "--unseen", "--seed", "--out", "--steps", "--eta", "--resume", "--save-freq"]),
-        (["evaluate"], ["--model", "--tasks", "--unseen", "--conditions", "--seed", "--out"]),
+        (["evaluate"], ["--model", "--tasks", "--unseen", "--conditions", "--hide-goal", "--shared-scenes", "--phases"]),
         (["quickstart"], ["--seed", "--out", "--smoke"]),
         (["benchmark", "metaworld"], ["--split", "--unseen", "--goal", "--data", "--seeds", "--variants", "--out", "--root"]),
     ],
@@ -101,6 +101,35 @@ def test_evaluate_writes_results_and_prints_the_tables(model: Path, tmp_path: Pa
     assert document["settings"]["n_episodes"] == 1
     assert "unseen (1)" in result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "results.json", "results.md", "success.png"]
+
+
+def test_hidden_goals_go_from_the_data_through_the_training_into_an_evaluation_on_the_examples_goals(tmp_path: Path) -> None:
+    data = ["--tasks", "reach,drawer-close", "--episodes", 2, "--hide-goal", "--episodes-per-goal", 2, "--processes", 1]
+    assert run("collect", "metaworld", *data, "--out", tmp_path / "data").exit_code == 0
+    out = tmp_path / "run"
+    trained = run("train", "--dataset", "metaworld/*", "--same-goal", "--root", tmp_path / "data", "--out", out, *TINY)
+    assert trained.exit_code == 0, trained.output
+    small = ["--episodes", 2, "--max-steps", 2, "--processes", 1, "--phases"]
+    conditions = ["--tasks", "reach,drawer-close", "--conditions", "trajectory,wrong-trajectory,antonym,copy"]
+    where = ["--root", tmp_path / "data", "--out", tmp_path / "results"]
+    result = run("evaluate", "--model", out / "model.zip", "--hide-goal", *conditions, *small, *where)
+    assert result.exit_code == 0, result.output
+    assert "The goal is a part of the object in drawer-close" in result.output
+    assert "No task is the opposite of reach" in result.output
+    document = json.loads((tmp_path / "results" / "results.json").read_text())
+    names = [(cell["task"], cell["condition"]["name"]) for cell in document["cells"]]
+    assert names == [("reach", "trajectory"), ("reach", "wrong-trajectory"), ("reach", "copy")]
+    assert [len(cell["phases"]) for cell in document["cells"]] == [2, 2, 2]
+    assert local_ids(tmp_path / "data")[0] == "metaworld-examples/reach-hidden-v0"
+
+
+def test_shared_scenes_are_played_beside_the_tasks(model: Path, tmp_path: Path) -> None:
+    small = ["--episodes", 1, "--max-steps", 1, "--processes", 1, "--tasks", "reach", "--conditions", "none"]
+    result = run("evaluate", "--model", model, "--shared-scenes", "--out", tmp_path, *small)
+    assert result.exit_code == 0, result.output
+    told = re.findall(r"^(\S+) +(\S+) +\d\.\d\d \[", result.output, flags=re.MULTILINE)
+    assert ("pick-place", "reach") in told
+    assert ("reach", "pick-place") not in told
 
 
 def test_the_defaults_of_train_are_those_of_the_algorithm() -> None:
@@ -168,6 +197,9 @@ def test_bad_input_gets_its_sentence_and_exit_status_2(
     [
         (["--conditions", "txt"], "unknown condition 'txt': use text\\+trajectory"),
         (["--tasks", "reach", "--conditions", "wrong"], "evaluate at least two, or leave it out"),
+        (["--tasks", "door-lock", "--conditions", "none", "--hide-goal"], "--hide-goal leaves none of the tasks"),
+        (["--tasks", "reach", "--conditions", "antonym"], "`cells` is empty: name at least one task and condition"),
+        (["--conditions", "text+trajectory", "--examples", "0"], "must be at least 1, got 0"),
         (["--unseen", "drawer-shut"], "unknown Meta-World task 'drawer-shut'"),
         (["--conditions", "none", "--episodes", "0"], "`n_episodes` must be at least 1, got 0"),
         (["--conditions", "told:nothing", "--episodes", "1"], "unknown Meta-World task 'nothing'"),

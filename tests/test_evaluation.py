@@ -99,6 +99,15 @@ def test_with_hidden_goals_the_wrong_trajectory_is_one_of_the_same_task_and_anot
     assert (cell.condition.trajectory_of, cell.condition.other_goal, cell.same_goal) == ("push", True, True)
 
 
+def test_a_task_whose_goal_is_a_part_of_its_object_has_no_example_of_another_goal() -> None:
+    cells = make_cells(["push", "door-lock"], ["text", "wrong-trajectory"], same_goal=True)
+    assert [(cell.task, cell.condition.name) for cell in cells] == [
+        ("push", "text"),
+        ("push", "wrong-trajectory"),
+        ("door-lock", "text"),
+    ]
+
+
 def test_an_antonym_is_the_opposite_tasks_sentence_and_tasks_without_one_are_left_out() -> None:
     cells = make_cells(["drawer-open", "reach", "door-lock"], ["antonym"])
     assert [(cell.task, cell.condition.text_of, cell.condition.trajectory_of) for cell in cells] == [

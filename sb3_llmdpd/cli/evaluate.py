@@ -6,12 +6,17 @@ from typing import Annotated
 
 import typer
 
-from sb3_llmdpd.benchmarks.runs import evaluate_into, example_episodes, show_tables
+from sb3_llmdpd.benchmarks.runs import EXAMPLE_IDS, evaluate_into, example_episodes, show_tables
 from sb3_llmdpd.cli.options import names
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
-from sb3_llmdpd.data.metaworld.tasks import SPLITS, task_info
-from sb3_llmdpd.evaluation.conditions import CONDITIONS, make_cells
+from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, separate_goals, task_info
+from sb3_llmdpd.evaluation.conditions import CONDITIONS, CONTROLS, make_cells, shared_scene_cells
 from sb3_llmdpd.llmdpd import LLMDPD
+
+HIDDEN_GOAL_EXAMPLE_IDS = "metaworld-examples/{task}-hidden-v0"
+"""Minari ids of the examples whose observations do not show the goal."""
+
+_EXAMPLES = 5
 
 
 def evaluate(
@@ -19,14 +24,38 @@ def evaluate(
     tasks: Annotated[str | None, typer.Option(help="Tasks between commas; by default those of --unseen.")] = None,
     unseen: Annotated[str, typer.Option(help="Tasks between commas that training held out.")] = ",".join(SPLITS["ml45"][1]),
     conditions: Annotated[
-        str, typer.Option(help="Between commas, of these and told:<task>, which tells that task's sentence in all scenes.")
+        str,
+        typer.Option(
+            help=f"Between commas, of these, {', '.join(CONTROLS)}, and told:<task>, which tells that task's sentence in all"
+            " scenes."
+        ),
     ] = ",".join(CONDITIONS),
+    shared_scenes: Annotated[
+        bool,
+        typer.Option("--shared-scenes", help="Play the scenes, too, in which only the sentence says which task is meant."),
+    ] = False,
     episodes: Annotated[int, typer.Option(help="Episodes of each task under each condition.")] = 50,
-    examples: Annotated[int, typer.Option(help="Example trajectories a task, recorded where they are not there yet.")] = 5,
+    examples: Annotated[
+        int | None,
+        typer.Option(
+            help="Example trajectories a task, recorded where they are not there yet; by default 5, and with --hide-goal one"
+            " for each episode."
+        ),
+    ] = None,
     max_steps: Annotated[int, typer.Option(help="Steps after which an episode ends.")] = HORIZON,
     stop_at_success: Annotated[bool, typer.Option("--stop-at-success", help="End an episode at its first success.")] = False,
     stochastic: Annotated[bool, typer.Option("--stochastic", help="Let the policy act with noise.")] = False,
-    hide_goal: Annotated[bool, typer.Option("--hide-goal", help="Leave the goal out of the observations.")] = False,
+    hide_goal: Annotated[
+        bool,
+        typer.Option(
+            "--hide-goal",
+            help="Leave the goal out of the observations: the example then has the scene's goal, and another placement."
+            " Tasks whose goal is a part of their object are left out.",
+        ),
+    ] = False,
+    phases: Annotated[
+        bool, typer.Option("--phases", help="Report how far the episodes came: reach, grasp, lift, move, place.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the episodes and the examples.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of results.json, results.md and success.png.")] = Path("runs/evaluate"),
     root: Annotated[
@@ -40,14 +69,31 @@ def evaluate(
     loaded = LLMDPD.load(model, device="cpu")
     held_out = [task_info(task).name for task in names(unseen, "--unseen")]
     chosen = held_out if tasks is None else [task_info(task).name for task in names(tasks, "--tasks")]
-    cells = make_cells(chosen, names(conditions, "--conditions"), unseen=held_out, seed=seed)
-    shown = sorted({cell.condition.trajectory_of for cell in cells if cell.condition.trajectory_of is not None})
-    prompts = example_episodes(shown, examples, goal_visible=not hide_goal, seed=seed, n_processes=processes, root=root)
+    if hide_goal:
+        chosen = _with_separate_goal(chosen)
+    told = names(conditions, "--conditions")
+    if "antonym" in told and (without := [task for task in chosen if task_info(task).opposite is None]):
+        typer.echo(f"No task is the opposite of {', '.join(without)}: left out under the condition antonym")
+    cells = make_cells(chosen, told, unseen=held_out, same_goal=hide_goal, seed=seed)
+    if shared_scenes:
+        cells += shared_scene_cells(goal_visible=not hide_goal, unseen=held_out)
+    n_examples = (episodes if hide_goal else _EXAMPLES) if examples is None else examples
+    shown = {cell.condition.trajectory_of for cell in cells} | {cell.task for cell in cells if cell.same_goal}
+    prompts = example_episodes(
+        sorted(task for task in shown if task is not None),
+        n_examples,
+        goal_visible=not hide_goal,
+        seed=seed,
+        n_processes=processes,
+        root=root,
+        id_format=HIDDEN_GOAL_EXAMPLE_IDS if hide_goal else EXAMPLE_IDS,
+    )
     arguments = {
         "n_episodes": episodes,
         "max_episode_steps": max_steps,
         "stop_at_success": stop_at_success,
         "deterministic": not stochastic,
+        "phases": phases,
         "seed": seed,
         "n_envs": n_envs,
     }
@@ -55,7 +101,14 @@ def evaluate(
         out,
         loaded,
         cells,
-        {"model": str(model), "tasks": chosen, "unseen": held_out, "examples": examples, "hide_goal": hide_goal, **arguments},
+        {
+            "model": str(model),
+            "tasks": chosen,
+            "unseen": held_out,
+            "examples": n_examples,
+            "hide_goal": hide_goal,
+            **arguments,
+        },
         examples=prompts,
         make_env=partial(MetaWorldEnv, goal_visible=not hide_goal),
         n_processes=processes,
@@ -63,3 +116,17 @@ def evaluate(
     )
     show_tables(results)
     typer.echo(f"\nThe results are in {out}")
+
+
+def _with_separate_goal(tasks: list[str]) -> list[str]:
+    kept, left_out = separate_goals(tasks)
+    if left_out:
+        typer.echo(
+            f"The goal is a part of the object in {', '.join(left_out)}: hidden, the scene would still tell it. Left out"
+        )
+    if not kept:
+        raise ValueError(
+            "--hide-goal leaves none of the tasks: name some whose goal is separate from their object, such as"
+            f" {', '.join(separate_goals(list(TASKS))[0][:3])}"
+        )
+    return kept

@@ -1,7 +1,18 @@
 """Evaluation of prompted models with the controls that a number needs beside it."""
 
-from sb3_llmdpd.evaluation.conditions import CONDITIONS, Cell, Condition, make_cells
+from sb3_llmdpd.evaluation.conditions import CONDITIONS, CONTROLS, Cell, Condition, make_cells, shared_scene_cells
 from sb3_llmdpd.evaluation.players import Player
 from sb3_llmdpd.evaluation.tasks import CellResult, evaluate_tasks, prompts_of
 
-__all__ = ["CONDITIONS", "Cell", "CellResult", "Condition", "Player", "evaluate_tasks", "make_cells", "prompts_of"]
+__all__ = [
+    "CONDITIONS",
+    "CONTROLS",
+    "Cell",
+    "CellResult",
+    "Condition",
+    "Player",
+    "evaluate_tasks",
+    "make_cells",
+    "prompts_of",
+    "shared_scene_cells",
+]

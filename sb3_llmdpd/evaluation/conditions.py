@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_llmdpd.data.metaworld.tasks import task_info
+from sb3_llmdpd.data.metaworld.scenes import SHARED_SCENES
+from sb3_llmdpd.data.metaworld.tasks import TASKS, task_info
 
 CONDITIONS = ("text+trajectory", "text", "trajectory", "none", "wrong", "expert")
 """The conditions that every evaluation should have, beside ``"told:<task>"``."""
@@ -76,9 +77,10 @@ def make_cells(
     ``"text+trajectory"``, ``"text"``, ``"trajectory"``: the task's own sentence, an example of it, or both. ``"none"``: no
     prompt. ``"wrong"``: sentence and example of another of the tasks. ``"wrong-text"``: the sentence of another, with the
     right example. ``"wrong-trajectory"``: the example of another, with the right sentence; with ``same_goal``, of the same
-    task and another goal. ``"paraphrase"``: a sentence that no data set holds, alone. ``"antonym"``: the sentence of the
-    opposite task, alone; tasks that have none get no such cell. ``"copy"``: the actions of an example, repeated.
-    ``"expert"``: the scripted expert. ``"told:<task>"``: that task's sentence, in the scenes of each of the tasks.
+    task and another goal, and no such cell for tasks whose goal is a part of their object. ``"paraphrase"``: a sentence that
+    no data set holds, alone. ``"antonym"``: the sentence of the opposite task, alone, and no such cell for tasks that have
+    none. ``"copy"``: the actions of an example, repeated. ``"expert"``: the scripted expert. ``"told:<task>"``: that task's
+    sentence, in the scenes of each of the tasks.
 
     :param tasks: distinct names.
     :param conditions: names of conditions.
@@ -101,8 +103,52 @@ def make_cells(
         Cell(task, _condition(name, task, following[task], same_goal), _is_seen(task, unseen), same_goal=same_goal)
         for task in tasks
         for name in conditions
-        if name != "antonym" or task_info(task).opposite is not None
+        if _has(name, task, same_goal)
     ]
+
+
+def shared_scene_cells(
+    tasks: Collection[str] | None = None, *, goal_visible: bool = True, unseen: Collection[str] | None = None
+) -> list[Cell]:
+    """Scenes in which only the sentence says which of two tasks is meant.
+
+    A scene of a task that is told the task's own sentence measures whether the policy does what it is told, and told that of
+    the other, whether it does what it is not told. The second is left out where doing the other succeeds here as well: who
+    carries a puck to the goal has reached it with the hand.
+
+    :param tasks: only pairs of these; by default of all 50.
+    :param goal_visible: whether the observations show the goal. Hidden, other pairs begin alike, and those are left out whose
+        goal is separate from the object: no sentence tells it.
+    :param unseen: see `make_cells`.
+    :return: cells of the conditions ``"told:<task>"``, each once.
+    """
+    pairs = [
+        pair
+        for pair in SHARED_SCENES
+        if pair.exclusive
+        and (tasks is None or set(pair.tasks) <= set(tasks))
+        and (pair.goal_visible if goal_visible else not any(TASKS[task].goal_separate for task in pair.tasks))
+    ]
+    told = [
+        (task, sentence_of)
+        for pair in pairs
+        for task in pair.tasks
+        for sentence_of in pair.tasks
+        if sentence_of == task or task in pair.exclusive
+    ]
+    return [
+        Cell(task, Condition(f"{TOLD}{sentence_of}", text_of=sentence_of), _is_seen(task, unseen))
+        for task, sentence_of in dict.fromkeys(told)
+    ]
+
+
+def _has(condition: str, task: str, same_goal: bool) -> bool:
+    """Whether a condition means anything in a task."""
+    if condition == "antonym":
+        return task_info(task).opposite is not None
+    if condition == "wrong-trajectory" and same_goal and task in TASKS:
+        return TASKS[task].goal_separate
+    return True
 
 
 def _is_seen(task: str, unseen: Collection[str] | None) -> bool | None:

@@ -88,6 +88,17 @@ def task_info(name: str) -> TaskInfo:
     return known
 
 
+def separate_goals(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The tasks in which a hidden goal can be told by an example with another placement, and the others.
+
+    :param tasks: names.
+    :return: those whose goal is separate from the object, and those whose goal is a part of it: the scene tells it there.
+    :raises ValueError: on an unknown task.
+    """
+    known = [task_info(task) for task in tasks]
+    return [info.name for info in known if info.goal_separate], [info.name for info in known if not info.goal_separate]
+
+
 def split(name: str = "ml45", unseen: Sequence[str] | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Tasks to train on, and tasks that stay unseen.
 

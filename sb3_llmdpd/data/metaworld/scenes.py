@@ -1,0 +1,153 @@
+"""Which Meta-World tasks begin in scenes that cannot be told apart, so that the prompt alone says what is meant.
+
+`SHARED_SCENES` is what ``python -m sb3_llmdpd.data.metaworld.scenes`` measures.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import scipy
+
+from sb3_llmdpd.data.metaworld.envs import MetaWorldEnv
+from sb3_llmdpd.data.metaworld.tasks import TASKS
+
+RESOLUTION = 2e-3
+"""An entry that varies by less than this over both tasks, in metres, tells nothing that a policy could act on."""
+
+SIGNIFICANCE = 0.01
+"""Chance of calling two tasks different that are not."""
+
+_EXPERT_STEPS = 300
+
+
+@dataclass(frozen=True)
+class SharedScenes:
+    """Two tasks that begin alike.
+
+    :param tasks: names of the two.
+    :param goal_visible: whether they do so although the observation shows the goal.
+    :param exclusive: those of the two in whose scenes the other's expert, doing its own task, did not once do this one too:
+        there, what is done says what was understood.
+    """
+
+    tasks: tuple[str, str]
+    goal_visible: bool
+    exclusive: tuple[str, ...]
+
+
+SHARED_SCENES: tuple[SharedScenes, ...] = (
+    SharedScenes(("button-press", "button-press-wall"), goal_visible=True, exclusive=()),
+    SharedScenes(("button-press-topdown", "button-press-topdown-wall"), goal_visible=True, exclusive=()),
+    SharedScenes(("pick-place", "reach"), goal_visible=True, exclusive=("pick-place",)),
+    SharedScenes(("pick-place-wall", "reach-wall"), goal_visible=True, exclusive=("pick-place-wall",)),
+    SharedScenes(("push", "push-wall"), goal_visible=True, exclusive=()),
+    SharedScenes(("faucet-close", "faucet-open"), goal_visible=False, exclusive=("faucet-close", "faucet-open")),
+    SharedScenes(("pick-place", "push"), goal_visible=False, exclusive=("push",)),
+    SharedScenes(("pick-place", "push-wall"), goal_visible=False, exclusive=("push-wall",)),
+    SharedScenes(("plate-slide", "plate-slide-side"), goal_visible=False, exclusive=("plate-slide", "plate-slide-side")),
+    SharedScenes(("push", "reach"), goal_visible=False, exclusive=("push",)),
+    SharedScenes(("push-wall", "reach"), goal_visible=False, exclusive=("push-wall", "reach")),
+    SharedScenes(("stick-pull", "stick-push"), goal_visible=False, exclusive=("stick-pull",)),
+)
+"""Measured with Meta-World 3.1.1, 20 resets and 10 episodes of each expert in the other's scenes. Walls are not in the
+observation."""
+
+
+def first_observations(task: str, n_resets: int = 20, *, goal_visible: bool = True, seed: int = 0) -> np.ndarray:
+    """What is seen at the beginning of episodes.
+
+    :param task: name.
+    :param n_resets: how many.
+    :param goal_visible: whether the observation shows the goal.
+    :param seed: of the scenes.
+    :return: (n_resets, 39).
+    """
+    env = MetaWorldEnv(task, goal_visible=goal_visible)
+    rows = [env.reset(seed=seed if i == 0 else None)[0] for i in range(n_resets)]
+    env.close()
+    return np.stack(rows)
+
+
+def can_be_told_apart(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether any single entry tells two samples of observations apart.
+
+    It does where it varies by more than `RESOLUTION` and its ranges do not overlap, or where the two-sample test of
+    Kolmogorov and Smirnov says that its values have different distributions, at `SIGNIFICANCE` over all entries together.
+    What only several entries together would tell is not looked for.
+
+    :param one: (n, obs_dim).
+    :param other: (m, obs_dim).
+    :return: whether.
+    """
+    both = np.concatenate([one, other])
+    telling = np.ptp(both, axis=0) > RESOLUTION
+    if not telling.any():
+        return False
+    one, other = one[:, telling], other[:, telling]
+    if ((one.max(axis=0) < other.min(axis=0)) | (other.max(axis=0) < one.min(axis=0))).any():
+        return True
+    p_values = [scipy.stats.ks_2samp(*entries).pvalue for entries in zip(one.T, other.T, strict=True)]
+    return bool(min(p_values) < SIGNIFICANCE / len(p_values))
+
+
+def expert_success(task: str, expert_of: str, n_episodes: int = 10, *, goal_visible: bool = True, seed: int = 0) -> float:
+    """How often a task is done by an expert that wants to do another one.
+
+    :param task: whose scenes are played, and whose success counts.
+    :param expert_of: the task whose expert acts.
+    :param n_episodes: how many.
+    :param goal_visible: whether the expert goes for the goal of the scene; else for one of its own task, as a policy does that
+        cannot see the scene's.
+    :param seed: of the scenes.
+    :return: share of the episodes with a success, in [0, 1].
+    """
+    env, own = MetaWorldEnv(task), MetaWorldEnv(expert_of)
+    successes = []
+    for episode in range(n_episodes):
+        observation, info = env.reset(seed=seed if episode == 0 else None)
+        own.reset(seed=seed + 1 if episode == 0 else None)  # with the same seed both goals would lie alike
+        if goal_visible:
+            own.simulator._target_pos = env.simulator._target_pos
+        for _ in range(_EXPERT_STEPS):
+            observation, _, _, _, info = env.step(own.expert_action(observation))
+            if info["is_success"]:
+                break
+        successes.append(info["is_success"])
+    for used in (env, own):
+        used.close()
+    return float(np.mean(successes))
+
+
+def shared_scenes(
+    tasks: Sequence[str] = tuple(TASKS), *, n_resets: int = 20, n_episodes: int = 10, seed: int = 0
+) -> list[SharedScenes]:
+    """Measure which pairs of tasks begin in scenes that cannot be told apart.
+
+    :param tasks: names.
+    :param n_resets: of each task, see `can_be_told_apart`.
+    :param n_episodes: of each expert in the scenes of the other.
+    :param seed: of the scenes.
+    :return: the pairs; one that begins alike with the goal visible does so with the goal hidden, too, and is named once.
+    """
+    found: list[SharedScenes] = []
+    for goal_visible in (True, False):
+        first = {task: first_observations(task, n_resets, goal_visible=goal_visible, seed=seed) for task in tasks}
+        for one, other in combinations(tasks, 2):
+            known = any(pair.tasks == (one, other) for pair in found)
+            if not known and not can_be_told_apart(first[one], first[other]):
+                both_ways = ((one, other), (other, one))
+                exclusive = tuple(
+                    task
+                    for task, acts in both_ways
+                    if expert_success(task, acts, n_episodes, goal_visible=goal_visible, seed=seed) == 0
+                )
+                found.append(SharedScenes((one, other), goal_visible, exclusive))
+    return found
+
+
+if __name__ == "__main__":
+    for pair in shared_scenes():
+        sys.stdout.write(f"    {pair},\n")

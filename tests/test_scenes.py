@@ -1,0 +1,90 @@
+"""Which tasks begin alike, and the cells that measure whether the sentence decides there."""
+
+import numpy as np
+import pytest
+
+from sb3_llmdpd.data.metaworld.scenes import (
+    SHARED_SCENES,
+    SharedScenes,
+    can_be_told_apart,
+    expert_success,
+    first_observations,
+    shared_scenes,
+)
+from sb3_llmdpd.data.metaworld.tasks import TASKS, separate_goals
+from sb3_llmdpd.evaluation.conditions import shared_scene_cells
+
+RNG = np.random.default_rng(0)
+
+
+def test_samples_of_one_distribution_cannot_be_told_apart() -> None:
+    for _ in range(20):
+        assert not can_be_told_apart(*RNG.uniform(-0.1, 0.1, (2, 20, 39)))
+
+
+def test_ranges_that_do_not_overlap_in_a_single_entry_tell_apart() -> None:
+    one, other = RNG.uniform(-0.1, 0.1, (2, 20, 39))
+    other[:, 5] += 0.3
+    assert can_be_told_apart(one, other)
+
+
+def test_another_distribution_within_overlapping_ranges_tells_apart() -> None:
+    one, other = RNG.uniform(-0.1, 0.1, (2, 40, 3))
+    other[:, 1] = np.where(np.arange(40) < 38, 0.09, -0.1)
+    assert one[:, 1].max() > other[:, 1].min()
+    assert can_be_told_apart(one, other)
+
+
+def test_less_than_two_millimetres_tell_nothing() -> None:
+    one = np.zeros((20, 3))
+    assert not can_be_told_apart(one, one + 0.0015)
+    assert can_be_told_apart(one, one + 0.0025)
+
+
+def test_hiding_the_goal_makes_the_faucets_alike() -> None:
+    faucets = {
+        visible: [first_observations(f"faucet-{task}", 20, goal_visible=visible) for task in ("open", "close")]
+        for visible in (True, False)
+    }
+    assert can_be_told_apart(*faucets[True])
+    assert not can_be_told_apart(*faucets[False])
+
+
+def test_who_carries_the_puck_to_the_goal_has_reached_it_and_not_the_other_way_round() -> None:
+    assert expert_success("reach", "pick-place", 1) == 1.0
+    assert expert_success("pick-place", "reach", 1) == 0.0
+
+
+@pytest.mark.slow  # three simulators, and two experts in the scenes of each other
+def test_a_pair_is_measured_as_it_stands_in_the_list() -> None:
+    measured = shared_scenes(["drawer-open", "pick-place", "reach"], n_episodes=2)
+    assert measured == [SharedScenes(("pick-place", "reach"), True, ("pick-place",))]
+    assert measured[0] in SHARED_SCENES
+
+
+def test_the_list_names_known_tasks_and_each_pair_once() -> None:
+    pairs = [pair.tasks for pair in SHARED_SCENES]
+    assert len(set(map(frozenset, pairs))) == len(pairs) > 0
+    assert {task for pair in pairs for task in pair} <= set(TASKS)
+    assert all(set(pair.exclusive) <= set(pair.tasks) for pair in SHARED_SCENES)
+
+
+def test_a_shared_scene_is_told_both_sentences_where_what_is_done_says_what_was_understood() -> None:
+    cells = shared_scene_cells(["reach", "pick-place", "push-back"], unseen=["reach"])
+    assert [(cell.task, cell.condition.name, cell.seen) for cell in cells] == [
+        ("pick-place", "told:pick-place", True),
+        ("pick-place", "told:reach", True),
+        ("reach", "told:reach", False),  # told to pick and place, the hand would rightly reach the goal as well
+    ]
+
+
+def test_with_the_goal_hidden_the_faucets_are_shared_and_what_needs_the_goal_is_left_out() -> None:
+    hidden = shared_scene_cells(goal_visible=False)
+    told = [(cell.task, cell.condition.text_of) for cell in hidden]
+    assert {(f"faucet-{a}", f"faucet-{b}") for a in ("open", "close") for b in ("open", "close")} <= set(told)
+    assert len(set(told)) == len(told)
+    assert not any(TASKS[cell.task].goal_separate for cell in hidden)
+
+
+def test_tasks_are_parted_by_whether_their_goal_is_separate_from_the_object() -> None:
+    assert separate_goals(["box-close", "door-lock", "push"]) == (["box-close", "push"], ["door-lock"])
