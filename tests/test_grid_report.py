@@ -78,6 +78,24 @@ def test_tasks_whose_example_need_only_be_copied_are_marked_and_left_out_of_mean
     assert "such tasks, marked *, are left out of the means" in " ".join(facts(hidden))
 
 
+def test_scenes_that_two_tasks_share_have_tables_of_their_own(results: GridResults) -> None:
+    told = [
+        *(played("full", seed, "push", "told:push", 1, 1, 1, 1) for seed in (0, 1)),
+        *(played("full", seed, "reach", "told:reach", 1, 1, 0, 0) for seed in (0, 1)),
+        *(played("full", seed, "push", "told:reach", 0, 0, 0, seed) for seed in (0, 1)),
+    ]
+    plain = tables(results)
+    success, _, means, single, _ = tables(GridResults(**{**vars(results), "cells": (*results.cells, *told)}))
+    assert success == plain[0]
+    assert [row[:3] for row in means.rows] == [("full", "2", means.rows[0][2])]
+    assert [entry[:4] for entry in means.rows[0][2:]] == ["0.75", "0.12"]
+    assert [(*row[:3], row[3][:4]) for row in single.rows] == [
+        ("full", "push", "push", "1.00"),
+        ("full", "reach", "reach", "0.50"),
+        ("full", "push", "reach", "0.12"),
+    ]
+
+
 def test_every_row_is_explained(results: GridResults) -> None:
     assert tables(results)[-1].rows == (("full", "the <method>"), ("bc", "cloning"))
 

@@ -1,7 +1,7 @@
 """The report of a grid: what was measured and how, its tables in Markdown, and the same as a page with charts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sb3_llmdpd.benchmarks.grid_page import Panel, page
@@ -60,30 +60,33 @@ class Row:
 
 
 def rows_of(results: GridResults) -> list[Row]:
-    """The rows of the tables.
+    """The rows of the tables, but for the scenes that two tasks share.
 
     :param results: of a grid.
     :return: variants in their order, conditions in the order in which they were played.
     """
     found: dict[tuple[str, str], list[PlayedCell]] = {}
     for cell in results.cells:
-        found.setdefault((cell.variant, cell.condition), []).append(cell)
+        if cell.told is None:
+            found.setdefault((cell.variant, cell.condition), []).append(cell)
     order = list(results.variants)
     return [Row(*key, tuple(cells)) for key, cells in sorted(found.items(), key=lambda item: order.index(item[0][0]))]
 
 
 def tables(results: GridResults) -> list[Table]:
-    """Success and return of every row: on seen tasks, on unseen ones, and on each of these.
+    """Success and return of every row: on seen tasks, on unseen ones, and on each of these; and scenes that two tasks share.
 
     :param results: of a grid.
-    :return: success, returns, and what the rows are.
+    :return: success, returns, shared scenes, and what the rows are; those of them that have rows.
     """
     variants = [(name, str(variant["sentence"])) for name, variant in results.variants.items()]
-    return [
+    made = [
         _table("Success at any step [95% interval]", results, "successes", digits=2),
         _table("Return [95% interval]", results, "returns", digits=0),
+        *_told_tables(results),
         Table("The rows", ("row", "what it is"), tuple(variants)),
     ]
+    return [table for table in made if table.rows]
 
 
 def facts(results: GridResults) -> list[str]:
@@ -182,6 +185,33 @@ def _table(title: str, results: GridResults, values: str, digits: int) -> Table:
         for row in rows_of(results)
     )
     return Table(title, ("row", "told", "seeds", *(group.title for group in groups)), rows)
+
+
+def _told_tables(results: GridResults) -> list[Table]:
+    """Whether the scene's task is done when its sentence is told, and when that of the other task is."""
+    means, single = [], []
+    for variant in results.variants:
+        row = Row(variant, "", tuple(cell for cell in results.cells if cell.variant == variant and cell.told is not None))
+        if not row.cells:
+            continue
+        own, other = (_shown(row.estimate(of, "successes"), 2) for of in (_is_told_its_own, _is_told_the_other))
+        means.append((variant, str(row.n_seeds), own, other))
+        for task, told in dict.fromkeys((cell.task, cell.told) for cell in row.cells):
+            pair = replace(row, cells=tuple(cell for cell in row.cells if (cell.task, cell.told) == (task, told)))
+            single.append((variant, task, str(told), _shown(pair.estimate(lambda cell: True, "successes"), 2)))
+    title = "Scenes that two tasks share [95% interval]"
+    return [
+        Table(title, ("row", "seeds", "does what it is told", "does the other"), tuple(means)),
+        Table(f"{title}, one by one", ("row", "scenes of", "told the sentence of", "success"), tuple(single)),
+    ]
+
+
+def _is_told_its_own(cell: PlayedCell) -> bool:
+    return cell.told == cell.task
+
+
+def _is_told_the_other(cell: PlayedCell) -> bool:
+    return cell.told != cell.task
 
 
 def _shown(estimate: Estimate | None, digits: int) -> str:

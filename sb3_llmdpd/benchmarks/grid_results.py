@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_llmdpd.benchmarks.grid import RESULTS, GridCell
+from sb3_llmdpd.evaluation.conditions import TOLD
 from sb3_llmdpd.evaluation.tasks import CellResult
 from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.processes import n_cores
@@ -36,6 +37,11 @@ class PlayedCell:
     seen: bool | None
     successes: tuple[int, ...]
     returns: tuple[float, ...]
+
+    @property
+    def told(self) -> str | None:
+        """Whose sentence it was told in the scenes that two tasks share; None in all other cells."""
+        return self.condition.removeprefix(TOLD) if self.condition.startswith(TOLD) else None
 
     @classmethod
     def of(cls, cell: GridCell, result: CellResult) -> "PlayedCell":
