@@ -13,13 +13,13 @@ from sb3_llmdpd.benchmarks.grid_results import GridResults, gather, read_grid, w
 from sb3_llmdpd.benchmarks.metaworld_settings import DATA, EPISODES_PER_GOAL, MetaworldSettings
 from sb3_llmdpd.benchmarks.run_folder import RunFolder
 from sb3_llmdpd.benchmarks.runs import example_episodes
-from sb3_llmdpd.benchmarks.variants import CONTROL, PROMPT_DT, VARIANTS, Variant, make_variant, merged
+from sb3_llmdpd.benchmarks.variants import CONTROL, PROMPT_DT, TEXT, VARIANTS, Variant, make_variant, merged
 from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.metaworld.envs import MetaWorldEnv
 from sb3_llmdpd.data.minari import load_minari
-from sb3_llmdpd.evaluation.conditions import Cell, make_cells
+from sb3_llmdpd.evaluation.conditions import Cell, make_cells, shared_scene_cells
 from sb3_llmdpd.evaluation.players import CopyPlayer, Player
 from sb3_llmdpd.evaluation.tasks import evaluate_tasks
 from sb3_llmdpd.llmdpd import LLMDPD
@@ -111,13 +111,16 @@ class MetaworldBenchmark:
         return variant.method != CONTROL and variant.trained_as not in self.variants
 
     def _evaluated(self, variant: Variant, seed: int) -> list[Cell]:
-        settings = self.settings
-        tasks = (*settings.unseen_tasks, *settings.seen_tasks)
+        settings, unseen = self.settings, self.settings.unseen_tasks
         same_goal = not settings.goal_visible
-        cells = make_cells(tasks, variant.conditions, unseen=settings.unseen_tasks, same_goal=same_goal, seed=seed)
-        return [
-            replace(cell, n_episodes=settings.n_seen_episodes if cell.seen else settings.n_unseen_episodes) for cell in cells
-        ]
+        tasks = (*unseen, *settings.seen_tasks)
+        cells = make_cells(tasks, variant.conditions, unseen=unseen, same_goal=same_goal, seed=seed)
+        of_seen, of_others = settings.n_seen_episodes, settings.n_unseen_episodes
+        cells = [replace(cell, n_episodes=of_seen if cell.seen else of_others) for cell in cells]
+        if TEXT in variant.conditions:  # whoever is measured by its sentence alone can be held to it
+            shared = shared_scene_cells(settings.train_tasks, goal_visible=settings.goal_visible, unseen=unseen)
+            cells += [replace(cell, n_episodes=of_others) for cell in shared]
+        return cells
 
     # What happens in it ---------------------------------------------------------------------------------------------------
 
@@ -151,6 +154,7 @@ class MetaworldBenchmark:
             make_env=partial(MetaWorldEnv, goal_visible=self.settings.goal_visible),
             max_episode_steps=self.settings.max_episode_steps,
             seed=cell.seed,
+            phases=True,
             n_processes=self.n_processes,
             progress_bar=False,
             on_episodes=lambda n: bar.advance(n * _EPISODE_WORK),

@@ -86,9 +86,10 @@ class MetaworldSettings:
     def smoke(self) -> Self:
         """The same at a size that takes seconds and learns nothing."""
         small = QuickstartSettings.smoke()
+        first = [task for task in small.train_tasks if task in self.train_tasks]
         return replace(
             self,
-            train_tasks=self.train_tasks[:2],
+            train_tasks=tuple(dict.fromkeys([*first, *self.train_tasks]))[:2],
             unseen_tasks=self.unseen_tasks[:1],
             n_episodes=small.n_episodes,
             n_steps=small.n_steps,

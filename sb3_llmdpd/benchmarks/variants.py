@@ -28,7 +28,8 @@ class Variant:
     :param sentence: what it is, for the reader of a table.
     :param model: arguments of `LLMDPD` that are others than those of the benchmark, as JSON values; entries of
         ``policy_kwargs`` one by one.
-    :param conditions: what the policy is told, see `make_cells`.
+    :param conditions: what the policy is told, see `make_cells`; with `TEXT` among them it is also told the sentences of
+        both tasks in scenes that two tasks share.
     :param trained_as: whose model acts; None for one of its own. Its ``model`` then only says how that one acts.
     :param method: `LEARNED`, `PROMPT_DT` or `CONTROL`; ``model`` then has arguments of that one.
     """
@@ -87,6 +88,7 @@ _LISTED = (
         "prompt-dt",
         "Prompt-DT with the same prompts, the closest relative without diffusion",
         {"features_extractor_class": "metaworld_relative"},
+        (BOTH, TEXT),
         method=PROMPT_DT,
     ),
     Variant("copy", "the example's actions, step by step those of the nearest of its states", {}, ("copy",), method=CONTROL),
