@@ -180,14 +180,30 @@ def _task_table(results: Sequence[CellResult]) -> Table:
     return Table("Success at any step, by task", ("task", "", *conditions), rows)
 
 
+def told_rates(results: Sequence[CellResult]) -> dict[str, Estimate]:
+    """How a policy follows sentences in scenes that tasks share.
+
+    :param results: of `evaluate_tasks`; of them, those of the conditions ``"told:<task>"``.
+    :return: under ``"does what it is told"`` the mean success in scenes that were told their own sentence, and under
+        ``"does the other"`` in those that were told another one; a key is left out where there are none.
+    """
+    told = [result for result in results if result.condition.is_told]
+    own = {
+        "does what it is told": [result.successes for result in told if result.condition.text_of == result.task],
+        "does the other": [result.successes for result in told if result.condition.text_of != result.task],
+    }
+    return {name: mean_over_tasks(successes) for name, successes in own.items() if successes}
+
+
 def _told_table(results: Sequence[CellResult]) -> Table:
-    rows = tuple(
+    rows = [
         (result.task, str(result.condition.text_of), _with_interval(success_rate(result.successes)))
         for result in results
         if result.condition.is_told
-    )
+    ]
+    rows += [("mean", name, _with_interval(rate)) for name, rate in told_rates(results).items()]
     return Table(
-        "Scenes where the sentence alone decides [95% interval]", ("scenes of", "told the sentence of", "success"), rows
+        "Scenes where the sentence alone decides [95% interval]", ("scenes of", "told the sentence of", "success"), tuple(rows)
     )
 
 

@@ -13,7 +13,7 @@ from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.evaluation.statistics import Estimate
 from sb3_llmdpd.evaluation.tasks import CellResult
 from sb3_llmdpd.files import whole_file
-from sb3_llmdpd.report import read_results, summarise, tables, write_results
+from sb3_llmdpd.report import read_results, summarise, tables, told_rates, write_results
 
 PNG = b"\x89PNG"
 
@@ -108,7 +108,21 @@ def test_tables_show_groups_tasks_and_the_scenes_where_the_sentence_decides() ->
     assert groups.rows[0][2].startswith("0.75 [")
     assert tasks.header == ("task", "", "text", "none")
     assert tasks.rows == (("door-lock", "unseen", "0.75", "0.25"), ("drawer-open", "seen", "1.00", "0.50"))
-    assert [(row[1], row[2][:4]) for row in told.rows] == [("pick-place", "1.00"), ("reach", "0.00")]
+    assert [(row[0], row[1], row[2][:4]) for row in told.rows] == [
+        ("pick-place", "pick-place", "1.00"),
+        ("pick-place", "reach", "0.00"),
+        ("mean", "does what it is told", "1.00"),
+        ("mean", "does the other", "0.00"),
+    ]
+
+
+def test_what_was_told_counts_apart_from_what_was_not() -> None:
+    def cell(task: str, told: str) -> Cell:
+        return Cell(task, Condition(f"told:{told}", text_of=told))
+
+    rates = told_rates([result(cell("a", "a"), 4), result(cell("b", "b"), 2), result(cell("a", "b"), 1)])
+    assert {name: rate.value for name, rate in rates.items()} == {"does what it is told": 0.75, "does the other": 0.25}
+    assert set(told_rates([result(cell("a", "a"), 4)])) == {"does what it is told"}
 
 
 def test_a_table_without_rows_is_left_out() -> None:
