@@ -43,10 +43,16 @@ def test_the_fingers_grasp_only_within_reach() -> None:
 
 
 def test_lifting_counts_from_the_objects_lowest_point_and_moving_from_its_place() -> None:
-    fell_and_rose = watched(*(seen(AWAY, (0.0, 0.0, height)) for height in (0.05, 0.02, 0.031)))
+    hand = (0.0, 0.0, 0.1)
+    fell_and_rose = watched(*(seen(hand, (0.0, 0.0, height)) for height in (0.05, 0.02, 0.031)))
     assert (fell_and_rose.lift, fell_and_rose.move) == (True, False)
-    shoved = watched(seen(AWAY, LYING), seen(AWAY, (0.03, 0.03, 0.02)))
+    shoved = watched(seen(hand, LYING), seen(hand, (0.03, 0.03, 0.02)))
     assert (shoved.lift, shoved.move) == (False, True)
+
+
+def test_what_the_object_does_before_the_hand_is_near_does_not_count() -> None:
+    settled = watched(seen(AWAY, (0.0, 0.0, 0.0)), seen(AWAY, (0.1, 0.0, 0.05)), seen((0.1, 0.0, 0.1), (0.1, 0.0, 0.05)))
+    assert (settled.reach, settled.lift, settled.move) == (True, False, False)
 
 
 def test_rates_are_shares_of_the_episodes() -> None:
@@ -69,7 +75,7 @@ def test_phases_go_through_the_file_into_a_table_of_their_own(tmp_path: Path) ->
 
 
 def test_the_expert_of_a_task_that_grasps_passes_all_phases() -> None:
-    env = MetaWorldEnv("hand-insert")
+    env = MetaWorldEnv("bin-picking")
 
     def act(observations: np.ndarray, *_: object) -> np.ndarray:
         return np.stack([env.expert_action(observation) for observation in observations])

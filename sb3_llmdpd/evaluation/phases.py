@@ -9,8 +9,9 @@ import numpy as np
 HAND, GRIPPER, OBJECT = slice(0, 3), 3, slice(4, 7)
 """Where they stand in an observation."""
 
-# Read off the scripted experts, which pass them all in the tasks where something is grasped. The simulator's own
-# `near_object`, `grasp_success` and `obj_to_target` mean another thing in each task, and nothing in some.
+# Read off the scripted experts. The simulator's own `near_object`, `grasp_success` and `obj_to_target` mean another thing in
+# each task, and nothing in some.
+_NEAR = 0.10
 _REACH = 0.07
 _OPEN = 0.9
 _LIFT = 0.01
@@ -23,8 +24,9 @@ class Phases:
 
     :param reach: the hand was within 7 cm of the object.
     :param grasp: there, the fingers were closed to less than 0.9 of their opening.
-    :param lift: the object rose by 1 cm.
-    :param move: the object was 4 cm from where it had been, in any direction.
+    :param lift: the object rose by 1 cm, since the hand first came within 10 cm of it.
+    :param move: the object was 4 cm from where it was then, in any direction. (Before, it may fall or slide by itself: in some
+        tasks the simulator lets it settle over the first steps.)
     :param place: success.
     :param closest: least distance of hand and object, in metres; that of the expert is 2 to 7 cm, by task.
     """
@@ -38,7 +40,8 @@ class Phases:
 
 
 PHASES = tuple(field.name for field in fields(Phases) if field.name != "closest")
-"""Their names, in the order in which they come; those of a task that grasps nothing are reach, move and place."""
+"""Their names, in the order in which they come. Not every task has all of them, as its expert's row shows: locking a door
+grasps nothing, and the expert of hand-insert drags its cube without lifting it."""
 
 
 class PhaseWatch:
@@ -54,18 +57,19 @@ class PhaseWatch:
         self._passed = np.zeros((n_rows, len(PHASES)), bool)
 
     def see(self, row: int, observation: np.ndarray, info: dict[str, Any]) -> None:
-        """Take note of a step. At the reset the simulator's poses are not all up to date: the first step counts as start.
+        """Take note of a step.
 
         :param row: of the episode.
         :param observation: (39,), behind the step.
         :param info: of the step, with ``success``.
         """
         thing = observation[OBJECT]
-        if np.isnan(self._start[row, 0]):
-            self._start[row] = thing
-        self._lowest[row] = min(self._lowest[row], thing[2])
         distance = float(np.linalg.norm(observation[HAND] - thing))
         self._closest[row] = min(self._closest[row], distance)
+        if np.isnan(self._start[row, 0]) and distance <= _NEAR:
+            self._start[row] = thing
+        if not np.isnan(self._start[row, 0]):
+            self._lowest[row] = min(self._lowest[row], thing[2])
         self._passed[row] |= (
             distance <= _REACH,
             distance <= _REACH and observation[GRIPPER] < _OPEN,
