@@ -24,6 +24,7 @@ SETTINGS = {
     "n_unseen_episodes": 4,
     "n_seen_episodes": 2,
     "max_episode_steps": 500,
+    "stop_at_success": False,
 }
 
 

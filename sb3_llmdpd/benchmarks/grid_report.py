@@ -100,6 +100,7 @@ def facts(results: GridResults) -> list[str]:
     most = max(seeds.values(), default=0)
     fewer = ", ".join(f"{name} {n}" for name, n in seeds.items() if n < most)
     copyable = "" if settings["goal"] == "visible" else f" {COPYABLE}"
+    ends = "; it ends there, and so do the returns" if settings["stop_at_success"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version is not None)
     return [
         f"Split {settings['split']}: trained on {len(settings['train_tasks'])} tasks; unseen are"
@@ -108,7 +109,7 @@ def facts(results: GridResults) -> list[str]:
         f" {settings['n_episodes']} episodes a task; {settings['n_steps']:,} gradient steps.{copyable}",
         f"Seeds: {most}{f' (but {fewer})' if fewer else ''}. Each plays {settings['n_unseen_episodes']} episodes of an unseen"
         f" task and {settings['n_seen_episodes']} of a seen one, of {settings['max_episode_steps']} steps at most. An episode"
-        " counts as a success when any of its steps is one.",
+        f" counts as a success when any of its steps is one{ends}.",
         "The intervals hold 95% of a bootstrap over seeds and, within each, over the episodes of each task; where a row has a"
         " single seed, over its episodes only. Where all episodes agree, a bootstrap knows of no doubt.",
         f"Hardware: {results.hardware['cores']} cores, {results.hardware['machine']}. Versions: {versions}.",

@@ -23,11 +23,13 @@ from sb3_llmdpd.evaluation.conditions import Cell, make_cells, shared_scene_cell
 from sb3_llmdpd.evaluation.players import CopyPlayer, Player
 from sb3_llmdpd.evaluation.tasks import evaluate_tasks
 from sb3_llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.processes import n_cores
 from sb3_llmdpd.report import write_results
 from sb3_llmdpd.schedules import CosineSchedule
 
-_EPISODE_WORK = 8
-"""Gradient steps that take as long as an evaluated episode; only the time that the bar says is left depends on it."""
+_EPISODE_WORK = 9
+"""Gradient steps that take as long as an evaluated episode does a single process; only the time that the bar says is left
+depends on it."""
 
 _DATASETS = "metaworld-{goal}-{data}-{n}-seed-{seed}/{{task}}-v0"
 _EXAMPLES = "metaworld-examples-{goal}-{n}-seed-{seed}/{{task}}-v0"
@@ -64,6 +66,7 @@ class MetaworldBenchmark:
         self.seeds = tuple(seeds)
         self.root = out / "data" if root is None else root
         self.n_processes = n_processes
+        self._episode_work = max(1, _EPISODE_WORK // (n_processes or n_cores()))
         self._shared: dict[str, Any] = to_json(
             {"benchmark": "metaworld", **asdict(settings), "copyable_tasks": settings.copyable_tasks}
         )
@@ -104,7 +107,7 @@ class MetaworldBenchmark:
 
     def _work(self, variant: Variant) -> int:
         episodes = sum(cell.n_episodes or 0 for cell in self._evaluated(variant, seed=0))
-        return (self.settings.n_steps if self._trains(variant) else 0) + _EPISODE_WORK * episodes
+        return (self.settings.n_steps if self._trains(variant) else 0) + self._episode_work * episodes
 
     def _trains(self, variant: Variant) -> bool:
         """Whether its cells train a model, or find it trained by another cell of the grid."""
@@ -154,10 +157,11 @@ class MetaworldBenchmark:
             make_env=partial(MetaWorldEnv, goal_visible=self.settings.goal_visible),
             max_episode_steps=self.settings.max_episode_steps,
             seed=cell.seed,
+            stop_at_success=self.settings.stop_at_success,
             phases=True,
             n_processes=self.n_processes,
             progress_bar=False,
-            on_episodes=lambda n: bar.advance(n * _EPISODE_WORK),
+            on_episodes=lambda n: bar.advance(n * self._episode_work),
         )
         write_results(folder / RESULTS, results, cell.settings)
 

@@ -33,6 +33,7 @@ class MetaworldSettings:
     :param n_seen_episodes: played of a seen task.
     :param n_examples: episodes to prompt with, of each task, apart from the training episodes; see `n_examples_of`.
     :param max_episode_steps: steps of an evaluated episode.
+    :param stop_at_success: whether it also ends at its first success.
     :param data_seed: of training data and examples, which all seeds of the grid share.
     :param learning_rate: at the beginning; falls to zero along half a cosine.
     :param model: further arguments of `LLMDPD`, which variants change.
@@ -51,6 +52,7 @@ class MetaworldSettings:
     n_seen_episodes: int = 10
     n_examples: int = 5
     max_episode_steps: int = HORIZON
+    stop_at_success: bool = False
     data_seed: int = 0
     learning_rate: float = QuickstartSettings.learning_rate
     model: Mapping[str, Any] = field(default_factory=lambda: QuickstartSettings().model)

@@ -50,6 +50,9 @@ def metaworld(
     max_steps: Annotated[
         int, typer.Option(help="Steps after which an evaluated episode ends.")
     ] = _REFERENCE.max_episode_steps,
+    stop_at_success: Annotated[
+        bool, typer.Option("--stop-at-success", help="End an episode at its first success: faster, and no full returns.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder of everything that it makes; a stopped benchmark goes on there.")] = Path(
         "runs/benchmark"
     ),
@@ -66,10 +69,11 @@ def metaworld(
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
     encoders = [] if text_encoders is None else [ENCODER + spec for spec in names(text_encoders, "--text-encoders")]
     rows = make_variants([*names(variants, "--variants"), *encoders])
-    numbers: dict[str, Any] = {"n_episodes": episodes, "n_steps": steps, "max_episode_steps": max_steps}
-    numbers |= {"n_unseen_episodes": unseen_episodes, "n_seen_episodes": seen_episodes}
+    budget: dict[str, Any] = {"n_episodes": episodes, "n_steps": steps, "max_episode_steps": max_steps}
+    budget["stop_at_success"] = stop_at_success
+    budget |= {"n_unseen_episodes": unseen_episodes, "n_seen_episodes": seen_episodes}
     held_out = None if unseen is None else names(unseen, "--unseen")
-    settings = MetaworldSettings.of_split(split, held_out, goal=goal, data=data, **numbers)
+    settings = MetaworldSettings.of_split(split, held_out, goal=goal, data=data, **budget)
     settings = settings.smoke() if smoke else settings
     _show(MetaworldBenchmark(out, settings, rows, range(seeds), root, processes).run(), out)
 
