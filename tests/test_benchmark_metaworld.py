@@ -272,6 +272,16 @@ def test_bad_input_gets_its_sentence_and_exit_status_2(arguments: list[object], 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_while_data_are_collected_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sb3_llmdpd.benchmarks.metaworld.collect", interrupted)
+    result = run(tmp_path)
+    assert result.exit_code == 130
+    assert "Stopped by SIGINT in the collection of data. To go on: the command of before with --out" in result.output
+
+
 def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["benchmark", "report", str(tmp_path)])
     assert result.exit_code == 2

@@ -1,7 +1,8 @@
 """Runs the cells of a benchmark, each a row with a seed, and goes on where it was stopped."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -192,16 +193,27 @@ def run_grid(
     with GridBar(cells, len(cells) - len(left), sum(cell.work for cell in left), show) as bar:
         for cell in left:
             bar.begin(cell)
-            try:
+            with says_how_to_go_on(out, f"{cell.variant}, seed {cell.seed}"):
                 run_cell(cell, cell.folder(out), bar)
-            except KeyboardInterrupt as error:
-                raise RunStopped(
-                    f"Stopped by SIGINT in {cell.variant}, seed {cell.seed}. To go on: the command of before with --out {out}:"
-                    " it runs what is not finished",
-                    "SIGINT",
-                ) from error
             bar.end()
             after_cell()
+
+
+@contextmanager
+def says_how_to_go_on(out: Path, where: str) -> Iterator[None]:
+    """Answer Ctrl-C.
+
+    :param out: folder of the grid.
+    :param where: what is being done.
+    :raises RunStopped: on Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise RunStopped(
+            f"Stopped by SIGINT in {where}. To go on: the command of before with --out {out}: it runs what is not finished",
+            "SIGINT",
+        ) from error
 
 
 def _brief(value: Any) -> str:

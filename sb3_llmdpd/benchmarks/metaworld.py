@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from sb3_llmdpd.baselines.prompt_dt import PromptDT
-from sb3_llmdpd.benchmarks.grid import RESULTS, GridBar, GridCell, StepsOnBar, cell_folder, open_grid, refuse_others, run_grid
+from sb3_llmdpd.benchmarks.grid import (
+    RESULTS,
+    GridBar,
+    GridCell,
+    StepsOnBar,
+    cell_folder,
+    open_grid,
+    refuse_others,
+    run_grid,
+    says_how_to_go_on,
+)
 from sb3_llmdpd.benchmarks.grid_report import write_report
 from sb3_llmdpd.benchmarks.grid_results import GridResults, gather, read_grid, write_grid
 from sb3_llmdpd.benchmarks.metaworld_settings import DATA, EPISODES_PER_GOAL, MetaworldSettings
@@ -86,7 +96,8 @@ class MetaworldBenchmark:
             refuse_others(read_grid(self.out / RESULTS).settings, self._shared, self.out / RESULTS)
         left = [cell for cell in cells if not cell.is_finished(self.out)]
         if left:
-            self._collect()
+            with says_how_to_go_on(self.out, "the collection of data"):
+                self._collect()
             run_grid(self.out, cells, self._run_cell, after_cell=lambda: self._report(cells))
         return self._report(cells)
 
