@@ -214,10 +214,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         self.training = mode
 
     def set_prompts(self, prompts: PromptBatch | None) -> None:
-        """What SB3's own `predict` of the policy conditions on, see `PromptedDiffusionActor.set_prompts`.
-
-        :param prompts: one for all rows, or one per row; None to have none.
-        """
+        """See `PromptedDiffusionActor.set_prompts`."""
         self.actor_target.set_prompts(prompts)
 
     @th.no_grad()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import T, make_episode, tiny_model
 from numpy.testing import assert_array_equal
 
 from sb3_llmdpd import LLMDPD
@@ -12,7 +13,6 @@ from sb3_llmdpd.prompts import task_encoders
 from sb3_llmdpd.prompts.task_encoders import KnownTasks, OneHotTextEncoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder, probe, revision_of
 from sb3_llmdpd.prompts.text_table import TextTable
-from factories import T, make_episode, tiny_model
 
 SPECS = ("one-hot:metaworld", "random:metaworld")
 OTHER = "water the plant on the shelf"

@@ -154,9 +154,8 @@ class OfflineDataset:
             raise ValueError(f"`action_space` must be a Box with finite bounds, got {self.action_space}")
         if not (self.action_space.low < self.action_space.high).all():
             raise ValueError(
-                "every entry of an action must be free to vary, but somewhere the lower bound is the upper bound:"
-                f" leave that entry out of `action_space` and `actions`; got bounds {self.action_space.low} and"
-                f" {self.action_space.high}"
+                "every entry of an action must be free to vary, but somewhere the lower bound is the upper bound: leave it"
+                f" out of `action_space` and `actions`; got bounds {self.action_space.low} and {self.action_space.high}"
             )
         for episode in self.episodes:
             check_fits(episode.observations, episode.actions, self.observation_space, self.action_space, episode.source)
@@ -271,12 +270,11 @@ def _check_categories(name: str, array: np.ndarray, space: spaces.Space[Any], so
     n = n_categories(space)
     if n is None:
         return
-    outside = (array < 0) | (array >= n)
-    if outside.any():
-        first = int(np.argwhere(outside)[0][0])
+    outside = np.argwhere((array < 0) | (array >= n))
+    if len(outside):
+        step = int(outside[0][0])
         raise ValueError(
-            f"{source}: `{name}` holds {int(outside.sum())} values that {space} does not have, the first at step {first}:"
-            f" {array[first]}"
+            f"{source}: `{name}` holds {len(outside)} values that {space} does not have, the first at step {step}: {array[step]}"
         )
 
 
