@@ -274,7 +274,7 @@ def _check_categories(name: str, array: np.ndarray, space: spaces.Space[Any], so
     if len(outside):
         step = int(outside[0][0])
         raise ValueError(
-            f"{source}: `{name}` holds {len(outside)} values that {space} does not have, the first at step {step}: {array[step]}"
+            f"{source}: `{name}` holds {len(outside)} values that {space} lacks, the first at step {step}: {array[step]}"
         )
 
 
