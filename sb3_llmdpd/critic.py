@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
-from sb3_llmdpd.networks.attention import TrajectoryAttention
+from sb3_llmdpd.networks.attention import context_dim, make_attention, with_context
 from sb3_llmdpd.networks.q_ensemble import QEnsemble
 from sb3_llmdpd.networks.state_value import StateValue
 from sb3_llmdpd.type_aliases import PromptEncoding
@@ -40,10 +40,11 @@ class PromptedCritic(SavedNetwork):
         self._arguments = arguments_of(locals())
         super().__init__(observation_space, action_space)
         self.n_critics = n_critics
-        self.attention = TrajectoryAttention(features_dim, token_dim, n_heads) if conditioning == "cross_attention" else None
+        action_dim = int(np.prod(action_space.shape))
+        self.attention = make_attention(conditioning, features_dim, action_dim, token_dim, n_heads)
         self.q_networks = QEnsemble(
-            int(np.prod(action_space.shape)),
-            features_dim + (token_dim if self.attention else 0),
+            action_dim,
+            features_dim + context_dim(self.attention),
             prompt_dim,
             n_critics,
             net_arch,
@@ -59,10 +60,7 @@ class PromptedCritic(SavedNetwork):
         :param actions: (M, N, action_dim), in [-1, 1].
         :return: (n_critics, M, N).
         """
-        if self.attention is not None:
-            context = self.attention(features, prompts.tokens, prompts.has_trajectory)
-            features = th.cat([features, context], dim=-1)
-        return self.q_networks(features, prompts.vectors, actions)
+        return self.q_networks(with_context(self.attention, features, prompts), prompts.vectors, actions)
 
 
 class PromptedStateValue(nn.Module):
@@ -75,6 +73,7 @@ class PromptedStateValue(nn.Module):
         self,
         net_arch: list[int],
         features_dim: int,
+        action_dim: int,
         prompt_dim: int,
         activation_fn: type[nn.Module],
         layer_norm: bool,
@@ -83,9 +82,9 @@ class PromptedStateValue(nn.Module):
         n_heads: int,
     ) -> None:
         super().__init__()
-        self.attention = TrajectoryAttention(features_dim, token_dim, n_heads) if conditioning == "cross_attention" else None
-        features_dim += token_dim if self.attention else 0
-        self.value_network = StateValue(features_dim, prompt_dim, net_arch, activation_fn, layer_norm)
+        self.attention = make_attention(conditioning, features_dim, action_dim, token_dim, n_heads)
+        width = features_dim + context_dim(self.attention)
+        self.value_network = StateValue(width, prompt_dim, net_arch, activation_fn, layer_norm)
 
     def forward(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
         """Values of states.
@@ -94,10 +93,7 @@ class PromptedStateValue(nn.Module):
         :param prompts: M prompts as the EMA actor encodes them.
         :return: (M, N).
         """
-        if self.attention is not None:
-            context = self.attention(features, prompts.tokens, prompts.has_trajectory)
-            features = th.cat([features, context], dim=-1)
-        return self.value_network(features, prompts.vectors)
+        return self.value_network(with_context(self.attention, features, prompts), prompts.vectors)
 
 
 def choose(

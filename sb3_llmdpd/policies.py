@@ -15,11 +15,10 @@ from sb3_llmdpd.arguments import check_sizes
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.critic import PromptedCritic, PromptedStateValue, choose
 from sb3_llmdpd.networks.activations import Mish
+from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.networks.features import features_extractor_named
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
-
-CONDITIONINGS = ("concat", "cross_attention")
 
 
 class LLMDPDPolicy(SavedNetwork, BasePolicy):
@@ -44,7 +43,8 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     :param n_critics: size of the Q ensemble.
     :param state_value: whether there is a V beside the Q ensemble, for the expectile critic; the critic's optimiser trains it.
     :param conditioning: ``"concat"``: state and pooled prompt vectors side by side. ``"cross_attention"``: beside them, the
-        current state attends to the encoded steps of the example.
+        current state attends to the encoded steps of the example. ``"nearest_steps"``: beside them, the differences to the
+        example's steps that are nearest to the current state, and what was done there (`NearestSteps`).
     :param n_diffusion_steps: K.
     :param noise_schedule: ``"vp"``, ``"linear"`` or ``"cosine"``.
     :param text_dim: size of the text encoder's vectors; 0 for a model without text.
@@ -183,7 +183,8 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         :param features_dim: size of the actor's features.
         :return: V, on the CPU.
         """
-        return PromptedStateValue(features_dim=features_dim, **self._critic_kwargs)
+        action_dim = int(np.prod(self.action_space.shape))
+        return PromptedStateValue(features_dim=features_dim, action_dim=action_dim, **self._critic_kwargs)
 
     def fit_normalisers(self, observations: TensorObs, text_vectors: th.Tensor) -> None:
         """Fit the statistics that standardise observations and texts, from training data only.

@@ -83,6 +83,8 @@ class PromptEncoding(NamedTuple):
     """(M, prompt_dim): text and trajectory vectors side by side."""
     tokens: th.Tensor
     """(M, L, token_dim): the encoded steps of each example, for cross-attention."""
+    steps: th.Tensor
+    """(M, L, features_dim + action_dim): the steps as they are, states standardised, for nearest steps."""
     has_trajectory: th.Tensor
     """(M,), bool."""
 

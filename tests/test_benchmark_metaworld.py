@@ -205,9 +205,9 @@ def test_the_reference_budget_is_the_default() -> None:
 
 def test_with_a_hidden_goal_only_tasks_whose_goal_lies_apart_from_the_object_count() -> None:
     hidden, visible = (MetaworldSettings.of_split("ml45", goal=goal) for goal in ("hidden", "visible"))
-    assert hidden.copyable_tasks == ("door-lock", "door-unlock")
+    assert hidden.goal_shown_tasks == ("door-lock", "door-unlock")
     assert hidden.seen_tasks == tuple(task for task in SPLITS["ml45"][0] if TASKS[task].goal_separate)
-    assert (visible.copyable_tasks, visible.seen_tasks) == ((), SPLITS["ml45"][0])
+    assert (visible.goal_shown_tasks, visible.seen_tasks) == ((), SPLITS["ml45"][0])
 
 
 def test_with_a_hidden_goal_each_episode_has_an_example_of_its_own() -> None:

@@ -30,8 +30,9 @@ def weights_after_training(arguments: dict[str, Any]) -> dict[str, th.Tensor]:
         dict(policy_kwargs=dict(net_arch=[128, 128])),
         dict(policy_objective="action_approximation", prompt_noise=0.1),
         dict(policy_kwargs=dict(conditioning="cross_attention", layer_norm=True)),
+        dict(policy_kwargs=dict(conditioning="nearest_steps", layer_norm=True)),
     ],
-    ids=["default", "action approximation", "cross-attention"],
+    ids=["default", "action approximation", "cross-attention", "nearest steps"],
 )
 def test_trainings_on_several_threads_are_equal_to_the_bit(arguments: dict[str, Any]) -> None:
     first = weights_after_training(arguments)

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from sb3_llmdpd import LLMDPD, Episode
 from sb3_llmdpd.health import TrainingDiverged, loss_limits
 from sb3_llmdpd.losses import expectile_loss
+from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.type_aliases import PromptReplayBufferSamples
 
 
@@ -103,7 +104,7 @@ def test_no_policy_is_asked_for_the_critic(model: LLMDPD, batch: PromptReplayBuf
     assert [len(each) for each in calls] == [0, 0]
 
 
-@pytest.mark.parametrize("conditioning", ["concat", "cross_attention"])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize(("part", "trained"), [("critic_loss", "critic"), ("value_loss", "state_value")])
 def test_each_loss_moves_its_own_network_alone(part: str, trained: str, conditioning: str) -> None:
     model = make_model(policy_kwargs=dict(conditioning=conditioning))
@@ -115,7 +116,7 @@ def test_each_loss_moves_its_own_network_alone(part: str, trained: str, conditio
         assert moved(network) == (names(network) if name == trained else set())
 
 
-@pytest.mark.parametrize("conditioning", ["concat", "cross_attention"])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_no_loss_waits_for_the_device(conditioning: str) -> None:
     model = make_model(policy_kwargs=dict(conditioning=conditioning))
     batch = model.replay_buffer.sample(24)

@@ -7,6 +7,7 @@ import pytest
 from factories import tiny_model
 
 from sb3_llmdpd import LLMDPD, CosineSchedule, Episode, Prompt
+from sb3_llmdpd.networks.attention import CONDITIONINGS
 
 pytestmark = pytest.mark.slow
 
@@ -62,13 +63,13 @@ def ends(model: LLMDPD, prompt: Prompt) -> np.ndarray:
     return position
 
 
-@pytest.mark.parametrize("conditioning", ["concat", "cross_attention"])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_the_sentence_alone_decides_where_to_go(conditioning: str) -> None:
     distances = {text: np.linalg.norm(ends(walker(conditioning), Prompt(text)) - place) for text, place in PLACES.items()}
     assert {text for text, distance in distances.items() if distance > NEAR} == set(), distances
 
 
-@pytest.mark.parametrize("conditioning", ["concat", "cross_attention"])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_the_example_alone_decides_where_to_go(conditioning: str) -> None:
     examples = {text: walk for text, (walk,) in walks(seed=1, n=1).items()}  # others than those of training
     distances = {

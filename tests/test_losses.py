@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.losses import POLICY_OBJECTIVES
+from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples
 
 N_PROMPTS, N_ROWS, N_STEPS = 3, 8, 5
@@ -246,7 +247,7 @@ def names(network: nn.Module) -> set[str]:
     return {name for name, _ in network.named_parameters()}
 
 
-@pytest.mark.parametrize("conditioning", ["concat", "cross_attention"])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_the_actors_loss_moves_the_whole_actor_and_its_encoders(conditioning: str) -> None:
     model = make_model(policy_kwargs=dict(conditioning=conditioning))
     batch = model.replay_buffer.sample(24)
@@ -316,7 +317,7 @@ def test_waiting_for_the_device_is_noticed(wait: Callable[[th.Tensor], Any]) -> 
         wait(th.ones(1))
 
 
-@pytest.mark.parametrize("conditioning", ["concat", "cross_attention"])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize("objective", POLICY_OBJECTIVES)
 def test_no_loss_waits_for_the_device(objective: str, conditioning: str) -> None:
     model = make_model(policy_objective=objective, prompt_noise=0.1, policy_kwargs=dict(conditioning=conditioning))

@@ -1,5 +1,7 @@
 """The networks without a policy around them, each against torch's own layers or a computation by hand."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch as th
@@ -8,9 +10,10 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from sb3_llmdpd.networks.activations import Mish
-from sb3_llmdpd.networks.attention import TrajectoryAttention
+from sb3_llmdpd.networks.attention import NearestSteps, TrajectoryAttention
 from sb3_llmdpd.networks.denoiser import Denoiser, sinusoidal_embedding
 from sb3_llmdpd.networks.q_ensemble import EnsembleLinear, QEnsemble
+from sb3_llmdpd.type_aliases import PromptEncoding
 
 # Mish ----------------------------------------------------------------------------------------------------------------
 
@@ -160,14 +163,27 @@ def test_values_stand_prompt_after_prompt() -> None:
 TOKEN, L = 8, 6
 
 
-def make_attention() -> TrajectoryAttention:
+def encoded(
+    tokens: th.Tensor | None = None, steps: th.Tensor | None = None, has_trajectory: Sequence[bool] = (True,) * M
+) -> PromptEncoding:
+    """Encoded prompts of which an attention reads one thing."""
+    nothing = th.zeros(M, L, 0)
+    return PromptEncoding(
+        vectors=th.zeros(M, 0),
+        tokens=nothing if tokens is None else tokens,
+        steps=nothing if steps is None else steps,
+        has_trajectory=th.tensor(has_trajectory),
+    )
+
+
+def make_cross_attention() -> TrajectoryAttention:
     attention = TrajectoryAttention(FEATURE, TOKEN, n_heads=2)
     nn.init.normal_(attention.null)
     return attention
 
 
 def test_attention_is_torchs_multi_head_attention() -> None:
-    attention = make_attention()
+    attention = make_cross_attention()
     reference = nn.MultiheadAttention(TOKEN, 2, batch_first=True)
     features, tokens = th.randn(M, N, FEATURE), th.randn(M, L, TOKEN)
     with th.no_grad():
@@ -175,27 +191,72 @@ def test_attention_is_torchs_multi_head_attention() -> None:
         reference.in_proj_bias.copy_(th.cat([th.zeros(TOKEN), attention.key_value.bias]))
         reference.out_proj.load_state_dict(attention.output.state_dict())
     expected, _ = reference(attention.query(features), tokens, tokens)
-    assert_close(attention(features, tokens, th.ones(M, dtype=th.bool)), expected)
+    assert_close(attention(features, encoded(tokens)), expected)
 
 
 def test_where_there_is_no_example_attention_gives_the_learned_null() -> None:
-    attention = make_attention()
-    context = attention(th.randn(M, N, FEATURE), th.randn(M, L, TOKEN), th.tensor([True, False, True]))
+    attention = make_cross_attention()
+    context = attention(th.randn(M, N, FEATURE), encoded(th.randn(M, L, TOKEN), has_trajectory=[True, False, True]))
     assert th.equal(context[1], attention.null.expand(N, TOKEN))
     assert not th.isclose(context[0], attention.null).any()
 
 
 def test_the_null_of_the_attention_learns_only_where_it_is_used() -> None:
-    attention = make_attention()
-    context = attention(th.randn(M, N, FEATURE), th.randn(M, L, TOKEN), th.tensor([True, False, True]))
+    attention = make_cross_attention()
+    context = attention(th.randn(M, N, FEATURE), encoded(th.randn(M, L, TOKEN), has_trajectory=[True, False, True]))
     used, unused = (th.autograd.grad(context[m].sum(), attention.null, retain_graph=True)[0] for m in (1, 0))
     assert_close(used, th.full((TOKEN,), float(N)))
     assert_close(unused, th.zeros(TOKEN))
 
 
 def test_a_state_attends_to_the_example_of_its_own_prompt() -> None:
-    attention = make_attention()
+    attention = make_cross_attention()
     tokens = th.randn(M, L, TOKEN, requires_grad=True)
-    attention(th.randn(M, N, FEATURE), tokens, th.ones(M, dtype=th.bool))[2].sum().backward()
+    attention(th.randn(M, N, FEATURE), encoded(tokens))[2].sum().backward()
     assert tokens.grad is not None
     assert tokens.grad.flatten(1).abs().sum(dim=1).ne(0).tolist() == [False, False, True]
+
+
+def test_the_context_of_a_state_is_what_the_nearest_step_of_its_example_did() -> None:
+    """Far apart, one step has all the weight: the way to it and to the one behind it, its action, and when it was."""
+    steps = th.cat([100.0 * th.randn(M, L, FEATURE), th.rand(M, L, ACTION)], dim=-1)
+    features = steps[:, [0, 3], :FEATURE] + 0.1  # N = 2 states, near the first and the fourth step
+    context = NearestSteps(FEATURE, ACTION)(features, encoded(steps=steps))
+    following, way, actions, time, there = context.split([FEATURE, FEATURE, ACTION, 1, 1], dim=-1)
+    assert_close(way, th.full_like(way, -0.1), atol=1e-4, rtol=0)
+    assert_close(following, steps[:, [1, 4], :FEATURE] - features, atol=1e-4, rtol=0)
+    assert_close(actions, steps[:, [0, 3], FEATURE:])
+    assert_close(time.squeeze(-1), th.tensor([0.0, 3 / (L - 1)]).expand(M, 2))
+    assert there.eq(1).all()
+
+
+def test_behind_the_last_step_of_an_example_comes_that_step_again() -> None:
+    steps = th.cat([100.0 * th.randn(M, L, FEATURE), th.rand(M, L, ACTION)], dim=-1)
+    context = NearestSteps(FEATURE, ACTION)(steps[:, [-1], :FEATURE], encoded(steps=steps))
+    assert_close(context[..., :FEATURE], th.zeros(M, 1, FEATURE), atol=1e-4, rtol=0)
+
+
+def test_steps_weigh_by_a_gaussian_of_their_scaled_distance() -> None:
+    nearest = NearestSteps(FEATURE, ACTION)
+    nn.init.normal_(nearest.log_scale)
+    states, actions, features = th.randn(M, L, FEATURE), th.rand(M, L, ACTION), th.randn(M, N, FEATURE)
+    context = nearest(features, encoded(steps=th.cat([states, actions], dim=-1)))
+    differences = (features.unsqueeze(2) - states.unsqueeze(1)) * nearest.log_scale.exp()  # (M, N, L, FEATURE)
+    weights = th.exp(-differences.square().sum(-1))
+    expected = (weights / weights.sum(-1, keepdim=True)) @ actions
+    assert_close(context[..., 2 * FEATURE : 2 * FEATURE + ACTION], expected)
+
+
+def test_without_an_example_no_step_is_near() -> None:
+    steps = th.randn(M, L, FEATURE + ACTION)
+    context = NearestSteps(FEATURE, ACTION)(th.randn(M, N, FEATURE), encoded(steps=steps, has_trajectory=[True, False, True]))
+    assert context.flatten(1).ne(0).any(dim=1).tolist() == [True, False, True]
+    assert context[1].eq(0).all()
+
+
+def test_nearest_steps_do_not_move_with_the_origin() -> None:
+    """Differences to the example mean the same wherever both are."""
+    nearest = NearestSteps(FEATURE, ACTION)
+    states, actions, features = th.randn(M, L, FEATURE), th.rand(M, L, ACTION), th.randn(M, N, FEATURE)
+    here, there = (nearest(features + shift, encoded(steps=th.cat([states + shift, actions], dim=-1))) for shift in (0.0, 2.5))
+    assert_close(here, there, atol=1e-4, rtol=1e-4)

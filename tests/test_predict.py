@@ -16,6 +16,7 @@ from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, Episode, OfflineDataset, Prompt
 from sb3_llmdpd.critic import choose
+from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.prompts.prompt import Trajectory
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 
@@ -159,7 +160,7 @@ def test_another_prompt_means_another_action(model: LLMDPD, one: dict[str, Any],
     assert differ(act(model, **one), act(model, **other))
 
 
-@pytest.mark.parametrize("conditioning", ["concat", "cross_attention"])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_the_example_is_seen_under_either_conditioning(conditioning: str) -> None:
     model = tiny_model(dataset=EPISODES, policy_kwargs=dict(conditioning=conditioning), text_encoder=None)
     assert not np.array_equal(act(model, trajectory=EPISODES[0]), act(model, trajectory=EPISODES[8]))

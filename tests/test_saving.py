@@ -151,9 +151,19 @@ def test_dict_spaces_come_back() -> None:
         dict(critic_objective="expectile", expectile=0.9),
         dict(critic_objective="expectile", policy_kwargs=dict(conditioning="cross_attention")),
         dict(policy_kwargs=dict(conditioning="cross_attention", optimizer_class=th.optim.AdamW)),
+        dict(policy_kwargs=dict(conditioning="nearest_steps")),
         dict(text_encoder=None, seed=None),
     ],
-    ids=["default", "cloning", "action approximation", "expectile", "both", "cross-attention", "without a seed"],
+    ids=[
+        "default",
+        "cloning",
+        "action approximation",
+        "expectile",
+        "both",
+        "cross-attention",
+        "nearest steps",
+        "without a seed",
+    ],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(arguments: dict[str, Any]) -> None:
     whole, file = tiny_model(**arguments).learn(3), io.BytesIO()

@@ -21,9 +21,10 @@ NOT_SHOWN = (
 )
 """What no table of this kind shows."""
 
-COPYABLE = (
-    "Each episode has the goal of its example. Where a task's goal is a part of its object, it then has the very scene of the"
-    " example, whose actions need only be copied: such tasks, marked *, are left out of the means."
+GOAL_SHOWN = (
+    "Each episode has the goal of its example, and another placement of the object. Where a task's goal is a part of its"
+    " object, the scene shows it, hidden or not, and no example is needed to know it: such tasks, marked *, are left out of"
+    " the means."
 )
 
 
@@ -99,14 +100,14 @@ def facts(results: GridResults) -> list[str]:
     seeds = {row.variant: row.n_seeds for row in rows_of(results)}
     most = max(seeds.values(), default=0)
     fewer = ", ".join(f"{name} {n}" for name, n in seeds.items() if n < most)
-    copyable = "" if settings["goal"] == "visible" else f" {COPYABLE}"
+    goal_shown = "" if settings["goal"] == "visible" else f" {GOAL_SHOWN}"
     ends = "; it ends there, and so do the returns" if settings["stop_at_success"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version is not None)
     return [
         f"Split {settings['split']}: trained on {len(settings['train_tasks'])} tasks; unseen are"
         f" {', '.join(settings['unseen_tasks'])}.",
         f"The goal is {settings['goal']} in the observations. Data: {settings['data']},"
-        f" {settings['n_episodes']} episodes a task; {settings['n_steps']:,} gradient steps.{copyable}",
+        f" {settings['n_episodes']} episodes a task; {settings['n_steps']:,} gradient steps.{goal_shown}",
         f"Seeds: {most}{f' (but {fewer})' if fewer else ''}. Each plays {settings['n_unseen_episodes']} episodes of an unseen"
         f" task and {settings['n_seen_episodes']} of a seen one, of {settings['max_episode_steps']} steps at most. An episode"
         f" counts as a success when any of its steps is one{ends}.",
@@ -166,14 +167,14 @@ class _Group:
 
 def _groups(results: GridResults) -> list[_Group]:
     """The means first, and then each unseen task."""
-    copyable = results.settings["copyable_tasks"]
+    goal_shown = results.settings["goal_shown_tasks"]
     seen = frozenset(cell.task for cell in results.cells if cell.seen)
-    unseen = frozenset(results.settings["unseen_tasks"]) - frozenset(copyable)
+    unseen = frozenset(results.settings["unseen_tasks"]) - frozenset(goal_shown)
     return [
         _Group(f"seen ({len(seen)})", seen, True),
         _Group(f"unseen ({len(unseen)})", unseen, False),
         *(
-            _Group(f"{task}{'*' if task in copyable else ''}", frozenset([task]), False)
+            _Group(f"{task}{'*' if task in goal_shown else ''}", frozenset([task]), False)
             for task in results.settings["unseen_tasks"]
         ),
     ]

@@ -115,12 +115,12 @@ class MetaworldSettings:
     def seen_tasks(self) -> tuple[str, ...]:
         """The training tasks that are evaluated: all, or where the goal is hidden, those that have one apart from the object.
 
-        In the others the scene of an example's goal is that of the example itself, and its actions need only be repeated.
+        In the others the scene shows the goal, hidden or not.
         """
         return tuple(task for task in self.train_tasks if self.goal_visible or task_info(task).goal_separate)
 
     @property
-    def copyable_tasks(self) -> tuple[str, ...]:
+    def goal_shown_tasks(self) -> tuple[str, ...]:
         """The unseen tasks of which the same is true: they are evaluated, and left out of means."""
         return tuple(task for task in self.unseen_tasks if not (self.goal_visible or task_info(task).goal_separate))
 

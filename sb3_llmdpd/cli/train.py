@@ -16,8 +16,9 @@ from sb3_llmdpd.data.metaworld.tasks import TASKS
 from sb3_llmdpd.data.minari import load_minari, local_ids
 from sb3_llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.losses import CRITIC_OBJECTIVES, POLICY_OBJECTIVES
+from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
-from sb3_llmdpd.policies import CONDITIONINGS, LLMDPDPolicy
+from sb3_llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.schedules import CosineSchedule
 
 # The defaults of the algorithm stand in its signature and nowhere else.

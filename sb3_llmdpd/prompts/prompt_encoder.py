@@ -59,9 +59,10 @@ class PromptEncoder(nn.Module):
         text = self.null_text.expand(len(prompts.has_text), -1)
         if self.text is not None:
             text = th.where(prompts.has_text[:, None], self.text(prompts.text_vectors), text)
-        tokens = self.trajectory(features, prompts.actions)  # (M, L, token_dim)
+        steps = th.cat([features, prompts.actions], dim=-1)  # (M, L, feature_dim + action_dim)
+        tokens = self.trajectory(steps)  # (M, L, token_dim)
         trajectory = th.where(prompts.has_trajectory[:, None], self.pool(tokens.mean(dim=1)), self.null_trajectory)
-        return PromptEncoding(th.cat([text, trajectory], dim=1), tokens, prompts.has_trajectory)
+        return PromptEncoding(th.cat([text, trajectory], dim=1), tokens, steps, prompts.has_trajectory)
 
 
 def _text_map(text_dim: int, text_embedding_dim: int, n_layers: int) -> nn.Sequential:

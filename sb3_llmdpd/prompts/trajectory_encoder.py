@@ -28,11 +28,10 @@ class TrajectoryEncoder(nn.Module):
         )
         self.transformer = nn.TransformerEncoder(layer, n_layers, nn.LayerNorm(token_dim), enable_nested_tensor=False)
 
-    def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def forward(self, steps: th.Tensor) -> th.Tensor:
         """Encode the steps.
 
-        :param features: (M, L, feature_dim), normalised.
-        :param actions: (M, L, action_dim), in [-1, 1].
+        :param steps: (M, L, feature_dim + action_dim): normalised features, and actions in [-1, 1].
         :return: (M, L, token_dim).
         """
-        return self.transformer(self.embed(th.cat([features, actions], dim=-1)) + self.positions)
+        return self.transformer(self.embed(steps) + self.positions)
