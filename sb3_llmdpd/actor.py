@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.diffusion.process import DiffusionProcess
-from sb3_llmdpd.networks.attention import context_dim, make_attention, with_context
+from sb3_llmdpd.networks.attention import make_state_reader
 from sb3_llmdpd.networks.denoiser import Denoiser
 from sb3_llmdpd.networks.features import is_fixed_function
 from sb3_llmdpd.networks.normaliser import Normaliser, ObservationNormaliser
@@ -83,11 +83,11 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
             n_heads,
             n_text_layers,
         )
-        self.attention = make_attention(conditioning, features_dim, action_dim, token_dim, n_heads)
+        self.attention = make_state_reader(conditioning, features_dim, action_dim, token_dim, n_heads)
         self.diffusion = DiffusionProcess(n_diffusion_steps, noise_schedule)
         self.denoiser = Denoiser(
             action_dim,
-            features_dim + context_dim(self.attention),
+            self.attention.output_dim,
             self.prompt_encoder.vector_dim,
             n_diffusion_steps,
             net_arch,
@@ -122,7 +122,7 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         :param prompts: M encoded prompts.
         :return: (M, N, width).
         """
-        return self.denoiser.condition(with_context(self.attention, features, prompts), prompts.vectors)
+        return self.denoiser.condition(self.attention(features, prompts), prompts.vectors)
 
     def predict_noise(self, noisy_actions: th.Tensor, steps: th.Tensor, condition: th.Tensor) -> th.Tensor:
         """eps_theta at a diffusion step of its own for each row.

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
-from sb3_llmdpd.networks.attention import context_dim, make_attention, with_context
+from sb3_llmdpd.networks.attention import make_state_reader
 from sb3_llmdpd.networks.q_ensemble import QEnsemble
 from sb3_llmdpd.networks.state_value import StateValue
 from sb3_llmdpd.type_aliases import PromptEncoding
@@ -41,10 +41,10 @@ class PromptedCritic(SavedNetwork):
         super().__init__(observation_space, action_space)
         self.n_critics = n_critics
         action_dim = int(np.prod(action_space.shape))
-        self.attention = make_attention(conditioning, features_dim, action_dim, token_dim, n_heads)
+        self.attention = make_state_reader(conditioning, features_dim, action_dim, token_dim, n_heads)
         self.q_networks = QEnsemble(
             action_dim,
-            features_dim + context_dim(self.attention),
+            self.attention.output_dim,
             prompt_dim,
             n_critics,
             net_arch,
@@ -60,7 +60,7 @@ class PromptedCritic(SavedNetwork):
         :param actions: (M, N, action_dim), in [-1, 1].
         :return: (n_critics, M, N).
         """
-        return self.q_networks(with_context(self.attention, features, prompts), prompts.vectors, actions)
+        return self.q_networks(self.attention(features, prompts), prompts.vectors, actions)
 
 
 class PromptedStateValue(nn.Module):
@@ -82,9 +82,8 @@ class PromptedStateValue(nn.Module):
         n_heads: int,
     ) -> None:
         super().__init__()
-        self.attention = make_attention(conditioning, features_dim, action_dim, token_dim, n_heads)
-        width = features_dim + context_dim(self.attention)
-        self.value_network = StateValue(width, prompt_dim, net_arch, activation_fn, layer_norm)
+        self.attention = make_state_reader(conditioning, features_dim, action_dim, token_dim, n_heads)
+        self.value_network = StateValue(self.attention.output_dim, prompt_dim, net_arch, activation_fn, layer_norm)
 
     def forward(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
         """Values of states.
@@ -93,7 +92,7 @@ class PromptedStateValue(nn.Module):
         :param prompts: M prompts as the EMA actor encodes them.
         :return: (M, N).
         """
-        return self.value_network(with_context(self.attention, features, prompts), prompts.vectors)
+        return self.value_network(self.attention(features, prompts), prompts.vectors)
 
 
 def choose(

@@ -43,8 +43,9 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     :param n_critics: size of the Q ensemble.
     :param state_value: whether there is a V beside the Q ensemble, for the expectile critic; the critic's optimiser trains it.
     :param conditioning: ``"concat"``: state and pooled prompt vectors side by side. ``"cross_attention"``: beside them, the
-        current state attends to the encoded steps of the example. ``"nearest_steps"``: beside them, the differences to the
-        example's steps that are nearest to the current state, and what was done there (`NearestSteps`).
+        current state attends to the encoded steps of the example. ``"nearest_steps"``: where there is an example, the state is
+        only seen as its difference to the nearest of the example's steps, see
+        `sb3_llmdpd.networks.attention.NearestSteps`; no transformer, and no vector of the whole example.
     :param n_diffusion_steps: K.
     :param noise_schedule: ``"vp"``, ``"linear"`` or ``"cosine"``.
     :param text_dim: size of the text encoder's vectors; 0 for a model without text.
@@ -110,6 +111,9 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
             squash_output=True,
             normalize_images=normalize_images,
         )
+        if conditioning == "nearest_steps":
+            # A vector of the whole example tells which of the known tasks it is most like, and would be learned by heart.
+            trajectory_embedding_dim = 0
         actor_arch, critic_arch = get_actor_critic_arch(net_arch if net_arch is not None else [256, 256, 256])
         shared = dict(activation_fn=activation_fn, layer_norm=layer_norm, conditioning=conditioning)
         self._actor_kwargs: dict[str, Any] = dict(

@@ -80,9 +80,9 @@ class PromptEncoding(NamedTuple):
     """M encoded prompts."""
 
     vectors: th.Tensor
-    """(M, prompt_dim): text and trajectory vectors side by side."""
+    """(M, prompt_dim): text and trajectory vectors side by side, or that of the text alone."""
     tokens: th.Tensor
-    """(M, L, token_dim): the encoded steps of each example, for cross-attention."""
+    """(M, L, token_dim): the encoded steps of each example, for cross-attention; (M, L, 0) for nearest steps."""
     steps: th.Tensor
     """(M, L, features_dim + action_dim): the steps as they are, states standardised, for nearest steps."""
     has_trajectory: th.Tensor

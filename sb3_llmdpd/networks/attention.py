@@ -1,4 +1,4 @@
-"""What a state looks up in the steps of its example: learned cross-attention, or the nearest steps."""
+"""How a policy reads a state beside its example: alone, with cross-attention, or by the nearest steps."""
 
 import torch as th
 from torch import nn
@@ -7,20 +7,46 @@ from torch.nn import functional as F
 from sb3_llmdpd.type_aliases import PromptEncoding
 
 CONDITIONINGS = ("concat", "cross_attention", "nearest_steps")
-"""How a policy reads its prompt: by its vectors alone, or with single steps of the example beside them."""
+"""Names of the ways."""
+
+_SHARPNESS = (0.6, 1.6, 4.5)
+"""Of the heads of `NearestSteps` at the beginning, in inverse standard deviations of a feature. The first averages over a
+phase of a motion; under the last, a centimetre decides."""
+_AHEAD = (1, 3)
+"""How many steps of the example it looks ahead."""
+
+
+class StateAlone(nn.Module):
+    """The state as it is: what the prompt says of it stands in the prompt's vectors.
+
+    :param feature_dim: size of a state's features.
+    """
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.output_dim = feature_dim
+
+    def forward(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
+        """Nothing but the features.
+
+        :param features: (M, N, feature_dim), normalised.
+        :param prompts: M encoded prompts, which are not read.
+        :return: (M, N, feature_dim).
+        """
+        return features
 
 
 class TrajectoryAttention(nn.Module):
-    """One layer of multi-head attention from states to the encoded steps of their example.
+    """The state, and beside it what one layer of multi-head attention reads in the encoded steps of its example.
 
     :param feature_dim: size of a state's features.
-    :param token_dim: size of an encoded step; also of the result.
+    :param token_dim: size of an encoded step; also of what is read in them.
     :param n_heads: heads; must divide ``token_dim``.
     """
 
     def __init__(self, feature_dim: int, token_dim: int, n_heads: int = 4) -> None:
         super().__init__()
-        self.context_dim = token_dim
+        self.output_dim = feature_dim + token_dim
         self.n_heads = n_heads
         self.query = nn.Linear(feature_dim, token_dim)
         self.key_value = nn.Linear(token_dim, 2 * token_dim)
@@ -32,24 +58,26 @@ class TrajectoryAttention(nn.Module):
 
         :param features: (M, N, feature_dim), normalised.
         :param prompts: M encoded prompts.
-        :return: (M, N, token_dim).
+        :return: (M, N, feature_dim + token_dim).
         """
         queries = self._heads(self.query(features))  # (M, heads, N, token_dim / heads)
         keys, values = (self._heads(part) for part in self.key_value(prompts.tokens).chunk(2, dim=-1))
         attended = F.scaled_dot_product_attention(queries, keys, values)
         context = self.output(attended.transpose(1, 2).flatten(2))  # (M, N, token_dim)
-        return th.where(prompts.has_trajectory[:, None, None], context, self.null)
+        return th.cat([features, th.where(prompts.has_trajectory[:, None, None], context, self.null)], dim=-1)
 
     def _heads(self, x: th.Tensor) -> th.Tensor:
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
 
 class NearestSteps(nn.Module):
-    """The steps of the example whose states are nearest, and what was done there and next.
+    """The state as its difference to the nearest steps of its example; the state as it is only where there is no example.
 
-    With states s and steps (s_j, a_j) of the example, w_j = softmax(-|c * (s - s_j)|^2); the context is the mean under w of
-    s_j - s, s_{j+1} - s, a_j and j / (L - 1). Only the scales c of the features are learned. So what is read off the example
-    is a difference to it, which means the same in a task that was never seen, and not what task it belongs to, which does not.
+    With states s and steps (s_j, a_j) of the example, w_j = softmax(-|c * (s - s_j)|^2). Read are the means under w of
+    s_j - s, of s_{j+h} - s for each look-ahead h, of a_j, and of j / (L - 1). Only the scales c are learned, for each of a few
+    heads, of which the first looks around and the last at one step. A difference to the example means the same in a task that
+    was never seen. The features themselves do not: they tell which of the known tasks this is most like, and a policy that
+    has them learns to do that one's actions.
 
     :param feature_dim: size of a state's features.
     :param action_dim: size of an action.
@@ -57,66 +85,55 @@ class NearestSteps(nn.Module):
 
     def __init__(self, feature_dim: int, action_dim: int) -> None:
         super().__init__()
-        self.context_dim = 2 * feature_dim + action_dim + 2
-        # Features are standardised: two states a standard deviation apart in one of them begin with a share of e^-1/2.
-        self.log_scale = nn.Parameter(th.full((feature_dim,), -0.35))
+        n_heads = len(_SHARPNESS)
+        self.output_dim = feature_dim + n_heads * ((1 + len(_AHEAD)) * feature_dim + action_dim + 1) + 1
+        log_scales = th.tensor(_SHARPNESS).log()[:, None].expand(n_heads, feature_dim)
+        self.log_scales = nn.Parameter(log_scales + 0.3 * th.randn(n_heads, feature_dim))
 
     def forward(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
-        """What the example did near each state; zeros where there is no example, with a last entry that says so.
+        """Where the example says to go from each state.
 
         :param features: (M, N, feature_dim), normalised.
         :param prompts: M encoded prompts.
-        :return: (M, N, 2 * feature_dim + action_dim + 2).
+        :return: (M, N, output_dim): the features, or zeros where there is an example; for each head, differences of all
+            features to the nearest step and to those ahead of it, its action and its time in [0, 1], or zeros where there is
+            no example; whether there is one.
         """
-        feature_dim = features.shape[-1]
-        states = prompts.steps[..., :feature_dim]  # (M, L, F)
-        queries, keys = features * self.log_scale.exp(), states * self.log_scale.exp()
-        # Less |c s|^2, which is the same for all steps.
-        distances = keys.square().sum(-1).unsqueeze(1) - 2.0 * queries @ keys.transpose(1, 2)
-        following = th.cat([states[:, 1:], states[:, -1:]], dim=1)
+        shown = prompts.has_trajectory[:, None, None].to(features.dtype)  # (M, 1, 1)
+        states = prompts.steps[..., : features.shape[-1]]  # (M, L, F)
         n_steps = states.shape[1]
-        times = th.linspace(0.0, 1.0, n_steps, device=states.device).expand(len(states), n_steps).unsqueeze(-1)
-        values = th.cat([following, prompts.steps, times], dim=-1)  # (M, L, 2 F + A + 1)
-        nearest = th.softmax(-distances, dim=-1) @ values
-        ways = nearest[..., : 2 * feature_dim] - features.repeat(1, 1, 2)
-        context = th.cat([ways, nearest[..., 2 * feature_dim :], th.ones_like(nearest[..., :1])], dim=-1)
-        return context * prompts.has_trajectory[:, None, None]
+        places = th.arange(n_steps, device=states.device)
+        ahead = [states[:, (places + steps).clamp(max=n_steps - 1)] for steps in _AHEAD]
+        times = (places / max(n_steps - 1, 1)).expand(len(states), n_steps).unsqueeze(-1)
+        values = th.cat([*ahead, prompts.steps, times], dim=-1)  # (M, L, (1 + h) F + A + 1)
+        weights = self._weights(features, states)  # (M, heads, N, L)
+        nearest = weights @ values.unsqueeze(1)  # (M, heads, N, (1 + h) F + A + 1)
+        here = th.cat([features] * (1 + len(_AHEAD)), dim=-1)
+        differences = nearest - F.pad(here, (0, values.shape[-1] - here.shape[-1])).unsqueeze(1)
+        read = differences.transpose(1, 2).flatten(2) * shown
+        return th.cat([features * (1.0 - shown), read, shown.expand(*features.shape[:2], 1)], dim=-1)
+
+    def _weights(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
+        """(M, heads, N, L): of each step for each state, summing to one over the steps."""
+        scales = self.log_scales.exp()[:, None]  # (heads, 1, F)
+        queries, keys = features.unsqueeze(1) * scales, states.unsqueeze(1) * scales  # (M, heads, N or L, F)
+        # -|q - k|^2 less |q|^2, which is the same for all steps.
+        return th.softmax(2.0 * queries @ keys.transpose(2, 3) - keys.square().sum(-1).unsqueeze(2), dim=-1)
 
 
-def make_attention(
-    conditioning: str, feature_dim: int, action_dim: int, token_dim: int, n_heads: int
-) -> TrajectoryAttention | NearestSteps | None:
-    """What reads single steps of the example, where any are read.
+StateReader = StateAlone | TrajectoryAttention | NearestSteps
+
+
+def make_state_reader(conditioning: str, feature_dim: int, action_dim: int, token_dim: int, n_heads: int) -> StateReader:
+    """How a policy reads a state beside its example.
 
     :param conditioning: one of ``CONDITIONINGS``.
     :param feature_dim: size of a state's features.
     :param action_dim: size of an action.
     :param token_dim: size of an encoded step.
     :param n_heads: heads of the cross-attention.
-    :return: a network with a ``context_dim``; None for ``"concat"``.
+    :return: a network from features (M, N, feature_dim) and prompts to (M, N, output_dim).
     """
     if conditioning == "cross_attention":
         return TrajectoryAttention(feature_dim, token_dim, n_heads)
-    return NearestSteps(feature_dim, action_dim) if conditioning == "nearest_steps" else None
-
-
-def context_dim(attention: TrajectoryAttention | NearestSteps | None) -> int:
-    """Size of what is looked up.
-
-    :param attention: from `make_attention`.
-    :return: 0 without any.
-    """
-    return 0 if attention is None else attention.context_dim
-
-
-def with_context(
-    attention: TrajectoryAttention | NearestSteps | None, features: th.Tensor, prompts: PromptEncoding
-) -> th.Tensor:
-    """Features of states, and beside them what they look up in their example.
-
-    :param attention: from `make_attention`.
-    :param features: (M, N, feature_dim), normalised.
-    :param prompts: M encoded prompts.
-    :return: (M, N, feature_dim + context_dim).
-    """
-    return features if attention is None else th.cat([features, attention(features, prompts)], dim=-1)
+    return NearestSteps(feature_dim, action_dim) if conditioning == "nearest_steps" else StateAlone(feature_dim)

@@ -13,14 +13,15 @@ class PromptEncoder(nn.Module):
     """Text and trajectory side by side, with a learned null embedding for whichever is absent.
 
     z_l = MLP_l(h), h the standardised vector of the frozen language model; z_tau = the projected mean of the encoded
-    steps. Both end in a layer norm, so that neither outweighs the other or the state.
+    steps. Both end in a layer norm, so that neither outweighs the other or the state. There is no z_tau, and no transformer,
+    for a policy that reads the steps of the example one by one.
 
     :param text_dim: size of the language model's vectors; 0 for a model without text.
     :param feature_dim: size of a state's features.
     :param action_dim: size of an action.
     :param window: L, steps of an example.
     :param text_embedding_dim: size of z_l.
-    :param trajectory_embedding_dim: size of z_tau.
+    :param trajectory_embedding_dim: size of z_tau; 0 for none.
     :param token_dim: width of the trajectory transformer.
     :param n_layers: layers of the trajectory transformer.
     :param n_heads: heads of the trajectory transformer.
@@ -44,22 +45,27 @@ class PromptEncoder(nn.Module):
         super().__init__()
         self.vector_dim = text_embedding_dim + trajectory_embedding_dim
         self.text = _text_map(text_dim, text_embedding_dim, n_text_layers) if text_dim else None
-        self.trajectory = TrajectoryEncoder(feature_dim, action_dim, window, token_dim, n_layers, n_heads)
-        self.pool = nn.Sequential(nn.Linear(token_dim, trajectory_embedding_dim), nn.LayerNorm(trajectory_embedding_dim))
+        self.trajectory = None
+        if trajectory_embedding_dim:
+            self.trajectory = TrajectoryEncoder(feature_dim, action_dim, window, token_dim, n_layers, n_heads)
+            self.pool = nn.Sequential(nn.Linear(token_dim, trajectory_embedding_dim), nn.LayerNorm(trajectory_embedding_dim))
         self.null_text = nn.Parameter(0.02 * th.randn(text_embedding_dim))
-        self.null_trajectory = nn.Parameter(0.02 * th.randn(trajectory_embedding_dim))
+        if trajectory_embedding_dim:
+            self.null_trajectory = nn.Parameter(0.02 * th.randn(trajectory_embedding_dim))
 
     def forward(self, prompts: PromptBatch, features: th.Tensor) -> PromptEncoding:
         """Encode M prompts.
 
         :param prompts: M prompts, their text vectors standardised.
         :param features: (M, L, feature_dim), normalised features of ``prompts.observations``.
-        :return: vectors of size text_embedding_dim + trajectory_embedding_dim, and tokens.
+        :return: vectors of size text_embedding_dim + trajectory_embedding_dim, and the steps, encoded and as they are.
         """
         text = self.null_text.expand(len(prompts.has_text), -1)
         if self.text is not None:
             text = th.where(prompts.has_text[:, None], self.text(prompts.text_vectors), text)
         steps = th.cat([features, prompts.actions], dim=-1)  # (M, L, feature_dim + action_dim)
+        if self.trajectory is None:
+            return PromptEncoding(text, steps[..., :0], steps, prompts.has_trajectory)
         tokens = self.trajectory(steps)  # (M, L, token_dim)
         trajectory = th.where(prompts.has_trajectory[:, None], self.pool(tokens.mean(dim=1)), self.null_trajectory)
         return PromptEncoding(th.cat([text, trajectory], dim=1), tokens, steps, prompts.has_trajectory)
