@@ -20,7 +20,7 @@ from sb3_llmdpd.benchmarks.grid import (
 )
 from sb3_llmdpd.benchmarks.grid_report import write_report
 from sb3_llmdpd.benchmarks.grid_results import GridResults, gather, read_grid, write_grid
-from sb3_llmdpd.benchmarks.metaworld_settings import DATA, EPISODES_PER_GOAL, MetaworldSettings
+from sb3_llmdpd.benchmarks.metaworld_settings import DATA, EPISODES_PER_GOAL, HIDDEN_GOAL_POLICY, MetaworldSettings
 from sb3_llmdpd.benchmarks.run_folder import RunFolder
 from sb3_llmdpd.benchmarks.runs import example_episodes
 from sb3_llmdpd.benchmarks.variants import CONTROL, PROMPT_DT, TEXT, VARIANTS, Variant, make_variant, merged
@@ -231,8 +231,11 @@ class MetaworldBenchmark:
         return load_minari(self._ids, root=self.root)
 
     def _new_model(self, variant: Variant, seed: int) -> LLMDPD:
-        base = {"learning_rate": self.settings.learning_rate, "same_goal": not self.settings.goal_visible}
-        arguments = merged({**base, **self.settings.model}, variant.model)
+        settings = self.settings
+        base = {"learning_rate": settings.learning_rate, "same_goal": not settings.goal_visible, **settings.model}
+        if not settings.goal_visible:
+            base = merged(base, {"policy_kwargs": HIDDEN_GOAL_POLICY})
+        arguments = merged(base, variant.model)
         arguments["learning_rate"] = CosineSchedule(arguments["learning_rate"])
         return LLMDPD("MlpPolicy", dataset=self.data, seed=seed, device="cpu", **arguments)
 

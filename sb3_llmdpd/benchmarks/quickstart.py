@@ -66,9 +66,14 @@ class QuickstartSettings:
             "eta": 0.1,
             "policy_objective": "action_approximation",
             "max_grad_norm": 5.0,
-            # The example is dropped more often than the sentence: a policy that has both otherwise forgets to listen.
+            # Each prompt is dropped often: what a sentence says beside an example, or alone, has to be learned, too.
+            "text_dropout": 0.4,
             "trajectory_dropout": 0.3,
-            "policy_kwargs": {"features_extractor_class": "metaworld_relative", "layer_norm": True},
+            "policy_kwargs": {
+                "features_extractor_class": "metaworld_relative",
+                "conditioning": "nearest_steps",
+                "layer_norm": True,
+            },
         }
     )
     log_interval: int = 100

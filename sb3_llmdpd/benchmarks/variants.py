@@ -73,8 +73,14 @@ _LISTED = (
     ),
     Variant("diffusion-ql", "the Q term through the whole chain", {"policy_objective": "diffusion_ql"}),
     Variant(
+        "concat",
+        "the example as one vector of a transformer beside the state, as in the paper, in place of its nearest steps",
+        {"policy_kwargs": {"conditioning": "concat"}},
+        (BOTH, TEXT, EXAMPLE, NOTHING),
+    ),
+    Variant(
         "cross-attention",
-        "the actor attends to the single steps of the example",
+        "the same, and the actor attends to the encoded steps of the example",
         {"policy_kwargs": {"conditioning": "cross_attention"}},
     ),
     Variant(
