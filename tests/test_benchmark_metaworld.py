@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sb3_llmdpd.benchmarks.variants import make_variants
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
 from sb3_llmdpd.data.minari import load_minari, local_ids
+from sb3_llmdpd.evaluation.conditions import Condition
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -201,6 +203,14 @@ def test_the_reference_budget_is_the_default() -> None:
         10,
     )
     assert settings.model == QuickstartSettings().model
+
+
+def test_seen_tasks_are_played_less_under_the_controls_unless_only_the_example_has_the_goal() -> None:
+    full, wrong = Condition("text+trajectory"), Condition("wrong-text")
+    visible, hidden = (MetaworldSettings.of_split("ml45", goal=goal) for goal in ("visible", "hidden"))
+    assert (visible.n_seen_episodes_under(full), visible.n_seen_episodes_under(wrong)) == (10, 2)
+    assert (hidden.n_seen_episodes_under(full), hidden.n_seen_episodes_under(wrong)) == (10, 10)
+    assert replace(visible, n_seen_episodes=1).n_seen_episodes_under(wrong) == 1
 
 
 def test_with_a_hidden_goal_only_tasks_whose_goal_lies_apart_from_the_object_count() -> None:

@@ -101,6 +101,7 @@ def facts(results: GridResults) -> list[str]:
     most = max(seeds.values(), default=0)
     fewer = ", ".join(f"{name} {n}" for name, n in seeds.items() if n < most)
     goal_shown = "" if settings["goal"] == "visible" else f" {GOAL_SHOWN}"
+    fewer_controls = " (under the controls a fifth as many)" if settings["goal"] == "visible" else ""
     ends = "; it ends there, and so do the returns" if settings["stop_at_success"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version is not None)
     return [
@@ -109,7 +110,8 @@ def facts(results: GridResults) -> list[str]:
         f"The goal is {settings['goal']} in the observations. Data: {settings['data']},"
         f" {settings['n_episodes']} episodes a task; {settings['n_steps']:,} gradient steps.{goal_shown}",
         f"Seeds: {most}{f' (but {fewer})' if fewer else ''}. Each plays {settings['n_unseen_episodes']} episodes of an unseen"
-        f" task and {settings['n_seen_episodes']} of a seen one, of {settings['max_episode_steps']} steps at most. An episode"
+        f" task and {settings['n_seen_episodes']} of a seen one{fewer_controls}, of"
+        f" {settings['max_episode_steps']} steps at most. An episode"
         f" counts as a success when any of its steps is one{ends}.",
         "The intervals hold 95% of a bootstrap over seeds and, within each, over the episodes of each task; where a row has a"
         " single seed, over its episodes only. Where all episodes agree, a bootstrap knows of no doubt.",

@@ -129,8 +129,11 @@ class MetaworldBenchmark:
         same_goal = not settings.goal_visible
         tasks = (*unseen, *settings.seen_tasks)
         cells = make_cells(tasks, variant.conditions, unseen=unseen, same_goal=same_goal, seed=seed)
-        of_seen, of_others = settings.n_seen_episodes, settings.n_unseen_episodes
-        cells = [replace(cell, n_episodes=of_seen if cell.seen else of_others) for cell in cells]
+        of_others = settings.n_unseen_episodes
+        cells = [
+            replace(cell, n_episodes=settings.n_seen_episodes_under(cell.condition) if cell.seen else of_others)
+            for cell in cells
+        ]
         if TEXT in variant.conditions:  # whoever is measured by its sentence alone can be held to it
             shared = shared_scene_cells(settings.train_tasks, goal_visible=settings.goal_visible, unseen=unseen)
             cells += [replace(cell, n_episodes=of_others) for cell in shared]

@@ -8,6 +8,7 @@ from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
 from sb3_llmdpd.data.metaworld.envs import HORIZON
 from sb3_llmdpd.data.metaworld.tasks import task_info
+from sb3_llmdpd.evaluation.conditions import CONTROLS_OF_PROMPTS, Condition
 
 GOALS = ("visible", "hidden")
 DATA = {"expert": (0.1,), "mixed": (0.0, 0.25, 0.5, 1.0, 100.0)}
@@ -113,6 +114,17 @@ class MetaworldSettings:
         :return: episodes to prompt with.
         """
         return self.n_examples if self.goal_visible else max(self.n_examples, n_episodes)
+
+    def n_seen_episodes_under(self, condition: Condition) -> int:
+        """How many episodes of a seen task are played: where the goal is visible, a fifth as many under the controls.
+
+        There the seen tasks are 45, and the controls are for the unseen ones.
+
+        :param condition: which.
+        :return: at least 1.
+        """
+        is_control = condition.name in ("wrong", *CONTROLS_OF_PROMPTS)
+        return max(1, self.n_seen_episodes // 5) if is_control and self.goal_visible else self.n_seen_episodes
 
     @property
     def seen_tasks(self) -> tuple[str, ...]:

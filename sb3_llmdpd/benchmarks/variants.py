@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sb3_llmdpd.evaluation.conditions import CONTROLS
+from sb3_llmdpd.evaluation.conditions import CONTROLS_OF_PROMPTS
 from sb3_llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.policies import LLMDPDPolicy
 
@@ -41,8 +41,6 @@ class Variant:
     trained_as: str | None = None
     method: str = LEARNED
 
-
-CONTROLS_OF_PROMPTS = tuple(name for name in CONTROLS if name != "copy")
 
 _LISTED = (
     Variant(

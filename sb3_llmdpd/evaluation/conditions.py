@@ -14,6 +14,9 @@ CONDITIONS = ("text+trajectory", "text", "trajectory", "none", "wrong", "expert"
 CONTROLS = ("wrong-text", "wrong-trajectory", "antonym", "paraphrase", "copy")
 """Further ones that `make_cells` knows by name."""
 
+CONTROLS_OF_PROMPTS = tuple(name for name in CONTROLS if name != "copy")
+"""Those in which the evaluated policy acts."""
+
 TOLD = "told:"
 """What the name of a condition begins with that fixes the sentence."""
 
