@@ -97,11 +97,11 @@ def test_folds_of_another_seed_are_others_and_those_of_the_same_the_same() -> No
     assert folds() == folds(seed=0) != folds(seed=1)
 
 
-def test_tasks_that_fill_no_fold_are_in_none() -> None:
-    assert [len(fold) for fold in folds(["a", "b", "c", "d", "e"], size=2)] == [2, 2]
+def test_folds_differ_in_size_by_one_task_at_most() -> None:
+    assert [len(fold) for fold in folds(["a", "b", "c", "d", "e"], n=2)] == [3, 2]
 
 
-@pytest.mark.parametrize("name", ["ml45", "ml10", *(f"fold-{number}" for number in range(9))])
+@pytest.mark.parametrize("name", ["ml45", "ml10", *(f"fold-{number}" for number in range(9)), "third-2"])
 def test_no_named_split_trains_on_the_unseen_tasks_of_ml45(name: str) -> None:
     train, unseen = tasks_of_split(name)
     assert ML45_UNSEEN & set(train) == set()
@@ -115,6 +115,12 @@ def test_a_fold_is_held_out_of_the_45() -> None:
     assert set(train) | set(unseen) == set(SPLITS["ml45"][0])
 
 
+def test_the_thirds_hold_out_fifteen_tasks_each_and_together_all() -> None:
+    held_out = [tasks_of_split(f"third-{number}")[1] for number in range(3)]
+    assert [len(tasks) for tasks in held_out] == [15] * 3
+    assert {task for tasks in held_out for task in tasks} == set(SPLITS["ml45"][0])
+
+
 def test_a_hold_out_of_ones_own_trains_on_all_others() -> None:
     train, unseen = tasks_of_split("custom", ["reach", "bin-picking"])
     assert unseen == ("reach", "bin-picking")
@@ -126,7 +132,7 @@ def test_a_hold_out_of_ones_own_trains_on_all_others() -> None:
     [
         ("custom", None, "the split 'custom' goes with a list of unseen tasks, and no other does; got 'custom' and None"),
         ("ml45", ["reach"], "no other does; got 'ml45' and ['reach']"),
-        ("fold-9", None, "unknown split 'fold-9': use ml45, ml10, fold-0 to fold-8, or custom"),
+        ("fold-9", None, "unknown split 'fold-9': use ml45, ml10, fold-0 to fold-8, third-0 to third-2, or custom"),
         ("custom", ["rech"], "unknown Meta-World task 'rech'"),
     ],
 )
@@ -135,7 +141,7 @@ def test_a_split_that_cannot_be_is_refused(name: str, unseen: list[str] | None, 
         tasks_of_split(name, unseen)
 
 
-@pytest.mark.parametrize("size", [0, 46])
-def test_folds_of_impossible_sizes_are_refused(size: int) -> None:
-    with pytest.raises(ValueError, match=f"`size` must be from 1 to the number of tasks, 45, got {size}"):
-        folds(size=size)
+@pytest.mark.parametrize("n", [0, 46])
+def test_impossible_numbers_of_folds_are_refused(n: int) -> None:
+    with pytest.raises(ValueError, match=f"`n` must be from 1 to the number of tasks, 45, got {n}"):
+        folds(n=n)

@@ -6,37 +6,37 @@ import numpy as np
 
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, split
 
-CUSTOM, FOLD = "custom", "fold-"
-FOLD_SIZE = 5
-"""As many tasks as ML45 holds out."""
+CUSTOM = "custom"
+_DEALS = {"fold": (9, 0), "third": (3, 7)}
+"""Into how many groups the 45 training tasks of ML45 are dealt, and with which seed. Nine groups are as large as what ML45
+holds out; of three, each training measures fifteen unseen tasks, so that a few trainings tell two settings apart."""
 
-_N_FOLDS = len(SPLITS["ml45"][0]) // FOLD_SIZE
+_FOLDS = {f"{name}-{number}": (n, seed, number) for name, (n, seed) in _DEALS.items() for number in range(n)}
 
-SPLIT_NAMES = f"ml45, ml10, {FOLD}0 to {FOLD}{_N_FOLDS - 1}, or {CUSTOM} with the unseen tasks"
+SPLIT_NAMES = f"ml45, ml10, fold-0 to fold-8, third-0 to third-2, or {CUSTOM} with the unseen tasks"
 
 
-def folds(tasks: Sequence[str] = SPLITS["ml45"][0], size: int = FOLD_SIZE, seed: int = 0) -> tuple[tuple[str, ...], ...]:
-    """Draw groups of tasks to hold out in turns, so that whoever tunes has unseen tasks that no table reports.
+def folds(tasks: Sequence[str] = SPLITS["ml45"][0], n: int = 9, seed: int = 0) -> tuple[tuple[str, ...], ...]:
+    """Deal tasks into groups to hold out in turns, so that whoever tunes has unseen tasks that no table reports.
 
-    :param tasks: to draw from; by default the training tasks of ML45, so that its five unseen ones are in no fold.
-    :param size: tasks in a fold.
-    :param seed: of the draw.
-    :return: the folds; no task is in two of them, and those that do not fill a fold are in none.
-    :raises ValueError: when the tasks do not fill a single one.
+    :param tasks: to deal; by default the training tasks of ML45, so that its five unseen ones are in no fold.
+    :param n: how many folds.
+    :param seed: of the order in which they are dealt.
+    :return: the folds; each task is in one of them, and their sizes differ by one at most.
+    :raises ValueError: when there is not a task for each fold, or fewer than one fold.
     """
-    if not 1 <= size <= len(tasks):
-        raise ValueError(f"`size` must be from 1 to the number of tasks, {len(tasks)}, got {size}")
+    if not 1 <= n <= len(tasks):
+        raise ValueError(f"`n` must be from 1 to the number of tasks, {len(tasks)}, got {n}")
     order = np.random.default_rng(seed).permutation(len(tasks))
-    return tuple(
-        tuple(tasks[index] for index in sorted(order[first : first + size])) for first in range(0, len(tasks) - size + 1, size)
-    )
+    return tuple(tuple(tasks[index] for index in sorted(order[first::n])) for first in range(n))
 
 
 def tasks_of_split(name: str, unseen: Sequence[str] | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The tasks of a named split.
 
-    :param name: ``"ml45"``, ``"ml10"``; ``"fold-0"`` to ``"fold-8"``: that one of the `folds` is held out of ML45's training
-        tasks, and ML45's own unseen tasks are left out altogether; ``"custom"``: training gets all but ``unseen``.
+    :param name: ``"ml45"``, ``"ml10"``; ``"fold-0"`` to ``"fold-8"`` or ``"third-0"`` to ``"third-2"``: that one of nine or
+        three `folds` is held out of ML45's training tasks, and ML45's own unseen tasks are left out altogether; ``"custom"``:
+        training gets all but ``unseen``.
     :param unseen: the hold-out of ``"custom"``.
     :return: names to train on, names held out.
     :raises ValueError: on an unknown split or task, and where ``unseen`` is missing or stands beside another split.
@@ -47,7 +47,8 @@ def tasks_of_split(name: str, unseen: Sequence[str] | None = None) -> tuple[tupl
         )
     if name == CUSTOM or name in SPLITS:
         return split(name, unseen)
-    if name in [f"{FOLD}{number}" for number in range(_N_FOLDS)]:
-        held_out = folds()[int(name.removeprefix(FOLD))]
+    if name in _FOLDS:
+        n, seed, number = _FOLDS[name]
+        held_out = folds(n=n, seed=seed)[number]
         return tuple(task for task in SPLITS["ml45"][0] if task not in held_out), held_out
     raise ValueError(f"unknown split {name!r}: use {SPLIT_NAMES}")
