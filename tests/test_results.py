@@ -1,0 +1,49 @@
+"""The figures on the docs' page of benchmarks, each computed again from the raw results that are kept beside it."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from sb3_llmdpd.benchmarks.splits import tasks_of_split
+
+DOCS = Path(__file__).parent.parent / "docs"
+CONDITIONS = ("text+trajectory", "trajectory", "text", "none")
+
+
+def table_behind(mark: str) -> list[list[str]]:
+    """The cells of the table that follows a comment in the page, without its head."""
+    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    lines = page.partition(f"<!-- {mark} -->\n")[2].partition("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def rate(values: Iterable[float]) -> str:
+    rates = list(values)
+    return f"{mean(rates):.2f}" if rates else ""
+
+
+def test_the_table_of_what_was_tried_is_what_the_raw_results_give() -> None:
+    by_setting: dict[str, list[dict[str, Any]]] = {}
+    for run in json.loads((DOCS / "results" / "tuning.json").read_text(encoding="utf-8"))["runs"]:
+        by_setting.setdefault(run["setting"], []).append(run)
+    assert table_behind("tuning") == [
+        [
+            setting,
+            str(len(runs)),
+            rate(success for run in runs for success in run["seen"].values()),
+            *(
+                rate(cells[condition] for run in runs for cells in run["unseen"].values() if condition in cells)
+                for condition in CONDITIONS
+            ),
+        ]
+        for setting, runs in by_setting.items()
+    ]
+
+
+def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
+    for run in json.loads((DOCS / "results" / "tuning.json").read_text(encoding="utf-8"))["runs"]:
+        train, unseen = tasks_of_split(run["split"])
+        assert set(run["unseen"]) == set(unseen)
+        assert set(run["seen"]) <= set(train)
