@@ -6,9 +6,10 @@ import sys
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import gymnasium as gym
+import numpy as np
 import torch as th
 
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
@@ -22,6 +23,8 @@ from sb3_llmdpd.prompts.prompt import Prompt
 
 STEPS_PER_FRAME = 4
 """Without an accelerator a frame costs as much as fifty steps of the simulator."""
+STRIP = (2, 4)
+"""Rows and columns of the frames in a picture."""
 
 _GL_VARIABLE = "MUJOCO_GL"
 _GL_LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
@@ -38,9 +41,9 @@ def film_episode(
     make_env: EnvMaker = partial(MetaWorldEnv, render_mode="rgb_array"),  # noqa: B008 - holds no state
     max_episode_steps: int = HORIZON,
 ) -> Rollout:
-    """Write an mp4 of one episode.
+    """Write an mp4 of one episode, or a picture of some of its frames.
 
-    :param path: of the mp4.
+    :param path: of an mp4, or of a png: that has frames from the first to the last, evenly spaced, row by row.
     :param model_path: of the model that acts, without noise.
     :param task: whose scene is filmed.
     :param prompt: what the model is told.
@@ -48,9 +51,12 @@ def film_episode(
     :param make_env: makes an environment whose ``render()`` gives (height, width, 3), uint8.
     :param max_episode_steps: steps after which the episode ends.
     :return: what became of the episode.
+    :raises ValueError: when the path ends in neither .mp4 nor .png.
     :raises ImportError: without imageio.
     :raises RuntimeError: where nothing can draw; its message says what is missing.
     """
+    if Path(path).suffix not in (".mp4", ".png"):
+        raise ValueError(f"a film is an .mp4 or a .png, got {str(path)!r}")
     require("imageio_ffmpeg", "video")
     library = drawing_library()
     with whole_file(path) as temporary, worker_pool(1, _use, library) as pool:
@@ -95,6 +101,31 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.step(action)
 
 
+class _Strip:
+    """Takes frames as a writer of videos does, and leaves one picture of some of them.
+
+    :param path: of the png.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.frames: list[np.ndarray] = []
+
+    def append_data(self, frame: np.ndarray) -> None:
+        self.frames.append(frame)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            rows, columns = STRIP
+            chosen = np.linspace(0, len(self.frames) - 1, rows * columns).round().astype(int)
+            picture = np.stack([self.frames[index] for index in chosen])
+            picture = np.concatenate(np.concatenate(picture.reshape(rows, columns, *picture.shape[1:]), axis=1), axis=1)
+            require("imageio.v2", "video").imwrite(self.path, picture)
+
+
 def _use(library: str | None) -> None:
     """Before MuJoCo is imported, which reads this once."""
     if library is not None:
@@ -108,7 +139,7 @@ def _film(
     model = LLMDPD.load(model_path, device="cpu").prompted(prompt=prompt)
     env = make_env(task)
     fps = env.metadata.get("render_fps", 30) / STEPS_PER_FRAME
-    with require("imageio.v2", "video").get_writer(path, fps=fps) as writer:
+    with _Strip(path) if path.suffix == ".png" else require("imageio.v2", "video").get_writer(path, fps=fps) as writer:
         camera = _Camera(env, writer)
         (rollout,) = run_episodes(
             [camera], lambda observations, *_: model.predict(observations, deterministic=True)[0], [seed], max_steps=max_steps

@@ -52,6 +52,7 @@ def test_the_version_is_the_packages() -> None:
     [
         (["collect", "metaworld"], ["--unseen", "--seed", "--out", "--noise", "--episodes"]),
         (["train"], ["--dataset", "--unseen", "--seed", "--out", "--steps", "--eta", "--resume", "--save-freq"]),
+        (["film"], ["--model", "--task", "--condition", "--seed", "--max-steps", "--out", "--root"]),
         (["evaluate"], ["--model", "--tasks", "--unseen", "--conditions", "--hide-goal", "--shared-scenes", "--phases"]),
         (["quickstart"], ["--seed", "--out", "--smoke"]),
         (["benchmark", "metaworld"], ["--split", "--unseen", "--goal", "--data", "--seeds", "--variants", "--out", "--root"]),
@@ -179,6 +180,15 @@ def test_the_defaults_of_train_are_those_of_the_algorithm() -> None:
         (["train", "--dataset", "metaworld/*", *TINY, "--out", "/dev/null/x"], "Not a directory: '/dev/null/x'"),
         (["train", "--dataset", "metaworld/*", "--steps", "many"], "Invalid value for '--steps'"),
         (["evaluate", "--model", "nowhere.zip"], "there is no model file at nowhere.zip"),
+        (["film", "--model", "m.zip", "--task", "rech"], "unknown Meta-World task 'rech': did you mean"),
+        (
+            ["film", "--model", "m.zip", "--task", "reach", "--condition", "expert"],
+            "--condition takes one of text+trajectory, text,",
+        ),
+        (
+            ["film", "--model", "m.zip", "--task", "reach", "--condition", "none", "--out", "a.gif"],
+            "a film is an .mp4 or a .png",
+        ),
         (["evaluate", "--model", __file__], "is not a whole model file of sb3_llmdpd"),
         (["quickstart", "--out", "/dev/null/x"], "Not a directory: '/dev/null/x'"),
     ],

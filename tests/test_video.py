@@ -4,11 +4,12 @@ import ctypes.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from factories import make_episodes, tiny_model
 
 from sb3_llmdpd import Prompt
-from sb3_llmdpd.video import drawing_library, film_episode
+from sb3_llmdpd.video import _Strip, drawing_library, film_episode
 
 
 @pytest.fixture
@@ -62,3 +63,25 @@ def test_an_episode_becomes_an_mp4(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         pytest.skip(f"the library is there and cannot draw: {error}")
     assert (rollout.length, rollout.seed) == (8, 5)
     assert (tmp_path / "film.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def test_a_picture_has_frames_from_the_first_to_the_last(tmp_path: Path) -> None:
+    imageio = pytest.importorskip("imageio.v2")
+    with _Strip(tmp_path / "strip.png") as strip:
+        for shade in range(0, 150, 10):  # 15 frames, of which every second is shown
+            strip.append_data(np.full((3, 5, 3), shade, np.uint8))
+    picture = imageio.imread(tmp_path / "strip.png")
+    assert picture.shape == (6, 20, 3)
+    assert picture[::3, ::5, 0].tolist() == [[0, 20, 40, 60], [80, 100, 120, 140]]
+
+
+def test_an_episode_that_fails_leaves_no_picture(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), _Strip(tmp_path / "strip.png") as strip:
+        strip.append_data(np.zeros((3, 5, 3), np.uint8))
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a film is an .mp4 or a .png, got 'film.gif'"):
+        film_episode("film.gif", tmp_path / "model.zip", "reach", Prompt(), 0)

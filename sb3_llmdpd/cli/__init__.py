@@ -12,6 +12,7 @@ from sb3_llmdpd.benchmarks.quickstart import quickstart as run_quickstart
 from sb3_llmdpd.benchmarks.run_folder import RunStopped
 from sb3_llmdpd.cli import benchmark, collect
 from sb3_llmdpd.cli.evaluate import evaluate
+from sb3_llmdpd.cli.film import film
 from sb3_llmdpd.cli.train import train
 from sb3_llmdpd.health import TrainingDiverged
 
@@ -42,6 +43,7 @@ app = typer.Typer(cls=_AnswersMistakes, no_args_is_help=True, pretty_exceptions_
 app.add_typer(collect.app, name="collect")
 app.command()(train)
 app.command()(evaluate)
+app.command()(film)
 app.add_typer(benchmark.app, name="benchmark")
 
 
@@ -72,7 +74,7 @@ def _every_command(
 ) -> None:
     """One policy for many tasks, told what to do by a sentence, by one example trajectory, or by both.
 
-    collect data, train on them, evaluate on tasks that training held out; quickstart does it all, and benchmark does it for
+    collect data, train on them, evaluate on tasks that training held out, film what the model does there; quickstart does it all, and benchmark does it for
     every row of a table.
     """
 

@@ -1,0 +1,39 @@
+"""`sb3-llmdpd film`: shows what a model does in one episode of Meta-World."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sb3_llmdpd.benchmarks.runs import example_episodes
+from sb3_llmdpd.data.metaworld.envs import HORIZON
+from sb3_llmdpd.data.metaworld.tasks import task_info
+from sb3_llmdpd.evaluation.conditions import make_cells
+from sb3_llmdpd.evaluation.tasks import prompts_of
+from sb3_llmdpd.video import film_episode
+
+_CONDITIONS = ("text+trajectory", "text", "trajectory", "none")
+
+
+def film(
+    model: Annotated[Path, typer.Option(help="Model file.")],
+    task: Annotated[str, typer.Option(help="Whose scene is played.")],
+    condition: Annotated[str, typer.Option(help=f"What the model is told: {', '.join(_CONDITIONS)}.")] = _CONDITIONS[0],
+    seed: Annotated[int, typer.Option(help="Of the scene, as in the seeds of results.json, and of the example.")] = 0,
+    max_steps: Annotated[int, typer.Option(help="Steps after which the episode ends.")] = HORIZON,
+    out: Annotated[Path, typer.Option(help="An .mp4, or a .png with eight frames.")] = Path("film.mp4"),
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the example; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
+    ] = None,
+) -> None:
+    """Film a model in one episode of one of Meta-World's tasks."""
+    name = task_info(task).name
+    if condition not in _CONDITIONS:
+        raise ValueError(f"--condition takes one of {', '.join(_CONDITIONS)}; got {condition!r}")
+    (cell,) = make_cells([name], [condition])
+    shown = [] if cell.condition.trajectory_of is None else [name]
+    examples = example_episodes(shown, 5, root=root, n_processes=1)
+    (prompt,) = prompts_of(cell.condition, examples, {}, 1)
+    rollout = film_episode(out, model, name, prompt, seed, max_episode_steps=max_steps)
+    success = "no success" if rollout.first_success is None else f"success at step {rollout.first_success + 1}"
+    typer.echo(f"{out}: {rollout.length} steps, {success}")
