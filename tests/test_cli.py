@@ -183,7 +183,7 @@ def test_the_defaults_of_train_are_those_of_the_algorithm() -> None:
         (["film", "--model", "m.zip", "--task", "rech"], "unknown Meta-World task 'rech': did you mean"),
         (
             ["film", "--model", "m.zip", "--task", "reach", "--condition", "expert"],
-            "--condition takes one of text+trajectory, text,",
+            "--condition takes one of text",
         ),
         (
             ["film", "--model", "m.zip", "--task", "reach", "--condition", "none", "--out", "a.gif"],

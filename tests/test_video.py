@@ -76,12 +76,13 @@ def test_a_picture_has_frames_from_the_first_to_the_last(tmp_path: Path) -> None
 
 
 def test_an_episode_that_fails_leaves_no_picture(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), _Strip(tmp_path / "strip.png") as strip:
-        strip.append_data(np.zeros((3, 5, 3), np.uint8))
+    strip = _Strip(tmp_path / "strip.png")
+    strip.append_data(np.zeros((3, 5, 3), np.uint8))
+    with pytest.raises(KeyError), strip:
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_film_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a film is an .mp4 or a .png, got 'film.gif'"):
+    with pytest.raises(ValueError, match=r"a film is an \.mp4 or a \.png, got 'film.gif'"):
         film_episode("film.gif", tmp_path / "model.zip", "reach", Prompt(), 0)

@@ -74,8 +74,8 @@ def _every_command(
 ) -> None:
     """One policy for many tasks, told what to do by a sentence, by one example trajectory, or by both.
 
-    collect data, train on them, evaluate on tasks that training held out, film what the model does there; quickstart does it all, and benchmark does it for
-    every row of a table.
+    collect data, train on them, evaluate on tasks that training held out, film what the model does there; quickstart does it
+    all, and benchmark does it for every row of a table.
     """
 
 
