@@ -97,6 +97,33 @@ def test_scenes_that_two_tasks_share_have_tables_of_their_own(results: GridResul
     ]
 
 
+def test_the_method_is_held_against_every_other_row_scene_by_scene(results: GridResults) -> None:
+    """A difference is that of the same scenes: two rows that fail in the same ones differ for certain."""
+    both = [
+        *(played("full", 0, task, "text+trajectory", 1, 1) for task in ("reach", "push")),
+        *(played("full", 0, task, "text+trajectory", 1, 1, 0, 0) for task in ("door-lock", "door-unlock")),
+        *(played("no-prompt", 0, task, "none", 0, 0, 0, 0) for task in ("door-lock", "door-unlock")),
+        *(played("bc", 0, task, "text+trajectory", 1, 1, 0, 0) for task in ("door-lock", "door-unlock")),
+        *(played("bc", 1, task, "text+trajectory", 1, 1, 1, 1) for task in ("door-lock", "door-unlock")),
+    ]
+    order = {"full": {"sentence": ""}, "no-prompt": {"sentence": ""}, "bc": {"sentence": ""}}
+    _, above, _, returns, _ = tables(GridResults(**{**vars(results), "cells": tuple(both), "variants": order}))
+    assert above.header == ("row", "told", "seen (2)", "unseen (2)")
+    assert [row[:3] for row in above.rows] == [("no-prompt", "none", ""), ("bc", "text+trajectory", "")]
+    assert above.rows[0][3][:4] == "0.50"
+    assert above.rows[1][3] == "0.00 [0.00, 0.00]"  # of the seed that both have
+    assert returns.rows[0][3][:2] == "50"
+
+
+def test_a_control_that_plays_fewer_episodes_is_held_against_as_many(results: GridResults) -> None:
+    cells = (
+        played("full", 0, "reach", "text+trajectory", 1, 1, 0, 0),
+        played("full", 0, "reach", "wrong", 0, 0),
+    )
+    above = tables(GridResults(**{**vars(results), "cells": cells}))[1]
+    assert above.rows == (("full", "wrong", "1.00 [1.00, 1.00]", ""),)
+
+
 def test_every_row_is_explained(results: GridResults) -> None:
     assert tables(results)[-1].rows == (("full", "the <method>"), ("bc", "cloning"))
 

@@ -11,6 +11,8 @@ from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.report import Table
 
 REPORT, PAGE = "report.md", "report.html"
+METHOD = ("full", "text+trajectory")
+"""Variant and condition of the row that all others are held against."""
 
 NOT_SHOWN = (
     "The intervals are for these tasks; other unseen tasks may give other numbers. Few seeds are a small sample of the"
@@ -59,6 +61,22 @@ class Row:
                 by_seed.setdefault(cell.seed, []).append(getattr(cell, values))
         return mean_over_seeds(list(by_seed.values())) if by_seed else None
 
+    def above(self, other: "Row", of: Callable[[PlayedCell], bool], values: str) -> Estimate | None:
+        """What this row has above another, scene by scene: rows of a seed play the same ones.
+
+        :param other: another row.
+        :param of: which cells count.
+        :param values: ``"successes"`` or ``"returns"``.
+        :return: mean of the differences with its interval; None where the two played nothing in common.
+        """
+        theirs = {(cell.seed, cell.task): getattr(cell, values) for cell in other.cells if of(cell)}
+        by_seed: dict[int, list[Sequence[float]]] = {}
+        for cell in self.cells:
+            if of(cell) and (cell.seed, cell.task) in theirs:
+                pairs = zip(getattr(cell, values), theirs[cell.seed, cell.task], strict=False)  # a control plays fewer
+                by_seed.setdefault(cell.seed, []).append([own - their for own, their in pairs])
+        return mean_over_seeds(list(by_seed.values())) if by_seed else None
+
 
 def rows_of(results: GridResults) -> list[Row]:
     """The rows of the tables, but for the scenes that two tasks share.
@@ -78,12 +96,15 @@ def tables(results: GridResults) -> list[Table]:
     """Success and return of every row: on seen tasks, on unseen ones, and on each of these; and scenes that two tasks share.
 
     :param results: of a grid.
-    :return: success, returns, shared scenes, and what the rows are; those of them that have rows.
+    :return: success, returns, what the method has above other rows in both, shared scenes, and what the rows are; those of
+        them that have rows.
     """
     variants = [(name, str(variant["sentence"])) for name, variant in results.variants.items()]
     made = [
         _table("Success at any step [95% interval]", results, "successes", digits=2),
+        _above_table(results, "successes", digits=2),
         _table("Return [95% interval]", results, "returns", digits=0),
+        _above_table(results, "returns", digits=0),
         *_told_tables(results),
         Table("The rows", ("row", "what it is"), tuple(variants)),
     ]
@@ -189,6 +210,23 @@ def _table(title: str, results: GridResults, values: str, digits: int) -> Table:
         for row in rows_of(results)
     )
     return Table(title, ("row", "told", "seeds", *(group.title for group in groups)), rows)
+
+
+def _above_table(results: GridResults, values: str, digits: int) -> Table:
+    """What the method with both prompts has above every other row."""
+    means = _groups(results)[:2]
+    rows = rows_of(results)
+    method = next((row for row in rows if (row.variant, row.condition) == METHOD), None)
+    others = [] if method is None else [(row, [method.above(row, group.has, values) for group in means]) for row in rows]
+    return Table(
+        f"{' told '.join(METHOD)}: {values} above those of each row, scene by scene [95% interval]",
+        ("row", "told", *(group.title for group in means)),
+        tuple(
+            (row.variant, row.condition, *(_shown(difference, digits) for difference in differences))
+            for row, differences in others
+            if row is not method and any(differences)
+        ),
+    )
 
 
 def _told_tables(results: GridResults) -> list[Table]:
