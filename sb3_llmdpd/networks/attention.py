@@ -73,7 +73,7 @@ class TrajectoryAttention(nn.Module):
 class NearestSteps(nn.Module):
     """The state as its difference to the nearest steps of its example; the state as it is only where there is no example.
 
-    With states s and steps (s_j, a_j) of the example, w_j = softmax(-|c * (s - s_j)|^2). Read are the means under w of
+    With states s and steps (s_j, a_j) of the example, ``w_j = softmax(-|c * (s - s_j)|^2)``. Read are the means under w of
     s_j - s, of s_{j+h} - s for each look-ahead h, of a_j, and of j / (L - 1). Only the scales c are learned, for each of a few
     heads, of which the first looks around and the last at one step. A difference to the example means the same in a task that
     was never seen. The features themselves do not: they tell which of the known tasks this is most like, and a policy that
