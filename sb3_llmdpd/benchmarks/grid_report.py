@@ -1,17 +1,18 @@
 """The report of a grid: what was measured and how, its tables in Markdown, and the same as a page with charts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sb3_llmdpd.benchmarks.grid_page import Panel, page
 from sb3_llmdpd.benchmarks.grid_results import GridResults, PlayedCell
+from sb3_llmdpd.benchmarks.variants import BOTH
 from sb3_llmdpd.evaluation.statistics import Estimate, mean_over_seeds
 from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.report import Table
 
 REPORT, PAGE = "report.md", "report.html"
-METHOD = ("full", "text+trajectory")
+METHOD = ("full", BOTH)
 """Variant and condition of the row that all others are held against."""
 
 NOT_SHOWN = (
@@ -55,11 +56,7 @@ class Row:
         :param values: ``"successes"`` or ``"returns"``.
         :return: with its interval; None where nothing was played.
         """
-        by_seed: dict[int, list[Sequence[float]]] = {}
-        for cell in self.cells:
-            if of(cell):
-                by_seed.setdefault(cell.seed, []).append(getattr(cell, values))
-        return mean_over_seeds(list(by_seed.values())) if by_seed else None
+        return _over_seeds((cell.seed, getattr(cell, values)) for cell in self.cells if of(cell))
 
     def above(self, other: "Row", of: Callable[[PlayedCell], bool], values: str) -> Estimate | None:
         """What this row has above another, scene by scene: rows of a seed play the same ones.
@@ -70,12 +67,20 @@ class Row:
         :return: mean of the differences with its interval; None where the two played nothing in common.
         """
         theirs = {(cell.seed, cell.task): getattr(cell, values) for cell in other.cells if of(cell)}
-        by_seed: dict[int, list[Sequence[float]]] = {}
-        for cell in self.cells:
-            if of(cell) and (cell.seed, cell.task) in theirs:
-                pairs = zip(getattr(cell, values), theirs[cell.seed, cell.task], strict=False)  # a control plays fewer
-                by_seed.setdefault(cell.seed, []).append([own - their for own, their in pairs])
-        return mean_over_seeds(list(by_seed.values())) if by_seed else None
+        return _over_seeds(
+            (cell.seed, [own - their for own, their in zip(getattr(cell, values), theirs[key], strict=False)])
+            for cell in self.cells
+            for key in [(cell.seed, cell.task)]
+            if of(cell) and key in theirs  # of which a control plays fewer episodes
+        )
+
+
+def _over_seeds(of_tasks: Iterable[tuple[int, Sequence[float]]]) -> Estimate | None:
+    """Mean over seeds, and in each over tasks, of a task's values with a seed; None without any."""
+    by_seed: dict[int, list[Sequence[float]]] = {}
+    for seed, values in of_tasks:
+        by_seed.setdefault(seed, []).append(values)
+    return mean_over_seeds(list(by_seed.values())) if by_seed else None
 
 
 def rows_of(results: GridResults) -> list[Row]:

@@ -19,6 +19,9 @@ from sb3_llmdpd.report import tables, write_results
 EXAMPLE_IDS = "metaworld-examples/{task}-v0"
 """Minari ids of the data sets that are shown as examples, and never trained on."""
 
+N_EXAMPLES = 5
+"""How many of a task there are where nothing else is asked: the same data set then serves all commands."""
+
 _EXAMPLE_SEED = 1_000_003
 """Keeps the scenes of examples apart from those of training, whatever seed both were given."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sb3_llmdpd.benchmarks.runs import EXAMPLE_IDS, evaluate_into, example_episodes, show_tables
+from sb3_llmdpd.benchmarks.runs import EXAMPLE_IDS, N_EXAMPLES, evaluate_into, example_episodes, show_tables
 from sb3_llmdpd.cli.options import names
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, separate_goals, task_info
@@ -15,8 +15,6 @@ from sb3_llmdpd.llmdpd import LLMDPD
 
 HIDDEN_GOAL_EXAMPLE_IDS = "metaworld-examples/{task}-hidden-v0"
 """Minari ids of the examples whose observations do not show the goal."""
-
-_EXAMPLES = 5
 
 
 def evaluate(
@@ -77,7 +75,7 @@ def evaluate(
     cells = make_cells(chosen, told, unseen=held_out, same_goal=hide_goal, seed=seed)
     if shared_scenes:
         cells += shared_scene_cells(goal_visible=not hide_goal, unseen=held_out)
-    n_examples = (episodes if hide_goal else _EXAMPLES) if examples is None else examples
+    n_examples = (episodes if hide_goal else N_EXAMPLES) if examples is None else examples
     shown = {cell.condition.trajectory_of for cell in cells} | {cell.task for cell in cells if cell.same_goal}
     prompts = example_episodes(
         sorted(task for task in shown if task is not None),

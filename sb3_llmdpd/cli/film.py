@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from sb3_llmdpd.benchmarks.runs import example_episodes
+from sb3_llmdpd.benchmarks.runs import N_EXAMPLES, example_episodes
+from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, NOTHING, TEXT
 from sb3_llmdpd.data.metaworld.envs import HORIZON
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import make_cells
 from sb3_llmdpd.evaluation.tasks import prompts_of
 from sb3_llmdpd.video import film_episode
 
-_CONDITIONS = ("text+trajectory", "text", "trajectory", "none")
+_CONDITIONS = (BOTH, TEXT, EXAMPLE, NOTHING)
 
 
 def film(
@@ -32,7 +33,7 @@ def film(
         raise ValueError(f"--condition takes one of {', '.join(_CONDITIONS)}; got {condition!r}")
     (cell,) = make_cells([name], [condition])
     shown = [] if cell.condition.trajectory_of is None else [name]
-    examples = example_episodes(shown, 5, root=root, n_processes=1)
+    examples = example_episodes(shown, N_EXAMPLES, root=root, n_processes=1)
     (prompt,) = prompts_of(cell.condition, examples, {}, 1)
     rollout = film_episode(out, model, name, prompt, seed, max_episode_steps=max_steps)
     success = "no success" if rollout.first_success is None else f"success at step {rollout.first_success + 1}"

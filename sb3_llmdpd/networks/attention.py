@@ -102,9 +102,8 @@ class NearestSteps(nn.Module):
         shown = prompts.has_trajectory[:, None, None].to(features.dtype)  # (M, 1, 1)
         states = prompts.steps[..., : features.shape[-1]]  # (M, L, F)
         n_steps = states.shape[1]
-        places = th.arange(n_steps, device=states.device)
-        ahead = [states[:, (places + steps).clamp(max=n_steps - 1)] for steps in _AHEAD]
-        times = (places / max(n_steps - 1, 1)).expand(len(states), n_steps).unsqueeze(-1)
+        ahead = [_shifted(states, steps) for steps in _AHEAD]
+        times = th.linspace(0.0, 1.0, n_steps, device=states.device).expand(len(states), n_steps).unsqueeze(-1)
         values = th.cat([*ahead, prompts.steps, times], dim=-1)  # (M, L, (1 + h) F + A + 1)
         weights = self._weights(features, states)  # (M, heads, N, L)
         nearest = weights @ values.unsqueeze(1)  # (M, heads, N, (1 + h) F + A + 1)
@@ -119,6 +118,15 @@ class NearestSteps(nn.Module):
         queries, keys = features.unsqueeze(1) * scales, states.unsqueeze(1) * scales  # (M, heads, N or L, F)
         # -|q - k|^2 less |q|^2, which is the same for all steps.
         return th.softmax(2.0 * queries @ keys.transpose(2, 3) - keys.square().sum(-1).unsqueeze(2), dim=-1)
+
+
+def _shifted(states: th.Tensor, steps: int) -> th.Tensor:
+    """The states so many steps ahead, or the last one. (M, L, F).
+
+    Of slices: the gradient of an indexed tensor is summed in no certain order on several threads.
+    """
+    steps = min(steps, states.shape[1])
+    return th.cat([states[:, steps:], states[:, -1:].expand(-1, steps, -1)], dim=1)
 
 
 StateReader = StateAlone | TrajectoryAttention | NearestSteps

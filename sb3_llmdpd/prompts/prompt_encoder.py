@@ -50,7 +50,7 @@ class PromptEncoder(nn.Module):
             self.trajectory = TrajectoryEncoder(feature_dim, action_dim, window, token_dim, n_layers, n_heads)
             self.pool = nn.Sequential(nn.Linear(token_dim, trajectory_embedding_dim), nn.LayerNorm(trajectory_embedding_dim))
         self.null_text = nn.Parameter(0.02 * th.randn(text_embedding_dim))
-        if trajectory_embedding_dim:
+        if trajectory_embedding_dim:  # behind the text's null: the order of the draws decides what a seed begins with
             self.null_trajectory = nn.Parameter(0.02 * th.randn(trajectory_embedding_dim))
 
     def forward(self, prompts: PromptBatch, features: th.Tensor) -> PromptEncoding:
