@@ -105,10 +105,10 @@ def test_metaworld_relative_means_the_same_wherever_the_table_stands() -> None:
     assert_close(extractor(moved), extractor(scene()))
 
 
-def test_metaworld_relative_can_keep_the_absolute_observation() -> None:
-    features = MetaWorldRelativeExtractor(METAWORLD, absolute=True)(scene())
-    assert th.equal(features[:, 42:], scene())
-    assert_close(features[0, :12].view(4, 3), th.tensor(OFFSETS))
+def test_metaworld_relative_can_have_positions_beside_the_relations() -> None:
+    features = MetaWorldRelativeExtractor(METAWORLD, positions=True)(scene())
+    assert_close(features[0, 52:], th.tensor([0.1, 0.2, 0.3, 0.5, 0.5, 0.5, 1.0, 2.0, 3.0]))
+    assert th.equal(features[:, :52], MetaWorldRelativeExtractor(METAWORLD)(scene()))
 
 
 def test_a_goal_or_object_that_is_not_there_is_nowhere_relative_to_the_hand() -> None:
@@ -121,9 +121,9 @@ def test_a_goal_or_object_that_is_not_there_is_nowhere_relative_to_the_hand() ->
     assert_close(offsets[0, 0], th.tensor(OFFSETS[0]))
 
 
-@pytest.mark.parametrize("absolute", [False, True])
-def test_metaworld_relative_announces_the_features_it_gives(absolute: bool) -> None:
-    extractor = MetaWorldRelativeExtractor(METAWORLD, absolute)
+@pytest.mark.parametrize("positions", [False, True])
+def test_metaworld_relative_announces_the_features_it_gives(positions: bool) -> None:
+    extractor = MetaWorldRelativeExtractor(METAWORLD, positions)
     assert extractor(th.zeros(2, 39)).shape == (2, extractor.features_dim)
 
 

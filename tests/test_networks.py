@@ -225,9 +225,9 @@ def far_apart() -> th.Tensor:
 
 
 def read_steps(features: th.Tensor, prompts: PromptEncoding) -> tuple[th.Tensor, ...]:
-    """What the first head reads: ways to the next step and to that three steps on and to the nearest, action, time."""
+    """What the first head reads: ways to the nearest step, to the next and to the third; the same, fine; action, time."""
     reader = NearestSteps(FEATURE, ACTION)
-    sizes = [FEATURE, FEATURE, FEATURE, FEATURE, ACTION, 1]
+    sizes = [FEATURE] * 7 + [ACTION, 1]
     read = reader(features, prompts)
     assert read.shape[-1] == reader.output_dim
     return read[..., : sum(sizes)].split(sizes, dim=-1)
@@ -236,13 +236,19 @@ def read_steps(features: th.Tensor, prompts: PromptEncoding) -> tuple[th.Tensor,
 def test_a_state_is_read_as_its_difference_to_the_nearest_step_and_to_those_ahead() -> None:
     steps = far_apart()
     features = steps[:, [0, 3], :FEATURE] + 0.1  # N = 2 states, near the first and the fourth step
-    plain, one_ahead, three_ahead, way, actions, time = read_steps(features, encoded(steps=steps))
+    plain, way, one_ahead, three_ahead, *_, actions, time = read_steps(features, encoded(steps=steps))
     assert plain.eq(0).all()
     assert_close(way, th.full_like(way, -0.1), atol=1e-4, rtol=0)
     assert_close(one_ahead, steps[:, [1, 4], :FEATURE] - features, atol=1e-4, rtol=0)
     assert_close(three_ahead, steps[:, [3, 5], :FEATURE] - features, atol=1e-4, rtol=0)  # 5 is the last
     assert_close(actions, steps[:, [0, 3], FEATURE:])
     assert_close(time.squeeze(-1), th.tensor([0.0, 3 / (L - 1)]).expand(M, 2))
+
+
+def test_differences_are_read_once_more_at_a_tenth_of_a_standard_deviation() -> None:
+    _, *differences, _actions, _time = read_steps(th.randn(M, N, FEATURE), encoded(steps=th.randn(M, L, FEATURE + ACTION)))
+    for difference, fine in zip(differences[:3], differences[3:], strict=True):
+        assert_close(fine, th.tanh(difference / 0.1))
 
 
 def test_steps_weigh_by_a_gaussian_of_their_scaled_distance() -> None:

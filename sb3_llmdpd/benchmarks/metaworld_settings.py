@@ -18,7 +18,7 @@ each entry at either end of its range."""
 EPISODES_PER_GOAL = 2
 """Where the goal is hidden, an example must be another episode of the same goal."""
 
-HIDDEN_GOAL_POLICY = {"features_extractor_class": "metaworld_relative", "features_extractor_kwargs": {"absolute": True}}
+HIDDEN_GOAL_POLICY = {"features_extractor_class": "metaworld_relative", "features_extractor_kwargs": {"positions": True}}
 """Further arguments of the policy there: only positions say where the example's goal is."""
 
 

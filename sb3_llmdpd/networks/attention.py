@@ -14,6 +14,8 @@ _SHARPNESS = (0.6, 1.6, 4.5)
 phase of a motion; under the last, a centimetre decides."""
 _AHEAD = (1, 3)
 """How many steps of the example it looks ahead."""
+_FINE_SCALE = 0.1
+"""In standard deviations of a feature: a grasp is decided by differences that are small beside those of a whole motion."""
 
 
 class StateAlone(nn.Module):
@@ -74,10 +76,10 @@ class NearestSteps(nn.Module):
     """The state as its difference to the nearest steps of its example; the state as it is only where there is no example.
 
     With states s and steps (s_j, a_j) of the example, ``w_j = softmax(-|c * (s - s_j)|^2)``. Read are the means under w of
-    s_j - s, of s_{j+h} - s for each look-ahead h, of a_j, and of j / (L - 1). Only the scales c are learned, for each of a few
-    heads, of which the first looks around and the last at one step. A difference to the example means the same in a task that
-    was never seen. The features themselves do not: they tell which of the known tasks this is most like, and a policy that
-    has them learns to do that one's actions.
+    s_j - s, of s_{j+h} - s for each look-ahead h, of a_j, and of j / (L - 1); the differences once more at a fine scale. Only
+    the scales c are learned, for each of a few heads, of which the first looks around and the last at one step. A difference
+    to the example means the same in a task that was never seen. The features themselves do not: they tell which of the known
+    tasks this is most like, and a policy that has them learns to do that one's actions.
 
     :param feature_dim: size of a state's features.
     :param action_dim: size of an action.
@@ -86,7 +88,7 @@ class NearestSteps(nn.Module):
     def __init__(self, feature_dim: int, action_dim: int) -> None:
         super().__init__()
         n_heads = len(_SHARPNESS)
-        self.output_dim = feature_dim + n_heads * ((1 + len(_AHEAD)) * feature_dim + action_dim + 1) + 1
+        self.output_dim = feature_dim + n_heads * (2 * (1 + len(_AHEAD)) * feature_dim + action_dim + 1) + 1
         log_scales = th.tensor(_SHARPNESS).log()[:, None].expand(n_heads, feature_dim)
         self.log_scales = nn.Parameter(log_scales + 0.3 * th.randn(n_heads, feature_dim))
 
@@ -96,21 +98,21 @@ class NearestSteps(nn.Module):
         :param features: (M, N, feature_dim), normalised.
         :param prompts: M encoded prompts.
         :return: (M, N, output_dim): the features, or zeros where there is an example; for each head, differences of all
-            features to the nearest step and to those ahead of it, its action and its time in [0, 1], or zeros where there is
-            no example; whether there is one.
+            features to the nearest step and to those ahead of it, the same at the fine scale, its action and its time in
+            [0, 1], or zeros where there is no example; whether there is one.
         """
         shown = prompts.has_trajectory[:, None, None].to(features.dtype)  # (M, 1, 1)
-        states = prompts.steps[..., : features.shape[-1]]  # (M, L, F)
+        feature_dim = features.shape[-1]
+        states, actions = prompts.steps[..., :feature_dim], prompts.steps[..., feature_dim:]  # (M, L, F), (M, L, A)
         n_steps = states.shape[1]
-        ahead = [_shifted(states, steps) for steps in _AHEAD]
+        ways = th.cat([states, *(_shifted(states, steps) for steps in _AHEAD)], dim=-1)  # (M, L, (1 + h) F)
         times = th.linspace(0.0, 1.0, n_steps, device=states.device).expand(len(states), n_steps).unsqueeze(-1)
-        values = th.cat([*ahead, prompts.steps, times], dim=-1)  # (M, L, (1 + h) F + A + 1)
         weights = self._weights(features, states)  # (M, heads, N, L)
-        nearest = weights @ values.unsqueeze(1)  # (M, heads, N, (1 + h) F + A + 1)
-        here = th.cat([features] * (1 + len(_AHEAD)), dim=-1)
-        differences = nearest - F.pad(here, (0, values.shape[-1] - here.shape[-1])).unsqueeze(1)
-        read = differences.transpose(1, 2).flatten(2) * shown
-        return th.cat([features * (1.0 - shown), read, shown.expand(*features.shape[:2], 1)], dim=-1)
+        nearest = weights @ th.cat([ways, actions, times], dim=-1).unsqueeze(1)  # (M, heads, N, (1 + h) F + A + 1)
+        targets, beside = nearest.tensor_split([ways.shape[-1]], dim=-1)
+        differences = targets - th.cat([features] * (1 + len(_AHEAD)), dim=-1).unsqueeze(1)
+        read = th.cat([differences, th.tanh(differences / _FINE_SCALE), beside], dim=-1).transpose(1, 2).flatten(2)
+        return th.cat([features * (1.0 - shown), read * shown, shown.expand(*features.shape[:2], 1)], dim=-1)
 
     def _weights(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
         """(M, heads, N, L): of each step for each state, summing to one over the steps."""

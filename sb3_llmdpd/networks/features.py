@@ -26,24 +26,25 @@ class MetaWorldRelativeExtractor(BaseFeaturesExtractor):
     them, and a policy that can remember where it saw a goal does not learn to go where the goal is.
 
     :param observation_space: Box of shape (39,).
-    :param absolute: whether the whole observation stands beside the relations after all.
+    :param positions: whether those of hand and objects stand beside the relations after all (metres): with the goal hidden,
+        only they say where an example's goal is.
     :raises ValueError: on any other space.
     """
 
-    def __init__(self, observation_space: gym.Space[Any], absolute: bool = False) -> None:
+    def __init__(self, observation_space: gym.Space[Any], positions: bool = False) -> None:
         if observation_space.shape != (39,):
             raise ValueError(
                 "the features extractor 'metaworld_relative' reads Meta-World's observations, Box of shape (39,);"
                 f" got {observation_space}"
             )
-        super().__init__(observation_space, features_dim=42 + (39 if absolute else 10))
-        self.absolute = absolute
+        super().__init__(observation_space, features_dim=52 + (9 if positions else 0))
+        self.positions = positions
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """Write the relations out.
 
         :param observations: (B, 39), metres.
-        :return: (B, 52), or (B, 81) with the absolute observation.
+        :return: (B, 52), or (B, 61) with the positions.
         """
         hand, thing = observations[:, HAND], observations[:, OBJECT]
         other, goal = observations[:, OTHER_OBJECT], observations[:, GOAL]
@@ -52,9 +53,10 @@ class MetaWorldRelativeExtractor(BaseFeaturesExtractor):
             [thing - hand, _relative(goal, hand), _relative(goal, thing), _relative(other, hand)], dim=1
         )  # (B, 12)
         displacements = [hand - previous[:, HAND], thing - previous[:, OBJECT]]
-        where = [observations] if self.absolute else [hand[:, 2:], observations[:, GRIPPER], observations[:, ORIENTATIONS]]
         fine = [th.tanh(offsets / scale) for scale in FINE_SCALES]
-        return th.cat([offsets, *fine, *displacements, *where], dim=1)
+        pose = [hand[:, 2:], observations[:, GRIPPER], observations[:, ORIENTATIONS]]
+        positions = [hand, thing, other] if self.positions else []
+        return th.cat([offsets, *fine, *displacements, *pose, *positions], dim=1)
 
 
 def _relative(position: th.Tensor, origin: th.Tensor) -> th.Tensor:
