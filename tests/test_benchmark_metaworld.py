@@ -213,11 +213,11 @@ def test_seen_tasks_are_played_less_under_the_controls_unless_only_the_example_h
     assert replace(visible, n_seen_episodes=1).n_seen_episodes_under(wrong) == 1
 
 
-def test_with_a_hidden_goal_only_tasks_whose_goal_lies_apart_from_the_object_count() -> None:
+def test_with_a_hidden_goal_only_tasks_count_whose_goal_has_to_be_told() -> None:
     hidden, visible = (MetaworldSettings.of_split("ml45", goal=goal) for goal in ("hidden", "visible"))
-    assert hidden.goal_shown_tasks == ("door-lock", "door-unlock")
-    assert hidden.seen_tasks == tuple(task for task in SPLITS["ml45"][0] if TASKS[task].goal_separate)
-    assert (visible.goal_shown_tasks, visible.seen_tasks) == ((), SPLITS["ml45"][0])
+    assert hidden.goal_known_tasks == ("bin-picking", "hand-insert", "door-lock", "door-unlock")
+    assert hidden.seen_tasks == tuple(task for task in SPLITS["ml45"][0] if TASKS[task].goal_needs_telling)
+    assert (visible.goal_known_tasks, visible.seen_tasks) == ((), SPLITS["ml45"][0])
 
 
 def test_with_a_hidden_goal_each_episode_has_an_example_of_its_own() -> None:

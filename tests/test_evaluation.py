@@ -316,8 +316,14 @@ class Noting:
 
 
 def examples_with_goals(goals: Sequence[str | None]) -> dict[str, list[Episode]]:
-    episodes = make_episodes(n_tasks=1)
-    return {"task-0": [replace(episodes[0], goal=goal, task="task-0") for goal in goals]}
+    """Each ends where its goal is, if it has one."""
+    (episode,) = make_episodes(n_tasks=1)[:1]
+    ended = []
+    for goal in goals:
+        observations = episode.observations.copy()
+        observations[-1] = float(goal or 0)
+        ended.append(replace(episode, observations=observations, goal=goal, task="task-0"))
+    return {"task-0": ended}
 
 
 def noted(condition: str, goals: Sequence[str | None], **arguments: Any) -> list[tuple[float, str | None]]:
@@ -337,6 +343,10 @@ def test_every_condition_plays_the_same_goals_also_where_no_example_is_shown() -
 
 def test_a_wrong_trajectory_has_another_goal_than_its_scene() -> None:
     assert noted("wrong-trajectory", ["3", "3", "4"], n_episodes=3) == [(3, "4"), (3, "4"), (4, "3")]
+
+
+def test_of_the_other_goals_the_wrong_trajectory_has_the_one_that_is_farthest_away() -> None:
+    assert noted("wrong-trajectory", ["3", "4", "9", "5"], n_episodes=4) == [(3, "9"), (4, "9"), (9, "3"), (5, "9")]
 
 
 @pytest.mark.parametrize(

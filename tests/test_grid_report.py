@@ -16,7 +16,7 @@ SETTINGS = {
     "split": "custom",
     "train_tasks": ["reach", "push"],
     "unseen_tasks": ["door-lock", "door-unlock"],
-    "goal_shown_tasks": [],
+    "goal_known_tasks": [],
     "goal": "visible",
     "data": "expert",
     "n_episodes": 20,
@@ -71,7 +71,7 @@ def test_columns_are_the_groups_and_each_unseen_task(results: GridResults) -> No
 
 
 def test_tasks_whose_example_need_only_be_copied_are_marked_and_left_out_of_means(results: GridResults) -> None:
-    settings = {**SETTINGS, "goal": "hidden", "goal_shown_tasks": ["door-unlock"]}
+    settings = {**SETTINGS, "goal": "hidden", "goal_known_tasks": ["door-unlock"]}
     hidden = GridResults(settings, results.variants, results.hardware, results.versions, results.cells)
     success = tables(hidden)[0]
     assert success.header[4:] == ("unseen (1)", "door-lock", "door-unlock*")

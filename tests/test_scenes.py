@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 
 from sb3_llmdpd.data.metaworld.scenes import (
+    GOAL_DISTANCE,
     SHARED_SCENES,
     SharedScenes,
     can_be_told_apart,
     expert_success,
     first_observations,
+    mean_goal_distance,
     shared_scenes,
 )
-from sb3_llmdpd.data.metaworld.tasks import TASKS, separate_goals
+from sb3_llmdpd.data.metaworld.tasks import TASKS, by_need_of_goal
 from sb3_llmdpd.evaluation.conditions import shared_scene_cells
 
 RNG = np.random.default_rng(0)
@@ -86,5 +88,11 @@ def test_with_the_goal_hidden_the_faucets_are_shared_and_what_needs_the_goal_is_
     assert not any(TASKS[cell.task].goal_separate for cell in hidden)
 
 
-def test_tasks_are_parted_by_whether_their_goal_is_separate_from_the_object() -> None:
-    assert separate_goals(["box-close", "door-lock", "push"]) == (["box-close", "push"], ["door-lock"])
+def test_tasks_are_parted_by_whether_a_hidden_goal_has_to_be_told() -> None:
+    parted = by_need_of_goal(["box-close", "door-lock", "push", "bin-picking"])
+    assert parted == (["box-close", "push"], ["door-lock", "bin-picking"])
+
+
+@pytest.mark.parametrize("task", [name for name, info in TASKS.items() if info.goal_separate])
+def test_goals_that_are_said_to_move_are_farther_apart_than_success_forgives(task: str) -> None:
+    assert TASKS[task].goal_moves == (mean_goal_distance(task, n_resets=20) > GOAL_DISTANCE)

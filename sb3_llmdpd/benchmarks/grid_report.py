@@ -24,10 +24,11 @@ NOT_SHOWN = (
 )
 """What no table of this kind shows."""
 
-GOAL_SHOWN = (
+GOAL_KNOWN = (
     "Each episode has the goal of its example, and another placement of the object. Where a task's goal is a part of its"
-    " object, the scene shows it, hidden or not, and no example is needed to know it: such tasks, marked *, are left out of"
-    " the means."
+    " object, or is nearly the same in all scenes, it is known, hidden or not, and no example is needed: such tasks, marked *,"
+    " are left out of the means. A wrong trajectory is the example of the task whose end lies farthest from that of the right"
+    " one."
 )
 
 
@@ -126,7 +127,7 @@ def facts(results: GridResults) -> list[str]:
     seeds = {row.variant: row.n_seeds for row in rows_of(results)}
     most = max(seeds.values(), default=0)
     fewer = ", ".join(f"{name} {n}" for name, n in seeds.items() if n < most)
-    goal_shown = "" if settings["goal"] == "visible" else f" {GOAL_SHOWN}"
+    goal_known = "" if settings["goal"] == "visible" else f" {GOAL_KNOWN}"
     fewer_controls = " (under the controls a fifth as many)" if settings["goal"] == "visible" else ""
     ends = "; it ends there, and so do the returns" if settings["stop_at_success"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version is not None)
@@ -134,7 +135,7 @@ def facts(results: GridResults) -> list[str]:
         f"Split {settings['split']}: trained on {len(settings['train_tasks'])} tasks; unseen are"
         f" {', '.join(settings['unseen_tasks'])}.",
         f"The goal is {settings['goal']} in the observations. Data: {settings['data']},"
-        f" {settings['n_episodes']} episodes a task; {settings['n_steps']:,} gradient steps.{goal_shown}",
+        f" {settings['n_episodes']} episodes a task; {settings['n_steps']:,} gradient steps.{goal_known}",
         f"Seeds: {most}{f' (but {fewer})' if fewer else ''}. Each plays {settings['n_unseen_episodes']} episodes of an unseen"
         f" task and {settings['n_seen_episodes']} of a seen one{fewer_controls}, of"
         f" {settings['max_episode_steps']} steps at most. An episode"
@@ -195,14 +196,14 @@ class _Group:
 
 def _groups(results: GridResults) -> list[_Group]:
     """The means first, and then each unseen task."""
-    goal_shown = results.settings["goal_shown_tasks"]
+    goal_known = results.settings["goal_known_tasks"]
     seen = frozenset(cell.task for cell in results.cells if cell.seen)
-    unseen = frozenset(results.settings["unseen_tasks"]) - frozenset(goal_shown)
+    unseen = frozenset(results.settings["unseen_tasks"]) - frozenset(goal_known)
     return [
         _Group(f"seen ({len(seen)})", seen, True),
         _Group(f"unseen ({len(unseen)})", unseen, False),
         *(
-            _Group(f"{task}{'*' if task in goal_shown else ''}", frozenset([task]), False)
+            _Group(f"{task}{'*' if task in goal_known else ''}", frozenset([task]), False)
             for task in results.settings["unseen_tasks"]
         ),
     ]

@@ -78,7 +78,7 @@ class MetaworldBenchmark:
         self.n_processes = n_processes
         self._episode_work = max(1, _EPISODE_WORK // (n_processes or n_cores()))
         self._shared: dict[str, Any] = to_json(
-            {"benchmark": "metaworld", **asdict(settings), "goal_shown_tasks": settings.goal_shown_tasks}
+            {"benchmark": "metaworld", **asdict(settings), "goal_known_tasks": settings.goal_known_tasks}
         )
         self._ids: list[str] = []
         self._examples: dict[str, list[Episode]] = {}

@@ -128,16 +128,16 @@ class MetaworldSettings:
 
     @property
     def seen_tasks(self) -> tuple[str, ...]:
-        """The training tasks that are evaluated: all, or where the goal is hidden, those that have one apart from the object.
+        """The training tasks that are evaluated: all, or where the goal is hidden, those in which it has to be told.
 
-        In the others the scene shows the goal, hidden or not.
+        In the others it is known, hidden or not (`TaskInfo.goal_needs_telling`).
         """
-        return tuple(task for task in self.train_tasks if self.goal_visible or task_info(task).goal_separate)
+        return tuple(task for task in self.train_tasks if self.goal_visible or task_info(task).goal_needs_telling)
 
     @property
-    def goal_shown_tasks(self) -> tuple[str, ...]:
+    def goal_known_tasks(self) -> tuple[str, ...]:
         """The unseen tasks of which the same is true: they are evaluated, and left out of means."""
-        return tuple(task for task in self.unseen_tasks if not (self.goal_visible or task_info(task).goal_separate))
+        return tuple(task for task in self.unseen_tasks if not (self.goal_visible or task_info(task).goal_needs_telling))
 
     @property
     def goal_visible(self) -> bool:

@@ -9,7 +9,7 @@ import typer
 from sb3_llmdpd.benchmarks.runs import EXAMPLE_IDS, N_EXAMPLES, evaluate_into, example_episodes, show_tables
 from sb3_llmdpd.cli.options import names
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
-from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, separate_goals, task_info
+from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, by_need_of_goal, task_info
 from sb3_llmdpd.evaluation.conditions import CONDITIONS, CONTROLS, make_cells, shared_scene_cells
 from sb3_llmdpd.llmdpd import LLMDPD
 
@@ -68,7 +68,7 @@ def evaluate(
     held_out = [task_info(task).name for task in names(unseen, "--unseen")]
     chosen = held_out if tasks is None else [task_info(task).name for task in names(tasks, "--tasks")]
     if hide_goal:
-        chosen = _with_separate_goal(chosen)
+        chosen = _with_goal_to_tell(chosen)
     told = names(conditions, "--conditions")
     if "antonym" in told and (without := [task for task in chosen if task_info(task).opposite is None]):
         typer.echo(f"No task is the opposite of {', '.join(without)}: left out under the condition antonym")
@@ -116,15 +116,16 @@ def evaluate(
     typer.echo(f"\nThe results are in {out}")
 
 
-def _with_separate_goal(tasks: list[str]) -> list[str]:
-    kept, left_out = separate_goals(tasks)
+def _with_goal_to_tell(tasks: list[str]) -> list[str]:
+    kept, left_out = by_need_of_goal(tasks)
     if left_out:
         typer.echo(
-            f"The goal is a part of the object in {', '.join(left_out)}: hidden, the scene would still tell it. Left out"
+            f"In {', '.join(left_out)} the goal is a part of the object, or hardly moves: hidden, it would still be known."
+            " Left out"
         )
     if not kept:
         raise ValueError(
-            "--hide-goal leaves none of the tasks: name some whose goal is separate from their object, such as"
-            f" {', '.join(separate_goals(list(TASKS))[0][:3])}"
+            "--hide-goal leaves none of the tasks: name some whose goal is not known without it, such as"
+            f" {', '.join(by_need_of_goal(list(TASKS))[0][:3])}"
         )
     return kept

@@ -31,7 +31,7 @@ class Condition:
     :param expert: the environment's scripted expert acts instead of the policy.
     :param copy: `CopyPlayer`, which repeats the example's actions, acts instead of the policy.
     :param paraphrased: the sentence is one of the phrasings that no data set holds.
-    :param other_goal: the example is one of another goal than the scene's.
+    :param other_goal: the example is one of another goal than the scene's: of all, the one with the farthest end.
     """
 
     name: str
@@ -150,7 +150,7 @@ def _has(condition: str, task: str, same_goal: bool) -> bool:
     if condition == "antonym":
         return task_info(task).opposite is not None
     if condition == "wrong-trajectory" and same_goal and task in TASKS:
-        return TASKS[task].goal_separate
+        return TASKS[task].goal_needs_telling
     return True
 
 

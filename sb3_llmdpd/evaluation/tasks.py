@@ -208,18 +208,26 @@ def _successful(task: str, examples: Mapping[str, Sequence[Episode]], why: str) 
 
 
 def _of_other_goals(episodes: Sequence[Episode]) -> list[Episode]:
-    """In the place of each episode, the next one of another goal."""
+    """In the place of each episode, the one of another goal that ends farthest away: a goal nearby would be nearly right."""
+    ends = [_end(episode) for episode in episodes]
     others = []
-    for i, episode in enumerate(episodes):
-        following = (*episodes[i + 1 :], *episodes[:i])
-        other = next((candidate for candidate in following if candidate.goal != episode.goal), None)
-        if other is None:
+    for episode, end in zip(episodes, ends, strict=True):
+        of_others = [i for i, other in enumerate(episodes) if other.goal != episode.goal]
+        if not of_others:
             raise ValueError(
                 f"the examples of {episode.task!r} have one goal only, {episode.goal!r}, so none can be shown of another:"
                 " give more examples, or leave the task out where its goal is a part of its object"
             )
-        others.append(other)
+        distances = [float(np.linalg.norm(ends[i] - end)) for i in of_others]
+        others.append(episodes[of_others[int(np.argmax(distances))]])
     return others
+
+
+def _end(episode: Episode) -> np.ndarray:
+    """Its last observation as one vector."""
+    observations = episode.observations
+    parts = [observations[key] for key in sorted(observations)] if isinstance(observations, dict) else [observations]
+    return np.concatenate([np.ravel(part[-1]).astype(np.float64) for part in parts])
 
 
 def _goals(cell: Cell, examples: Mapping[str, Sequence[Episode]], n_episodes: int) -> list[str | None]:

@@ -1,6 +1,6 @@
-"""Which Meta-World tasks begin in scenes that cannot be told apart, so that the prompt alone says what is meant.
+"""What Meta-World's scenes leave open: which task is meant, where two begin alike, and where the goal is, if it moves.
 
-`SHARED_SCENES` is what ``python -m sb3_llmdpd.data.metaworld.scenes`` measures.
+``python -m sb3_llmdpd.data.metaworld.scenes`` measures `SHARED_SCENES`, and which goals move (`TaskInfo.goal_moves`).
 """
 
 import sys
@@ -19,6 +19,9 @@ RESOLUTION = 2e-3
 
 SIGNIFICANCE = 0.01
 """Chance of calling two tasks different that are not."""
+
+GOAL_DISTANCE = 0.06
+"""Metres. Success forgives 0.05 to 0.07 in most tasks: goals that are nearer to each other on average are one goal."""
 
 _EXPERT_STEPS = 300
 
@@ -69,6 +72,23 @@ def first_observations(task: str, n_resets: int = 20, *, goal_visible: bool = Tr
     rows = [env.reset(seed=seed if i == 0 else None)[0] for i in range(n_resets)]
     env.close()
     return np.stack(rows)
+
+
+def mean_goal_distance(task: str, n_resets: int = 40, seed: int = 0) -> float:
+    """How far from each other the goals of two scenes are, on average.
+
+    :param task: name.
+    :param n_resets: scenes, at least 2.
+    :param seed: of the scenes.
+    :return: metres.
+    """
+    env = MetaWorldEnv(task)
+    goals = []
+    for i in range(n_resets):
+        env.reset(seed=seed if i == 0 else None)
+        goals.append(env.simulator._target_pos.copy())
+    env.close()
+    return float(np.mean(scipy.spatial.distance.pdist(np.stack(goals))))
 
 
 def can_be_told_apart(one: np.ndarray, other: np.ndarray) -> bool:
@@ -151,3 +171,6 @@ def shared_scenes(
 if __name__ == "__main__":
     for pair in shared_scenes():
         sys.stdout.write(f"    {pair},\n")
+    for info in TASKS.values():
+        if info.goal_separate:
+            sys.stdout.write(f"    {info.name}: goals are {mean_goal_distance(info.name):.3f} m from each other\n")
