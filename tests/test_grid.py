@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,14 @@ def test_the_file_has_a_line_for_each_task_and_condition(tmp_path: Path) -> None
         "seen": True,
         "successes": [1, 0],
         "returns": [3.5, 0.1],
+        "phases": None,
     }
+
+
+def test_the_file_keeps_how_far_the_episodes_came(tmp_path: Path) -> None:
+    watched = replace(some_results(), cells=(replace(some_results().cells[0], phases=(1.0, 0.5, 0.0, 0.0, 0.0)),))
+    write_grid(tmp_path / "results.json", watched)
+    assert read_grid(tmp_path / "results.json") == watched
 
 
 def test_finished_cells_are_gathered(tmp_path: Path) -> None:

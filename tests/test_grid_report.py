@@ -1,6 +1,7 @@
 """The report of a grid: its tables, its facts, and a page that needs no network."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -95,6 +96,25 @@ def test_scenes_that_two_tasks_share_have_tables_of_their_own(results: GridResul
         ("full", "reach", "reach", "0.50"),
         ("full", "push", "reach", "0.12"),
     ]
+
+
+def test_how_far_the_method_and_the_experts_came_is_a_mean_over_seeds(results: GridResults) -> None:
+    ways = {
+        ("full", "text+trajectory"): [(1.0, 0.5, 0.0, 0.0, 0.0), (0.5, 0.5, 0.5, 0.0, 0.0)],
+        ("expert", "expert"): [(1.0,) * 5],
+    }
+    watched = [
+        replace(played(variant, seed, "door-lock", condition, 0), phases=phases)
+        for (variant, condition), of_seeds in ways.items()
+        for seed, phases in enumerate(of_seeds)
+    ]
+    order = {"expert": {"sentence": ""}, "full": {"sentence": ""}}
+    made = tables(replace(results, cells=tuple(watched), variants=order))
+    (table,) = [table for table in made if table.header[1:] == ("row", "reach", "grasp", "lift", "move", "place")]
+    assert table.rows == (
+        ("door-lock", "expert", "1.00", "1.00", "1.00", "1.00", "1.00"),
+        ("door-lock", "full", "0.75", "0.50", "0.25", "0.00", "0.00"),
+    )
 
 
 def test_the_method_is_held_against_every_other_row_scene_by_scene(results: GridResults) -> None:

@@ -1,6 +1,7 @@
 """The figures on the docs' page of benchmarks, each computed again from the raw results that are kept beside it."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
@@ -8,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from sb3_llmdpd.benchmarks.grid_report import facts, tables
+from sb3_llmdpd.benchmarks.grid_results import read_grid
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
 
 DOCS = Path(__file__).parent.parent / "docs"
+LEFT_TO_THE_REPORT = ("Return", "full told text+trajectory: returns", "The rows")
+"""Tables of a grid's report that the page does without."""
 CONDITIONS = {
     "visible": ("text+trajectory", "trajectory", "text", "none"),
     "hidden": ("text+trajectory", "trajectory", "wrong-trajectory", "copy"),
@@ -58,3 +63,20 @@ def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
         train, unseen = tasks_of_split(run["split"])
         assert set(run["unseen"]) <= set(unseen)
         assert set(run["seen"]) <= set(train)
+
+
+GRIDS = sorted(path.parent.name for path in (DOCS / "results").glob("*/results.json"))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_what_the_page_says_of_a_grid_is_the_report_of_its_raw_results(grid: str) -> None:
+    results = read_grid(DOCS / "results" / grid / "results.json")
+    shown = [table.markdown() for table in tables(results) if not table.title.startswith(LEFT_TO_THE_REPORT)]
+    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    said = page.partition(f"<!-- grid {grid} -->\n")[2].partition("<!-- end of grid -->")[0]
+    assert said == "\n".join([*(f"- {fact}" for fact in facts(results)), "", *shown])
+
+
+def test_every_grid_on_the_page_has_its_raw_results() -> None:
+    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"<!-- grid (.*) -->", page)) == GRIDS

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 
 from sb3_llmdpd.benchmarks.grid_page import Panel, page
 from sb3_llmdpd.benchmarks.grid_results import GridResults, PlayedCell
 from sb3_llmdpd.benchmarks.variants import BOTH
+from sb3_llmdpd.evaluation.phases import PHASES
 from sb3_llmdpd.evaluation.statistics import Estimate, mean_over_seeds
 from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.report import Table
@@ -102,8 +104,8 @@ def tables(results: GridResults) -> list[Table]:
     """Success and return of every row: on seen tasks, on unseen ones, and on each of these; and scenes that two tasks share.
 
     :param results: of a grid.
-    :return: success, returns, what the method has above other rows in both, shared scenes, and what the rows are; those of
-        them that have rows.
+    :return: success, returns, what the method has above other rows in both, shared scenes, how far the method and the experts
+        came on unseen tasks, and what the rows are; those of them that have rows.
     """
     variants = [(name, str(variant["sentence"])) for name, variant in results.variants.items()]
     made = [
@@ -112,6 +114,7 @@ def tables(results: GridResults) -> list[Table]:
         _table("Return [95% interval]", results, "returns", digits=0),
         _above_table(results, "returns", digits=0),
         *_told_tables(results),
+        _phase_table(results),
         Table("The rows", ("row", "what it is"), tuple(variants)),
     ]
     return [table for table in made if table.rows]
@@ -252,6 +255,17 @@ def _told_tables(results: GridResults) -> list[Table]:
         Table(title, ("row", "seeds", "does what it is told", "does the other"), tuple(means)),
         Table(f"{title}, one by one", ("row", "scenes of", "told the sentence of", "success"), tuple(single)),
     ]
+
+
+def _phase_table(results: GridResults) -> Table:
+    """How far the method and the scripted experts came on each unseen task: an expert's row says which phases a task has."""
+    rows = []
+    for task in results.settings["unseen_tasks"]:
+        for row in rows_of(results):
+            passed = [cell.phases for cell in row.cells if cell.task == task and not cell.seen and cell.phases is not None]
+            if passed and ((row.variant, row.condition) == METHOD or row.variant == "expert"):
+                rows.append((task, row.variant, *(f"{mean(rates):.2f}" for rates in zip(*passed, strict=True))))
+    return Table("Share of the episodes that came so far", ("unseen task", "row", *PHASES), tuple(rows))
 
 
 def _is_told_its_own(cell: PlayedCell) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sb3_llmdpd.benchmarks.grid import RESULTS, GridCell
 from sb3_llmdpd.evaluation.conditions import TOLD
+from sb3_llmdpd.evaluation.phases import phase_rates
 from sb3_llmdpd.evaluation.tasks import CellResult
 from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.processes import n_cores
@@ -28,6 +29,7 @@ class PlayedCell:
     :param seen: whether it was trained on the task; None where that is not the question.
     :param successes: (n_episodes,), 1 for success at any step.
     :param returns: (n_episodes,), sums of raw rewards, to one digit.
+    :param phases: share of the episodes that passed each of `PHASES`, to three digits; None where that was not watched.
     """
 
     variant: str
@@ -37,6 +39,7 @@ class PlayedCell:
     seen: bool | None
     successes: tuple[int, ...]
     returns: tuple[float, ...]
+    phases: tuple[float, ...] | None = None
 
     @property
     def told(self) -> str | None:
@@ -59,6 +62,7 @@ class PlayedCell:
             result.seen,
             tuple(int(success) for success in result.successes),
             tuple(round(total, 1) for total in result.returns),
+            None if result.phases is None else tuple(round(rate, 3) for rate in phase_rates(result.phases).values()),
         )
 
 
@@ -136,11 +140,12 @@ def read_grid(path: Path) -> GridResults:
         document = json.loads(path.read_text())
         found = document.pop("format_version")
         if found == GRID_VERSION:
-            cells = [
-                PlayedCell(**{**cell, "successes": tuple(cell["successes"]), "returns": tuple(cell["returns"])})
-                for cell in document.pop("cells")
-            ]
-            return GridResults(**document, cells=tuple(cells))
+            return GridResults(cells=tuple(_played(cell) for cell in document.pop("cells")), **document)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not hold results of a benchmark ({type(error).__name__}: {error})") from error
     raise ValueError(f"{path} has format version {found!r}, and this sb3_llmdpd reads version {GRID_VERSION}")
+
+
+def _played(cell: Mapping[str, Any]) -> PlayedCell:
+    arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in cell.items()}
+    return PlayedCell(**arguments)
