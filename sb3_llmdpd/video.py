@@ -55,8 +55,7 @@ def film_episode(
     :raises ImportError: without imageio.
     :raises RuntimeError: where nothing can draw; its message says what is missing.
     """
-    if Path(path).suffix not in (".mp4", ".png"):
-        raise ValueError(f"a film is an .mp4 or a .png, got {str(path)!r}")
+    check_film(path)
     require("imageio_ffmpeg", "video")
     library = drawing_library()
     with whole_file(path) as temporary, worker_pool(1, _use, library) as pool:
@@ -65,6 +64,16 @@ def film_episode(
             return job.result()
         except (BrokenProcessPool, ImportError, RuntimeError, AttributeError) as error:  # of drivers that cannot start
             raise RuntimeError(f"drawing with {library or 'the default library'} failed: {error}") from error
+
+
+def check_film(path: str | Path) -> None:
+    """Refuse what is no film, before anything is done for it.
+
+    :param path: of the film to be.
+    :raises ValueError: when it ends in neither .mp4 nor .png.
+    """
+    if Path(path).suffix not in (".mp4", ".png"):
+        raise ValueError(f"a film is an .mp4 or a .png, got {str(path)!r}")
 
 
 def drawing_library() -> str | None:

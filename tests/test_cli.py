@@ -186,7 +186,7 @@ def test_the_defaults_of_train_are_those_of_the_algorithm() -> None:
             "--condition takes one of text",
         ),
         (
-            ["film", "--model", "m.zip", "--task", "reach", "--condition", "none", "--out", "a.gif"],
+            ["film", "--model", "m.zip", "--task", "reach", "--root", "/dev/null", "--out", "a.gif"],
             "a film is an .mp4 or a .png",
         ),
         (["evaluate", "--model", __file__], "is not a whole model file of sb3_llmdpd"),

@@ -11,7 +11,7 @@ from sb3_llmdpd.data.metaworld.envs import HORIZON
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import make_cells
 from sb3_llmdpd.evaluation.tasks import prompts_of
-from sb3_llmdpd.video import film_episode
+from sb3_llmdpd.video import check_film, film_episode
 
 _CONDITIONS = (BOTH, TEXT, EXAMPLE, NOTHING)
 
@@ -28,6 +28,7 @@ def film(
     ] = None,
 ) -> None:
     """Film a model in one episode of one of Meta-World's tasks."""
+    check_film(out)
     name = task_info(task).name
     if condition not in _CONDITIONS:
         raise ValueError(f"--condition takes one of {', '.join(_CONDITIONS)}; got {condition!r}")
