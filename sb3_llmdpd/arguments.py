@@ -22,6 +22,7 @@ SAVED_ARGUMENTS = (
     "max_grad_norm",
     "text_dropout",
     "trajectory_dropout",
+    "pair_dropout",
     "prompt_noise",
     "text_encoder",
     "same_goal",
@@ -48,7 +49,9 @@ _WHOLE = {
     "seed": (0, 2**32 - 1),
 }
 _NUMBERS = {
-    **dict.fromkeys(("gamma", "tau", "expectile", "ema_decay", "text_dropout", "trajectory_dropout"), (0.0, 1.0)),
+    **dict.fromkeys(
+        ("gamma", "tau", "expectile", "ema_decay", "text_dropout", "trajectory_dropout", "pair_dropout"), (0.0, 1.0)
+    ),
     **dict.fromkeys(("eta", "prompt_noise", "candidate_temperature", "max_grad_norm"), (0.0, float("inf"))),
     **dict.fromkeys(("learning_rate", "critic_learning_rate"), (0.0, float("inf"))),
 }

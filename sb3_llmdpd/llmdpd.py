@@ -66,6 +66,8 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
     :param max_grad_norm: gradients of actor and critic are clipped to this norm.
     :param text_dropout: share of the prompts whose sentence is replaced by the learned null; 1 trains without text.
     :param trajectory_dropout: the same for the example trajectory, independently.
+    :param pair_dropout: of the prompts that still have both, the share that loses its sentence, too: what a sentence says of
+        known tasks is no help in a new one, and an example has to be followed without it.
     :param prompt_noise: standard deviation of the noise on the prompt vectors (whose entries have unit variance) while the
         actor trains, so that a neighbourhood of each training prompt means its task, and not one point.
     :param text_encoder: name of the frozen language model (see `make_text_encoder`); None for a model without text.
@@ -116,6 +118,7 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         max_grad_norm: float = 1.0,
         text_dropout: float = 0.1,
         trajectory_dropout: float = 0.1,
+        pair_dropout: float = 0.0,
         prompt_noise: float = 0.0,
         text_encoder: str | None = "minilm",
         same_goal: bool = False,
@@ -142,6 +145,7 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         self.max_grad_norm = max_grad_norm
         self.text_dropout = text_dropout
         self.trajectory_dropout = trajectory_dropout
+        self.pair_dropout = pair_dropout
         self.prompt_noise = prompt_noise
         self.text_encoder = text_encoder
         self.same_goal = same_goal
@@ -271,8 +275,8 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
             self._accumulate({**metrics, **actor_metrics})
 
     def _drop_prompts(self, prompts: PromptBatch) -> PromptBatch:
-        drop = th.rand((2, len(prompts.has_text)), generator=self.generator, device=self.device)
-        return prompts.dropped(drop[0] < self.text_dropout, drop[1] < self.trajectory_dropout)
+        draws = th.rand((2, len(prompts.has_text)), generator=self.generator, device=self.device)
+        return prompts.dropped_at_random(draws, self.text_dropout, self.trajectory_dropout, self.pair_dropout)
 
     def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
         optimizer.zero_grad()

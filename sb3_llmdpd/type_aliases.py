@@ -34,6 +34,23 @@ class PromptBatch(NamedTuple):
         """
         return self._replace(has_text=self.has_text & ~drop_text, has_trajectory=self.has_trajectory & ~drop_trajectory)
 
+    def dropped_at_random(
+        self, draws: th.Tensor, text_dropout: float, trajectory_dropout: float, pair_dropout: float
+    ) -> "PromptBatch":
+        """The same prompts without a share of the texts and of the trajectories, independently; and of what then still has
+        both, without a further share of the texts.
+
+        :param draws: (2, M), uniform in [0, 1).
+        :param text_dropout: share of the texts.
+        :param trajectory_dropout: share of the trajectories.
+        :param pair_dropout: share of the pairs.
+        :return: the prompts that remain.
+        """
+        drop_trajectory = draws[1] < trajectory_dropout
+        is_pair = self.has_trajectory & ~drop_trajectory
+        share = th.where(is_pair, 1.0 - (1.0 - text_dropout) * (1.0 - pair_dropout), text_dropout)
+        return self.dropped(draws[0] < share, drop_trajectory)
+
 
 class PromptReplayBufferSamples(NamedTuple):
     """B = M * N transitions: rows m * N to (m + 1) * N belong to prompt m. The first six names are SB3's."""

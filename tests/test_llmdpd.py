@@ -258,6 +258,24 @@ def test_texts_and_trajectories_are_dropped_independently_at_their_rates() -> No
     assert shares == pytest.approx([0.3, 0.6, 0.18], abs=0.015)
 
 
+def test_of_the_pairs_that_remain_a_further_share_loses_its_sentence() -> None:
+    model = tiny_model(text_dropout=0.2, trajectory_dropout=0.5, pair_dropout=0.5)
+    prompts = model.replay_buffer.sample(3).prompts
+    n = 20_000
+    many = prompts._replace(has_text=th.ones(n, dtype=th.bool), has_trajectory=th.ones(n, dtype=th.bool))
+    dropped = model._drop_prompts(many)
+    text, trajectory = dropped.has_text, dropped.has_trajectory
+    shares = [x.float().mean().item() for x in (text & trajectory, ~text & trajectory, text & ~trajectory)]
+    assert shares == pytest.approx([0.2, 0.3, 0.4], abs=0.015)
+
+
+def test_a_sentence_without_an_example_is_no_pair() -> None:
+    model = tiny_model(text_dropout=0.0, trajectory_dropout=0.0, pair_dropout=1.0)
+    prompts = model.replay_buffer.sample(3).prompts
+    alone = prompts._replace(has_trajectory=th.tensor([True, False, False]))
+    assert model._drop_prompts(alone).has_text.tolist() == [False, True, True]
+
+
 def shown(model: LLMDPD, n_steps: int = 6) -> tuple[set[bool], set[bool]]:
     """Whether training ever showed, or kept back, a text and a trajectory."""
     texts: set[bool] = set()
@@ -465,6 +483,7 @@ def wide_actions() -> OfflineDataset:
         (dict(tau=-0.1), r"`tau` must be in \[0.0, 1.0\], got -0.1"),
         (dict(text_dropout=1.1), r"`text_dropout` must be in \[0.0, 1.0\], got 1.1"),
         (dict(trajectory_dropout=-1), r"`trajectory_dropout` must be in \[0.0, 1.0\], got -1"),
+        (dict(pair_dropout=2), r"`pair_dropout` must be in \[0.0, 1.0\], got 2"),
         (dict(eta=-1.0), r"`eta` must be in \[0.0, inf\], got -1.0"),
         (dict(eta=float("nan")), r"`eta` must be in \[0.0, inf\], got nan"),
         (dict(prompt_noise=-0.1), r"`prompt_noise` must be in \[0.0, inf\], got -0.1"),

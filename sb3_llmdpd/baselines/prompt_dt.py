@@ -57,6 +57,7 @@ class PromptDT:
     :param max_grad_norm: gradients are clipped to this norm.
     :param text_dropout: share of the prompts whose sentence is replaced by the learned null.
     :param trajectory_dropout: the same for the example, independently.
+    :param pair_dropout: of the prompts that still have both, the share that loses its sentence, too.
     :param text_encoder: see `make_text_encoder`; None for a model without text.
     :param same_goal: examples come from episodes of the same goal.
     :param reward_scale: of the returns, see `PromptReplayBuffer`.
@@ -86,6 +87,7 @@ class PromptDT:
         max_grad_norm: float = 0.25,
         text_dropout: float = 0.1,
         trajectory_dropout: float = 0.1,
+        pair_dropout: float = 0.0,
         text_encoder: str | None = "minilm",
         same_goal: bool = False,
         reward_scale: str = "per_task",
@@ -98,8 +100,7 @@ class PromptDT:
         self.context = context
         self.prompt_window = prompt_window
         self.max_grad_norm = max_grad_norm
-        self.text_dropout = text_dropout
-        self.trajectory_dropout = trajectory_dropout
+        self.dropout = (text_dropout, trajectory_dropout, pair_dropout)
         self.reward_scale = reward_scale
         self.device = get_device(device)
         self.generator = th.Generator(self.device)
@@ -207,8 +208,8 @@ class PromptDT:
         """
         assert self.buffer is not None  # `learn` has checked
         segments, prompts = self.buffer.sample_segments(self.batch_size)
-        drop = th.rand((2, len(prompts.has_text)), generator=self.generator, device=self.device)
-        prompts = prompts.dropped(drop[0] < self.text_dropout, drop[1] < self.trajectory_dropout)
+        draws = th.rand((2, len(prompts.has_text)), generator=self.generator, device=self.device)
+        prompts = prompts.dropped_at_random(draws, *self.dropout)
         predicted = self.network(segments._replace(returns_to_go=segments.returns_to_go / self.return_scale), prompts)
         errors = F.mse_loss(predicted, segments.actions, reduction="none").mean(dim=-1)  # (B, K)
         return (errors * segments.is_step).sum() / segments.is_step.sum()

@@ -55,7 +55,7 @@ class QuickstartSettings:
     n_episodes: int = 10
     n_examples: int = 5
     noise: tuple[float, ...] = (0.1,)
-    n_steps: int = 7_000
+    n_steps: int = 6_000
     learning_rate: float = 1e-3
     model: Mapping[str, Any] = field(
         default_factory=lambda: {
@@ -66,9 +66,10 @@ class QuickstartSettings:
             "eta": 0.1,
             "policy_objective": "action_approximation",
             "max_grad_norm": 5.0,
-            # Each prompt is dropped often: what a sentence says beside an example, or alone, has to be learned, too.
+            # Of ten prompts two are whole, three are an example alone, and four a sentence alone: each has to be learned.
             "text_dropout": 0.2,
             "trajectory_dropout": 0.5,
+            "pair_dropout": 0.5,
             "policy_kwargs": {
                 "features_extractor_class": "metaworld_relative",
                 "conditioning": "nearest_steps",
