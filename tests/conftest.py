@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,14 @@ settings.load_profile("same_examples_each_time")
 def one_thread() -> None:
     """The networks in the tests are so small that more threads only wait for each other."""
     th.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_the_foreground() -> Iterator[None]:
+    """A process in the background inherits that Ctrl-C is ignored, and so would what is stopped in a test."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

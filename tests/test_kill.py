@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +79,9 @@ OPTIONS += ["--net-arch", "8", "--text-encoder", "hashing:8", "--device", "cpu"]
 
 
 @pytest.fixture
-def _in_the_foreground_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process in the background inherits that Ctrl-C is ignored; more threads may sum in another order."""
+def _with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More threads may sum in another order."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def arguments(out: Path, root: Path) -> list[str]:
@@ -104,7 +100,7 @@ def signalled(command: list[str], out: Path, number: signal.Signals) -> tuple[in
     return process.returncode, output
 
 
-@pytest.mark.usefixtures("_in_the_foreground_with_one_thread")
+@pytest.mark.usefixtures("_with_one_thread")
 def test_a_command_that_is_killed_interrupted_and_terminated_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     out, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
