@@ -62,7 +62,7 @@ _LISTED = (
     Variant(
         "random-text", "a random vector of the task instead of sentences", {"text_encoder": "random:metaworld"}, (BOTH, TEXT)
     ),
-    Variant("bc", "behaviour cloning alone", {"eta": 0.0}),
+    Variant("bc", "behaviour cloning alone", {"eta": 0.0}, (BOTH, EXAMPLE)),
     Variant(
         "hashing",
         "sentences read by a bag of hashed words instead of a language model",
