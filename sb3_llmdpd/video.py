@@ -38,6 +38,7 @@ def film_episode(
     prompt: Prompt,
     seed: int,
     *,
+    goal: str | None = None,
     make_env: EnvMaker = partial(MetaWorldEnv, render_mode="rgb_array"),  # noqa: B008 - holds no state
     max_episode_steps: int = HORIZON,
 ) -> Rollout:
@@ -48,6 +49,7 @@ def film_episode(
     :param task: whose scene is filmed.
     :param prompt: what the model is told.
     :param seed: of the episode.
+    :param goal: of the scene, as `Episode.goal` has it; None leaves it to the seed.
     :param make_env: makes an environment whose ``render()`` gives (height, width, 3), uint8.
     :param max_episode_steps: steps after which the episode ends.
     :return: what became of the episode.
@@ -59,7 +61,7 @@ def film_episode(
     require("imageio_ffmpeg", "video")
     library = drawing_library()
     with whole_file(path) as temporary, worker_pool(1, _use, library) as pool:
-        job = pool.submit(_film, temporary, model_path, task, prompt, seed, make_env, max_episode_steps)
+        job = pool.submit(_film, temporary, model_path, task, prompt, seed, goal, make_env, max_episode_steps)
         try:
             return job.result()
         except (BrokenProcessPool, ImportError, RuntimeError, AttributeError) as error:  # of drivers that cannot start
@@ -142,7 +144,14 @@ def _use(library: str | None) -> None:
 
 
 def _film(
-    path: Path, model_path: str | Path, task: str, prompt: Prompt, seed: int, make_env: EnvMaker, max_steps: int
+    path: Path,
+    model_path: str | Path,
+    task: str,
+    prompt: Prompt,
+    seed: int,
+    goal: str | None,
+    make_env: EnvMaker,
+    max_steps: int,
 ) -> Rollout:
     th.set_num_threads(1)
     model = LLMDPD.load(model_path, device="cpu").prompted(prompt=prompt)
@@ -151,7 +160,11 @@ def _film(
     with _Strip(path) if path.suffix == ".png" else require("imageio.v2", "video").get_writer(path, fps=fps) as writer:
         camera = _Camera(env, writer)
         (rollout,) = run_episodes(
-            [camera], lambda observations, *_: model.predict(observations, deterministic=True)[0], [seed], max_steps=max_steps
+            [camera],
+            lambda observations, *_: model.predict(observations, deterministic=True)[0],
+            [seed],
+            max_steps=max_steps,
+            goals=[goal],
         )
     env.close()
     return rollout

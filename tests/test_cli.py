@@ -4,7 +4,9 @@ import inspect
 import json
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -14,6 +16,7 @@ from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.minari import local_ids
+from sb3_llmdpd.evaluation.rollouts import Rollout
 
 TINY = ["--steps", "2", "--log-interval", "1", "--batch-size", "4", "--prompts-per-batch", "2", "--net-arch", "8"]
 TINY += ["--text-encoder", "hashing:8", "--device", "cpu", "--eta", "0"]
@@ -52,7 +55,7 @@ def test_the_version_is_the_packages() -> None:
     [
         (["collect", "metaworld"], ["--unseen", "--seed", "--out", "--noise", "--episodes"]),
         (["train"], ["--dataset", "--unseen", "--seed", "--out", "--steps", "--eta", "--resume", "--save-freq"]),
-        (["film"], ["--model", "--task", "--condition", "--seed", "--max-steps", "--out", "--root"]),
+        (["film"], ["--model", "--task", "--condition", "--seed", "--hide-goal", "--max-steps", "--out", "--root"]),
         (["evaluate"], ["--model", "--tasks", "--unseen", "--conditions", "--hide-goal", "--shared-scenes", "--phases"]),
         (["quickstart"], ["--seed", "--out", "--smoke"]),
         (["benchmark", "metaworld"], ["--split", "--unseen", "--goal", "--data", "--seeds", "--variants", "--out", "--root"]),
@@ -131,6 +134,24 @@ def test_shared_scenes_are_played_beside_the_tasks(model: Path, tmp_path: Path) 
     told = re.findall(r"^(\S+) +(\S+) +\d\.\d\d \[", result.output, flags=re.MULTILINE)
     assert ("pick-place", "reach") in told
     assert ("reach", "pick-place") not in told
+
+
+def test_with_the_goal_hidden_the_scene_that_is_filmed_has_the_goal_of_the_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filmed: dict[str, Any] = {}
+
+    def film_episode(*arguments: Any, **options: Any) -> Rollout:
+        filmed.update(options, prompt=arguments[3], env=options["make_env"]("reach"))
+        return Rollout(0, 0.0, 7, None, False)
+
+    film = import_module("sb3_llmdpd.cli.film")  # the name in the package is the function's
+    monkeypatch.setattr(film, "film_episode", film_episode)
+    monkeypatch.setattr(film, "N_EPISODES", 2)
+    result = run("film", "--model", "m.zip", "--task", "reach", "--hide-goal", "--root", tmp_path, "--out", tmp_path / "a.mp4")
+    assert result.exit_code == 0, result.output
+    assert filmed["goal"] == filmed["prompt"].trajectory.goal is not None
+    assert not filmed["env"].goal_visible
 
 
 def test_the_defaults_of_train_are_those_of_the_algorithm() -> None:

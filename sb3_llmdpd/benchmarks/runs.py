@@ -19,8 +19,14 @@ from sb3_llmdpd.report import tables, write_results
 EXAMPLE_IDS = "metaworld-examples/{task}-v0"
 """Minari ids of the data sets that are shown as examples, and never trained on."""
 
+HIDDEN_GOAL_EXAMPLE_IDS = "metaworld-examples/{task}-hidden-v0"
+"""Those of the examples whose observations do not show the goal."""
+
 N_EXAMPLES = 5
 """How many of a task there are where nothing else is asked: the same data set then serves all commands."""
+
+N_EPISODES = 50
+"""How many an evaluation plays of a task where nothing else is asked: with the goal hidden, each has an example of its own."""
 
 _EXAMPLE_SEED = 1_000_003
 """Keeps the scenes of examples apart from those of training, whatever seed both were given."""

@@ -6,15 +6,20 @@ from typing import Annotated
 
 import typer
 
-from sb3_llmdpd.benchmarks.runs import EXAMPLE_IDS, N_EXAMPLES, evaluate_into, example_episodes, show_tables
+from sb3_llmdpd.benchmarks.runs import (
+    EXAMPLE_IDS,
+    HIDDEN_GOAL_EXAMPLE_IDS,
+    N_EPISODES,
+    N_EXAMPLES,
+    evaluate_into,
+    example_episodes,
+    show_tables,
+)
 from sb3_llmdpd.cli.options import names
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, by_need_of_goal, task_info
 from sb3_llmdpd.evaluation.conditions import CONDITIONS, CONTROLS, make_cells, shared_scene_cells
 from sb3_llmdpd.llmdpd import LLMDPD
-
-HIDDEN_GOAL_EXAMPLE_IDS = "metaworld-examples/{task}-hidden-v0"
-"""Minari ids of the examples whose observations do not show the goal."""
 
 
 def evaluate(
@@ -32,7 +37,7 @@ def evaluate(
         bool,
         typer.Option("--shared-scenes", help="Play the scenes, too, in which only the sentence says which task is meant."),
     ] = False,
-    episodes: Annotated[int, typer.Option(help="Episodes of each task under each condition.")] = 50,
+    episodes: Annotated[int, typer.Option(help="Episodes of each task under each condition.")] = N_EPISODES,
     examples: Annotated[
         int | None,
         typer.Option(
@@ -48,7 +53,7 @@ def evaluate(
         typer.Option(
             "--hide-goal",
             help="Leave the goal out of the observations: the example then has the scene's goal, and another placement."
-            " Tasks whose goal is a part of their object are left out.",
+            " Tasks whose goal is a part of their object, or hardly moves, are left out.",
         ),
     ] = False,
     phases: Annotated[

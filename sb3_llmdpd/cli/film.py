@@ -1,16 +1,23 @@
 """`sb3-llmdpd film`: shows what a model does in one episode of Meta-World."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sb3_llmdpd.benchmarks.runs import N_EXAMPLES, example_episodes
+from sb3_llmdpd.benchmarks.runs import (
+    EXAMPLE_IDS,
+    HIDDEN_GOAL_EXAMPLE_IDS,
+    N_EPISODES,
+    N_EXAMPLES,
+    example_episodes,
+)
 from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, NOTHING, TEXT
-from sb3_llmdpd.data.metaworld.envs import HORIZON
+from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import make_cells
-from sb3_llmdpd.evaluation.tasks import prompts_of
+from sb3_llmdpd.evaluation.tasks import goals_of, prompts_of
 from sb3_llmdpd.video import check_film, film_episode
 
 _CONDITIONS = (BOTH, TEXT, EXAMPLE, NOTHING)
@@ -21,6 +28,9 @@ def film(
     task: Annotated[str, typer.Option(help="Whose scene is played.")],
     condition: Annotated[str, typer.Option(help=f"What the model is told: {', '.join(_CONDITIONS)}.")] = _CONDITIONS[0],
     seed: Annotated[int, typer.Option(help="Of the scene, as in the seeds of results.json, and of the example.")] = 0,
+    hide_goal: Annotated[
+        bool, typer.Option("--hide-goal", help="Leave the goal out of the observations: the scene then has the example's.")
+    ] = False,
     max_steps: Annotated[int, typer.Option(help="Steps after which the episode ends.")] = HORIZON,
     out: Annotated[Path, typer.Option(help="An .mp4, or a .png with eight frames.")] = Path("film.mp4"),
     root: Annotated[
@@ -32,10 +42,18 @@ def film(
     name = task_info(task).name
     if condition not in _CONDITIONS:
         raise ValueError(f"--condition takes one of {', '.join(_CONDITIONS)}; got {condition!r}")
-    (cell,) = make_cells([name], [condition])
-    shown = [] if cell.condition.trajectory_of is None else [name]
-    examples = example_episodes(shown, N_EXAMPLES, root=root, n_processes=1)
+    (cell,) = make_cells([name], [condition], same_goal=hide_goal)
+    examples = example_episodes(
+        [name] if cell.same_goal or cell.condition.trajectory_of is not None else [],
+        N_EPISODES if hide_goal else N_EXAMPLES,  # as `evaluate` has them: the same data set serves both
+        goal_visible=not hide_goal,
+        root=root,
+        n_processes=1,
+        id_format=HIDDEN_GOAL_EXAMPLE_IDS if hide_goal else EXAMPLE_IDS,
+    )
     (prompt,) = prompts_of(cell.condition, examples, {}, 1)
-    rollout = film_episode(out, model, name, prompt, seed, max_episode_steps=max_steps)
+    (goal,) = goals_of(cell, examples, 1)
+    make_env = partial(MetaWorldEnv, goal_visible=not hide_goal, render_mode="rgb_array")
+    rollout = film_episode(out, model, name, prompt, seed, goal=goal, make_env=make_env, max_episode_steps=max_steps)
     success = "no success" if rollout.first_success is None else f"success at step {rollout.first_success + 1}"
     typer.echo(f"{out}: {rollout.length} steps, {success}")

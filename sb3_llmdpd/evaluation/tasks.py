@@ -230,8 +230,15 @@ def _end(episode: Episode) -> np.ndarray:
     return np.concatenate([np.ravel(part[-1]).astype(np.float64) for part in parts])
 
 
-def _goals(cell: Cell, examples: Mapping[str, Sequence[Episode]], n_episodes: int) -> list[str | None]:
-    """Goals of a cell's scenes, in the same turns in which the examples are shown."""
+def goals_of(cell: Cell, examples: Mapping[str, Sequence[Episode]], n_episodes: int) -> list[str | None]:
+    """Goals of a cell's scenes, in the same turns in which the examples are shown.
+
+    :param cell: which.
+    :param examples: episodes by task.
+    :param n_episodes: of the cell.
+    :return: one for each episode; None where its seed decides.
+    :raises ValueError: when a goal is needed and an example has none, or there is no example.
+    """
     if not cell.same_goal:
         return [None] * n_episodes
     episodes = _successful(cell.task, examples, "the scenes have the goals of the examples")
@@ -254,7 +261,7 @@ def _jobs(
         return int(np.random.SeedSequence([_EVALUATION, seed, crc32(cell.task.encode()), *entropy]).generate_state(1)[0])
 
     prompts = prompts_of(cell.condition, examples, texts, n_episodes)
-    goals = _goals(cell, examples, n_episodes)
+    goals = goals_of(cell, examples, n_episodes)
     seeds = [draw(episode) for episode in range(n_episodes)]
     for first in range(0, n_episodes, n_envs):
         block = slice(first, first + n_envs)
