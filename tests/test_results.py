@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -63,6 +63,41 @@ def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
         train, unseen = tasks_of_split(run["split"])
         assert set(run["unseen"]) <= set(unseen)
         assert set(run["seen"]) <= set(train)
+
+
+FINE = "steps, other dropouts, fine differences"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        (("steps", "text+trajectory"), ("concat", "text+trajectory"), "Alone they gain {0:.2f} (standard error {1:.2f})"),
+        (
+            (f"{FINE}, no sentence beside an example", "trajectory"),
+            (FINE, "text+trajectory"),
+            "reads no sentence beside an example does {0:.2f} better (standard error {1:.2f}) than one that is told both",
+        ),
+        ((f"{FINE}, pair dropout", "trajectory"), (FINE, "trajectory"), "{0:.2f} more from the example alone ({1:.2f})"),
+    ],
+    ids=["nearest steps", "no sentence", "pair dropout"],
+)
+def test_a_difference_that_the_page_states_is_that_of_the_same_tasks(
+    one: tuple[str, str], other: tuple[str, str], said: str
+) -> None:
+    rates = [
+        {
+            task: cells[condition]
+            for run in tuning("visible")
+            if run["setting"] == setting
+            for task, cells in run["unseen"].items()
+        }
+        for setting, condition in (one, other)
+    ]
+    differences = [rates[0][task] - rates[1][task] for task in rates[0]]
+    assert len(differences) == 45
+    error = stdev(differences) / len(differences) ** 0.5
+    page = " ".join((DOCS / "benchmarks.md").read_text(encoding="utf-8").split())
+    assert said.format(mean(differences), error) in page
 
 
 GRIDS = sorted(path.parent.name for path in (DOCS / "results").glob("*/results.json"))
