@@ -80,6 +80,11 @@ def test_tasks_whose_example_need_only_be_copied_are_marked_and_left_out_of_mean
     assert "such tasks, marked *, are left out of the means" in " ".join(facts(hidden))
 
 
+def test_where_episodes_end_at_success_returns_are_left_out(results: GridResults) -> None:
+    ended = replace(results, settings={**SETTINGS, "stop_at_success": True})
+    assert [table.title for table in tables(ended)] == ["Success at any step [95% interval]", "The rows"]
+
+
 def test_scenes_that_two_tasks_share_have_tables_of_their_own(results: GridResults) -> None:
     told = [
         *(played("full", seed, "push", "told:push", 1, 1, 1, 1) for seed in (0, 1)),

@@ -105,14 +105,16 @@ def tables(results: GridResults) -> list[Table]:
 
     :param results: of a grid.
     :return: success, returns, what the method has above other rows in both, shared scenes, how far the method and the experts
-        came on unseen tasks, and what the rows are; those of them that have rows.
+        came on unseen tasks, and what the rows are; those of them that have rows. No returns where episodes end at success.
     """
     variants = [(name, str(variant["sentence"])) for name, variant in results.variants.items()]
+    returns = [_table("Return [95% interval]", results, "returns", digits=0), _above_table(results, "returns", digits=0)]
+    if results.settings["stop_at_success"]:  # then the shortest episodes, which are the best, have the least
+        returns = []
     made = [
         _table("Success at any step [95% interval]", results, "successes", digits=2),
         _above_table(results, "successes", digits=2),
-        _table("Return [95% interval]", results, "returns", digits=0),
-        _above_table(results, "returns", digits=0),
+        *returns,
         *_told_tables(results),
         _phase_table(results),
         Table("The rows", ("row", "what it is"), tuple(variants)),
@@ -132,7 +134,7 @@ def facts(results: GridResults) -> list[str]:
     fewer = ", ".join(f"{name} {n}" for name, n in seeds.items() if n < most)
     goal_known = "" if settings["goal"] == "visible" else f" {GOAL_KNOWN}"
     fewer_controls = " (under the controls a fifth as many)" if settings["goal"] == "visible" else ""
-    ends = "; it ends there, and so do the returns" if settings["stop_at_success"] else ""
+    ends = "; it ends there, so that returns say little, and are left out" if settings["stop_at_success"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version is not None)
     return [
         f"Split {settings['split']}: trained on {len(settings['train_tasks'])} tasks; unseen are"
