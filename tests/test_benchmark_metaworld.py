@@ -253,7 +253,7 @@ def test_what_a_row_is_called_decides_nothing_but_what_it_does_is_in_the_setting
     assert cell.settings["variant"] == {
         "name": "bc",
         "model": {"eta": 0.0},
-        "conditions": ["text+trajectory"],
+        "conditions": ["text+trajectory", "trajectory"],
         "trained_as": None,
         "method": "llmdpd",
     }

@@ -48,10 +48,10 @@ def walker(conditioning: str) -> LLMDPD:
         eta=0.01,
         ema_decay=0.95,
         text_dropout=0.3,
-        trajectory_dropout=0.3,
+        trajectory_dropout=0.5,
         policy_kwargs=dict(net_arch=[64, 64], conditioning=conditioning),
     )
-    return model.learn(300, log_interval=None)
+    return model.learn(500, log_interval=None)
 
 
 def ends(model: LLMDPD, prompt: Prompt) -> np.ndarray:
