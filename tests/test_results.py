@@ -58,8 +58,17 @@ def test_the_table_of_what_was_tried_is_what_the_raw_results_give(goal: str) -> 
     ]
 
 
+def test_the_table_of_what_was_tried_on_mixed_data_is_what_the_raw_results_give() -> None:
+    def means(cells: dict[str, dict[str, float]]) -> list[str]:
+        return [rate(cell["success"] for cell in cells.values()), f"{mean(cell['return'] for cell in cells.values()):.0f}"]
+
+    assert table_behind("tuning mixed") == [
+        [run["setting"], str(run["candidates"]), *means(run["seen"]), *means(run["unseen"])] for run in tuning("mixed")
+    ]
+
+
 def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
-    for run in tuning("visible") + tuning("hidden"):
+    for run in tuning("visible") + tuning("hidden") + tuning("mixed"):
         train, unseen = tasks_of_split(run["split"])
         assert set(run["unseen"]) <= set(unseen)
         assert set(run["seen"]) <= set(train)
