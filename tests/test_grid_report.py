@@ -71,6 +71,11 @@ def test_columns_are_the_groups_and_each_unseen_task(results: GridResults) -> No
     assert returns.rows[0][4] == "75 [50, 100]"
 
 
+def test_a_task_that_is_played_for_its_shared_scenes_alone_is_not_counted_among_the_seen_ones(results: GridResults) -> None:
+    with_faucet = replace(results.cells[0], task="faucet-open", condition="told:faucet-close")
+    assert tables(replace(results, cells=(*results.cells, with_faucet)))[0].header[3] == "seen (2)"
+
+
 def test_tasks_whose_example_need_only_be_copied_are_marked_and_left_out_of_means(results: GridResults) -> None:
     settings = {**SETTINGS, "goal": "hidden", "goal_known_tasks": ["door-unlock"]}
     hidden = GridResults(settings, results.variants, results.hardware, results.versions, results.cells)

@@ -202,7 +202,7 @@ class _Group:
 def _groups(results: GridResults) -> list[_Group]:
     """The means first, and then each unseen task."""
     goal_known = results.settings["goal_known_tasks"]
-    seen = frozenset(cell.task for cell in results.cells if cell.seen)
+    seen = frozenset(cell.task for cell in results.cells if cell.seen and cell.told is None)
     unseen = frozenset(results.settings["unseen_tasks"]) - frozenset(goal_known)
     return [
         _Group(f"seen ({len(seen)})", seen, True),
