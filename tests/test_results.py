@@ -29,6 +29,10 @@ def table_behind(mark: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
+def words_of_the_page() -> str:
+    return " ".join((DOCS / "benchmarks.md").read_text(encoding="utf-8").split())
+
+
 def rate(values: Iterable[float]) -> str:
     rates = list(values)
     return f"{mean(rates):.2f}" if rates else ""
@@ -65,6 +69,24 @@ def test_the_table_of_what_was_tried_on_mixed_data_is_what_the_raw_results_give(
     assert table_behind("tuning mixed") == [
         [run["setting"], str(run["candidates"]), *means(run["seen"]), *means(run["unseen"])] for run in tuning("mixed")
     ]
+
+
+def test_what_the_page_says_of_critics_on_mixed_data_is_what_the_raw_results_give() -> None:
+    td, advantage = (list(run["seen"].values()) for run in tuning("ranking"))
+    preferred = [mean(cell["preferred"] for cell in cells) for cells in (td, advantage)]
+    text = words_of_the_page()
+    assert (
+        f"to a random one in {preferred[0]:.2f} of the cases, and values it by {mean(c['gap'] for c in td):.0%} more" in text
+    )
+    assert f"(the temporal-difference error of V) prefers it in {preferred[1]:.2f}." in text
+
+
+def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() -> None:
+    one, one_example, four, four_example = (mean(run["seen"].values()) for run in tuning("windows"))
+    said = (
+        f"{four:.2f} instead of {one:.2f} with both prompts, {four_example:.2f} instead of {one_example:.2f} with the example"
+    )
+    assert said in words_of_the_page()
 
 
 def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
@@ -105,8 +127,7 @@ def test_a_difference_that_the_page_states_is_that_of_the_same_tasks(
     differences = [rates[0][task] - rates[1][task] for task in rates[0]]
     assert len(differences) == 45
     error = stdev(differences) / len(differences) ** 0.5
-    page = " ".join((DOCS / "benchmarks.md").read_text(encoding="utf-8").split())
-    assert said.format(mean(differences), error) in page
+    assert said.format(mean(differences), error) in words_of_the_page()
 
 
 GRIDS = sorted(path.parent.name for path in (DOCS / "results").glob("*/results.json"))

@@ -108,13 +108,11 @@ def tables(results: GridResults) -> list[Table]:
         came on unseen tasks, and what the rows are; those of them that have rows. No returns where episodes end at success.
     """
     variants = [(name, str(variant["sentence"])) for name, variant in results.variants.items()]
-    returns = [_table("Return [95% interval]", results, "returns", digits=0), _above_table(results, "returns", digits=0)]
-    if results.settings["stop_at_success"]:  # then the shortest episodes, which are the best, have the least
-        returns = []
+    # Where episodes end at success, the shortest ones, which are the best, have the least return.
+    has_returns = not results.settings["stop_at_success"]
     made = [
-        _table("Success at any step [95% interval]", results, "successes", digits=2),
-        _above_table(results, "successes", digits=2),
-        *returns,
+        *_tables_of("Success at any step", results, "successes", digits=2),
+        *(_tables_of("Return", results, "returns", digits=0) if has_returns else []),
         *_told_tables(results),
         _phase_table(results),
         Table("The rows", ("row", "what it is"), tuple(variants)),
@@ -221,6 +219,10 @@ def _table(title: str, results: GridResults, values: str, digits: int) -> Table:
         for row in rows_of(results)
     )
     return Table(title, ("row", "told", "seeds", *(group.title for group in groups)), rows)
+
+
+def _tables_of(title: str, results: GridResults, values: str, digits: int) -> list[Table]:
+    return [_table(f"{title} [95% interval]", results, values, digits), _above_table(results, values, digits)]
 
 
 def _above_table(results: GridResults, values: str, digits: int) -> Table:
