@@ -185,14 +185,17 @@ def told_rates(results: Sequence[CellResult]) -> dict[str, Estimate]:
 
     :param results: of `evaluate_tasks`; of them, those of the conditions ``"told:<task>"``.
     :return: under ``"does what it is told"`` the mean success in scenes that were told their own sentence, and under
-        ``"does the other"`` in those that were told another one; a key is left out where there are none.
+        ``"does the other"`` in those that were told another one, ``"does the other soon"`` of them such as
+        `sb3_llmdpd.data.metaworld.scenes.soon` counts; a key is left out where there are none.
     """
     told = [result for result in results if result.condition.is_told]
-    own = {
+    others = [result for result in told if result.condition.text_of != result.task]
+    rates = {
         "does what it is told": [result.successes for result in told if result.condition.text_of == result.task],
-        "does the other": [result.successes for result in told if result.condition.text_of != result.task],
+        "does the other": [result.successes for result in others],
+        "does the other soon": [result.soon for result in others],
     }
-    return {name: mean_over_tasks(successes) for name, successes in own.items() if successes}
+    return {name: mean_over_tasks(successes) for name, successes in rates.items() if successes}
 
 
 def _told_table(results: Sequence[CellResult]) -> Table:

@@ -137,6 +137,7 @@ def test_the_file_has_a_line_for_each_task_and_condition(tmp_path: Path) -> None
         "successes": [1, 0],
         "returns": [3.5, 0.1],
         "phases": None,
+        "soon": None,
     }
 
 
@@ -144,6 +145,13 @@ def test_the_file_keeps_how_far_the_episodes_came(tmp_path: Path) -> None:
     watched = replace(some_results(), cells=(replace(some_results().cells[0], phases=(1.0, 0.5, 0.0, 0.0, 0.0)),))
     write_grid(tmp_path / "results.json", watched)
     assert read_grid(tmp_path / "results.json") == watched
+
+
+def test_scenes_that_two_tasks_share_keep_which_successes_came_soon() -> None:
+    told = Condition("told:faucet-close", text_of="faucet-close")
+    result = CellResult("faucet-open", told, True, (0, 1), (True, True), (True, True), (1.0, 2.0), (60, 250))
+    assert PlayedCell.of(CELLS[0], result).soon == (1, 0)
+    assert PlayedCell.of(CELLS[0], replace(result, condition=Condition("text", text_of="faucet-open"))).soon is None
 
 
 def test_finished_cells_are_gathered(tmp_path: Path) -> None:
@@ -167,8 +175,8 @@ def test_rows_of_an_earlier_call_are_kept_and_those_run_again_replaced() -> None
     [
         ("{", "does not hold results of a benchmark \\(JSONDecodeError"),
         ("[]", "does not hold results"),
-        ('{"format_version": 1}', "does not hold results"),
-        ('{"format_version": 99}', "has format version 99, and this sb3_llmdpd reads version 1"),
+        ('{"format_version": 2}', "does not hold results"),
+        ('{"format_version": 99}', "has format version 99, and this sb3_llmdpd reads version 2"),
     ],
 )
 def test_a_file_that_holds_no_results_of_a_grid_is_refused(tmp_path: Path, content: str, message: str) -> None:

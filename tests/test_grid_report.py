@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sb3_llmdpd.benchmarks.grid_page import BARS, LABELS, Panel, chart, page
-from sb3_llmdpd.benchmarks.grid_report import NOT_SHOWN, facts, rows_of, tables, write_report
+from sb3_llmdpd.benchmarks.grid_report import NOT_SHOWN, SHARED_SCENES, facts, write_report
 from sb3_llmdpd.benchmarks.grid_results import GridResults, PlayedCell
+from sb3_llmdpd.benchmarks.grid_tables import rows_of, tables
 from sb3_llmdpd.evaluation.statistics import Estimate
 from sb3_llmdpd.report import Table
 
@@ -72,7 +73,7 @@ def test_columns_are_the_groups_and_each_unseen_task(results: GridResults) -> No
 
 
 def test_a_task_that_is_played_for_its_shared_scenes_alone_is_not_counted_among_the_seen_ones(results: GridResults) -> None:
-    with_faucet = replace(results.cells[0], task="faucet-open", condition="told:faucet-close")
+    with_faucet = replace(results.cells[0], task="faucet-open", condition="told:faucet-close", soon=(0, 0))
     assert tables(replace(results, cells=(*results.cells, with_faucet)))[0].header[3] == "seen (2)"
 
 
@@ -94,18 +95,21 @@ def test_scenes_that_two_tasks_share_have_tables_of_their_own(results: GridResul
     told = [
         *(played("full", seed, "push", "told:push", 1, 1, 1, 1) for seed in (0, 1)),
         *(played("full", seed, "reach", "told:reach", 1, 1, 0, 0) for seed in (0, 1)),
-        *(played("full", seed, "push", "told:reach", 0, 0, 0, seed) for seed in (0, 1)),
+        *(played("full", seed, "push", "told:reach", 0, 0, 1, seed) for seed in (0, 1)),
     ]
     plain = tables(results)
-    success, _, means, single, _ = tables(GridResults(**{**vars(results), "cells": (*results.cells, *told)}))
+    of_both = replace(results, cells=(*results.cells, *(replace(cell, soon=(0, 0, 1, 0)) for cell in told)))
+    success, _, means, single, _ = tables(of_both)
     assert success == plain[0]
     assert [row[:3] for row in means.rows] == [("full", "2", means.rows[0][2])]
-    assert [entry[:4] for entry in means.rows[0][2:]] == ["0.75", "0.12"]
-    assert [(*row[:3], row[3][:4]) for row in single.rows] == [
-        ("full", "push", "push", "1.00"),
-        ("full", "reach", "reach", "0.50"),
-        ("full", "push", "reach", "0.12"),
+    assert [entry[:4] for entry in means.rows[0][2:]] == ["0.75", "0.38", "0.25"]
+    assert [(*row[:3], row[3][:4], row[4][:4]) for row in single.rows] == [
+        ("full", "push", "push", "1.00", "0.25"),
+        ("full", "reach", "reach", "0.50", "0.25"),
+        ("full", "push", "reach", "0.38", "0.25"),
     ]
+    assert SHARED_SCENES in facts(of_both)
+    assert SHARED_SCENES not in facts(results)
 
 
 def test_how_far_the_method_and_the_experts_came_is_a_mean_over_seeds(results: GridResults) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from sb3_llmdpd.benchmarks.grid_report import facts, tables
+from sb3_llmdpd.benchmarks.grid_report import facts
 from sb3_llmdpd.benchmarks.grid_results import read_grid
+from sb3_llmdpd.benchmarks.grid_tables import tables
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
 
 DOCS = Path(__file__).parent.parent / "docs"

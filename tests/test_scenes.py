@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 
 from sb3_llmdpd.data.metaworld.scenes import (
+    EXPERT_STEPS,
     GOAL_DISTANCE,
     SHARED_SCENES,
     SharedScenes,
     can_be_told_apart,
+    expert_steps,
     expert_success,
     first_observations,
     mean_goal_distance,
     shared_scenes,
+    soon,
 )
 from sb3_llmdpd.data.metaworld.tasks import TASKS, by_need_of_goal
 from sb3_llmdpd.evaluation.conditions import shared_scene_cells
@@ -55,6 +58,20 @@ def test_hiding_the_goal_makes_the_faucets_alike() -> None:
 def test_who_carries_the_puck_to_the_goal_has_reached_it_and_not_the_other_way_round() -> None:
     assert expert_success("reach", "pick-place", 1) == 1.0
     assert expert_success("pick-place", "reach", 1) == 0.0
+
+
+def test_soon_is_within_twice_the_steps_of_the_expert() -> None:
+    limit = 2 * EXPERT_STEPS["faucet-open"]
+    assert soon("faucet-open", [limit - 1, limit, None, 0]) == (True, False, False, True)
+
+
+def test_where_no_expert_was_measured_every_success_is_soon() -> None:
+    assert soon("drawer-open", [499, None]) == (True, False)
+
+
+def test_the_steps_of_experts_are_measured_where_scenes_are_shared() -> None:
+    assert set(EXPERT_STEPS) == {task for pair in SHARED_SCENES for task in pair.exclusive}
+    assert expert_steps("faucet-open") == EXPERT_STEPS["faucet-open"]
 
 
 @pytest.mark.slow  # three simulators, and two experts in the scenes of each other

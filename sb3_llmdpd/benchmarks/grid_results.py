@@ -15,7 +15,7 @@ from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.processes import n_cores
 from sb3_llmdpd.report import read_results, versions
 
-GRID_VERSION = 1
+GRID_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class PlayedCell:
     :param successes: (n_episodes,), 1 for success at any step.
     :param returns: (n_episodes,), sums of raw rewards, to one digit.
     :param phases: share of the episodes that passed each of `PHASES`, to three digits; None where that was not watched.
+    :param soon: (n_episodes,), 1 for a success that came soon (`sb3_llmdpd.data.metaworld.scenes.soon`), in the scenes that
+        two tasks share; None in all other cells.
     """
 
     variant: str
@@ -40,6 +42,7 @@ class PlayedCell:
     successes: tuple[int, ...]
     returns: tuple[float, ...]
     phases: tuple[float, ...] | None = None
+    soon: tuple[int, ...] | None = None
 
     @property
     def told(self) -> str | None:
@@ -63,6 +66,7 @@ class PlayedCell:
             tuple(int(success) for success in result.successes),
             tuple(round(total, 1) for total in result.returns),
             None if result.phases is None else tuple(round(rate, 3) for rate in phase_rates(result.phases).values()),
+            tuple(int(success) for success in result.soon) if result.condition.is_told else None,
         )
 
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from sb3_llmdpd.benchmarks.grid import RESULTS
-from sb3_llmdpd.benchmarks.grid_report import PAGE, REPORT, tables, write_report
+from sb3_llmdpd.benchmarks.grid_report import PAGE, REPORT, write_report
 from sb3_llmdpd.benchmarks.grid_results import GridResults, read_grid
+from sb3_llmdpd.benchmarks.grid_tables import tables
 from sb3_llmdpd.benchmarks.metaworld import MetaworldBenchmark
 from sb3_llmdpd.benchmarks.metaworld_settings import DATA, GOALS, MetaworldSettings
 from sb3_llmdpd.benchmarks.splits import SPLIT_NAMES

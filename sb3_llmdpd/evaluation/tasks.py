@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
+from sb3_llmdpd.data.metaworld.scenes import soon
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import Cell, Condition
 from sb3_llmdpd.evaluation.jobs import EnvMaker, Job, PlaySettings, play_jobs
@@ -59,6 +60,11 @@ class CellResult:
     def success_rate(self) -> float:
         """Share of the episodes that succeeded at any step, in [0, 1]."""
         return float(np.mean(self.successes))
+
+    @property
+    def soon(self) -> tuple[bool, ...]:
+        """Which episodes succeeded soon, see `sb3_llmdpd.data.metaworld.scenes.soon`."""
+        return soon(self.task, self.first_successes)
 
     @classmethod
     def of(cls, cell: Cell, rollouts: Sequence[Rollout]) -> "CellResult":

@@ -1,8 +1,10 @@
 """What Meta-World's scenes leave open: which task is meant, where two begin alike, and where the goal is, if it moves.
 
-``python -m sb3_llmdpd.data.metaworld.scenes`` measures `SHARED_SCENES`, and which goals move (`TaskInfo.goal_moves`).
+``python -m sb3_llmdpd.data.metaworld.scenes`` measures `SHARED_SCENES`, `EXPERT_STEPS`, and which goals move
+(`TaskInfo.goal_moves`).
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,6 +59,21 @@ SHARED_SCENES: tuple[SharedScenes, ...] = (
 )
 """Measured with Meta-World 3.1.1, 20 resets and 10 episodes of each expert in the other's scenes. Walls are not in the
 observation."""
+
+
+EXPERT_STEPS: dict[str, int] = {
+    "faucet-close": 65,
+    "faucet-open": 59,
+    "pick-place": 53,
+    "pick-place-wall": 85,
+    "plate-slide": 52,
+    "plate-slide-side": 46,
+    "push": 62,
+    "push-wall": 78,
+    "reach": 46,
+    "stick-pull": 109,
+}
+"""Steps that the tasks which are exclusive in a pair take their experts, measured likewise, see `expert_steps`."""
 
 
 def first_observations(task: str, n_resets: int = 20, *, goal_visible: bool = True, seed: int = 0) -> np.ndarray:
@@ -124,21 +141,53 @@ def expert_success(task: str, expert_of: str, n_episodes: int = 10, *, goal_visi
     :param seed: of the scenes.
     :return: share of the episodes with a success, in [0, 1].
     """
+    first = _first_successes(task, expert_of, n_episodes, goal_visible=goal_visible, seed=seed)
+    return float(np.mean([step is not None for step in first]))
+
+
+def expert_steps(task: str, n_episodes: int = 10, seed: int = 0) -> int:
+    """How many steps a task takes its own expert.
+
+    :param task: name.
+    :param n_episodes: how many.
+    :param seed: of the scenes.
+    :return: median over the episodes that succeed.
+    """
+    first = _first_successes(task, task, n_episodes, goal_visible=True, seed=seed)
+    return int(np.median([step + 1 for step in first if step is not None]))
+
+
+def soon(task: str, first_successes: Sequence[int | None]) -> tuple[bool, ...]:
+    """Which successes came within twice the steps that the task takes its expert.
+
+    Nothing ends an episode when another task than the scene's is done. Who turns a handle as told and goes on may turn it
+    back, much later: such a success says nothing about what was understood.
+
+    :param task: whose success it was.
+    :param first_successes: index of each episode's first successful step; None where there was none.
+    :return: one for each; where the expert's steps were not measured (`EXPERT_STEPS`), every success counts.
+    """
+    limit = 2 * EXPERT_STEPS[task] if task in EXPERT_STEPS else math.inf
+    return tuple(step is not None and step < limit for step in first_successes)
+
+
+def _first_successes(task: str, expert_of: str, n_episodes: int, *, goal_visible: bool, seed: int) -> list[int | None]:
     env, own = MetaWorldEnv(task), MetaWorldEnv(expert_of)
-    successes = []
+    found: list[int | None] = []
     for episode in range(n_episodes):
-        observation, info = env.reset(seed=seed if episode == 0 else None)
+        observation, _ = env.reset(seed=seed if episode == 0 else None)
         own.reset(seed=seed + 1 if episode == 0 else None)  # with the same seed both goals would lie alike
         if goal_visible:
             own.simulator._target_pos = env.simulator._target_pos
-        for _ in range(_EXPERT_STEPS):
+        found.append(None)
+        for step in range(_EXPERT_STEPS):
             observation, _, _, _, info = env.step(own.expert_action(observation))
             if info["is_success"]:
+                found[-1] = step
                 break
-        successes.append(info["is_success"])
     for used in (env, own):
         used.close()
-    return float(np.mean(successes))
+    return found
 
 
 def shared_scenes(
@@ -171,6 +220,8 @@ def shared_scenes(
 if __name__ == "__main__":
     for pair in shared_scenes():
         sys.stdout.write(f"    {pair},\n")
+    for task in sorted({task for pair in SHARED_SCENES for task in pair.exclusive}):
+        sys.stdout.write(f"    {task!r}: {expert_steps(task)},\n")
     for info in TASKS.values():
         if info.goal_separate:
             sys.stdout.write(f"    {info.name}: goals are {mean_goal_distance(info.name):.3f} m from each other\n")
