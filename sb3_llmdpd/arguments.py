@@ -5,6 +5,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from sb3_llmdpd.losses import CRITIC_OBJECTIVES, POLICY_OBJECTIVES
+from sb3_llmdpd.return_weights import check_return_weight
 
 SAVED_ARGUMENTS = (
     "learning_rate",
@@ -27,6 +28,7 @@ SAVED_ARGUMENTS = (
     "text_encoder",
     "same_goal",
     "reward_scale",
+    "return_weight",
     "n_candidates",
     "candidate_temperature",
     "policy_kwargs",
@@ -52,7 +54,7 @@ _NUMBERS = {
     **dict.fromkeys(
         ("gamma", "tau", "expectile", "ema_decay", "text_dropout", "trajectory_dropout", "pair_dropout"), (0.0, 1.0)
     ),
-    **dict.fromkeys(("eta", "prompt_noise", "candidate_temperature", "max_grad_norm"), (0.0, float("inf"))),
+    **dict.fromkeys(("eta", "prompt_noise", "candidate_temperature", "max_grad_norm", "return_weight"), (0.0, float("inf"))),
     **dict.fromkeys(("learning_rate", "critic_learning_rate"), (0.0, float("inf"))),
 }
 _SCHEDULES = ("learning_rate", "critic_learning_rate")
@@ -99,6 +101,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         if arguments[name] not in known:
             raise ValueError(f"`{name}` must be one of {known}, got {arguments[name]!r}")
     _check_ends(arguments)
+    check_return_weight(arguments["return_weight"], arguments["gamma"])
     if arguments["n_candidates"] > 1 and arguments["eta"] == 0:
         raise ValueError(f"`n_candidates` must be 1 where eta=0 trains no critic to choose, got {arguments['n_candidates']}")
     _check_batch_sizes(arguments["batch_size"], arguments["q_batch_size"], arguments["prompts_per_batch"])

@@ -12,6 +12,7 @@ from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.images import channels_first, channels_first_space
 from sb3_llmdpd.episode_index import EpisodeIndex
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, window_steps
+from sb3_llmdpd.return_weights import check_return_weight
 from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs, to_device
 
 REWARD_SCALES = ("per_task", "none")
@@ -36,10 +37,15 @@ class PromptReplayBuffer(ReplayBuffer):
     :param same_goal: draw the example among episodes of the same goal; every episode then needs one.
     :param reward_scale: ``"per_task"`` divides rewards by their root mean square in the task, since one shared critic
         must not be ruled by the task with the largest rewards; ``"none"`` leaves them.
+    :param return_weight: how much more often the transitions of better episodes of a task are drawn, see `return_lots`; 0 for
+        all alike. Of two episodes whose returns are a standard deviation apart, the better one's transitions are drawn
+        exp(return_weight) times as often.
+    :param gamma: discount of the returns that this goes by.
     :param seed: of the buffer's Generator.
     :param observation_space: of the model. Where it is the data's, images keep the order of their axes; otherwise their
         channels are moved to the front, as SB3 does.
-    :raises ValueError: on an unknown ``reward_scale``, sizes below one, or ``same_goal`` without goals.
+    :raises ValueError: on an unknown ``reward_scale``, sizes below one, ``same_goal`` without goals, a negative
+        ``return_weight``, or one above 0 with a ``gamma`` of 1.
     """
 
     def __init__(
@@ -50,6 +56,8 @@ class PromptReplayBuffer(ReplayBuffer):
         prompt_window: int = PROMPT_WINDOW,
         same_goal: bool = False,
         reward_scale: str = "per_task",
+        return_weight: float = 0.0,
+        gamma: float = 0.99,
         seed: int | None = None,
         observation_space: spaces.Space[Any] | None = None,
     ) -> None:
@@ -59,6 +67,7 @@ class PromptReplayBuffer(ReplayBuffer):
             raise ValueError(
                 f"`prompts_per_batch` and `prompt_window` must be at least 1, got {prompts_per_batch} and {prompt_window}"
             )
+        check_return_weight(return_weight, gamma)
         # Not ReplayBuffer's own constructor: it would allocate `buffer_size` empty rows.
         if observation_space != dataset.observation_space:
             observation_space = channels_first_space(dataset.observation_space)
@@ -68,8 +77,9 @@ class PromptReplayBuffer(ReplayBuffer):
         self.prompt_window = prompt_window
         self.same_goal = same_goal
         self.reward_scale = reward_scale
+        self.return_weight = return_weight
         self.seed(seed)
-        self._index = EpisodeIndex(dataset.episodes, same_goal)
+        self._index = EpisodeIndex(dataset.episodes, same_goal, return_weight, gamma)
         self._lay_out(self._index.episodes)
         del self._index.episodes  # their arrays are laid out, and would lie in memory twice
         self.tasks, self.texts = self._index.tasks, self._index.texts
@@ -201,7 +211,7 @@ class PromptReplayBuffer(ReplayBuffer):
                 f" got {batch_size} and {self.prompts_per_batch}"
             )
         index, tasks = self._index, self._draw_tasks(n_prompts)
-        pools = index.task_first_pool[tasks] + self.generator.integers(index.task_n_pools[tasks])
+        pools = index.pools_of(index.task_first_lot[tasks] + self.generator.integers(index.task_n_lots[tasks]))
         examples = index.examples[index.pool_first_example[pools] + self.generator.integers(index.pool_n_examples[pools])]
         transitions = self._draw_transitions(pools, examples, batch_size // n_prompts)
         return tasks, pools, examples, index.transition_row[transitions.ravel()]
@@ -212,7 +222,7 @@ class PromptReplayBuffer(ReplayBuffer):
         return np.concatenate(drawn)[:n_prompts]
 
     def _draw_transitions(self, pools: np.ndarray, examples: np.ndarray, n: int) -> np.ndarray:
-        """Transitions of the pools, uniformly among those outside the example.
+        """Transitions of the pools, drawn by lot among those outside the example.
 
         :param pools: (M,).
         :param examples: (M,), the episode that is each prompt's example.
@@ -220,11 +230,12 @@ class PromptReplayBuffer(ReplayBuffer):
         :return: (M, n).
         """
         index = self._index
-        left_out = np.where(index.pool_is_single[pools], 0, index.episode_length[examples])
-        offsets = self.generator.integers((index.pool_n_transitions[pools] - left_out)[:, None], size=(len(pools), n))
-        transitions = index.pool_transition[pools][:, None] + offsets
-        # A pool's transitions are consecutive: those from the example on move up by its length.
-        return transitions + left_out[:, None] * (transitions >= index.episode_transition[examples][:, None])
+        left_out = np.where(index.pool_is_single[pools], 0, index.episode_n_lots[examples])
+        drawn = self.generator.integers((index.pool_n_lots[pools] - left_out)[:, None], size=(len(pools), n))
+        lots = index.pool_first_lot[pools][:, None] + drawn
+        # A pool's lots lie side by side: those from the example's on move up by as many as it has.
+        lots += left_out[:, None] * (lots >= index.episode_first_lot[examples][:, None])
+        return index.transitions_of(lots)
 
     def _prompts(self, tasks: np.ndarray, pools: np.ndarray, examples: np.ndarray) -> PromptBatch:
         index, n_prompts, window = self._index, len(tasks), self.prompt_window

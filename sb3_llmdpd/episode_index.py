@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.return_weights import return_lots
 
 
 def pool_key(episode: Episode, same_goal: bool) -> tuple[str, str]:
@@ -30,12 +31,17 @@ class EpisodeIndex:
     An episode of T steps takes T + 1 rows, since it has T + 1 observations, and T transitions. Arrays are by episode, by
     transition, by pool or by task, as their names begin.
 
+    Transitions are drawn by lot. A transition has as many lots as its episode says, and those of an episode lie side by side,
+    as episodes do in a pool.
+
     :param episodes: at least one.
     :param same_goal: see `pool_key`.
+    :param return_weight: see `return_lots`.
+    :param gamma: see `return_lots`.
     :raises ValueError: when a goal is needed and not known.
     """
 
-    def __init__(self, episodes: Iterable[Episode], same_goal: bool) -> None:
+    def __init__(self, episodes: Iterable[Episode], same_goal: bool, return_weight: float = 0.0, gamma: float = 0.99) -> None:
         self.episodes = sorted(episodes, key=lambda episode: pool_key(episode, same_goal))
         self.tasks = tuple(sorted({episode.task for episode in self.episodes}))
         lengths = np.array([len(episode) for episode in self.episodes])
@@ -51,12 +57,40 @@ class EpisodeIndex:
         keys = [pool_key(episode, same_goal) for episode in self.episodes]
         first_of_pool = np.array([i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]])
         pool_of_episode = np.searchsorted(first_of_pool, np.arange(len(keys)), side="right") - 1
-        self.pool_transition = self.episode_transition[first_of_pool]
-        self.pool_n_transitions = np.add.reduceat(lengths, first_of_pool)
-        self.task_first_pool = np.searchsorted(self.episode_task[first_of_pool], np.arange(len(self.tasks)))
-        self.task_n_pools = np.bincount(self.episode_task[first_of_pool], minlength=len(self.tasks))
+        self._give_lots(return_lots(self.episodes, return_weight, gamma), first_of_pool)
         self._list_examples(pool_of_episode, len(first_of_pool), same_goal)
         self._list_texts()
+
+    def _give_lots(self, lots: np.ndarray, first_of_pool: np.ndarray) -> None:
+        """Lay out the lots: of a pool's transitions one by one, and of a task's pools as many as a transition has there."""
+        self.transition_lots = lots
+        """(n_episodes,): of each transition of an episode."""
+        self.episode_n_lots = lots * self.episode_length
+        self.episode_first_lot = np.cumsum(self.episode_n_lots) - self.episode_n_lots
+        self.pool_first_lot = self.episode_first_lot[first_of_pool]
+        self.pool_n_lots = np.add.reduceat(self.episode_n_lots, first_of_pool)
+        self._pool_lots = self.pool_n_lots // np.add.reduceat(self.episode_length, first_of_pool)
+        self._pool_last_lot = np.cumsum(self._pool_lots)
+        first_of_task = np.searchsorted(self.episode_task[first_of_pool], np.arange(len(self.tasks)))
+        self.task_n_lots = np.add.reduceat(self._pool_lots, first_of_task)
+        self.task_first_lot = (self._pool_last_lot - self._pool_lots)[first_of_task]
+
+    def pools_of(self, lots: np.ndarray) -> np.ndarray:
+        """Whose lots they are in the draw of pools.
+
+        :param lots: whole numbers from ``task_first_lot`` on, ``task_n_lots`` of each task.
+        :return: pools, of the same shape.
+        """
+        return np.searchsorted(self._pool_last_lot, lots, side="right")
+
+    def transitions_of(self, lots: np.ndarray) -> np.ndarray:
+        """Whose lots they are in the draw of transitions.
+
+        :param lots: whole numbers from ``pool_first_lot`` on, ``pool_n_lots`` of each pool.
+        :return: transitions, of the same shape.
+        """
+        episodes = np.searchsorted(self.episode_first_lot, lots, side="right") - 1
+        return self.episode_transition[episodes] + (lots - self.episode_first_lot[episodes]) // self.transition_lots[episodes]
 
     def _list_examples(self, pool_of_episode: np.ndarray, n_pools: int, same_goal: bool) -> None:
         """List, pool after pool, the episodes that may be shown as examples."""

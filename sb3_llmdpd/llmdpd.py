@@ -73,6 +73,8 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
     :param text_encoder: name of the frozen language model (see `make_text_encoder`); None for a model without text.
     :param same_goal: examples come from episodes of the same goal (needed where the goal is hidden).
     :param reward_scale: ``"per_task"`` or ``"none"``, see `PromptReplayBuffer`.
+    :param return_weight: above 0, transitions of better episodes are drawn more often, see `PromptReplayBuffer`; for data of
+        mixed quality, where cloning would otherwise clone the bad majority.
     :param n_candidates: actions drawn at `predict`, of which the critic picks one. Above 1 a critic is asked about actions
         that it may never have seen: measure it before use on an unseen task.
     :param candidate_temperature: 0 picks the best candidate, see `LLMDPDPolicy.predict_prompted`.
@@ -123,6 +125,7 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         text_encoder: str | None = "minilm",
         same_goal: bool = False,
         reward_scale: str = "per_task",
+        return_weight: float = 0.0,
         n_candidates: int = 1,
         candidate_temperature: float = 0.0,
         policy_kwargs: dict[str, Any] | None = None,
@@ -150,6 +153,7 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         self.text_encoder = text_encoder
         self.same_goal = same_goal
         self.reward_scale = reward_scale
+        self.return_weight = return_weight
         self.n_candidates = n_candidates
         self.candidate_temperature = candidate_temperature
         policy_kwargs = dict(policy_kwargs or {})

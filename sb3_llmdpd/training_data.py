@@ -40,6 +40,7 @@ class TrainingData(PromptedActing, OfflineLearning):
     prompts_per_batch: int
     same_goal: bool
     reward_scale: str
+    return_weight: float
     text_encoder: str | None
     _saved_buffer_state: dict[str, Any] | None = None
 
@@ -50,7 +51,7 @@ class TrainingData(PromptedActing, OfflineLearning):
                 raise ValueError(
                     f"the buffer's `prompt_window` is {buffer.prompt_window} and the policy's is {window}: make them equal"
                 )
-            for name in ("prompts_per_batch", "same_goal", "reward_scale"):
+            for name in ("prompts_per_batch", "same_goal", "reward_scale", "return_weight"):
                 setattr(self, name, getattr(buffer, name))
         else:
             buffer = PromptReplayBuffer(
@@ -60,6 +61,8 @@ class TrainingData(PromptedActing, OfflineLearning):
                 prompt_window=window,
                 same_goal=self.same_goal,
                 reward_scale=self.reward_scale,
+                return_weight=self.return_weight,
+                gamma=self.gamma,
                 seed=self.seed,
                 observation_space=self.observation_space,
             )

@@ -456,10 +456,11 @@ def test_the_defaults_are_the_papers() -> None:
 
 def test_a_buffer_brings_its_own_settings() -> None:
     dataset = OfflineDataset.from_episodes(make_episodes())
-    buffer = PromptReplayBuffer(dataset, "cpu", prompts_per_batch=2, prompt_window=4, reward_scale="none")
+    own: dict[str, Any] = dict(reward_scale="none", return_weight=2.0)
+    buffer = PromptReplayBuffer(dataset, "cpu", prompts_per_batch=2, prompt_window=4, **own)
     model = tiny_model(dataset=buffer)
     assert model.replay_buffer is buffer
-    assert (model.prompts_per_batch, model.reward_scale) == (2, "none")
+    assert (model.prompts_per_batch, model.reward_scale, model.return_weight) == (2, "none", 2.0)
 
 
 def test_policy_kwargs_are_not_changed() -> None:
@@ -499,6 +500,8 @@ def wide_actions() -> OfflineDataset:
         (dict(n_candidates=0), r"`n_candidates` must be in \[1, .*got 0"),
         (dict(n_candidates=2, eta=0.0), "1 where eta=0 trains no critic to choose, got 2"),
         (dict(reward_scale="max"), r"`reward_scale` must be one of \('per_task', 'none'\), got 'max'"),
+        (dict(return_weight=-1.0), r"`return_weight` must be in \[0.0, inf\], got -1.0"),
+        (dict(return_weight=1.0, gamma=1.0), r"`gamma` must be in \[0, 1\), got 1.0"),
         (dict(text_encoder="bert"), "unknown text encoder 'bert'. Known are"),
         (dict(same_goal=True), "`same_goal` needs the goal of every episode"),
         (dict(dataset=[]), "needs at least one episode|must be a Minari data set id"),

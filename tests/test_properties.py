@@ -171,6 +171,7 @@ many_tasks = st.lists(st.lists(one_episode, min_size=1, max_size=5), min_size=1,
     st.integers(1, 6),
     st.integers(1, 4),
     st.sampled_from(["none", "per_task"]),
+    st.sampled_from([0.0, 2.0, 50.0]),
     seeds,
 )
 def test_every_batch_of_every_buffer_is_sound(
@@ -180,6 +181,7 @@ def test_every_batch_of_every_buffer_is_sound(
     prompt_window: int,
     each: int,
     reward_scale: str,
+    return_weight: float,
     seed: int,
 ) -> None:
     """Each number carries its episode and step, see `traced`."""
@@ -193,6 +195,7 @@ def test_every_batch_of_every_buffer_is_sound(
             prompt_window=prompt_window,
             same_goal=same_goal,
             reward_scale=reward_scale,
+            return_weight=return_weight,
             seed=seed,
         )
     batch = buffer.sample(prompts_per_batch * each)
