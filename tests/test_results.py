@@ -73,13 +73,27 @@ def test_the_table_of_what_was_tried_on_mixed_data_is_what_the_raw_results_give(
 
 
 def test_what_the_page_says_of_critics_on_mixed_data_is_what_the_raw_results_give() -> None:
-    td, advantage = (list(run["seen"].values()) for run in tuning("ranking"))
-    preferred = [mean(cell["preferred"] for cell in cells) for cells in (td, advantage)]
+    td, advantage, many_steps = (list(run["seen"].values()) for run in tuning("ranking"))
+    preferred = [mean(cell["preferred"] for cell in cells) for cells in (td, advantage, many_steps)]
+    gaps = [mean(cell["gap"] for cell in cells) for cells in (td, many_steps)]
     text = words_of_the_page()
-    assert (
-        f"to a random one in {preferred[0]:.2f} of the cases, and values it by {mean(c['gap'] for c in td):.0%} more" in text
-    )
-    assert f"(the temporal-difference error of V) prefers it in {preferred[1]:.2f}." in text
+    assert f"to a random one in {preferred[0]:.2f} of the cases, and values it by {gaps[0]:.0%} more" in text
+    assert f"prefers it in {preferred[1]:.2f}, and one of 50-step returns in {preferred[2]:.2f}, by {gaps[1]:.0%}." in text
+
+
+def test_what_the_page_says_of_return_weights_is_what_the_raw_results_give() -> None:
+    of = {
+        (run["setting"], group): mean(cell["success"] for cell in run[group].values())
+        for run in tuning("mixed")
+        if run["candidates"] == 1
+        for group in ("seen", "unseen")
+    }
+    alone = of["cloning of the successful episodes alone", "seen"] - of["cloning alone", "seen"]
+    weighted = [of[f"{row}, return_weight=2", group] for group in ("seen", "unseen") for row in ("eta=1", "cloning")]
+    text = words_of_the_page()
+    assert f"Cloning the successful episodes alone does {alone:.2f} more on seen tasks" in text
+    said = "({:.2f} and {:.2f} on seen tasks, {:.2f} and {:.2f} on unseen ones"
+    assert said.format(*weighted) in text
 
 
 def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() -> None:
