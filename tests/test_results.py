@@ -15,7 +15,7 @@ from sb3_llmdpd.benchmarks.grid_tables import METHOD, tables
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
 
 DOCS = Path(__file__).parent.parent / "docs"
-LEFT_TO_THE_REPORT = ("Return", "full told text+trajectory: returns", "The rows")
+LEFT_TO_THE_REPORT = ("full told text+trajectory: returns", "The rows")
 """Tables of a grid's report that the page does without."""
 CONDITIONS = {
     "visible": ("text+trajectory", "trajectory", "text", "none"),

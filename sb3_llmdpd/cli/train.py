@@ -70,6 +70,9 @@ def train(
     policy_objective: Annotated[str, typer.Option(help=f"{' or '.join(POLICY_OBJECTIVES)}.")] = _MODEL["policy_objective"],
     critic_objective: Annotated[str, typer.Option(help=f"{' or '.join(CRITIC_OBJECTIVES)}.")] = _MODEL["critic_objective"],
     expectile: Annotated[float, typer.Option(help="Of the expectile critic, in (0, 1).")] = _MODEL["expectile"],
+    return_weight: Annotated[
+        float, typer.Option(help="How much more often the steps of better episodes are drawn; 0 for all alike.")
+    ] = _MODEL["return_weight"],
     ema_decay: Annotated[float, typer.Option(help="Of the averaged actor.")] = _MODEL["ema_decay"],
     text_dropout: Annotated[float, typer.Option(help="Share of prompts without their sentence.")] = _MODEL["text_dropout"],
     trajectory_dropout: Annotated[float, typer.Option(help="Share of prompts without their example.")] = _MODEL[
