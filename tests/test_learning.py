@@ -1,6 +1,8 @@
 """Learning on toys: the prompt decides what is done, and the Q term prefers the better of what was logged."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,35 +81,46 @@ def test_the_example_alone_decides_where_to_go(conditioning: str) -> None:
     assert {text for text, distance in distances.items() if distance > NEAR} == set(), distances
 
 
-def mixed_quality(rng: np.random.Generator) -> Episode:
-    """Most logged actions are bad: one in four is near +0.5 and gets a reward, the others near -0.5 get none."""
-    good = rng.random(40) < 0.25
-    actions = np.where(good, 0.5, -0.5)[:, None] + rng.normal(0, 0.05, (40, 1))
-    return Episode(rng.standard_normal((41, 2)), actions, good.astype(float))
+def mixed_quality(rng: np.random.Generator, good: np.ndarray) -> Episode:
+    """A good action is near +0.5 and gets a reward, a bad one near -0.5 gets none."""
+    actions = np.where(good, 0.5, -0.5)[:, None] + rng.normal(0, 0.05, (len(good), 1))
+    return Episode(rng.standard_normal((len(good) + 1, 2)), actions, good.astype(float))
 
 
-def share_of_good_actions(eta: float) -> float:
+def some_good_steps(rng: np.random.Generator) -> list[Episode]:
+    """One step in four is good."""
+    return [mixed_quality(rng, rng.random(40) < 0.25) for _ in range(8)]
+
+
+def some_good_episodes(rng: np.random.Generator) -> list[Episode]:
+    """One episode in four is good, as a whole."""
+    return [mixed_quality(rng, np.full(40, number % 4 == 0)) for number in range(8)]
+
+
+def share_of_good_actions(logged: Callable[[np.random.Generator], list[Episode]] = some_good_steps, **kwargs: Any) -> float:
     """In 500 drawn actions in observations that were not in the data."""
     rng = np.random.default_rng(0)
+    shared: dict[str, Any] = dict(learning_rate=CosineSchedule(3e-3), batch_size=64, prompts_per_batch=1, ema_decay=0.95)
     model = tiny_model(
-        dataset=[mixed_quality(rng) for _ in range(8)],
-        learning_rate=CosineSchedule(3e-3),
-        batch_size=64,
-        prompts_per_batch=1,
-        gamma=0.0,
-        eta=eta,
-        ema_decay=0.95,
+        dataset=logged(rng),
         text_encoder=None,
         trajectory_dropout=1.0,
         policy_kwargs=dict(net_arch=[32, 32]),
+        **shared,
+        **kwargs,
     ).learn(300, log_interval=None)
     actions, _ = model.predict(np.random.default_rng(1).standard_normal((500, 2)))
     return float((actions > 0).mean())
 
 
 def test_cloning_alone_repeats_the_shares_of_the_data() -> None:
-    assert share_of_good_actions(eta=0.0) == pytest.approx(0.25, abs=0.12)
+    assert share_of_good_actions(eta=0.0, gamma=0.0) == pytest.approx(0.25, abs=0.12)
 
 
 def test_the_q_term_prefers_the_better_of_what_was_logged() -> None:
-    assert share_of_good_actions(eta=1.0) > 0.8
+    assert share_of_good_actions(eta=1.0, gamma=0.0) > 0.8
+
+
+def test_weights_prefer_the_better_of_whole_episodes_where_plain_cloning_repeats_their_shares() -> None:
+    assert share_of_good_actions(some_good_episodes, eta=0.0) == pytest.approx(0.25, abs=0.12)
+    assert share_of_good_actions(some_good_episodes, eta=0.0, return_weight=2.0) > 0.8
