@@ -28,6 +28,7 @@ LAYERS = {
     "sb3_llmdpd.prompts.trajectory_encoder": 0,
     "sb3_llmdpd.buffers": 1,
     "sb3_llmdpd.episode_index": 1,
+    "sb3_llmdpd.return_weights": 1,
     "sb3_llmdpd.envs": 1,
     "sb3_llmdpd.wrappers": 1,
     "sb3_llmdpd.data": 1,
