@@ -64,7 +64,7 @@ def return_lots(episodes: Sequence[Episode], strength: float, gamma: float) -> n
     n_episodes = np.bincount(task)
     deviations = returns - (np.bincount(task, returns) / n_episodes)[task]
     spreads = np.sqrt(np.bincount(task, np.square(deviations)) / n_episodes)[task]
-    scores = np.divide(deviations, spreads, out=np.zeros_like(deviations), where=spreads > 1e-9 * np.abs(returns).max())
+    scores = np.divide(deviations, spreads, out=np.zeros_like(deviations), where=spreads > 1e-9 * np.abs(returns))
     best = np.full(len(n_episodes), -np.inf)
     np.maximum.at(best, task, scores)
     return np.maximum(1, np.round(MOST_LOTS * np.exp(strength * (scores - best[task])))).astype(np.int64)
