@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import EPISODE, make_buffer
 
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.return_weights import MOST_LOTS, lasting_return, return_lots
-from tests.factories import EPISODE, make_buffer
 
 
 def earning(rewards: list[float], task: str = "task", number: int = 0, **kwargs: Any) -> Episode:
