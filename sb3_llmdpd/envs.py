@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_llmdpd.data.episodes import n_categories
+from sb3_llmdpd.data.checks import n_categories
 from sb3_llmdpd.wrappers import plain_observation_space
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch as th
 
-from sb3_llmdpd.data.episodes import check_fits
+from sb3_llmdpd.data.checks import check_fits
 from sb3_llmdpd.data.images import channels_first
 from sb3_llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.prompts.prompt import Prompt, Trajectory, TrajectoryLike, take, window_steps

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.data.episodes import check_texts
+from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder
 

@@ -73,6 +73,7 @@ def test_collect_records_the_tasks_and_names_the_next_command(tmp_path: Path) ->
     )
     assert result.exit_code == 0, result.output
     assert "metaworld/reach-v0  the expert succeeded in 100%" in result.output
+    assert re.search("Together 1 episodes of 1 tasks, [0-9]+ transitions; 0% of the episodes failed", result.output)
     assert "sb3-llmdpd train" in result.output
     assert local_ids(tmp_path) == ["metaworld/reach-v0"]
 

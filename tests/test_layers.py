@@ -22,6 +22,7 @@ LAYERS = {
     "sb3_llmdpd.diffusion": 0,
     "sb3_llmdpd.networks": 0,
     "sb3_llmdpd.networks.features": 1,
+    "sb3_llmdpd.data.checks": 0,
     "sb3_llmdpd.data.episodes": 0,
     "sb3_llmdpd.prompts.prompt": 0,
     "sb3_llmdpd.prompts.prompt_encoder": 0,

@@ -1,6 +1,7 @@
 """`OfflineDataset` and `load_dataset`: episodes that share one pair of spaces, from whatever a user calls a data set."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,21 @@ def test_tasks_stand_in_order_of_appearance_each_once() -> None:
 
 def test_steps_are_counted_over_all_episodes() -> None:
     assert OfflineDataset.from_episodes(make_episodes(n_tasks=2, n_episodes=3, length=7)).n_steps == 42
+
+
+def test_a_data_set_says_how_much_of_it_is_failure() -> None:
+    long, short = (make_episodes(n_tasks=1, n_episodes=1, length=length)[0] for length in (30, 10))
+    episodes = [replace(long, success=False), replace(short, success=True), replace(short, success=True)]
+    dataset = OfflineDataset.from_episodes(episodes)
+    assert (
+        dataset.summary() == "3 episodes of 1 tasks, 50 transitions; 33% of the episodes failed, with 60% of the transitions"
+    )
+    assert repr(dataset) == f"<OfflineDataset: {dataset.summary()}>"
+
+
+def test_where_an_episode_does_not_say_whether_it_succeeded_no_share_of_failures_is_told() -> None:
+    dataset = OfflineDataset.from_episodes([make_episode(success=False), make_episode()])
+    assert dataset.summary() == f"2 episodes of 1 tasks, {2 * T} transitions"
 
 
 def test_a_data_set_without_episodes_is_refused() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_llmdpd.data.episodes import check_fits
+from sb3_llmdpd.data.checks import check_fits
 from sb3_llmdpd.prompts.prompt import Prompt, Trajectory, window_steps
 from sb3_llmdpd.prompts.text_table import TextTable
 from sb3_llmdpd.type_aliases import PromptBatch

@@ -8,7 +8,7 @@ import typer
 from sb3_llmdpd.cli.options import names, numbers
 from sb3_llmdpd.data.metaworld.collection import collect, collected_success
 from sb3_llmdpd.data.metaworld.tasks import split
-from sb3_llmdpd.data.minari import datasets_root
+from sb3_llmdpd.data.minari import datasets_root, load_minari
 
 app = typer.Typer(no_args_is_help=True, help="Record data sets.")
 
@@ -59,4 +59,5 @@ def metaworld(
     )
     for dataset_id, rate in zip(ids, collected_success(ids, out).values(), strict=True):
         typer.echo(f"{dataset_id}  the expert succeeded in {rate:.0%}")
+    typer.echo(f"Together {load_minari(ids, root=out).summary()}")
     typer.echo(f"{len(ids)} data sets in {datasets_root(out)}. Next: sb3-llmdpd train --dataset 'metaworld/*' --out runs/mine")

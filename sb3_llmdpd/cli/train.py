@@ -112,7 +112,7 @@ def train(
     _check_device(options["device"])
     left_out = [] if options["unseen"] is None else names(options["unseen"], "--unseen")
     data = _without(load_minari(options["dataset"], root=options["root"]), left_out)
-    typer.echo(f"{len(data.episodes)} episodes of {len(data.tasks)} tasks, {data.n_steps:,} transitions")
+    typer.echo(data.summary())
     found = fingerprint(data)
     if options.setdefault(FINGERPRINT, found) != found:
         raise ValueError(

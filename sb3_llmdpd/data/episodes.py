@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-Observations = np.ndarray | dict[str, np.ndarray]
-"""Observations of consecutive steps: (n, *obs_shape), or a dict of such arrays for a Dict space."""
+from sb3_llmdpd.data.checks import Observations, check_fits, check_texts
 
 STEPS_AFTER_SUCCESS = 10
 """What follows the first success by more than this is idling, and no part of a prompt."""
@@ -132,7 +131,7 @@ class Episode:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OfflineDataset:
     """Episodes of one or many tasks that share one pair of spaces.
 
@@ -201,100 +200,25 @@ class OfflineDataset:
         """Transitions in all episodes together."""
         return sum(len(episode) for episode in self.episodes)
 
+    def summary(self) -> str:
+        """Say in one line what a model would learn from.
 
-def check_texts(texts: Sequence[str] | str, source: str) -> tuple[str, ...]:
-    """Sentences as a tuple.
+        :return: numbers of episodes, tasks and transitions; where every episode says whether it succeeded, also the share of
+            those that failed and the share of the transitions that are theirs. Where a success ends soon and a failure is
+            recorded to its end, few failures are most of what is cloned.
+        """
+        size = f"{len(self.episodes):,} episodes of {len(self.tasks)} tasks, {self.n_steps:,} transitions"
+        if any(episode.success is None for episode in self.episodes):
+            return size
+        failed = [episode for episode in self.episodes if not episode.success]
+        share = sum(map(len, failed)) / self.n_steps
+        return f"{size}; {len(failed) / len(self.episodes):.0%} of the episodes failed, with {share:.0%} of the transitions"
 
-    :param texts: one sentence, or several phrasings of it.
-    :param source: named first in the error message.
-    :return: the sentences, stripped of white space around them.
-    :raises TypeError: when one is not a string.
-    :raises ValueError: when one is empty.
-    """
-    phrasings = (texts,) if isinstance(texts, str) else tuple(texts)
-    for text in phrasings:
-        if not isinstance(text, str):
-            raise TypeError(f"{source}: a task text must be a string, got {type(text).__name__}")
-        if not text.strip():
-            raise ValueError(f"{source}: a task text is empty; write a sentence that says what the task is, or give none")
-    return tuple(text.strip() for text in phrasings)
+    def __repr__(self) -> str:
+        return f"<OfflineDataset: {self.summary()}>"
 
 
 def _unbounded_box(array: np.ndarray) -> spaces.Box:
     if array.dtype == np.uint8:
         return spaces.Box(0, 255, array.shape[1:], np.uint8)
     return spaces.Box(-np.inf, np.inf, array.shape[1:], np.float32)
-
-
-def check_fits(
-    observations: Observations,
-    actions: np.ndarray,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Box,
-    source: str,
-) -> None:
-    """Check steps against the spaces that they should belong to.
-
-    :param observations: (n, *obs_shape), or a dict of such arrays.
-    :param actions: (T, *action_shape), environment units.
-    :param observation_space: of the data set or the model.
-    :param action_space: of the data set or the model.
-    :param source: named first in the error message.
-    :raises ValueError: when shapes differ, or actions leave the space.
-    """
-    if isinstance(observation_space, spaces.Dict):
-        if not isinstance(observations, dict) or set(observations) != set(observation_space.spaces):
-            raise ValueError(f"{source}: observations must be a dict with the keys {sorted(observation_space.spaces)}")
-        parts = [(f"observations[{key!r}]", observations[key], observation_space[key]) for key in observation_space]
-    else:
-        if isinstance(observations, dict):
-            raise ValueError(f"{source}: observations are a dict, but the observation space is {observation_space}")
-        parts = [("observations", observations, observation_space)]
-    for name, array, space in [*parts, ("actions", actions, action_space)]:
-        if array.shape[1:] != space.shape:
-            raise ValueError(f"{source}: a row of `{name}` must have the space's shape {space.shape}, got {array.shape[1:]}")
-        _check_categories(name, array, space, source)
-    # In the precision of the actions: 0.1 as float32 is larger than 0.1 as float64.
-    low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
-    outside = ((actions < low) | (actions > high)).reshape(len(actions), -1).any(axis=1)
-    if outside.any():
-        raise ValueError(
-            f"{source}: {int(outside.sum())} of {len(actions)} actions lie outside the action space"
-            f" [{action_space.low.min()}, {action_space.high.max()}] (values from {actions.min():.4g} to"
-            f" {actions.max():.4g}); clip them as the environment did, or use the action space that they belong to"
-        )
-
-
-def _check_categories(name: str, array: np.ndarray, space: spaces.Space[Any], source: str) -> None:
-    """Refuse a category that the space does not have: the networks would read it out of bounds."""
-    n = n_categories(space)
-    if n is None:
-        return
-    outside = np.argwhere((array < 0) | (array >= n))
-    if len(outside):
-        step = int(outside[0][0])
-        raise ValueError(
-            f"{source}: `{name}` holds {len(outside)} values that {space} lacks, the first at step {step}: {array[step]}"
-        )
-
-
-def n_categories(space: spaces.Space[Any]) -> np.ndarray | int | None:
-    """How many categories each entry has.
-
-    :param space: any but Dict.
-    :return: a number, or one for each entry; None where the entries are no categories.
-    :raises ValueError: when Stable-Baselines3 cannot read the space: a single number without an axis, or categories that
-        are not counted from 0.
-    """
-    if isinstance(space, spaces.Box) and not space.shape:
-        raise ValueError(f"{space} has no axis; give a single number one of its own, as in observations of shape (T + 1, 1)")
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
-        raise ValueError(
-            f"{space} counts from start={space.start}, and Stable-Baselines3 reads categories from 0 on:"
-            " subtract it in the data and in the environment"
-        )
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.MultiDiscrete):
-        return space.nvec
-    return 2 if isinstance(space, spaces.MultiBinary) else None

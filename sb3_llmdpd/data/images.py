@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first, maybe_transpose
 from stable_baselines3.common.vec_env import VecTransposeImage
 
-from sb3_llmdpd.data.episodes import Observations
+from sb3_llmdpd.data.checks import Observations
 
 
 def channels_first_space(space: spaces.Space[Any]) -> spaces.Space[Any]:

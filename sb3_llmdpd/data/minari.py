@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.data.episodes import Episode, Observations, OfflineDataset, check_texts
+from sb3_llmdpd.data.checks import Observations, check_texts
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.optional import require
 
 _TEXT_KEYS = ("task_texts", "task_text", "language_instruction", "task", "mission")

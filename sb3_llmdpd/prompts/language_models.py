@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_llmdpd.data.episodes import check_texts
+from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.prompts.model_source import LanguageModelSource, check_sha256, package_folder
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_llmdpd.data.episodes import Episode, Observations, check_texts
+from sb3_llmdpd.data.checks import Observations, check_texts
+from sb3_llmdpd.data.episodes import Episode
 
 PROMPT_WINDOW = 16
 """Steps of an example that the networks see, by default."""

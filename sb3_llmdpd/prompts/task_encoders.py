@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sb3_llmdpd.data.episodes import check_texts
+from sb3_llmdpd.data.checks import check_texts
 
 REGISTRIES = ("metaworld",)
 """Whose sentences the encoders here know."""

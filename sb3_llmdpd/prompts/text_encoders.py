@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from sb3_llmdpd.data.episodes import check_texts
+from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.prompts.language_models import (
     MiniLMTextEncoder,
     SentenceTransformersTextEncoder,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_llmdpd.data.episodes import check_texts
+from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.prompts.language_models import unit_length
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder, probe, revision_of

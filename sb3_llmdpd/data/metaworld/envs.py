@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.data.episodes import check_texts
+from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.optional import require
 

@@ -1,0 +1,102 @@
+"""Checks of what users bring: sentences, steps against spaces, and spaces themselves."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+Observations = np.ndarray | dict[str, np.ndarray]
+"""Observations of consecutive steps: (n, *obs_shape), or a dict of such arrays for a Dict space."""
+
+
+def check_texts(texts: Sequence[str] | str, source: str) -> tuple[str, ...]:
+    """Sentences as a tuple.
+
+    :param texts: one sentence, or several phrasings of it.
+    :param source: named first in the error message.
+    :return: the sentences, stripped of white space around them.
+    :raises TypeError: when one is not a string.
+    :raises ValueError: when one is empty.
+    """
+    phrasings = (texts,) if isinstance(texts, str) else tuple(texts)
+    for text in phrasings:
+        if not isinstance(text, str):
+            raise TypeError(f"{source}: a task text must be a string, got {type(text).__name__}")
+        if not text.strip():
+            raise ValueError(f"{source}: a task text is empty; write a sentence that says what the task is, or give none")
+    return tuple(text.strip() for text in phrasings)
+
+
+def check_fits(
+    observations: Observations,
+    actions: np.ndarray,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Box,
+    source: str,
+) -> None:
+    """Check steps against the spaces that they should belong to.
+
+    :param observations: (n, *obs_shape), or a dict of such arrays.
+    :param actions: (T, *action_shape), environment units.
+    :param observation_space: of the data set or the model.
+    :param action_space: of the data set or the model.
+    :param source: named first in the error message.
+    :raises ValueError: when shapes differ, or actions leave the space.
+    """
+    if isinstance(observation_space, spaces.Dict):
+        if not isinstance(observations, dict) or set(observations) != set(observation_space.spaces):
+            raise ValueError(f"{source}: observations must be a dict with the keys {sorted(observation_space.spaces)}")
+        parts = [(f"observations[{key!r}]", observations[key], observation_space[key]) for key in observation_space]
+    else:
+        if isinstance(observations, dict):
+            raise ValueError(f"{source}: observations are a dict, but the observation space is {observation_space}")
+        parts = [("observations", observations, observation_space)]
+    for name, array, space in [*parts, ("actions", actions, action_space)]:
+        if array.shape[1:] != space.shape:
+            raise ValueError(f"{source}: a row of `{name}` must have the space's shape {space.shape}, got {array.shape[1:]}")
+        _check_categories(name, array, space, source)
+    # In the precision of the actions: 0.1 as float32 is larger than 0.1 as float64.
+    low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
+    outside = ((actions < low) | (actions > high)).reshape(len(actions), -1).any(axis=1)
+    if outside.any():
+        raise ValueError(
+            f"{source}: {int(outside.sum())} of {len(actions)} actions lie outside the action space"
+            f" [{action_space.low.min()}, {action_space.high.max()}] (values from {actions.min():.4g} to"
+            f" {actions.max():.4g}); clip them as the environment did, or use the action space that they belong to"
+        )
+
+
+def _check_categories(name: str, array: np.ndarray, space: spaces.Space[Any], source: str) -> None:
+    """Refuse a category that the space does not have: the networks would read it out of bounds."""
+    n = n_categories(space)
+    if n is None:
+        return
+    outside = np.argwhere((array < 0) | (array >= n))
+    if len(outside):
+        step = int(outside[0][0])
+        raise ValueError(
+            f"{source}: `{name}` holds {len(outside)} values that {space} lacks, the first at step {step}: {array[step]}"
+        )
+
+
+def n_categories(space: spaces.Space[Any]) -> np.ndarray | int | None:
+    """How many categories each entry has.
+
+    :param space: any but Dict.
+    :return: a number, or one for each entry; None where the entries are no categories.
+    :raises ValueError: when Stable-Baselines3 cannot read the space: a single number without an axis, or categories that
+        are not counted from 0.
+    """
+    if isinstance(space, spaces.Box) and not space.shape:
+        raise ValueError(f"{space} has no axis; give a single number one of its own, as in observations of shape (T + 1, 1)")
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
+        raise ValueError(
+            f"{space} counts from start={space.start}, and Stable-Baselines3 reads categories from 0 on:"
+            " subtract it in the data and in the environment"
+        )
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.nvec
+    return 2 if isinstance(space, spaces.MultiBinary) else None
