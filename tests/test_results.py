@@ -11,8 +11,9 @@ import pytest
 
 from sb3_llmdpd.benchmarks.grid_report import facts
 from sb3_llmdpd.benchmarks.grid_results import read_grid
-from sb3_llmdpd.benchmarks.grid_tables import METHOD, tables
+from sb3_llmdpd.benchmarks.grid_tables import tables
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
+from sb3_llmdpd.benchmarks.variants import BOTH
 
 DOCS = Path(__file__).parent.parent / "docs"
 LEFT_TO_THE_REPORT = ("full told text+trajectory: returns", "The rows")
@@ -165,7 +166,7 @@ def test_every_grid_on_the_page_has_its_raw_results() -> None:
 def test_what_the_readme_says_of_the_reference_budget_is_in_the_report() -> None:
     made = tables(read_grid(DOCS / "results" / "ml45-visible" / "results.json"))[0]
     column = made.header.index("unseen (5)")
-    method, unprompted = ({row[:2]: row[column] for row in made.rows}[row] for row in (METHOD, ("no-prompt", "none")))
+    method, unprompted = ({row[:2]: row[column] for row in made.rows}[row] for row in (("full", BOTH), ("no-prompt", "none")))
     readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
     assert f"it is {method} with sentence and example" in readme
     assert f"and {unprompted} for a policy trained without any prompt" in readme

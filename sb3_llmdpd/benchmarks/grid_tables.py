@@ -10,8 +10,8 @@ from sb3_llmdpd.evaluation.phases import PHASES
 from sb3_llmdpd.evaluation.statistics import Estimate, mean_over_seeds
 from sb3_llmdpd.report import Table
 
-METHOD = ("full", BOTH)
-"""Variant and condition of the row that all others are held against."""
+METHODS = {"expert": ("full",), "mixed": ("weighted", "full")}
+"""The row that all others are held against, told both prompts: for each data the first of these that is there."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,16 @@ def rows_of(results: GridResults) -> list[Row]:
             found.setdefault((cell.variant, cell.condition), []).append(cell)
     order = list(results.variants)
     return [Row(*key, tuple(cells)) for key, cells in sorted(found.items(), key=lambda item: order.index(item[0][0]))]
+
+
+def method_of(results: GridResults) -> Row | None:
+    """The row of `METHODS`.
+
+    :param results: of a grid.
+    :return: the row; None where the grid has none of them.
+    """
+    told_both = {row.variant: row for row in rows_of(results) if row.condition == BOTH}
+    return next((told_both[name] for name in METHODS[results.settings["data"]] if name in told_both), None)
 
 
 def tables(results: GridResults) -> list[Table]:
@@ -154,15 +164,16 @@ def _above_table(results: GridResults, values: str, digits: int) -> Table:
     """What the method with both prompts has above every other row."""
     means = groups(results)[:2]
     rows = rows_of(results)
-    method = next((row for row in rows if (row.variant, row.condition) == METHOD), None)
+    method = method_of(results)
     others = [] if method is None else [(row, [method.above(row, group.has, values) for group in means]) for row in rows]
+    name = "" if method is None else f"{method.variant} told {method.condition}"
     return Table(
-        f"{' told '.join(METHOD)}: {values} above those of each row, scene by scene [95% interval]",
+        f"{name}: {values} above those of each row, scene by scene [95% interval]",
         ("row", "told", *(group.title for group in means)),
         tuple(
             (row.variant, row.condition, *(_shown(difference, digits) for difference in differences))
             for row, differences in others
-            if row is not method and any(differences)
+            if row != method and any(differences)
         ),
     )
 
@@ -196,11 +207,12 @@ def _told_tables(results: GridResults) -> list[Table]:
 
 def _phase_table(results: GridResults) -> Table:
     """How far the method and the scripted experts came on each unseen task: an expert's row says which phases a task has."""
+    method = method_of(results)
     rows = []
     for task in results.settings["unseen_tasks"]:
         for row in rows_of(results):
             passed = [cell.phases for cell in row.cells if cell.task == task and not cell.seen and cell.phases is not None]
-            if passed and ((row.variant, row.condition) == METHOD or row.variant == "expert"):
+            if passed and (row == method or row.variant == "expert"):
                 rows.append((task, row.variant, *(f"{mean(rates):.2f}" for rates in zip(*passed, strict=True))))
     return Table("Share of the episodes that came so far", ("unseen task", "row", *PHASES), tuple(rows))
 
