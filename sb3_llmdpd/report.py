@@ -180,34 +180,32 @@ def _task_table(results: Sequence[CellResult]) -> Table:
     return Table("Success at any step, by task", ("task", "", *conditions), rows)
 
 
-def told_rates(results: Sequence[CellResult]) -> dict[str, Estimate]:
+def told_rates(results: Sequence[CellResult], values: str = "successes") -> dict[str, Estimate]:
     """How a policy follows sentences in scenes that tasks share.
 
     :param results: of `evaluate_tasks`; of them, those of the conditions ``"told:<task>"``.
+    :param values: ``"successes"``, or ``"soon"`` for those that `sb3_llmdpd.data.metaworld.scenes.soon` counts.
     :return: under ``"does what it is told"`` the mean success in scenes that were told their own sentence, and under
-        ``"does the other"`` in those that were told another one, ``"does the other soon"`` of them such as
-        `sb3_llmdpd.data.metaworld.scenes.soon` counts; a key is left out where there are none.
+        ``"does the other"`` in those that were told another one; a key is left out where there are none.
     """
     told = [result for result in results if result.condition.is_told]
-    others = [result for result in told if result.condition.text_of != result.task]
     rates = {
-        "does what it is told": [result.successes for result in told if result.condition.text_of == result.task],
-        "does the other": [result.successes for result in others],
-        "does the other soon": [result.soon for result in others],
+        "does what it is told": [getattr(result, values) for result in told if result.condition.text_of == result.task],
+        "does the other": [getattr(result, values) for result in told if result.condition.text_of != result.task],
     }
-    return {name: mean_over_tasks(successes) for name, successes in rates.items() if successes}
+    return {name: mean_over_tasks(of_tasks) for name, of_tasks in rates.items() if of_tasks}
 
 
 def _told_table(results: Sequence[CellResult]) -> Table:
     rows = [
-        (result.task, str(result.condition.text_of), _with_interval(success_rate(result.successes)))
+        (result.task, str(result.condition.text_of), *map(_with_interval, map(success_rate, (result.successes, result.soon))))
         for result in results
         if result.condition.is_told
     ]
-    rows += [("mean", name, _with_interval(rate)) for name, rate in told_rates(results).items()]
-    return Table(
-        "Scenes where the sentence alone decides [95% interval]", ("scenes of", "told the sentence of", "success"), tuple(rows)
-    )
+    soon = told_rates(results, "soon")
+    rows += [("mean", name, _with_interval(rate), _with_interval(soon[name])) for name, rate in told_rates(results).items()]
+    header = ("scenes of", "told the sentence of", "success", "soon")
+    return Table("Scenes where the sentence alone decides [95% interval]", header, tuple(rows))
 
 
 def _phase_table(results: Sequence[CellResult]) -> Table:

@@ -1,6 +1,7 @@
 """Results in files, tables and charts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch as th
 
 from sb3_llmdpd import optional
 from sb3_llmdpd.charts import curves_chart, success_chart
+from sb3_llmdpd.data.metaworld.scenes import EXPERT_STEPS
 from sb3_llmdpd.evaluation.conditions import Cell, Condition, make_cells
 from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.evaluation.statistics import Estimate
@@ -108,12 +110,11 @@ def test_tables_show_groups_tasks_and_the_scenes_where_the_sentence_decides() ->
     assert groups.rows[0][2].startswith("0.75 [")
     assert tasks.header == ("task", "", "text", "none")
     assert tasks.rows == (("door-lock", "unseen", "0.75", "0.25"), ("drawer-open", "seen", "1.00", "0.50"))
-    assert [(row[0], row[1], row[2][:4]) for row in told.rows] == [
-        ("pick-place", "pick-place", "1.00"),
-        ("pick-place", "reach", "0.00"),
-        ("mean", "does what it is told", "1.00"),
-        ("mean", "does the other", "0.00"),
-        ("mean", "does the other soon", "0.00"),
+    assert [(row[0], row[1], row[2][:4], row[3][:4]) for row in told.rows] == [
+        ("pick-place", "pick-place", "1.00", "1.00"),
+        ("pick-place", "reach", "0.00", "0.00"),
+        ("mean", "does what it is told", "1.00", "1.00"),
+        ("mean", "does the other", "0.00", "0.00"),
     ]
 
 
@@ -122,12 +123,15 @@ def test_what_was_told_counts_apart_from_what_was_not() -> None:
         return Cell(task, Condition(f"told:{told}", text_of=told))
 
     rates = told_rates([result(cell("a", "a"), 4), result(cell("b", "b"), 2), result(cell("a", "b"), 1)])
-    assert {name: rate.value for name, rate in rates.items()} == {
-        "does what it is told": 0.75,
-        "does the other": 0.25,
-        "does the other soon": 0.25,
-    }
+    assert {name: rate.value for name, rate in rates.items()} == {"does what it is told": 0.75, "does the other": 0.25}
     assert set(told_rates([result(cell("a", "a"), 4)])) == {"does what it is told"}
+
+
+def test_of_what_was_told_only_successes_within_twice_the_experts_steps_count_as_soon() -> None:
+    early = result(Cell("reach", Condition("told:reach", text_of="reach")), 4)
+    late = replace(early, first_successes=(3, 3, 3, 2 * EXPERT_STEPS["reach"]))
+    assert told_rates([late])["does what it is told"].value == 1.0
+    assert told_rates([late], "soon")["does what it is told"].value == 0.75
 
 
 def test_a_table_without_rows_is_left_out() -> None:
@@ -139,7 +143,7 @@ def test_a_table_is_aligned_in_a_terminal_and_a_table_in_markdown() -> None:
     title, header, rule, *rows = table.text().splitlines()
     assert title == "Scenes where the sentence alone decides [95% interval]"
     assert {len(line) for line in (header, rule, *rows)} == {len(rule)}
-    assert "| pick-place | reach | 0.00 [0.00, 0.49] |" in table.markdown()
+    assert "| pick-place | reach | 0.00 [0.00, 0.49] | 0.00 [0.00, 0.49] |" in table.markdown()
 
 
 # Charts ---------------------------------------------------------------------------------------------------------------------
