@@ -88,11 +88,11 @@ _LISTED = (
     ),
     Variant(
         "weighted",
-        "full for data of mixed quality: better episodes are drawn more often, and the Q term has its whole weight",
-        {"return_weight": 2.0, "eta": 1.0},
+        "full for data of mixed quality: better episodes are drawn more often",
+        {"return_weight": 4.0},
         (BOTH, EXAMPLE),
     ),
-    Variant("weighted-bc", "the same, cloning alone", {"return_weight": 2.0, "eta": 0.0}, (BOTH, EXAMPLE)),
+    Variant("weighted-bc", "the same, cloning alone", {"return_weight": 4.0, "eta": 0.0}, (BOTH, EXAMPLE)),
     Variant("candidates-10", "full, best of 10 actions by the critic", {"n_candidates": 10}, trained_as="full"),
     Variant("candidates-50", "full, best of 50 actions by the critic", {"n_candidates": 50}, trained_as="full"),
     Variant(
