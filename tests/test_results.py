@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -13,7 +13,7 @@ from sb3_llmdpd.benchmarks.grid_report import facts
 from sb3_llmdpd.benchmarks.grid_results import read_grid
 from sb3_llmdpd.benchmarks.grid_tables import tables
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
-from sb3_llmdpd.benchmarks.variants import BOTH
+from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE
 
 DOCS = Path(__file__).parent.parent / "docs"
 LEFT_TO_THE_REPORT = ("full told text+trajectory: returns", "The rows")
@@ -38,6 +38,14 @@ def words_of_the_page() -> str:
 def rate(values: Iterable[float]) -> str:
     rates = list(values)
     return f"{mean(rates):.2f}" if rates else ""
+
+
+def paired(one: dict[str, float], other: dict[str, float], digits: int) -> tuple[str, str]:
+    """Mean of the differences and its standard error."""
+    assert set(one) == set(other)
+    differences = [one[key] - other[key] for key in one]
+    error = stdev(differences) / len(differences) ** 0.5
+    return f"{mean(differences):.{digits}f}", f"{error:.{digits}f}"
 
 
 def tuning(goal: str) -> list[dict[str, Any]]:
@@ -73,6 +81,57 @@ def test_the_table_of_what_was_tried_on_mixed_data_is_what_the_raw_results_give(
     ]
 
 
+def test_the_table_of_return_weights_is_what_the_raw_results_give() -> None:
+    def means(cells: Collection[dict[str, float]]) -> list[str]:
+        return [rate(cell["success"] for cell in cells), f"{mean(cell['return'] for cell in cells):.0f}"]
+
+    assert table_behind("tuning weights") == [
+        [
+            run["split"].removeprefix("third-"),
+            f"{run['return_weight']:g}",
+            f"{run['eta']:g}",
+            *means(list(run["seen"].values())),
+            *(entry for told in (BOTH, EXAMPLE) for entry in means([cells[told] for cells in run["unseen"].values()])),
+        ]
+        for run in tuning("weights")
+    ]
+
+
+def of_the_three_thirds(return_weight: float, group: str, told: str, value: str) -> dict[str, float]:
+    """A value by third and task, of cloning with a weight."""
+    return {
+        f"{run['split']} {task}": (cells[told] if group == "unseen" else cells)[value]
+        for run in tuning("weights")
+        if (run["return_weight"], run["eta"]) == (return_weight, 0.0)
+        for task, cells in run[group].items()
+    }
+
+
+def test_what_the_page_says_of_the_strength_of_weights_is_what_the_raw_results_give() -> None:
+    groups = (("seen", BOTH), ("unseen", BOTH), ("unseen", EXAMPLE))
+    without, two, four = ([of_the_three_thirds(w, *group, "success") for group in groups] for w in (0.0, 2.0, 4.0))
+    seen, both, example = (f"{rate(old.values())} into {rate(new.values())}" for old, new in zip(without, four, strict=True))
+    text = words_of_the_page()
+    assert f"a weight of 4 makes {seen} on seen tasks, and on unseen ones {both} with both" in text
+    assert f"prompts and {example} with the example alone" in text
+    assert f"2 does nearly as well ({', '.join(rate(values.values()) for values in two)})" in text
+    for of_weights, old in zip(four[1:], without[1:], strict=True):
+        assert paired(of_weights, old, 2) == ("0.12", "0.05")
+    assert "0.12 more in both cases (standard error 0.05)" in text
+    returns = ([of_the_three_thirds(w, *group, "return") for group in groups[1:]] for w in (4.0, 0.0))
+    both, example = ("{} ({})".format(*paired(new, old, 0)) for new, old in zip(*returns, strict=True))
+    assert f"Their returns grow as well, by {both} and {example}." in text
+
+
+def test_what_the_page_says_of_the_q_term_beside_weights_is_what_the_raw_results_give() -> None:
+    seen = {
+        run["eta"]: rate(cell["success"] for cell in run["seen"].values())
+        for run in tuning("weights")
+        if (run["split"], run["return_weight"]) == ("third-1", 4.0)
+    }
+    assert f"{seen[0.0]} without it, {seen[0.1]} with `eta=0.1`, and {seen[1.0]} with `eta=1`" in words_of_the_page()
+
+
 def test_what_the_page_says_of_critics_on_mixed_data_is_what_the_raw_results_give() -> None:
     td, advantage, many_steps = (list(run["seen"].values()) for run in tuning("ranking"))
     preferred = [mean(cell["preferred"] for cell in cells) for cells in (td, advantage, many_steps)]
@@ -106,7 +165,7 @@ def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() ->
 
 
 def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
-    for run in tuning("visible") + tuning("hidden") + tuning("mixed"):
+    for run in tuning("visible") + tuning("hidden") + tuning("mixed") + tuning("weights"):
         train, unseen = tasks_of_split(run["split"])
         assert set(run["unseen"]) <= set(unseen)
         assert set(run["seen"]) <= set(train)
@@ -118,13 +177,13 @@ FINE = "steps, other dropouts, fine differences"
 @pytest.mark.parametrize(
     ("one", "other", "said"),
     [
-        (("steps", "text+trajectory"), ("concat", "text+trajectory"), "Alone they gain {0:.2f} (standard error {1:.2f})"),
+        (("steps", "text+trajectory"), ("concat", "text+trajectory"), "Alone they gain {0} (standard error {1})"),
         (
             (f"{FINE}, no sentence beside an example", "trajectory"),
             (FINE, "text+trajectory"),
-            "reads no sentence beside an example does {0:.2f} better (standard error {1:.2f}) than one that is told both",
+            "reads no sentence beside an example does {0} better (standard error {1}) than one that is told both",
         ),
-        ((f"{FINE}, pair dropout", "trajectory"), (FINE, "trajectory"), "{0:.2f} more from the example alone ({1:.2f})"),
+        ((f"{FINE}, pair dropout", "trajectory"), (FINE, "trajectory"), "{0} more from the example alone ({1})"),
     ],
     ids=["nearest steps", "no sentence", "pair dropout"],
 )
@@ -140,10 +199,8 @@ def test_a_difference_that_the_page_states_is_that_of_the_same_tasks(
         }
         for setting, condition in (one, other)
     ]
-    differences = [rates[0][task] - rates[1][task] for task in rates[0]]
-    assert len(differences) == 45
-    error = stdev(differences) / len(differences) ** 0.5
-    assert said.format(mean(differences), error) in words_of_the_page()
+    assert len(rates[0]) == 45
+    assert said.format(*paired(*rates, digits=2)) in words_of_the_page()
 
 
 GRIDS = sorted(path.parent.name for path in (DOCS / "results").glob("*/results.json"))
