@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_llmdpd.data.checks import check_texts
+from sb3_llmdpd.data.metaworld.simulator import make_simulator
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.optional import require
 
@@ -24,9 +25,6 @@ GOAL = slice(36, 39)
 
 _MAX_DRAWS = 1_000
 """Placements to draw before giving up; the simulator refuses those whose object is too near to its goal."""
-
-_CAMERA = "corner2"
-_CAMERA_POSITION = (0.75, 0.075, 0.7)
 
 
 class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
@@ -72,7 +70,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.observation_space = spaces.Box(-np.inf, np.inf, (39,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
-        self.simulator = _make_simulator(self.task_info.env_id, max_episode_steps, render_mode, image_size)
+        self.simulator = make_simulator(self.task_info.env_id, max_episode_steps, render_mode, image_size)
         self.layout = np.zeros(0)
         self._succeeded = False
         self._expert: Any = None
@@ -240,21 +238,3 @@ def goal_id(task: str, seed: int) -> str:
 
 make_metaworld_env = MetaWorldEnv
 """The factory that vector environments are built with."""
-
-
-def _make_simulator(env_id: str, max_episode_steps: int, render_mode: str | None, image_size: int) -> Any:
-    make = require("metaworld.env_dict", "metaworld").ENV_CLS_MAP[env_id]
-    simulator = make(render_mode=render_mode, camera_name=_CAMERA, width=image_size, height=image_size)
-    simulator.max_path_length = max_episode_steps
-    # What `set_task` does, without a task: the goal stands in every observation, and the bounds that the simulator clips
-    # observations to are computed again to hold it.
-    simulator._set_task_called = True
-    simulator._partially_observable = False
-    simulator.__dict__.pop("sawyer_observation_space", None)
-    simulator.seeded_rand_vec = True
-    if render_mode is not None:
-        camera = simulator.model.camera(_CAMERA)
-        camera.pos[:] = _CAMERA_POSITION
-        simulator.model.vis.quality.offsamples = 0  # no anti-aliasing and no shadows: 15 times faster without a GPU
-        simulator.model.vis.quality.shadowsize = 0
-    return simulator
