@@ -220,10 +220,35 @@ def test_every_grid_on_the_page_has_its_raw_results() -> None:
     assert sorted(re.findall(r"<!-- grid (.*) -->", page)) == GRIDS
 
 
+def reported(grid: str, row: tuple[str, str], column: str) -> str:
+    """A success rate with its interval; of the table of shared scenes where the row has no condition."""
+    made = {table.title: table for table in tables(read_grid(DOCS / "results" / grid / "results.json"))}
+    table = made[f"{'Success at any step' if row[1] else 'Scenes that two tasks share'} [95% interval]"]
+    rows = {entry[:2] if row[1] else (entry[0], ""): entry for entry in table.rows}
+    return rows[row][table.header.index(column)]
+
+
+@pytest.mark.parametrize(
+    ("grid", "row", "column", "said"),
+    [
+        ("ml45-visible", ("full", BOTH), "unseen (5)", "| Does it do [tasks that it never saw](#ml45-goal-visible)? | {} |"),
+        ("ml45-visible", ("no-prompt", "none"), "unseen (5)", "| {} trained without any prompt,"),
+        ("ml45-visible", ("no-trajectory", "text"), "unseen (5)", "any prompt, {} without examples |"),
+        ("hidden-goals", ("full", BOTH), "unseen (4)", "from the example, in tasks that it never saw? | {} |"),
+        ("hidden-goals", ("full", "wrong-trajectory"), "unseen (4)", "| {} with the example of another goal,"),
+        ("hidden-goals", ("copy", "copy"), "unseen (4)", "of another goal, {} copying it |"),
+        ("ml45-visible", ("full", ""), "does what it is told", "between two tasks of one scene? | {} as told |"),
+        ("ml45-visible", ("full", ""), "does the other", "| {} the other |"),
+        ("ml45-visible", ("full", BOTH), "seen (45)", "of the tasks that it was trained on? | {} |"),
+        ("ml45-visible", ("expert", "expert"), "seen (45)", "| {} the scripted experts |"),
+    ],
+)
+def test_what_the_page_says_in_short_is_in_the_reports(grid: str, row: tuple[str, str], column: str, said: str) -> None:
+    assert said.format(reported(grid, row, column)) in words_of_the_page()
+
+
 def test_what_the_readme_says_of_the_reference_budget_is_in_the_report() -> None:
-    made = tables(read_grid(DOCS / "results" / "ml45-visible" / "results.json"))[0]
-    column = made.header.index("unseen (5)")
-    method, unprompted = ({row[:2]: row[column] for row in made.rows}[row] for row in (("full", BOTH), ("no-prompt", "none")))
     readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
-    assert f"it is {method} with sentence and example" in readme
+    assert f"it is {reported('ml45-visible', ('full', BOTH), 'unseen (5)')} with sentence and example" in readme
+    unprompted = reported("ml45-visible", ("no-prompt", "none"), "unseen (5)")
     assert f"and {unprompted} for a policy trained without any prompt" in readme
