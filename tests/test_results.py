@@ -237,13 +237,14 @@ def reported(grid: str, row: tuple[str, str], column: str) -> str:
         ("hidden-goals", ("full", BOTH), "unseen (4)", "from the example, in tasks that it never saw? | {} |"),
         ("hidden-goals", ("full", "wrong-trajectory"), "unseen (4)", "| {} with the example of another goal,"),
         ("hidden-goals", ("copy", "copy"), "unseen (4)", "of another goal, {} copying it |"),
+        ("hidden-goals", ("full", BOTH), "push-back", "- push-back is the failure: {} with both prompts."),
         ("ml45-visible", ("full", ""), "does what it is told", "between two tasks of one scene? | {} as told |"),
         ("ml45-visible", ("full", ""), "does the other", "| {} the other |"),
         ("ml45-visible", ("full", BOTH), "seen (45)", "of the tasks that it was trained on? | {} |"),
         ("ml45-visible", ("expert", "expert"), "seen (45)", "| {} the scripted experts |"),
     ],
 )
-def test_what_the_page_says_in_short_is_in_the_reports(grid: str, row: tuple[str, str], column: str, said: str) -> None:
+def test_what_the_page_says_of_single_numbers_is_in_the_reports(grid: str, row: tuple[str, str], column: str, said: str) -> None:
     assert said.format(reported(grid, row, column)) in words_of_the_page()
 
 
