@@ -237,6 +237,10 @@ def reported(grid: str, row: tuple[str, str], column: str) -> str:
         ("hidden-goals", ("full", BOTH), "unseen (4)", "from the example, in tasks that it never saw? | {} |"),
         ("hidden-goals", ("full", "wrong-trajectory"), "unseen (4)", "| {} with the example of another goal,"),
         ("hidden-goals", ("copy", "copy"), "unseen (4)", "of another goal, {} copying it |"),
+        ("ml45-mixed", ("bc", BOTH), "seen (45)", "plain cloning of these data does seen tasks in {} of"),
+        ("ml45-mixed", ("weighted", BOTH), "seen (45)", "which draws better episodes more often, in {}."),
+        ("ml45-mixed", ("bc", BOTH), "unseen (5)", "On unseen tasks it is {} and"),
+        ("ml45-mixed", ("weighted", BOTH), "unseen (5)", "0.57] and {}. Why is told"),
         ("hidden-goals", ("full", BOTH), "push-back", "- push-back is the failure: {} with both prompts."),
         ("ml45-visible", ("full", ""), "does what it is told", "between two tasks of one scene? | {} as told |"),
         ("ml45-visible", ("full", ""), "does the other", "| {} the other |"),
@@ -244,7 +248,9 @@ def reported(grid: str, row: tuple[str, str], column: str) -> str:
         ("ml45-visible", ("expert", "expert"), "seen (45)", "| {} the scripted experts |"),
     ],
 )
-def test_what_the_page_says_of_single_numbers_is_in_the_reports(grid: str, row: tuple[str, str], column: str, said: str) -> None:
+def test_what_the_page_says_of_single_numbers_is_in_the_reports(
+    grid: str, row: tuple[str, str], column: str, said: str
+) -> None:
     assert said.format(reported(grid, row, column)) in words_of_the_page()
 
 
