@@ -248,9 +248,7 @@ def reported(grid: str, row: tuple[str, str], column: str) -> str:
         ("ml45-visible", ("expert", "expert"), "seen (45)", "| {} the scripted experts |"),
     ],
 )
-def test_what_the_page_says_of_single_numbers_is_in_the_reports(
-    grid: str, row: tuple[str, str], column: str, said: str
-) -> None:
+def test_a_number_in_the_words_of_the_page_is_in_a_report(grid: str, row: tuple[str, str], column: str, said: str) -> None:
     assert said.format(reported(grid, row, column)) in words_of_the_page()
 
 
