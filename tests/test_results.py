@@ -242,6 +242,7 @@ def reported(grid: str, row: tuple[str, str], column: str) -> str:
         ("ml45-mixed", ("weighted", BOTH), "seen (45)", "which draws better episodes more often, in {}."),
         ("ml45-mixed", ("bc", BOTH), "unseen (5)", "On unseen tasks it is {} and"),
         ("ml45-mixed", ("weighted", BOTH), "unseen (5)", "0.57] and {}. Why is told"),
+        ("ml45-mixed", ("weighted-bc", BOTH), "seen (45)", "cloning with them (`weighted-bc`) does {} on seen"),
         ("hidden-goals", ("full", BOTH), "push-back", "- push-back is the failure: {} with both prompts."),
         ("ml45-visible", ("full", ""), "does what it is told", "between two tasks of one scene? | {} as told |"),
         ("ml45-visible", ("full", ""), "does the other", "| {} the other |"),
