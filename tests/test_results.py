@@ -238,6 +238,8 @@ def reported(grid: str, row: tuple[str, str], column: str) -> str:
         ("hidden-goals", ("full", "wrong-trajectory"), "unseen (4)", "| {} with the example of another goal,"),
         ("hidden-goals", ("copy", "copy"), "unseen (4)", "of another goal, {} copying it,"),
         ("hidden-goals", ("no-trajectory", "text"), "unseen (4)", "copying it, {} trained without examples |"),
+        ("ml45-visible", ("candidates-10", BOTH), "seen (45)", "the best of ten candidates does {} on seen tasks,"),
+        ("ml45-visible", ("candidates-50", BOTH), "seen (45)", "and the best of fifty {} (one seed"),
         ("ml45-mixed", ("bc", BOTH), "seen (45)", "plain cloning of these data does seen tasks in {} of"),
         ("ml45-mixed", ("weighted", BOTH), "seen (45)", "which draws better episodes more often, in {}."),
         ("ml45-mixed", ("bc", BOTH), "unseen (5)", "On unseen tasks it is {} and"),
