@@ -40,6 +40,11 @@ def rate(values: Iterable[float]) -> str:
     return f"{mean(rates):.2f}" if rates else ""
 
 
+def means(cells: Collection[dict[str, float]]) -> list[str]:
+    """Success rate and return of tasks, as a table shows them."""
+    return [rate(cell["success"] for cell in cells), f"{mean(cell['return'] for cell in cells):.0f}"]
+
+
 def paired(one: dict[str, float], other: dict[str, float], digits: int) -> tuple[str, str]:
     """Mean of the differences and its standard error."""
     assert set(one) == set(other)
@@ -73,24 +78,19 @@ def test_the_table_of_what_was_tried_is_what_the_raw_results_give(goal: str) -> 
 
 
 def test_the_table_of_what_was_tried_on_mixed_data_is_what_the_raw_results_give() -> None:
-    def means(cells: dict[str, dict[str, float]]) -> list[str]:
-        return [rate(cell["success"] for cell in cells.values()), f"{mean(cell['return'] for cell in cells.values()):.0f}"]
-
     assert table_behind("tuning mixed") == [
-        [run["setting"], str(run["candidates"]), *means(run["seen"]), *means(run["unseen"])] for run in tuning("mixed")
+        [run["setting"], str(run["candidates"]), *means(run["seen"].values()), *means(run["unseen"].values())]
+        for run in tuning("mixed")
     ]
 
 
 def test_the_table_of_return_weights_is_what_the_raw_results_give() -> None:
-    def means(cells: Collection[dict[str, float]]) -> list[str]:
-        return [rate(cell["success"] for cell in cells), f"{mean(cell['return'] for cell in cells):.0f}"]
-
     assert table_behind("tuning weights") == [
         [
             run["split"].removeprefix("third-"),
             f"{run['return_weight']:g}",
             f"{run['eta']:g}",
-            *means(list(run["seen"].values())),
+            *means(run["seen"].values()),
             *(entry for told in (BOTH, EXAMPLE) for entry in means([cells[told] for cells in run["unseen"].values()])),
         ]
         for run in tuning("weights")

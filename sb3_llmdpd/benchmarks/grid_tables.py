@@ -161,19 +161,19 @@ def _tables_of(title: str, results: GridResults, values: str, digits: int) -> li
 
 
 def _above_table(results: GridResults, values: str, digits: int) -> Table:
-    """What the method with both prompts has above every other row."""
-    means = groups(results)[:2]
-    rows = rows_of(results)
+    """What the method with both prompts has above every other row; empty where there is no method."""
     method = method_of(results)
-    others = [] if method is None else [(row, [method.above(row, group.has, values) for group in means]) for row in rows]
-    name = "" if method is None else f"{method.variant} told {method.condition}"
+    if method is None:
+        return Table("", (), ())
+    means = groups(results)[:2]
+    others = [(row, [method.above(row, group.has, values) for group in means]) for row in rows_of(results) if row != method]
     return Table(
-        f"{name}: {values} above those of each row, scene by scene [95% interval]",
+        f"{method.variant} told {method.condition}: {values} above those of each row, scene by scene [95% interval]",
         ("row", "told", *(group.title for group in means)),
         tuple(
             (row.variant, row.condition, *(_shown(difference, digits) for difference in differences))
             for row, differences in others
-            if row != method and any(differences)
+            if any(differences)
         ),
     )
 
@@ -208,11 +208,12 @@ def _told_tables(results: GridResults) -> list[Table]:
 def _phase_table(results: GridResults) -> Table:
     """How far the method and the scripted experts came on each unseen task: an expert's row says which phases a task has."""
     method = method_of(results)
+    shown = [row for row in rows_of(results) if row == method or row.variant == "expert"]
     rows = []
     for task in results.settings["unseen_tasks"]:
-        for row in rows_of(results):
+        for row in shown:
             passed = [cell.phases for cell in row.cells if cell.task == task and not cell.seen and cell.phases is not None]
-            if passed and (row == method or row.variant == "expert"):
+            if passed:
                 rows.append((task, row.variant, *(f"{mean(rates):.2f}" for rates in zip(*passed, strict=True))))
     return Table("Share of the episodes that came so far", ("unseen task", "row", *PHASES), tuple(rows))
 

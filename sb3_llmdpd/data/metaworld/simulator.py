@@ -49,11 +49,9 @@ def _made_fast(simulator_class: Any) -> Any:
     def initialize_simulation(self: Any) -> tuple[Any, Any]:
         key = (self.fullpath, self.width, self.height)
         if key not in _models:
-            model, data = simulator_class._initialize_simulation(self)
             _models.clear()
-            _models[key] = copy.copy(model)  # each environment places bodies in its own
-            return model, data
-        model = copy.copy(_models[key])
+            _models[key], _ = simulator_class._initialize_simulation(self)
+        model = copy.copy(_models[key])  # each environment places bodies in its own
         return model, require("mujoco", "metaworld").MjData(model)
 
     methods = {"_initialize_simulation": initialize_simulation, "touching_object": touching_object}
