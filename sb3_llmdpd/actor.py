@@ -45,6 +45,7 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         conditioning: str,
         n_diffusion_steps: int,
         noise_schedule: str,
+        step_distribution: str,
         text_dim: int,
         prompt_window: int,
         text_embedding_dim: int,
@@ -84,7 +85,7 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
             n_text_layers,
         )
         self.attention = make_state_reader(conditioning, features_dim, action_dim, token_dim, n_heads)
-        self.diffusion = DiffusionProcess(n_diffusion_steps, noise_schedule)
+        self.diffusion = DiffusionProcess(n_diffusion_steps, noise_schedule, step_distribution)
         self.denoiser = Denoiser(
             action_dim,
             self.attention.output_dim,

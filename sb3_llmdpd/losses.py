@@ -106,7 +106,7 @@ class PromptedLosses(OffPolicyAlgorithm):
         # Behaviour cloning: predict the noise in a noised action of the data.
         actions = batch.actions.view(*features.shape[:2], -1)
         noise = th.randn(actions.shape, generator=self.generator, device=self.device)
-        steps = th.randint(actor.diffusion.n_steps, actions.shape[:2], generator=self.generator, device=self.device)
+        steps = actor.diffusion.draw_steps(actions.shape[:2], self.generator)
         noisy_actions = actor.diffusion.add_noise(actions, noise, steps)
         predicted_noise = actor.predict_noise(noisy_actions, steps, condition)
         bc_loss = F.mse_loss(predicted_noise, noise)

@@ -48,6 +48,8 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         `sb3_llmdpd.networks.attention.NearestSteps`; no transformer, and no vector of the whole example.
     :param n_diffusion_steps: K.
     :param noise_schedule: ``"vp"``, ``"linear"`` or ``"cosine"``.
+    :param step_distribution: of the diffusion steps that cloning learns at: ``"uniform"``, or ``"signal"``, mostly those that
+        decide the action, see `sb3_llmdpd.diffusion.process.DiffusionProcess`.
     :param text_dim: size of the text encoder's vectors; 0 for a model without text.
     :param prompt_window: L, steps of an example.
     :param text_embedding_dim: size of the text's share of a prompt vector.
@@ -56,8 +58,8 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     :param n_encoder_layers: its layers.
     :param n_heads: its heads, and those of the cross-attention.
     :param n_text_layers: layers that the sentence's vector goes through; 1 is a linear map.
-    :raises ValueError: on an unknown conditioning, schedule or extractor name, on sizes below one, or a ``token_dim`` that
-        ``n_heads`` does not divide.
+    :raises ValueError: on an unknown conditioning, schedule, distribution or extractor name, on sizes below one, or a
+        ``token_dim`` that ``n_heads`` does not divide.
     """
 
     action_space: spaces.Box
@@ -87,6 +89,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         conditioning: str = "concat",
         n_diffusion_steps: int = 5,
         noise_schedule: str = "vp",
+        step_distribution: str = "uniform",
         text_dim: int = 0,
         prompt_window: int = PROMPT_WINDOW,
         text_embedding_dim: int = 64,
@@ -123,6 +126,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
             normalize_images=normalize_images,
             n_diffusion_steps=n_diffusion_steps,
             noise_schedule=noise_schedule,
+            step_distribution=step_distribution,
             text_dim=text_dim,
             prompt_window=prompt_window,
             text_embedding_dim=text_embedding_dim,

@@ -57,6 +57,22 @@ def test_add_noise_mixes_signal_and_noise_as_the_step_says() -> None:
     assert_close_to_table(process.add_noise(th.zeros(K, 1), th.ones(K, 1), steps).squeeze(1), "noise")
 
 
+@pytest.mark.parametrize(
+    ("distribution", "shares"),
+    [("uniform", [0.2] * 5), ("signal", [0.5572, 0.3016, 0.1098, 0.0269, 0.0044])],  # VP's alpha_bar over its sum
+)
+def test_steps_are_drawn_alike_or_by_what_is_left_of_the_action(distribution: str, shares: list[float]) -> None:
+    process = DiffusionProcess(K, step_distribution=distribution)
+    steps = process.draw_steps((100, 400), th.Generator().manual_seed(0))
+    assert (steps.shape, steps.dtype) == ((100, 400), th.int64)
+    assert_close(th.bincount(steps.ravel(), minlength=K) / 40_000, th.tensor(shares), rtol=0, atol=0.008)  # > 3 sigma
+
+
+def test_the_only_step_of_a_chain_is_always_drawn() -> None:
+    steps = DiffusionProcess(1, step_distribution="signal").draw_steps((2, 50), th.Generator().manual_seed(0))
+    assert (steps == 0).all()
+
+
 def test_add_noise_takes_a_step_of_its_own_for_each_row() -> None:
     noised = DiffusionProcess(K).add_noise(th.ones(2, 3, 2), th.zeros(2, 3, 2), th.tensor([[0, 1, 2], [3, 4, 0]]))
     signal = th.tensor(VP["signal"])[th.tensor([[0, 1, 2], [3, 4, 0]])]

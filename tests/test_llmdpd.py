@@ -507,6 +507,7 @@ def wide_actions() -> OfflineDataset:
         (dict(dataset=[]), "needs at least one episode|must be a Minari data set id"),
         (dict(policy_kwargs=dict(conditioning="film")), r"`conditioning` must be one of \('concat', .*got 'film'"),
         (dict(policy_kwargs=dict(noise_schedule="sine")), "`noise_schedule` must be one of .*got 'sine'"),
+        (dict(policy_kwargs=dict(step_distribution="last")), r"`step_distribution` must be one of \('uniform', .*got 'last'"),
         (dict(policy_kwargs=dict(net_arch=[0])), r"`net_arch` must be in \[1, .*got 0"),
         (dict(policy_kwargs=dict(n_critics=0)), r"`n_critics` must be in \[1, .*got 0"),
         (dict(policy_kwargs=dict(token_dim=6, n_heads=4)), "`token_dim` must be a multiple of `n_heads`, got 6 and 4"),

@@ -1,6 +1,6 @@
 """The diffusion process over one action: adding noise, and the chain that removes it (DDPM)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch as th
 from torch import nn
@@ -9,6 +9,9 @@ from sb3_llmdpd.diffusion.schedules import NOISE_SCHEDULES
 
 NoisePredictor = Callable[[th.Tensor, int], th.Tensor]
 """eps_theta: (noisy actions of shape (..., action_dim), step index in [0, K)) -> predicted noise of the same shape."""
+
+STEP_DISTRIBUTIONS = ("uniform", "signal")
+"""How the steps are drawn that noise is added for; see `DiffusionProcess`."""
 
 
 class DiffusionProcess(nn.Module):
@@ -19,15 +22,20 @@ class DiffusionProcess(nn.Module):
 
     :param n_steps: K, at least 1.
     :param noise_schedule: one of ``"vp"``, ``"linear"``, ``"cosine"``.
-    :raises ValueError: on an unknown schedule or K < 1.
+    :param step_distribution: ``"uniform"``: training draws all steps alike, as DDPM. ``"signal"``: in proportion to abar_k,
+        what is left of the action in a_k. A noisier step teaches little about the action, and the last of the chain decide it.
+    :raises ValueError: on an unknown schedule or distribution, or K < 1.
     """
 
     alphas_bar: th.Tensor
+    _draw_ends: th.Tensor
 
-    def __init__(self, n_steps: int = 5, noise_schedule: str = "vp") -> None:
+    def __init__(self, n_steps: int = 5, noise_schedule: str = "vp", step_distribution: str = "uniform") -> None:
         super().__init__()
         if noise_schedule not in NOISE_SCHEDULES:
             raise ValueError(f"`noise_schedule` must be one of {sorted(NOISE_SCHEDULES)}, got {noise_schedule!r}")
+        if step_distribution not in STEP_DISTRIBUTIONS:
+            raise ValueError(f"`step_distribution` must be one of {STEP_DISTRIBUTIONS}, got {step_distribution!r}")
         if n_steps < 1:
             raise ValueError(f"a diffusion process needs at least one step, got n_steps={n_steps}")
         self.n_steps = n_steps
@@ -37,6 +45,9 @@ class DiffusionProcess(nn.Module):
         alphas_bar = th.cumprod(alphas, dim=0)
         previous = th.cat([th.ones_like(betas[:1]), alphas_bar[:-1]])
         self.register_buffer("alphas_bar", alphas_bar.float(), persistent=False)
+        self.step_distribution = step_distribution
+        # Where the shares of the steps end in [0, 1); that of the last one ends at 1.
+        self.register_buffer("_draw_ends", (alphas_bar.cumsum(0) / alphas_bar.sum())[:-1].float(), persistent=False)
         # q(a_{k-1} | a_k, a_0) is a Gaussian with these coefficients (Ho et al., 2020, Eq. 7). Python floats: the chain
         # visits the steps in a fixed order, so no gather is needed there.
         self.start_coefficients: list[float] = (betas * previous.sqrt() / (1.0 - alphas_bar)).tolist()
@@ -44,6 +55,18 @@ class DiffusionProcess(nn.Module):
         self.posterior_stds: list[float] = (betas * (1.0 - previous) / (1.0 - alphas_bar)).sqrt().tolist()
         self._signal: list[float] = alphas_bar.sqrt().tolist()
         self._noise: list[float] = (1.0 - alphas_bar).sqrt().tolist()
+
+    def draw_steps(self, shape: Sequence[int], generator: th.Generator) -> th.Tensor:
+        """Steps to learn at.
+
+        :param shape: of the result.
+        :param generator: for the draw.
+        :return: int64 in [0, K), as ``step_distribution`` says.
+        """
+        device = self.alphas_bar.device
+        if self.step_distribution == "uniform":
+            return th.randint(self.n_steps, shape, generator=generator, device=device)
+        return th.bucketize(th.rand(shape, generator=generator, device=device), self._draw_ends, right=True)
 
     def add_noise(self, actions: th.Tensor, noise: th.Tensor, steps: th.Tensor) -> th.Tensor:
         """a_k = sqrt(abar_k) a_0 + sqrt(1 - abar_k) eps (Ho et al., 2020, Eq. 4).
