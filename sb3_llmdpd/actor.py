@@ -123,7 +123,8 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         :param prompts: M encoded prompts.
         :return: (M, N, width).
         """
-        return self.denoiser.condition(self.attention(features, prompts), prompts.vectors)
+        state = self.attention.project(self.denoiser.from_state, features, prompts)
+        return self.denoiser.condition(state, prompts.vectors)
 
     def predict_noise(self, noisy_actions: th.Tensor, steps: th.Tensor, condition: th.Tensor) -> th.Tensor:
         """eps_theta at a diffusion step of its own for each row.

@@ -60,7 +60,8 @@ class PromptedCritic(SavedNetwork):
         :param actions: (M, N, action_dim), in [-1, 1].
         :return: (n_critics, M, N).
         """
-        return self.q_networks(self.attention(features, prompts), prompts.vectors, actions)
+        state = self.attention.project(self.q_networks.from_state, features, prompts)
+        return self.q_networks(state, prompts.vectors, actions)
 
 
 class PromptedStateValue(nn.Module):
@@ -92,7 +93,7 @@ class PromptedStateValue(nn.Module):
         :param prompts: M prompts as the EMA actor encodes them.
         :return: (M, N).
         """
-        return self.value_network(self.attention(features, prompts), prompts.vectors)
+        return self.value_network(self.attention.project(self.value_network.from_state, features, prompts), prompts.vectors)
 
 
 def choose(

@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 import torch as th
 from factories import make_episodes, tiny_model
-from test_losses import N_PROMPTS, N_ROWS, CountCalls, FixedCritic, NoWaiting, critic_loss, moved, names, one_prompt, scatter
+from test_losses import (
+    N_PROMPTS,
+    N_ROWS,
+    CountCalls,
+    FixedCritic,
+    NoWaiting,
+    as_on_a_gpu,
+    critic_loss,
+    moved,
+    names,
+    one_prompt,
+    scatter,
+)
 from torch import nn
 from torch.testing import assert_close
 
@@ -117,7 +129,8 @@ def test_each_loss_moves_its_own_network_alone(part: str, trained: str, conditio
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_no_loss_waits_for_the_device(conditioning: str) -> None:
+def test_no_loss_waits_for_the_device(conditioning: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_a_gpu(monkeypatch)
     model = make_model(policy_kwargs=dict(conditioning=conditioning))
     batch = model.replay_buffer.sample(24)
     with NoWaiting():

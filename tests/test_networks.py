@@ -63,14 +63,16 @@ def test_the_denoiser_is_a_perceptron_on_the_concatenation_of_its_inputs(layer_n
     for i, layer in enumerate(layers):
         hidden = layer(F.mish(norms[i](hidden) if layer_norm else hidden))
 
-    predicted = denoiser(actions, denoiser.step_embeddings()[steps], denoiser.condition(features, prompts))
+    predicted = denoiser(
+        actions, denoiser.step_embeddings()[steps], denoiser.condition(denoiser.from_state(features), prompts)
+    )
     assert_close(predicted, hidden)
 
 
 def test_one_step_for_all_rows_is_the_same_as_that_step_in_each() -> None:
     denoiser = make_denoiser()
     actions = th.randn(M, N, ACTION)
-    condition = denoiser.condition(th.randn(M, N, FEATURE), th.randn(M, PROMPT))
+    condition = denoiser.condition(th.randn(M, N, WIDTH), th.randn(M, PROMPT))
     steps = denoiser.step_embeddings()
     assert_close(denoiser(actions, steps[3], condition), denoiser(actions, steps[th.full((M, N), 3)], condition))
 
@@ -85,7 +87,9 @@ def test_the_denoiser_tells_the_steps_apart() -> None:
 def test_a_prompt_reaches_its_own_rows_only() -> None:
     denoiser = make_denoiser()
     features, prompts = th.randn(M, N, FEATURE), th.randn(M, PROMPT, requires_grad=True)
-    denoiser(th.randn(M, N, ACTION), denoiser.step_embeddings()[0], denoiser.condition(features, prompts))[1].sum().backward()
+    denoiser(
+        th.randn(M, N, ACTION), denoiser.step_embeddings()[0], denoiser.condition(denoiser.from_state(features), prompts)
+    )[1].sum().backward()
     assert prompts.grad is not None
     assert prompts.grad.abs().sum(dim=1).ne(0).tolist() == [False, True, False]
 
@@ -123,12 +127,13 @@ def test_each_member_is_a_perceptron_of_its_own(layer_norm: bool) -> None:
                 hidden = F.mish(F.layer_norm(hidden, hidden.shape[-1:]) if layer_norm else hidden)
                 hidden = F.linear(hidden, layer.weight[j].T, layer.bias[j, 0])
         expected.append(hidden.squeeze(-1))
-    assert_close(ensemble(features, prompts, actions), th.stack(expected))
+    assert_close(ensemble(ensemble.from_state(features), prompts, actions), th.stack(expected))
 
 
 def test_the_value_of_one_member_moves_no_weight_of_another() -> None:
     ensemble = make_ensemble()
-    ensemble(th.randn(M, N, FEATURE), th.randn(M, PROMPT), th.randn(M, N, ACTION))[1].sum().backward()
+    state = ensemble.from_state(th.randn(M, N, FEATURE))
+    ensemble(state, th.randn(M, PROMPT), th.randn(M, N, ACTION))[1].sum().backward()
     touched = {}
     for name, parameter in ensemble.named_parameters():
         assert parameter.grad is not None
@@ -138,7 +143,8 @@ def test_the_value_of_one_member_moves_no_weight_of_another() -> None:
 
 
 def test_members_start_at_different_values() -> None:
-    values = make_ensemble()(th.randn(1, 1, FEATURE), th.randn(1, PROMPT), th.randn(1, 1, ACTION)).flatten()
+    ensemble = make_ensemble()
+    values = ensemble(ensemble.from_state(th.randn(1, 1, FEATURE)), th.randn(1, PROMPT), th.randn(1, 1, ACTION)).flatten()
     assert th.pdist(values[:, None]).min() > 1e-3
 
 
@@ -151,10 +157,10 @@ def test_a_layer_of_the_ensemble_starts_as_wide_as_torchs_linear() -> None:
 def test_values_stand_prompt_after_prompt() -> None:
     """Row n of prompt m is the value of that pair, computed alone."""
     ensemble = make_ensemble()
-    features, prompts, actions = th.randn(M, N, FEATURE), th.randn(M, PROMPT), th.randn(M, N, ACTION)
-    values = ensemble(features, prompts, actions)
+    state, prompts, actions = th.randn(M, N, 3 * WIDTH), th.randn(M, PROMPT), th.randn(M, N, ACTION)
+    values = ensemble(state, prompts, actions)
     for m, n in ((0, 0), (1, 3), (2, 1)):
-        alone = ensemble(features[m : m + 1, n : n + 1], prompts[m : m + 1], actions[m : m + 1, n : n + 1])
+        alone = ensemble(state[m : m + 1, n : n + 1], prompts[m : m + 1], actions[m : m + 1, n : n + 1])
         assert_close(values[:, m, n], alone[:, 0, 0])
 
 
@@ -268,6 +274,20 @@ def test_without_an_example_the_state_is_read_as_it_is() -> None:
     assert read[1, :, FEATURE:].eq(0).all()
     assert read[[0, 2], :, :FEATURE].eq(0).all()
     assert read[..., -1].tolist() == [[1.0] * N, [0.0] * N, [1.0] * N]
+
+
+@pytest.mark.parametrize("has_trajectory", [[True, False, True], [True] * M, [False] * M])
+def test_the_first_layer_of_a_network_is_the_same_where_zeros_are_left_out(has_trajectory: list[bool]) -> None:
+    reader = NearestSteps(FEATURE, ACTION)
+    layer = nn.Linear(reader.output_dim, WIDTH)
+    features, steps = th.randn(M, N, FEATURE, requires_grad=True), th.randn(M, L, FEATURE + ACTION, requires_grad=True)
+    prompts, weights = encoded(steps=steps, has_trajectory=has_trajectory), th.randn(M, N, WIDTH)
+    left_out, whole = reader.project(layer, features, prompts), layer(reader(features, prompts))
+    assert_close(left_out, whole)
+    learned = [features, steps, *layer.parameters(), *reader.parameters()]
+    gradients = [th.autograd.grad((weights * out).sum(), learned) for out in (left_out, whole)]
+    for of_left_out, of_whole in zip(*gradients, strict=True):
+        assert_close(of_left_out, of_whole)
 
 
 def test_what_is_read_does_not_move_with_the_origin() -> None:

@@ -18,15 +18,35 @@ _FINE_SCALE = 0.1
 """In standard deviations of a feature: a grasp is decided by differences that are small beside those of a whole motion."""
 
 
-class StateAlone(nn.Module):
+class StateReader(nn.Module):
+    """What a network knows of a state beside its example; the first layer of the network reads it.
+
+    :param output_dim: size of what is read of a state.
+    """
+
+    def __init__(self, output_dim: int) -> None:
+        super().__init__()
+        self.output_dim = output_dim
+
+    def project(self, layer: nn.Linear, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
+        """The first layer of a network, applied to what is read.
+
+        :param layer: from ``output_dim`` to the network's width.
+        :param features: (M, N, feature_dim), normalised.
+        :param prompts: M encoded prompts.
+        :return: (M, N, width).
+        """
+        return layer(self(features, prompts))
+
+
+class StateAlone(StateReader):
     """The state as it is: what the prompt says of it stands in the prompt's vectors.
 
     :param feature_dim: size of a state's features.
     """
 
     def __init__(self, feature_dim: int) -> None:
-        super().__init__()
-        self.output_dim = feature_dim
+        super().__init__(feature_dim)
 
     def forward(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
         """Nothing but the features.
@@ -38,7 +58,7 @@ class StateAlone(nn.Module):
         return features
 
 
-class TrajectoryAttention(nn.Module):
+class TrajectoryAttention(StateReader):
     """The state, and beside it what one layer of multi-head attention reads in the encoded steps of its example.
 
     :param feature_dim: size of a state's features.
@@ -47,8 +67,7 @@ class TrajectoryAttention(nn.Module):
     """
 
     def __init__(self, feature_dim: int, token_dim: int, n_heads: int = 4) -> None:
-        super().__init__()
-        self.output_dim = feature_dim + token_dim
+        super().__init__(feature_dim + token_dim)
         self.n_heads = n_heads
         self.query = nn.Linear(feature_dim, token_dim)
         self.key_value = nn.Linear(token_dim, 2 * token_dim)
@@ -72,7 +91,7 @@ class TrajectoryAttention(nn.Module):
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
 
-class NearestSteps(nn.Module):
+class NearestSteps(StateReader):
     """The state as its difference to the nearest steps of its example; the state as it is only where there is no example.
 
     With states s and steps (s_j, a_j) of the example, ``w_j = softmax(-|c * (s - s_j)|^2)``. Read are the means under w of
@@ -86,9 +105,9 @@ class NearestSteps(nn.Module):
     """
 
     def __init__(self, feature_dim: int, action_dim: int) -> None:
-        super().__init__()
         n_heads = len(_SHARPNESS)
-        self.output_dim = feature_dim + n_heads * (2 * (1 + len(_AHEAD)) * feature_dim + action_dim + 1) + 1
+        self.example_dim = n_heads * (2 * (1 + len(_AHEAD)) * feature_dim + action_dim + 1)
+        super().__init__(feature_dim + self.example_dim + 1)
         log_scales = th.tensor(_SHARPNESS).log()[:, None].expand(n_heads, feature_dim)
         self.log_scales = nn.Parameter(log_scales + 0.3 * th.randn(n_heads, feature_dim))
 
@@ -102,8 +121,29 @@ class NearestSteps(nn.Module):
             [0, 1], or zeros where there is no example; whether there is one.
         """
         shown = prompts.has_trajectory[:, None, None].to(features.dtype)  # (M, 1, 1)
+        read = self._beside(features, prompts.steps)
+        return th.cat([features * (1.0 - shown), read * shown, shown.expand(*features.shape[:2], 1)], dim=-1)
+
+    def project(self, layer: nn.Linear, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
+        """See `StateReader.project`; on a CPU the zeros are left out of the products.
+
+        Elsewhere they are not: the number of prompts with an example would have to be waited for.
+        """
+        if features.device.type != "cpu":
+            return super().project(layer, features, prompts)
+        of_state, of_example, of_flag = layer.weight.split([features.shape[-1], self.example_dim, 1], dim=1)
+        alone, shown = (~prompts.has_trajectory).nonzero().squeeze(1), prompts.has_trajectory.nonzero().squeeze(1)
+        read = self._beside(features.index_select(0, shown), prompts.steps.index_select(0, shown))
+        parts = [
+            F.linear(features.index_select(0, alone), of_state, layer.bias),
+            F.linear(read, of_example, layer.bias + of_flag.squeeze(1)),
+        ]
+        return th.cat(parts).index_select(0, th.cat([alone, shown]).argsort())
+
+    def _beside(self, features: th.Tensor, steps: th.Tensor) -> th.Tensor:
+        """(M, N, example_dim): what the examples say of each state, whose steps are (M, L, F + A)."""
         feature_dim = features.shape[-1]
-        states, actions = prompts.steps[..., :feature_dim], prompts.steps[..., feature_dim:]  # (M, L, F), (M, L, A)
+        states, actions = steps[..., :feature_dim], steps[..., feature_dim:]  # (M, L, F), (M, L, A)
         n_steps = states.shape[1]
         ways = th.cat([states, *(_shifted(states, steps) for steps in _AHEAD)], dim=-1)  # (M, L, (1 + h) F)
         times = th.linspace(0.0, 1.0, n_steps, device=states.device).expand(len(states), n_steps).unsqueeze(-1)
@@ -111,8 +151,7 @@ class NearestSteps(nn.Module):
         nearest = weights @ th.cat([ways, actions, times], dim=-1).unsqueeze(1)  # (M, heads, N, (1 + h) F + A + 1)
         targets, beside = nearest.tensor_split([ways.shape[-1]], dim=-1)
         differences = targets - th.cat([features] * (1 + len(_AHEAD)), dim=-1).unsqueeze(1)
-        read = th.cat([differences, th.tanh(differences / _FINE_SCALE), beside], dim=-1).transpose(1, 2).flatten(2)
-        return th.cat([features * (1.0 - shown), read * shown, shown.expand(*features.shape[:2], 1)], dim=-1)
+        return th.cat([differences, th.tanh(differences / _FINE_SCALE), beside], dim=-1).transpose(1, 2).flatten(2)
 
     def _weights(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
         """(M, heads, N, L): of each step for each state, summing to one over the steps."""
@@ -129,9 +168,6 @@ def _shifted(states: th.Tensor, steps: int) -> th.Tensor:
     """
     steps = min(steps, states.shape[1])
     return th.cat([states[:, steps:], states[:, -1:].expand(-1, steps, -1)], dim=1)
-
-
-StateReader = StateAlone | TrajectoryAttention | NearestSteps
 
 
 def make_state_reader(conditioning: str, feature_dim: int, action_dim: int, token_dim: int, n_heads: int) -> StateReader:

@@ -54,14 +54,14 @@ class Denoiser(nn.Module):
             layers += [activation_fn(), nn.Linear(n_in, n_out)]
         self.trunk = nn.Sequential(*layers)
 
-    def condition(self, features: th.Tensor, prompt_vectors: th.Tensor) -> th.Tensor:
+    def condition(self, state: th.Tensor, prompt_vectors: th.Tensor) -> th.Tensor:
         """The share of state and prompt in the first layer, the same for every diffusion step.
 
-        :param features: (M, N, feature_dim).
+        :param state: (M, N, width), what ``from_state`` makes of the states.
         :param prompt_vectors: (M, prompt_dim).
         :return: (M, N, width).
         """
-        return self.from_state(features) + self.from_prompt(prompt_vectors).unsqueeze(1)
+        return state + self.from_prompt(prompt_vectors).unsqueeze(1)
 
     def step_embeddings(self) -> th.Tensor:
         """The share of each diffusion step in the first layer.

@@ -66,15 +66,15 @@ class QEnsemble(nn.Module):
             layers += [activation_fn(), EnsembleLinear(n_critics, n_in, n_out)]
         self.trunk = nn.Sequential(*layers)
 
-    def forward(self, features: th.Tensor, prompt_vectors: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def forward(self, state: th.Tensor, prompt_vectors: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """The value of each action under each member.
 
-        :param features: (M, N, feature_dim).
+        :param state: (M, N, n_critics * width), what ``from_state`` makes of the states.
         :param prompt_vectors: (M, prompt_dim).
         :param actions: (M, N, action_dim), in [-1, 1].
         :return: (n_critics, M, N).
         """
-        first = self.from_state(features) + self.from_prompt(prompt_vectors).unsqueeze(1) + self.from_action(actions)
+        first = state + self.from_prompt(prompt_vectors).unsqueeze(1) + self.from_action(actions)
         # (M, N, n_critics * width) -> (n_critics, M * N, width)
         hidden = first.reshape(-1, self.n_critics, first.shape[-1] // self.n_critics).transpose(0, 1)
         return self.trunk(hidden).view(self.n_critics, *actions.shape[:-1])

@@ -29,11 +29,11 @@ class StateValue(nn.Module):
             layers += [activation_fn(), nn.Linear(n_in, n_out)]
         self.trunk = nn.Sequential(*layers)
 
-    def forward(self, features: th.Tensor, prompt_vectors: th.Tensor) -> th.Tensor:
+    def forward(self, state: th.Tensor, prompt_vectors: th.Tensor) -> th.Tensor:
         """The value of each state.
 
-        :param features: (M, N, feature_dim).
+        :param state: (M, N, width), what ``from_state`` makes of the states.
         :param prompt_vectors: (M, prompt_dim).
         :return: (M, N).
         """
-        return self.trunk(self.from_state(features) + self.from_prompt(prompt_vectors).unsqueeze(1)).squeeze(-1)
+        return self.trunk(state + self.from_prompt(prompt_vectors).unsqueeze(1)).squeeze(-1)
