@@ -205,12 +205,23 @@ def test_the_reference_budget_is_the_default() -> None:
     assert settings.model == QuickstartSettings().model
 
 
-def test_seen_tasks_are_played_less_under_the_controls_unless_only_the_example_has_the_goal() -> None:
-    full, wrong = Condition("text+trajectory"), Condition("wrong-text")
+def test_a_hidden_goal_is_measured_on_50_episodes_of_a_seen_task_unless_another_number_is_given() -> None:
+    assert MetaworldSettings.of_split("ml45", goal="hidden").n_seen_episodes == 50
+    assert MetaworldSettings.of_split("ml45", goal="hidden", n_seen_episodes=20).n_seen_episodes == 20
+
+
+def test_better_episodes_are_drawn_more_often_the_more_they_differ() -> None:
+    expert, mixed = (MetaworldSettings.of_split("ml45", data=data) for data in ("expert", "mixed"))
+    assert (expert.model["return_weight"], mixed.model["return_weight"]) == (1.0, 4.0)
+    assert {**mixed.model, "return_weight": 1.0} == expert.model
+
+
+def test_seen_tasks_are_played_less_under_the_controls_but_under_the_one_that_decides() -> None:
+    full, wrong_text, other_goal = map(Condition, ("text+trajectory", "wrong-text", "wrong-trajectory"))
     visible, hidden = (MetaworldSettings.of_split("ml45", goal=goal) for goal in ("visible", "hidden"))
-    assert (visible.n_seen_episodes_under(full), visible.n_seen_episodes_under(wrong)) == (10, 2)
-    assert (hidden.n_seen_episodes_under(full), hidden.n_seen_episodes_under(wrong)) == (10, 10)
-    assert replace(visible, n_seen_episodes=1).n_seen_episodes_under(wrong) == 1
+    assert [visible.n_seen_episodes_under(told) for told in (full, wrong_text, other_goal)] == [10, 2, 2]
+    assert [hidden.n_seen_episodes_under(told) for told in (full, wrong_text, other_goal)] == [50, 10, 50]
+    assert replace(visible, n_seen_episodes=1).n_seen_episodes_under(wrong_text) == 1
 
 
 def test_with_a_hidden_goal_only_tasks_count_whose_goal_has_to_be_told() -> None:
@@ -252,7 +263,7 @@ def test_what_a_row_is_called_decides_nothing_but_what_it_does_is_in_the_setting
     (cell,) = MetaworldBenchmark(tmp_path, MetaworldSettings.of_split("ml45"), make_variants(["bc"]), [3]).cells()
     assert cell.settings["variant"] == {
         "name": "bc",
-        "model": {"eta": 0.0},
+        "model": {"eta": 0.0, "return_weight": 0.0},
         "conditions": ["text+trajectory", "trajectory"],
         "trained_as": None,
         "method": "llmdpd",

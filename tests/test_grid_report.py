@@ -149,15 +149,6 @@ def test_the_method_is_held_against_every_other_row_scene_by_scene(results: Grid
     assert returns.rows[0][3][:2] == "50"
 
 
-def test_on_mixed_data_the_method_is_the_weighted_row_where_there_is_one(results: GridResults) -> None:
-    cells = tuple(played(variant, 0, "reach", "text+trajectory", 1, 1) for variant in ("full", "bc", "weighted"))
-    rows = {variant: {"sentence": ""} for variant in ("full", "bc", "weighted")}
-    mixed = replace(results, settings={**SETTINGS, "data": "mixed"}, cells=cells, variants=rows)
-    assert tables(mixed)[1].title.startswith("weighted told text+trajectory: successes above")
-    assert tables(replace(mixed, cells=cells[:2]))[1].title.startswith("full told text+trajectory: successes above")
-    assert tables(replace(mixed, settings=SETTINGS))[1].title.startswith("full told text+trajectory: successes above")
-
-
 def test_a_control_that_plays_fewer_episodes_is_held_against_as_many(results: GridResults) -> None:
     cells = (
         played("full", 0, "reach", "text+trajectory", 1, 1, 0, 0),

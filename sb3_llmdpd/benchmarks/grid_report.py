@@ -41,7 +41,9 @@ def facts(results: GridResults) -> list[str]:
     most = max(seeds.values(), default=0)
     fewer = ", ".join(f"{name} {n}" for name, n in seeds.items() if n < most)
     goal_known = "" if settings["goal"] == "visible" else f" {GOAL_KNOWN}"
-    fewer_controls = " (under the controls a fifth as many)" if settings["goal"] == "visible" else ""
+    of_seen = {cell.condition: len(cell.successes) for cell in results.cells if cell.seen and cell.told is None}
+    fewer_of = ", ".join(name for name, n_episodes in of_seen.items() if n_episodes < settings["n_seen_episodes"])
+    controls = f" (a fifth as many under {fewer_of})" if fewer_of else ""
     ends = "; it ends there, so that returns say little, and are left out" if settings["stop_at_success"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version is not None)
     shared = [SHARED_SCENES] if any(cell.told for cell in results.cells) else []
@@ -51,7 +53,7 @@ def facts(results: GridResults) -> list[str]:
         f"The goal is {settings['goal']} in the observations. Data: {settings['data']},"
         f" {settings['n_episodes']} episodes a task; {settings['n_steps']:,} gradient steps.{goal_known}",
         f"Seeds: {most}{f' (but {fewer})' if fewer else ''}. Each plays {settings['n_unseen_episodes']} episodes of an unseen"
-        f" task and {settings['n_seen_episodes']} of a seen one{fewer_controls}, of"
+        f" task and {settings['n_seen_episodes']} of a seen one{controls}, of"
         f" {settings['max_episode_steps']} steps at most. An episode"
         f" counts as a success when any of its steps is one{ends}.",
         "The intervals hold 95% of a bootstrap over seeds and, within each, over the episodes of each task; where a row has a"

@@ -10,8 +10,8 @@ from sb3_llmdpd.evaluation.phases import PHASES
 from sb3_llmdpd.evaluation.statistics import Estimate, mean_over_seeds
 from sb3_llmdpd.report import Table
 
-METHODS = {"expert": ("full",), "mixed": ("weighted", "full")}
-"""The row that all others are held against, told both prompts: for each data the first of these that is there."""
+METHOD = "full"
+"""The row that all others are held against, told both prompts."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,12 @@ def rows_of(results: GridResults) -> list[Row]:
 
 
 def method_of(results: GridResults) -> Row | None:
-    """The row of `METHODS`.
+    """The row of `METHOD`.
 
     :param results: of a grid.
-    :return: the row; None where the grid has none of them.
+    :return: the row; None where the grid does without it.
     """
-    told_both = {row.variant: row for row in rows_of(results) if row.condition == BOTH}
-    return next((told_both[name] for name in METHODS[results.settings["data"]] if name in told_both), None)
+    return next((row for row in rows_of(results) if (row.variant, row.condition) == (METHOD, BOTH)), None)
 
 
 def tables(results: GridResults) -> list[Table]:

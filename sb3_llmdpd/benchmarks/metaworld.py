@@ -169,6 +169,7 @@ class MetaworldBenchmark:
             self._evaluated(variant, cell.seed),
             examples=self._examples,
             make_env=partial(MetaWorldEnv, goal_visible=self.settings.goal_visible),
+            n_envs=max(self.settings.n_unseen_episodes, self.settings.n_seen_episodes),  # a call for all costs little more
             max_episode_steps=self.settings.max_episode_steps,
             seed=cell.seed,
             stop_at_success=self.settings.stop_at_success,

@@ -18,6 +18,12 @@ each entry at either end of its range."""
 EPISODES_PER_GOAL = 2
 """Where the goal is hidden, an example must be another episode of the same goal."""
 
+SEEN_EPISODES = {"visible": 10, "hidden": 50}
+"""Played of a seen task, by the goal: there are 45 of them where it is visible, and hardly ten whose goal has to be told."""
+
+RETURN_WEIGHTS = {"expert": QuickstartSettings().model["return_weight"], "mixed": 4.0}
+"""How much more often better episodes are drawn, by the data."""
+
 HIDDEN_GOAL_POLICY = {"features_extractor_class": "metaworld_relative", "features_extractor_kwargs": {"positions": True}}
 """Further arguments of the policy there: only positions say where the example's goal is."""
 
@@ -53,7 +59,7 @@ class MetaworldSettings:
     n_episodes: int = 20
     n_steps: int = 10_000
     n_unseen_episodes: int = 50
-    n_seen_episodes: int = 10
+    n_seen_episodes: int = SEEN_EPISODES["visible"]
     n_examples: int = 5
     max_episode_steps: int = HORIZON
     stop_at_success: bool = False
@@ -78,7 +84,7 @@ class MetaworldSettings:
 
     @classmethod
     def of_split(cls, split: str, unseen: Sequence[str] | None = None, **settings: Any) -> Self:
-        """Settings with the tasks of a split.
+        """Settings with the tasks of a split, and what `SEEN_EPISODES` and `RETURN_WEIGHTS` have for the goal and the data.
 
         :param split: see `tasks_of_split`.
         :param unseen: see `tasks_of_split`.
@@ -87,7 +93,12 @@ class MetaworldSettings:
         :raises ValueError: see `tasks_of_split` and the class.
         """
         train, held_out = tasks_of_split(split, unseen)
-        return cls(split, train, held_out, **settings)
+        made = cls(split, train, held_out, **settings)
+        defaults: dict[str, Any] = {
+            "n_seen_episodes": SEEN_EPISODES[made.goal],
+            "model": {**made.model, "return_weight": RETURN_WEIGHTS[made.data]},
+        }
+        return replace(made, **{name: value for name, value in defaults.items() if name not in settings})
 
     def smoke(self) -> Self:
         """The same at a size that takes seconds and learns nothing."""
@@ -116,15 +127,16 @@ class MetaworldSettings:
         return self.n_examples if self.goal_visible else max(self.n_examples, n_episodes)
 
     def n_seen_episodes_under(self, condition: Condition) -> int:
-        """How many episodes of a seen task are played: where the goal is visible, a fifth as many under the controls.
+        """How many episodes of a seen task are played: a fifth as many under the controls, which are for the unseen ones.
 
-        There the seen tasks are 45, and the controls are for the unseen ones.
+        One is for both: where the goal is hidden, the example of another goal.
 
         :param condition: which.
         :return: at least 1.
         """
+        decides = condition.name == "wrong-trajectory" and not self.goal_visible
         is_control = condition.name in ("wrong", *CONTROLS_OF_PROMPTS)
-        return max(1, self.n_seen_episodes // 5) if is_control and self.goal_visible else self.n_seen_episodes
+        return max(1, self.n_seen_episodes // 5) if is_control and not decides else self.n_seen_episodes
 
     @property
     def seen_tasks(self) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class QuickstartSettings:
     n_examples: int = 5
     noise: tuple[float, ...] = (0.1,)
     n_steps: int = 6_000
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     model: Mapping[str, Any] = field(
         default_factory=lambda: {
             # Expert data: nearly all that there is to learn is in the demonstrations, and the Q term gets a small share.
@@ -66,6 +66,8 @@ class QuickstartSettings:
             "eta": 0.1,
             "policy_objective": "action_approximation",
             "max_grad_norm": 5.0,
+            # A failed episode is ten times as long as a good one: few are much of a task's data.
+            "return_weight": 1.0,
             # Of ten prompts two are whole, three are an example alone, and four a sentence alone: each has to be learned.
             "text_dropout": 0.2,
             "trajectory_dropout": 0.5,
@@ -74,6 +76,7 @@ class QuickstartSettings:
                 "features_extractor_class": "metaworld_relative",
                 "conditioning": "nearest_steps",
                 "layer_norm": True,
+                "step_distribution": "signal",
             },
         }
     )

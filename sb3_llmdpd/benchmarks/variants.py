@@ -45,7 +45,7 @@ class Variant:
 _LISTED = (
     Variant(
         "full",
-        "the method: sentence and example, cloning with a share of the Q term",
+        "the method: sentence and example, cloning with a share of the Q term, better episodes drawn more often",
         conditions=(BOTH, TEXT, EXAMPLE, NOTHING, "wrong", *CONTROLS_OF_PROMPTS),
     ),
     Variant("no-text", "trained without sentences", {"text_dropout": 1.0}, (EXAMPLE,)),
@@ -62,7 +62,9 @@ _LISTED = (
     Variant(
         "random-text", "a random vector of the task instead of sentences", {"text_encoder": "random:metaworld"}, (BOTH, TEXT)
     ),
-    Variant("bc", "behaviour cloning alone", {"eta": 0.0}, (BOTH, EXAMPLE)),
+    Variant("no-q", "cloning alone, of better episodes more often", {"eta": 0.0}, (BOTH, EXAMPLE)),
+    Variant("no-weights", "the Q term beside cloning of all episodes alike", {"return_weight": 0.0}, (BOTH, EXAMPLE)),
+    Variant("bc", "plain behaviour cloning, of all episodes alike", {"eta": 0.0, "return_weight": 0.0}, (BOTH, EXAMPLE)),
     Variant(
         "hashing",
         "sentences read by a bag of hashed words instead of a language model",
@@ -86,13 +88,6 @@ _LISTED = (
         "the critic learns by expectiles, as in IQL, and asks no policy",
         {"critic_objective": "expectile"},
     ),
-    Variant(
-        "weighted",
-        "full for data of mixed quality: better episodes are drawn more often",
-        {"return_weight": 4.0},
-        (BOTH, EXAMPLE),
-    ),
-    Variant("weighted-bc", "the same, cloning alone", {"return_weight": 4.0, "eta": 0.0}, (BOTH, EXAMPLE)),
     Variant("candidates-10", "full, best of 10 actions by the critic", {"n_candidates": 10}, trained_as="full"),
     Variant("candidates-50", "full, best of 50 actions by the critic", {"n_candidates": 50}, trained_as="full"),
     Variant(

@@ -46,8 +46,9 @@ def metaworld(
         int, typer.Option(help="Evaluation episodes of an unseen task, under each condition.")
     ] = _REFERENCE.n_unseen_episodes,
     seen_episodes: Annotated[
-        int, typer.Option(help="Evaluation episodes of a seen task, under each condition.")
-    ] = _REFERENCE.n_seen_episodes,
+        int | None,
+        typer.Option(help="Evaluation episodes of a seen task, under each condition: 10, and 50 where the goal is hidden."),
+    ] = None,
     max_steps: Annotated[
         int, typer.Option(help="Steps after which an evaluated episode ends.")
     ] = _REFERENCE.max_episode_steps,
@@ -71,8 +72,9 @@ def metaworld(
     encoders = [] if text_encoders is None else [ENCODER + spec for spec in names(text_encoders, "--text-encoders")]
     rows = make_variants([*names(variants, "--variants"), *encoders])
     budget: dict[str, Any] = {"n_episodes": episodes, "n_steps": steps, "max_episode_steps": max_steps}
-    budget["stop_at_success"] = stop_at_success
-    budget |= {"n_unseen_episodes": unseen_episodes, "n_seen_episodes": seen_episodes}
+    budget |= {"stop_at_success": stop_at_success, "n_unseen_episodes": unseen_episodes}
+    if seen_episodes is not None:
+        budget["n_seen_episodes"] = seen_episodes
     held_out = None if unseen is None else names(unseen, "--unseen")
     settings = MetaworldSettings.of_split(split, held_out, goal=goal, data=data, **budget)
     settings = settings.smoke() if smoke else settings
