@@ -13,7 +13,7 @@ from sb3_llmdpd.benchmarks.grid_report import facts
 from sb3_llmdpd.benchmarks.grid_results import read_grid
 from sb3_llmdpd.benchmarks.grid_tables import tables
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
-from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE
+from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, TEXT
 
 DOCS = Path(__file__).parent.parent / "docs"
 LEFT_TO_THE_REPORT = ("full told text+trajectory: returns", "The rows")
@@ -97,6 +97,60 @@ def test_the_table_of_return_weights_is_what_the_raw_results_give() -> None:
     ]
 
 
+SHOWN = (("seen", BOTH), ("seen", TEXT), ("unseen", BOTH), ("unseen", EXAMPLE))
+"""Columns of the table of trainings, once for the errors and once for success."""
+
+
+def values_of(runs: Iterable[dict[str, Any]], values: str, group: str, told: str) -> list[float]:
+    return [cells[told] for run in runs if values in run for cells in run[values][group].values()]
+
+
+def test_the_table_of_trainings_is_what_the_raw_results_give() -> None:
+    assert table_behind("tuning training") == [
+        [
+            run["split"].removeprefix("third-"),
+            run["setting"],
+            *(f"{mean(values_of([run], 'errors', *shown)):.4f}" for shown in SHOWN),
+            *(rate(values_of([run], "success", *shown)) for shown in SHOWN),
+        ]
+        for run in tuning("training")
+    ]
+
+
+UNIFORM, BY_SIGNAL, WEIGHTED = "1e-3, alike", "2e-3, by signal", "2e-3, by signal, return_weight=1"
+
+
+def over_thirds(setting: str, values: str) -> list[float]:
+    """Of three trainings, in the columns of the table."""
+    runs = [run for run in tuning("training") if run["setting"] == setting]
+    assert [run["split"] for run in runs] == ["third-0", "third-1", "third-2"]
+    return [mean(values_of(runs, values, *shown)) for shown in SHOWN]
+
+
+def test_what_the_page_says_of_the_draw_of_steps_is_what_the_raw_results_give() -> None:
+    before, after = (over_thirds(setting, "errors") for setting in (UNIFORM, BY_SIGNAL))
+    less = [f"{1 - new / old:.0%}" for old, new in zip(before, after, strict=True)]
+    before, after = (over_thirds(setting, "success") for setting in (UNIFORM, BY_SIGNAL))
+    text = words_of_the_page()
+    assert f"falls by {less[0]} told both and by {less[1]} told the sentence, over three thirds, and by {less[2]} on" in text
+    assert f"where the sentence is all that is told: {before[1]:.2f} into {after[1]:.2f} on seen tasks" in text
+    assert f"told both it is {before[0]:.2f} and {after[0]:.2f} there, {before[2]:.2f} and {after[2]:.2f} on unseen" in text
+
+
+def test_what_the_page_says_of_weights_among_demonstrations_is_what_the_raw_results_give() -> None:
+    (alike, weighted), (success, of_weighted) = (
+        [over_thirds(setting, values) for setting in (BY_SIGNAL, WEIGHTED)] for values in ("errors", "success")
+    )
+    text = words_of_the_page()
+    assert (
+        f"the same on seen tasks ({alike[0]:.4f} and {weighted[0]:.4f}), and {weighted[2] / alike[2] - 1:.0%} larger" in text
+    )
+    assert f"whose success is {success[2]:.2f} and {of_weighted[2]:.2f}." in text
+    of_hard = {(run["split"], run["setting"]): rate(cells[BOTH] for cells in run["seen"].values()) for run in tuning("hard")}
+    gains = [f"{of_hard[third, BY_SIGNAL]} into {of_hard[third, WEIGHTED]}" for third in ("third-0", "third-1", "third-2")]
+    assert f"told both {gains[0]}, {gains[1]} and {gains[2]} on the three thirds" in text
+
+
 def of_the_three_thirds(return_weight: float, group: str, told: str, value: str) -> dict[str, float]:
     """A value by third and task, of cloning with a weight."""
     return {
@@ -165,7 +219,8 @@ def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() ->
 
 
 def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
-    for run in tuning("visible") + tuning("hidden") + tuning("mixed") + tuning("weights"):
+    of_trainings = [{"split": run["split"], **run["errors"]} for run in tuning("training")]
+    for run in tuning("visible") + tuning("hidden") + tuning("mixed") + tuning("weights") + of_trainings:
         train, unseen = tasks_of_split(run["split"])
         assert set(run["unseen"]) <= set(unseen)
         assert set(run["seen"]) <= set(train)
