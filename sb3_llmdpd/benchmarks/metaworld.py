@@ -37,7 +37,7 @@ from sb3_llmdpd.processes import n_cores
 from sb3_llmdpd.report import write_results
 from sb3_llmdpd.schedules import CosineSchedule
 
-_EPISODE_WORK = 9
+_EPISODE_WORK = 4
 """Gradient steps that take as long as an evaluated episode does a single process; only the time that the bar says is left
 depends on it."""
 
