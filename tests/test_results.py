@@ -283,6 +283,9 @@ def reported(grid: str, row: tuple[str, str], column: str) -> str:
     return rows[row][table.header.index(column)]
 
 
+FASTER = "learning_rate=0.002+policy_kwargs.step_distribution=signal"
+
+
 @pytest.mark.parametrize(
     ("grid", "row", "column", "said"),
     [
@@ -295,6 +298,12 @@ def reported(grid: str, row: tuple[str, str], column: str) -> str:
         ("hidden-goals", ("no-trajectory", "text"), "unseen (4)", "copying it, {} trained without examples |"),
         ("ml45-visible", ("candidates-10", BOTH), "seen (45)", "the best of ten candidates does {} on seen tasks,"),
         ("ml45-visible", ("candidates-50", BOTH), "seen (45)", "and the best of fifty {} (one seed"),
+        ("ml45-visible", (f"full+{FASTER}", ""), "does what it is told", "what is told in shared scenes is done in {},"),
+        ("ml45-visible", (f"full+{FASTER}", BOTH), "seen (45)", "and seen tasks in {}. With weights"),
+        ("ml45-visible", (f"full+{FASTER}", BOTH), "unseen (5)", "Unseen tasks are done as before, {} and"),
+        ("ml45-visible", (f"full+{FASTER}+return_weight=1.0", ""), "does what it is told", "and what is told in {}: reach"),
+        ("ml45-visible", (f"full+{FASTER}+return_weight=1.0", BOTH), "seen (45)", "seen tasks are done in {}, and what"),
+        ("ml45-visible", (f"full+{FASTER}+return_weight=1.0", BOTH), "unseen (5)", "and {}, but box-close less often."),
         ("ml45-mixed", ("bc", BOTH), "seen (45)", "plain cloning of these data does seen tasks in {} of"),
         ("ml45-mixed", ("full", BOTH), "seen (45)", "which draws better episodes more often, in {}."),
         ("ml45-mixed", ("bc", BOTH), "unseen (5)", "On unseen tasks it is {} and"),
