@@ -311,6 +311,20 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def test_cloning_learns_at_the_steps_that_the_process_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(eta=0.0, policy_kwargs=dict(step_distribution="signal"))
+    learned: list[th.Tensor] = []
+
+    def predict_noise(noisy_actions: th.Tensor, steps: th.Tensor, condition: th.Tensor) -> th.Tensor:
+        learned.append(steps)
+        return noisy_actions
+
+    monkeypatch.setattr(model.actor, "predict_noise", predict_noise)
+    model.generator.manual_seed(0)
+    model.actor_loss(model.replay_buffer.sample(2400), None)
+    assert (learned[0] == 0).float().mean().item() == pytest.approx(0.557, abs=0.04)  # a fifth, were all drawn alike
+
+
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Go the way that has nothing to wait for, which a CPU need not go."""
     monkeypatch.setattr(NearestSteps, "project", StateReader.project)
