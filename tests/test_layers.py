@@ -24,6 +24,7 @@ LAYERS = {
     "sb3_llmdpd.networks.features": 1,
     "sb3_llmdpd.data.checks": 0,
     "sb3_llmdpd.data.episodes": 0,
+    "sb3_llmdpd.data.spaces": 0,
     "sb3_llmdpd.prompts.prompt": 0,
     "sb3_llmdpd.prompts.prompt_encoder": 0,
     "sb3_llmdpd.prompts.trajectory_encoder": 0,

@@ -219,11 +219,13 @@ def test_bounds_of_observations_may_differ_and_are_joined() -> None:
     assert load_minari(["lab/b-v0", "lab/c-v0"]).observation_space == spaces.Box(-2.0, 2.0, (3,), np.float32)
 
 
-def test_an_action_outside_is_refused_unless_it_is_to_be_clipped() -> None:
-    write("lab/b-v0", [buffer(actions=np.full((4, 2), 3.0, np.float32))])
+def test_actions_outside_are_clipped_and_counted_or_refused() -> None:
+    write("lab/b-v0", [buffer(actions=np.full((4, 2), 3.0, np.float32)), buffer(6)])
+    with pytest.warns(UserWarning, match=r"lab/b-v0: 4 of 10 actions lay outside the action space .*, by up to 2, and were"):
+        first = load_minari("lab/b-v0").episodes[0]
+    np.testing.assert_array_equal(first.actions, np.ones((4, 2)))
     with pytest.raises(ValueError, match="lab/b-v0, episode 0: 4 of 4 actions lie outside"):
-        load_minari("lab/b-v0")
-    np.testing.assert_array_equal(load_minari("lab/b-v0", clip_actions=True).episodes[0].actions, np.ones((4, 2)))
+        load_minari("lab/b-v0", strict=True)
 
 
 def test_discrete_actions_are_refused_with_the_data_sets_name() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_llmdpd.data.checks import Observations, check_fits, check_texts
+from sb3_llmdpd.data.spaces import unbounded_space
 
 STEPS_AFTER_SUCCESS = 10
 """What follows the first success by more than this is idling, and no part of a prompt."""
@@ -182,10 +183,7 @@ class OfflineDataset:
                 raise TypeError(f"a data set is made of `Episode`s, got {type(episode).__name__}")
         first = episodes[0]
         if observation_space is None:
-            if isinstance(first.observations, dict):
-                observation_space = spaces.Dict({key: _unbounded_box(value) for key, value in first.observations.items()})
-            else:
-                observation_space = _unbounded_box(first.observations)
+            observation_space = unbounded_space(first.observations)
         if action_space is None:
             action_space = spaces.Box(-1.0, 1.0, first.actions.shape[1:], np.float32)
         return cls(tuple(episodes), observation_space, action_space)
@@ -216,9 +214,3 @@ class OfflineDataset:
 
     def __repr__(self) -> str:
         return f"<OfflineDataset: {self.summary()}>"
-
-
-def _unbounded_box(array: np.ndarray) -> spaces.Box:
-    if array.dtype == np.uint8:
-        return spaces.Box(0, 255, array.shape[1:], np.uint8)
-    return spaces.Box(-np.inf, np.inf, array.shape[1:], np.float32)

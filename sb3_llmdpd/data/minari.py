@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.data.checks import Observations, check_texts
-from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.checks import Observations
+from sb3_llmdpd.data.episodes import OfflineDataset
+from sb3_llmdpd.data.source import AS_RECORDED, EpisodeSource, Reading, Record, read_sources
 from sb3_llmdpd.optional import require
 
 _TEXT_KEYS = ("task_texts", "task_text", "language_instruction", "task", "mission")
@@ -25,43 +26,100 @@ def load_minari(
     *,
     task_texts: Mapping[str, str | Sequence[str]] | None = None,
     root: str | Path | None = None,
-    clip_actions: bool = False,
+    strict: bool = False,
+    flatten: bool = False,
 ) -> OfflineDataset:
-    """Read local Minari data sets.
-
-    The sentence of an episode is looked up in this order: ``task_texts``; the episode's metadata (``task_texts``,
-    ``task_text``, ``language_instruction``, ``task``, ``mission``); an entry ``task_text`` or ``mission`` of a Dict
-    observation, which is then taken out of it; the data set's metadata; with a warning its description, or the ``env_name``
-    of its environment. An episode without any has no text prompt.
-
-    Its task is ``task_id`` of the metadata; else the data set, or, where sentences differ within it, data set and sentence.
-    A time limit is no termination. Observations of floats become float32.
+    """Read local Minari data sets into memory, as `MinariSource` says.
 
     :param ids: one Minari id or several, e.g. ``"metaworld/drawer-open-v0"``. All must share their spaces.
     :param task_texts: sentence, or several phrasings, by Minari id or by task.
     :param root: folder of the data sets; by default Minari's own, $MINARI_DATASETS_PATH or ~/.minari/datasets.
-    :param clip_actions: clip recorded actions into the action space, as many environments do before they act; else an
-        action outside is refused.
+    :param strict: see `Reading`.
+    :param flatten: see `Reading`.
     :return: all episodes.
     :raises ValueError: when an id is not there, a file is damaged or holds NaN, spaces differ, or a sentence is empty.
     """
     names = [ids] if isinstance(ids, str) else list(ids)
     if not names:
         raise ValueError("`ids` names no data set; give at least one Minari id, e.g. 'metaworld/drawer-open-v0'")
-    given = {key: check_texts(texts, f"`task_texts[{key!r}]`") for key, texts in (task_texts or {}).items()}
-    folder = datasets_root(root)
-    datasets = {name: _open(name, folder) for name in names}
-    observation_space, action_space = _common_spaces(datasets)
-    episodes = [
-        episode
-        for name, dataset in datasets.items()
-        for episode in _read(name, dataset, given, action_space if clip_actions else None)
-    ]
-    tasks = dict.fromkeys(episode.task for episode in episodes)
-    unknown = sorted(set(given) - set(names) - set(tasks))
-    if unknown:
-        raise ValueError(f"`task_texts` speaks of {unknown}, but the data sets are {names} and their tasks {list(tasks)}")
-    return OfflineDataset(tuple(episodes), observation_space, action_space)
+    reading = Reading(task_texts or {}, strict, flatten)
+    return read_sources([MinariSource(name, root=root, reading=reading) for name in names])
+
+
+class MinariSource(EpisodeSource):
+    """A local Minari data set, in any of Minari's file formats.
+
+    The sentence of an episode is looked up in this order: `Reading.task_texts`; the episode's metadata (``task_texts``,
+    ``task_text``, ``language_instruction``, ``task``, ``mission``); an entry ``task_text`` or ``mission`` of a Dict
+    observation, which is then taken out of it; the data set's metadata; with a warning its description, or the ``env_name``
+    of its environment. An episode without any has no text prompt.
+
+    Its task is ``task_id`` of the metadata; else the data set, or, where sentences differ within it, data set and sentence.
+    A time limit is no termination.
+
+    :param name: Minari id.
+    :param root: folder of the data sets, see `datasets_root`.
+    :param reading: see `Reading`.
+    :raises ValueError: when the id is not there, the files are damaged, or the spaces are none that a policy reads.
+    """
+
+    kind = "minari"
+
+    def __init__(self, name: str, *, root: str | Path | None = None, reading: Reading = AS_RECORDED) -> None:
+        folder = datasets_root(root)
+        self._dataset = _open(name, folder)
+        self._folder = folder / name / "data"
+        space = self._dataset.observation_space
+        self._sentences = [key for key, part in space.items() if _is_text(part)] if isinstance(space, spaces.Dict) else []
+        if self._sentences:
+            space = spaces.Dict({key: part for key, part in space.items() if key not in self._sentences})
+        super().__init__(name, space, self._dataset.action_space, reading)
+
+    def files(self) -> Sequence[Path]:
+        """See `EpisodeSource.files`."""
+        return sorted(path for path in self._folder.rglob("*") if path.is_file())
+
+    def records(self) -> Iterator[Record]:
+        """See `EpisodeSource.records`."""
+        name, given = self.name, self.reading.task_texts
+        texts = [row.texts for row in self._rows(whole=bool(self._sentences))]  # a pass of its own, to keep no episode
+        several = len(set(texts)) > 1
+        common = () if name in given or all(texts) else _dataset_texts(name, self._dataset)
+        for row in self._rows(whole=True):
+            success, first_success = row.success
+            yield {
+                "observations": row.observations,
+                "actions": row.record["actions"],
+                "rewards": row.record["rewards"],
+                "task": _text(row.metadata.get("task_id")) or (f"{name}: {row.texts[0]}" if several and row.texts else name),
+                "task_texts": row.texts or common,
+                "terminated": bool(row.record["terminations"][-1]),
+                "success": success,
+                "first_success": first_success,
+                "goal": _text(row.metadata.get("goal_id")),
+                "source": row.source,
+            }
+
+    def _rows(self, whole: bool) -> Iterator["_Row"]:
+        """The episodes as Minari has them; unless ``whole``, only what their metadata say."""
+        indices = self._dataset.episode_indices
+        storage = self._dataset.storage
+        records, metadata = storage.get_episodes(indices) if whole else None, storage.get_episode_metadata(indices)
+        for index in indices:
+            source = f"{self.name}, episode {index}"
+            try:
+                record, entry = {} if records is None else next(records), next(metadata)
+            except (OSError, KeyError, ValueError, RuntimeError, StopIteration) as error:
+                raise _damaged(source, error) from error
+            if whole and not len(record["terminations"]):
+                raise _damaged(source, ValueError("`terminations` is empty"))
+            observations = record.get("observations", {})
+            sentences: dict[str, Any] = {}
+            if isinstance(observations, dict):
+                sentences = {key: observations[key][0] for key in self._sentences}
+                observations = {key: value for key, value in observations.items() if key not in sentences}
+            texts = _texts(entry) or _texts(entry.get("options") or {}) or _texts(sentences)
+            yield _Row(source, observations, record, entry, texts)
 
 
 def datasets_root(root: str | Path | None = None) -> Path:
@@ -136,47 +194,6 @@ def _damaged(source: str, error: Exception) -> ValueError:
     return ValueError(f"{source}: the files are damaged or half-written ({reason}); download or collect the data set again")
 
 
-def _read(name: str, dataset: Any, given: Mapping[str, tuple[str, ...]], clip_to: spaces.Box | None) -> Iterator[Episode]:
-    rows = list(_rows(name, dataset))
-    several = len({row.texts for row in rows}) > 1
-    common = () if name in given or all(row.texts for row in rows) else _dataset_texts(name, dataset)
-    for row in rows:
-        task = _text(row.metadata.get("task_id")) or (f"{name}: {row.texts[0]}" if several and row.texts else name)
-        actions = row.record["actions"]
-        success, first_success = row.success
-        yield Episode(
-            row.observations,
-            actions if clip_to is None else np.clip(actions, clip_to.low, clip_to.high),
-            row.record["rewards"],
-            task=task,
-            task_texts=given.get(task) or given.get(name) or row.texts or common,
-            terminated=bool(row.record["terminations"][-1]),
-            success=success,
-            first_success=first_success,
-            goal=_text(row.metadata.get("goal_id")),
-            source=row.source,
-        )
-
-
-def _rows(name: str, dataset: Any) -> Iterator[_Row]:
-    indices = dataset.episode_indices
-    records, metadata = dataset.storage.get_episodes(indices), dataset.storage.get_episode_metadata(indices)
-    for index in indices:
-        source = f"{name}, episode {index}"
-        try:
-            record, entry = next(records), next(metadata)
-        except (OSError, KeyError, ValueError, RuntimeError, StopIteration) as error:
-            raise _damaged(source, error) from error
-        if not len(record["terminations"]):
-            raise _damaged(source, ValueError("`terminations` is empty"))
-        observations, sentences = record["observations"], {}
-        if isinstance(observations, dict):
-            sentences = {key: value[0] for key, value in observations.items() if _is_text(dataset.observation_space[key])}
-            observations = {key: value for key, value in observations.items() if key not in sentences}
-        texts = _texts(entry) or _texts(entry.get("options") or {}) or _texts(sentences)
-        yield _Row(source, observations, record, entry, texts)
-
-
 def _texts(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     """The sentences under the first of the known names, if any."""
     for key in _TEXT_KEYS:
@@ -208,63 +225,11 @@ def _dataset_texts(name: str, dataset: Any) -> tuple[str, ...]:
             warnings.warn(
                 f"{name} has no task text; its {origin} {text!r} is taken for one. Say what the task is with"
                 f" `task_texts={{{name!r}: ...}}`",
-                stacklevel=4,
+                stacklevel=2,
             )
             return (text,)
     return ()
 
 
-def _common_spaces(datasets: Mapping[str, Any]) -> tuple[spaces.Space[Any], spaces.Box]:
-    """The spaces that all share; bounds of observations may differ, as nothing is scaled by them."""
-    (first, dataset), *others = datasets.items()
-    observation_space, action_space = _numeric_space(first, dataset.observation_space), _float32(dataset.action_space)
-    if not isinstance(action_space, spaces.Box):
-        raise ValueError(f"{first}: the action space must be a Box of continuous actions, got {action_space}")
-    for name, other in others:
-        if _float32(other.action_space) != action_space:
-            raise ValueError(
-                f"data sets that are read together must share their action space: {first} has {action_space},"
-                f" {name} has {other.action_space}"
-            )
-        joint = _joint_space(observation_space, _numeric_space(name, other.observation_space))
-        if joint is None:
-            raise ValueError(
-                f"data sets that are read together must share their observation space: {first} has"
-                f" {dataset.observation_space}, {name} has {other.observation_space}"
-            )
-        observation_space = joint
-    return observation_space, action_space
-
-
-def _numeric_space(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """As episodes have it: without sentences, floats as float32."""
-    if isinstance(space, spaces.Dict):
-        parts = {key: _float32(part) for key, part in space.items() if not _is_text(part)}
-    else:
-        parts = {"": _float32(space)}
-    for key, part in parts.items():
-        if isinstance(part, spaces.Dict | spaces.Tuple | spaces.Text):
-            raise ValueError(f"{name}: observations must be one array or a flat Dict of arrays, got {part} {key}")
-    return spaces.Dict(parts) if isinstance(space, spaces.Dict) else parts[""]
-
-
 def _is_text(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Text)
-
-
-def _float32(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
-    return space
-
-
-def _joint_space(one: spaces.Space[Any], other: spaces.Space[Any]) -> spaces.Space[Any] | None:
-    """The smallest space that holds both, None when they differ in more than bounds."""
-    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
-        if (one.shape, one.dtype) != (other.shape, other.dtype):
-            return None
-        return spaces.Box(np.minimum(one.low, other.low), np.maximum(one.high, other.high), dtype=one.dtype.type)
-    if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict) and set(one) == set(other):
-        parts = {key: _joint_space(one[key], other[key]) for key in one}
-        return None if None in parts.values() else spaces.Dict(parts)  # type: ignore[arg-type]
-    return one if one == other else None

@@ -1,0 +1,199 @@
+"""`EpisodeSource`, the one way in which logged behaviour of any format is read."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_llmdpd.data.checks import check_fits, check_texts
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.spaces import check_flat, flat_observations, flat_space, float32_space, joint_spaces
+
+Record = dict[str, Any]
+"""Arguments of `Episode` as a file has them, not checked yet."""
+
+Refused = Callable[[str], None]
+"""Told the sentence with which an episode was refused."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How any source is read.
+
+    :param task_texts: sentence, or several phrasings, by the name of a source or by task; it goes before what the source says.
+    :param strict: refuse an action outside the action space; otherwise it is clipped, as many environments do before they
+        act, and a warning says how many were.
+    :param flatten: put the entries of a Dict observation side by side in one vector, as gymnasium's `flatten_space` does.
+    :raises TypeError: on a sentence that is no string.
+    :raises ValueError: on an empty sentence.
+    """
+
+    task_texts: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    strict: bool = False
+    flatten: bool = False
+
+    def __post_init__(self) -> None:
+        texts = {key: check_texts(value, f"`task_texts[{key!r}]`") for key, value in self.task_texts.items()}
+        object.__setattr__(self, "task_texts", texts)
+
+    def texts_of(self, source: str, task: str) -> tuple[str, ...]:
+        """The sentences given for an episode.
+
+        :param source: name of its source.
+        :param task: that it is of.
+        :return: those for the task, else those for the source, else none.
+        """
+        return tuple(self.task_texts.get(task) or self.task_texts.get(source) or ())
+
+
+AS_RECORDED = Reading()
+"""Nothing said: actions clipped, Dict observations kept."""
+
+
+class EpisodeSource(ABC):
+    """One place of logged behaviour. A format is a subclass that knows how to open its files and yields what is in them.
+
+    Episodes are read one at a time, so that a source may be larger than memory, and can be read again from the start.
+
+    :param name: what messages and `Reading.task_texts` call it.
+    :param observation_space: of its episodes; floats of any precision are read as float32.
+    :param action_space: of its episodes.
+    :param reading: how it is read.
+    :raises ValueError: when the action space is no Box, or observations are nested and not to be flattened.
+    """
+
+    kind: ClassVar[str]
+    """Name of the format, which a user may write in front of a source, as in ``"d4rl:hopper.hdf5"``."""
+
+    def __init__(
+        self, name: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], reading: Reading
+    ) -> None:
+        if not isinstance(action_space, spaces.Box):
+            raise ValueError(f"{name}: the action space must be a Box of continuous actions, got {action_space}")
+        self.name = name
+        self.reading = reading
+        self._as_recorded = float32_space(observation_space)
+        self.observation_space = flat_space(name, self._as_recorded) if reading.flatten else self._as_recorded
+        check_flat(name, self.observation_space)
+        self.action_space: spaces.Box = float32_space(action_space)
+
+    @abstractmethod
+    def files(self) -> Sequence[Path]:
+        """What is read: when one of them changes, these are other data."""
+
+    @abstractmethod
+    def records(self) -> Iterator[Record]:
+        """Read the episodes one after the other.
+
+        :return: arguments of `Episode`, ``source`` among them; ``task_texts`` are those that the source itself has.
+        :raises ValueError: when the files are damaged.
+        """
+
+    def options(self) -> dict[str, Any]:
+        """What else decides what is read, as JSON values: the further arguments of a format."""
+        return {}
+
+    def episodes(self, refused: Refused | None = None) -> Iterator[Episode]:
+        """Read and check the episodes one after the other.
+
+        :param refused: told why an episode was left out; None to raise instead.
+        :return: the episodes in their order.
+        :raises ValueError: on an episode that is none; names source, episode and field.
+        :raises TypeError: on values that are not numbers.
+        """
+        clipped = _Clipped(self.name, self.action_space)
+        for record in self.records():
+            try:
+                episode = self._episode(record, clipped)
+            except (ValueError, TypeError) as error:
+                if refused is None:
+                    raise
+                refused(str(error))
+            else:
+                yield episode
+        clipped.say()
+
+    def _episode(self, record: Record, clipped: "_Clipped") -> Episode:
+        actions, observations = record["actions"], record["observations"]
+        if not self.reading.strict:
+            actions = clipped(actions)
+        if self.reading.flatten:
+            observations = flat_observations(self._as_recorded, observations)
+        given = self.reading.texts_of(self.name, record.get("task", "task"))
+        texts = given or record.get("task_texts", ())
+        episode = Episode(**{**record, "observations": observations, "actions": actions, "task_texts": texts})
+        check_fits(episode.observations, episode.actions, self.observation_space, self.action_space, episode.source)
+        return episode
+
+
+def read_sources(sources: Sequence[EpisodeSource]) -> OfflineDataset:
+    """Read whole sources into memory.
+
+    :param sources: at least one, of the same spaces.
+    :return: all their episodes.
+    :raises ValueError: when they hold no episode or one that is none, their spaces differ, or sentences were given for what is
+        not there.
+    """
+    observation_space, action_space = joint_spaces(sources)
+    episodes = [episode for source in sources for episode in source.episodes()]
+    refuse_unknown_texts(sources, [episode.task for episode in episodes])
+    if not episodes:
+        raise ValueError(f"{' and '.join(source.name for source in sources)}: the data set holds no episode")
+    return OfflineDataset(tuple(episodes), observation_space, action_space)
+
+
+def refuse_unknown_texts(sources: Sequence[EpisodeSource], tasks: Sequence[str]) -> None:
+    """Refuse sentences that were given for what is not there.
+
+    :param sources: as they were read.
+    :param tasks: of their episodes.
+    :raises ValueError: names them, the sources and the tasks.
+    """
+    names, known = [source.name for source in sources], dict.fromkeys(tasks)
+    given = {key for source in sources for key in source.reading.task_texts}
+    unknown = sorted(given - set(names) - set(known))
+    if unknown:
+        raise ValueError(f"`task_texts` speaks of {unknown}, but the data sets are {names} and their tasks {list(known)}")
+
+
+class _Clipped:
+    """Clips the actions of a source, and counts what it changed.
+
+    :param source: its name.
+    :param space: to clip to.
+    """
+
+    def __init__(self, source: str, space: spaces.Box) -> None:
+        self._source, self._space = source, space
+        self._n_steps = self._n_outside = 0
+        self._farthest = 0.0
+
+    def __call__(self, actions: Any) -> Any:
+        """Actions inside the space; what is no array of numbers that fit it is left to `Episode` to refuse."""
+        array = np.asarray(actions)
+        if array.dtype.kind not in "fiu" or array.shape[1:] != self._space.shape:
+            return actions
+        array = array.astype(np.float32)
+        inside = np.clip(array, self._space.low, self._space.high)
+        excess = np.abs(inside - array).reshape(len(array), -1)
+        excess[~np.isfinite(excess)] = 0.0  # NaN and infinity are refused as such
+        outside = excess.max(axis=1, initial=0.0) > 0
+        self._n_steps += len(array)
+        self._n_outside += int(outside.sum())
+        self._farthest = max(self._farthest, float(excess.max(initial=0.0)))
+        return np.where(np.isfinite(array), inside, array)
+
+    def say(self) -> None:
+        """Warn when anything was changed."""
+        if self._n_outside:
+            warnings.warn(
+                f"{self._source}: {self._n_outside:,} of {self._n_steps:,} actions lay outside the action space"
+                f" [{self._space.low.min()}, {self._space.high.max()}], by up to {self._farthest:.3g}, and were clipped, as"
+                " many environments do before they act. strict=True refuses them",
+                stacklevel=2,
+            )
