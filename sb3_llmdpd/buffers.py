@@ -1,6 +1,6 @@
 """`PromptReplayBuffer`, which draws offline transitions together with prompts for their tasks."""
 
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 import torch as th
@@ -9,14 +9,31 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.utils import get_device
 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
-from sb3_llmdpd.data.images import channels_first, channels_first_space
+from sb3_llmdpd.data.images import channels_first_space
+from sb3_llmdpd.data.stored import StoredDataset
 from sb3_llmdpd.episode_index import EpisodeIndex
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, window_steps
 from sb3_llmdpd.return_weights import check_return_weight
-from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs, to_device
+from sb3_llmdpd.steps import MappedSteps, ResidentSteps, Steps
+from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs
 
 REWARD_SCALES = ("per_task", "none")
-_ARRAYS = ("_observations", "_actions", "_rewards", "_dones", "text_vectors")
+_TENSORS = ("_rewards", "_dones", "text_vectors")
+
+
+class _Draw(NamedTuple):
+    """What a batch is made of."""
+
+    tasks: np.ndarray
+    """(M,)."""
+    examples: np.ndarray
+    """(M,), the episode that each prompt shows."""
+    first_shown: np.ndarray
+    """(M,), the first of its steps that may be shown."""
+    n_shown: np.ndarray
+    """(M,), how many may; 0 where none is."""
+    rows: np.ndarray
+    """(B,), of the transitions, prompt after prompt."""
 
 
 class PromptReplayBuffer(ReplayBuffer):
@@ -25,8 +42,10 @@ class PromptReplayBuffer(ReplayBuffer):
     A batch is M prompts with B / M transitions each. Tasks are drawn uniformly, whatever their share of the data, and
     without repetition while there are enough. The prompt of a transition is **another** episode of its task (of its goal,
     with ``same_goal``), so that an example never contains the transition that it conditions; failed episodes serve as
-    examples only where fewer than two others are known. Where a task has a single usable episode there is no other, and its
-    prompts come without a trajectory, which a warning says.
+    examples only where fewer than two others are known. Where a task has a single episode there is no other: a part of it is
+    shown, and the transitions are drawn from the rest, which a warning says; an episode of one step is not shown at all.
+
+    Data that are mapped from a file (`StoredDataset`) stay there: of observations and actions, batches alone are in memory.
 
     All draws come from a Generator of the buffer's own, so that an evaluation between two steps changes nothing.
 
@@ -79,8 +98,9 @@ class PromptReplayBuffer(ReplayBuffer):
         self.reward_scale = reward_scale
         self.return_weight = return_weight
         self.seed(seed)
-        self._index = EpisodeIndex(dataset.episodes, same_goal, return_weight, gamma)
-        self._lay_out(self._index.episodes)
+        first_rows = dataset.first_rows if isinstance(dataset, StoredDataset) else None
+        self._index = EpisodeIndex(dataset.episodes, same_goal, return_weight, gamma, first_rows)
+        self._lay_out(dataset)
         del self._index.episodes  # their arrays are laid out, and would lie in memory twice
         self.tasks, self.texts = self._index.tasks, self._index.texts
         self.text_vectors = th.zeros(len(self.texts), 0, device=self.device)
@@ -88,22 +108,25 @@ class PromptReplayBuffer(ReplayBuffer):
 
     # Layout ---------------------------------------------------------------------------------------------------------
 
-    def _lay_out(self, episodes: list[Episode]) -> None:
-        """Concatenate the episodes, which come in the order of the index."""
-        index = self._index
-        rewards = np.concatenate([np.append(episode.rewards, 0.0) for episode in episodes])
+    def _lay_out(self, dataset: OfflineDataset) -> None:
+        """Put observations and actions where batches are taken from, and rewards beside them."""
+        index, episodes = self._index, self._index.episodes
+        spaces_and_device = (self.observation_space, dataset.action_space, self.device)
+        self._steps: Steps = (
+            MappedSteps(dataset.file, *spaces_and_device)
+            if isinstance(dataset, StoredDataset)
+            else ResidentSteps(episodes, *spaces_and_device)
+        )
         self.reward_scales = self._reward_scales(episodes)
-        rewards = rewards / np.repeat(self.reward_scales[index.episode_task], index.episode_length + 1)
-        flat = [episode.actions.reshape(len(episode), -1) for episode in episodes]
-        actions = np.concatenate([np.vstack([rows, np.zeros_like(rows[:1])]) for rows in flat])
-        low, high = self.action_space.low.ravel(), self.action_space.high.ravel()  # type: ignore[attr-defined]  # a Box
-        dones = np.zeros(len(rewards))
-        dones[index.episode_row + index.episode_length - 1] = [episode.terminated for episode in episodes]
-        self._observations = self._concatenated_observations(episodes)
-        self._actions = self._tensor(2.0 * (actions - low) / (high - low) - 1.0)
+        ends = index.episode_row + index.episode_length  # the rows behind the last transitions
+        rewards = np.zeros(ends.max() + 1)
+        for episode, first, scale in zip(episodes, index.episode_row, self.reward_scales[index.episode_task], strict=True):
+            rewards[first : first + len(episode)] = episode.rewards / scale
+        dones = np.zeros(len(rewards), np.float32)
+        dones[ends - 1] = [episode.terminated for episode in episodes]
         self._rewards = self._tensor(rewards[:, None])
         self._dones = self._tensor(dones[:, None])
-        self.largest_reward = float(np.abs(rewards).max())
+        self.largest_reward = float(max(rewards.max(), -rewards.min()))
         """Largest magnitude of a scaled reward."""
 
     def _reward_scales(self, episodes: list[Episode]) -> np.ndarray:
@@ -116,12 +139,6 @@ class PromptReplayBuffer(ReplayBuffer):
         mean_squares = np.bincount(index.episode_task, squares, n_tasks) / n_steps
         return np.where(mean_squares > 0, np.sqrt(mean_squares), 1.0)
 
-    def _concatenated_observations(self, episodes: list[Episode]) -> TensorObs:
-        parts: list[Any] = [channels_first(episode.observations, self.observation_space) for episode in episodes]
-        if isinstance(self.obs_shape, dict):
-            return to_device({key: np.concatenate([part[key] for part in parts]) for key in self.obs_shape}, self.device)
-        return to_device(np.concatenate(parts), self.device)
-
     def _tensor(self, array: np.ndarray) -> th.Tensor:
         return th.as_tensor(array, dtype=th.float32, device=self.device)
 
@@ -132,10 +149,9 @@ class PromptReplayBuffer(ReplayBuffer):
         :return: the buffer itself.
         """
         self.device = get_device(device)
-        for name in _ARRAYS:
-            array = getattr(self, name)
-            moved = {key: value.to(self.device) for key, value in array.items()} if isinstance(array, dict) else None
-            setattr(self, name, array.to(self.device) if moved is None else moved)
+        self._steps.to(self.device)
+        for name in _TENSORS:
+            setattr(self, name, getattr(self, name).to(self.device))
         return self
 
     # What others ask for -------------------------------------------------------------------------------------------------
@@ -173,8 +189,7 @@ class PromptReplayBuffer(ReplayBuffer):
         :param n: how many at most.
         :return: (m, *obs_shape) with m <= n, or a dict of such tensors.
         """
-        n_rows = len(self._actions)
-        return self._observation_rows(np.linspace(0, n_rows - 1, min(n, n_rows)).astype(np.int64))
+        return self._steps.observations(self._index.some_rows(n))
 
     # Sampling -----------------------------------------------------------------------------------------------------------
 
@@ -191,19 +206,19 @@ class PromptReplayBuffer(ReplayBuffer):
                 "VecNormalize cannot serve offline: its statistics only move when an environment is stepped. Drop it; the"
                 " policy standardises observations with statistics of the data set."
             )
-        tasks, pools, examples, rows = self._draw(batch_size)
+        draw = self._draw(batch_size)
+        observations, actions = self._steps.take(draw.rows)
         return PromptReplayBufferSamples(
-            observations=self._observation_rows(rows),
-            actions=self._rows(self._actions, rows),
-            next_observations=self._observation_rows(rows + 1),
-            dones=self._rows(self._dones, rows),
-            rewards=self._rows(self._rewards, rows),
+            observations=observations,
+            actions=actions,
+            next_observations=self._steps.observations(draw.rows + 1),
+            dones=self._rows(self._dones, draw.rows),
+            rewards=self._rows(self._rewards, draw.rows),
             discounts=None,
-            prompts=self._prompts(tasks, pools, examples),
+            prompts=self._prompts(draw),
         )
 
-    def _draw(self, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Task, pool and example of each of the M prompts, each (M,), and the rows of the transitions, (B,)."""
+    def _draw(self, batch_size: int) -> "_Draw":
         n_prompts = min(self.prompts_per_batch, batch_size)
         if n_prompts < 1 or batch_size % n_prompts:
             raise ValueError(
@@ -213,34 +228,58 @@ class PromptReplayBuffer(ReplayBuffer):
         index, tasks = self._index, self._draw_tasks(n_prompts)
         pools = index.pools_of(index.task_first_lot[tasks] + self.generator.integers(index.task_n_lots[tasks]))
         examples = index.examples[index.pool_first_example[pools] + self.generator.integers(index.pool_n_examples[pools])]
-        transitions = self._draw_transitions(pools, examples, batch_size // n_prompts)
-        return tasks, pools, examples, index.transition_row[transitions.ravel()]
+        first_step, n_steps = self._draw_shown(pools, examples)
+        # What is shown is not what is explained: the rest of a single episode, or else the other episodes of the pool.
+        is_single = index.pool_is_single[pools]
+        kept_out = (np.where(is_single, first_step, 0), np.where(is_single, n_steps, index.episode_length[examples]))
+        rows = self._draw_transitions(pools, examples, *kept_out, batch_size // n_prompts)
+        return _Draw(tasks, examples, first_step, n_steps, rows.ravel())
 
     def _draw_tasks(self, n_prompts: int) -> np.ndarray:
         rounds = -(-n_prompts // len(self.tasks))
         drawn = [self.generator.permutation(len(self.tasks)) for _ in range(rounds)]
         return np.concatenate(drawn)[:n_prompts]
 
-    def _draw_transitions(self, pools: np.ndarray, examples: np.ndarray, n: int) -> np.ndarray:
-        """Transitions of the pools, drawn by lot among those outside the example.
+    def _draw_shown(self, pools: np.ndarray, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First step and number of steps of each example that its prompt may show, each (M,).
+
+        All that are worth it; of an episode that has no other in its pool a half of those, at a random place.
+        """
+        n_steps = self._index.episode_prompt_length[examples]
+        is_single = self._index.pool_is_single[pools]
+        if not is_single.any():  # without a draw: the batches of other data stay as they are
+            return np.zeros_like(n_steps), n_steps
+        half = n_steps // 2
+        drawn = self.generator.integers(n_steps - half + 1)
+        return np.where(is_single, drawn, 0), np.where(is_single, half, n_steps)
+
+    def _draw_transitions(
+        self, pools: np.ndarray, examples: np.ndarray, first_left_out: np.ndarray, n_left_out: np.ndarray, n: int
+    ) -> np.ndarray:
+        """Rows of transitions of the pools, drawn by lot among those outside some steps of the example.
 
         :param pools: (M,).
         :param examples: (M,), the episode that is each prompt's example.
+        :param first_left_out: (M,), the first of its steps that are left out.
+        :param n_left_out: (M,), how many are, side by side.
         :param n: transitions of each prompt.
         :return: (M, n).
         """
         index = self._index
-        left_out = np.where(index.pool_is_single[pools], 0, index.episode_n_lots[examples])
+        lots_of_step = index.transition_lots[examples]
+        left_out = n_left_out * lots_of_step
         drawn = self.generator.integers((index.pool_n_lots[pools] - left_out)[:, None], size=(len(pools), n))
         lots = index.pool_first_lot[pools][:, None] + drawn
-        # A pool's lots lie side by side: those from the example's on move up by as many as it has.
-        lots += left_out[:, None] * (lots >= index.episode_first_lot[examples][:, None])
-        return index.transitions_of(lots)
+        # A pool's lots lie side by side: those from what is left out on move up by as many as it has.
+        first_lot = index.episode_first_lot[examples] + first_left_out * lots_of_step
+        lots += left_out[:, None] * (lots >= first_lot[:, None])
+        return index.rows_of(lots)
 
-    def _prompts(self, tasks: np.ndarray, pools: np.ndarray, examples: np.ndarray) -> PromptBatch:
-        index, n_prompts, window = self._index, len(tasks), self.prompt_window
-        steps = window_steps(index.episode_prompt_length[examples], window, self.generator.random((n_prompts, window)))
-        rows = (index.episode_row[examples][:, None] + steps).ravel()
+    def _prompts(self, draw: "_Draw") -> PromptBatch:
+        index, n_prompts, window, tasks = self._index, len(draw.tasks), self.prompt_window, draw.tasks
+        lengths = np.maximum(draw.n_shown, 1)  # of an episode of one step nothing is shown, and nothing read
+        steps = draw.first_shown[:, None] + window_steps(lengths, window, self.generator.random((n_prompts, window)))
+        rows = (index.episode_row[draw.examples][:, None] + steps).ravel()
         n_texts = index.task_n_texts[tasks]
         has_text = (n_texts > 0) & (self.text_vectors.shape[1] > 0)
         texts = index.task_first_text[tasks] + self.generator.integers(np.maximum(n_texts, 1))
@@ -248,18 +287,14 @@ class PromptReplayBuffer(ReplayBuffer):
             text_vectors = self._rows(self.text_vectors, np.where(has_text, texts, 0))
         else:
             text_vectors = self.text_vectors.new_zeros(n_prompts, self.text_vectors.shape[1])
+        observations, actions = self._steps.take(rows)
         return PromptBatch(
             text_vectors=text_vectors,
             has_text=th.from_numpy(has_text).to(self.device),
-            observations=self._observation_rows(rows),
-            actions=self._rows(self._actions, rows).view(n_prompts, window, -1),
-            has_trajectory=th.from_numpy(~index.pool_is_single[pools]).to(self.device),
+            observations=observations,
+            actions=actions.view(n_prompts, window, -1),
+            has_trajectory=th.from_numpy(draw.n_shown > 0).to(self.device),
         )
-
-    def _observation_rows(self, rows: np.ndarray) -> TensorObs:
-        if isinstance(self._observations, dict):
-            return {key: self._rows(value, rows) for key, value in self._observations.items()}
-        return self._rows(self._observations, rows)
 
     def _rows(self, array: th.Tensor, rows: np.ndarray) -> th.Tensor:
         return array.index_select(0, th.from_numpy(rows).to(self.device))

@@ -1,7 +1,7 @@
 """Where the episodes of a flat buffer lie: their rows and transitions, which may prompt which, and their sentences."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class EpisodeIndex:
     """Episodes sorted by task and pool, one after the other, one row a step.
 
     An episode of T steps takes T + 1 rows, since it has T + 1 observations, and T transitions. Arrays are by episode, by
-    transition, by pool or by task, as their names begin.
+    pool or by task, as their names begin.
 
     Transitions are drawn by lot. A transition has as many lots as its episode says, and those of an episode lie side by side,
     as episodes do in a pool.
@@ -38,23 +38,32 @@ class EpisodeIndex:
     :param same_goal: see `pool_key`.
     :param return_weight: see `return_lots`.
     :param gamma: see `return_lots`.
+    :param first_rows: (n_episodes,), the first row of each episode where their rows lie already; None to lay them one after
+        the other in the order of the index.
     :raises ValueError: when a goal is needed and not known.
     """
 
-    def __init__(self, episodes: Iterable[Episode], same_goal: bool, return_weight: float = 0.0, gamma: float = 0.99) -> None:
-        self.episodes = sorted(episodes, key=lambda episode: pool_key(episode, same_goal))
-        self.tasks = tuple(sorted({episode.task for episode in self.episodes}))
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        same_goal: bool,
+        return_weight: float = 0.0,
+        gamma: float = 0.99,
+        first_rows: np.ndarray | None = None,
+    ) -> None:
+        keys = [pool_key(episode, same_goal) for episode in episodes]
+        order = sorted(range(len(episodes)), key=keys.__getitem__)
+        self.episodes = [episodes[i] for i in order]
+        number_of_task = {task: number for number, task in enumerate(sorted({episode.task for episode in episodes}))}
+        self.tasks = tuple(number_of_task)
         lengths = np.array([len(episode) for episode in self.episodes])
         rows = lengths + 1
         self.episode_length = lengths
-        self.episode_row = np.cumsum(rows) - rows
-        self.episode_transition = np.cumsum(lengths) - lengths
+        self.episode_row = np.cumsum(rows) - rows if first_rows is None else first_rows[order]
         self.episode_prompt_length = np.array([episode.prompt_length for episode in self.episodes])
-        self.episode_task = np.array([self.tasks.index(episode.task) for episode in self.episodes])
-        # Transition t lies in row t + (number of episodes before its own), as each leaves one row without an action.
-        self.transition_row = np.arange(lengths.sum()) + np.repeat(np.arange(len(lengths)), lengths)
+        self.episode_task = np.array([number_of_task[episode.task] for episode in self.episodes])
 
-        keys = [pool_key(episode, same_goal) for episode in self.episodes]
+        keys = [keys[i] for i in order]
         first_of_pool = np.array([i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]])
         pool_of_episode = np.searchsorted(first_of_pool, np.arange(len(keys)), side="right") - 1
         self._give_lots(return_lots(self.episodes, return_weight, gamma), first_of_pool)
@@ -83,14 +92,25 @@ class EpisodeIndex:
         """
         return np.searchsorted(self._pool_last_lot, lots, side="right")
 
-    def transitions_of(self, lots: np.ndarray) -> np.ndarray:
+    def rows_of(self, lots: np.ndarray) -> np.ndarray:
         """Whose lots they are in the draw of transitions.
 
         :param lots: whole numbers from ``pool_first_lot`` on, ``pool_n_lots`` of each pool.
-        :return: transitions, of the same shape.
+        :return: the rows of the transitions, of the same shape.
         """
         episodes = np.searchsorted(self.episode_first_lot, lots, side="right") - 1
-        return self.episode_transition[episodes] + (lots - self.episode_first_lot[episodes]) // self.transition_lots[episodes]
+        return self.episode_row[episodes] + (lots - self.episode_first_lot[episodes]) // self.transition_lots[episodes]
+
+    def some_rows(self, n: int) -> np.ndarray:
+        """Rows spread evenly over all episodes.
+
+        :param n: how many at most.
+        :return: (m,) with m <= n.
+        """
+        ends = np.cumsum(self.episode_length + 1)
+        at = np.linspace(0, ends[-1] - 1, min(n, ends[-1])).astype(np.int64)
+        episodes = np.searchsorted(ends, at, side="right")
+        return self.episode_row[episodes] + at - (ends - self.episode_length - 1)[episodes]
 
     def _list_examples(self, pool_of_episode: np.ndarray, n_pools: int, same_goal: bool) -> None:
         """List, pool after pool, the episodes that may be shown as examples."""
@@ -106,21 +126,19 @@ class EpisodeIndex:
             lonely = [self.episodes[i] for i in np.flatnonzero(self.pool_is_single[pool_of_episode])]
             warnings.warn(
                 f"{len(lonely)} episodes have no other episode of their task{' and goal' if same_goal else ''} to serve"
-                f" as their example, and are trained without a trajectory prompt (the first: {lonely[0]!r})",
+                " as their example: they are prompted with a part of themselves, and trained on the rest"
+                f" (the first: {lonely[0]!r})",
                 stacklevel=5,
             )
 
     def _list_texts(self) -> None:
         """List, task after task, the distinct phrasings of its sentence."""
-        texts: list[str] = []
-        counts = []
-        for task in self.tasks:
-            of_task = dict.fromkeys(text for each in self.episodes if each.task == task for text in each.task_texts)
-            texts += of_task
-            counts.append(len(of_task))
-        self.texts = tuple(texts)
+        of_task: dict[str, dict[str, None]] = {task: {} for task in self.tasks}
+        for episode in self.episodes:
+            of_task[episode.task] |= dict.fromkeys(episode.task_texts)
+        self.texts = tuple(text for texts in of_task.values() for text in texts)
         """Phrasings of every task, task after task; a sentence that two tasks share stands twice."""
-        self.task_n_texts = np.array(counts)
+        self.task_n_texts = np.array([len(texts) for texts in of_task.values()])
         self.task_first_text = np.cumsum(self.task_n_texts) - self.task_n_texts
 
     @property

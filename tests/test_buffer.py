@@ -242,13 +242,35 @@ def test_failures_are_counted_for_each_task_apart() -> None:
 # A single episode, and goals ----------------------------------------------------------------------------------------------
 
 
-def test_an_only_episode_is_trained_on_without_an_example_and_a_warning_says_so() -> None:
-    with pytest.warns(UserWarning, match=r"1 episodes have no other episode of their task .*task-1, episode 2"):
+def test_an_only_episode_is_prompted_with_a_part_of_itself_that_lacks_what_is_learned_from_and_a_warning_says_so() -> None:
+    with pytest.warns(UserWarning, match=r"1 episodes have no other episode of their task .*a part of themselves.*episode 2"):
         buffer = make_buffer(traced_tasks([[5, 5], [7]]))
+    drawn, shown = set(), set()
+    for _ in range(30):
+        batch = buffer.sample(40)
+        assert batch.prompts.has_trajectory.all()
+        alone = rows(batch)[:, 0, TASK] == 1
+        for learned, example in zip(rows(batch)[alone], example_rows(batch)[alone], strict=True):
+            assert example[:, EPISODE].unique().tolist() == [2]
+            assert not set(example[:, STEP].tolist()) & set(learned[:, STEP].tolist())
+            drawn |= set(learned[:, STEP].tolist())
+            shown |= set(example[:, STEP].tolist())
+    assert drawn == shown == set(range(7))  # each step has its turn at both
+
+
+def test_an_only_episode_of_a_single_step_is_trained_on_without_an_example() -> None:
+    with pytest.warns(UserWarning, match="1 episodes have no other episode"):
+        buffer = make_buffer(traced_tasks([[5, 5], [1]]))
     batch = buffer.sample(40)
-    tasks = rows(batch)[:, 0, TASK]
-    assert th.equal(batch.prompts.has_trajectory, tasks == 0)
-    assert set(rows(batch)[tasks == 1][..., STEP].flatten().tolist()) == set(range(7))
+    assert th.equal(batch.prompts.has_trajectory, rows(batch)[:, 0, TASK] == 0)
+
+
+def test_the_idle_tail_of_an_only_episode_is_not_shown() -> None:
+    episode = traced(0, 0, 40, success=True, first_success=3)
+    with pytest.warns(UserWarning, match="1 episodes have no other episode"):
+        buffer = make_buffer([episode])
+    shown = th.cat([example_rows(buffer.sample(4))[..., STEP].flatten() for _ in range(60)])
+    assert shown.max() == 3 + STEPS_AFTER_SUCCESS
 
 
 @given(st.lists(st.lists(st.integers(2, 4), min_size=1, max_size=4), min_size=1, max_size=3), st.integers(0, 2**32 - 1))
@@ -278,13 +300,13 @@ def test_without_same_goal_goals_do_not_matter() -> None:
     assert buffer.sample(40).prompts.has_trajectory.all()
 
 
-def test_an_only_episode_of_a_goal_has_no_example() -> None:
+def test_an_only_episode_of_a_goal_is_its_own_example() -> None:
     goals = ("near", "near", "far")
     with pytest.warns(UserWarning, match=r"1 episodes have no other episode of their task and goal"):
         buffer = make_buffer([traced(0, i, 3, goal=goal) for i, goal in enumerate(goals)], same_goal=True)
     batch = buffer.sample(200)
-    far = rows(batch)[..., EPISODE] == 2
-    assert th.equal(far, ~batch.prompts.has_trajectory[:, None].expand_as(far))
+    far = rows(batch)[:, 0, EPISODE] == 2
+    assert th.equal(far, example_rows(batch)[:, 0, EPISODE] == 2)
 
 
 def test_same_goal_needs_the_goal_of_every_episode() -> None:

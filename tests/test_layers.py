@@ -30,6 +30,8 @@ LAYERS = {
     "sb3_llmdpd.prompts.trajectory_encoder": 0,
     "sb3_llmdpd.buffers": 1,
     "sb3_llmdpd.episode_index": 1,
+    "sb3_llmdpd.steps": 1,
+    "sb3_llmdpd.recording": 1,
     "sb3_llmdpd.return_weights": 1,
     "sb3_llmdpd.envs": 1,
     "sb3_llmdpd.wrappers": 1,
@@ -40,6 +42,8 @@ LAYERS = {
     "sb3_llmdpd.losses": 2,
     "sb3_llmdpd.policies": 2,
     "sb3_llmdpd.checkpoint": 2,
+    "sb3_llmdpd.checkpoint.values": 1,
+    "sb3_llmdpd.checkpoint.spaces": 1,
     "sb3_llmdpd.prompting": 2,
     "sb3_llmdpd.saving": 2,
     "sb3_llmdpd.arguments": 2,
@@ -53,6 +57,8 @@ LAYERS = {
     "sb3_llmdpd.baselines": 4,
     "sb3_llmdpd.callbacks": 4,
     "sb3_llmdpd.report": 4,
+    "sb3_llmdpd.inspection": 4,
+    "sb3_llmdpd.inspection_page": 4,
     "sb3_llmdpd.charts": 4,
     "sb3_llmdpd.video": 4,
     "sb3_llmdpd.cli": 5,
@@ -61,7 +67,7 @@ LAYERS = {
 }
 TOP = max(LAYERS.values())
 MAY_BE_IMPORTED_AT_THE_BOTTOM = {"torch", "numpy", "gymnasium"} | sys.stdlib_module_names
-HEAVY = ("transformers", "sentence_transformers", "metaworld", "mujoco", "minari", "matplotlib", "imageio")
+HEAVY = ("transformers", "sentence_transformers", "metaworld", "mujoco", "minari", "matplotlib", "imageio", "pyarrow")
 
 
 def module_name(path: Path) -> str:

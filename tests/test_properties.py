@@ -210,7 +210,10 @@ def test_every_batch_of_every_buffer_is_sound(
         numbers = set(seen[m, :, EPISODE].tolist())
         pool = pool_of[min(numbers)]
         assert numbers <= set(pool)
-        assert bool(batch.prompts.has_trajectory[m]) == (len(pool) > 1)
+        assert bool(batch.prompts.has_trajectory[m]) == (len(pool) > 1 or len(episodes[pool[0]]) > 1)
+        if len(pool) == 1 and len(episodes[pool[0]]) > 1:  # a part of it is shown, and none of what is learned from
+            assert set(shown[m, :, EPISODE].tolist()) == {pool[0]}
+            assert not set(shown[m, :, STEP].tolist()) & set(seen[m, :, STEP].tolist())
         if len(pool) > 1:
             assert set(shown[m, :, TASK].tolist()) == set(seen[m, :, TASK].tolist())
             (example,) = set(shown[m, :, EPISODE].tolist())

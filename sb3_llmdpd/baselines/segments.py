@@ -35,12 +35,13 @@ class SegmentBuffer(PromptReplayBuffer):
         super().__init__(dataset, **kwargs)
         self.context = context
         index = self._index
-        self._first_row = np.repeat(index.episode_row, index.episode_length + 1)  # of the episode of each row
+        self._first_rows = np.sort(index.episode_row)
         rewards = self._rewards.cpu().numpy().ravel().astype(np.float64)
-        before = np.cumsum(rewards) - rewards
-        ends = np.repeat(index.episode_row + index.episode_length, index.episode_length + 1)
-        self._returns_to_go = self._tensor(before[ends] - before)  # the row behind an episode has no reward
-        returns = (before[ends] - before)[index.episode_row]
+        returns_to_go = np.zeros_like(rewards)  # the row behind an episode has no reward
+        for first, end in zip(index.episode_row, index.episode_row + index.episode_length, strict=True):
+            returns_to_go[first:end] = rewards[first:end][::-1].cumsum()[::-1]
+        self._returns_to_go = self._tensor(returns_to_go)
+        returns = returns_to_go[index.episode_row]
         self.best_returns = np.array([returns[index.episode_task == task].max() for task in range(len(self.tasks))])
         """(n_tasks,): largest return of an episode of each task, in scaled rewards."""
 
@@ -51,19 +52,21 @@ class SegmentBuffer(PromptReplayBuffer):
         :return: B stretches and M prompts.
         :raises ValueError: when B is not a positive multiple of M.
         """
-        tasks, pools, examples, rows = self._draw(batch_size)
+        draw = self._draw(batch_size)
+        rows = draw.rows
         steps = rows[:, None] + np.arange(1 - self.context, 1)  # (B, K)
-        is_step = steps >= self._first_row[rows][:, None]
-        flat = np.maximum(steps, self._first_row[rows][:, None]).ravel()
+        first_rows = self._first_rows[np.searchsorted(self._first_rows, rows, side="right") - 1][:, None]
+        is_step = steps >= first_rows
+        flat = np.maximum(steps, first_rows).ravel()
         shape = (len(rows), self.context)
-        observations = self._observation_rows(flat)
+        observations, actions = self._steps.take(flat)
         assert isinstance(observations, th.Tensor)  # the policy has seen to it
         return (
             Segments(
                 observations.unflatten(0, shape),
-                self._rows(self._actions, flat).unflatten(0, shape),
+                actions.unflatten(0, shape),
                 self._rows(self._returns_to_go, flat).unflatten(0, shape),
                 th.from_numpy(is_step).to(self.device),
             ),
-            self._prompts(tasks, pools, examples),
+            self._prompts(draw),
         )

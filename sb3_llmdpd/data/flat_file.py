@@ -1,0 +1,59 @@
+"""Rows of one size in a file, mapped into memory, of which only what was read lately stays there."""
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESIDENT_BYTES = 2**29
+"""How much of a file may lie in this process's memory; what it held before is then let go, and stays the system's to cache."""
+_NEIGHBOURS = 2**16
+"""Bytes that Linux maps around a page that is asked for."""
+
+
+class FlatFile:
+    """A file of records, read only.
+
+    :param path: of the file.
+    :param dtype: of a record.
+    :raises ValueError: when the file does not hold a whole number of records, or none.
+    :raises OSError: when it cannot be read.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self.path = path
+        self.dtype = dtype
+        size = path.stat().st_size
+        if size == 0 or size % dtype.itemsize:
+            raise ValueError(f"{path} has {size} bytes, which is no whole number of records of {dtype.itemsize} bytes")
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.records: np.ndarray = np.frombuffer(self._map, dtype)
+        """(n,), read only; what is read of it stays in memory until `release`."""
+        self._touched = 0
+
+    def __len__(self) -> int:
+        """The number of records."""
+        return len(self.records)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Copy records.
+
+        :param rows: (B,), in any order.
+        :return: (B,) records.
+        """
+        taken = self.records.take(rows)
+        self._touched += len(rows) * (self.dtype.itemsize + _NEIGHBOURS)
+        if self._touched > RESIDENT_BYTES:
+            self.release()
+        return taken
+
+    def release(self) -> None:
+        """Let go of what lies in memory. It is read again when it is asked for."""
+        self._touched = 0
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.path, self.dtype)

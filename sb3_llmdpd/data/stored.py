@@ -1,0 +1,143 @@
+"""`StoredDataset`, episodes whose steps stay in a file."""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_llmdpd.checkpoint.spaces import space_from_json
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.flat_file import FlatFile
+
+FORMAT = 1
+"""Of the files; those of another are built anew."""
+
+ABOUT, STEPS, REWARDS, EPISODES = "store.json", "steps.bin", "rewards.bin", "episodes.jsonl"
+"""Spaces and checksums; records of observation and action, a row a step; a float32 for each; a line for each episode."""
+
+SAID = tuple(field.name for field in fields(Episode) if field.name not in ("observations", "actions", "rewards"))
+"""What an episode says besides its arrays."""
+
+_BLOCK = 2**24
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StoredDataset(OfflineDataset):
+    """A data set that was checked when it was written. The arrays of its episodes are views of a file that is mapped.
+
+    :param file: with all steps, those of other data sets' episodes perhaps among them.
+    :param first_rows: (n_episodes,), where in it each episode begins; one of T steps has T + 1 rows.
+    :param digests: of each episode, see `episode_digest`.
+    """
+
+    file: FlatFile
+    first_rows: np.ndarray
+    digests: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Nothing is checked again: that would read the whole file."""
+
+    def only(self, kept: Callable[[Episode], bool]) -> "StoredDataset":
+        """See `OfflineDataset.only`; the steps stay where they are."""
+        numbers = [number for number, episode in enumerate(self.episodes) if kept(episode)]
+        if not numbers:
+            raise ValueError("a data set needs at least one episode, got none")
+        return StoredDataset(
+            tuple(self.episodes[number] for number in numbers),
+            self.observation_space,
+            self.action_space,
+            self.file,
+            self.first_rows[numbers],
+            tuple(self.digests[number] for number in numbers),
+        )
+
+
+def open_stored(folder: Path) -> StoredDataset:
+    """Open what `build_store` wrote; its steps are not read.
+
+    :param folder: with the files.
+    :return: the data set.
+    :raises ValueError: when the files are damaged or of another format.
+    :raises OSError: when they cannot be read.
+    """
+    about = read_about(folder)
+    dtype = record_dtype(about["observations"], about["actions"])
+    file = FlatFile(folder / STEPS, dtype)
+    rewards = np.fromfile(folder / REWARDS, np.float32)
+    rewards.setflags(write=False)
+    episodes, first_rows, digests = [], [], []
+    row = 0
+    for line in _lines(folder / EPISODES):
+        n_steps, digest, said = line["n_steps"], line["digest"], line["said"]
+        episodes.append(_view(file.records, rewards, row, n_steps, said))
+        first_rows.append(row)
+        digests.append(digest)
+        row += n_steps + 1
+    if not row == len(file) == len(rewards):
+        raise ValueError(f"{folder} holds {len(file)} rows of steps, {len(rewards)} rewards and episodes of {row} rows")
+    spaces = (space_from_json(about["observation_space"]), space_from_json(about["action_space"]))
+    return StoredDataset(tuple(episodes), *spaces, file, np.array(first_rows), tuple(digests))  # type: ignore[arg-type]
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What stands in ``store.json``.
+
+    :param folder: with the files.
+    :return: it.
+    :raises ValueError: when it is no JSON object, or of another format.
+    :raises OSError: when it is not there.
+    """
+    about = json.loads((folder / ABOUT).read_text())
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise ValueError(f"{folder / ABOUT} is of another format than {FORMAT}")
+    return about
+
+
+def record_dtype(observations: Mapping[str, Any], actions: Mapping[str, Any]) -> np.dtype[Any]:
+    """The type of a record.
+
+    :param observations: ``dtype`` and ``shape`` of one, or by the keys of a Dict observation such pairs.
+    :param actions: ``dtype`` and ``shape`` of one.
+    :return: a structured type with the fields ``observations`` and ``actions``, aligned so that torch can read it.
+    """
+
+    def plain(entry: Mapping[str, Any]) -> Any:
+        return np.dtype((np.dtype(entry["dtype"]), tuple(entry["shape"])))
+
+    is_dict = "keys" in observations
+    of_keys = [(key, plain(entry)) for key, entry in observations["keys"].items()] if is_dict else []
+    read = np.dtype(of_keys, align=True) if is_dict else plain(observations)
+    return np.dtype([("observations", read), ("actions", plain(actions))], align=True)
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file's content.
+
+    :param path: of the file, which may be larger than memory.
+    :return: in [0, 2**32).
+    """
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open() as file:
+        yield from map(json.loads, file)
+
+
+def _view(records: np.ndarray, rewards: np.ndarray, row: int, n_steps: int, said: dict[str, Any]) -> Episode:
+    field = records["observations"][row : row + n_steps + 1]
+    names = field.dtype.names
+    return Episode.trusted(
+        observations=field if names is None else {name: field[name] for name in names},
+        actions=records["actions"][row : row + n_steps],
+        rewards=rewards[row : row + n_steps],
+        **{**said, "task_texts": tuple(said["task_texts"])},
+    )
