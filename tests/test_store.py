@@ -1,0 +1,321 @@
+"""Data larger than memory: what is mapped is what was read, is built once and whole, and is noticed to be stale or damaged."""
+
+import json
+import os
+import pickle
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from factories import TINY_POLICY, make_episodes
+from gymnasium import spaces
+from torch.testing import assert_close
+
+from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.baselines.segments import SegmentBuffer
+from sb3_llmdpd.buffers import PromptReplayBuffer
+from sb3_llmdpd.data import flat_file
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.fingerprint import fingerprint
+from sb3_llmdpd.data.flat_file import FlatFile
+from sb3_llmdpd.data.source import AS_RECORDED, EpisodeSource, Reading, Record, read_sources
+from sb3_llmdpd.data.store import memory_mapped
+from sb3_llmdpd.data.stored import ABOUT, EPISODES, REWARDS, SAID, STEPS, StoredDataset
+
+ACTIONS = spaces.Box(-2.0, 2.0, (2,), np.float32)
+
+
+class FromMemory(EpisodeSource):
+    """Episodes that a test made, with a file that stands for them."""
+
+    kind = "memory"
+
+    def __init__(self, file: Path, episodes: Sequence[Episode], space: Any = None, reading: Reading = AS_RECORDED) -> None:
+        space = space or spaces.Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32)  # type: ignore[union-attr]
+        super().__init__("memory", space, ACTIONS, reading)
+        self.file, self.given, self.times_read = file, episodes, 0
+        if not file.exists():
+            file.write_text("as of today")
+
+    def files(self) -> list[Path]:
+        return [self.file]
+
+    def records(self) -> Iterator[Record]:
+        self.times_read += 1
+        for episode in self.given:
+            yield {name: getattr(episode, name) for name in (*SAID, "observations", "actions", "rewards")}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> FromMemory:
+    return FromMemory(tmp_path / "source", make_episodes(n_tasks=3, n_episodes=3, length=6))
+
+
+def dict_source(tmp_path: Path) -> FromMemory:
+    rng = np.random.default_rng(0)
+    space = spaces.Dict({"picture": spaces.Box(0, 255, (36, 36, 3), np.uint8), "place": spaces.Box(-9, 9, (3,), np.float32)})
+    episodes = [
+        Episode(
+            {
+                "picture": rng.integers(0, 256, (n + 1, 36, 36, 3), dtype=np.uint8),
+                "place": rng.normal(size=(n + 1, 3)).astype(np.float32),
+            },
+            rng.uniform(-2, 2, (n, 2)),
+            rng.normal(size=n),
+            terminated=True,
+        )
+        for n in (3, 1, 4)
+    ]
+    return FromMemory(tmp_path / "source", episodes, space)
+
+
+def tensors(value: Any) -> list[th.Tensor]:
+    """Every tensor of a batch."""
+    if isinstance(value, th.Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+def stores(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.iterdir() if path.is_dir())
+
+
+# What is mapped ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_mapped_data_set_says_what_one_in_memory_says(source: FromMemory, tmp_path: Path) -> None:
+    mapped, resident = memory_mapped(source, cache=tmp_path / "cache"), read_sources([source])
+    assert (mapped.observation_space, mapped.action_space) == (resident.observation_space, resident.action_space)
+    assert mapped.summary() == resident.summary()
+    assert fingerprint(mapped) == fingerprint(resident)
+    for one, other in zip(mapped.episodes, resident.episodes, strict=True):
+        assert [getattr(one, name) for name in SAID] == [getattr(other, name) for name in SAID]
+        for name in ("observations", "actions", "rewards"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+            assert not getattr(one, name).flags.writeable
+
+
+@pytest.mark.parametrize("return_weight", [0.0, 2.0])
+def test_batches_of_mapped_data_are_those_of_data_in_memory(source: FromMemory, tmp_path: Path, return_weight: float) -> None:
+    datasets = (memory_mapped(source, cache=tmp_path / "cache"), read_sources([source]))
+    mapped, resident = (PromptReplayBuffer(data, "cpu", 3, seed=1, return_weight=return_weight) for data in datasets)
+    for _ in range(3):
+        batches = (tensors(mapped.sample(12)), tensors(resident.sample(12)))
+        assert len(batches[0]) == len(batches[1]) == 10
+        assert all(th.equal(one, other) for one, other in zip(*batches, strict=True))
+    assert th.equal(mapped.some_observations(10), resident.some_observations(10))  # type: ignore[arg-type]
+    assert mapped.largest_reward == resident.largest_reward
+
+
+def test_dict_observations_and_images_are_mapped_alike(tmp_path: Path) -> None:
+    source = dict_source(tmp_path)
+    datasets = (memory_mapped(source, cache=tmp_path / "cache"), read_sources([source]))
+    mapped, resident = (PromptReplayBuffer(data, "cpu", 1, seed=1) for data in datasets)
+    one, other = mapped.sample(12), resident.sample(12)
+    assert one.observations["picture"].shape == (12, 3, 36, 36)  # type: ignore[call-overload]
+    assert all(th.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+
+
+def test_segments_of_mapped_data_are_those_of_data_in_memory(source: FromMemory, tmp_path: Path) -> None:
+    datasets = (memory_mapped(source, cache=tmp_path / "cache"), read_sources([source]))
+    mapped, resident = (SegmentBuffer(data, 4, device="cpu", prompts_per_batch=3, seed=1) for data in datasets)
+    one, other = mapped.sample_segments(12), resident.sample_segments(12)
+    assert all(th.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+
+
+def test_a_model_learns_the_same_from_mapped_data(source: FromMemory, tmp_path: Path) -> None:
+    def learned(data: OfflineDataset) -> dict[str, th.Tensor]:
+        shape: dict[str, Any] = {"batch_size": 6, "prompts_per_batch": 3, "text_encoder": "hashing:16", "device": "cpu"}
+        return LLMDPD("MlpPolicy", dataset=data, seed=0, policy_kwargs=TINY_POLICY, **shape).learn(3).policy.state_dict()
+
+    one, other = learned(memory_mapped(source, cache=tmp_path / "cache")), learned(read_sources([source]))
+    assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_part_of_mapped_data_stays_mapped_and_has_nothing_of_the_rest(source: FromMemory, tmp_path: Path) -> None:
+    whole, resident = memory_mapped(source, cache=tmp_path / "cache"), read_sources([source])
+    parts = [data.only(lambda episode: episode.task != "task-1") for data in (whole, resident)]
+    assert isinstance(parts[0], StoredDataset)
+    assert parts[0].file is whole.file
+    assert parts[0].tasks == ("task-0", "task-2")
+    assert fingerprint(parts[0]) == fingerprint(parts[1]) != fingerprint(whole)
+    mapped, kept = (PromptReplayBuffer(data, "cpu", 2, seed=1) for data in parts)
+    assert th.equal(mapped.some_observations(1_000), kept.some_observations(1_000))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one episode"):
+        whole.only(lambda episode: False)
+
+
+def test_a_buffer_of_mapped_data_survives_a_pickle_without_its_steps(tmp_path: Path) -> None:
+    mapped = memory_mapped(FromMemory(tmp_path / "s", make_episodes(length=2_000)), cache=tmp_path / "cache")
+    buffer = PromptReplayBuffer(mapped, "cpu", 3, seed=1)
+    file = pickle.dumps(buffer)
+    assert len(file) < mapped.file.path.stat().st_size / 2
+    again = pickle.loads(file)
+    assert all(th.equal(a, b) for a, b in zip(tensors(again.sample(6)), tensors(buffer.sample(6)), strict=True))
+
+
+def test_what_was_read_is_let_go_of_when_it_becomes_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat_file, "RESIDENT_BYTES", 2**20)
+    np.arange(2**22, dtype=np.int64).tofile(tmp_path / "rows")  # 32 MiB
+    file = FlatFile(tmp_path / "rows", np.dtype([("number", np.int64)]))
+
+    def resident() -> int:
+        pages = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile")]
+        return int(pages[0].split()[1]) * 1024
+
+    before = resident()
+    for first in range(0, 2**22, 2**12):
+        taken = file.take(np.arange(first, first + 2**12, 2**8))
+        assert taken["number"][1] == first + 2**8
+    assert resident() - before < 4 * 2**20
+
+
+# When it is built -------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_read_once(source: FromMemory, tmp_path: Path) -> None:
+    for _ in range(3):
+        memory_mapped(source, cache=tmp_path / "cache")
+    assert source.times_read == 1
+    assert len(stores(tmp_path / "cache")) == 1
+
+
+def test_a_changed_source_is_read_anew_into_the_same_place(source: FromMemory, tmp_path: Path) -> None:
+    memory_mapped(source, cache=tmp_path / "cache")
+    source.file.write_text("as of tomorrow, which is longer")
+    source.given = make_episodes(n_tasks=1)
+    assert len(memory_mapped(source, cache=tmp_path / "cache").tasks) == 1
+    os.utime(source.file, ns=(0, 0))
+    memory_mapped(source, cache=tmp_path / "cache")
+    assert source.times_read == 3
+    assert len(stores(tmp_path / "cache")) == 1
+
+
+def test_other_sentences_are_other_data(source: FromMemory, tmp_path: Path) -> None:
+    memory_mapped(source, cache=tmp_path / "cache")
+    told = FromMemory(source.file, source.given, reading=Reading({"task-0": "do it"}))
+    assert memory_mapped(told, cache=tmp_path / "cache").episodes[0].task_texts == ("do it",)
+    assert len(stores(tmp_path / "cache")) == 2
+
+
+@pytest.mark.parametrize("name", [STEPS, REWARDS, EPISODES, ABOUT])
+@pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
+def test_a_damaged_file_is_noticed_and_built_anew(source: FromMemory, tmp_path: Path, name: str, damage: str) -> None:
+    expected = fingerprint(memory_mapped(source, cache=tmp_path / "cache"))
+    file = stores(tmp_path / "cache")[0] / name
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    mapped = memory_mapped(source, cache=tmp_path / "cache")
+    assert fingerprint(OfflineDataset(mapped.episodes, mapped.observation_space, mapped.action_space)) == expected
+    assert source.times_read == 2
+
+
+def test_files_of_another_format_are_built_anew(source: FromMemory, tmp_path: Path) -> None:
+    memory_mapped(source, cache=tmp_path / "cache")
+    about = stores(tmp_path / "cache")[0] / ABOUT
+    about.write_text(json.dumps({**json.loads(about.read_text()), "format": 0}))
+    memory_mapped(source, cache=tmp_path / "cache")
+    assert source.times_read == 2
+
+
+def test_an_interrupted_building_leaves_nothing(source: FromMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> Iterator[Record]:
+        yield from list(FromMemory.records(source))[:2]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "records", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            memory_mapped(source, cache=tmp_path / "cache")
+    assert stores(tmp_path / "cache") == []
+    assert memory_mapped(source, cache=tmp_path / "cache").n_steps == 54
+
+
+def test_what_a_killed_building_left_is_removed_by_the_next(source: FromMemory, tmp_path: Path) -> None:
+    memory_mapped(source, cache=tmp_path / "cache")
+    (folder,) = stores(tmp_path / "cache")
+    leftover = tmp_path / "cache" / f".building-{folder.name}-x"
+    leftover.mkdir()
+    (leftover / STEPS).write_bytes(b"half")
+    os.utime(source.file, ns=(0, 0))
+    memory_mapped(source, cache=tmp_path / "cache")
+    assert stores(tmp_path / "cache") == [folder]
+
+
+def test_two_that_ask_at_once_build_once(source: FromMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly() -> Iterator[Record]:
+        time.sleep(0.2)
+        yield from FromMemory.records(source)
+
+    monkeypatch.setattr(source, "records", slowly)
+    found: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(fingerprint(memory_mapped(source, cache=tmp_path / "cache"))))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert source.times_read == 1
+    assert found[0] == found[1]
+
+
+def test_who_has_mapped_what_is_replaced_keeps_it(source: FromMemory, tmp_path: Path) -> None:
+    before = memory_mapped(source, cache=tmp_path / "cache")
+    first = np.array(before.episodes[0].actions)
+    os.utime(source.file, ns=(0, 0))
+    source.given = make_episodes(seed=1)
+    memory_mapped(source, cache=tmp_path / "cache")
+    np.testing.assert_array_equal(before.episodes[0].actions, first)
+
+
+# What is refused --------------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_episode_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    good = make_episodes(n_tasks=1, n_episodes=1)[0]
+    bad = Episode.trusted(**{**{name: getattr(good, name) for name in SAID}, "source": "logs, episode 3"})
+    for name, value in (("observations", good.observations * np.nan), ("actions", good.actions), ("rewards", good.rewards)):  # type: ignore[operator]
+        object.__setattr__(bad, name, value)
+    with pytest.raises(ValueError, match="logs, episode 3: `observations` holds"):
+        memory_mapped(FromMemory(tmp_path / "source", [good, bad]), cache=tmp_path / "cache")
+    assert stores(tmp_path / "cache") == []
+
+
+def test_sentences_for_what_is_not_there_are_refused(source: FromMemory, tmp_path: Path) -> None:
+    told = FromMemory(source.file, source.given, reading=Reading({"task-9": "do it"}))
+    with pytest.raises(ValueError, match=r"`task_texts` speaks of \['task-9'\]"):
+        memory_mapped(told, cache=tmp_path / "cache")
+
+
+def test_a_source_that_is_no_file_is_refused(source: FromMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "files", list)
+    with pytest.raises(ValueError, match="memory is no file, so that a change of it could not be noticed"):
+        memory_mapped(source, cache=tmp_path / "cache")
+    with pytest.raises(ValueError, match="names no data set"):
+        memory_mapped([], cache=tmp_path / "cache")
+
+
+def test_clipped_actions_are_said_when_it_is_built(tmp_path: Path) -> None:
+    episode = make_episodes(n_tasks=1, n_episodes=1)[0]
+    loud = Episode(episode.observations, episode.actions * 9, episode.rewards)
+    with pytest.warns(UserWarning, match="memory: .* actions lay outside"):
+        data = memory_mapped(FromMemory(tmp_path / "source", [loud]), cache=tmp_path / "cache")
+    assert np.abs(data.episodes[0].actions).max() == 2.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        memory_mapped(FromMemory(tmp_path / "source", [loud]), cache=tmp_path / "cache")
