@@ -58,6 +58,7 @@ def test_the_version_is_the_packages() -> None:
         (["film"], ["--model", "--task", "--condition", "--seed", "--hide-goal", "--max-steps", "--out", "--root"]),
         (["evaluate"], ["--model", "--tasks", "--unseen", "--conditions", "--hide-goal", "--shared-scenes", "--phases"]),
         (["quickstart"], ["--seed", "--out", "--smoke"]),
+        (["data", "inspect"], ["--root", "--text-encoder", "--json", "--all"]),
         (["benchmark", "metaworld"], ["--split", "--unseen", "--goal", "--data", "--seeds", "--variants", "--out", "--root"]),
     ],
 )
@@ -181,7 +182,7 @@ def test_the_defaults_of_train_are_those_of_the_algorithm() -> None:
         ),
         (["train"], "Missing option '--dataset'"),
         (["train", "--dataset", "metaworld/push-v0"], "no Minari data set 'metaworld/push-v0' in .*nearest there: metaworld/"),
-        (["train", "--dataset", "d4rl/*"], "--dataset 'd4rl/\\*' fits none of the local data sets: metaworld/drawer-close-v0"),
+        (["train", "--dataset", "d4rl/*"], "'d4rl/\\*' fits none of the local data sets: metaworld/drawer-close-v0"),
         (
             ["train", "--dataset", "metaworld/*", "--unseen", "rech"],
             "--unseen names rech, and the tasks of the data are drawer",

@@ -58,7 +58,6 @@ LAYERS = {
     "sb3_llmdpd.callbacks": 4,
     "sb3_llmdpd.report": 4,
     "sb3_llmdpd.inspection": 4,
-    "sb3_llmdpd.inspection_page": 4,
     "sb3_llmdpd.charts": 4,
     "sb3_llmdpd.video": 4,
     "sb3_llmdpd.cli": 5,

@@ -253,7 +253,7 @@ def test_a_finished_run_is_replaced_and_nothing_of_it_is_left(
     ],
 )
 def test_other_options_cannot_change_when_a_run_goes_on(undisturbed: Path, options: list[Any], named: str) -> None:
-    message = rf"of which only --steps, --device and --root may change: leave out {named}$"
+    message = rf"of which only --steps, --device, --root and --cache may change: leave out {named}$"
     assert_refused(run("train", "--resume", undisturbed, *options), f"(?m){message}")
 
 

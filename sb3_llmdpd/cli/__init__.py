@@ -10,7 +10,7 @@ import sb3_llmdpd
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.benchmarks.quickstart import quickstart as run_quickstart
 from sb3_llmdpd.benchmarks.run_folder import RunStopped
-from sb3_llmdpd.cli import benchmark, collect
+from sb3_llmdpd.cli import benchmark, collect, data
 from sb3_llmdpd.cli.evaluate import evaluate
 from sb3_llmdpd.cli.film import film
 from sb3_llmdpd.cli.train import train
@@ -41,6 +41,7 @@ class _AnswersMistakes(TyperGroup):
 
 app = typer.Typer(cls=_AnswersMistakes, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(collect.app, name="collect")
+app.add_typer(data.app, name="data")
 app.command()(train)
 app.command()(evaluate)
 app.command()(film)

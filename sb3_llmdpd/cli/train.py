@@ -1,7 +1,6 @@
-"""`sb3-llmdpd train`: learns a model from Minari data sets, or goes on where a run was stopped."""
+"""`sb3-llmdpd train`: learns a model from data of any format, or goes on where a run was stopped."""
 
 import inspect
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +9,12 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_llmdpd.benchmarks.run_folder import SAVE_FREQ, RunFolder
 from sb3_llmdpd.cli.options import names, whole_numbers
+from sb3_llmdpd.cli.sources import SOURCES_HELP, read_task_texts, source_names
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.fingerprint import fingerprint
 from sb3_llmdpd.data.metaworld.tasks import TASKS
-from sb3_llmdpd.data.minari import load_minari, local_ids
+from sb3_llmdpd.data.sources import load_dataset
+from sb3_llmdpd.data.store import memory_mapped as map_dataset
 from sb3_llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.losses import CRITIC_OBJECTIVES, POLICY_OBJECTIVES
 from sb3_llmdpd.networks.attention import CONDITIONINGS
@@ -27,7 +28,8 @@ _POLICY: dict[str, Any] = {name: parameter.default for name, parameter in inspec
 
 
 # Options that may change when a run goes on.
-_CHANGEABLE = ("steps", "device", "root")
+_CHANGEABLE = ("steps", "device", "root", "cache")
+_PATHS = ("root", "cache", "task_texts")
 
 FINGERPRINT = "fingerprint"
 """Under which a run remembers what its data were."""
@@ -35,23 +37,35 @@ FINGERPRINT = "fingerprint"
 
 def train(
     ctx: typer.Context,
-    dataset: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Minari id, or a pattern as 'metaworld/*' of local ids. May be given several times; must, without --resume."
-        ),
-    ] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help=SOURCES_HELP)] = None,
     out: Annotated[Path, typer.Option(help="Folder of run.json, model.zip, progress.csv and curves.png.")] = Path(
         "runs/train"
     ),
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a stopped run to go on with; of the other options only --steps, --device, --root change."
+            help="Folder of a stopped run to go on with; of the other options only --steps, --device, --root, --cache change."
         ),
     ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
+    ] = None,
+    task_texts: Annotated[
+        Path | None, typer.Option(help="JSON file of sentences by data set or task, which go before those in the data.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse actions outside the action space instead of clipping them.")
+    ] = False,
+    flatten: Annotated[bool, typer.Option("--flatten", help="Put the entries of Dict observations into one vector.")] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Open pickled replay buffers, which execute what they hold: your own alone.")
+    ] = False,
+    memory_mapped: Annotated[
+        bool, typer.Option("--memory-mapped", help="Leave the steps in a file: for data larger than memory.")
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of those files; by default in $SB3_LLMDPD_CACHE or ~/.cache/sb3_llmdpd."),
     ] = None,
     unseen: Annotated[str | None, typer.Option(help="Tasks between commas whose episodes are left out.")] = None,
     steps: Annotated[int, typer.Option(help="Gradient steps of the whole run.", min=1)] = 10_000,
@@ -111,7 +125,7 @@ def train(
             return
     _check_device(options["device"])
     left_out = [] if options["unseen"] is None else names(options["unseen"], "--unseen")
-    data = _without(load_minari(options["dataset"], root=options["root"]), left_out)
+    data = _without(_read(options), left_out)
     typer.echo(data.summary())
     found = fingerprint(data)
     if options.setdefault(FINGERPRINT, found) != found:
@@ -137,8 +151,8 @@ def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
     options = {name: value for name, value in ctx.params.items() if name not in ("out", "resume")}
     if not options["dataset"]:
         raise ValueError("Missing option '--dataset', the data to train on; or --resume, the folder of a run to go on with")
-    options["root"] = _absolute(options["root"])
-    return {"command": "train", **options, "dataset": _ids(options["dataset"], options["root"])}
+    options |= {name: _absolute(options[name]) for name in _PATHS}
+    return {"command": "train", **options, "dataset": source_names(options["dataset"], options["root"])}
 
 
 def _options_to_go_on_with(ctx: typer.Context, run: RunFolder) -> dict[str, Any]:
@@ -147,11 +161,10 @@ def _options_to_go_on_with(ctx: typer.Context, run: RunFolder) -> dict[str, Any]
     others = [f"--{name.replace('_', '-')}" for name in given if name not in _CHANGEABLE]
     if others:
         raise ValueError(
-            "--resume goes on with the options of before, of which only --steps, --device and --root may change:"
+            "--resume goes on with the options of before, of which only --steps, --device, --root and --cache may change:"
             f" leave out {', '.join(others)}"
         )
-    if "root" in given:
-        given["root"] = _absolute(given["root"])
+    given |= {name: _absolute(given[name]) for name in _PATHS if name in given}
     saved = run.arguments()
     if saved["command"] != "train":
         raise ValueError(f"{run.path} is a run of another command. Go on with {run.how_to_go_on()}")
@@ -205,19 +218,12 @@ def _new_model(options: dict[str, Any], data: OfflineDataset) -> LLMDPD:
     return LLMDPD(**{**arguments, "dataset": data, "policy_kwargs": policy_kwargs})
 
 
-def _ids(patterns: list[str], root: str | None) -> list[str]:
-    """Ids as they are, patterns as the local ids that fit them."""
-    ids: list[str] = []
-    for pattern in patterns:
-        fitting = [pattern]
-        if any(sign in pattern for sign in "*?["):
-            fitting = [name for name in local_ids(root) if fnmatchcase(name, pattern)]
-            if not fitting:
-                raise ValueError(
-                    f"--dataset {pattern!r} fits none of the local data sets: {', '.join(local_ids(root)) or 'none'}"
-                )
-        ids += fitting
-    return list(dict.fromkeys(ids))
+def _read(options: dict[str, Any]) -> OfflineDataset:
+    how: dict[str, Any] = {name: options[name] for name in ("root", "strict", "flatten", "allow_pickle")}
+    how["task_texts"] = read_task_texts(options["task_texts"])
+    if options["memory_mapped"]:
+        return map_dataset(options["dataset"], cache=options["cache"], progress_bar=True, **how)
+    return load_dataset(options["dataset"], **how)
 
 
 def _check_device(device: str) -> None:
@@ -231,7 +237,6 @@ def _without(data: OfflineDataset, unseen: list[str]) -> OfflineDataset:
     unknown = [task for task in unseen if task not in data.tasks and task not in TASKS]
     if unknown:
         raise ValueError(f"--unseen names {', '.join(unknown)}, and the tasks of the data are {', '.join(data.tasks)}")
-    kept = tuple(episode for episode in data.episodes if episode.task not in unseen)
-    if not kept:
+    if all(task in unseen for task in data.tasks):
         raise ValueError("--unseen leaves no episode to train on")
-    return OfflineDataset(kept, data.observation_space, data.action_space)
+    return data.only(lambda episode: episode.task not in unseen) if unseen else data

@@ -1,13 +1,7 @@
-"""Puts recorded episodes on disk as one Minari data set, whole or not at all."""
+"""Puts recorded episodes on disk as one Minari data set that says how they came about."""
 
 import json
-import os
-import shutil
-import tempfile
-import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +9,8 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_llmdpd.data.metaworld.record import Recipe, RecordedEpisode
+from sb3_llmdpd.data.minari_writer import whole_dataset
 from sb3_llmdpd.optional import require
-
-_TEMPORARY = ".collecting-"
-"""Minari does not look into folders whose names begin with a dot."""
-
-_LONGEST_WRITE_S = 600
 
 
 def read_metadata(folder: Path, dataset_id: str) -> dict[str, Any] | None:
@@ -40,44 +30,32 @@ def read_metadata(folder: Path, dataset_id: str) -> dict[str, Any] | None:
 
 
 def write_dataset(folder: Path, dataset_id: str, recipe: Recipe, episodes: Sequence[RecordedEpisode]) -> None:
-    """Write a data set beside its place and move it there when it is complete.
+    """Write a data set, whole or not at all.
 
     :param folder: where the data sets are; made when it is not there.
     :param dataset_id: its Minari id.
     :param recipe: what it was collected with.
     :param episodes: its episodes, in their order.
     """
-    minari = require("minari", "all")
-    namespaces = require("minari.namespace", "all")
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
-    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder) as temporary:
-        with _minari_root(Path(temporary)), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about fields for a public release: e-mail, permalink
-            dataset = minari.create_dataset_from_buffers(
-                dataset_id,
-                [_buffer(episode) for episode in episodes],
-                observation_space=spaces.Box(-np.inf, np.inf, (39,), np.float32),
-                action_space=spaces.Box(-1.0, 1.0, (4,), np.float32),
-                algorithm_name="Meta-World's scripted expert with action noise",
-                description=f"Scripted expert of Meta-World's {recipe.info.env_id}: {recipe.info.text}.",
-                data_format="hdf5",
-            )
-        _describe(dataset, recipe, episodes)
-        with _minari_root(folder):
-            namespace = dataset.spec.namespace
-            if namespace is not None and namespace not in namespaces.list_local_namespaces():
-                namespaces.create_namespace(namespace)
-        (folder / dataset_id).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(Path(temporary, dataset_id), folder / dataset_id)
+    info = recipe.info
+    with whole_dataset(
+        dataset_id,
+        spaces.Box(-np.inf, np.inf, (39,), np.float32),
+        spaces.Box(-1.0, 1.0, (4,), np.float32),
+        root=folder,
+        algorithm_name="Meta-World's scripted expert with action noise",
+        description=f"Scripted expert of Meta-World's {info.env_id}: {info.text}.",
+    ) as storage:
+        storage.update_episodes(_buffer(episode) for episode in episodes)
+        _describe(storage, recipe, episodes)
 
 
-def _describe(dataset: Any, recipe: Recipe, episodes: Sequence[RecordedEpisode]) -> None:
+def _describe(storage: Any, recipe: Recipe, episodes: Sequence[RecordedEpisode]) -> None:
     """Say in the data set, and in every episode of it, what the task is and how it went."""
     shared = {key: recipe.as_json()[key] for key in ("metaworld_version", "mujoco_version", "goal_visible")}
     shared |= {"task_id": recipe.task, "task_text": recipe.info.text, "goal_separate": recipe.info.goal_separate}
     texts = list(recipe.info.texts)
-    dataset.storage.update_episode_metadata(
+    storage.update_episode_metadata(
         {
             **shared,
             "task_texts": json.dumps(texts),
@@ -89,7 +67,7 @@ def _describe(dataset: Any, recipe: Recipe, episodes: Sequence[RecordedEpisode])
         for episode in episodes
     )
     rate = float(np.mean([episode.first_success >= 0 for episode in episodes]))
-    dataset.storage.update_metadata({**shared, "task_texts": texts, "success_rate": rate, "recipe": recipe.as_json()})
+    storage.update_metadata({**shared, "task_texts": texts, "success_rate": rate, "recipe": recipe.as_json()})
 
 
 def _buffer(episode: RecordedEpisode) -> Any:
@@ -105,24 +83,3 @@ def _buffer(episode: RecordedEpisode) -> Any:
         truncations=ends,
         infos={"success": episode.successes},
     )
-
-
-@contextmanager
-def _minari_root(path: Path) -> Iterator[None]:
-    """Minari writes where an environment variable says, and takes no argument for it."""
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(path)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
-            os.environ["MINARI_DATASETS_PATH"] = before
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed collections left behind; what is younger may be another collection's, still being written."""
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
-        if time.time() - leftover.stat().st_mtime > _LONGEST_WRITE_S:
-            shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,151 @@
+"""`sb3-llmdpd data`: says what data are worth before anything is trained on them, and writes them in another format."""
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sb3_llmdpd.cli.sources import SOURCES_HELP, read_task_texts, source_names
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.source import EpisodeSource, refuse_unknown_texts
+from sb3_llmdpd.data.sources import open_sources
+from sb3_llmdpd.data.spaces import joint_spaces
+from sb3_llmdpd.files import whole_file
+from sb3_llmdpd.inspection import findings, inspect_sources, page
+from sb3_llmdpd.inspection.page import ROWS
+
+app = typer.Typer(no_args_is_help=True, help="Look at data, or write them in another format.")
+
+TARGETS = ("minari", "npz")
+
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help=SOURCES_HELP, show_default=False)]
+Root = Annotated[
+    Path | None, typer.Option(help="Folder of the Minari data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
+]
+Flatten = Annotated[bool, typer.Option("--flatten", help="Put the entries of Dict observations into one vector.")]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Open pickled replay buffers, which execute what they hold: your own alone.")
+]
+
+
+@app.command("inspect")
+def inspect(
+    sources: Sources,
+    root: Root = None,
+    text_encoder: Annotated[
+        str, typer.Option(help="Spec of the language model that looks for nearly identical sentences; none for letters alone.")
+    ] = "minilm",
+    flatten: Flatten = False,
+    allow_pickle: AllowPickle = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show all tasks and entries, however many there are.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="File to write all the numbers to.")] = None,
+) -> None:
+    """Print what data hold and what to mend in them before training; a bad episode is counted and stops nothing."""
+    opened, unopened = _open_each(source_names(sources, root), root=root, flatten=flatten, allow_pickle=allow_pickle)
+    found = inspect_sources(opened, None if text_encoder == "none" else text_encoder, unopened=unopened)
+    typer.echo(page(found, None if everything else ROWS))
+    if json_path is not None:
+        document = found.as_json() | {"findings": [vars(finding) for finding in findings(found)]}
+        with whole_file(json_path) as temporary:
+            temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        typer.echo(f"\nThe numbers are in {json_path}")
+
+
+@app.command("convert")
+def convert(
+    sources: Sources,
+    to: Annotated[str, typer.Option(help=f"Format: {' or '.join(TARGETS)}.")],
+    out: Annotated[str, typer.Option(help="Minari id, or path of the .npz file.")],
+    root: Root = None,
+    task_texts: Annotated[
+        Path | None, typer.Option(help="JSON file of sentences by data set or task, which go before those in the data.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse actions outside the action space instead of clipping them.")
+    ] = False,
+    flatten: Flatten = False,
+    allow_pickle: AllowPickle = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an .npz file that is there.")] = False,
+) -> None:
+    """Write data of any format as one Minari data set or one .npz file, whole or not at all.
+
+    Minari data sets are written one episode at a time; what goes into an .npz file has to fit into memory.
+    """
+    _check_target(to, out, overwrite)
+    opened = open_sources(
+        source_names(sources, root),
+        root=root,
+        task_texts=read_task_texts(task_texts),
+        strict=strict,
+        flatten=flatten,
+        allow_pickle=allow_pickle,
+    )
+    observation_space, action_space = joint_spaces(opened)
+    counts = _Counts()
+    episodes = counts.counted(opened)
+    if to == "minari":
+        from sb3_llmdpd.data.minari_writer import write_minari
+
+        place = write_minari(out, episodes, observation_space, action_space, root=root)
+    else:
+        from sb3_llmdpd.data.npz import write_npz
+
+        write_npz(out, episodes, observation_space, action_space)
+        place = Path(out)
+    typer.echo(f"{counts.episodes:,} episodes of {len(counts.tasks)} tasks, {counts.steps:,} transitions are in {place}")
+    where = [] if root is None or to == "npz" else ["--root", str(root)]
+    look, train = ["data", "inspect", out, *where], ["train", "--dataset", out, *where]
+    typer.echo(f"Next: sb3-llmdpd {shlex.join(look)}, then sb3-llmdpd {shlex.join(train)}")
+
+
+def _open_each(names: Sequence[str], **how: Any) -> tuple[list[EpisodeSource], list[str]]:
+    """Open what can be opened.
+
+    :param names: of sources.
+    :param how: further arguments of `open_sources`.
+    :return: the sources, and why others could not be opened.
+    """
+    opened, reasons = list[EpisodeSource](), list[str]()
+    for name in names:
+        try:
+            opened += open_sources([name], **how)
+        except (ValueError, TypeError, OSError) as error:
+            reasons.append(str(error))
+    return opened, reasons
+
+
+def _check_target(to: str, out: str, overwrite: bool) -> None:
+    """Refuse what would be refused after a long time of reading, or not at all."""
+    if to not in TARGETS:
+        raise ValueError(f"--to must be {' or '.join(TARGETS)}, got {to!r}")
+    if to == "minari" and overwrite:
+        raise ValueError("--overwrite replaces .npz files alone: a Minari data set is never overwritten, delete its folder")
+    if to == "npz" and Path(out).expanduser().exists() and not overwrite:
+        raise ValueError(f"{out} is there already: give --overwrite to replace it, or another --out")
+
+
+class _Counts:
+    """Counts episodes while they pass."""
+
+    def __init__(self) -> None:
+        self.episodes = self.steps = 0
+        self.tasks: dict[str, None] = {}
+
+    def counted(self, sources: Sequence[EpisodeSource]) -> Iterator[Episode]:
+        """The episodes of all sources.
+
+        :param sources: as they were opened.
+        :return: one episode after the other.
+        :raises ValueError: on a bad episode; at the end, when sentences were given for what is not there, so that nothing is
+            written then.
+        """
+        for source in sources:
+            for episode in source.episodes():
+                self.episodes += 1
+                self.steps += len(episode)
+                self.tasks[episode.task] = None
+                yield episode
+        refuse_unknown_texts(sources, list(self.tasks))

@@ -1,0 +1,104 @@
+"""Reads D4RL's hdf5 files, without D4RL."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sb3_llmdpd.data.source import AS_RECORDED, Reading, Record
+from sb3_llmdpd.data.step_arrays import StepArrays
+from sb3_llmdpd.data.step_files import StepFileSource, damaged, existing_file, steps_under_names
+from sb3_llmdpd.optional import require
+
+_SUCCESS = ("infos/success", "infos/goal_achieved")
+"""Where a file may say at each step whether it was a success, best first."""
+
+_LOCOMOTION = r"[-_](random|medium|expert|full|mixed)"
+_ADROIT = r"[-_](v\d|human|cloned|expert|demos)"
+_ANTMAZE = re.compile(r"ant_?maze[-_]")
+
+_SENTENCES = {
+    rf"hopper{_LOCOMOTION}": "make the one-legged hopper hop forward as fast as it can",
+    rf"half_?cheetah{_LOCOMOTION}": "make the two-legged cheetah run forward as fast as it can",
+    rf"walker2d{_LOCOMOTION}": "make the two-legged walker walk forward as fast as it can without falling",
+    rf"ant{_LOCOMOTION}": "make the four-legged ant walk forward as fast as it can",
+    _ANTMAZE.pattern: "walk the four-legged ant through the maze to the goal",
+    r"maze2d[-_]": "roll the ball through the maze to the goal",
+    r"kitchen[-_](mixed|microwave_kettle_bottomburner)": (
+        "open the microwave, move the kettle to the back, and turn on the bottom burner and the light"
+    ),
+    r"(mini_)?kitchen[-_](complete|partial|microwave_kettle_light)": (
+        "open the microwave, move the kettle to the back, turn on the light, and slide the cabinet door open"
+    ),
+    rf"pen{_ADROIT}": "turn the pen in the hand until it points the way that the target pen does",
+    rf"hammer{_ADROIT}": "pick up the hammer and drive the nail into the board",
+    rf"door{_ADROIT}": "undo the latch and pull the door open",
+    rf"relocate{_ADROIT}": "pick up the ball and carry it to the target",
+}
+"""A sentence for each robot, by how the names of its files begin; both D4RL's own names and those of its environments."""
+
+
+class D4RLSource(StepFileSource):
+    """A file in D4RL's layout: ``observations``, ``actions``, ``rewards`` and ``terminals``, one row a step.
+
+    `find_episodes` says where episodes end; ``timeouts`` and ``next_observations`` are used where the file has them. A file
+    without any ends is one long episode unless ``max_episode_steps`` says more. Floats of double precision become single.
+
+    The actions of D4RL's environments are all in Box(-1, 1), which is the action space. The observation space is unbounded.
+
+    The sentence of D4RL's own tasks is known from the name of the file; any other file has none. Success is read off
+    ``infos/success`` or ``infos/goal_achieved``; in an antmaze of sparse rewards, known from the name, a reward of 1 is one.
+
+    Only one episode at a time is in memory, beside what is one number a step.
+
+    :param path: of the hdf5 file; ``~`` is the home folder.
+    :param task: of all episodes; by default the file's name without its suffix.
+    :param max_episode_steps: time limit of the environment, for files that do not say where it was reached.
+    :param reading: see `Reading`.
+    :raises ValueError: when the file is not there, no hdf5 file, damaged, or lacks an array.
+    :raises TypeError: when an array holds something else than numbers.
+    """
+
+    kind = "d4rl"
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        task: str | None = None,
+        max_episode_steps: int | None = None,
+        reading: Reading = AS_RECORDED,
+    ) -> None:
+        stem = existing_file(path).stem.lower()
+        self._sparse_antmaze = _ANTMAZE.match(stem) is not None and "dense" not in stem
+        self._task_texts = next((text for name, text in _SENTENCES.items() if re.match(name, stem)), None)
+        super().__init__(path, task, max_episode_steps, reading)
+
+    def records(self) -> Iterator[Record]:
+        """See `EpisodeSource.records`."""
+        texts = () if self._task_texts is None else (self._task_texts,)
+        for record in super().records():
+            yield {**record, "task_texts": texts}
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[StepArrays]:
+        """See `StepFileSource`."""
+        try:
+            with require("h5py", "all").File(self._path, "r") as file:
+                yield self._steps(file, name)
+        except OSError as error:  # of h5py, at opening, and at reading what lies behind the end of a file cut short
+            raise damaged(name, "an hdf5 file", error) from error
+
+    def _steps(self, file: Any, name: str) -> StepArrays:
+        entries = {key: _group_as_dict(value) for key, value in file.items()}
+        steps = steps_under_names(entries, name, limited=self._max_episode_steps is not None)
+        successes = next((file[key] for key in _SUCCESS if key in file), None)
+        if successes is None and self._sparse_antmaze:
+            successes = steps.rewards == 1
+        return steps if successes is None else replace(steps, successes=successes)
+
+
+def _group_as_dict(value: Any) -> Any:
+    return dict(value.items()) if isinstance(value, Mapping) else value

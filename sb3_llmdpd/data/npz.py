@@ -1,0 +1,289 @@
+"""Reads and writes episodes as one npz file of flat arrays."""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
+from sb3_llmdpd.data.checks import check_fits
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.source import AS_RECORDED, Reading, Record
+from sb3_llmdpd.data.spaces import check_flat, float32_space
+from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
+from sb3_llmdpd.data.step_files import StepFileSource, damaged, steps_under_names
+from sb3_llmdpd.files import whole_file
+
+METADATA = "metadata"
+"""Entry with all that is no number a step, as a JSON string."""
+
+_VERSION = 1
+
+_SAID = ("task", "task_texts", "success", "first_success", "goal", "source")
+"""What an episode says besides its arrays, and besides whether it terminated, which is among them."""
+
+_NESTED = ("observations", "next_observations")
+"""Entries that may stand for several, as in ``observations/image``."""
+
+_READ = (*_NESTED, "actions", "rewards", "terminals", "timeouts")
+"""Entries that are read; of any other not even its kind matters."""
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+_BROKEN = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged file gives."""
+
+
+class NpzSource(StepFileSource):
+    """An npz file in D4RL's layout, from `write_npz` or from anyone.
+
+    It holds ``observations``, ``actions``, ``rewards`` and ``terminals``, one row a step; ``timeouts`` and
+    ``next_observations`` are used where it has them, and `find_episodes` says where episodes end. A Dict observation has an
+    entry ``observations/key`` for each key.
+
+    What `write_npz` wrote comes back as it was: spaces, tasks, sentences, successes and goals. Any other file has one task
+    and no sentence, unbounded observations, and actions in Box(-1, 1).
+
+    The arrays are in memory while they are read: an npz cannot be read in part.
+
+    :param path: of the file; ``~`` is the home folder.
+    :param task: of all episodes; by default what the file says, else its name without its suffix.
+    :param max_episode_steps: time limit of the environment, for files that do not say where it was reached.
+    :param reading: see `Reading`.
+    :raises ValueError: when the file is not there, no npz, damaged, holds pickled objects, or lacks an array; or when
+        ``max_episode_steps`` would cut what `write_npz` wrote.
+    :raises TypeError: when an array holds something else than numbers.
+    """
+
+    kind = "npz"
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        task: str | None = None,
+        max_episode_steps: int | None = None,
+        reading: Reading = AS_RECORDED,
+    ) -> None:
+        self._metadata: dict[str, Any] | None = None
+        super().__init__(path, task, max_episode_steps, reading)
+
+    def records(self) -> Iterator[Record]:
+        """See `EpisodeSource.records`."""
+        if self._metadata is None:
+            yield from super().records()
+            return
+        said = self._metadata["episodes"]
+        with self._opened(self.name) as steps:
+            n_found = 0
+            for record in split_steps(steps):
+                if n_found < len(said):
+                    entry = said[n_found]
+                    task = {} if self._given_task is None else {"task": self._given_task}
+                    yield {**record, **entry, "task_texts": tuple(entry["task_texts"]), **task}
+                n_found += 1
+        if n_found != len(said):
+            raise _contradicted(self.name, f"it speaks of {len(said)} episodes, and the arrays hold {n_found}")
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[StepArrays]:
+        """See `StepFileSource`."""
+        try:
+            archive = zipfile.ZipFile(self._path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise damaged(name, "an npz file", error) from error
+        with archive:
+            members = [member for member in archive.namelist() if member.endswith(".npy")]
+            entries = {member.removesuffix(".npy"): _Entry(archive, member, name) for member in members}
+            self._metadata = _read_metadata(entries.pop(METADATA, None), name)
+            self._check_uncut(name)
+            limited = self._max_episode_steps is not None
+            yield steps_under_names(_nested(entries, name), name, limited)
+
+    def _spaces(self, steps: StepArrays) -> tuple[spaces.Space[Any], spaces.Box]:
+        """See `StepFileSource`."""
+        if self._metadata is None:
+            return super()._spaces(steps)
+        observation_space, action_space = self._metadata["observation_space"], self._metadata["action_space"]
+        return observation_space, action_space
+
+    def _check_uncut(self, name: str) -> None:
+        if self._metadata is not None and self._max_episode_steps is not None:
+            raise ValueError(
+                f"{name}: says itself where its episodes end; leave out `max_episode_steps`, which is"
+                f" {self._max_episode_steps}"
+            )
+
+
+def write_npz(
+    path: str | Path,
+    episodes: Iterable[Episode],
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Box,
+) -> None:
+    """Write episodes as one npz file, whole or not at all, from which `NpzSource` reads equal ones.
+
+    Other tools that read D4RL's layout find ``observations``, ``actions``, ``rewards``, ``terminals``, ``timeouts`` and
+    ``next_observations`` in it, one row a step. All of it is in memory while it is written.
+
+    :param path: ends in ``.npz``; ``~`` is the home folder. What was there before is replaced.
+    :param episodes: at least one.
+    :param observation_space: of the episodes, one array or a Dict of arrays.
+    :param action_space: of the episodes.
+    :raises ValueError: without episodes, when one does not fit the spaces or is of another dtype than the first, or the path
+        has another suffix.
+    :raises TypeError: on an episode that is none.
+    :raises OSError: when the file cannot be written.
+    """
+    file = Path(path).expanduser()
+    if file.suffix != ".npz":
+        raise ValueError(f"`path` must end in .npz, by which the format is known again; got {str(path)!r}")
+    check_flat(str(path), observation_space)
+    written = list(episodes)
+    if not written:
+        raise ValueError(f"{path}: a data set needs at least one episode, got none")
+    for number, episode in enumerate(written):
+        if not isinstance(episode, Episode):
+            raise TypeError(f"{path}: a data set is made of `Episode`s, got {type(episode).__name__}")
+        source = f"{path}, episode {number} ({episode.source})"
+        check_fits(episode.observations, episode.actions, observation_space, action_space, source)
+        _check_dtypes(episode, written[0], source)
+    metadata = {
+        "version": _VERSION,
+        "observation_space": space_to_json(float32_space(observation_space)),  # episodes hold no other floats
+        "action_space": space_to_json(float32_space(action_space)),
+        "episodes": [_said_by(episode) for episode in written],
+    }
+    arrays = {**_flat_arrays(written), METADATA: np.array(json.dumps(metadata))}
+    with whole_file(file) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def _flat_arrays(episodes: list[Episode]) -> dict[str, Any]:
+    """The arrays of all episodes, one row a step, by the names of D4RL's layout."""
+    ends = np.cumsum([len(episode) for episode in episodes]) - 1
+    terminals, timeouts = np.zeros(ends[-1] + 1, bool), np.zeros(ends[-1] + 1, bool)
+    terminated = np.array([bool(episode.terminated) for episode in episodes])
+    terminals[ends], timeouts[ends] = terminated, ~terminated
+    arrays: dict[str, Any] = {
+        "actions": np.concatenate([episode.actions for episode in episodes]),
+        "rewards": np.concatenate([episode.rewards for episode in episodes]),
+        "terminals": terminals,
+        "timeouts": timeouts,
+    }
+    for key in _arrays_of(episodes[0]):
+        observations = [_arrays_of(episode)[key] for episode in episodes]
+        arrays[f"observations{key}"] = np.concatenate([rows[:-1] for rows in observations])
+        arrays[f"next_observations{key}"] = np.concatenate([rows[1:] for rows in observations])
+    return arrays
+
+
+def _said_by(episode: Episode) -> dict[str, Any]:
+    """What an episode says besides its arrays."""
+    first_success = None if episode.first_success is None else int(episode.first_success)  # numpy's are no JSON
+    return {**{name: getattr(episode, name) for name in _SAID}, "first_success": first_success}
+
+
+def _arrays_of(episode: Episode) -> dict[str, np.ndarray]:
+    """The arrays of its observations, by what is appended to the names of their entries."""
+    observations = episode.observations
+    if isinstance(observations, dict):
+        return {f"/{key}": rows for key, rows in observations.items()}
+    return {"": observations}
+
+
+def _check_dtypes(episode: Episode, first: Episode, source: str) -> None:
+    """Refuse what could not come back as it was, since an array has one dtype."""
+    for key, rows in _arrays_of(episode).items():
+        expected = _arrays_of(first)[key].dtype
+        if rows.dtype != expected:
+            raise ValueError(
+                f"{source}: `observations{key}` is {rows.dtype}, and {expected} in the first episode; make them the same"
+            )
+
+
+class _Entry:
+    """One array of an npz, which is read when it is first sliced.
+
+    :param archive: that holds it.
+    :param member: its file in the archive.
+    :param source: for messages.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, member: str, source: str) -> None:
+        self._archive, self._member, self._source = archive, member, source
+        self._array: np.ndarray | None = None
+        try:
+            with archive.open(member) as file:
+                self.shape, _, self.dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+        except _BROKEN as error:
+            raise damaged(source, "an npz file", error) from error
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        if self._array is None:
+            try:
+                with self._archive.open(self._member) as file:
+                    self._array = np.lib.format.read_array(file, allow_pickle=False)
+            except _BROKEN as error:
+                raise damaged(self._source, "an npz file", error) from error
+        return self._array[rows]
+
+    def refuse_pickle(self) -> None:
+        """Refuse what could execute anything as it is read.
+
+        :raises ValueError: when the array is of Python objects.
+        """
+        if self.dtype.hasobject:
+            raise ValueError(
+                f"{self._source}: `{self._member.removesuffix('.npy')}` is a pickle of Python objects, which could execute"
+                " anything and is not opened; save it as an array of numbers"
+            )
+
+
+def _nested(entries: dict[str, _Entry], source: str) -> dict[str, Any]:
+    """Entries like ``observations/key`` as mappings."""
+    nested: dict[str, Any] = {}
+    for name, entry in entries.items():
+        head, sign, key = name.partition("/")
+        if head in _READ:
+            entry.refuse_pickle()
+        if not sign or head not in _NESTED:
+            nested[name] = entry
+        elif head in entries:
+            raise ValueError(
+                f"{source}: has both `{head}` and `{name}`; a Dict observation has entries of the second kind alone"
+            )
+        else:
+            nested.setdefault(head, {})[key] = entry
+    return nested
+
+
+def _read_metadata(entry: _Entry | None, source: str) -> dict[str, Any] | None:
+    """What `write_npz` said, with spaces as such; None where it did not write the file."""
+    if entry is None:
+        return None
+    entry.refuse_pickle()
+    try:
+        metadata = json.loads(str(entry[()]))
+        if metadata["version"] != _VERSION:
+            raise ValueError(f"it is of version {metadata['version']!r}, and {_VERSION} is known here")
+        said = [{name: each[name] for name in _SAID} for each in metadata["episodes"]]
+        if not all(isinstance(each["task_texts"], list) for each in said):
+            raise ValueError("`task_texts` must be lists of sentences")
+        read = {name: space_from_json(metadata[name]) for name in ("observation_space", "action_space")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise _contradicted(source, f"{type(error).__name__}: {error}") from error
+    return {"episodes": said, **read}
+
+
+def _contradicted(source: str, reason: str) -> ValueError:
+    return ValueError(
+        f"{source}: its `{METADATA}` is not what write_npz writes ({reason}); write the file again, or save it without"
+        f" `{METADATA}`"
+    )

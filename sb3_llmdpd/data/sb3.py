@@ -1,0 +1,203 @@
+"""Reads the replay buffers of Stable-Baselines3."""
+
+import pickle
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.save_util import load_from_pkl
+
+from sb3_llmdpd.buffers import PromptReplayBuffer
+from sb3_llmdpd.data.source import AS_RECORDED, EpisodeSource, Reading, Record
+from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
+from sb3_llmdpd.data.step_files import damaged, existing_file
+
+_UNREADABLE = (
+    *(pickle.UnpicklingError, EOFError, OSError, ImportError),
+    *(AttributeError, IndexError, KeyError, TypeError, ValueError),
+)
+"""What opening a damaged pickle gives, or one of another library's classes."""
+
+_ROUNDING = 1e-5
+"""By which a scaled action may leave [-1, 1]."""
+
+
+class ReplayBufferSource(EpisodeSource):
+    """What an off-policy algorithm of Stable-Baselines3 gathered: a replay buffer, or the file of one.
+
+    Each environment gives its own episodes, in their order, and `find_episodes` says where they end: at ``dones``, of which
+    those at a time limit are no terminations, and where an environment was reset otherwise. The oldest episode of a
+    buffer that went round has lost its beginning, and the newest one may lack its end.
+
+    Off-policy algorithms store actions scaled to [-1, 1], so that they are scaled back to the action space. Observations and
+    rewards are stored as the environment gave them, also under a VecNormalize.
+
+    Buffers that draw differently, such as ``HerReplayBuffer``, hold the same steps and are read alike: goals that are put in
+    another's place as it samples are not among them. A buffer that saves memory (``optimize_memory_usage``) has not kept
+    what an episode ended with: its last observation is there twice.
+
+    :param buffer: a ``ReplayBuffer`` or ``DictReplayBuffer``, or the path of a file from ``save_replay_buffer``.
+    :param task: of all episodes.
+    :param allow_pickle: whether such a file may be opened, which executes what it holds: only your own.
+    :param scaled_actions: whether actions are scaled to [-1, 1]; False where someone else added them to the buffer, in
+        environment units.
+    :param reading: see `Reading`.
+    :raises TypeError: when it is another kind of buffer, or none.
+    :raises ValueError: when the file is not there, not allowed or damaged, the buffer is empty, the actions cannot have been
+        scaled, or the action space is no Box with finite bounds.
+    """
+
+    kind = "sb3"
+
+    def __init__(
+        self,
+        buffer: ReplayBuffer | str | Path,
+        *,
+        task: str = "task",
+        allow_pickle: bool = False,
+        scaled_actions: bool = True,
+        reading: Reading = AS_RECORDED,
+    ) -> None:
+        self._task, self._scaled = task, scaled_actions
+        self._path: Path | None = None
+        name = "replay buffer"
+        if isinstance(buffer, str | Path):
+            name = str(buffer)
+            self._path = _file_of(buffer)
+            buffer = _unpickled(self._path, name, allow_pickle)
+        self._buffer = _checked(buffer, name)
+        super().__init__(name, self._buffer.observation_space, self._buffer.action_space, reading)
+        if not self.action_space.is_bounded():
+            raise ValueError(f"{name}: the action space must have finite bounds, got {self.action_space}")
+        self._check_scale()
+
+    def files(self) -> Sequence[Path]:
+        """See `EpisodeSource.files`; none where the buffer was handed over."""
+        return [] if self._path is None else [self._path]
+
+    def options(self) -> dict[str, Any]:
+        """See `EpisodeSource.options`."""
+        return {"task": self._task, "scaled_actions": self._scaled}
+
+    def records(self) -> Iterator[Record]:
+        """See `EpisodeSource.records`."""
+        if not self._buffer.handle_timeout_termination and self._buffer.dones.any():
+            warnings.warn(
+                f"{self.name}: it was told not to tell time limits from terminations (handle_timeout_termination=False), so"
+                " that every end is read as a termination. Where episodes end at a time limit, record them with True",
+                stacklevel=2,
+            )
+        for column in range(self._buffer.n_envs):
+            for record in split_steps(self._steps(column)):
+                yield {**record, "task": self._task}
+
+    def _steps(self, column: int) -> StepArrays:
+        """The steps of one environment, oldest first."""
+        buffer, rows = self._buffer, self._rows
+        dones = buffer.dones[rows, column].astype(bool)
+        timeouts = buffer.timeouts[rows, column].astype(bool) & dones
+        actions = buffer.actions[rows, column].reshape(len(rows), *self._action_box.shape)
+        return StepArrays(
+            self._observations(buffer.observations, rows, column),
+            self._in_environment_units(actions) if self._scaled else actions,
+            buffer.rewards[rows, column],
+            dones & ~timeouts,  # SB3 says `done` at a time limit, too
+            timeouts,
+            self._next_observations(rows, column, dones),
+            source=self.name if buffer.n_envs == 1 else f"{self.name}, environment {column}",
+        )
+
+    @property
+    def _rows(self) -> np.ndarray:
+        """The rows that hold a step, oldest first."""
+        buffer = self._buffer
+        if not buffer.full:
+            return np.arange(buffer.pos)
+        rows = (buffer.pos + np.arange(buffer.buffer_size)) % buffer.buffer_size
+        # Where memory is saved, the oldest row holds the observation after the newest step, and no step any more.
+        return rows[1:] if buffer.optimize_memory_usage else rows
+
+    def _next_observations(self, rows: np.ndarray, column: int, dones: np.ndarray) -> Any:
+        buffer = self._buffer
+        if not buffer.optimize_memory_usage:
+            return self._observations(buffer.next_observations, rows, column)
+        following = (rows + 1) % buffer.buffer_size
+        # Behind an end stands what the next episode begins with, except where none has begun yet.
+        following[:-1] = np.where(dones[:-1], rows[:-1], following[:-1])
+        return self._observations(buffer.observations, following, column)
+
+    def _observations(self, stored: Any, rows: np.ndarray, column: int) -> Any:
+        """Rows of an environment, in the shapes of the space: SB3 gives a Discrete one an axis."""
+        space = self._buffer.observation_space
+        if isinstance(space, spaces.Dict):
+            return {key: stored[key][rows, column].reshape(len(rows), *(space[key].shape or ())) for key in space}
+        return stored[rows, column].reshape(len(rows), *(space.shape or ()))
+
+    @property
+    def _action_box(self) -> spaces.Box:
+        space = self._buffer.action_space
+        assert isinstance(space, spaces.Box)  # checked as the source was made
+        return space
+
+    def _in_environment_units(self, scaled: np.ndarray) -> np.ndarray:
+        """The actions that the environment got."""
+        low, high = self._action_box.low, self._action_box.high
+        actions = np.clip(low + 0.5 * (scaled + 1.0) * (high - low), low, high)  # of rounding, see `_check_scale`
+        return np.where((low == -1.0) & (high == 1.0), scaled, actions)  # to the bit where nothing was scaled
+
+    def _check_scale(self) -> None:
+        """Refuse actions that leave [-1, 1], and so are not scaled to it."""
+        low, high = self._action_box.low, self._action_box.high
+        rescaled = ((low != -1.0) | (high != 1.0)).reshape(-1)  # what is in [-1, 1] anyway is clipped or refused later
+        actions = self._buffer.actions[self._rows][..., rescaled]
+        farthest = float(np.abs(actions).max(initial=0.0))
+        if self._scaled and farthest > 1.0 + _ROUNDING:
+            raise ValueError(
+                f"{self.name}: its actions reach {farthest:.4g}, and the algorithms of Stable-Baselines3 store them scaled to"
+                " [-1, 1]; where these are in environment units, say so with scaled_actions=False"
+            )
+
+
+def _checked(buffer: Any, name: str) -> ReplayBuffer:
+    """Refuse what holds no steps that could be read."""
+    accepted = "a ReplayBuffer or DictReplayBuffer of Stable-Baselines3, or the path of a file from save_replay_buffer"
+    if isinstance(buffer, PromptReplayBuffer):
+        raise TypeError(f"{name}: a PromptReplayBuffer was made of a data set; give that. Accepted is {accepted}")
+    if isinstance(buffer, BaseBuffer) and not isinstance(buffer, ReplayBuffer):
+        raise TypeError(
+            f"{name}: a {type(buffer).__name__} does not keep what its actions led to, and forgets them after each update;"
+            f" record the policy with record_policy. Accepted is {accepted}"
+        )
+    if not isinstance(buffer, ReplayBuffer):
+        raise TypeError(f"{name}: accepted is {accepted}, got {type(buffer).__name__}")
+    if not hasattr(buffer, "handle_timeout_termination"):
+        raise ValueError(
+            f"{name}: was written by a version of Stable-Baselines3 that did not keep time limits; load it into a model"
+            " with load_replay_buffer, and save it again"
+        )
+    if not buffer.size():
+        raise ValueError(f"{name}: the buffer holds no step; fill it with model.learn(...) first")
+    return buffer
+
+
+def _file_of(path: str | Path) -> Path:
+    """The file that ``save_replay_buffer`` wrote, which appends a suffix where there is none."""
+    with_suffix = Path(f"{path}.pkl")
+    return existing_file(with_suffix if not Path(path).suffix and with_suffix.expanduser().is_file() else path)
+
+
+def _unpickled(file: Path, name: str, allow_pickle: bool) -> Any:
+    if not allow_pickle:
+        raise ValueError(
+            f"{name}: is a pickle, which executes what it holds as it is opened. Where you wrote it yourself, say so with"
+            " allow_pickle=True (--allow-pickle on the command line)"
+        )
+    try:
+        with file.open("rb") as opened:  # SB3 would leave it open where it is damaged
+            return load_from_pkl(opened)
+    except _UNREADABLE as error:
+        raise damaged(name, "a pickled replay buffer", error) from error

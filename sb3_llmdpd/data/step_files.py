@@ -1,0 +1,173 @@
+"""What sources share whose episodes are cut out of one file of flat arrays."""
+
+import difflib
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_llmdpd.data.source import EpisodeSource, Reading, Record
+from sb3_llmdpd.data.spaces import unbounded_box
+from sb3_llmdpd.data.step_arrays import StepArrays, check_limit, split_steps
+
+LONG_EPISODE = 10_000
+"""Steps; an episode that is longer is probably many, whose ends were not recorded."""
+
+_NEEDED = ("observations", "actions", "rewards")
+
+
+class StepFileSource(EpisodeSource):
+    """A file of consecutive steps under D4RL's names. A format is a subclass that opens it.
+
+    The observation space is an unbounded Box or a Dict of such, the action space Box(-1, 1).
+
+    :param path: of the file; ``~`` is the home folder.
+    :param task: of all episodes; by default the file's name without its suffix.
+    :param max_episode_steps: see `find_episodes`.
+    :param reading: see `Reading`.
+    :raises ValueError: when the file is not there, damaged, or not laid out like this.
+    :raises TypeError: when it holds something else than numbers.
+    """
+
+    def __init__(self, path: str | Path, task: str | None, max_episode_steps: int | None, reading: Reading) -> None:
+        check_limit(max_episode_steps)
+        self._path = existing_file(path)
+        self._given_task = task
+        self._task = task if task is not None else self._path.stem
+        self._max_episode_steps = max_episode_steps
+        with self._opened(str(path)) as steps:
+            self._warn_of_length(steps)
+            super().__init__(str(path), *self._spaces(steps), reading)
+
+    @abstractmethod
+    def _opened(self, name: str) -> AbstractContextManager[StepArrays]:
+        """Open the file.
+
+        :param name: of the source.
+        :return: a context in which the arrays can be read.
+        :raises ValueError: when the file is damaged, or lacks one.
+        """
+
+    def _spaces(self, steps: StepArrays) -> tuple[spaces.Space[Any], spaces.Box]:
+        """Spaces of observations and actions.
+
+        :param steps: of which nothing but shapes and dtypes is read.
+        :return: the spaces.
+        """
+        observations = steps.observations
+        space: spaces.Space[Any] = (
+            spaces.Dict({key: _space_of(part) for key, part in observations.items()})
+            if isinstance(observations, dict)
+            else _space_of(observations)
+        )
+        return space, spaces.Box(-1.0, 1.0, steps.actions.shape[1:], np.float32)
+
+    def files(self) -> Sequence[Path]:
+        """See `EpisodeSource.files`."""
+        return [self._path]
+
+    def options(self) -> dict[str, Any]:
+        """See `EpisodeSource.options`."""
+        return {"task": self._given_task, "max_episode_steps": self._max_episode_steps}
+
+    def records(self) -> Iterator[Record]:
+        """See `EpisodeSource.records`."""
+        with self._opened(self.name) as steps:
+            for record in split_steps(steps, self._max_episode_steps):
+                yield {**record, "task": self._task}
+
+    def _warn_of_length(self, steps: StepArrays) -> None:
+        """Warn of what looks like many episodes without ends."""
+        if self._max_episode_steps is not None:
+            return
+        ends = steps.terminals if steps.timeouts is None else steps.terminals | steps.timeouts
+        bounds = np.concatenate([[0], np.flatnonzero(ends) + 1, [len(steps)]])
+        longest = int(np.diff(bounds).max())
+        if longest > LONG_EPISODE and steps.next_observations is None:
+            warnings.warn(
+                f"{steps.source}: {longest:,} steps follow each other with neither a terminal nor a timeout, and are read as"
+                " one long episode. Where the environment has a time limit, say it with `max_episode_steps`",
+                stacklevel=4,
+            )
+
+
+def steps_under_names(entries: Mapping[str, Any], source: str, limited: bool) -> StepArrays:
+    """Put together the arrays of a file.
+
+    :param entries: its arrays by their names; ``observations`` and ``next_observations`` may be mappings themselves.
+    :param source: what messages call it.
+    :param limited: whether something else than the file says where episodes end.
+    :return: the arrays, checked.
+    :raises ValueError: when one is missing, or does not fit the others.
+    :raises TypeError: on values that are not numbers.
+    """
+    missing = [name for name in _NEEDED if name not in entries]
+    if missing:
+        raise ValueError(
+            f"{source}: has no {' and no '.join(f'`{name}`' for name in missing)}, but {_listed(entries)}. Such a file holds"
+            " `observations`, `actions`, `rewards` and `terminals`, one row a step, and may hold `timeouts` and"
+            " `next_observations`"
+        )
+    if "terminals" not in entries and "timeouts" not in entries and not limited:
+        warnings.warn(
+            f"{source}: has neither `terminals` nor `timeouts`, but {_listed(entries)}: no end of an episode is read as one"
+            " of the task. Name them like this, or say the environment's time limit with `max_episode_steps`",
+            stacklevel=4,
+        )
+    terminals = entries.get("terminals")
+    return StepArrays(
+        entries["observations"],
+        entries["actions"],
+        entries["rewards"],
+        np.zeros(np.shape(entries["rewards"])[:1], bool) if terminals is None else terminals,
+        timeouts=entries.get("timeouts"),
+        next_observations=entries.get("next_observations"),
+        source=source,
+    )
+
+
+def existing_file(path: str | Path) -> Path:
+    """Find a file.
+
+    :param path: ``~`` is the home folder.
+    :return: the path of a file that is there.
+    :raises ValueError: when none is; names the nearest ones in its folder.
+    """
+    file = Path(path).expanduser()
+    if file.is_file():
+        return file
+    if file.is_dir():
+        raise ValueError(f"{path} is a folder; give the path of one file in it")
+    if not file.parent.is_dir():
+        raise ValueError(f"there is no file {path}, and no folder {file.parent}")
+    others = sorted(other.name for other in file.parent.iterdir() if other.is_file() and not other.name.startswith("."))
+    near = (
+        difflib.get_close_matches(file.name, others, n=3) or [name for name in others if Path(name).suffix == file.suffix][:3]
+    )
+    nearest = f"nearest there: {', '.join(near)}" if near else "there is nothing like it in that folder"
+    raise ValueError(f"there is no file {path}; {nearest}")
+
+
+def damaged(source: str, kind: str, error: Exception) -> ValueError:
+    """What to raise when a file cannot be read.
+
+    :param source: its name.
+    :param kind: what it should be, such as ``"an hdf5 file"``.
+    :param error: what reading it gave.
+    :return: the error that says so.
+    """
+    reason = f"{type(error).__name__}: {error}"
+    return ValueError(f"{source}: is not {kind}, or damaged or half-written ({reason}); download or write it again")
+
+
+def _space_of(array: Any) -> spaces.Box:
+    return unbounded_box(np.empty((0, *array.shape[1:]), array.dtype))
+
+
+def _listed(entries: Mapping[str, Any]) -> str:
+    return f"holds {', '.join(f'`{name}`' for name in sorted(entries))}" if entries else "is empty"

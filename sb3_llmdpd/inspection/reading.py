@@ -1,0 +1,192 @@
+"""`inspect_sources`: reads data one episode at a time, and keeps of each only numbers."""
+
+import warnings
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_llmdpd.data.checks import Observations
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.fingerprint import episode_digest
+from sb3_llmdpd.data.source import EpisodeSource
+from sb3_llmdpd.data.spaces import joint_spaces
+from sb3_llmdpd.inspection.numbers import EntryNumbers, EpisodeNumbers, Inspection, SourceNumbers, TaskNumbers
+from sb3_llmdpd.inspection.texts import TextComparer
+from sb3_llmdpd.prompts.text_encoders import TextEncoder
+
+AT_BOUND = 1e-3
+"""An action this near to a bound, in units of the range between both, lies at it."""
+
+
+def inspect_sources(
+    sources: Sequence[EpisodeSource], encoder: TextEncoder | str | None = None, *, unopened: Sequence[str] = ()
+) -> Inspection:
+    """Read sources and say what is in them. One episode is in memory at a time, and a bad one stops nothing.
+
+    :param sources: at least one, of the same spaces.
+    :param encoder: that compares the sentences of the tasks, or its name, see `make_text_encoder`; None to compare letters.
+    :param unopened: why further sources could not even be opened.
+    :return: the numbers.
+    :raises ValueError: when no episode can be read, spaces differ, or there is no encoder of this name.
+    """
+    if not sources:
+        reason = f"none can be opened: {'; '.join(unopened)}" if unopened else "give at least one"
+        raise ValueError(f"there is no source to inspect; {reason}")
+    comparer = TextComparer(encoder)
+    observation_space, action_space = joint_spaces(sources)
+    reader = _Reader(action_space)
+    read = tuple(map(reader.read, sources))
+    if not reader.episodes:
+        reasons = [reason for source in read for reason in (*source.refused, source.broken_off) if reason is not None]
+        if not reasons:
+            raise ValueError(f"{' and '.join(source.name for source in sources)}: the data hold no episode")
+        more = f" (and {len(reasons) - 1:,} more such sentences)" if len(reasons) > 1 else ""
+        raise ValueError(f"not one episode can be read: {reasons[0]}{more}")
+    return Inspection(
+        observation_space,
+        action_space,
+        tuple(unopened),
+        read,
+        tuple(reader.episodes),
+        reader.tasks(),
+        reader.actions.entries(reader.at_bound()),
+        tuple(entry for moments in reader.observations.values() for entry in moments.entries()),
+        comparer.compare(reader.texts),
+    )
+
+
+class _Reader:
+    """Takes the numbers of episodes.
+
+    :param action_space: of all of them.
+    """
+
+    def __init__(self, action_space: spaces.Box) -> None:
+        self.episodes: list[EpisodeNumbers] = []
+        self.texts: dict[str, dict[str, None]] = {}
+        self.actions = _Moments("")
+        self.observations: dict[str, _Moments] = {}
+        self._n_at_bound = np.zeros(action_space.shape, np.int64)
+        low, high = action_space.low.astype(np.float64), action_space.high.astype(np.float64)
+        self._is_bounded = np.isfinite(low) & np.isfinite(high)
+        margin = AT_BOUND * np.where(self._is_bounded, high - low, 0.0)
+        self._inner_low, self._inner_high = low + margin, high - margin
+
+    def read(self, source: EpisodeSource) -> SourceNumbers:
+        """Take the numbers of all its episodes.
+
+        :param source: any.
+        :return: its own numbers.
+        """
+        n_before, refused, broken_off = len(self.episodes), list[str](), None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)  # also what was said of another source before
+            try:
+                for episode in source.episodes(refused.append):
+                    self._add(episode)
+            except (ValueError, TypeError, OSError) as error:
+                broken_off = str(error) if source.name in str(error) else f"{source.name}: {error}"
+        n_steps = sum(episode.n_steps for episode in self.episodes[n_before:])
+        said = dict.fromkeys(str(warning.message) for warning in caught)
+        n_episodes = len(self.episodes) - n_before
+        return SourceNumbers(source.name, source.kind, n_episodes, n_steps, tuple(refused), broken_off, tuple(said))
+
+    def _add(self, episode: Episode) -> None:
+        rewards = episode.rewards.astype(np.float64)
+        self.episodes.append(
+            EpisodeNumbers(
+                episode.source,
+                episode.task,
+                len(episode),
+                float(rewards.sum()),
+                float(rewards.min()),
+                float(rewards.max()),
+                episode.terminated,
+                episode.success,
+                episode_digest(episode),
+            )
+        )
+        self.texts.setdefault(episode.task, {}).update(dict.fromkeys(episode.task_texts))
+        self.actions.add(episode.actions)
+        at_bound = (episode.actions <= self._inner_low) | (episode.actions >= self._inner_high)
+        self._n_at_bound += at_bound.sum(axis=0)
+        for key, rows in _parts(episode.observations).items():
+            self.observations.setdefault(key, _Moments(key)).add(rows)
+
+    def at_bound(self) -> list[float | None]:
+        """Of each entry of an action the share of the steps at a bound; None where it has none."""
+        shares = self._n_at_bound / sum(episode.n_steps for episode in self.episodes)
+        return [float(share) if bounded else None for share, bounded in zip(shares.flat, self._is_bounded.flat, strict=True)]
+
+    def tasks(self) -> tuple[TaskNumbers, ...]:
+        """The numbers of each task."""
+        of_task: dict[str, list[EpisodeNumbers]] = {task: [] for task in self.texts}
+        for episode in self.episodes:
+            of_task[episode.task].append(episode)
+        return tuple(TaskNumbers.of(task, episodes, tuple(self.texts[task])) for task, episodes in of_task.items())
+
+
+class _Moments:
+    """Extremes, mean and standard deviation of each entry of rows that come block by block.
+
+    :param key: of the rows in a Dict, else empty.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._names: list[str] = []
+        self._n = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Take in a block.
+
+        :param rows: (n, ...), always of the same shape but for n.
+        """
+        block = rows.astype(np.float64)
+        n, mean, low, high = len(block), block.mean(axis=0), block.min(axis=0), block.max(axis=0)
+        # The mean of equal numbers may differ from them by rounding, and does not lie between them then.
+        mean = np.clip(mean, low, high)
+        squares = np.square(block - mean).sum(axis=0)
+        if self._n == 0:
+            self._names = [_entry_name(self._key, index) for index in product(*map(range, mean.shape))]
+            self._mean, self._squares, self._low, self._high = mean, squares, low, high
+        else:
+            # Two blocks of n_a and n_b rows have about their joint mean the squares S_a + S_b + d^2 n_a n_b / (n_a + n_b),
+            # where d is the distance of their means (Chan et al., 1979): stable, unlike a sum of squares less a square.
+            distance = mean - self._mean
+            self._mean = self._mean + distance * n / (self._n + n)
+            self._squares = self._squares + squares + np.square(distance) * self._n * n / (self._n + n)
+            self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
+        self._n += n
+
+    def entries(self, at_bound: Sequence[float | None] | None = None) -> tuple[EntryNumbers, ...]:
+        """The numbers.
+
+        :param at_bound: of each entry, see `EntryNumbers`; by default None.
+        :return: one for each entry, in their order.
+        """
+        deviation = np.sqrt(self._squares / self._n)
+        columns = [array.ravel().tolist() for array in (self._low, self._high, self._mean, deviation)]
+        bounds = [None] * len(self._names) if at_bound is None else at_bound
+        return tuple(map(EntryNumbers, self._names, *columns, bounds))
+
+
+def _parts(observations: Observations) -> dict[str, np.ndarray]:
+    """Observations by their key in a Dict."""
+    parts = observations if isinstance(observations, dict) else {"": observations}
+    return dict(_without_pixels(key, rows) for key, rows in parts.items())
+
+
+def _without_pixels(key: str, rows: np.ndarray) -> tuple[str, np.ndarray]:
+    """Of images their mean brightness, in [0, 1]; all else as it is."""
+    if rows.dtype != np.uint8 or rows.ndim < 3:
+        return key, rows
+    return f"{key}: brightness" if key else "brightness", rows.mean(axis=tuple(range(1, rows.ndim))) / 255.0  # (n,)
+
+
+def _entry_name(key: str, index: tuple[Any, ...]) -> str:
+    position = ",".join(map(str, index))
+    return f"{key}[{position}]" if key and position else key or position or "value"

@@ -1,0 +1,117 @@
+"""Finds tasks that have the same sentence, or nearly the same one in the eyes of a text encoder."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sb3_llmdpd.prompts.language_models import unit_length
+from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
+from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder
+from sb3_llmdpd.prompts.text_table import SIMILAR_COSINE
+
+ROWS_AT_ONCE = 1_024
+"""Sentences that are compared with all others at a time: the whole table would be quadratic in memory."""
+
+
+@dataclass(frozen=True)
+class AlikeTexts:
+    """Sentences that hardly tell tasks apart.
+
+    :param tasks: two or more.
+    :param texts: the one sentence that they share, or a sentence of each.
+    :param cosine: of the vectors of the two sentences; 1 of a shared one.
+    """
+
+    tasks: tuple[str, ...]
+    texts: tuple[str, ...]
+    cosine: float
+
+
+@dataclass(frozen=True)
+class TextComparison:
+    """What a comparison of the tasks' sentences found.
+
+    :param shared: sentences that several tasks have, to the letter but for case and white space.
+    :param similar: for each other sentence the nearest one of another task, where it is near; the nearest pairs first, and of
+        two tasks one pair.
+    :param encoder_name: by which they were compared; None where they were not.
+    :param left_out: why they were not compared; None where they were.
+    """
+
+    shared: tuple[AlikeTexts, ...]
+    similar: tuple[AlikeTexts, ...]
+    encoder_name: str | None
+    left_out: str | None
+
+
+class TextComparer:
+    """Compares the sentences of tasks.
+
+    :param encoder: that a model will be told by, or its name, see `make_text_encoder`; None to compare letters alone. Where
+        its packages or its weights are not here, letters alone are compared, and the comparison says so.
+    :raises ValueError: when there is no encoder of this name.
+    """
+
+    def __init__(self, encoder: TextEncoder | str | None) -> None:
+        self._encoder: TextEncoder | None = None
+        self._left_out = "no text encoder was named"
+        try:
+            self._encoder = CachedTextEncoder(make_text_encoder(encoder)) if isinstance(encoder, str) else encoder
+        except ImportError as error:
+            self._left_out = str(error)
+
+    def compare(self, texts_by_task: Mapping[str, Iterable[str]]) -> TextComparison:
+        """Look for tasks that their sentences hardly tell apart.
+
+        :param texts_by_task: distinct sentences of each task, possibly none.
+        :return: what was found.
+        """
+        owners: dict[str, dict[str, None]] = {}
+        wording: dict[str, str] = {}
+        for task, texts in texts_by_task.items():
+            for text in texts:
+                letters = " ".join(text.casefold().split())
+                owners.setdefault(letters, {})[task] = None
+                wording.setdefault(letters, text)
+        shared = tuple(AlikeTexts(tuple(tasks), (wording[key],), 1.0) for key, tasks in owners.items() if len(tasks) > 1)
+        encoder = self._encoder
+        if encoder is None:
+            return TextComparison(shared, (), None, self._left_out)
+        if len(texts_by_task) == 1 or not owners:
+            return TextComparison(shared, (), encoder.name, None)  # without loading a language model
+        sentences = [wording[key] for key in owners]
+        try:
+            vectors = check_vectors(encoder.encode(sentences), sentences, encoder)
+        except (ImportError, OSError, ValueError) as error:  # of packages or weights that are asked for at the first use
+            return TextComparison(shared, (), None, str(error))
+        similar = _similar(sentences, vectors, [tuple(tasks) for tasks in owners.values()])
+        return TextComparison(shared, similar, encoder.name, None)
+
+
+def _similar(sentences: Sequence[str], vectors: np.ndarray, owners: Sequence[tuple[str, ...]]) -> tuple[AlikeTexts, ...]:
+    """The nearest sentence of another task, for each sentence that has one near.
+
+    :param sentences: n distinct ones, at least one.
+    :param vectors: (n, dim).
+    :param owners: of each sentence the tasks that have it.
+    :return: the nearest pairs first.
+    """
+    of_task: dict[str, list[int]] = {}
+    for number, tasks in enumerate(owners):
+        for task in tasks:
+            of_task.setdefault(task, []).append(number)
+    # Sentences of zeros, which an encoder of labels does not know, are all alike to it.
+    unit = np.hstack([unit_length(vectors), ~vectors.any(axis=1, keepdims=True)])
+    best: dict[frozenset[str], AlikeTexts] = {}
+    for start in range(0, len(sentences), ROWS_AT_ONCE):
+        cosines = unit[start : start + ROWS_AT_ONCE] @ unit.T
+        for one, row in enumerate(cosines, start):
+            for task in owners[one]:
+                row[of_task[task]] = -np.inf  # no rivals: they mean the same
+            other = int(row.argmax())
+            tasks, cosine = (owners[one][0], owners[other][0]), min(float(row[other]), 1.0)
+            pair = frozenset(tasks)
+            if cosine > SIMILAR_COSINE and (pair not in best or cosine > best[pair].cosine):
+                best[pair] = AlikeTexts(tasks, (sentences[one], sentences[other]), cosine)
+    return tuple(sorted(best.values(), key=lambda alike: -alike.cosine))

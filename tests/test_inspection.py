@@ -1,0 +1,526 @@
+"""Data are measured one episode at a time, and what is wrong with them is said with what to do."""
+
+import re
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.minari import MinariSource
+from sb3_llmdpd.data.minari_writer import write_minari
+from sb3_llmdpd.data.source import EpisodeSource, Record, Refused
+from sb3_llmdpd.data.source import Reading as HowToRead
+from sb3_llmdpd.inspection import Inspection, findings, inspect_sources, page
+
+BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+ACTIONS = spaces.Box(-1.0, 1.0, (2,), np.float32)
+TEXTS = {"open": "open the drawer", "close": "shut the window"}
+
+
+class Recorded(EpisodeSource):
+    """Episodes that a test has made."""
+
+    kind = "recorded"
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        name: str = "lab/b-v0",
+        observation_space: spaces.Space[Any] = BOX,
+        action_space: spaces.Box = ACTIONS,
+    ) -> None:
+        super().__init__(name, observation_space, action_space, HowToRead())
+        self._records = records
+
+    def files(self) -> Sequence[Path]:
+        return ()
+
+    def records(self) -> Iterator[Record]:
+        for number, record in enumerate(self._records):
+            yield {"source": f"{self.name}, episode {number}", **record}
+
+
+class BrokenOff(Recorded):
+    """A source whose second half cannot be read."""
+
+    def records(self) -> Iterator[Record]:
+        yield from super().records()
+        raise ValueError("lab/b-v0, episode 4: the files are damaged")
+
+
+class Vectors:
+    """A text encoder that knows a few sentences.
+
+    :param vectors: of each, of length 2.
+    """
+
+    name = "vectors"
+    dim = 2
+
+    def __init__(self, vectors: dict[str, tuple[float, float]]) -> None:
+        self._vectors = vectors
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        return np.array([self._vectors[text] for text in texts], np.float32)
+
+
+class NotInstalled(Vectors):
+    """A text encoder that finds out at its first use that it is not there."""
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        raise ImportError("Install it: pip install 'sb3-llmdpd[text]'")
+
+
+def record(seed: int, task: str = "open", n_steps: int = 10, **changes: Any) -> Record:
+    rng = np.random.default_rng(seed)
+    return {
+        "observations": rng.normal(size=(n_steps + 1, 3)),
+        "actions": rng.uniform(-0.9, 0.9, (n_steps, 2)),
+        "rewards": np.full(n_steps, 1.0 + seed),
+        "task": task,
+        "task_texts": (TEXTS[task],) if task in TEXTS else (),
+        **changes,
+    }
+
+
+def two_tasks(**changes: Any) -> list[Record]:
+    """Two sound episodes of each of two tasks; the changes are those of the first episode."""
+    return [record(0, **changes), record(1), record(2, "close"), record(3, "close")]
+
+
+def inspected(records: Sequence[Record], **kwargs: Any) -> Inspection:
+    return inspect_sources([Recorded(records, **kwargs)])
+
+
+def found(inspection: Inspection) -> dict[str, str]:
+    """The sentences by what they are about."""
+    return {finding.kind: finding.sentence for finding in findings(inspection)}
+
+
+def details(inspection: Inspection, kind: str) -> tuple[str, ...]:
+    return next(finding.details for finding in findings(inspection) if finding.kind == kind)
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------------
+
+
+def test_sound_data_have_nothing_to_mend() -> None:
+    inspection = inspected(two_tasks())
+    assert findings(inspection) == ()
+    assert "\nNothing to mend.\n" in page(inspection)
+
+
+def test_a_task_has_the_numbers_of_its_episodes() -> None:
+    records = [record(0, n_steps=4, success=True), record(1, n_steps=6, success=False), record(2, "close")]
+    first, second = inspected(records).tasks
+    assert (first.name, first.n_episodes, first.n_steps, first.success_rate) == ("open", 2, 10, 0.5)
+    assert (first.lowest_return, first.mean_return, first.highest_return) == (4.0, 8.0, 12.0)
+    assert (second.name, second.success_rate, second.texts) == ("close", None, ("shut the window",))
+
+
+def test_entries_have_the_numbers_of_all_steps_together() -> None:
+    records = two_tasks()
+    inspection = inspected(records)
+    for entries, name in ((inspection.observations, "observations"), (inspection.actions, "actions")):
+        rows = np.concatenate([np.asarray(record[name], np.float32) for record in records]).astype(np.float64)
+        measured = np.array([(entry.low, entry.mean, entry.high, entry.deviation) for entry in entries])
+        expected = np.stack([rows.min(0), rows.mean(0), rows.max(0), rows.std(0)], axis=1)
+        np.testing.assert_allclose(measured, expected, rtol=1e-12)
+
+
+def test_a_mean_far_from_zero_does_not_cost_the_deviation_its_digits() -> None:
+    steps = np.tile([[30_000.0], [30_001.0]], (6, 3))[:11]
+    entry = inspected([record(number, observations=steps) for number in range(4)]).observations[0]
+    assert entry.deviation == pytest.approx(np.std(steps[:, 0]), rel=1e-9)
+
+
+def test_entries_are_named_by_their_place_and_images_by_their_brightness() -> None:
+    space = spaces.Dict({"state": BOX, "camera": spaces.Box(0, 255, (2, 2, 3), np.uint8), "mode": spaces.Discrete(3)})
+    observations = {
+        "state": np.zeros((3, 3)),
+        "camera": np.stack([np.full((2, 2, 3), value, np.uint8) for value in (0, 51, 255)]),
+        "mode": np.array([0, 1, 2]),
+    }
+    entries = {
+        entry.name: (entry.low, entry.high)
+        for entry in inspected([record(0, n_steps=2, observations=observations)], observation_space=space).observations
+    }
+    expected = {"state[0]": (0, 0), "state[1]": (0, 0), "state[2]": (0, 0), "camera: brightness": (0, 1), "mode": (0, 2)}
+    assert entries == expected
+
+
+def test_one_episode_is_in_memory_at_a_time() -> None:
+    class Watched(Recorded):
+        """Counts its episodes that are still somewhere."""
+
+        most = 0
+
+        def episodes(self, refused: Refused | None = None) -> Iterator[Episode]:
+            alive: weakref.WeakSet[Episode] = weakref.WeakSet()
+            for entry in self.records():
+                episode = Episode(**entry)
+                alive.add(episode)
+                yield episode
+                del episode
+                self.most = max(self.most, len(alive))
+
+    source = Watched([record(number) for number in range(5)])
+    assert len(inspect_sources([source]).episodes) == 5
+    assert source.most <= 1
+
+
+def test_reading_does_not_warn() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        inspected(two_tasks(actions=np.full((10, 2), 3.0)))
+    assert caught == []
+
+
+# Findings -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_episode_is_counted_and_stops_nothing() -> None:
+    observations = np.zeros((11, 3))
+    observations[4, 1] = np.nan
+    inspection = inspected([*two_tasks(observations=observations), record(9, rewards=np.zeros(3))])
+    assert len(inspection.episodes) == 3
+    assert found(inspection)["refused"].startswith("2 of 5 episodes cannot be read, and training stops at the first of them")
+    first, second = details(inspection, "refused")
+    assert first.startswith("lab/b-v0, episode 0: `observations` holds 1 NaN or infinite values, the first at step 4")
+    assert second.startswith("lab/b-v0, episode 4: `rewards` must be (T,)")
+
+
+def test_of_many_bad_episodes_the_first_are_shown_and_the_others_counted() -> None:
+    inspection = inspected([*two_tasks(), *(record(number, rewards=np.zeros(3)) for number in range(4, 11))])
+    assert len(details(inspection, "refused")) == 6
+    assert details(inspection, "refused")[-1] == "and 2 more"
+
+
+def test_a_source_that_breaks_off_keeps_what_came_before() -> None:
+    inspection = inspect_sources([BrokenOff(two_tasks()), Recorded(two_tasks()[:2], "lab/c-v0")])
+    assert [source.n_episodes for source in inspection.sources] == [4, 2]
+    assert "1 source cannot be read to the end" in found(inspection)["broken off"]
+    assert details(inspection, "broken off") == ("lab/b-v0, episode 4: the files are damaged",)
+
+
+def test_sources_that_cannot_be_opened_come_first() -> None:
+    inspection = inspect_sources([Recorded(two_tasks())], unopened=["lab/x-v0: the files are damaged"])
+    assert findings(inspection)[0].kind == "unopened"
+    assert details(inspection, "unopened") == ("lab/x-v0: the files are damaged",)
+
+
+def test_data_of_which_nothing_can_be_read_are_refused_with_a_reason() -> None:
+    with pytest.raises(ValueError, match=r"^not one episode can be read: lab/b-v0, episode 0: `rewards` .* shape \(3,\)$"):
+        inspected([record(0, rewards=np.zeros(3))])
+    with pytest.raises(ValueError, match=r"\(and 2 more such sentences\)$"):
+        inspected([record(0, rewards=np.zeros(3))] * 3)
+    with pytest.raises(ValueError, match="lab/b-v0: the data hold no episode"):
+        inspected([])
+
+
+def test_no_source_is_refused_with_the_reasons() -> None:
+    with pytest.raises(ValueError, match="no source to inspect; none can be opened: it is not there; it is damaged"):
+        inspect_sources([], unopened=["it is not there", "it is damaged"])
+    with pytest.raises(ValueError, match="no source to inspect; give at least one"):
+        inspect_sources([])
+
+
+def test_sources_of_other_spaces_are_refused_by_both_names() -> None:
+    other = Recorded(two_tasks(), "lab/c-v0", action_space=spaces.Box(-2.0, 2.0, (2,), np.float32))
+    with pytest.raises(ValueError, match=r"share their action space: lab/b-v0 has .*, lab/c-v0 has"):
+        inspect_sources([Recorded(two_tasks()), other])
+
+
+def test_clipped_actions_are_a_finding_in_the_words_of_the_source() -> None:
+    actions = np.zeros((10, 2))
+    actions[2] = 3.0
+    sentence = found(inspected(two_tasks(actions=actions)))["warning"]
+    assert sentence.startswith(
+        "lab/b-v0: 1 of 40 actions lay outside the action space [-1.0, 1.0], by up to 2, and were clipped"
+    )
+
+
+def test_many_warnings_are_one_finding() -> None:
+    sources = [Recorded(two_tasks(actions=np.full((10, 2), 3.0)), f"lab/{letter}-v0") for letter in "bcdefgh"]
+    inspection = inspect_sources(sources)
+    assert found(inspection)["warning"] == "Reading gave 7 warnings, each of which says what to do."
+    assert details(inspection, "warning")[-1] == "and 2 more"
+    assert details(inspection, "warning")[0].startswith("lab/b-v0: 10 of 40 actions lay outside")
+
+
+@pytest.mark.parametrize(("high", "is_found"), [(np.inf, True), (-1.0, True), (1.0, False)])
+def test_bounds_without_end_or_without_room_are_found(high: float, is_found: bool) -> None:
+    space = spaces.Box(-1.0, np.array([1.0, high], np.float32), dtype=np.float32)
+    records = [record(number, actions=np.tile([[0.5, -1.0], [-0.5, -1.0]], (5, 1))) for number in range(2)]
+    assert ("bounds" in found(inspected(records, action_space=space))) is is_found
+
+
+def test_rewards_that_are_all_zero_are_said_with_the_consequence() -> None:
+    inspection = inspected([{**entry, "rewards": np.zeros(10)} for entry in two_tasks()])
+    assert found(inspection)["rewards"].startswith("Every reward is 0, so that the Q term has nothing to tell")
+    assert "\nEvery reward is 0\n" in page(inspection)
+
+
+def test_tasks_without_rewards_are_named_beside_others() -> None:
+    records = [{**entry, "rewards": entry["rewards"] * (entry["task"] == "open")} for entry in two_tasks()]
+    assert found(inspected(records))["rewards"].startswith("1 task has no reward but 0, of 2 (close), and the Q term")
+
+
+def test_one_reward_is_enough() -> None:
+    rewards = np.zeros(10)
+    rewards[-1] = 1.0
+    assert "rewards" not in found(inspected([{**entry, "rewards": rewards} for entry in two_tasks()]))
+
+
+@pytest.mark.parametrize(("n_steps", "is_found"), [(10, False), (11, True)])
+def test_failures_are_found_where_they_are_most_of_the_transitions(n_steps: int, is_found: bool) -> None:
+    records = [
+        record(0, success=False, n_steps=n_steps),
+        record(1, success=True, n_steps=4),
+        record(2, success=True, n_steps=6),
+    ]
+    sentences = found(inspected(records))
+    assert ("failures" in sentences) is is_found
+    if is_found:
+        assert sentences["failures"].startswith("33% of the episodes failed, and 52% of the transitions are theirs")
+
+
+def test_failures_are_not_counted_where_some_episodes_do_not_say() -> None:
+    inspection = inspected([record(0, success=False), record(1)])
+    assert inspection.failed is None
+    assert "failures" not in found(inspection)
+    assert "\n1 of 2 episodes do not say whether they succeeded\n" in page(inspection)
+
+
+def test_actions_that_never_move_are_found() -> None:
+    records = two_tasks()
+    for entry in records:
+        entry["actions"][:, 1] = 0.25
+    assert found(inspected(records))["fixed actions"].startswith("1 of 2 entries of the actions (1) never changes: leave out")
+
+
+@pytest.mark.parametrize(("n_inside", "is_found"), [(4, False), (3, True)])
+def test_actions_at_a_bound_in_nearly_all_steps_are_found(n_inside: int, is_found: bool) -> None:
+    records = two_tasks()  # of 40 steps
+    for entry in records:
+        entry["actions"][:, 0] = [1.0, -1.0] * 5
+    records[0]["actions"][:n_inside, 0] = 0.0
+    inspection = inspected(records)
+    assert [entry.at_bound for entry in inspection.actions] == [(40 - n_inside) / 40, 0.0]
+    assert ("saturated actions" in found(inspection)) is is_found
+
+
+@pytest.mark.parametrize(("action", "share"), [(0.9981, 1.0), (-0.9981, 1.0), (0.9979, 0.0)])
+def test_a_thousandth_of_the_range_is_still_at_the_bound(action: float, share: float) -> None:
+    assert inspected([record(0, actions=np.full((10, 2), action))]).actions[0].at_bound == share
+
+
+def test_without_a_bound_nothing_lies_at_it() -> None:
+    space = spaces.Box(np.array([-1.0, -np.inf], np.float32), np.array([1.0, np.inf], np.float32))
+    assert [entry.at_bound for entry in inspected(two_tasks(), action_space=space).actions] == [0.0, None]
+
+
+def test_observations_that_never_change_are_named_in_spans() -> None:
+    space = spaces.Box(-np.inf, np.inf, (6,), np.float32)
+    observations = np.arange(4.0)[:, None] * [0, 1, 0, 0, 0, 1]
+    inspection = inspected(
+        [record(number, n_steps=3, observations=observations) for number in range(2)], observation_space=space
+    )
+    assert found(inspection)["fixed observations"].startswith("4 of 6 entries of the observations (0, 2 to 4) never change: ")
+    assert "\n6 entries, 4 of which never change; values from 0 to 3\n" in page(inspection)
+
+
+@pytest.mark.parametrize(("step", "never_changes"), [(3e-7, True), (4e-7, False)])
+def test_an_entry_that_only_rounds_differently_never_changes(step: float, never_changes: bool) -> None:
+    observations = np.arange(11.0)[:, None] * [1.0, step, 1.0]  # of standard deviation 3.16 step
+    inspection = inspected([record(number, observations=observations) for number in range(2)])
+    assert [entry.never_changes for entry in inspection.observations] == [False, never_changes, False]
+
+
+@pytest.mark.parametrize(("scale", "is_found"), [(5e3, False), (2e4, True)])
+def test_scales_that_units_alone_do_not_explain_are_found(scale: float, is_found: bool) -> None:
+    observations = np.arange(11.0)[:, None] * [1.0, scale, 1.0]
+    sentences = found(inspected([record(number, observations=observations) for number in range(4)]))
+    assert ("scales" in sentences) is is_found
+    if is_found:
+        assert "by a factor of 20,000 (standard deviations: 6.32e+04 of entry 1, 3.16 of entry 0)" in sentences["scales"]
+
+
+def test_tasks_without_a_sentence_are_named() -> None:
+    inspection = inspected([*two_tasks(), record(4, "push"), record(5, "push")])
+    assert found(inspection)["missing texts"].startswith("1 task has no sentence, of 3 (push): give them one each")
+    assert "(no sentence)" in page(inspection)
+
+
+def test_a_single_task_needs_no_sentence() -> None:
+    assert "missing texts" not in found(inspected([record(0, task_texts=()), record(1, task_texts=())]))
+
+
+def test_tasks_with_the_same_sentence_are_found_without_an_encoder() -> None:
+    records = [{**entry, "task_texts": ("Do  it" if entry["task"] == "open" else "do it",)} for entry in two_tasks()]
+    inspection = inspected(records)
+    assert found(inspection)["shared texts"].startswith(
+        "1 sentence stands for several tasks, which a policy told by text alone"
+    )
+    assert details(inspection, "shared texts") == ("'Do  it': open, close",)
+
+
+@pytest.mark.parametrize(("cosine", "is_found"), [(0.949, False), (0.951, True)])
+def test_nearly_the_same_sentences_of_different_tasks_are_found(cosine: float, is_found: bool) -> None:
+    encoder = Vectors({TEXTS["open"]: (2.0, 0.0), TEXTS["close"]: (cosine, (1 - cosine**2) ** 0.5)})
+    inspection = inspect_sources([Recorded(two_tasks())], encoder)
+    assert ("similar texts" in found(inspection)) is is_found
+    if is_found:
+        line = "cosine 0.951: 'open the drawer' (open) and 'shut the window' (close)"
+        assert details(inspection, "similar texts") == (line,)
+
+
+def test_phrasings_of_one_task_may_be_alike() -> None:
+    records = [{**entry, "task_texts": (TEXTS[entry["task"]], f"please {TEXTS[entry['task']]}")} for entry in two_tasks()]
+    sides = {"open": (1.0, 0.0), "close": (0.0, 1.0)}
+    encoder = Vectors({text: sides[task] for task in TEXTS for text in (TEXTS[task], f"please {TEXTS[task]}")})
+    inspection = inspect_sources([Recorded(records)], encoder)
+    assert (inspection.texts.similar, inspection.texts.encoder_name) == ((), "vectors")
+
+
+def test_a_comparison_that_was_left_out_is_said_with_the_reason() -> None:
+    not_installed = inspect_sources([Recorded(two_tasks())], NotInstalled({}))
+    note = "(Left out was the search for nearly identical sentences: {}.)"
+    assert note.format("Install it: pip install 'sb3-llmdpd[text]'") in page(not_installed)
+    assert note.format("no text encoder was named") in page(inspected(two_tasks()))
+    assert "Left out" not in page(inspect_sources([Recorded(two_tasks())], "hashing"))
+
+
+def test_an_unknown_encoder_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(ValueError, match="unknown text encoder 'minilem'"):
+        inspect_sources([BrokenOff([])], "minilem")
+
+
+def test_tasks_with_a_single_episode_are_named() -> None:
+    sentence = found(inspected(two_tasks()[:3]))["single episodes"]
+    assert sentence.startswith("1 task has a single episode (close), which is prompted with another part of itself")
+
+
+def test_episodes_that_are_there_twice_are_found() -> None:
+    inspection = inspect_sources([Recorded(two_tasks()), Recorded([record(2, "close"), record(7)], "lab/c-v0")])
+    assert found(inspection)["duplicates"].startswith("1 episode is there already, number for number")
+    assert details(inspection, "duplicates") == ("lab/c-v0, episode 0 is lab/b-v0, episode 2 again",)
+
+
+# The page -------------------------------------------------------------------------------------------------------------------
+
+
+def lines_under(text: str, title: str) -> list[str]:
+    """The lines of a section of a page."""
+    section = next(section for section in text.split("\n\n") if section.splitlines()[0] == title)
+    return section.splitlines()[1:]
+
+
+def test_the_page_begins_with_what_the_data_are() -> None:
+    sources = [Recorded(two_tasks()), Recorded([record(7), record(8)], "lab/c-v0")]
+    assert page(inspect_sources(sources)).splitlines()[:3] == [
+        "lab/b-v0, lab/c-v0 (recorded)",
+        "6 episodes of 2 tasks, 60 steps",
+        "Observations: 3 float32. Actions: 2 float32, from -1 to 1.",
+    ]
+
+
+def test_of_many_sources_the_heading_names_the_first() -> None:
+    inspection = inspect_sources([Recorded(two_tasks(), f"lab/{letter}-v0") for letter in "bcdefgh"])
+    heading = page(inspection).splitlines()[0]
+    assert heading == "lab/b-v0, lab/c-v0, lab/d-v0, lab/e-v0, lab/f-v0, and 2 more (--all shows them) (recorded)"
+    assert "lab/h-v0 (recorded)" in page(inspection, None).splitlines()[0]
+
+
+def test_findings_come_before_the_tables_each_on_a_line_of_its_own() -> None:
+    inspection = inspected([*two_tasks(), record(9, rewards=np.zeros(3))])
+    (finding,) = findings(inspection)
+    assert lines_under(page(inspection), "To mend, or to know")[:2] == [f"- {finding.sentence}", f"    {finding.details[0]}"]
+    assert page(inspection).index(finding.sentence) < page(inspection).index("\nTasks\n")
+
+
+def test_the_table_of_tasks_has_a_row_a_task() -> None:
+    records = [record(0, n_steps=4, success=True), record(1, n_steps=6, success=False), record(2, "close"), record(3, "close")]
+    *_, first, second = lines_under(page(inspected(records)), "Tasks")
+    assert re.split(r"\s{2,}", first) == ["open", "2", "10", "50%", "4", "8", "12", "5", "1", "open the drawer"]
+    assert re.split(r"\s{2,}", second) == ["close", "2", "20", "30", "35", "40", "10", "1", "shut the window"]
+
+
+def test_a_long_sentence_is_cut_in_the_table() -> None:
+    sentence = "push it " * 20
+    (row,) = lines_under(page(inspected([record(0, task_texts=(sentence,))])), "Tasks")[2:]
+    assert row.endswith(f"  {sentence[:59].strip()}…")
+
+
+def test_a_long_list_is_cut_unless_all_is_asked_for() -> None:
+    records = [record(number, f"task-{number}") for number in range(5)]
+    inspection = inspected(records)
+    assert lines_under(page(inspection, 3), "Tasks")[-1] == "and 2 more (--all shows them)"
+    assert lines_under(page(inspection, 5), "Tasks")[-1].startswith("task-4 ")
+    assert lines_under(page(inspection, None), "Tasks")[-1].startswith("task-4 ")
+
+
+def test_all_entries_of_the_observations_are_a_table_where_they_are_asked_for() -> None:
+    observations = np.arange(11.0)[:, None] * [1.0, 2.0, 3.0]
+    inspection = inspected([record(number, observations=observations) for number in range(2)])
+    assert lines_under(page(inspection, None), "Observations, by entry")[2:] == [
+        "0        0     5   10       3.16",
+        "1        0    10   20       6.32",
+        "2        0    15   30       9.49",
+    ]
+    assert lines_under(page(inspection), "Observations") == [
+        "3 entries, 0 of which never change; values from 0 to 30",
+        "Standard deviations of those that change: from 3.16 (entry 0) to 9.49 (entry 2)",
+    ]
+
+
+def test_the_table_of_actions_has_the_share_of_steps_at_a_bound() -> None:
+    records = two_tasks()
+    for entry in records:
+        entry["actions"] = np.tile([[1.0, 0.5], [-0.5, -0.5]], (5, 1))
+    *_, first, second = lines_under(page(inspected(records)), "Actions, by entry")
+    assert first.split() == ["0", "-0.5", "0.25", "1", "0.75", "50%"]
+    assert second.split() == ["1", "-0.5", "0", "0.5", "0.5", "0%"]
+
+
+def test_the_ends_of_episodes_are_counted() -> None:
+    (line, *_) = lines_under(page(inspected(two_tasks(terminated=True))), "Outcomes")
+    assert line == "1 of 4 episodes ended by a termination, 3 cut off by a time limit or by the end of recording"
+
+
+def test_bars_are_as_long_as_there_are_episodes() -> None:
+    lengths = [3] * 8 + [4] * 4 + [6]
+    text = page(inspected([record(number, n_steps=length, rewards=np.ones(length)) for number, length in enumerate(lengths)]))
+    bars = [f"3  8  {'█' * 40}", f"4  4  {'█' * 20}", "5  0", f"6  1  {'█' * 5}"]
+    assert lines_under(text, "Lengths of episodes") == bars
+    assert lines_under(text, "Returns of episodes")[0] == f"  3 to 3.3  8  {'█' * 40}"
+
+
+def test_lengths_are_binned_in_whole_steps() -> None:
+    records = [record(number, n_steps=length) for number, length in enumerate((1, 20, 21, 200))]
+    bars = lines_under(page(inspected(records)), "Lengths of episodes")
+    assert len(bars) == 10
+    assert [bar.split()[:-1] for bar in (bars[0], bars[1], bars[-1])] == [
+        ["1", "to", "20", "2"],
+        ["21", "to", "40", "1"],
+        ["181", "to", "200", "1"],
+    ]
+
+
+def test_a_single_return_is_a_single_bar() -> None:
+    text = page(inspected([record(0), record(0, "close")]))
+    assert lines_under(text, "Returns of episodes") == [f"10  2  {'█' * 40}"]
+
+
+def test_a_minari_data_set_is_inspected_like_any_other(tmp_path: Path) -> None:
+    episodes = [Episode(**record(number)) for number in range(2)]
+    write_minari("lab/b-v0", episodes, BOX, ACTIONS, root=tmp_path)
+    inspection = inspect_sources([MinariSource("lab/b-v0", root=tmp_path)])
+    assert [source.kind for source in inspection.sources] == ["minari"]
+    assert [episode.total_reward for episode in inspection.episodes] == [10.0, 20.0]

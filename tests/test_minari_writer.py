@@ -1,0 +1,327 @@
+"""Writing Minari data sets: what is written is what is read, whole or not at all, and one episode at a time."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import minari
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.minari import load_minari, local_ids
+from sb3_llmdpd.data.minari_writer import whole_dataset, write_minari
+from tests.factories import ACTION, OBSERVATION, make_episode, make_episodes
+
+BOX = spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
+ACTIONS = spaces.Box(-1.0, 1.0, (ACTION,), np.float32)
+ID = "lab/own-v0"
+
+
+def random_episode(n_steps: int = 4, seed: int = 0, **fields: Any) -> Episode:
+    rng = np.random.default_rng(seed)
+    values: dict[str, Any] = {
+        "observations": rng.normal(size=(n_steps + 1, OBSERVATION)),
+        "actions": rng.uniform(-1, 1, (n_steps, ACTION)),
+        "rewards": rng.normal(size=n_steps),
+    }
+    return make_episode(**{**values, **fields})
+
+
+def write(root: Path, episodes: Any, observation_space: spaces.Space[Any] = BOX, dataset_id: str = ID, **about: Any) -> Path:
+    return write_minari(dataset_id, episodes, observation_space, ACTIONS, root=root, **about)
+
+
+def parts(episode: Episode) -> dict[str, np.ndarray]:
+    """All arrays of an episode by name."""
+    observations = episode.observations
+    seen = observations if isinstance(observations, dict) else {"observations": observations}
+    return {**seen, "actions": episode.actions, "rewards": episode.rewards}
+
+
+def said(episode: Episode) -> tuple[Any, ...]:
+    return (
+        episode.task,
+        episode.task_texts,
+        episode.terminated,
+        episode.success,
+        episode.first_success,
+        episode.goal,
+    )
+
+
+def assert_same(one: Episode, other: Episode) -> None:
+    assert said(one) == said(other)
+    mine, theirs = parts(one), parts(other)
+    assert set(mine) == set(theirs)
+    for name, array in mine.items():
+        assert array.dtype == theirs[name].dtype, name
+        assert array.tobytes() == theirs[name].tobytes(), name
+        assert array.shape == theirs[name].shape, name
+
+
+def assert_comes_back(root: Path, episodes: list[Episode], observation_space: spaces.Space[Any] = BOX) -> None:
+    write(root, episodes, observation_space)
+    dataset = load_minari(ID, root=root)
+    for written, read in zip(episodes, dataset.episodes, strict=True):
+        assert_same(written, read)
+    assert dataset.observation_space == observation_space
+    assert dataset.action_space == ACTIONS
+
+
+def stored_metadata(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Of the data set, and of its episodes, as Minari has them."""
+    storage = minari.MinariDataset(root / ID / "data").storage
+    return storage.metadata, list(storage.get_episode_metadata(range(storage.total_episodes)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"terminated": True},
+        {"n_steps": 1, "terminated": True},
+        {"n_steps": 1},
+        {"task": "drawer", "task_texts": ("open it", "öffne die Schublade"), "goal": "left"},
+        {"success": True, "first_success": 2},
+        {"success": True},
+        {"success": False},
+        {"first_success": 0},
+    ],
+    ids=str,
+)
+def test_an_episode_comes_back_bit_for_bit(tmp_path: Path, fields: dict[str, Any]) -> None:
+    assert_comes_back(tmp_path, [random_episode(**{"task": "lonely", **fields})])
+
+
+def test_episodes_of_several_tasks_and_lengths_come_back_in_their_order(tmp_path: Path) -> None:
+    episodes = [
+        random_episode(number + 1, number, task=f"task-{number % 3}", task_texts=(f"do task number {number % 3}",))
+        for number in range(12)
+    ]
+    assert_comes_back(tmp_path, episodes)
+
+
+def test_images_come_back_without_loss(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (5, 36, 36, 3), np.uint8)
+    assert_comes_back(tmp_path, [random_episode(observations=noise)], spaces.Box(0, 255, (36, 36, 3), np.uint8))
+
+
+def test_dict_observations_come_back_with_all_kinds_of_entries(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    space = spaces.Dict(
+        {
+            "state": spaces.Box(-np.inf, np.inf, (3,), np.float32),
+            "camera": spaces.Box(0, 255, (40, 40), np.uint8),
+            "heading": spaces.Discrete(4),
+            "buttons": spaces.MultiBinary(2),
+        }
+    )
+    observations = {
+        "state": rng.normal(size=(5, 3)),
+        "camera": rng.integers(0, 256, (5, 40, 40), np.uint8),
+        "heading": np.array([0, 1, 2, 3, 0]),
+        "buttons": rng.integers(0, 2, (5, 2), np.int8),
+    }
+    assert_comes_back(tmp_path, [random_episode(observations=observations)], space)
+
+
+def test_a_space_of_doubles_is_written_as_what_episodes_hold(tmp_path: Path) -> None:
+    write(tmp_path, [random_episode()], spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float64))
+    assert stored_metadata(tmp_path)[0]["observation_space"] == BOX
+
+
+def test_minari_itself_reads_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, [random_episode(3), random_episode(5, terminated=True)])
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    assert list(minari.list_local_datasets()) == [ID]
+    dataset = minari.load_dataset(ID)
+    assert dataset.total_steps == 8
+    first, second = dataset
+    assert [first.truncations.tolist(), first.terminations.tolist()] == [[False, False, True], [False] * 3]
+    assert [second.truncations.any(), second.terminations.tolist()] == [False, [False] * 4 + [True]]
+    assert minari.namespace.list_local_namespaces() == ["lab"]
+
+
+def test_episodes_are_stored_as_they_come(tmp_path: Path) -> None:
+    """The file holds what came before, when the next is asked for: an iterable may be larger than memory."""
+    sizes: list[int] = []
+
+    def many() -> Iterator[Episode]:
+        for number in range(4):
+            sizes.append(sum(path.stat().st_size for path in tmp_path.rglob("*.hdf5")))
+            yield random_episode(2_000, number)
+
+    write(tmp_path, many())
+    one = 2_000 * (OBSERVATION + ACTION + 1) * 4
+    assert sizes[3] - sizes[1] > one
+
+
+def test_what_is_known_beside_the_episodes_is_kept(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        make_two(),
+        description="two walks",
+        algorithm_name="SAC",
+        metadata={"author": "A. Name", "steps": [1, 2]},
+        episode_metadata=[{"seed": 7, "level": "half"}, {"seed": 8, "noise": np.array([0.5])}],
+    )
+    about, entries = stored_metadata(tmp_path)
+    assert (about["description"], about["algorithm_name"]) == ("two walks", "SAC")
+    assert (about["author"], about["steps"]) == ({"A. Name"}, [1, 2])
+    assert (entries[0]["seed"], entries[0]["level"], entries[1]["noise"].tolist()) == (7, "half", [0.5])
+
+
+def test_an_episode_says_its_sentence_for_readers_of_one_and_of_several(tmp_path: Path) -> None:
+    write(tmp_path, [random_episode(task_texts=("open it", "pull it open"))])
+    (entry,) = stored_metadata(tmp_path)[1]
+    assert entry["task_text"] == "open it"
+    assert json.loads(entry["task_texts"]) == ["open it", "pull it open"]
+
+
+def test_the_path_of_the_data_set_comes_back(tmp_path: Path) -> None:
+    assert write(tmp_path, make_two()) == tmp_path / ID
+
+
+def test_without_a_root_minaris_own_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    write_minari("own-v0", make_two(), BOX, ACTIONS)
+    assert local_ids() == ["own-v0"]
+    assert os.environ["MINARI_DATASETS_PATH"] == str(tmp_path)
+
+
+def test_a_data_set_is_never_overwritten(tmp_path: Path) -> None:
+    write(tmp_path, make_two())
+    write(tmp_path, make_two(), dataset_id="lab/own-v1")
+    before = (tmp_path / ID / "data/main_data.hdf5").read_bytes()
+    with pytest.raises(ValueError, match=r"'lab/own-v0' is already in .* another id or version, such as 'lab/own-v2'"):
+        write(tmp_path, [random_episode()])
+    assert (tmp_path / ID / "data/main_data.hdf5").read_bytes() == before
+
+
+@pytest.mark.parametrize("dataset_id", ["own", "lab/own", "la b/own-v0", "x/own-v0", "/own-v0", "../own-v0", ""])
+def test_what_is_no_minari_id_is_refused_with_the_pattern(tmp_path: Path, dataset_id: str) -> None:
+    with pytest.raises(ValueError, match=f"'{dataset_id}' is no Minari id: write it as 'namespace/name-v0'"):
+        write(tmp_path, make_two(), dataset_id=dataset_id)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_is_interrupted_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    def interrupted() -> Iterator[Episode]:
+        yield random_episode()
+        raise error
+
+    with pytest.raises(error):
+        write(tmp_path, interrupted())
+    assert not list(tmp_path.iterdir())
+    write(tmp_path, make_two())  # and does not stand in the way
+    assert local_ids(tmp_path) == [ID]
+
+
+def test_no_one_sees_a_data_set_before_it_is_complete(tmp_path: Path) -> None:
+    with whole_dataset(ID, BOX, ACTIONS, root=tmp_path):
+        assert local_ids(tmp_path) == []
+        assert not (tmp_path / ID).exists()
+
+
+@pytest.mark.parametrize(
+    ("minutes_since", "is_kept"), [(5, True), (120, False)], ids=["of a running writer", "of a killed one"]
+)
+def test_leftovers_are_removed_when_nothing_was_added_for_long(tmp_path: Path, minutes_since: int, is_kept: bool) -> None:
+    """A long write adds to a file in a subfolder, which leaves the date of the folder alone."""
+    file = tmp_path / ".collecting-x/lab/own-v0/data/main_data.hdf5"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"half")
+    long_ago, last = time.time() - 86_400, time.time() - 60 * minutes_since
+    for path in [*file.parents][: len(file.relative_to(tmp_path).parts) - 1]:
+        os.utime(path, (long_ago, long_ago))
+    os.utime(file, (last, last))
+    write(tmp_path, make_two())
+    assert file.exists() is is_kept
+
+
+def test_a_data_set_without_episodes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="lab/own-v0: a data set needs at least one episode, got none"):
+        write(tmp_path, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_episode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="lab/own-v0: a data set is made of `Episode`s, got dict"):
+        write(tmp_path, [{"observations": np.zeros((5, 3))}])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"actions": np.full((4, ACTION), 2.0)}, "4 of 4 actions lie outside the action space"),
+        ({"observations": np.zeros((5, 7))}, r"a row of `observations` must have the space's shape \(3,\), got \(7,\)"),
+        ({"task": " drawer"}, "`task` must be a name without white space around it, got ' drawer'"),
+        ({"goal": ""}, "`goal` must be a name without white space around it, got ''"),
+    ],
+)
+def test_an_episode_that_would_not_come_back_is_refused_by_its_number_and_source(
+    tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"lab/own-v0, episode 1 \(logs, episode 7\): {message}"):
+        write(tmp_path, [random_episode(), random_episode(**fields)])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (spaces.Dict({"a/b": BOX}), r"'/' separates folders in hdf5; rename the entries \['a/b'\]"),
+        (spaces.Text(9), "observations must be one array or a flat Dict of arrays, got Text"),
+    ],
+)
+def test_observations_that_no_file_or_policy_takes_are_refused(tmp_path: Path, space: spaces.Space[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"lab/own-v0: {message}"):
+        write(tmp_path, make_two(), space)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (ACTION,))])
+def test_actions_must_be_of_a_bounded_box(tmp_path: Path, space: spaces.Space[Any]) -> None:
+    with pytest.raises(ValueError, match="lab/own-v0: `action_space` must be a Box with finite bounds, got"):
+        write_minari(ID, make_two(), BOX, space, root=tmp_path)
+
+
+@pytest.mark.parametrize("n_entries", [1, 3])
+def test_episode_metadata_must_be_as_many_as_episodes(tmp_path: Path, n_entries: int) -> None:
+    with pytest.raises(ValueError, match="`episode_metadata` must hold an entry for each episode, and has"):
+        write(tmp_path, make_two(), episode_metadata=[{"level": 1}] * n_entries)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("about", "error", "message"),
+    [
+        ({"metadata": {"total_steps": 1}}, ValueError, r"`metadata` must not hold \['total_steps'\]"),
+        ({"metadata": {"model": object()}}, TypeError, "lab/own-v0: `metadata` must be JSON values"),
+        (
+            {"episode_metadata": [{"success": True}] * 2},
+            ValueError,
+            r"episode 0 .*`episode_metadata` must not hold \['success'\], which the `Episode` itself says",
+        ),
+        (
+            {"episode_metadata": [{"config": {"lr": 1}}] * 2},
+            TypeError,
+            r"episode 0 .*`episode_metadata\['config'\]` must be a string, a number or an array of numbers, got dict",
+        ),
+    ],
+)
+def test_metadata_that_would_not_come_back_are_refused(
+    tmp_path: Path, about: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        write(tmp_path, make_two(), **about)
+    assert not list(tmp_path.iterdir())
+
+
+def make_two() -> list[Episode]:
+    return make_episodes(n_tasks=1, n_episodes=2, length=3, observation_dim=OBSERVATION, action_dim=ACTION)

@@ -1,0 +1,352 @@
+"""Replay buffers of Stable-Baselines3 as data: episodes of each environment, rings, time limits, and actions as they were."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3 import SAC, HerReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer, RolloutBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.sb3 import ReplayBufferSource
+from sb3_llmdpd.data.source import Reading
+from sb3_llmdpd.data.sources import load_dataset, open_source
+from tests.factories import make_buffer, traced
+
+FORCE = spaces.Box(-2.0, 4.0, (2,), np.float32)
+PLACE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+
+class Counter(gym.Env[Any, Any]):
+    """Observes (number of the episode, step), terminates after `ends` steps, and keeps the actions that it got."""
+
+    observation_space: spaces.Space[Any]
+    action_space = FORCE
+
+    def __init__(self, ends: int = 3, space: spaces.Space[Any] = PLACE) -> None:
+        self.observation_space, self.ends, self.number, self.step_number = space, ends, -1, 0
+        self.actions: list[np.ndarray] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.number, self.step_number = self.number + 1, 0
+        return self._seen(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.step_number += 1
+        self.actions.append(np.array(action))
+        return self._seen(), float(self.step_number), self.step_number == self.ends, False, {}
+
+    def _seen(self) -> Any:
+        place = np.array([self.number, self.step_number], np.float32)
+        if isinstance(self.observation_space, spaces.Dict):
+            return {"place": place, "door": self.step_number % 3}
+        return place
+
+
+def filled(n_steps: int, size: int = 100, n_envs: int = 1, space: spaces.Space[Any] = PLACE, **options: Any) -> ReplayBuffer:
+    """A buffer of steps in `Counter`s as SB3 adds them; the task ends after three steps where no time limit is before."""
+    limit = options.pop("limit", 10)
+    kind = options.pop("kind", DictReplayBuffer if isinstance(space, spaces.Dict) else ReplayBuffer)
+    env = DummyVecEnv([lambda: TimeLimit(Counter(space=space), limit) for _ in range(n_envs)])
+    buffer: ReplayBuffer = kind(size, space, FORCE, "cpu", n_envs=n_envs, **options)
+    rng = np.random.default_rng(0)
+    seen: Any = env.reset()
+    for _ in range(n_steps):
+        scaled = rng.uniform(-1, 1, (n_envs, 2)).astype(np.float32)
+        following, rewards, dones, infos = env.step(FORCE.low + (scaled + 1) / 2 * (FORCE.high - FORCE.low))
+        led_to: Any = following.copy()  # type: ignore[union-attr]
+        for number in np.flatnonzero(dones):
+            last = infos[number]["terminal_observation"]
+            if isinstance(led_to, dict):
+                led_to = {key: rows.copy() for key, rows in led_to.items()}
+                for key, rows in led_to.items():
+                    rows[number] = last[key]
+            else:
+                led_to[number] = last
+        buffer.add(seen, led_to, scaled, rewards, dones, infos)
+        seen = following
+    return buffer
+
+
+def read(buffer: ReplayBuffer, **options: Any) -> list[Episode]:
+    return list(ReplayBufferSource(buffer, **options).episodes())
+
+
+def seen_in(episode: Episode) -> list[list[float]]:
+    assert isinstance(episode.observations, np.ndarray)
+    return episode.observations.tolist()
+
+
+def test_episodes_end_at_terminations_with_the_observation_before_the_reset() -> None:
+    first, second, third = read(filled(8))
+    assert seen_in(first) == [[0, 0], [0, 1], [0, 2], [0, 3]]
+    assert seen_in(second) == [[1, 0], [1, 1], [1, 2], [1, 3]]
+    assert seen_in(third) == [[2, 0], [2, 1], [2, 2]]
+    assert [episode.terminated for episode in (first, second, third)] == [True, True, False]
+    np.testing.assert_array_equal(first.rewards, [1, 2, 3])
+
+
+def test_a_time_limit_is_not_a_termination() -> None:
+    episodes = read(filled(4, limit=2))
+    assert [(len(episode), episode.terminated) for episode in episodes] == [(2, False), (2, False)]
+    assert seen_in(episodes[0]) == [[0, 0], [0, 1], [0, 2]]
+
+
+def test_a_buffer_that_does_not_tell_time_limits_apart_is_warned_about() -> None:
+    with pytest.warns(UserWarning, match="replay buffer: .*handle_timeout_termination=False.* every end is read as a term"):
+        episodes = read(filled(4, limit=2, handle_timeout_termination=False))
+    assert [episode.terminated for episode in episodes] == [True, True]
+
+
+def test_each_environment_gives_its_own_episodes() -> None:
+    buffer = filled(4, n_envs=2)
+    episodes = read(buffer)
+    assert [len(episode) for episode in episodes] == [3, 1, 3, 1]
+    sources = ["environment 0, episode 0", "environment 0, episode 1", "environment 1, episode 0", "environment 1, episode 1"]
+    assert [episode.source for episode in episodes] == [f"replay buffer, {source}" for source in sources]
+    np.testing.assert_array_equal(episodes[3].actions, _unscaled(buffer.actions[3:4, 1]))
+
+
+def test_a_buffer_that_went_round_is_read_from_its_oldest_step() -> None:
+    episodes = read(filled(8, size=5))
+    assert [seen_in(episode) for episode in episodes] == [
+        [[1, 0], [1, 1], [1, 2], [1, 3]],
+        [[2, 0], [2, 1], [2, 2]],
+    ]
+    episodes = read(filled(7, size=5))
+    assert [seen_in(episode)[0] for episode in episodes] == [[0, 2], [1, 0], [2, 0]]
+
+
+def test_a_buffer_that_saves_memory_repeats_the_last_observation_of_an_end() -> None:
+    options: dict[str, Any] = dict(optimize_memory_usage=True, handle_timeout_termination=False)
+    with pytest.warns(UserWarning, match="handle_timeout_termination=False"):
+        episodes = read(filled(5, **options))
+    assert [seen_in(episode) for episode in episodes] == [
+        [[0, 0], [0, 1], [0, 2], [0, 2]],
+        [[1, 0], [1, 1], [1, 2]],
+    ]
+
+
+@pytest.mark.parametrize("n_steps", [10, 11])
+def test_a_buffer_that_saves_memory_and_went_round_leaves_out_the_row_that_holds_no_step(n_steps: int) -> None:
+    options: dict[str, Any] = dict(optimize_memory_usage=True, handle_timeout_termination=False)
+    with pytest.warns(UserWarning, match="handle_timeout_termination=False"):
+        episodes = read(filled(n_steps, size=5, **options))
+    expected = {
+        10: [[[2, 0], [2, 1], [2, 2], [2, 2]], [[3, 0], [3, 1]]],
+        11: [[[2, 1], [2, 2], [2, 2]], [[3, 0], [3, 1], [3, 2]]],
+    }
+    assert [seen_in(episode) for episode in episodes] == expected[n_steps]
+
+
+def test_what_the_newest_step_led_to_is_known_where_memory_is_saved() -> None:
+    with pytest.warns(UserWarning, match="handle_timeout_termination=False"):
+        (episode,) = read(filled(3, optimize_memory_usage=True, handle_timeout_termination=False))
+    assert seen_in(episode) == [[0, 0], [0, 1], [0, 2], [0, 3]]
+
+
+def test_dict_observations_have_the_shapes_of_their_space() -> None:
+    space = spaces.Dict({"place": PLACE, "door": spaces.Discrete(3)})
+    source = ReplayBufferSource(filled(4, n_envs=2, space=space))
+    assert source.observation_space == space
+    first = next(source.episodes())
+    assert isinstance(first.observations, dict)
+    np.testing.assert_array_equal(first.observations["door"], [0, 1, 2, 0])
+    np.testing.assert_array_equal(first.observations["place"], [[0, 0], [0, 1], [0, 2], [0, 3]])
+
+
+def test_a_discrete_observation_loses_the_axis_that_the_buffer_gave_it() -> None:
+    buffer = ReplayBuffer(5, spaces.Discrete(4), FORCE, "cpu")
+    for step in range(3):
+        buffer.add(np.array([step]), np.array([step + 1]), np.zeros((1, 2)), np.zeros(1), np.array([step == 2]), [{}])
+    (episode,) = read(buffer)
+    np.testing.assert_array_equal(episode.observations, [0, 1, 2, 3])
+
+
+def test_an_environment_that_was_reset_in_between_begins_another_episode() -> None:
+    buffer = ReplayBuffer(5, PLACE, FORCE, "cpu")
+    for before, after in (([0, 0], [0, 1]), ([0, 1], [0, 2]), ([1, 0], [1, 1])):
+        buffer.add(np.array([before]), np.array([after]), np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{}])
+    assert [(len(episode), episode.terminated) for episode in read(buffer)] == [(2, False), (1, False)]
+
+
+def _unscaled(scaled: np.ndarray) -> np.ndarray:
+    return FORCE.low + 0.5 * (scaled + 1) * (FORCE.high - FORCE.low)
+
+
+def test_what_sac_gathers_are_the_actions_that_the_environment_got() -> None:
+    env = Counter(ends=4)
+    options: dict[str, Any] = dict(policy_kwargs={"net_arch": [4]}, learning_starts=6, gradient_steps=0, buffer_size=50)
+    model = SAC("MlpPolicy", env, seed=0, device="cpu", **options)
+    model.learn(12)
+    assert model.replay_buffer is not None
+    source = ReplayBufferSource(model.replay_buffer)
+    assert source.action_space == FORCE
+    actions = np.concatenate([episode.actions for episode in source.episodes()])
+    np.testing.assert_allclose(actions, env.actions, rtol=1e-5)
+    assert np.abs(actions).max() > 1
+
+
+def test_actions_that_nobody_scaled_are_taken_as_they_are_to_the_bit() -> None:
+    given = np.array([[4.0, -2.0], [0.1, 3.9], [0.3, 0.7]], np.float32)
+    buffer = filled(3)
+    buffer.actions[:3, 0] = given
+    (episode,) = read(buffer, scaled_actions=False)
+    np.testing.assert_array_equal(episode.actions, given)
+
+
+def test_actions_that_cannot_have_been_scaled_are_refused() -> None:
+    buffer = filled(3)
+    buffer.actions[1, 0] = (4.0, -2.0)
+    with pytest.raises(ValueError, match=r"replay buffer: its actions reach 4, .* with scaled_actions=False"):
+        ReplayBufferSource(buffer)
+
+
+def test_actions_in_one_to_minus_one_keep_every_bit() -> None:
+    unit = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    buffer = filled(3)
+    buffer.action_space = unit
+    (episode,) = read(buffer)
+    np.testing.assert_array_equal(episode.actions, buffer.actions[:3, 0])
+
+
+def test_the_bounds_of_the_action_space_are_reached_and_not_left() -> None:
+    odd = spaces.Box(np.array([-0.3, 0.1], np.float32), np.array([0.7, 1.3], np.float32))
+    buffer = filled(2)
+    buffer.action_space = odd
+    buffer.actions[:2, 0] = [[-1, -1], [1, 1]]
+    (episode,) = read(buffer, reading=Reading(strict=True))
+    np.testing.assert_array_equal(episode.actions, [odd.low, odd.high])
+
+
+def test_a_saved_buffer_gives_the_same_episodes(tmp_path: Path) -> None:
+    model = SAC("MlpPolicy", Counter(), policy_kwargs={"net_arch": [4]}, learning_starts=100, buffer_size=50, device="cpu")
+    model.learn(7)
+    assert model.replay_buffer is not None
+    model.save_replay_buffer(tmp_path / "logs")
+    source = ReplayBufferSource(tmp_path / "logs", allow_pickle=True, task="count")
+    assert list(source.files()) == [tmp_path / "logs.pkl"]
+    assert source.options() == {"task": "count", "scaled_actions": True}
+    assert source.name == str(tmp_path / "logs")
+    for episode, expected in zip(source.episodes(), read(model.replay_buffer), strict=True):
+        np.testing.assert_array_equal(episode.observations, expected.observations)
+        np.testing.assert_array_equal(episode.actions, expected.actions)
+        assert (episode.task, episode.terminated) == ("count", expected.terminated)
+    assert [len(episode) for episode in load_dataset(f"{tmp_path / 'logs.pkl'}", allow_pickle=True).episodes] == [3, 3, 1]
+
+
+class Trap:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_is_not_opened_unless_that_is_allowed(tmp_path: Path) -> None:
+    path, proof = tmp_path / "logs.pkl", tmp_path / "opened"
+    path.write_bytes(pickle.dumps(Trap(proof)))
+    with pytest.raises(ValueError, match=r"logs.pkl: is a pickle, which executes .* allow_pickle=True \(--allow-pickle"):
+        open_source(str(path))
+    assert not proof.exists()
+    with pytest.raises(TypeError, match=r"logs.pkl: accepted is a ReplayBuffer .*, got NoneType"):
+        open_source(str(path), allow_pickle=True)
+    assert proof.exists()
+
+
+def test_a_pickle_that_is_damaged_or_missing_is_answered_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "logs.pkl"
+    path.write_bytes(pickle.dumps(filled(3))[:200])
+    with pytest.raises(ValueError, match=r"logs.pkl: is not a pickled replay buffer, or damaged or half-written"):
+        ReplayBufferSource(path, allow_pickle=True)
+    with pytest.raises(ValueError, match=r"there is no file .*log.pkl; nearest there: logs.pkl"):
+        ReplayBufferSource(tmp_path / "log.pkl", allow_pickle=True)
+
+
+def test_a_handed_over_buffer_has_no_files_and_a_name() -> None:
+    source = ReplayBufferSource(filled(3))
+    assert (source.name, list(source.files())) == ("replay buffer", [])
+
+
+def test_a_buffer_that_draws_otherwise_holds_the_same_steps() -> None:
+    assert [len(episode) for episode in read(filled(4, kind=NStepReplayBuffer))] == [3, 1]
+
+
+class Reach(gym.Env[Any, Any]):
+    """A task with a goal that is never reached, in episodes of two steps."""
+
+    action_space = FORCE
+    observation_space = spaces.Dict({"observation": PLACE, "achieved_goal": PLACE, "desired_goal": PLACE})
+    n_steps = 0
+
+    def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, infos: Any) -> np.ndarray:
+        return -np.ones(len(achieved))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.n_steps = 0
+        return self._seen(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.n_steps += 1
+        return self._seen(), -1.0, False, self.n_steps == 2, {}
+
+    def _seen(self) -> dict[str, np.ndarray]:
+        here = np.full(2, self.n_steps, np.float32)
+        return {"observation": here, "achieved_goal": here, "desired_goal": np.full(2, 9, np.float32)}
+
+
+def test_hindsight_goals_are_not_among_the_steps_of_a_her_buffer(tmp_path: Path) -> None:
+    model = SAC(
+        "MultiInputPolicy",
+        Reach(),
+        policy_kwargs={"net_arch": [4]},
+        replay_buffer_class=HerReplayBuffer,
+        learning_starts=100,
+        buffer_size=50,
+        device="cpu",
+    )
+    model.learn(4)
+    model.save_replay_buffer(tmp_path / "her.pkl")
+    first, second = ReplayBufferSource(tmp_path / "her.pkl", allow_pickle=True).episodes()
+    for episode in (first, second):
+        assert isinstance(episode.observations, dict)
+        np.testing.assert_array_equal(episode.observations["desired_goal"], np.full((3, 2), 9))
+        np.testing.assert_array_equal(episode.observations["observation"], [[0, 0], [1, 1], [2, 2]])
+        assert not episode.terminated
+
+
+def test_other_buffers_are_refused_with_the_reason() -> None:
+    with pytest.raises(TypeError, match=r"a RolloutBuffer does not keep what its actions led to.*record_policy"):
+        ReplayBufferSource(RolloutBuffer(5, PLACE, FORCE, "cpu"))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a PromptReplayBuffer was made of a data set; give that"):
+        ReplayBufferSource(make_buffer([traced(0, 1, 5), traced(0, 2, 5)]))
+    with pytest.raises(TypeError, match=r"replay buffer: accepted is a ReplayBuffer .*, got int"):
+        ReplayBufferSource(3)  # type: ignore[arg-type]
+
+
+def test_a_buffer_of_an_old_version_is_refused_with_what_to_do() -> None:
+    buffer = filled(3)
+    del buffer.handle_timeout_termination
+    with pytest.raises(ValueError, match=r"did not keep time limits; load it into a model with load_replay_buffer"):
+        ReplayBufferSource(buffer)
+
+
+def test_an_empty_buffer_and_actions_that_are_no_numbers_in_bounds_are_refused() -> None:
+    with pytest.raises(ValueError, match="replay buffer: the buffer holds no step"):
+        ReplayBufferSource(filled(0))
+    buffer = filled(3)
+    buffer.action_space = spaces.Discrete(2)
+    with pytest.raises(ValueError, match="replay buffer: the action space must be a Box of continuous actions"):
+        ReplayBufferSource(buffer)
+    buffer.action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    with pytest.raises(ValueError, match="replay buffer: the action space must have finite bounds"):
+        ReplayBufferSource(buffer)

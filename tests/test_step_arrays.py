@@ -1,0 +1,272 @@
+"""Cutting flat arrays of steps into episodes: where they end, what each one holds, and which arrays are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sb3_llmdpd.data import step_arrays
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.step_arrays import StepArrays, Stretch, find_episodes, split_steps
+
+N = 6
+
+
+def flags(*steps: int, n: int = N) -> np.ndarray:
+    """Ones at these steps."""
+    array = np.zeros(n, bool)
+    array[list(steps)] = True
+    return array
+
+
+def arrays(n: int = N, ends: tuple[int, ...] = (), **fields: Any) -> dict[str, Any]:
+    """Steps, terminals among them, whose observation t is (t, -t), whose action t is t / 100 and whose reward t is t."""
+    steps = np.arange(n, dtype=np.float32)
+    values = {
+        "observations": np.stack([steps, -steps], axis=1),
+        "actions": steps[:, None] / 100,
+        "rewards": steps,
+        "terminals": flags(*ends, n=n),
+        "source": "logs",
+    }
+    return {**values, **fields}
+
+
+def following(ends: tuple[int, ...] = (), n: int = N) -> np.ndarray:
+    """What the actions of `arrays` led to: the next row, but at an end (1000 + t, 0)."""
+    steps = np.arange(1, n + 1, dtype=np.float32)
+    rows = np.stack([steps, -steps], axis=1)
+    for end in (*ends, n - 1):
+        rows[end] = (1000 + end, 0)
+    return rows
+
+
+def found(max_episode_steps: int | None = None, **fields: Any) -> list[Stretch]:
+    return find_episodes(StepArrays(**arrays(**fields)), max_episode_steps)
+
+
+def read(max_episode_steps: int | None = None, **fields: Any) -> list[Episode]:
+    return [Episode(**record) for record in split_steps(StepArrays(**arrays(**fields)), max_episode_steps)]
+
+
+def test_an_episode_ends_at_a_terminal() -> None:
+    assert found(ends=(1, 5)) == [(0, 2, True), (2, 6, True)]
+
+
+def test_a_time_limit_is_not_a_termination() -> None:
+    assert found(timeouts=flags(1), next_observations=following((1,))) == [(0, 2, False), (2, 6, False)]
+
+
+def test_an_episode_that_was_cut_off_loses_its_last_step_where_nothing_says_what_it_led_to() -> None:
+    assert found(timeouts=flags(2)) == [(0, 2, False), (3, 5, False)]
+
+
+def test_an_episode_that_has_then_no_step_left_is_left_out() -> None:
+    assert found(ends=(3,), timeouts=flags(0, 4)) == [(1, 4, True)]
+
+
+def test_an_episode_ends_where_an_action_led_to_something_else_than_the_next_row() -> None:
+    assert found(next_observations=following((2,))) == [(0, 3, False), (3, 6, False)]
+
+
+def test_rounding_to_a_coarser_kind_of_float_is_no_end() -> None:
+    observations = np.random.default_rng(0).normal(size=(N, 2))
+    rounded = np.roll(observations, -1, axis=0).astype(np.float32)
+    assert found(observations=observations, next_observations=rounded) == [(0, 6, False)]
+
+
+def test_neighbouring_whole_numbers_are_different_however_large() -> None:
+    observations = 10_000_000 + np.arange(N)[:, None]
+    jumping = observations + 1
+    jumping[2] += 1
+    assert found(observations=observations, next_observations=jumping) == [(0, 3, False), (3, 6, False)]
+
+
+def test_nan_is_left_for_the_episode_to_refuse_and_is_no_end() -> None:
+    observations = np.full((N, 1), np.nan)
+    steps = StepArrays(**arrays(observations=observations, next_observations=observations))
+    assert find_episodes(steps) == [(0, 6, False)]
+    with pytest.raises(ValueError, match="logs, episode 0: `observations` holds 7 NaN"):
+        Episode(**next(split_steps(steps)))
+
+
+def test_the_time_limit_is_counted_from_the_start_of_each_episode() -> None:
+    assert found(3, ends=(0,), next_observations=following((0, 3))) == [(0, 1, True), (1, 4, False), (4, 6, False)]
+
+
+def test_a_terminal_at_the_time_limit_is_a_termination() -> None:
+    assert found(3, ends=(2, 5)) == [(0, 3, True), (3, 6, True)]
+
+
+def test_a_step_that_is_terminal_and_timeout_is_a_termination_and_warned_about() -> None:
+    with pytest.warns(UserWarning, match="logs: 1 of 2 `timeouts` are `terminals`, too, and are read as terminations"):
+        assert found(ends=(1,), timeouts=flags(1, 3)) == [(0, 2, True), (2, 3, False), (4, 5, False)]
+
+
+def test_a_terminated_episode_repeats_its_last_observation_where_nothing_says_what_it_led_to() -> None:
+    first, _ = read(ends=(1, 5))
+    np.testing.assert_array_equal(first.observations, [[0, 0], [1, -1], [1, -1]])
+    assert first.terminated
+
+
+def test_the_last_observation_is_what_the_last_action_led_to() -> None:
+    first, second = read(ends=(1,), next_observations=following((1,)))
+    np.testing.assert_array_equal(first.observations, [[0, 0], [1, -1], [1001, 0]])
+    np.testing.assert_array_equal(second.observations, [[2, -2], [3, -3], [4, -4], [5, -5], [1005, 0]])
+
+
+def test_the_step_that_a_cut_off_episode_loses_gives_its_last_observation() -> None:
+    (episode,) = read(n=4)
+    np.testing.assert_array_equal(episode.observations, [[0, 0], [1, -1], [2, -2], [3, -3]])
+    np.testing.assert_array_equal(episode.rewards, [0, 1, 2])
+
+
+def test_dict_observations_are_cut_key_by_key() -> None:
+    image = np.arange(N, dtype=np.uint8)[:, None]
+    first, _ = read(ends=(1, 5), observations={"image": image, "speed": image / 2})
+    assert isinstance(first.observations, dict)
+    np.testing.assert_array_equal(first.observations["image"], np.array([[0], [1], [1]], np.uint8))
+    np.testing.assert_array_equal(first.observations["speed"], [[0], [0.5], [0.5]])
+    assert first.observations["image"].dtype == np.uint8
+
+
+def test_an_end_in_one_entry_of_a_dict_is_an_end() -> None:
+    same = np.zeros((N, 1))
+    steps = np.arange(N)[:, None]
+    jumping = np.array([[1], [2], [9], [4], [5], [6]])
+    ends = found(observations={"a": same, "b": steps}, next_observations={"a": same, "b": jumping})
+    assert ends == [(0, 3, False), (3, 6, False)]
+
+
+def test_success_is_that_of_the_steps_of_the_episode() -> None:
+    episodes = read(ends=(2, 5), successes=flags(1, 2))
+    assert [(episode.success, episode.first_success) for episode in episodes] == [(True, 1), (False, None)]
+    assert [episode.success for episode in read(ends=(5,))] == [None]
+
+
+def test_sources_are_numbered() -> None:
+    assert [episode.source for episode in read(ends=(2, 5))] == ["logs, episode 0", "logs, episode 1"]
+
+
+def test_columns_of_one_number_a_step_are_read_like_rows() -> None:
+    steps = StepArrays(**arrays(rewards=np.arange(N)[:, None], terminals=flags(1)[:, None].astype(float)))
+    assert find_episodes(steps) == [(0, 2, True), (2, 5, False)]
+    assert steps.rewards.shape == (N,)
+
+
+def test_a_file_is_read_a_slice_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_arrays, "_CHUNK_BYTES", 24)  # three rows
+    slices: list[int] = []
+
+    class Watched:
+        def __init__(self, dataset: h5py.Dataset) -> None:
+            self.dataset, self.shape, self.dtype = dataset, dataset.shape, dataset.dtype
+
+        def __getitem__(self, rows: slice) -> Any:
+            slices.append(rows.stop - rows.start)
+            return self.dataset[rows]
+
+    n = 30
+    ends = tuple(range(4, n, 5))
+    fields = arrays(n=n, ends=ends, next_observations=following(ends, n))
+    with h5py.File(tmp_path / "steps.hdf5", "w") as file:
+        for name in ("observations", "next_observations", "actions"):
+            file[name] = fields[name]
+        lazy = {name: Watched(file[name]) for name in file}
+        records = list(split_steps(StepArrays(**{**fields, **lazy})))
+    for record, expected in zip(records, split_steps(StepArrays(**fields)), strict=True):
+        np.testing.assert_array_equal(record["observations"], expected["observations"])
+        np.testing.assert_array_equal(record["actions"], expected["actions"])
+    assert max(slices) == 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"actions": np.zeros((5, 1))}, "logs: .* but `actions` has 5 and `rewards` 6"),
+        ({"terminals": np.zeros(7)}, "logs: .* but `terminals` has 7 and `rewards` 6"),
+        ({"observations": {"a": np.zeros((2, 1))}}, r"logs: .* but `observations\['a'\]` has 2 and `rewards` 6"),
+        ({"terminals": np.full(N, 0.5)}, "logs: `terminals` must be 0 or 1 at each step, got 0.5 at step 0, the first of 6"),
+        ({"timeouts": np.array([0, 1, 2, 0, 0, 3])}, "`timeouts` must be 0 or 1 .*, got 2 at step 2, the first of 2 other"),
+        ({"rewards": np.zeros((N, 2))}, r"logs: `rewards` must be \(N,\), one number for each step, got shape \(6, 2\)"),
+        ({"rewards": 1.0}, "logs: `rewards` must be an array over steps, got a single number"),
+        ({"actions": np.zeros(N)}, r"`actions` must be \(N, \*action_shape\), \(N, 1\) for a single number, got shape \(6,\)"),
+        ({"observations": {}}, "logs: `observations` is empty"),
+        (
+            {"next_observations": np.zeros((N, 3))},
+            r"like `observations`, float32 of shape \(6, 2\), got float64 of .*\(6, 3\)",
+        ),
+        ({"next_observations": np.zeros((N, 2), int)}, "must be like `observations`, float32 .*, got int64"),
+        ({"next_observations": {"a": np.zeros((N, 2))}}, "`next_observations` must have the entries of `observations`"),
+        ({"n": 0}, "logs: holds no step"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StepArrays(**arrays(**fields))
+
+
+def test_what_is_no_number_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="logs: `actions` must be an array of numbers, got dtype <U1"):
+        StepArrays(**arrays(actions=np.full((N, 1), "a")))
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.5, True])
+def test_a_time_limit_is_a_positive_whole_number(limit: Any) -> None:
+    with pytest.raises(ValueError, match="`max_episode_steps` must be a whole number, at least 1, or None; got"):
+        found(limit)
+
+
+@st.composite
+def random_ends(draw: st.DrawFn) -> tuple[dict[str, Any], int | None]:
+    """Steps with ends of all kinds, and a time limit."""
+    n = draw(st.integers(1, 25))
+    kinds = draw(st.lists(st.sampled_from(["", "", "", "terminal", "timeout", "jump"]), min_size=n, max_size=n))
+    marked = {kind: tuple(step for step in range(n) if kinds[step] == kind) for kind in ("terminal", "timeout", "jump")}
+    fields = arrays(n=n, ends=marked["terminal"], timeouts=flags(*marked["timeout"], n=n))
+    if draw(st.booleans()):
+        ends = sum(marked.values(), ())
+        fields["next_observations"] = following(ends, n)
+    return fields, draw(st.none() | st.integers(1, 8))
+
+
+@given(random_ends())
+def test_every_step_is_in_one_episode_or_left_out_for_what_it_led_to(case: tuple[dict[str, Any], int | None]) -> None:
+    fields, limit = case
+    stretches = find_episodes(StepArrays(**fields), limit)
+    rows = [row for stretch in stretches for row in range(stretch.start, stretch.stop)]
+    assert rows == sorted(set(rows))
+    left_out = set(range(len(fields["rewards"]))) - set(rows)
+    if "next_observations" in fields:
+        assert left_out == set()
+    assert not fields["terminals"][list(left_out)].any()
+    starts, stops = {stretch.start for stretch in stretches}, {stretch.stop for stretch in stretches}
+    n = len(fields["rewards"])
+    for row in left_out:  # the last step of an episode that was cut off
+        cut_off = fields["timeouts"][row] or row == n - 1 or (limit is not None and (row + 1 in starts or row + 1 in left_out))
+        assert cut_off
+        assert row in stops or row == 0 or fields["terminals"][row - 1] or row - 1 in left_out
+
+
+@given(random_ends())
+def test_transitions_of_episodes_are_rows_of_the_arrays(case: tuple[dict[str, Any], int | None]) -> None:
+    fields, limit = case
+    steps = StepArrays(**fields)
+    for stretch, record in zip(find_episodes(steps, limit), split_steps(steps, limit), strict=True):
+        rows = slice(stretch.start, stretch.stop)
+        observations = record["observations"]
+        np.testing.assert_array_equal(observations[:-1], fields["observations"][rows])
+        np.testing.assert_array_equal(record["actions"], fields["actions"][rows])
+        np.testing.assert_array_equal(record["rewards"], fields["rewards"][rows])
+        assert record["terminated"] == fields["terminals"][stretch.stop - 1]
+        assert not fields["terminals"][rows][:-1].any()
+        assert not fields["timeouts"][rows][:-1].any()
+        if "next_observations" in fields:
+            np.testing.assert_array_equal(observations[1:], fields["next_observations"][rows])
+        elif not record["terminated"]:
+            np.testing.assert_array_equal(observations[1:], fields["observations"][stretch.start + 1 : stretch.stop + 1])
+        assert limit is None or len(record["rewards"]) <= limit
