@@ -12,12 +12,13 @@ ifeq ($(shell uname -s)$(MUJOCO_GL),Linux)
 export MUJOCO_GL := $(shell $(PYTHON) -c "import ctypes.util as c; print('egl' if c.find_library('EGL') else 'disabled')")
 endif
 
-.PHONY: help install demo test lint format types docs clean
+.PHONY: help install demo test bench lint format types docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      collect Meta-World data, train, and evaluate on held-out tasks: runs/quickstart/"
 	@echo "make test      run the tests, and list the lines that they leave out"
+	@echo "make bench     measure, and write the results into docs/performance.md"
 	@echo "make lint      check style and format"
 	@echo "make format    mend style and format"
 	@echo "make types     check the types"
@@ -42,6 +43,10 @@ demo: $(STAMP)
 # One thread: the networks in the tests are so small that more threads only wait for each other.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov
+
+# About ten minutes, and two gigabytes in runs/bench.
+bench: $(STAMP)
+	$(BIN)/python tests/benchmarks/mapped_data.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -123,7 +123,7 @@ class EpisodeSource(ABC):
         if not self.reading.strict:
             actions = clipped(actions)
         if self.reading.flatten:
-            observations = flat_observations(self._as_recorded, observations)
+            observations = flat_observations(self._as_recorded, observations, record.get("source", self.name))
         given = self.reading.texts_of(self.name, record.get("task", "task"))
         texts = given or record.get("task_texts", ())
         episode = Episode(**{**record, "observations": observations, "actions": actions, "task_texts": texts})
@@ -180,9 +180,9 @@ class _Clipped:
             return actions
         array = array.astype(np.float32)
         inside = np.clip(array, self._space.low, self._space.high)
-        excess = np.abs(inside - array).reshape(len(array), -1)
+        excess = np.abs(inside - array)
         excess[~np.isfinite(excess)] = 0.0  # NaN and infinity are refused as such
-        outside = excess.max(axis=1, initial=0.0) > 0
+        outside = (excess > 0).any(axis=tuple(range(1, excess.ndim)))
         self._n_steps += len(array)
         self._n_outside += int(outside.sum())
         self._farthest = max(self._farthest, float(excess.max(initial=0.0)))

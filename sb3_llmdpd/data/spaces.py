@@ -65,11 +65,12 @@ def flat_space(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
     return float32_space(flatten_space(space))
 
 
-def flat_observations(space: spaces.Space[Any], observations: Any) -> Any:
+def flat_observations(space: spaces.Space[Any], observations: Any, source: str) -> Any:
     """The entries of Dict observations side by side, in the order of the space.
 
     :param space: of one observation as it was recorded.
     :param observations: (n, ...) arrays in the structure of the space.
+    :param source: named first in the error message.
     :return: (n, size); observations that are no Dict as they came.
     :raises ValueError: when an entry is missing.
     """
@@ -77,8 +78,8 @@ def flat_observations(space: spaces.Space[Any], observations: Any) -> Any:
         return observations
     if not isinstance(observations, dict) or set(observations) != set(space.spaces):
         found = sorted(observations) if isinstance(observations, dict) else type(observations).__name__
-        raise ValueError(f"observations must be a dict with the keys {sorted(space.spaces)}, got {found}")
-    parts = [np.asarray(flat_observations(part, observations[key])) for key, part in space.items()]
+        raise ValueError(f"{source}: `observations` must be a dict with the keys {sorted(space.spaces)}, got {found}")
+    parts = [np.asarray(flat_observations(part, observations[key], source)) for key, part in space.items()]
     return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
 
 
