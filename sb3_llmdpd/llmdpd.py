@@ -44,8 +44,8 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class.
     :param env: an environment of the data's spaces, for callbacks that evaluate; training never steps it.
-    :param dataset: Minari data set ids (one or several), `Episode`s, an `OfflineDataset`, or a `PromptReplayBuffer`,
-        whose own settings then go before those given here.
+    :param dataset: Minari ids or other names of sources (one or several, see `format_of`), `Episode`s, an `OfflineDataset`,
+        or a `PromptReplayBuffer`, whose own settings then go before those given here.
     :param learning_rate: of actor and encoders; a float, or a function of the progress remaining (`CosineSchedule`).
     :param critic_learning_rate: of the critic; None for the same.
     :param batch_size: transitions in a gradient step, a multiple of ``prompts_per_batch``.

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from sb3_llmdpd.data.minari import load_minari
+
 pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -30,3 +32,10 @@ def test_what_sac_was_recorded_doing_is_learned_better_than_it_was_done_on_avera
     returns = example("record_sb3.py")["main"](n_steps=300, sac_steps=800)
     assert returns["data, trained"] > returns["data, untrained"] + 10
     assert returns["LLMDPD"] > returns["data"] + 5  # with other seeds, 9 and more
+
+
+def test_a_learning_policy_is_recorded_with_its_sentence(tmp_path: Path) -> None:
+    example("record_locomotion.py")["main"](n_steps=60, root=tmp_path)
+    data = load_minari("recorded/hopper/medium-replay-v0", root=tmp_path)
+    assert data.n_steps == 60
+    assert data.episodes[0].task_texts == ("make the one-legged hopper hop forward as fast as it can",)

@@ -175,6 +175,9 @@ def test_what_was_read_is_let_go_of_when_it_becomes_much(tmp_path: Path, monkeyp
         taken = file.take(np.arange(first, first + 2**12, 2**8))
         assert taken["number"][1] == first + 2**8
     assert resident() - before < 4 * 2**20
+    at_once = np.arange(0, 2**22, 2**6)
+    np.testing.assert_array_equal(file.take(at_once)["number"], at_once)
+    assert resident() - before < 4 * 2**20
 
 
 # When it is built -------------------------------------------------------------------------------------------------------

@@ -40,13 +40,18 @@ class FlatFile:
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Copy records.
 
-        :param rows: (B,), in any order.
+        :param rows: (B,), each in [0, n), in any order.
         :return: (B,) records.
         """
-        taken = self.records.take(rows)
-        self._touched += len(rows) * (self.dtype.itemsize + _NEIGHBOURS)
-        if self._touched > RESIDENT_BYTES:
-            self.release()
+        taken = np.empty(len(rows), self.dtype)
+        size = self.dtype.itemsize + _NEIGHBOURS
+        at_once = max(1, RESIDENT_BYTES // size)
+        for first in range(0, len(rows), at_once):
+            part = slice(first, first + at_once)
+            self.records.take(rows[part], out=taken[part], mode="clip")  # the other modes copy once more
+            self._touched += len(taken[part]) * size
+            if self._touched > RESIDENT_BYTES:
+                self.release()
         return taken
 
     def release(self) -> None:

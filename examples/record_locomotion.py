@@ -1,0 +1,42 @@
+"""Record what a learning policy does, as D4RL's medium-replay data are made: all episodes of a SAC that is still bad at it.
+
+Run it with ``python examples/record_locomotion.py``, and then
+``sb3-llmdpd benchmark d4rl --dataset recorded/hopper/medium-replay-v0``. It needs the ``metaworld`` extra for MuJoCo.
+"""
+
+import argparse
+from pathlib import Path
+
+import gymnasium as gym
+from stable_baselines3 import SAC
+
+from sb3_llmdpd.recording import RecordEpisodes
+
+ENVIRONMENTS = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker2d": "Walker2d-v5"}
+SENTENCES = {
+    "hopper": "make the one-legged hopper hop forward as fast as it can",
+    "halfcheetah": "make the two-legged cheetah run forward as fast as it can",
+    "walker2d": "make the two-legged walker walk forward as fast as it can without falling",
+}
+
+
+def main(robot: str = "hopper", n_steps: int = 10_000, root: Path | None = None, seed: int = 0) -> Path:
+    """Train for ``n_steps``, and write every episode on the way; returns the folder of the data set."""
+    env = RecordEpisodes(gym.make(ENVIRONMENTS[robot]), task=robot, task_text=SENTENCES[robot])
+    SAC("MlpPolicy", env, learning_starts=min(1_000, n_steps // 2), seed=seed).learn(n_steps, progress_bar=n_steps > 1_000)
+    env.close()  # keeps the episode that has begun, too
+    returns = [float(episode.rewards.sum()) for episode in env.episodes]
+    print(f"{len(returns)} episodes, {sum(map(len, env.episodes)):,} steps, returns {min(returns):.0f} to {max(returns):.0f}")
+    folder = env.write(f"recorded/{robot}/medium-replay-v0", root, algorithm_name="SAC, all of its training")
+    print(f"{folder} is the data set")
+    return folder
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--robot", choices=sorted(ENVIRONMENTS), default="hopper")
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--root", type=Path, help="folder of the data sets; by default Minari's own")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    main(given.robot, given.steps, given.root, given.seed)
