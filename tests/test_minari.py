@@ -49,6 +49,7 @@ def write(
     description: str | None = None,
     observation_space: spaces.Space[Any] = BOX,
     action_space: spaces.Space[Any] = ACTIONS,
+    data_format: str = "hdf5",
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -58,6 +59,7 @@ def write(
             observation_space=observation_space,
             action_space=action_space,
             description=description,
+            data_format=data_format,
         )
     if episode_metadata:
         dataset.storage.update_episode_metadata(episode_metadata)
@@ -82,6 +84,27 @@ def test_episodes_keep_their_numbers_as_float32(root: Path) -> None:
     assert dataset.observation_space == spaces.Box(-np.inf, np.inf, (3,), np.float32)
     assert dataset.action_space == ACTIONS
     assert episode.source == "lab/b-v0, episode 0"
+
+
+@pytest.mark.parametrize("data_format", ["arrow", "parquet"])
+def test_minaris_other_file_formats_give_the_same_episodes(data_format: str) -> None:
+    space = spaces.Dict({"place": BOX, "door": spaces.Discrete(3)})
+    rng = np.random.default_rng(0)
+    buffers = [
+        buffer(n, observations={"place": rng.normal(size=(n + 1, 3)), "door": np.arange(n + 1) % 3}, terminated=n == 4)
+        for n in (4, 2)
+    ]
+    said = [{"task_text": "open it", "success": True}, {"task_text": "close it", "success": False}]
+    for name in ("hdf5", data_format):
+        write(f"lab/{name}-v0", buffers, observation_space=space, episode_metadata=said, data_format=name)
+    one, other = load_minari("lab/hdf5-v0"), load_minari(f"lab/{data_format}-v0")
+    assert (one.observation_space, one.action_space) == (other.observation_space, other.action_space)
+    for first, second in zip(one.episodes, other.episodes, strict=True):
+        assert (first.task_texts, first.success, first.terminated) == (second.task_texts, second.success, second.terminated)
+        for name in ("place", "door"):
+            np.testing.assert_array_equal(first.observations[name], second.observations[name])  # type: ignore[call-overload]
+        np.testing.assert_array_equal(first.actions, second.actions)
+        np.testing.assert_array_equal(first.rewards, second.rewards)
 
 
 def test_a_time_limit_is_not_a_termination() -> None:

@@ -43,7 +43,8 @@ class Synthetic(EpisodeSource):
         box = spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
         super().__init__(f"synthetic-{n_episodes}", box, spaces.Box(-1.0, 1.0, (ACTION,), np.float32), AS_RECORDED)
         self.n_episodes, self.file = n_episodes, file
-        file.touch()
+        if not file.exists():  # its time is a part of what tells data apart
+            file.touch()
 
     def files(self) -> Sequence[Path]:
         """See `EpisodeSource.files`."""
