@@ -253,6 +253,23 @@ def test_a_file_that_is_damaged_within_is_answered_as_it_is_read(tmp_path: Path)
         list(source.episodes())
 
 
+@pytest.mark.parametrize(
+    ("intact", "broken"),
+    [
+        pytest.param(b"SNOD", b"SNOT", id="list of names"),
+        pytest.param(b"\x11\x20\x1f\x00", b"\xf1\x20\x1f\x00", id="header of an array"),
+        pytest.param(b"\x17\x08\x00\x17\x7f\x00", b"\x17\x08\x00\x17\x7f\xff", id="kind of float"),
+    ],
+)
+def test_damage_beside_the_values_is_answered_with_the_files_name(tmp_path: Path, intact: bytes, broken: bytes) -> None:
+    path = write(tmp_path / "logs.hdf5", steps())
+    content = path.read_bytes()
+    assert intact in content
+    path.write_bytes(content.replace(intact, broken))
+    with pytest.raises(ValueError, match=r"logs.hdf5: is not an hdf5 file, or damaged or half-written"):
+        D4RLSource(path)
+
+
 def test_nan_is_answered_with_file_episode_and_field(tmp_path: Path) -> None:
     fields = locomotion_v2()
     fields["rewards"][4] = np.nan

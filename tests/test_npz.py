@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_llmdpd.data.episodes import Episode
@@ -130,6 +130,7 @@ def any_episodes(draw: st.DrawFn) -> list[Episode]:
     return episodes
 
 
+@settings(max_examples=20)  # each one writes a file
 @given(any_episodes())
 def test_any_episodes_come_back_as_they_were(episodes: list[Episode]) -> None:
     one = spaces.Box(-math.inf, math.inf, (1,), np.float32)
@@ -251,6 +252,20 @@ def test_an_array_that_is_damaged_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content.replace(np.float64(0.123).tobytes(), np.float64(0.321).tobytes()))
     with pytest.raises(ValueError, match=r"logs.npz: is not an npz file, or damaged .* Bad CRC-32"):
         list(NpzSource(path).episodes())
+
+
+@pytest.mark.parametrize(
+    ("offset", "reason"), [(6, "NotImplementedError: zip file version"), (8, "RuntimeError: .* encrypted")]
+)
+def test_damage_that_looks_like_another_kind_of_zip_is_answered_with_the_files_name(
+    tmp_path: Path, offset: int, reason: str
+) -> None:
+    path = save(tmp_path / "logs.npz")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + offset] = 0x81
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"logs.npz: is not an npz file, or damaged or half-written \({reason}"):
+        NpzSource(path)
 
 
 @pytest.mark.parametrize(

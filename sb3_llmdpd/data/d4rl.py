@@ -9,11 +9,14 @@ from typing import Any
 
 from sb3_llmdpd.data.source import AS_RECORDED, Reading, Record
 from sb3_llmdpd.data.step_arrays import StepArrays
-from sb3_llmdpd.data.step_files import StepFileSource, damaged, existing_file, steps_under_names
+from sb3_llmdpd.data.step_files import READ, StepFileSource, damaged, existing_file, steps_under_names
 from sb3_llmdpd.optional import require
 
 _SUCCESS = ("infos/success", "infos/goal_achieved")
 """Where a file may say at each step whether it was a success, best first."""
+
+_BROKEN = (OSError, RuntimeError, KeyError)
+"""What h5py gives for a damaged file: at opening it, and at reading a list of names, an array's header, or its values."""
 
 _LOCOMOTION = r"[-_](random|medium|expert|full|mixed)"
 _ADROIT = r"[-_](v\d|human|cloned|expert|demos)"
@@ -88,17 +91,27 @@ class D4RLSource(StepFileSource):
         try:
             with require("h5py", "all").File(self._path, "r") as file:
                 yield self._steps(file, name)
-        except OSError as error:  # of h5py, at opening, and at reading what lies behind the end of a file cut short
+        except _BROKEN as error:
             raise damaged(name, "an hdf5 file", error) from error
 
     def _steps(self, file: Any, name: str) -> StepArrays:
-        entries = {key: _group_as_dict(value) for key, value in file.items()}
+        try:
+            entries = {str(key): _opened_entry(file, key) for key in file}  # a name that is damaged is bytes
+            successes = next((_opened_entry(file, key) for key in _SUCCESS if key in file), None)
+        except ValueError as error:  # of h5py
+            raise damaged(name, "an hdf5 file", error) from error
         steps = steps_under_names(entries, name, limited=self._max_episode_steps is not None)
-        successes = next((file[key] for key in _SUCCESS if key in file), None)
         if successes is None and self._sparse_antmaze:
             successes = steps.rewards == 1
         return steps if successes is None else replace(steps, successes=successes)
 
 
-def _group_as_dict(value: Any) -> Any:
-    return dict(value.items()) if isinstance(value, Mapping) else value
+def _opened_entry(group: Any, key: Any) -> Any:
+    """An array, or a dict of those in a group; of what is not read not even its kind matters."""
+    entry = group[key]
+    if key not in (*READ, *_SUCCESS):
+        return entry
+    parts = {part: entry[part] for part in entry} if isinstance(entry, Mapping) else {"": entry}
+    for array in parts.values():
+        getattr(array, "dtype", None)  # h5py reads it here, and a damaged one must not seem to be a mistake of the user's
+    return parts if isinstance(entry, Mapping) else entry

@@ -17,7 +17,7 @@ from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.source import AS_RECORDED, Reading, Record
 from sb3_llmdpd.data.spaces import check_flat, float32_space
 from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
-from sb3_llmdpd.data.step_files import StepFileSource, damaged, steps_under_names
+from sb3_llmdpd.data.step_files import READ, StepFileSource, damaged, steps_under_names
 from sb3_llmdpd.files import whole_file
 
 METADATA = "metadata"
@@ -31,12 +31,12 @@ _SAID = ("task", "task_texts", "success", "first_success", "goal", "source")
 _NESTED = ("observations", "next_observations")
 """Entries that may stand for several, as in ``observations/image``."""
 
-_READ = (*_NESTED, "actions", "rewards", "terminals", "timeouts")
-"""Entries that are read; of any other not even its kind matters."""
-
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
-_BROKEN = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+_BROKEN = (
+    *(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error),
+    *(NotImplementedError, RuntimeError),  # of zipfile, where damage looks like another version or a password
+)
 """What reading a damaged file gives."""
 
 
@@ -96,7 +96,7 @@ class NpzSource(StepFileSource):
         """See `StepFileSource`."""
         try:
             archive = zipfile.ZipFile(self._path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except _BROKEN as error:
             raise damaged(name, "an npz file", error) from error
         with archive:
             members = [member for member in archive.namelist() if member.endswith(".npy")]
@@ -251,7 +251,7 @@ def _nested(entries: dict[str, _Entry], source: str) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for name, entry in entries.items():
         head, sign, key = name.partition("/")
-        if head in _READ:
+        if head in READ:  # of any other not even its kind matters
             entry.refuse_pickle()
         if not sign or head not in _NESTED:
             nested[name] = entry

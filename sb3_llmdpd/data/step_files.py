@@ -18,7 +18,10 @@ from sb3_llmdpd.data.step_arrays import StepArrays, check_limit, split_steps
 LONG_EPISODE = 10_000
 """Steps; an episode that is longer is probably many, whose ends were not recorded."""
 
-_NEEDED = ("observations", "actions", "rewards")
+READ = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
+"""Names of the arrays that are read."""
+
+_NEEDED = READ[:3]
 
 
 class StepFileSource(EpisodeSource):
