@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from stable_baselines3.common.utils import get_device
 
+from sb3_llmdpd.benchmarks.d4rl import D4RLBenchmark
+from sb3_llmdpd.benchmarks.d4rl_data import OTHER_DATA
+from sb3_llmdpd.benchmarks.d4rl_report import CHART, d4rl_tables, write_d4rl_report
+from sb3_llmdpd.benchmarks.d4rl_results import D4RLResults, is_d4rl, read_d4rl
+from sb3_llmdpd.benchmarks.d4rl_settings import ROBOTS, ROWS, D4RLSettings, make_rows
 from sb3_llmdpd.benchmarks.grid import RESULTS
 from sb3_llmdpd.benchmarks.grid_report import PAGE, REPORT, write_report
 from sb3_llmdpd.benchmarks.grid_results import GridResults, read_grid
@@ -14,11 +20,13 @@ from sb3_llmdpd.benchmarks.metaworld_settings import DATA, GOALS, MetaworldSetti
 from sb3_llmdpd.benchmarks.splits import SPLIT_NAMES
 from sb3_llmdpd.benchmarks.variants import ENCODER, KEY_VARIANTS, VARIANTS, make_variants
 from sb3_llmdpd.cli.options import names
+from sb3_llmdpd.cli.sources import SOURCES_HELP, source_names
 
 app = typer.Typer(no_args_is_help=True, help="Run an experiment with all its rows, or write its report anew.")
 
 # The reference budget stands in the settings and nowhere else.
 _REFERENCE = MetaworldSettings.of_split("ml45")
+_PUBLISHED = D4RLSettings()
 
 
 @app.command()
@@ -82,10 +90,67 @@ def metaworld(
 
 
 @app.command()
+def d4rl(
+    dataset: Annotated[
+        list[str],
+        typer.Option(
+            help=f"Data set of {', '.join(ROBOTS)}, which its name says. {SOURCES_HELP} Published ones: minari download"
+            f" mujoco/hopper/medium-v0. {OTHER_DATA}.",
+            show_default=False,
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(help="How many trainings of each row: seeds 0, 1, ...", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Gradient steps of each training.")] = _PUBLISHED.n_steps,
+    eval_freq: Annotated[int, typer.Option(help="Gradient steps between two evaluations.")] = _PUBLISHED.eval_freq,
+    eval_episodes: Annotated[
+        int, typer.Option(help="Episodes of each; with 50 candidates an action takes some ten times as long as one of one.")
+    ] = _PUBLISHED.n_eval_episodes,
+    variants: Annotated[str, typer.Option(help="Rows between commas: all, or of " + ", ".join(ROWS) + ".")] = ",".join(ROWS),
+    text_encoder: Annotated[str, typer.Option(help="Spec of the language model that reads the sentence.")] = _PUBLISHED.model[
+        "text_encoder"
+    ],
+    env: Annotated[
+        str | None,
+        typer.Option(
+            help="Environment that evaluates, by default the robot's:"
+            f" {', '.join(robot.env_id for robot in ROBOTS.values())}. Walker2d-v4 has the feet of D4RL's own walker."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of everything that it makes; a stopped benchmark goes on there.")] = Path(
+        "runs/d4rl"
+    ),
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder of Minari data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
+    ] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+) -> None:
+    """Train on D4RL's locomotion as Diffusion-QL was trained, with a prompt and without, and report normalised scores.
+
+    Of each training, the last model and the best by evaluation are reported. Nine data sets with three rows and three seeds
+    are 81 trainings of two million steps: begin with fewer. Given again with the same --out it goes on where it was stopped,
+    or adds data sets, rows and seeds.
+    """
+    _check_device(device)
+    rows = make_rows(names(variants, "--variants"))
+    budget = D4RLSettings(n_steps=steps, eval_freq=eval_freq, n_eval_episodes=eval_episodes)
+    budget = budget.reading(text_encoder)
+    sources = source_names(dataset, root)
+    settings = budget.smoke() if smoke else budget
+    _show_d4rl(D4RLBenchmark(out, settings, sources, rows, range(seeds), env, root, device).run(), out)
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a benchmark's results.json.", show_default=False)],
 ) -> None:
-    """Write report.md and report.html of an earlier benchmark anew, from its results.json alone."""
+    """Write the reports of an earlier benchmark anew, from its results.json alone."""
+    if is_d4rl(folder / RESULTS):
+        of_d4rl = read_d4rl(folder / RESULTS)
+        write_d4rl_report(folder, of_d4rl)
+        _show_d4rl(of_d4rl, folder)
+        return
     results = read_grid(folder / RESULTS)
     write_report(folder, results)
     _show(results, folder)
@@ -95,3 +160,17 @@ def _show(results: GridResults, folder: Path) -> None:
     for table in tables(results):
         typer.echo(f"\n{table.text()}", nl=False)
     typer.echo(f"\nThe results are {folder / RESULTS}; the report is {folder / REPORT} and, with charts, {folder / PAGE}")
+
+
+def _show_d4rl(results: D4RLResults, folder: Path) -> None:
+    for table in d4rl_tables(results):
+        typer.echo(f"\n{table.text()}", nl=False)
+    curves = f"; the learning curves are {folder / CHART}" if (folder / CHART).is_file() else ""
+    typer.echo(f"\nThe results are {folder / RESULTS}; the report is {folder / REPORT}{curves}")
+
+
+def _check_device(device: str) -> None:
+    try:
+        get_device(device)
+    except RuntimeError as error:  # torch's word for a name that it does not know
+        raise ValueError(f"--device: {error}") from error

@@ -1,0 +1,353 @@
+"""D4RL's benchmark, from data that the tests record to the report, at a size that takes seconds."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from sb3_llmdpd import LLMDPD, Prompt
+from sb3_llmdpd.benchmarks.d4rl import D4RLBenchmark
+from sb3_llmdpd.benchmarks.d4rl_data import best_episode, describe, make_env, read_data
+from sb3_llmdpd.benchmarks.d4rl_results import Point, read_d4rl
+from sb3_llmdpd.benchmarks.d4rl_settings import D4RLSettings, make_rows
+from sb3_llmdpd.cli import app
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.minari_writer import write_minari
+from sb3_llmdpd.data.npz import write_npz
+from sb3_llmdpd.evaluation.players import ModelPlayer
+from tests.factories import recorded
+
+HOPPER = "lab/hopper/medium-v0"
+SENTENCE = "hop along"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_drawn() -> Iterator[None]:
+    """A chart takes a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sb3_llmdpd.benchmarks.run_folder.curves_chart", lambda rows, path: path.touch())
+        patch.setattr("sb3_llmdpd.benchmarks.d4rl_report.learning_chart", lambda made, path: path.touch())
+        yield
+
+
+def write(root: Path, name: str, data: OfflineDataset, texts: tuple[str, ...] = (SENTENCE,), **about: Any) -> None:
+    """A data set of these episodes, each with these sentences."""
+    episodes = [Episode.trusted(**{**vars(episode), "task_texts": texts}) for episode in data.episodes]
+    write_minari(name, episodes, data.observation_space, data.action_space, root=root, **about)
+
+
+@pytest.fixture(scope="module")
+def hopper() -> OfflineDataset:
+    """What random actions do."""
+    return recorded("Hopper-v5", n_episodes=3, length=12)
+
+
+@pytest.fixture(scope="module")
+def root(hopper: OfflineDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("minari")
+    write(folder, HOPPER, hopper, metadata={"ref_min_score": 0.0, "ref_max_score": 1000.0})
+    return folder
+
+
+def run(root: Path, out: Path, *arguments: object, dataset: object = HOPPER) -> Result:
+    given = [
+        "benchmark",
+        "d4rl",
+        "--smoke",
+        "--dataset",
+        dataset,
+        "--root",
+        root,
+        "--seeds",
+        1,
+        "--device",
+        "cpu",
+        "--out",
+        out,
+    ]
+    return CliRunner().invoke(app, [str(each) for each in (*given, *arguments)], env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+@pytest.fixture(scope="module")
+def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of all three rows, and what was printed."""
+    out = tmp_path_factory.mktemp("d4rl")
+    result = run(root, out)
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+
+# The whole way --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_row_is_trained_evaluated_and_reported(finished: tuple[Path, str]) -> None:
+    out, printed = finished
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    of_a_run = ("run.json", "model.zip", "best.zip", "progress.csv", "curves.png", "evaluations.json")
+    of_rows = {f"{HOPPER}/{row}/seed-0/{file}" for row in ("full", "no-prompt", "bc") for file in of_a_run}
+    assert files == of_rows | {"benchmark.json", "results.json", "report.md", "learning.png"}
+    assert [line.split()[:2] for line in printed.splitlines() if line.startswith(("full", "no-prompt", "bc"))] == [
+        [row, checkpoint] for row in ("full", "no-prompt", "bc") for checkpoint in ("last", "best")
+    ]
+    assert "Minari score [95%]" in printed
+
+
+@pytest.mark.slow
+def test_each_training_is_evaluated_at_every_interval_and_at_its_end(finished: tuple[Path, str]) -> None:
+    points = read_d4rl(finished[0] / "results.json").points
+    assert [(point.row, point.step, len(point.returns)) for point in points] == [
+        (row, step, 2) for row in ("full", "no-prompt", "bc") for step in (2, 4)
+    ]
+
+
+@pytest.mark.slow
+def test_the_models_are_what_their_rows_say(finished: tuple[Path, str]) -> None:
+    models = {row: LLMDPD.load(finished[0] / HOPPER / row / "seed-0" / "model.zip") for row in ("full", "no-prompt", "bc")}
+    of_model = {row: (model.text_encoder, model.eta, model.n_candidates) for row, model in models.items()}
+    assert of_model == {"full": ("hashing:16", 1.0, 3), "no-prompt": (None, 1.0, 3), "bc": ("hashing:16", 0.0, 1)}
+    assert {model.max_grad_norm for model in models.values()} == {9.0}
+    assert models["full"].known_task_texts == (SENTENCE,)
+
+
+@pytest.mark.slow
+def test_the_best_model_is_that_of_the_best_evaluation(finished: tuple[Path, str]) -> None:
+    of_row = [point for point in read_d4rl(finished[0] / "results.json").points if point.row == "bc"]
+    best = LLMDPD.load(finished[0] / HOPPER / "bc" / "seed-0" / "best.zip")
+    assert best.num_timesteps == max(of_row, key=lambda point: point.mean).step
+
+
+@pytest.mark.slow
+def test_what_is_finished_is_not_run_again_and_rows_can_be_added(
+    finished: tuple[Path, str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "d4rl"
+    shutil.copytree(finished[0], out)
+    for name in ("train", "predict"):
+        monkeypatch.setattr(LLMDPD, name, None)
+    again = run(root, out, "--variants", "bc")
+    assert again.exit_code == 0, again.output
+    assert set(read_d4rl(out / "results.json").points) == set(read_d4rl(finished[0] / "results.json").points)
+
+
+@pytest.mark.slow
+def test_the_report_can_be_written_anew(finished: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copy(finished[0] / "results.json", tmp_path)
+    assert CliRunner().invoke(app, ["benchmark", "report", str(tmp_path)]).exit_code == 0
+    assert (tmp_path / "report.md").read_text() == (finished[0] / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_other_settings_in_the_same_folder_are_refused(finished: tuple[Path, str], root: Path) -> None:
+    result = run(root, finished[0], "--env", "Hopper-v5", "--text-encoder", "hashing:8")
+    assert result.exit_code == 0  # of --smoke, which has an encoder of its own
+    result = CliRunner().invoke(
+        app, ["benchmark", "d4rl", "--dataset", HOPPER, "--root", str(root), "--out", str(finished[0]), "--steps", "8"]
+    )
+    assert result.exit_code == 2
+    assert "benchmark.json was made with other settings (n_steps 4 there, 8 asked" in result.output
+
+
+@pytest.mark.slow
+def test_other_data_under_the_same_name_are_refused(finished: tuple[Path, str], tmp_path: Path) -> None:
+    write(tmp_path, HOPPER, recorded("Hopper-v5", n_episodes=2, length=6, seed=1))
+    result = run(tmp_path, finished[0])
+    assert result.exit_code == 2
+    assert "results.json was made with other settings (fingerprint" in result.output
+
+
+@pytest.mark.slow
+def test_a_training_that_was_stopped_goes_on_to_the_same_results(
+    finished: tuple[Path, str], root: Path, tmp_path: Path
+) -> None:
+    """It is stopped in its third gradient step, between its two evaluations."""
+    take_step, ran = LLMDPD.train, []
+
+    def step(self: LLMDPD, *args: Any, **kwargs: Any) -> None:
+        take_step(self, *args, **kwargs)
+        ran.append(self.num_timesteps)
+        if ran == [0, 1, 2]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LLMDPD, "train", step)
+        stopped = run(root, tmp_path, "--variants", "full")
+        assert stopped.exit_code == 130, stopped.output
+        assert "Stopped by SIGINT at step 3 of 4." in stopped.output
+        assert run(root, tmp_path, "--variants", "full").exit_code == 0
+    assert ran == [0, 1, 2, 3]
+    undisturbed = [point for point in read_d4rl(finished[0] / "results.json").points if point.row == "full"]
+    assert list(read_d4rl(tmp_path / "results.json").points) == undisturbed
+
+
+@pytest.mark.slow
+def test_rows_with_a_prompt_are_told_the_sentence_and_shown_the_best_episode(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Prompt] = []
+    make_act = ModelPlayer.make_act
+
+    def watched(self: ModelPlayer, prompts: Any, **how: Any) -> Any:
+        assert how["deterministic"] is False
+        shown.append(prompts[0])
+        return make_act(self, prompts, **how)
+
+    monkeypatch.setattr(ModelPlayer, "make_act", watched)
+    rows = make_rows(["full", "no-prompt"])
+    D4RLBenchmark(tmp_path, D4RLSettings().smoke(), [HOPPER], rows, [0], root=root, device="cpu").run()
+    assert [prompt.text for prompt in shown] == [SENTENCE, SENTENCE, None, None]
+    best = best_episode(read_data(HOPPER, root))
+    assert [getattr(prompt.trajectory, "source", None) for prompt in shown] == [best.source, best.source, None, None]
+
+
+@pytest.mark.slow
+def test_files_of_other_formats_are_data_sets_by_their_names(hopper: OfflineDataset, tmp_path: Path) -> None:
+    file = tmp_path / "my_hopper.npz"
+    write_npz(file, hopper.episodes, hopper.observation_space, hopper.action_space)
+    result = run(tmp_path, tmp_path / "out", "--variants", "bc", dataset=f"npz:{file}")
+    assert result.exit_code == 0, result.output
+    (known,) = read_d4rl(tmp_path / "out" / "results.json").datasets.values()
+    assert (known.quality, known.sentence) == (None, "do what the environment rewards")
+    assert known.notes == ("No settings were published for data whose name says no quality: those of medium are used.",)
+    assert (tmp_path / "out" / "my_hopper" / "bc" / "seed-0" / "model.zip").is_file()
+
+
+# The order of trainings -----------------------------------------------------------------------------------------------------
+
+
+def test_each_seed_has_all_data_sets_and_rows_before_the_next(root: Path, tmp_path: Path) -> None:
+    benchmark = D4RLBenchmark(tmp_path, D4RLSettings(), [HOPPER], make_rows(["full", "bc"]), [0, 1], root=root)
+    benchmark.datasets = {label: describe(HOPPER, read_data(HOPPER, root), root=root) for label in ("a", "b")}
+    assert [(cell.seed, cell.dataset, cell.row) for cell in benchmark.cells()] == [
+        (seed, label, row) for seed in (0, 1) for label in ("a", "b") for row in ("full", "bc")
+    ]
+
+
+def test_a_training_is_finished_when_its_last_step_was_evaluated(root: Path, tmp_path: Path) -> None:
+    benchmark = D4RLBenchmark(tmp_path, D4RLSettings().smoke(), [HOPPER], make_rows(["bc"]), [0], root=root)
+    benchmark.datasets = {HOPPER: describe(HOPPER, read_data(HOPPER, root), root=root)}
+    (cell,) = benchmark.cells()
+    made = [Point(HOPPER, "bc", 0, step, (1.0, 2.0)) for step in (2, 4)]
+    assert not cell.is_finished(tmp_path)
+    cell.write_points(tmp_path, made[:1])
+    assert not cell.is_finished(tmp_path)
+    cell.write_points(tmp_path, made)
+    assert cell.is_finished(tmp_path)
+
+
+def test_two_files_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"told apart by the names of their files.*a/hopper\.npz.*b/hopper\.npz"):
+        D4RLBenchmark(tmp_path, D4RLSettings(), ["npz:a/hopper.npz", "npz:b/hopper.npz"], make_rows(["bc"]), [0])
+
+
+# Data -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_description_is_no_sentence_and_the_robots_own_is_told(hopper: OfflineDataset, tmp_path: Path) -> None:
+    write(tmp_path, HOPPER, hopper, texts=(), description="Recorded with random actions.")
+    known = describe(HOPPER, read_data(HOPPER, tmp_path), root=tmp_path)
+    assert known.sentence == "make the one-legged hopper hop forward as fast as it can"
+
+
+def test_what_is_known_of_a_data_set_is_read_off_its_name_and_its_episodes(root: Path, hopper: OfflineDataset) -> None:
+    known = describe(HOPPER, read_data(HOPPER, root), root=root)
+    assert (known.robot, known.quality, known.env_id, known.sentence) == ("hopper", "medium", "Hopper-v5", SENTENCE)
+    assert known.best_return == pytest.approx(max(float(episode.rewards.sum()) for episode in hopper.episodes))
+    assert (known.n_episodes, known.n_steps, known.published) == (3, hopper.n_steps, None)
+    assert known.minari is not None
+    assert known.minari.expert == 1000.0
+    assert known.notes == ("The settings were published for D4RL's hopper, medium, version 2; these are other data.",)
+
+
+def test_several_tasks_at_a_time_are_refused(hopper: OfflineDataset, tmp_path: Path) -> None:
+    episodes = [
+        Episode.trusted(**{**vars(episode), "task": f"task-{number}"}) for number, episode in enumerate(hopper.episodes)
+    ]
+    write_minari(HOPPER, episodes, hopper.observation_space, hopper.action_space, root=tmp_path)
+    with pytest.raises(ValueError, match=f"{HOPPER}: this benchmark trains on one task at a time, and these are 3: task-0"):
+        read_data(HOPPER, tmp_path)
+
+
+def test_data_of_another_size_than_the_environments_are_refused(root: Path, tmp_path: Path) -> None:
+    result = run(root, tmp_path, "--env", "Walker2d-v5")
+    assert result.exit_code == 2
+    assert (
+        f"{HOPPER} has observations of shape (11,) and actions of shape (3,), and Walker2d-v5, which would evaluate, has"
+        " (17,) and (6,): name the environment of the data with --env"
+    ) in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_actions_of_another_range_than_the_environments_are_refused(hopper: OfflineDataset, root: Path) -> None:
+    wider = gym.spaces.Box(-2.0, 2.0, (3,), np.float32)
+    with pytest.raises(ValueError, match=r"lab/hopper/medium-v0 has actions in Box\(-2\.0, 2\.0.*, and Hopper-v5"):
+        describe(HOPPER, OfflineDataset(hopper.episodes, hopper.observation_space, wider), root=root)
+
+
+def test_an_environment_of_discrete_actions_is_refused(hopper: OfflineDataset, root: Path) -> None:
+    with pytest.raises(ValueError, match=r"CartPole-v1 has .* this benchmark needs Boxes of observations and actions"):
+        describe(HOPPER, hopper, "CartPole-v1", root)
+
+
+def test_an_unknown_environment_is_answered_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"the environment 'Hoper-v5', which would evaluate, cannot be made: .*Hopper"):
+        make_env("Hoper-v5")
+
+
+def test_d4rls_walker_is_noted_to_have_other_feet(tmp_path: Path) -> None:
+    data = recorded("Walker2d-v5", n_episodes=1, length=3)
+    (note,) = describe("d4rl:walker2d_medium-v2.hdf5", data).notes
+    assert "--env Walker2d-v4 has D4RL's" in note
+
+
+def test_d4rls_own_data_set_has_its_published_score(hopper: OfflineDataset) -> None:
+    known = describe("d4rl:hopper_medium_replay-v2.hdf5", hopper)
+    assert (known.published, known.model, known.notes) == ("101.3 ± 0.6", {"max_grad_norm": 4.0}, ())
+
+
+# Mistakes -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_data_set_that_is_not_there_is_answered_with_all_ways_to_get_one(root: Path, tmp_path: Path) -> None:
+    result = run(root, tmp_path, dataset="mujoco/hopper/expert-v0")
+    assert result.exit_code == 2
+    assert "Error: no Minari data set 'mujoco/hopper/expert-v0' in" in result.output
+    assert (
+        "minari download mujoco/hopper/expert-v0. A file of D4RL does as well, as d4rl:hopper_medium-v2.hdf5" in result.output
+    )
+    assert "data of your own (RecordEpisodes)" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--variants", "ful"], "unknown variant 'ful': known are full, no-prompt, bc"),
+        (["--device", "gpu0"], "--device: "),
+        (["--steps", 0], "`n_steps` must be at least 1, got 0"),
+        (["--seeds", 0], "Invalid value for '--seeds'"),
+        (["--dataset", "lab/ant-v0"], "lab/ant-v0: in this benchmark the name of a data set says which robot it is of"),
+        (["--env", "Hoper-v5"], "the environment 'Hoper-v5', which would evaluate, cannot be made"),
+    ],
+)
+def test_bad_input_gets_its_sentence_and_exit_status_2(
+    arguments: list[object], message: str, root: Path, tmp_path: Path
+) -> None:
+    result = run(root, tmp_path, *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_names_every_way_to_get_data() -> None:
+    result = CliRunner().invoke(app, ["benchmark", "d4rl", "--help"], env={"COLUMNS": "400", "TERM": "dumb"})
+    assert result.exit_code == 0
+    for part in ("minari download", "d4rl:hopper_medium-v2.hdf5", "RecordEpisodes", "Hopper-v5", "Walker2d-v4"):
+        assert part in result.output

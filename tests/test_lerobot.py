@@ -1,0 +1,504 @@
+"""LeRobot data sets of both versions: what a frame becomes, how an episode ends, tasks, bounds, and what is refused."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from gymnasium import spaces
+
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.fingerprint import episode_digest
+from sb3_llmdpd.data.lerobot import LeRobotSource
+from sb3_llmdpd.data.source import Reading
+from sb3_llmdpd.data.sources import load_dataset, open_source
+
+Columns = dict[str, Any]
+
+VERSIONS = ["v2.1", "v3.0"]
+TASKS = ["push the block", "lift it"]
+NO_REWARDS = r"there are no rewards \(`next.reward`\), and all are read as zero: only cloning can be learned, eta=0"
+
+
+def frames(n: int = 4, seed: int = 0, task: int = 0, **columns: Any) -> Columns:
+    """An episode of n frames with rewards, state of three numbers and action of two; None leaves a column out."""
+    rng = np.random.default_rng(seed)
+    values = {
+        "observation.state": rng.normal(size=(n, 3)).astype(np.float32),
+        "action": rng.uniform(-90, 90, (n, 2)).astype(np.float32),
+        "next.reward": np.arange(1, n + 1, dtype=np.float32),
+        "task_index": np.full(n, task),
+    }
+    return {key: value for key, value in {**values, **columns}.items() if value is not None}
+
+
+def several() -> list[Columns]:
+    """Five episodes of two tasks and of different lengths."""
+    return [frames(3 + seed, seed, task=seed % 2) for seed in range(5)]
+
+
+def arrow(value: Any, fixed: bool = False) -> pa.Array:
+    if isinstance(value, pa.Array) or value.ndim == 1:
+        return value if isinstance(value, pa.Array) else pa.array(value)
+    if fixed:
+        return pa.FixedSizeListArray.from_arrays(pa.array(value.ravel()), value.shape[1])
+    return pa.array(value.tolist(), nested(pa.from_numpy_dtype(value.dtype), value.ndim - 1))
+
+
+def nested(kind: pa.DataType, depth: int) -> pa.DataType:
+    return nested(pa.list_(kind), depth - 1) if depth else kind
+
+
+def table(episodes: list[Columns], first: int, fixed: bool = False) -> pa.Table:
+    tables = []
+    for index, columns in enumerate(episodes, first):
+        n = len(columns["action"])
+        arrays = {key: arrow(value, fixed) for key, value in columns.items()}
+        tables.append(pa.table({**arrays, "frame_index": np.arange(n), "episode_index": np.full(n, index)}))
+    return pa.concat_tables(tables)
+
+
+def write_info(folder: Path, version: str, data_path: str, episodes: list[Columns], **changes: Any) -> None:
+    features: dict[str, Any] = {"observation.images.top": {"dtype": "video", "shape": [96, 96, 3], "names": None}}
+    for key, value in episodes[0].items():
+        dtype = str(value.type.value_type if isinstance(value, pa.ListArray) else getattr(value, "dtype", "float32"))
+        shape = [1] if isinstance(value, pa.Array) or value.ndim == 1 else list(value.shape[1:])
+        features[key] = {"dtype": dtype.replace("float", "float32") if dtype == "float" else dtype, "shape": shape}
+    info = {
+        "codebase_version": version,
+        "fps": 10,
+        "total_episodes": len(episodes),
+        "total_tasks": len(TASKS),
+        "chunks_size": 2,
+        "data_path": data_path,
+        "features": features,
+    }
+    (folder / "meta").mkdir(parents=True, exist_ok=True)
+    (folder / "meta/info.json").write_text(json.dumps({**info, **changes}))
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_v21(folder: Path, episodes: list[Columns], tasks: list[str], fixed: bool = False, **changes: Any) -> None:
+    """One file an episode, two in a chunk."""
+    write_info(folder, "v2.1", "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet", episodes, **changes)
+    write_lines(folder / "meta/tasks.jsonl", [{"task_index": i, "task": task} for i, task in enumerate(tasks)])
+    lengths = [len(columns["action"]) for columns in episodes]
+    rows = [{"episode_index": i, "tasks": [], "length": length} for i, length in enumerate(lengths)]
+    write_lines(folder / "meta/episodes.jsonl", rows)
+    for index, columns in enumerate(episodes):
+        path = folder / f"data/chunk-{index // 2:03d}/episode_{index:06d}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table([columns], index, fixed), path)
+
+
+def write_v30(folder: Path, episodes: list[Columns], tasks: list[str], fixed: bool = False, **changes: Any) -> None:
+    """Two episodes a file, two files in a chunk, of the tables of episodes, too."""
+    write_info(folder, "v3.0", "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", episodes, **changes)
+    task_table = pa.table({"task_index": list(range(len(tasks))), "task": tasks})
+    pandas = {"index_columns": ["task"], "columns": []}
+    pq.write_table(task_table.replace_schema_metadata({"pandas": json.dumps(pandas)}), folder / "meta/tasks.parquet")
+    n_before = 0
+    for number, first in enumerate(range(0, len(episodes), 2)):
+        some = episodes[first : first + 2]
+        chunk, file = divmod(number, 2)
+        name = f"chunk-{chunk:03d}/file-{file:03d}.parquet"
+        for part in ("data", "meta/episodes"):
+            (folder / part / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table(some, first, fixed), folder / "data" / name)
+        rows = []
+        for index, columns in enumerate(some, first):
+            n = len(columns["action"])
+            place = {"data/chunk_index": chunk, "data/file_index": file}
+            place |= {"dataset_from_index": n_before, "dataset_to_index": n_before + n}
+            rows.append({"episode_index": index, "tasks": [""], "length": n, **place, "stats/action/min": [0.0, 0.0]})
+            n_before += n
+        pq.write_table(pa.Table.from_pylist(rows), folder / "meta/episodes" / name)
+
+
+WRITERS = {"v2.1": write_v21, "v3.0": write_v30}
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> Iterator[str]:
+    return request.param
+
+
+def write(folder: Path, version: str, episodes: list[Columns], tasks: list[str] = TASKS, **how: Any) -> Path:
+    WRITERS[version](folder, episodes, tasks, **how)
+    return folder
+
+
+def read(folder: Path, **how: Any) -> list[Episode]:
+    return list(LeRobotSource(folder, **how).episodes())
+
+
+def ended(n: int, at: int, **columns: Any) -> Columns:
+    """An episode of n frames that are marked as ended from a frame on."""
+    return frames(n, **{"next.done": np.arange(n) >= at, **columns})
+
+
+def test_a_frame_is_an_observation_and_the_action_after_it(tmp_path: Path, version: str) -> None:
+    written = frames(4)
+    (episode,) = read(write(tmp_path, version, [written]))
+    np.testing.assert_array_equal(episode.observations, written["observation.state"])
+    np.testing.assert_array_equal(episode.actions, written["action"][:3])
+    np.testing.assert_array_equal(episode.rewards, [1, 2, 3])
+
+
+def test_episodes_of_several_files_and_chunks_come_in_their_order(tmp_path: Path, version: str) -> None:
+    written = several()
+    episodes = read(write(tmp_path, version, written))
+    assert [episode.source for episode in episodes] == [f"{tmp_path}, episode {index}" for index in range(5)]
+    assert [len(episode) for episode in episodes] == [2, 3, 4, 5, 6]
+    for episode, columns in zip(episodes, written, strict=True):
+        np.testing.assert_array_equal(episode.actions, columns["action"][:-1])
+
+
+def test_more_than_ten_episodes_are_in_the_order_of_their_numbers_not_of_their_lines(tmp_path: Path) -> None:
+    write(tmp_path, "v2.1", [frames(2 + index) for index in range(12)])
+    path = tmp_path / "meta/episodes.jsonl"
+    path.write_text("\n".join(reversed(path.read_text().splitlines())))
+    assert [len(episode) for episode in read(tmp_path)] == list(range(1, 13))
+
+
+def test_both_versions_of_a_data_set_give_equal_episodes(tmp_path: Path) -> None:
+    one, other = (read(write(tmp_path / version, version, several())) for version in VERSIONS)
+    assert [episode_digest(episode) for episode in one] == [episode_digest(episode) for episode in other]
+
+
+def test_an_episode_longer_than_what_is_decoded_at_once_is_whole(
+    tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sb3_llmdpd.data.lerobot._BATCH", 2)
+    written = several()
+    episodes = read(write(tmp_path, version, written))
+    np.testing.assert_array_equal(episodes[4].observations, written[4]["observation.state"])
+    assert len(episodes) == 5
+
+
+def test_lists_of_a_fixed_size_are_read_like_lists(tmp_path: Path, version: str) -> None:
+    written = several()
+    episodes = read(write(tmp_path, version, written, fixed=True))
+    np.testing.assert_array_equal(episodes[3].observations, written[3]["observation.state"])
+
+
+def test_double_precision_becomes_float32(tmp_path: Path, version: str) -> None:
+    state = np.random.default_rng(0).normal(size=(4, 3))
+    (episode,) = read(write(tmp_path, version, [frames(4, **{"observation.state": state})]))
+    np.testing.assert_array_equal(episode.observations, state.astype(np.float32))
+
+
+@pytest.mark.parametrize("axis", [(), (1,)])
+def test_a_feature_of_one_number_may_be_a_scalar_or_a_list_of_one(tmp_path: Path, version: str, axis: tuple[int, ...]) -> None:
+    values = {key: np.arange(4, dtype=np.float32).reshape(4, *axis) for key in ("observation.state", "action", "next.reward")}
+    (episode,) = read(write(tmp_path, version, [frames(4, **values)]))
+    np.testing.assert_array_equal(episode.observations, [[0], [1], [2], [3]])
+    np.testing.assert_array_equal(episode.actions, [[0], [1], [2]])
+    np.testing.assert_array_equal(episode.rewards, [0, 1, 2])
+
+
+def test_actions_keep_their_shape_and_observations_are_vectors(tmp_path: Path, version: str) -> None:
+    grid = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+    (episode,) = read(write(tmp_path, version, [frames(4, **{"observation.state": grid, "action": grid})]))
+    np.testing.assert_array_equal(episode.actions, grid[:3])
+    np.testing.assert_array_equal(episode.observations, grid.reshape(4, 6))
+
+
+def test_several_keys_stand_side_by_side_in_the_order_given(tmp_path: Path, version: str) -> None:
+    place = np.arange(4).reshape(4, 1)  # of integers
+    written = frames(4, **{"observation.environment_state": place})
+    keys = ["observation.environment_state", "observation.state"]
+    source = LeRobotSource(write(tmp_path, version, [written]), observation_key=keys)
+    (episode,) = source.episodes()
+    np.testing.assert_array_equal(episode.observations, np.hstack([place, written["observation.state"]]))
+    assert source.observation_space == spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    assert source.options() == {"observation_key": keys}
+
+
+def test_the_task_string_is_the_task_and_its_sentence(tmp_path: Path, version: str) -> None:
+    episodes = read(write(tmp_path, version, several(), ["push the block", " öffne die Tür\u2028"]))
+    assert [episode.task for episode in episodes[:3]] == ["push the block", "öffne die Tür", "push the block"]
+    assert [episode.task_texts for episode in episodes[:2]] == [("push the block",), ("öffne die Tür",)]
+
+
+def test_an_empty_task_string_is_no_sentence_and_its_task_is_the_data_set(tmp_path: Path, version: str) -> None:
+    (episode,) = read(write(tmp_path, version, [frames()], [" "]))
+    assert (episode.task, episode.task_texts) == (str(tmp_path), ())
+
+
+def test_sentences_can_be_given_by_task_string(tmp_path: Path, version: str) -> None:
+    reading = Reading({"lift it": ["raise it", "pick it up"]})
+    episodes = read(write(tmp_path, version, several()), reading=reading)
+    assert [episode.task_texts for episode in episodes[:2]] == [("push the block",), ("raise it", "pick it up")]
+
+
+def test_the_first_frame_says_the_task_of_an_episode_of_several(tmp_path: Path, version: str) -> None:
+    write(tmp_path, version, [frames(4, task_index=np.array([1, 1, 0, 0])), frames()])
+    with pytest.warns(UserWarning, match=r"1 of 2 episodes have several tasks, of which that of their first frame was taken"):
+        episodes = read(tmp_path)
+    assert [episode.task for episode in episodes] == ["lift it", "push the block"]
+
+
+def test_pandas_may_have_left_the_index_of_the_tasks_without_a_name(tmp_path: Path) -> None:
+    write(tmp_path, "v3.0", [frames()])
+    pq.write_table(pa.table({"task_index": [0], "__index_level_0__": ["close it"]}), tmp_path / "meta/tasks.parquet")
+    assert read(tmp_path)[0].task == "close it"
+
+
+def test_an_unknown_task_is_answered_with_the_episode_and_the_known_ones(tmp_path: Path, version: str) -> None:
+    write(tmp_path, version, [frames(), frames(task=7)])
+    with pytest.raises(ValueError, match=r"episode 1: `task_index` is 7, and the table of the tasks has \[0, 1\]"):
+        read(tmp_path)
+
+
+def test_without_rewards_they_are_zero_and_a_warning_says_that_there_is_only_cloning(tmp_path: Path, version: str) -> None:
+    write(tmp_path, version, [frames(4, **{"next.reward": None})])
+    with pytest.warns(UserWarning, match=NO_REWARDS) as caught:
+        (episode,) = read(tmp_path)
+    np.testing.assert_array_equal(episode.rewards, [0, 0, 0])
+    assert len(caught) == 1
+
+
+def test_the_end_of_an_episode_is_not_a_termination(tmp_path: Path, version: str) -> None:
+    (episode,) = read(write(tmp_path, version, [ended(4, at=3)]))
+    assert (len(episode), episode.terminated) == (3, False)
+    assert episode.success is None
+
+
+def test_an_end_with_success_is_a_termination_and_keeps_its_action_and_reward(tmp_path: Path, version: str) -> None:
+    written = ended(4, at=3, **{"next.success": np.arange(4) == 3, "next.reward": np.eye(4, dtype=np.float32)[3]})
+    (episode,) = read(write(tmp_path, version, [written]))
+    state = written["observation.state"]
+    assert (episode.terminated, episode.success, episode.first_success) == (True, True, 3)
+    np.testing.assert_array_equal(episode.actions, written["action"])
+    np.testing.assert_array_equal(episode.rewards, [0, 0, 0, 1])
+    np.testing.assert_array_equal(episode.observations, [*state, state[-1]])
+
+
+def test_an_end_without_success_is_a_time_limit(tmp_path: Path, version: str) -> None:
+    (episode,) = read(write(tmp_path, version, [ended(4, at=3, **{"next.success": np.zeros(4, bool)})]))
+    assert (len(episode), episode.terminated, episode.success) == (3, False, False)
+
+
+@pytest.mark.parametrize("success", [False, True])
+def test_a_frame_after_the_end_only_shows_what_it_led_to(tmp_path: Path, version: str, success: bool) -> None:
+    written = ended(4, at=2, **{"next.success": np.array([False, False, success, success])})
+    (episode,) = read(write(tmp_path, version, [written]))
+    assert (len(episode), episode.terminated, episode.success) == (3, success, success)
+    assert episode.first_success == (2 if success else None)
+    np.testing.assert_array_equal(episode.observations, written["observation.state"])
+
+
+def test_success_at_an_action_that_is_left_out_has_no_step(tmp_path: Path, version: str) -> None:
+    (episode,) = read(write(tmp_path, version, [frames(4, **{"next.success": np.arange(4) == 3})]))
+    assert (episode.success, episode.first_success, episode.terminated) == (True, None, False)
+
+
+def test_success_on_the_way_is_known_by_its_step(tmp_path: Path, version: str) -> None:
+    (episode,) = read(write(tmp_path, version, [frames(4, **{"next.success": np.array([False, True, False, False])})]))
+    assert (episode.success, episode.first_success, episode.terminated) == (True, 1, False)
+
+
+def test_a_reward_that_is_lost_with_the_last_action_is_told(tmp_path: Path, version: str) -> None:
+    lost = {"next.reward": np.array([0, 0, 0, 1], np.float32)}
+    write(tmp_path, version, [ended(4, at=3, **lost), ended(4, at=3)])
+    with pytest.warns(UserWarning, match=r"1 of 2 episodes have no reward but that of their last action, which is left out"):
+        episodes = read(tmp_path)
+    np.testing.assert_array_equal(episodes[0].rewards, [0, 0, 0])
+
+
+def test_an_episode_of_a_single_frame_is_left_out_and_counted(tmp_path: Path, version: str) -> None:
+    write(tmp_path, version, [frames(1), frames(4), frames(1)])
+    with pytest.warns(UserWarning, match=r"2 of 3 episodes have a single frame, which is no step, and were left out"):
+        episodes = read(tmp_path)
+    assert [episode.source for episode in episodes] == [f"{tmp_path}, episode 1"]
+
+
+def test_the_action_space_spans_what_is_recorded_in_all_files(tmp_path: Path, version: str) -> None:
+    written = several()
+    actions = np.concatenate([columns["action"] for columns in written])
+    source = LeRobotSource(write(tmp_path, version, written))
+    assert source.action_space == spaces.Box(actions.min(axis=0), actions.max(axis=0), dtype=np.float32)
+
+
+def test_nothing_is_clipped(tmp_path: Path, version: str) -> None:
+    actions = np.random.default_rng(0).normal(size=(4, 2))  # in double precision, whose float32 may be larger
+    (episode,) = read(write(tmp_path, version, [frames(4, action=actions)]), reading=Reading(strict=True))
+    np.testing.assert_array_equal(episode.actions, actions[:3].astype(np.float32))
+
+
+def test_an_entry_that_never_moves_has_room_of_one_on_both_sides(tmp_path: Path, version: str) -> None:
+    actions = np.array([[0, 90, 2**25], [1, 90, 2**25], [2, 90, 2**25]], np.float32)
+    space = LeRobotSource(write(tmp_path, version, [frames(3, action=actions)])).action_space
+    np.testing.assert_array_equal(space.low, [0, 89, 2**25 - 4])
+    np.testing.assert_array_equal(space.high, [2, 91, 2**25 + 4])
+
+
+def test_nan_is_answered_with_data_set_episode_and_field(tmp_path: Path, version: str) -> None:
+    actions = np.full((4, 2), np.nan, np.float32)
+    write(tmp_path, version, [frames(4, action=actions)])
+    with pytest.raises(ValueError, match=r", episode 0: `actions` holds 6 NaN or infinite values, the first at step 0"):
+        read(tmp_path)
+
+
+def test_one_file_is_read_after_the_other_was_consumed(tmp_path: Path, version: str) -> None:
+    source = LeRobotSource(write(tmp_path, version, several()))
+    data = [path for path in source.files() if "data" in path.relative_to(tmp_path).parts]
+    records = source.records()
+    assert next(records)["source"] == f"{tmp_path}, episode 0"
+    data[1].unlink()
+    with pytest.raises(ValueError, match=rf"{data[1].name} is missing; download the whole data set"):
+        list(records)
+
+
+def test_it_can_be_read_again_from_the_start(tmp_path: Path, version: str) -> None:
+    source = LeRobotSource(write(tmp_path, version, several()))
+    next(source.records())
+    digests = [[episode_digest(episode) for episode in source.episodes()] for _ in range(2)]
+    assert digests[0] == digests[1]
+
+
+def test_all_that_is_read_is_among_the_files(tmp_path: Path, version: str) -> None:
+    source = LeRobotSource(write(tmp_path, version, several()))
+    assert sorted(source.files()) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_folder_is_known_without_its_format_and_from_home(
+    tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "pusht", version, several())
+    assert load_dataset(str(tmp_path / "pusht")).tasks == tuple(TASKS)
+    assert open_source("lerobot:~/pusht").name == "~/pusht"
+
+
+@pytest.mark.parametrize("other", ["v2.0", "v3.1", None])
+def test_another_version_is_answered_with_the_ones_read_and_the_conversion(tmp_path: Path, other: str | None) -> None:
+    write(tmp_path, "v2.1", [frames()], codebase_version=other)
+    message = rf"version {other}, and v2.1 and v3.0 are read.*convert_dataset_v20_to_v21 .*convert_dataset_v21_to_v30"
+    with pytest.raises(ValueError, match=message):
+        LeRobotSource(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("observation.images.top", "'observation.images.top' is no observation of numbers, but video"),
+        ("observation.stat", "there is no feature 'observation.stat'"),
+        ("next.reward", "'next.reward' is no observation"),
+        (["observation.state", "action"], "'action' is no observation"),
+    ],
+)
+def test_a_key_that_cannot_be_observed_is_answered_with_those_that_can(tmp_path: Path, key: Any, reason: str) -> None:
+    write(tmp_path, "v3.0", [frames()])
+    with pytest.raises(ValueError, match=rf"{reason}.*; `observation_key` may name \['observation.state'\]"):
+        LeRobotSource(tmp_path, observation_key=key)
+
+
+@pytest.mark.parametrize("key", [[], 5, [5], None])
+def test_a_key_must_be_a_name(tmp_path: Path, key: Any) -> None:
+    write(tmp_path, "v3.0", [frames()])
+    with pytest.raises(TypeError, match=r"`observation_key` must be a name or several, of \['observation.state'\]; got"):
+        LeRobotSource(tmp_path, observation_key=key)
+
+
+def test_a_data_set_without_actions_is_refused(tmp_path: Path, version: str) -> None:
+    write(tmp_path, version, [frames()], features={"observation.state": {"dtype": "float32", "shape": [3]}})
+    with pytest.raises(ValueError, match="there is no feature `action` of numbers"):
+        LeRobotSource(tmp_path)
+
+
+def test_a_missing_folder_is_answered_with_what_it_should_hold(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere: there is no such folder; give the one that holds meta.info\.json"):
+        LeRobotSource(tmp_path / "nowhere")
+
+
+def test_each_missing_file_is_answered_with_its_name(tmp_path: Path, version: str) -> None:
+    files = LeRobotSource(write(tmp_path, version, several())).files()
+    for path in files:
+        content = path.read_bytes()
+        path.unlink()
+        with pytest.raises(ValueError, match=rf"{path.name} is missing|speaks of 5 episodes, and meta/episodes of [1-4]"):
+            LeRobotSource(tmp_path)
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("keep", [0, 30])
+def test_each_file_cut_short_is_answered_with_its_name(tmp_path: Path, version: str, keep: int) -> None:
+    files = LeRobotSource(write(tmp_path, version, several())).files()
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content[:keep])
+        with pytest.raises(ValueError, match=rf"{path.name} is damaged or half-written|and meta/episodes of 0"):
+            LeRobotSource(tmp_path)
+        path.write_bytes(content)
+
+
+def test_a_table_of_episodes_that_is_short_of_some_is_refused(tmp_path: Path, version: str) -> None:
+    write(tmp_path, version, several(), total_episodes=6)
+    with pytest.raises(ValueError, match=r"info\.json speaks of 6 episodes, and meta/episodes of 5; download or record"):
+        LeRobotSource(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"),
+    [
+        ([frames(4), frames(3)], "it holds 3 frames of episode 1, and meta/episodes says 4 frames of episode 1"),
+        ([frames(4)], "it holds 0 frames of episode None, and meta/episodes says 4 frames of episode 1"),
+        ([frames(4)] * 3, "it holds episode 2 besides those that meta/episodes speaks of"),
+    ],
+)
+def test_a_file_of_other_episodes_than_the_table_says_is_refused(tmp_path: Path, held: list[Columns], reason: str) -> None:
+    write(tmp_path, "v3.0", [frames(4), frames(4)])
+    pq.write_table(table(held, 0), tmp_path / "data/chunk-000/file-000.parquet")
+    with pytest.raises(ValueError, match=reason):
+        LeRobotSource(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "reason"),
+    [
+        (pa.array([[1.0], [1.0, 2.0], [1.0], [1.0]]), ValueError, r"rows of `observation.state` must be of one size, got"),
+        (
+            pa.array([[1.0], None, [1.0], [1.0]]),
+            ValueError,
+            r"rows of `observation.state` must be of one size, got \[1, None\]",
+        ),
+        (pa.array([1.0, None, 1.0, 1.0]), ValueError, "`observation.state` lacks 1 values; repair or leave out the episode"),
+        (pa.array([[1.0, 2.0]] * 4), ValueError, r"rows of `observation.state` must be of shape \(1,\), got 2 values each"),
+        (pa.array(["a"] * 4), TypeError, "`observation.state` must be numbers, got string"),
+    ],
+)
+def test_rows_that_are_no_vectors_are_answered_with_episode_and_field(
+    tmp_path: Path, version: str, state: pa.Array, error: type[Exception], reason: str
+) -> None:
+    good = frames(4, **{"observation.state": np.zeros(4, np.float32)})
+    write(tmp_path, version, [good])
+    bad = table([{**good, "observation.state": state}], 0)
+    (path,) = (tmp_path / "data").rglob("*.parquet")
+    pq.write_table(bad, path)
+    with pytest.raises(error, match=rf"{tmp_path}, episode 0: {reason}"):
+        read(tmp_path)
+
+
+def test_a_file_that_lacks_a_feature_is_answered_with_it(tmp_path: Path, version: str) -> None:
+    write(tmp_path, version, [frames(), frames()])
+    path = sorted((tmp_path / "data").rglob("*.parquet"))[-1]
+    pq.write_table(pq.ParquetFile(path).read().drop_columns(["task_index"]), path)
+    with pytest.raises(ValueError, match=r"it lacks the columns \['task_index'\]"):
+        read(tmp_path)
+
+
+def test_a_sound_data_set_gives_no_warning(tmp_path: Path, version: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert len(read(write(tmp_path, version, several()))) == 5
+    assert not caught
