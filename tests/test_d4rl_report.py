@@ -305,3 +305,9 @@ def test_the_report_says_what_the_numbers_are_of(tmp_path: Path, monkeypatch: py
 def test_the_learning_curves_are_drawn(tmp_path: Path) -> None:
     learning_chart(results(*points(0), *points(1)), tmp_path / "learning.png")
     assert (tmp_path / "learning.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_the_page_shows_the_published_small_run() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    (table,) = d4rl_tables(read_d4rl(docs / "results" / "d4rl-small" / "results.json"))
+    assert table.markdown().strip() in (docs / "your_data.md").read_text()
