@@ -40,7 +40,7 @@ class Predicts(Protocol):
 
 
 class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Keeps what passes through `reset` and `step` as `Episode`s, whoever acts: a policy in training, a script, a person.
+    """Keeps what passes through `reset` and `step` as episodes, whoever acts: a policy in training, a script, a person.
 
     An episode that is left by `reset` or `close` before its end is kept as one that was cut off. What the environment says
     in ``info["success"]`` or ``info["is_success"]`` becomes the success of the episode, and a string in ``info["goal_id"]``

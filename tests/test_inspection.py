@@ -16,7 +16,10 @@ from sb3_llmdpd.data.minari import MinariSource
 from sb3_llmdpd.data.minari_writer import write_minari
 from sb3_llmdpd.data.source import EpisodeSource, Record, Refused
 from sb3_llmdpd.data.source import Reading as HowToRead
-from sb3_llmdpd.inspection import Inspection, findings, inspect_sources, page
+from sb3_llmdpd.inspection.findings import findings
+from sb3_llmdpd.inspection.numbers import Inspection
+from sb3_llmdpd.inspection.page import page
+from sb3_llmdpd.inspection.reading import inspect_sources
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 ACTIONS = spaces.Box(-1.0, 1.0, (2,), np.float32)

@@ -14,8 +14,9 @@ from sb3_llmdpd.data.source import EpisodeSource, refuse_unknown_texts
 from sb3_llmdpd.data.sources import open_sources
 from sb3_llmdpd.data.spaces import joint_spaces
 from sb3_llmdpd.files import whole_file
-from sb3_llmdpd.inspection import findings, inspect_sources, page
-from sb3_llmdpd.inspection.page import ROWS
+from sb3_llmdpd.inspection.findings import findings
+from sb3_llmdpd.inspection.page import ROWS, page
+from sb3_llmdpd.inspection.reading import inspect_sources
 
 app = typer.Typer(no_args_is_help=True, help="Look at data, or write them in another format.")
 
