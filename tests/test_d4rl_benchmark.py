@@ -91,7 +91,7 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def test_every_row_is_trained_evaluated_and_reported(finished: tuple[Path, str]) -> None:
     out, printed = finished
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    of_a_run = ("run.json", "model.zip", "best.zip", "progress.csv", "curves.png", "evaluations.json")
+    of_a_run = ("run.json", "model.zip", "best.zip", "progress.csv", "curves.png", "evaluations.json", "results.json")
     of_rows = {f"{HOPPER}/{row}/seed-0/{file}" for row in ("full", "no-prompt", "bc") for file in of_a_run}
     assert files == of_rows | {"benchmark.json", "results.json", "report.md", "learning.png"}
     assert [line.split()[:2] for line in printed.splitlines() if line.startswith(("full", "no-prompt", "bc"))] == [
@@ -230,7 +230,7 @@ def test_each_seed_has_all_data_sets_and_rows_before_the_next(root: Path, tmp_pa
     ]
 
 
-def test_a_training_is_finished_when_its_last_step_was_evaluated(root: Path, tmp_path: Path) -> None:
+def test_a_training_is_finished_when_its_last_step_was_evaluated_and_its_last_model_saved(root: Path, tmp_path: Path) -> None:
     benchmark = D4RLBenchmark(tmp_path, D4RLSettings().smoke(), [HOPPER], make_rows(["bc"]), [0], root=root)
     benchmark.datasets = {HOPPER: describe(HOPPER, read_data(HOPPER, root), root=root)}
     (cell,) = benchmark.cells()
@@ -239,6 +239,8 @@ def test_a_training_is_finished_when_its_last_step_was_evaluated(root: Path, tmp
     cell.write_points(tmp_path, made[:1])
     assert not cell.is_finished(tmp_path)
     cell.write_points(tmp_path, made)
+    assert not cell.is_finished(tmp_path)  # as a kill between the two leaves it
+    cell.finish(tmp_path)
     assert cell.is_finished(tmp_path)
 
 
@@ -283,6 +285,12 @@ def test_data_of_another_size_than_the_environments_are_refused(root: Path, tmp_
         " (17,) and (6,): name the environment of the data with --env"
     ) in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_of_another_robot_is_refused_even_where_the_sizes_are_the_same() -> None:
+    walker = recorded("Walker2d-v5", n_episodes=1, length=2)
+    with pytest.raises(ValueError, match=r"lab/walker2d-v0 has data of walker2d, and HalfCheetah-v5.* of halfcheetah: leave"):
+        describe("lab/walker2d-v0", walker, "HalfCheetah-v5")
 
 
 def test_actions_of_another_range_than_the_environments_are_refused(hopper: OfflineDataset, root: Path) -> None:

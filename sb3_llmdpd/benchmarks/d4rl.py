@@ -172,6 +172,7 @@ class D4RLBenchmark:
         finally:
             for env in envs:
                 env.close()
+        cell.finish(self.out)
 
     def _run_folder(self, cell: D4RLCell, folder: Path) -> RunFolder:
         """The folder of a training, begun or gone on with."""

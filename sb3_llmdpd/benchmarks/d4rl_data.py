@@ -18,6 +18,7 @@ from sb3_llmdpd.benchmarks.d4rl_settings import (
     label_of,
     published_model,
     robot_and_quality,
+    robots_in,
 )
 from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
@@ -112,7 +113,7 @@ def describe(name: str, data: OfflineDataset, env_id: str | None = None, root: s
     :param env_id: of the environment that evaluates; by default that of the robot.
     :param root: see `read_data`.
     :return: what is known.
-    :raises ValueError: when the environment cannot be made, or has other spaces than the data.
+    :raises ValueError: when the environment cannot be made, is of another robot, or has other spaces than the data.
     """
     label = label_of(name)
     robot, quality = robot_and_quality(label)
@@ -120,6 +121,11 @@ def describe(name: str, data: OfflineDataset, env_id: str | None = None, root: s
     env = make_env(env_id)
     _check_spaces(label, data, env_id, env)
     env.close()
+    if robots_in(env_id) not in ([], [robot]):  # sizes do not tell: those of halfcheetah and walker2d are the same
+        raise ValueError(
+            f"{label} has data of {robot}, and {env_id}, which would evaluate, is an environment of"
+            f" {' and '.join(robots_in(env_id))}: leave --env out, or give the data sets of each robot a command of their own"
+        )
     example = best_episode(data)
     return DatasetInfo(
         robot=robot,

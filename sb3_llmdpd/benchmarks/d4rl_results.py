@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_llmdpd.benchmarks.d4rl_data import DatasetInfo
 from sb3_llmdpd.benchmarks.d4rl_settings import ROWS
-from sb3_llmdpd.benchmarks.grid import GridCell, refuse_others
+from sb3_llmdpd.benchmarks.grid import RESULTS, GridCell, refuse_others
 from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.processes import n_cores
@@ -70,8 +70,16 @@ class D4RLCell(GridCell):
         return out / quote(self.dataset, safe="/+=, ") / self.row / f"seed-{self.seed}"
 
     def is_finished(self, out: Path) -> bool:
-        """See `GridCell.is_finished`: whether the last step was evaluated."""
-        return any(point.step == self.settings["n_steps"] for point in self.points(out))
+        """See `GridCell.is_finished`; the last evaluation alone does not make it so, as the last model is saved behind it."""
+        points = self.points(out)  # read in any case: those of other settings are refused
+        return (self.folder(out) / RESULTS).is_file() and any(point.step == self.settings["n_steps"] for point in points)
+
+    def finish(self, out: Path) -> None:
+        """Leave its evaluations as its results, last of all.
+
+        :param out: folder of the benchmark.
+        """
+        _write(self.folder(out) / RESULTS, {"settings": self.settings}, self.points(out))
 
     def points(self, out: Path) -> list[Point]:
         """Its evaluations so far.

@@ -177,14 +177,23 @@ def robot_and_quality(label: str) -> tuple[str, str | None]:
     :return: of `ROBOTS`, and of `QUALITIES`, None where the name says none.
     :raises ValueError: when it names no robot, or several.
     """
-    flat = _letters(label)
-    robots = [robot for robot in ROBOTS if robot in flat]
+    flat, robots = _letters(label), robots_in(label)
     if len(robots) != 1:
         raise ValueError(
             f"{label}: in this benchmark the name of a data set says which robot it is of, one of {', '.join(ROBOTS)}, and"
             f" this names {' and '.join(robots) or 'none'}: rename the file, or give the Minari data set another id"
         )
     return robots[0], next((quality for quality in QUALITIES if _letters(quality) in flat), None)
+
+
+def robots_in(name: str) -> list[str]:
+    """The robots that a name has in it.
+
+    :param name: of a data set or an environment.
+    :return: of `ROBOTS`.
+    """
+    flat = _letters(name)
+    return [robot for robot in ROBOTS if robot in flat]
 
 
 def is_of_d4rl(name: str) -> bool:
