@@ -212,6 +212,16 @@ def test_actions_keep_their_shape_and_observations_are_vectors(tmp_path: Path, v
     np.testing.assert_array_equal(episode.observations, grid.reshape(4, 6))
 
 
+def test_arrays_of_an_extension_of_arrow_are_read_as_what_they_store(tmp_path: Path, version: str) -> None:
+    grid = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+    columns = frames(4, **{"observation.state": grid})
+    write(tmp_path, version, [columns])
+    (path,) = (tmp_path / "data").rglob("*.parquet")
+    pq.write_table(table([{**columns, "observation.state": pa.FixedShapeTensorArray.from_numpy_ndarray(grid)}], 0), path)
+    (episode,) = read(tmp_path)
+    np.testing.assert_array_equal(episode.observations, grid.reshape(4, 6))
+
+
 def test_several_keys_stand_side_by_side_in_the_order_given(tmp_path: Path, version: str) -> None:
     place = np.arange(4).reshape(4, 1)  # of integers
     written = frames(4, **{"observation.environment_state": place})
@@ -473,7 +483,7 @@ def test_a_file_of_other_episodes_than_the_table_says_is_refused(tmp_path: Path,
             r"rows of `observation.state` must be of one size, got \[1, None\]",
         ),
         (pa.array([1.0, None, 1.0, 1.0]), ValueError, "`observation.state` lacks 1 values; repair or leave out the episode"),
-        (pa.array([[1.0, 2.0]] * 4), ValueError, r"rows of `observation.state` must be of shape \(1,\), got 2 values each"),
+        (pa.array([[1.0, 2.0]] * 4), ValueError, r"a row of `observation.state` must be of shape \(1,\), got 2 values"),
         (pa.array(["a"] * 4), TypeError, "`observation.state` must be numbers, got string"),
     ],
 )

@@ -150,10 +150,12 @@ class _Frames(NamedTuple):
 
     def floats(self, key: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
         """One feature in the shape given or its own, as float32: (n_frames, *shape). What is too large is infinite."""
-        types, compute = require("pyarrow.types", "lerobot"), require("pyarrow.compute", "lerobot")
-        array = require("pyarrow", "lerobot").concat_arrays([piece.column(key) for piece in self.pieces])
+        arrow, compute = require("pyarrow", "lerobot"), require("pyarrow.compute", "lerobot")
+        array = arrow.concat_arrays([piece.column(key) for piece in self.pieces])
+        if isinstance(array, arrow.ExtensionArray):  # features of several axes, once anyone imported `datasets`
+            array = array.storage
         n_frames, shape = len(array), shape or self.shapes[key]
-        while types.is_list(array.type) or types.is_large_list(array.type) or types.is_fixed_size_list(array.type):
+        while isinstance(array, arrow.ListArray | arrow.LargeListArray | arrow.FixedSizeListArray):
             sizes = compute.list_value_length(array).unique().to_pylist()
             if len(sizes) > 1 or None in sizes:
                 raise ValueError(f"{self.source}: rows of `{key}` must be of one size, got {sizes}; repair the episode")
@@ -164,8 +166,7 @@ class _Frames(NamedTuple):
         if values.dtype.kind not in "fiub":
             raise TypeError(f"{self.source}: `{key}` must be numbers, got {array.type}")
         if len(values) != n_frames * math.prod(shape):
-            size = len(values) // n_frames
-            raise ValueError(f"{self.source}: rows of `{key}` must be of shape {shape}, got {size} values each")
+            raise ValueError(f"{self.source}: a row of `{key}` must be of shape {shape}, got {len(values) // n_frames} values")
         with np.errstate(over="ignore"):
             return values.reshape(n_frames, *shape).astype(np.float32)
 
@@ -294,6 +295,5 @@ def _sound(source: str, path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ValueError(f"{source}: {path} is missing; download the whole data set") from error
     except _BROKEN as error:
-        reason = f"{type(error).__name__}: {error}"
-        mend = "download or record the data set again"
-        raise ValueError(f"{source}: {path} is damaged or half-written ({reason}); {mend}") from error
+        reason = f"damaged or half-written ({type(error).__name__}: {error})"
+        raise ValueError(f"{source}: {path} is {reason}; download or record the data set again") from error
