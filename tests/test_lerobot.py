@@ -177,7 +177,7 @@ def test_both_versions_of_a_data_set_give_equal_episodes(tmp_path: Path) -> None
 def test_an_episode_longer_than_what_is_decoded_at_once_is_whole(
     tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sb3_llmdpd.data.lerobot._BATCH", 2)
+    monkeypatch.setattr("sb3_llmdpd.data.lerobot_files._BATCH", 2)
     written = several()
     episodes = read(write(tmp_path, version, written))
     np.testing.assert_array_equal(episodes[4].observations, written[4]["observation.state"])
@@ -298,6 +298,25 @@ def test_an_end_without_success_is_a_time_limit(tmp_path: Path, version: str) ->
     assert (len(episode), episode.terminated, episode.success) == (3, False, False)
 
 
+def test_a_success_that_stays_until_the_end_came_before_it_and_the_end_is_a_time_limit(tmp_path: Path, version: str) -> None:
+    (episode,) = read(write(tmp_path, version, [ended(4, at=3, **{"next.success": np.arange(4) >= 1})]))
+    assert (len(episode), episode.terminated, episode.first_success) == (3, False, 1)
+
+
+def test_the_only_reward_of_an_episode_at_its_end_is_the_end_of_the_task(tmp_path: Path, version: str) -> None:
+    (episode,) = read(write(tmp_path, version, [ended(4, at=3, **{"next.reward": np.eye(4, dtype=np.float32)[3]})]))
+    assert (episode.terminated, episode.success) == (True, None)
+    np.testing.assert_array_equal(episode.rewards, [0, 0, 0, 1])
+
+
+def test_where_success_is_recorded_a_reward_at_the_end_is_none(tmp_path: Path, version: str) -> None:
+    columns = {"next.reward": np.eye(4, dtype=np.float32)[3], "next.success": np.zeros(4, bool)}
+    write(tmp_path, version, [ended(4, at=3, **columns)])
+    with pytest.warns(UserWarning, match=r"no reward but that of their last action"):
+        (episode,) = read(tmp_path)
+    assert not episode.terminated
+
+
 @pytest.mark.parametrize("success", [False, True])
 def test_a_frame_after_the_end_only_shows_what_it_led_to(tmp_path: Path, version: str, success: bool) -> None:
     written = ended(4, at=2, **{"next.success": np.array([False, False, success, success])})
@@ -319,7 +338,7 @@ def test_success_on_the_way_is_known_by_its_step(tmp_path: Path, version: str) -
 
 def test_a_reward_that_is_lost_with_the_last_action_is_told(tmp_path: Path, version: str) -> None:
     lost = {"next.reward": np.array([0, 0, 0, 1], np.float32)}
-    write(tmp_path, version, [ended(4, at=3, **lost), ended(4, at=3)])
+    write(tmp_path, version, [frames(4, **lost), frames(4)])
     with pytest.warns(UserWarning, match=r"1 of 2 episodes have no reward but that of their last action, which is left out"):
         episodes = read(tmp_path)
     np.testing.assert_array_equal(episodes[0].rewards, [0, 0, 0])
@@ -393,7 +412,9 @@ def test_a_folder_is_known_without_its_format_and_from_home(
 @pytest.mark.parametrize("other", ["v2.0", "v3.1", None])
 def test_another_version_is_answered_with_the_ones_read_and_the_conversion(tmp_path: Path, other: str | None) -> None:
     write(tmp_path, "v2.1", [frames()], codebase_version=other)
-    message = rf"version {other}, and v2.1 and v3.0 are read.*convert_dataset_v20_to_v21 .*convert_dataset_v21_to_v30"
+    message = (
+        rf"version {other}, and v2.1 and v3.0 are read.*convert_dataset_v20_to_v21.*What is newer needs a newer sb3_llmdpd"
+    )
     with pytest.raises(ValueError, match=message):
         LeRobotSource(tmp_path)
 
@@ -411,6 +432,12 @@ def test_a_key_that_cannot_be_observed_is_answered_with_those_that_can(tmp_path:
     write(tmp_path, "v3.0", [frames()])
     with pytest.raises(ValueError, match=rf"{reason}.*; `observation_key` may name \['observation.state'\]"):
         LeRobotSource(tmp_path, observation_key=key)
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "v3.0", [frames()])
+    with pytest.raises(ValueError, match="`observation_key` names a feature twice"):
+        LeRobotSource(tmp_path, observation_key=["observation.state", "observation.state"])
 
 
 @pytest.mark.parametrize("key", [[], 5, [5], None])

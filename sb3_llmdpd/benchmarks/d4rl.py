@@ -28,6 +28,7 @@ from sb3_llmdpd.benchmarks.grid import (
     GridBar,
     GridCell,
     StepsOnBar,
+    begin_or_go_on,
     open_grid,
     refuse_others,
     run_grid,
@@ -176,12 +177,8 @@ class D4RLBenchmark:
 
     def _run_folder(self, cell: D4RLCell, folder: Path) -> RunFolder:
         """The folder of a training, begun or gone on with."""
-        run, arguments = RunFolder(folder), {"command": "benchmark", "steps": self.settings.n_steps, **cell.settings}
-        if run.is_begun:
-            refuse_others(run.arguments(), arguments, run.path)
-            run.go_on(arguments)
-        else:
-            run.begin(arguments)
+        run = RunFolder(folder)
+        begin_or_go_on(run, {"command": "benchmark", "steps": self.settings.n_steps, **cell.settings})
         return run
 
     def _play(

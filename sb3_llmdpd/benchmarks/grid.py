@@ -11,7 +11,7 @@ from urllib.parse import quote
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
-from sb3_llmdpd.benchmarks.run_folder import RunStopped
+from sb3_llmdpd.benchmarks.run_folder import RunFolder, RunStopped
 from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.report import read_results
 
@@ -169,6 +169,20 @@ def refuse_others(there: Mapping[str, Any], asked: Mapping[str, Any], path: Path
     if keys:
         differences = "; ".join(f"{key} {_brief(there.get(key))} there, {_brief(asked.get(key))} asked" for key in keys)
         raise ValueError(f"{path} was made with other settings ({differences}). Ask for those, or choose another --out")
+
+
+def begin_or_go_on(run: RunFolder, arguments: Mapping[str, Any]) -> None:
+    """Begin the training of a cell in its folder, or go on with it.
+
+    :param run: the folder.
+    :param arguments: as `RunFolder.begin` takes them.
+    :raises ValueError: when it was begun with others; names what differs.
+    """
+    if run.is_begun:
+        refuse_others(run.arguments(), arguments, run.path)
+        run.go_on(arguments)
+    else:
+        run.begin(arguments)
 
 
 def run_grid(

@@ -12,6 +12,7 @@ from sb3_llmdpd.benchmarks.grid import (
     GridBar,
     GridCell,
     StepsOnBar,
+    begin_or_go_on,
     cell_folder,
     open_grid,
     refuse_others,
@@ -222,11 +223,7 @@ class MetaworldBenchmark:
         run = RunFolder(cell_folder(self.out, variant.name, cell.seed))
         arguments = {"command": "benchmark", "steps": self.settings.n_steps, **self._settings_of(variant, cell.seed)}
         del arguments["variant"]["conditions"]  # nothing to the training
-        if run.is_begun:
-            refuse_others(run.arguments(), arguments, run.path)
-            run.go_on(arguments)
-        else:
-            run.begin(arguments)
+        begin_or_go_on(run, arguments)
         return run
 
     @cached_property

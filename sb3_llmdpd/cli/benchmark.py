@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from stable_baselines3.common.utils import get_device
 
 from sb3_llmdpd.benchmarks.d4rl import D4RLBenchmark
 from sb3_llmdpd.benchmarks.d4rl_data import OTHER_DATA
@@ -19,8 +18,8 @@ from sb3_llmdpd.benchmarks.metaworld import MetaworldBenchmark
 from sb3_llmdpd.benchmarks.metaworld_settings import DATA, GOALS, MetaworldSettings
 from sb3_llmdpd.benchmarks.splits import SPLIT_NAMES
 from sb3_llmdpd.benchmarks.variants import ENCODER, KEY_VARIANTS, VARIANTS, make_variants
-from sb3_llmdpd.cli.options import names
-from sb3_llmdpd.cli.sources import SOURCES_HELP, source_names
+from sb3_llmdpd.cli.options import check_device, names
+from sb3_llmdpd.cli.sources import SOURCES_HELP, Root, source_names
 
 app = typer.Typer(no_args_is_help=True, help="Run an experiment with all its rows, or write its report anew.")
 
@@ -119,10 +118,7 @@ def d4rl(
     out: Annotated[Path, typer.Option(help="Folder of everything that it makes; a stopped benchmark goes on there.")] = Path(
         "runs/d4rl"
     ),
-    root: Annotated[
-        Path | None,
-        typer.Option(help="Folder of Minari data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
-    ] = None,
+    root: Root = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
 ) -> None:
@@ -132,7 +128,7 @@ def d4rl(
     are 81 trainings of two million steps: begin with fewer. Given again with the same --out it goes on where it was stopped,
     or adds data sets, rows and seeds.
     """
-    _check_device(device)
+    check_device(device)
     rows = make_rows(names(variants, "--variants"))
     budget = D4RLSettings(n_steps=steps, eval_freq=eval_freq, n_eval_episodes=eval_episodes)
     budget = budget.reading(text_encoder)
@@ -167,10 +163,3 @@ def _show_d4rl(results: D4RLResults, folder: Path) -> None:
         typer.echo(f"\n{table.text()}", nl=False)
     curves = f"; the learning curves are {folder / CHART}" if (folder / CHART).is_file() else ""
     typer.echo(f"\nThe results are {folder / RESULTS}; the report is {folder / REPORT}{curves}")
-
-
-def _check_device(device: str) -> None:
-    try:
-        get_device(device)
-    except RuntimeError as error:  # torch's word for a name that it does not know
-        raise ValueError(f"--device: {error}") from error

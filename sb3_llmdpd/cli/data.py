@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sb3_llmdpd.cli.sources import SOURCES_HELP, read_task_texts, source_names
+from sb3_llmdpd.cli.sources import SOURCES_HELP, AllowPickle, Flatten, Root, Strict, TaskTexts, read_task_texts, source_names
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.source import EpisodeSource, refuse_unknown_texts
 from sb3_llmdpd.data.sources import open_sources
@@ -23,13 +23,6 @@ app = typer.Typer(no_args_is_help=True, help="Look at data, or write them in ano
 TARGETS = ("minari", "npz")
 
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help=SOURCES_HELP, show_default=False)]
-Root = Annotated[
-    Path | None, typer.Option(help="Folder of the Minari data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
-]
-Flatten = Annotated[bool, typer.Option("--flatten", help="Put the entries of Dict observations into one vector.")]
-AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Open pickled replay buffers, which execute what they hold: your own alone.")
-]
 
 
 @app.command("inspect")
@@ -61,12 +54,8 @@ def convert(
     to: Annotated[str, typer.Option(help=f"Format: {' or '.join(TARGETS)}.")],
     out: Annotated[str, typer.Option(help="Minari id, or path of the .npz file.")],
     root: Root = None,
-    task_texts: Annotated[
-        Path | None, typer.Option(help="JSON file of sentences by data set or task, which go before those in the data.")
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse actions outside the action space instead of clipping them.")
-    ] = False,
+    task_texts: TaskTexts = None,
+    strict: Strict = False,
     flatten: Flatten = False,
     allow_pickle: AllowPickle = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an .npz file that is there.")] = False,

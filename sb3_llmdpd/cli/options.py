@@ -1,7 +1,9 @@
-"""How the commands read lists of names and numbers."""
+"""How the commands read lists of names and numbers, and the name of a device."""
 
 from collections.abc import Callable
 from typing import TypeVar
+
+from stable_baselines3.common.utils import get_device
 
 Entry = TypeVar("Entry")
 
@@ -25,6 +27,18 @@ def numbers(text: str, option: str) -> list[float]:
 def whole_numbers(text: str, option: str) -> list[int]:
     """Read whole numbers between commas; see `names`."""
     return _listed(text, option, int, "whole numbers between commas, as in 256,256")
+
+
+def check_device(device: str) -> None:
+    """Refuse a device before anything is computed for it.
+
+    :param device: ``"auto"``, or as torch calls it.
+    :raises ValueError: when torch does not know it.
+    """
+    try:
+        get_device(device)
+    except RuntimeError as error:  # torch's word for a name that it does not know
+        raise ValueError(f"--device: {error}") from error
 
 
 def _listed(text: str, option: str, read: Callable[[str], Entry], what: str) -> list[Entry]:

@@ -1,10 +1,12 @@
-"""How the commands read what a user calls data."""
+"""How the commands read what a user calls data, and the options that say how it is read."""
 
 import json
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from sb3_llmdpd.data.minari import local_ids
 from sb3_llmdpd.data.sources import FORMATS, format_of
@@ -13,6 +15,18 @@ SOURCES_HELP = (
     f"Minari id, or a pattern as 'metaworld/*' of local ids; or a file or folder, with its format in front where its name"
     f" does not tell: {', '.join(f'{kind}:PATH' for kind in FORMATS if kind != 'minari')}. May be given several times."
 )
+
+Root = Annotated[
+    Path | None, typer.Option(help="Folder of the Minari data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
+]
+TaskTexts = Annotated[
+    Path | None, typer.Option(help="JSON file of sentences by data set or task, which go before those in the data.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse actions outside the action space instead of clipping them.")]
+Flatten = Annotated[bool, typer.Option("--flatten", help="Put the entries of Dict observations into one vector.")]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Open pickled replay buffers, which execute what they hold: your own alone.")
+]
 
 
 def source_names(given: Sequence[str], root: str | Path | None) -> list[str]:

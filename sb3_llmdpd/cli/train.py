@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from stable_baselines3.common.utils import get_device
 
 from sb3_llmdpd.benchmarks.run_folder import SAVE_FREQ, RunFolder
-from sb3_llmdpd.cli.options import names, whole_numbers
-from sb3_llmdpd.cli.sources import SOURCES_HELP, read_task_texts, source_names
+from sb3_llmdpd.cli.options import check_device, names, whole_numbers
+from sb3_llmdpd.cli.sources import SOURCES_HELP, AllowPickle, Flatten, Root, Strict, TaskTexts, read_task_texts, source_names
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.fingerprint import fingerprint
 from sb3_llmdpd.data.metaworld.tasks import TASKS
@@ -47,19 +46,11 @@ def train(
             help="Folder of a stopped run to go on with; of the other options only --steps, --device, --root, --cache change."
         ),
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
-    ] = None,
-    task_texts: Annotated[
-        Path | None, typer.Option(help="JSON file of sentences by data set or task, which go before those in the data.")
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse actions outside the action space instead of clipping them.")
-    ] = False,
-    flatten: Annotated[bool, typer.Option("--flatten", help="Put the entries of Dict observations into one vector.")] = False,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Open pickled replay buffers, which execute what they hold: your own alone.")
-    ] = False,
+    root: Root = None,
+    task_texts: TaskTexts = None,
+    strict: Strict = False,
+    flatten: Flatten = False,
+    allow_pickle: AllowPickle = False,
     memory_mapped: Annotated[
         bool, typer.Option("--memory-mapped", help="Leave the steps in a file: for data larger than memory.")
     ] = False,
@@ -123,7 +114,7 @@ def train(
         options = _options_to_go_on_with(ctx, run)
         if _is_finished(run, options["steps"]):
             return
-    _check_device(options["device"])
+    check_device(options["device"])
     left_out = [] if options["unseen"] is None else names(options["unseen"], "--unseen")
     data = _without(_read(options), left_out)
     typer.echo(data.summary())
@@ -224,13 +215,6 @@ def _read(options: dict[str, Any]) -> OfflineDataset:
     if options["memory_mapped"]:
         return map_dataset(options["dataset"], cache=options["cache"], progress_bar=True, **how)
     return load_dataset(options["dataset"], **how)
-
-
-def _check_device(device: str) -> None:
-    try:
-        get_device(device)
-    except RuntimeError as error:  # torch's word for a name that it does not know
-        raise ValueError(f"--device: {error}") from error
 
 
 def _without(data: OfflineDataset, unseen: list[str]) -> OfflineDataset:

@@ -4,12 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from sb3_llmdpd.data.source import AS_RECORDED, Reading, Record
+from sb3_llmdpd.data.source import Record
 from sb3_llmdpd.data.step_arrays import StepArrays
-from sb3_llmdpd.data.step_files import READ, StepFileSource, damaged, existing_file, steps_under_names
+from sb3_llmdpd.data.step_files import READ, StepFileSource, damaged, steps_under_names
 from sb3_llmdpd.optional import require
 
 _SUCCESS = ("infos/success", "infos/goal_achieved")
@@ -66,24 +65,11 @@ class D4RLSource(StepFileSource):
 
     kind = "d4rl"
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        task: str | None = None,
-        max_episode_steps: int | None = None,
-        reading: Reading = AS_RECORDED,
-    ) -> None:
-        stem = existing_file(path).stem.lower()
-        self._sparse_antmaze = _ANTMAZE.match(stem) is not None and "dense" not in stem
-        self._task_texts = next((text for name, text in _SENTENCES.items() if re.match(name, stem)), None)
-        super().__init__(path, task, max_episode_steps, reading)
-
     def records(self) -> Iterator[Record]:
         """See `EpisodeSource.records`."""
-        texts = () if self._task_texts is None else (self._task_texts,)
+        texts = [text for name, text in _SENTENCES.items() if re.match(name, self._path.stem.lower())]
         for record in super().records():
-            yield {**record, "task_texts": texts}
+            yield {**record, "task_texts": tuple(texts[:1])}
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[StepArrays]:
@@ -101,7 +87,8 @@ class D4RLSource(StepFileSource):
         except ValueError as error:  # of h5py
             raise damaged(name, "an hdf5 file", error) from error
         steps = steps_under_names(entries, name, limited=self._max_episode_steps is not None)
-        if successes is None and self._sparse_antmaze:
+        stem = self._path.stem.lower()
+        if successes is None and _ANTMAZE.match(stem) and "dense" not in stem:
             successes = steps.rewards == 1
         return steps if successes is None else replace(steps, successes=successes)
 

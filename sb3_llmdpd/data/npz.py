@@ -14,7 +14,7 @@ from gymnasium import spaces
 from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
 from sb3_llmdpd.data.checks import check_fits
 from sb3_llmdpd.data.episodes import Episode
-from sb3_llmdpd.data.source import AS_RECORDED, Reading, Record
+from sb3_llmdpd.data.source import Record
 from sb3_llmdpd.data.spaces import check_flat, float32_space
 from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
 from sb3_llmdpd.data.step_files import READ, StepFileSource, damaged, steps_under_names
@@ -63,16 +63,8 @@ class NpzSource(StepFileSource):
 
     kind = "npz"
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        task: str | None = None,
-        max_episode_steps: int | None = None,
-        reading: Reading = AS_RECORDED,
-    ) -> None:
-        self._metadata: dict[str, Any] | None = None
-        super().__init__(path, task, max_episode_steps, reading)
+    _metadata: dict[str, Any] | None = None
+    """What `write_npz` said, once the file was opened."""
 
     def records(self) -> Iterator[Record]:
         """See `EpisodeSource.records`."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.data.source import EpisodeSource, Reading, Record
+from sb3_llmdpd.data.source import AS_RECORDED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.spaces import unbounded_box
 from sb3_llmdpd.data.step_arrays import StepArrays, check_limit, split_steps
 
@@ -37,7 +37,14 @@ class StepFileSource(EpisodeSource):
     :raises TypeError: when it holds something else than numbers.
     """
 
-    def __init__(self, path: str | Path, task: str | None, max_episode_steps: int | None, reading: Reading) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        task: str | None = None,
+        max_episode_steps: int | None = None,
+        reading: Reading = AS_RECORDED,
+    ) -> None:
         check_limit(max_episode_steps)
         self._path = existing_file(path)
         self._given_task = task
@@ -95,7 +102,7 @@ class StepFileSource(EpisodeSource):
             warnings.warn(
                 f"{steps.source}: {longest:,} steps follow each other with neither a terminal nor a timeout, and are read as"
                 " one long episode. Where the environment has a time limit, say it with `max_episode_steps`",
-                stacklevel=4,
+                stacklevel=3,
             )
 
 
