@@ -40,9 +40,10 @@ $(STAMP): setup.cfg constraints.txt
 demo: $(STAMP)
 	$(BIN)/sb3-llmdpd quickstart
 
-# One thread: the networks in the tests are so small that more threads only wait for each other.
+# One thread a process: the networks in the tests are so small that more threads only wait for each other. The tests of a
+# file stay in one process, where they share what was trained for them; more than four processes would wait for the last file.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # About ten minutes, and two gigabytes in runs/bench.
 bench: $(STAMP)
