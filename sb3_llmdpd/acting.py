@@ -34,6 +34,8 @@ class PromptedActing(OffPolicyAlgorithm):
     action_generator: th.Generator
     n_candidates: int
     candidate_temperature: float
+    sampler: str
+    n_sampling_steps: int | None
     _only_task: list[Prompt] | None = None
     _task: list[Prompt] | None = None
     _encoded: tuple[list[Prompt], int, PromptEncoding] | None = None
@@ -129,7 +131,10 @@ class PromptedActing(OffPolicyAlgorithm):
             prompts = with_sentences(prompts, sentences)
         noise = None if deterministic else self.action_generator
         actions = self.policy.predict_prompted(
-            observation, self._encode(prompts), noise, self.n_candidates, self.candidate_temperature
+            observation,
+            self._encode(prompts),
+            noise,
+            *(self.n_candidates, self.candidate_temperature, self.sampler, self.n_sampling_steps),
         )
         return actions, state
 

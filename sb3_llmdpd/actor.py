@@ -1,5 +1,6 @@
 """The prompted diffusion actor: encoders, normalisers, and a diffusion model over one action."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.diffusion.process import DiffusionProcess
+from sb3_llmdpd.diffusion.samplers import ChainStep
 from sb3_llmdpd.networks.attention import make_state_reader
 from sb3_llmdpd.networks.denoiser import Denoiser
 from sb3_llmdpd.networks.features import is_fixed_function
@@ -113,7 +115,11 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         :param prompts: M prompts.
         :return: their vectors and tokens.
         """
-        features = self.encode_observations(prompts.observations).unflatten(0, prompts.actions.shape[:2])  # (M, L, F)
+        n_prompts, window = prompts.actions.shape[:2]
+        if window:
+            features = self.encode_observations(prompts.observations).unflatten(0, (n_prompts, window))  # (M, L, F)
+        else:
+            features = prompts.actions.new_zeros(n_prompts, 0, len(self.feature_normaliser.mean))
         return self.prompt_encoder(prompts._replace(text_vectors=self.text_normaliser(prompts.text_vectors)), features)
 
     def condition(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
@@ -138,15 +144,16 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         embeddings = F.embedding(steps, self.denoiser.step_embeddings())  # (M, N, width)
         return self.denoiser(noisy_actions, embeddings, condition)
 
-    def sample(self, condition: th.Tensor, noise: th.Tensor) -> th.Tensor:
+    def sample(self, condition: th.Tensor, noise: th.Tensor, chain: Sequence[ChainStep] | None = None) -> th.Tensor:
         """Run the chain.
 
         :param condition: (M, N, width), from `condition`.
-        :param noise: (K, M, N, action_dim), see `DiffusionProcess.sample`.
+        :param noise: (S, M, N, action_dim), see `DiffusionProcess.sample`.
+        :param chain: of S steps; DDPM's by default, of which there are K.
         :return: (M, N, action_dim), in [-1, 1].
         """
         steps = self.denoiser.step_embeddings()
-        return self.diffusion.sample(lambda actions, k: self.denoiser(actions, steps[k], condition), noise)
+        return self.diffusion.sample(lambda actions, k: self.denoiser(actions, steps[k], condition), noise, chain)
 
     def forward(self, observations: TensorObs, prompts: PromptEncoding, noise: th.Tensor) -> th.Tensor:
         """Actions for observations that stand prompt after prompt.

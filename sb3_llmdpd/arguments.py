@@ -31,6 +31,8 @@ SAVED_ARGUMENTS = (
     "return_weight",
     "n_candidates",
     "candidate_temperature",
+    "sampler",
+    "n_sampling_steps",
     "policy_kwargs",
     "stats_window_size",
     "tensorboard_log",
@@ -46,6 +48,7 @@ _WHOLE = {
     "q_batch_size": (1, MOST),
     "prompts_per_batch": (1, MOST),
     "n_candidates": (1, MOST),
+    "n_sampling_steps": (1, MOST),
     "stats_window_size": (1, MOST),
     "verbose": (0, 2),
     "seed": (0, 2**32 - 1),
@@ -58,7 +61,7 @@ _NUMBERS = {
     **dict.fromkeys(("learning_rate", "critic_learning_rate"), (0.0, float("inf"))),
 }
 _SCHEDULES = ("learning_rate", "critic_learning_rate")
-_OPTIONAL = ("q_batch_size", "seed", "critic_learning_rate", "text_encoder", "tensorboard_log")
+_OPTIONAL = ("q_batch_size", "n_sampling_steps", "seed", "critic_learning_rate", "text_encoder", "tensorboard_log")
 
 _MOST_OF = {
     "net_arch": 1_000,

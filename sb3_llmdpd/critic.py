@@ -57,11 +57,15 @@ class PromptedCritic(SavedNetwork):
 
         :param features: (M, N, features_dim), of the EMA actor.
         :param prompts: M prompts as the EMA actor encodes them.
-        :param actions: (M, N, action_dim), in [-1, 1].
-        :return: (n_critics, M, N).
+        :param actions: (M, N * C, action_dim), in [-1, 1]: C for each state, side by side.
+        :return: (n_critics, M, N * C).
         """
         state = self.attention.project(self.q_networks.from_state, features, prompts)
-        return self.q_networks(state, prompts.vectors, actions)
+        condition = self.q_networks.condition(state, prompts.vectors)
+        n_candidates = actions.shape[1] // features.shape[1]
+        if n_candidates > 1:  # all that concerns the state is computed once for its candidates
+            condition = condition.repeat_interleave(n_candidates, dim=1)
+        return self.q_networks(condition, actions)
 
 
 class PromptedStateValue(nn.Module):

@@ -17,7 +17,7 @@ from sb3_llmdpd.critic import PromptedCritic
 from sb3_llmdpd.data.images import channels_first_space
 from sb3_llmdpd.data.sources import DatasetLike
 from sb3_llmdpd.envs import DatasetEnv, check_readable, refuse_vec_normalize
-from sb3_llmdpd.losses import PromptedLosses
+from sb3_llmdpd.losses import PromptedLosses, StepNoise
 from sb3_llmdpd.policies import CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy
 from sb3_llmdpd.prompting import Prompter
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
@@ -25,8 +25,11 @@ from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
 from sb3_llmdpd.saving import SavedWithoutPickle
 from sb3_llmdpd.training_data import read_dataset
-from sb3_llmdpd.type_aliases import Metrics, PromptBatch
+from sb3_llmdpd.type_aliases import Metrics, PromptBatch, PromptReplayBufferSamples
 from sb3_llmdpd.wrappers import plain_observation_space
+
+_FOREACH = ("cpu", "cuda")
+"""Devices on which norms are taken over lists of tensors; PyTorch itself would do so on a GPU alone."""
 
 
 class LLMDPD(PromptedLosses, SavedWithoutPickle):
@@ -78,6 +81,9 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
     :param n_candidates: actions drawn at `predict`, of which the critic picks one. Above 1 a critic is asked about actions
         that it may never have seen: measure it before use on an unseen task.
     :param candidate_temperature: 0 picks the best candidate, see `LLMDPDPolicy.predict_prompted`.
+    :param sampler: how `predict` runs the chain: ``"ddpm"``, as in training; ``"ddim"`` or ``"dpm_solver++"``, which have no
+        noise behind the first draw and may take fewer steps, see `make_chain`.
+    :param n_sampling_steps: in how many steps; None for all K.
     :param policy_kwargs: arguments of the policy, see `LLMDPDPolicy`.
     :param stats_window_size: kept for SB3's callbacks.
     :param tensorboard_log: folder of the tensorboard log.
@@ -128,6 +134,8 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         return_weight: float = 0.0,
         n_candidates: int = 1,
         candidate_temperature: float = 0.0,
+        sampler: str = "ddpm",
+        n_sampling_steps: int | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -156,6 +164,8 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         self.return_weight = return_weight
         self.n_candidates = n_candidates
         self.candidate_temperature = candidate_temperature
+        self.sampler = sampler
+        self.n_sampling_steps = n_sampling_steps
         policy_kwargs = dict(policy_kwargs or {})
         self.text_table: TextTable | None = None
         data = None if dataset is None else read_dataset(dataset)
@@ -208,6 +218,7 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         """Of the noise in `predict`, apart so that acting changes nothing in training."""
         self.set_random_seed(self.seed)
         self.policy = self._make_policy().to(self.device)
+        self.policy.actor.diffusion.chain(self.sampler, self.n_sampling_steps)  # which refuses one that cannot be
         self._create_aliases()
         if self.replay_buffer is not None:
             self._attach(self.replay_buffer)
@@ -264,28 +275,38 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         self._update_learning_rate([])
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size)
-            batch = batch._replace(prompts=self._drop_prompts(batch.prompts))
-            metrics: Metrics = {}
-            encoded = None
-            if self.eta > 0:
-                critic_batch = batch.leading((self.q_batch_size or batch_size) // len(batch.prompts.has_text))
-                encoded = self.encode_for_critic(critic_batch)
-                critic_loss, metrics = self.critic_loss(critic_batch, encoded)
-                self._step(self.critic.optimizer, critic_loss)
-            actor_loss, actor_metrics = self.actor_loss(batch, encoded)
-            self._step(self.actor.optimizer, actor_loss)
+            n_prompts = len(batch.prompts.has_text)
+            n, n_for_critic = batch_size // n_prompts, (self.q_batch_size or batch_size) // n_prompts
+            metrics = self._update(batch, self.draw_noise(n_prompts, n, n_for_critic), n_for_critic)
             self._n_updates += 1
             self._update_targets()
-            self._accumulate({**metrics, **actor_metrics})
+            self._accumulate(metrics)
 
-    def _drop_prompts(self, prompts: PromptBatch) -> PromptBatch:
-        draws = th.rand((2, len(prompts.has_text)), generator=self.generator, device=self.device)
+    def _update(self, batch: PromptReplayBufferSamples, noise: StepNoise, n_for_critic: int) -> Metrics:
+        """The critic's step and the actor's."""
+        batch = batch._replace(prompts=self._drop_prompts(batch.prompts, noise.dropout))
+        metrics: Metrics = {}
+        encoded = None
+        if self.eta > 0:
+            critic_batch = batch.leading(n_for_critic)
+            encoded = self.encode_for_critic(critic_batch)
+            critic_loss, metrics = self.critic_loss(critic_batch, encoded, noise)
+            self._step(self.critic.optimizer, critic_loss)
+        actor_loss, actor_metrics = self.actor_loss(batch, encoded, noise)
+        self._step(self.actor.optimizer, actor_loss)
+        return {**metrics, **actor_metrics}
+
+    def _drop_prompts(self, prompts: PromptBatch, draws: th.Tensor) -> PromptBatch:
+        if self.trajectory_dropout == 1:
+            prompts = prompts.without_examples()
         return prompts.dropped_at_random(draws, self.text_dropout, self.trajectory_dropout, self.pair_dropout)
 
     def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
         optimizer.zero_grad()
         loss.backward()
-        th.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.max_grad_norm)
+        th.nn.utils.clip_grad_norm_(
+            optimizer.param_groups[0]["params"], self.max_grad_norm, foreach=True if self.device.type in _FOREACH else None
+        )
         optimizer.step()
 
     @th.no_grad()

@@ -1,12 +1,11 @@
 """The losses of the paper, as functions of a batch."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from sb3_llmdpd.actor import PromptedDiffusionActor
@@ -26,8 +25,27 @@ class EncodedBatch(NamedTuple):
     """M prompts."""
 
 
+class StepNoise(NamedTuple):
+    """Everything random in a gradient step but its batch, drawn beforehand, so that the losses are functions of tensors."""
+
+    dropout: th.Tensor
+    """(2, M), uniform in [0, 1): which prompts lose their text and their trajectory."""
+    next_actions: th.Tensor | None
+    """(K, M, N, action_dim), of the chain of the critic's target; None where nothing is sampled for it."""
+    prompt_vectors: th.Tensor | None
+    """(M, prompt_dim), on the prompt vectors; None without prompt noise."""
+    actions: th.Tensor
+    """(M, N, action_dim), which cloning adds to the data's actions."""
+    steps: th.Tensor
+    """(M, N), int64 in [0, K): the diffusion steps at which it does."""
+    new_actions: th.Tensor | None
+    """(K, M, N, action_dim), of the chain of the actor's own actions; None where no chain is run."""
+    head: th.Tensor
+    """(), int64: by which Q-network the actor improves."""
+
+
 class PromptedLosses(OffPolicyAlgorithm):
-    """The losses of `LLMDPD`: no optimiser, no logger, and nothing that waits for the device."""
+    """The losses of `LLMDPD`: no optimiser, no logger, no draw, and nothing that waits for the device."""
 
     actor: PromptedDiffusionActor
     actor_target: PromptedDiffusionActor
@@ -41,6 +59,31 @@ class PromptedLosses(OffPolicyAlgorithm):
     expectile: float
     prompt_noise: float
 
+    def draw_noise(self, n_prompts: int, n: int, n_for_critic: int) -> StepNoise:
+        """Draw all that is random in a gradient step.
+
+        :param n_prompts: M.
+        :param n: N, transitions of each prompt.
+        :param n_for_critic: how many of them the critic and the Q term see.
+        :return: the draws, on the device.
+        """
+        actor, generator, device = self.actor, self.generator, self.device
+
+        def normal(*shape: int) -> th.Tensor:
+            return th.randn(shape, generator=generator, device=device)
+
+        chain = (actor.diffusion.n_steps, n_prompts, n_for_critic, actor.denoiser.action_dim)
+        improves = self.eta > 0
+        return StepNoise(
+            dropout=th.rand((2, n_prompts), generator=generator, device=device),
+            next_actions=normal(*chain) if improves and self.critic_objective == "td" else None,
+            prompt_vectors=normal(n_prompts, actor.prompt_encoder.vector_dim) if self.prompt_noise > 0 else None,
+            actions=normal(n_prompts, n, chain[-1]),
+            steps=actor.diffusion.draw_steps((n_prompts, n), generator),
+            new_actions=normal(*chain) if improves and self.policy_objective == "diffusion_ql" else None,
+            head=th.randint(self.critic.n_critics, (), generator=generator, device=device),
+        )
+
     @th.no_grad()
     def encode_for_critic(self, batch: PromptReplayBufferSamples) -> EncodedBatch:
         """Observations and prompts as the EMA actor encodes them, once for both losses.
@@ -52,11 +95,14 @@ class PromptedLosses(OffPolicyAlgorithm):
         features = actor.encode_observations(batch.observations).unflatten(0, (n_prompts, -1))
         return EncodedBatch(features, actor.encode_prompts(batch.prompts))
 
-    def critic_loss(self, batch: PromptReplayBufferSamples, encoded: EncodedBatch) -> tuple[th.Tensor, Metrics]:
+    def critic_loss(
+        self, batch: PromptReplayBufferSamples, encoded: EncodedBatch, noise: StepNoise
+    ) -> tuple[th.Tensor, Metrics]:
         """Temporal-difference loss of the twin Q (paper, Eq. 6); with the expectile objective also that of V.
 
         :param batch: B = M * N transitions.
         :param encoded: the same, encoded by `encode_for_critic`.
+        :param noise: of the step.
         :return: scalar loss, and metrics.
         """
         features, prompts = encoded
@@ -65,7 +111,8 @@ class PromptedLosses(OffPolicyAlgorithm):
         with th.no_grad():
             next_features = self.actor_target.encode_observations(batch.next_observations).unflatten(0, shape)
             not_done = 1.0 - batch.dones.view(shape)
-            target_q_values = batch.rewards.view(shape) + not_done * self.gamma * self._next_values(next_features, prompts)
+            next_values = self._next_values(next_features, prompts, noise)
+            target_q_values = batch.rewards.view(shape) + not_done * self.gamma * next_values
         q_values = self.critic(features, prompts, actions)  # (n_critics, M, N)
         loss = (q_values - target_q_values).square().mean(dim=(1, 2)).sum()
         metrics = {"critic_loss": loss, "q_value": q_values.mean(), "target_q_value": target_q_values.mean()}
@@ -74,13 +121,13 @@ class PromptedLosses(OffPolicyAlgorithm):
         value_loss, value = self._value_loss(features, prompts, actions)
         return loss + value_loss, {**metrics, "value_loss": value_loss, "value": value}
 
-    def _next_values(self, next_features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
+    def _next_values(self, next_features: th.Tensor, prompts: PromptEncoding, noise: StepNoise) -> th.Tensor:
         """What the next states are worth: for an action of the EMA actor, or by V, which asks no policy. (M, N)."""
         if self.critic_objective == "expectile":
             assert self.state_value is not None  # the policy was told to have one
             return self.state_value(next_features, prompts)
-        next_condition = self.actor_target.condition(next_features, prompts)
-        next_actions = self.actor_target.sample(next_condition, self._chain_noise(next_features.shape[:2]))  # (M, N, A)
+        assert noise.next_actions is not None  # of this objective
+        next_actions = self.actor_target.sample(self.actor_target.condition(next_features, prompts), noise.next_actions)
         return self.critic_target(next_features, prompts, next_actions).min(dim=0).values
 
     def _value_loss(self, features: th.Tensor, prompts: PromptEncoding, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -91,61 +138,51 @@ class PromptedLosses(OffPolicyAlgorithm):
         values = self.state_value(features, prompts)
         return expectile_loss(data_values - values, self.expectile), values.mean()
 
-    def actor_loss(self, batch: PromptReplayBufferSamples, encoded: EncodedBatch | None) -> tuple[th.Tensor, Metrics]:
+    def actor_loss(
+        self, batch: PromptReplayBufferSamples, encoded: EncodedBatch | None, noise: StepNoise
+    ) -> tuple[th.Tensor, Metrics]:
         """Behaviour cloning by denoising, plus policy improvement by the critic (paper, Eq. 8).
 
         :param batch: B = M * N transitions with M prompts.
         :param encoded: the same, or the leading transitions of each prompt, encoded by `encode_for_critic`; may be None
             when eta is 0.
+        :param noise: of the step.
         :return: scalar loss, and metrics.
         """
-        actor, shape = self.actor, (len(batch.prompts.actions), -1)
+        actor, shape, steps = self.actor, (len(batch.prompts.actions), -1), noise.steps
         features = actor.encode_observations(batch.observations).unflatten(0, shape)
-        condition = actor.condition(features, self._with_noise(actor.encode_prompts(batch.prompts)))
+        prompts = actor.encode_prompts(batch.prompts)
+        if noise.prompt_vectors is not None:
+            prompts = prompts._replace(vectors=prompts.vectors + self.prompt_noise * noise.prompt_vectors)
+        condition = actor.condition(features, prompts)
 
         # Behaviour cloning: predict the noise in a noised action of the data.
         actions = batch.actions.view(*features.shape[:2], -1)
-        noise = th.randn(actions.shape, generator=self.generator, device=self.device)
-        steps = actor.diffusion.draw_steps(actions.shape[:2], self.generator)
-        noisy_actions = actor.diffusion.add_noise(actions, noise, steps)
+        noisy_actions = actor.diffusion.add_noise(actions, noise.actions, steps)
         predicted_noise = actor.predict_noise(noisy_actions, steps, condition)
-        bc_loss = F.mse_loss(predicted_noise, noise)
+        bc_loss = F.mse_loss(predicted_noise, noise.actions)
         if encoded is None:
             return bc_loss, {"actor_loss": bc_loss, "bc_loss": bc_loss}
 
         # Policy improvement: raise the value of the actor's own actions.
         shown = slice(encoded.features.shape[1])  # the leading transitions, which the critic has encoded
-        if self.policy_objective == "diffusion_ql":
-            new_actions = actor.sample(condition[:, shown], self._chain_noise(encoded.features.shape[:2]))
+        if noise.new_actions is not None:
+            new_actions = actor.sample(condition[:, shown], noise.new_actions)
         else:
             new_actions = actor.diffusion.predict_start(noisy_actions[:, shown], predicted_noise[:, shown], steps[:, shown])
-        q_loss = self._q_loss(new_actions, encoded)
+        q_loss = self._q_loss(new_actions, encoded, noise.head)
         loss = bc_loss + self.eta * q_loss
         return loss, {"actor_loss": loss, "bc_loss": bc_loss, "q_loss": q_loss}
 
-    def _q_loss(self, new_actions: th.Tensor, encoded: EncodedBatch) -> th.Tensor:
-        """-Q_i / E|Q_j|, i and j two different heads, drawn anew in each step (Diffusion-QL's normalisation)."""
-        with _frozen(self.critic):
-            q_values = self.critic(encoded.features, encoded.prompts, new_actions).flatten(1)  # (n_critics, B)
-        n_critics = len(q_values)
-        heads = th.arange(n_critics, device=self.device)
+    def _q_loss(self, new_actions: th.Tensor, encoded: EncodedBatch, head: th.Tensor) -> th.Tensor:
+        """-Q_i / E|Q_j|, i and j two different heads (Diffusion-QL's normalisation)."""
+        q_values = _constant(self.critic, *encoded, new_actions).flatten(1)  # (n_critics, B)
+        heads = th.arange(len(q_values), device=self.device)
         # Tensors instead of a Python branch: the step must not wait for the device.
-        chosen = th.randint(n_critics, (), generator=self.generator, device=self.device)
-        other = (chosen + 1) % n_critics
-        value = (q_values.mean(dim=1) * (heads == chosen)).sum()
+        other = (head + 1) % len(q_values)
+        value = (q_values.mean(dim=1) * (heads == head)).sum()
         scale = (q_values.detach().abs().mean(dim=1) * (heads == other)).sum()
         return -value / scale.clamp(min=1e-6)
-
-    def _with_noise(self, prompts: PromptEncoding) -> PromptEncoding:
-        if self.prompt_noise == 0:
-            return prompts
-        noise = th.randn(prompts.vectors.shape, generator=self.generator, device=self.device)
-        return prompts._replace(vectors=prompts.vectors + self.prompt_noise * noise)
-
-    def _chain_noise(self, shape: Sequence[int]) -> th.Tensor:
-        """Noise of a whole chain: (K, M, N, action_dim)."""
-        size = (self.actor.diffusion.n_steps, *shape, self.actor.denoiser.action_dim)
-        return th.randn(size, generator=self.generator, device=self.device)
 
 
 def expectile_loss(errors: th.Tensor, expectile: float) -> th.Tensor:
@@ -159,11 +196,6 @@ def expectile_loss(errors: th.Tensor, expectile: float) -> th.Tensor:
     return (weights * errors.square()).mean()
 
 
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """No gradients for the weights inside the block; those of the inputs still flow."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)
+def _constant(network: nn.Module, *inputs: Any) -> Any:
+    """What a network says, without gradients for its weights; those of the inputs still flow."""
+    return functional_call(network, {name: weight.detach() for name, weight in network.named_parameters()}, inputs)

@@ -226,7 +226,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         """See `PromptedDiffusionActor.set_prompts`."""
         self.actor_target.set_prompts(prompts)
 
-    @th.no_grad()
+    @th.inference_mode()
     def predict_prompted(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
@@ -234,6 +234,8 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         noise: th.Generator | None,
         n_candidates: int = 1,
         candidate_temperature: float = 0.0,
+        sampler: str = "ddpm",
+        n_sampling_steps: int | None = None,
     ) -> np.ndarray:
         """Actions for observations under given prompts.
 
@@ -243,21 +245,26 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         :param n_candidates: actions drawn per row, of which the critic picks one.
         :param candidate_temperature: 0 picks the best; above, one is drawn from the softmax of the values, standardised
             over the candidates, divided by it. Without ``noise`` it is always the best.
+        :param sampler: how the chain is run, see `make_chain`.
+        :param n_sampling_steps: in how many steps; None for all K.
         :return: (action_shape) or (n, *action_shape), environment units.
-        :raises ValueError: when there are neither one prompt nor one per row.
+        :raises ValueError: when there are neither one prompt nor one per row, or no such chain.
         """
         tensor, vectorized = self.obs_to_tensor(observation)
         n_prompts = len(prompts.vectors)
         n_rows = count_rows(tensor, n_prompts)
         actor = self.actor_target
         features = actor.encode_observations(tensor).unflatten(0, (n_prompts, -1))  # (M, N, F)
-        features = features.repeat_interleave(n_candidates, dim=1)  # (M, N * C, F)
-        shape = (actor.diffusion.n_steps, *features.shape[:2], actor.denoiser.action_dim)
+        condition = actor.condition(features, prompts)
+        if n_candidates > 1:  # all that concerns the state is computed once for its candidates
+            condition = condition.repeat_interleave(n_candidates, dim=1)  # (M, N * C, width)
+        chain = actor.diffusion.chain(sampler, n_sampling_steps)
+        shape = (len(chain), *condition.shape[:2], actor.denoiser.action_dim)
         if noise is None:
-            chain_noise = self._fixed_noise(n_candidates).repeat(1, n_rows, 1).view(shape)
+            chain_noise = self._fixed_noise(n_candidates)[: len(chain)].repeat(1, n_rows, 1).view(shape)
         else:
             chain_noise = th.randn(shape, generator=noise, device=self.device)
-        actions = actor.sample(actor.condition(features, prompts), chain_noise)
+        actions = actor.sample(condition, chain_noise, chain)
         if n_candidates > 1:
             values = self.critic_target(features, prompts, actions).min(dim=0).values
             actions = choose(actions, values, n_candidates, candidate_temperature if noise is not None else 0.0, noise)

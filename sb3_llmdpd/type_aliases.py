@@ -19,7 +19,7 @@ class PromptBatch(NamedTuple):
     has_text: th.Tensor
     """(M,), bool."""
     observations: TensorObs
-    """(M * L, *obs_shape), environment units: the L steps of each example, prompt after prompt."""
+    """(M * L, *obs_shape), environment units: the L steps of each example, prompt after prompt; L = 0 where none is shown."""
     actions: th.Tensor
     """(M, L, action_dim), in [-1, 1]."""
     has_trajectory: th.Tensor
@@ -33,6 +33,16 @@ class PromptBatch(NamedTuple):
         :return: the prompts that remain.
         """
         return self._replace(has_text=self.has_text & ~drop_text, has_trajectory=self.has_trajectory & ~drop_trajectory)
+
+    def without_examples(self) -> "PromptBatch":
+        """The sentences alone: L = 0, so that no step of an example has to be encoded.
+
+        :return: prompts without trajectories.
+        """
+        observations = self.observations
+        none = {key: value[:0] for key, value in observations.items()} if isinstance(observations, dict) else observations[:0]
+        has_none = th.zeros_like(self.has_trajectory)
+        return self._replace(observations=none, actions=self.actions[:, :0], has_trajectory=has_none)
 
     def dropped_at_random(
         self, draws: th.Tensor, text_dropout: float, trajectory_dropout: float, pair_dropout: float

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch as th
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch.testing import assert_close
 
 from sb3_llmdpd.diffusion.process import DiffusionProcess
+from sb3_llmdpd.diffusion.samplers import SAMPLERS
 from sb3_llmdpd.diffusion.schedules import NOISE_SCHEDULES, cosine_betas, linear_betas, vp_betas
 
 K = 5
@@ -44,10 +45,11 @@ def test_the_process_holds_the_products_of_the_alphas() -> None:
 
 
 def test_posterior_constants_are_those_of_diffusion_ql() -> None:
-    process = DiffusionProcess(K)
-    assert_close_to_table(process.posterior_stds, "posterior_std")
-    assert_close_to_table(process.start_coefficients, "start")
-    assert_close_to_table(process.noisy_coefficients, "noisy")
+    upwards = DiffusionProcess(K).ddpm[::-1]
+    assert [step.k for step in upwards] == list(range(K))
+    assert_close_to_table([step.std for step in upwards], "posterior_std")
+    assert_close_to_table([step.of_start for step in upwards], "start")
+    assert_close_to_table([step.of_noisy for step in upwards], "noisy")
 
 
 def test_add_noise_mixes_signal_and_noise_as_the_step_says() -> None:
@@ -116,11 +118,9 @@ def test_posterior_is_what_bayes_rule_gives_on_a_grid(schedule: str, k: int) -> 
     mean = (posterior * grid).sum()
     std = (posterior * (grid - mean) ** 2).sum().sqrt()
 
-    process = DiffusionProcess(K, schedule)
-    assert process.start_coefficients[k] * start + process.noisy_coefficients[k] * noisy == pytest.approx(
-        mean.item(), abs=1e-6
-    )
-    assert process.posterior_stds[k] == pytest.approx(std.item(), abs=1e-6)
+    step = DiffusionProcess(K, schedule).ddpm[K - 1 - k]
+    assert step.of_start * start + step.of_noisy * noisy == pytest.approx(mean.item(), abs=1e-6)
+    assert step.std == pytest.approx(std.item(), abs=1e-6)
 
 
 def test_the_chain_is_the_loop_of_the_paper() -> None:
@@ -199,17 +199,21 @@ def test_a_perfect_denoiser_of_two_actions_finds_each_as_often_as_it_occurs() ->
     assert (nearest == 1).float().mean().item() == pytest.approx(0.75, abs=0.04)
 
 
-def test_actions_never_leave_the_unit_box() -> None:
-    actions = DiffusionProcess(K).sample(lambda noisy, k: -5.0 * noisy, 3.0 * th.randn(K, 200, 2))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_actions_never_leave_the_unit_box(sampler: str) -> None:
+    process = DiffusionProcess(K)
+    actions = process.sample(lambda noisy, k: -5.0 * noisy, 3.0 * th.randn(K, 200, 2), process.chain(sampler))
     assert actions.abs().max() == 1.0
 
 
-def test_without_noise_each_row_is_alone() -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_without_noise_each_row_is_alone(sampler: str) -> None:
     """A row of a batch equals, to the bit, the same row alone."""
-    offsets = th.randn(7, 2)
+    offsets, process = th.randn(7, 2), DiffusionProcess(K)
 
     def chain(rows: th.Tensor) -> th.Tensor:
-        return DiffusionProcess(K).sample(lambda noisy, k: drift(noisy, k) + rows, th.zeros(K, *rows.shape))
+        noise = th.zeros(K, *rows.shape)
+        return process.sample(lambda noisy, k: drift(noisy, k) + rows, noise, process.chain(sampler))
 
     together = chain(offsets)
     assert all(th.equal(together[i], chain(offsets[i : i + 1])[0]) for i in range(7))
@@ -222,9 +226,9 @@ def test_every_noise_but_that_of_the_start_enters_scaled_by_its_posterior() -> N
     for row in range(K):
         quiet[row, row] = 1e-3  # row i of the batch hears only noise i
     response = process.sample(lambda noisy, k: th.zeros_like(noisy), quiet).squeeze(1) / 1e-3
-    gains = [process.start_coefficients[k] / math.sqrt(VP["alpha_bar"][k]) + process.noisy_coefficients[k] for k in range(K)]
-    # Noise i > 0 is added after step K - i, and passes the steps below it.
-    expected = [math.prod(gains)] + [process.posterior_stds[K - i] * math.prod(gains[: K - i]) for i in range(1, K)]
+    gains = [step.of_start / math.sqrt(VP["alpha_bar"][step.k]) + step.of_noisy for step in process.ddpm]
+    # Noise i > 0 is added after the i-th step, and passes those that follow.
+    expected = [math.prod(gains)] + [process.ddpm[i - 1].std * math.prod(gains[i:]) for i in range(1, K)]
     assert_close(response, th.tensor(expected, dtype=th.float64), rtol=1e-3, atol=0)
 
 
@@ -243,6 +247,67 @@ def test_the_start_of_the_chain_is_the_first_noise() -> None:
     DiffusionProcess(K).sample(lambda noisy, k: seen.append((k, noisy)) or th.zeros_like(noisy), noise)
     assert [k for k, _ in seen] == [4, 3, 2, 1, 0]
     assert th.equal(seen[0][1], noise[0])
+
+
+# Other samplers --------------------------------------------------------------------------------------------------------------
+
+
+def gentle(actions: th.Tensor, k: int) -> th.Tensor:
+    """A noise predictor of a clean action near zero, so that nothing is clipped."""
+    return actions / math.sqrt(1.0 - VP["alpha_bar"][k]) - 0.05 * th.cos(3.0 * actions + k)
+
+
+def test_ddim_agrees_with_diffusers() -> None:
+    scheduler = DDIMScheduler(num_train_timesteps=K, trained_betas=vp_betas(K).numpy(), clip_sample=False)
+    scheduler.set_timesteps(K)
+    start = expected = th.randn(32, 4)
+    for k in scheduler.timesteps:
+        expected = scheduler.step(gentle(expected, int(k)), int(k), expected).prev_sample
+    process = DiffusionProcess(K)
+    assert_close(process.sample(gentle, start[None], process.chain("ddim")), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers with numpy 2
+@pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpm_solver++", 2)])
+@pytest.mark.parametrize("steps", [[4, 3, 2, 1, 0], [4, 3, 1, 0], [4, 2, 0], [4, 0]])
+def test_fewer_steps_agree_with_diffusers(sampler: str, order: int, steps: list[int]) -> None:
+    scheduler = DPMSolverMultistepScheduler(
+        num_train_timesteps=K, trained_betas=vp_betas(K).numpy(), solver_order=order, final_sigmas_type="zero"
+    )
+    scheduler.set_timesteps(timesteps=steps)
+    start = expected = th.randn(32, 4)
+    for k in steps:
+        expected = scheduler.step(gentle(expected, k), k, expected).prev_sample
+    process = DiffusionProcess(K)
+    chain = process.chain(sampler, len(steps))
+    assert [step.k for step in chain] == steps
+    assert_close(process.sample(gentle, start[None], chain), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm_solver++"])
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 5])
+def test_in_fewer_steps_a_perfect_denoiser_of_a_single_action_finds_it(sampler: str, n_steps: int) -> None:
+    process, action = DiffusionProcess(K), th.tensor([0.3, -0.7])
+
+    def perfect(noisy: th.Tensor, k: int) -> th.Tensor:
+        return (noisy - process.alphas_bar[k].sqrt() * action) / (1.0 - process.alphas_bar[k]).sqrt()
+
+    actions = process.sample(perfect, th.randn(1, 10, 2), process.chain(sampler, n_steps))
+    assert_close(actions, action.expand(10, 2), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "n_steps", "message"),
+    [
+        ("euler", None, r"`sampler` must be one of \('ddpm', 'ddim', 'dpm_solver\+\+'\), got 'euler'"),
+        ("ddim", 6, r"`n_sampling_steps` must be in \[1, 5\], the diffusion steps that the model learned, got 6"),
+        ("dpm_solver++", 0, r"must be in \[1, 5\].*got 0"),
+        ("ddpm", 3, r"`sampler='ddpm'` takes all 5 steps, got n_sampling_steps=3: take 'ddim' or"),
+    ],
+)
+def test_a_chain_that_cannot_be_is_refused(sampler: str, n_steps: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DiffusionProcess(K).chain(sampler, n_steps)
 
 
 def test_linear_betas_are_evenly_spaced() -> None:

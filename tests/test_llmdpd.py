@@ -252,7 +252,7 @@ def test_texts_and_trajectories_are_dropped_independently_at_their_rates() -> No
     prompts = model.replay_buffer.sample(3).prompts
     n = 20_000
     many = prompts._replace(has_text=th.ones(n, dtype=th.bool), has_trajectory=th.ones(n, dtype=th.bool))
-    dropped = model._drop_prompts(many)
+    dropped = model._drop_prompts(many, th.rand(2, n))
     no_text, no_trajectory = ~dropped.has_text, ~dropped.has_trajectory
     shares = [x.float().mean().item() for x in (no_text, no_trajectory, no_text & no_trajectory)]
     assert shares == pytest.approx([0.3, 0.6, 0.18], abs=0.015)
@@ -263,7 +263,7 @@ def test_of_the_pairs_that_remain_a_further_share_loses_its_sentence() -> None:
     prompts = model.replay_buffer.sample(3).prompts
     n = 20_000
     many = prompts._replace(has_text=th.ones(n, dtype=th.bool), has_trajectory=th.ones(n, dtype=th.bool))
-    dropped = model._drop_prompts(many)
+    dropped = model._drop_prompts(many, th.rand(2, n))
     text, trajectory = dropped.has_text, dropped.has_trajectory
     shares = [x.float().mean().item() for x in (text & trajectory, ~text & trajectory, text & ~trajectory)]
     assert shares == pytest.approx([0.2, 0.3, 0.4], abs=0.015)
@@ -273,7 +273,7 @@ def test_a_sentence_without_an_example_is_no_pair() -> None:
     model = tiny_model(text_dropout=0.0, trajectory_dropout=0.0, pair_dropout=1.0)
     prompts = model.replay_buffer.sample(3).prompts
     alone = prompts._replace(has_trajectory=th.tensor([True, False, False]))
-    assert model._drop_prompts(alone).has_text.tolist() == [False, True, True]
+    assert model._drop_prompts(alone, th.rand(2, 3)).has_text.tolist() == [False, True, True]
 
 
 def shown(model: LLMDPD, n_steps: int = 6) -> tuple[set[bool], set[bool]]:

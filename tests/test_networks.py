@@ -111,6 +111,10 @@ def make_ensemble(n_critics: int = 3, layer_norm: bool = False) -> QEnsemble:
     return QEnsemble(ACTION, FEATURE, PROMPT, n_critics, net_arch=[WIDTH, 7], activation_fn=Mish, layer_norm=layer_norm)
 
 
+def values_of(ensemble: QEnsemble, state: th.Tensor, prompts: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    return ensemble(ensemble.condition(state, prompts), actions)
+
+
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_each_member_is_a_perceptron_of_its_own(layer_norm: bool) -> None:
     ensemble = make_ensemble(layer_norm=layer_norm)
@@ -127,13 +131,13 @@ def test_each_member_is_a_perceptron_of_its_own(layer_norm: bool) -> None:
                 hidden = F.mish(F.layer_norm(hidden, hidden.shape[-1:]) if layer_norm else hidden)
                 hidden = F.linear(hidden, layer.weight[j].T, layer.bias[j, 0])
         expected.append(hidden.squeeze(-1))
-    assert_close(ensemble(ensemble.from_state(features), prompts, actions), th.stack(expected))
+    assert_close(values_of(ensemble, ensemble.from_state(features), prompts, actions), th.stack(expected))
 
 
 def test_the_value_of_one_member_moves_no_weight_of_another() -> None:
     ensemble = make_ensemble()
     state = ensemble.from_state(th.randn(M, N, FEATURE))
-    ensemble(state, th.randn(M, PROMPT), th.randn(M, N, ACTION))[1].sum().backward()
+    values_of(ensemble, state, th.randn(M, PROMPT), th.randn(M, N, ACTION))[1].sum().backward()
     touched = {}
     for name, parameter in ensemble.named_parameters():
         assert parameter.grad is not None
@@ -144,7 +148,8 @@ def test_the_value_of_one_member_moves_no_weight_of_another() -> None:
 
 def test_members_start_at_different_values() -> None:
     ensemble = make_ensemble()
-    values = ensemble(ensemble.from_state(th.randn(1, 1, FEATURE)), th.randn(1, PROMPT), th.randn(1, 1, ACTION)).flatten()
+    state = ensemble.from_state(th.randn(1, 1, FEATURE))
+    values = values_of(ensemble, state, th.randn(1, PROMPT), th.randn(1, 1, ACTION)).flatten()
     assert th.pdist(values[:, None]).min() > 1e-3
 
 
@@ -158,9 +163,9 @@ def test_values_stand_prompt_after_prompt() -> None:
     """Row n of prompt m is the value of that pair, computed alone."""
     ensemble = make_ensemble()
     state, prompts, actions = th.randn(M, N, 3 * WIDTH), th.randn(M, PROMPT), th.randn(M, N, ACTION)
-    values = ensemble(state, prompts, actions)
+    values = values_of(ensemble, state, prompts, actions)
     for m, n in ((0, 0), (1, 3), (2, 1)):
-        alone = ensemble(state[m : m + 1, n : n + 1], prompts[m : m + 1], actions[m : m + 1, n : n + 1])
+        alone = values_of(ensemble, state[m : m + 1, n : n + 1], prompts[m : m + 1], actions[m : m + 1, n : n + 1])
         assert_close(values[:, m, n], alone[:, 0, 0])
 
 

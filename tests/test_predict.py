@@ -533,7 +533,7 @@ def units_dataset() -> OfflineDataset:
 def test_actions_are_in_environment_units(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(dataset=units_dataset(), prompts_per_batch=1)
     scaled = th.tensor([0.5, -0.5]).expand(1, 7, 2)
-    monkeypatch.setattr(model.policy.actor_target, "sample", lambda condition, noise: scaled)
+    monkeypatch.setattr(model.policy.actor_target, "sample", lambda condition, noise, chain: scaled)
     assert_allclose(act(model), np.tile([2.5, 0.25], (7, 1)), atol=1e-6)
 
 

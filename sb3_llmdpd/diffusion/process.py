@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch as th
 from torch import nn
 
+from sb3_llmdpd.diffusion.samplers import ChainStep, make_chain
 from sb3_llmdpd.diffusion.schedules import NOISE_SCHEDULES
 
 NoisePredictor = Callable[[th.Tensor, int], th.Tensor]
@@ -43,18 +44,18 @@ class DiffusionProcess(nn.Module):
             betas = NOISE_SCHEDULES[noise_schedule](n_steps)
         alphas = 1.0 - betas
         alphas_bar = th.cumprod(alphas, dim=0)
-        previous = th.cat([th.ones_like(betas[:1]), alphas_bar[:-1]])
         self.register_buffer("alphas_bar", alphas_bar.float(), persistent=False)
         self.step_distribution = step_distribution
         # Where the shares of the steps end in [0, 1); that of the last one ends at 1.
         self.register_buffer("_draw_ends", (alphas_bar.cumsum(0) / alphas_bar.sum())[:-1].float(), persistent=False)
-        # q(a_{k-1} | a_k, a_0) is a Gaussian with these coefficients (Ho et al., 2020, Eq. 7). Python floats: the chain
-        # visits the steps in a fixed order, so no gather is needed there.
-        self.start_coefficients: list[float] = (betas * previous.sqrt() / (1.0 - alphas_bar)).tolist()
-        self.noisy_coefficients: list[float] = (alphas.sqrt() * (1.0 - previous) / (1.0 - alphas_bar)).tolist()
-        self.posterior_stds: list[float] = (betas * (1.0 - previous) / (1.0 - alphas_bar)).sqrt().tolist()
-        self._signal: list[float] = alphas_bar.sqrt().tolist()
-        self._noise: list[float] = (1.0 - alphas_bar).sqrt().tolist()
+        # Python floats: a chain visits the steps in a fixed order, so no gather is needed there.
+        self._alphas_bar: list[float] = alphas_bar.tolist()
+        self.ddpm = self.chain()
+        """DDPM's own chain, in which the method trains and, unless told otherwise, acts."""
+
+    def chain(self, sampler: str = "ddpm", n_steps: int | None = None) -> list[ChainStep]:
+        """A chain from noise to actions, see `make_chain`."""
+        return make_chain(self._alphas_bar, sampler, n_steps)
 
     def draw_steps(self, shape: Sequence[int], generator: th.Generator) -> th.Tensor:
         """Steps to learn at.
@@ -90,20 +91,23 @@ class DiffusionProcess(nn.Module):
         alphas_bar = self.alphas_bar[steps].unsqueeze(-1)
         return ((noisy_actions - (1.0 - alphas_bar).sqrt() * noise) / alphas_bar.sqrt()).clamp(-1.0, 1.0)
 
-    def sample(self, predict_noise: NoisePredictor, noise: th.Tensor) -> th.Tensor:
+    def sample(self, predict_noise: NoisePredictor, noise: th.Tensor, chain: Sequence[ChainStep] | None = None) -> th.Tensor:
         """Run the whole chain from noise to actions; gradients flow through it.
 
         :param predict_noise: eps_theta.
-        :param noise: (K, ..., action_dim): the start of the chain, then the noise of each but the last step. Standard
-            normal for a sample of the policy; zeros for its deterministic action, which then does not depend on what
-            else is in the batch (a seeded draw would).
+        :param noise: (S, ..., action_dim): the start of the chain, then the noise of each but the last step, if it has any.
+            Standard normal for a sample of the policy; zeros for its deterministic action, which then does not depend on
+            what else is in the batch (a seeded draw would).
+        :param chain: S steps of `chain`; DDPM's by default, of which there are K.
         :return: (..., action_dim), in [-1, 1].
         """
         actions = noise[0]
-        for k in range(self.n_steps - 1, -1, -1):
-            predicted = predict_noise(actions, k)
-            start = ((actions - self._noise[k] * predicted) / self._signal[k]).clamp(-1.0, 1.0)
-            actions = self.start_coefficients[k] * start + self.noisy_coefficients[k] * actions
-            if k > 0:
-                actions = actions + self.posterior_stds[k] * noise[self.n_steps - k]
+        start = None
+        for number, step in enumerate(self.ddpm if chain is None else chain, 1):
+            predicted, before = predict_noise(actions, step.k), start
+            start = ((actions - step.noise * predicted) / step.signal).clamp(-1.0, 1.0)
+            seen = start if before is None or step.of_change == 0 else start + step.of_change * (start - before)
+            actions = step.of_start * seen + step.of_noisy * actions
+            if step.std > 0:
+                actions = actions + step.std * noise[number]
         return actions

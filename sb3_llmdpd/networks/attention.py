@@ -81,6 +81,8 @@ class TrajectoryAttention(StateReader):
         :param prompts: M encoded prompts.
         :return: (M, N, feature_dim + token_dim).
         """
+        if not prompts.tokens.shape[1]:
+            return th.cat([features, self.null.expand(*features.shape[:2], -1)], dim=-1)
         queries = self._heads(self.query(features))  # (M, heads, N, token_dim / heads)
         keys, values = (self._heads(part) for part in self.key_value(prompts.tokens).chunk(2, dim=-1))
         attended = F.scaled_dot_product_attention(queries, keys, values)

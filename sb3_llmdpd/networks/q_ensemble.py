@@ -66,15 +66,23 @@ class QEnsemble(nn.Module):
             layers += [activation_fn(), EnsembleLinear(n_critics, n_in, n_out)]
         self.trunk = nn.Sequential(*layers)
 
-    def forward(self, state: th.Tensor, prompt_vectors: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        """The value of each action under each member.
+    def condition(self, state: th.Tensor, prompt_vectors: th.Tensor) -> th.Tensor:
+        """The share of state and prompt in the first layer, the same for every action.
 
         :param state: (M, N, n_critics * width), what ``from_state`` makes of the states.
         :param prompt_vectors: (M, prompt_dim).
+        :return: (M, N, n_critics * width).
+        """
+        return state + self.from_prompt(prompt_vectors).unsqueeze(1)
+
+    def forward(self, condition: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """The value of each action under each member.
+
+        :param condition: (M, N, n_critics * width), from `condition`.
         :param actions: (M, N, action_dim), in [-1, 1].
         :return: (n_critics, M, N).
         """
-        first = state + self.from_prompt(prompt_vectors).unsqueeze(1) + self.from_action(actions)
+        first = condition + self.from_action(actions)
         # (M, N, n_critics * width) -> (n_critics, M * N, width)
         hidden = first.reshape(-1, self.n_critics, first.shape[-1] // self.n_critics).transpose(0, 1)
         return self.trunk(hidden).view(self.n_critics, *actions.shape[:-1])

@@ -66,6 +66,9 @@ class PromptEncoder(nn.Module):
         steps = th.cat([features, prompts.actions], dim=-1)  # (M, L, feature_dim + action_dim)
         if self.trajectory is None:
             return PromptEncoding(text, steps[..., :0], steps, prompts.has_trajectory)
+        if not steps.shape[1]:  # no example is shown, and none has to be encoded
+            trajectory = self.null_trajectory.expand(len(text), -1)
+            return PromptEncoding(th.cat([text, trajectory], dim=1), steps[..., :0], steps, prompts.has_trajectory)
         tokens = self.trajectory(steps)  # (M, L, token_dim)
         trajectory = th.where(prompts.has_trajectory[:, None], self.pool(tokens.mean(dim=1)), self.null_trajectory)
         return PromptEncoding(th.cat([text, trajectory], dim=1), tokens, steps, prompts.has_trajectory)
