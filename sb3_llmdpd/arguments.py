@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
+from sb3_llmdpd.acceleration import Acceleration
 from sb3_llmdpd.losses import CRITIC_OBJECTIVES, POLICY_OBJECTIVES
 from sb3_llmdpd.return_weights import check_return_weight
 
@@ -33,6 +34,7 @@ SAVED_ARGUMENTS = (
     "candidate_temperature",
     "sampler",
     "n_sampling_steps",
+    "acceleration",
     "policy_kwargs",
     "stats_window_size",
     "tensorboard_log",
@@ -103,6 +105,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name, known in (("policy_objective", POLICY_OBJECTIVES), ("critic_objective", CRITIC_OBJECTIVES)):
         if arguments[name] not in known:
             raise ValueError(f"`{name}` must be one of {known}, got {arguments[name]!r}")
+    Acceleration.of(arguments["acceleration"])
     _check_ends(arguments)
     check_return_weight(arguments["return_weight"], arguments["gamma"])
     if arguments["n_candidates"] > 1 and arguments["eta"] == 0:

@@ -1,9 +1,12 @@
 """The loop around the gradient step: SB3's callbacks and logger, schedules, and the watch over the losses."""
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -48,6 +51,7 @@ class OfflineLearning(OffPolicyAlgorithm):
     _metric_sums: Metrics
     """Over the steps that are not logged yet."""
     _metric_steps: int = 0
+    _accelerating: Callable[[], AbstractContextManager[None]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._metric_sums = {}
@@ -90,7 +94,8 @@ class OfflineLearning(OffPolicyAlgorithm):
         self._to_count_on, self._callback = [], callback
         self._start_watch(self.replay_buffer)
         try:
-            self._learn(total_timesteps, callback, log_interval, behind)
+            with self._accelerating():
+                self._learn(total_timesteps, callback, log_interval, behind)
         finally:  # the callbacks may hold environments, and are nobody's business any more
             self._counted, self._callback = counters_of(callback), None
         return self
@@ -135,7 +140,10 @@ class OfflineLearning(OffPolicyAlgorithm):
             rate = schedule(progress)
             self.logger.record(f"train/{name}", rate)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                if isinstance(group["lr"], th.Tensor):  # which a CUDA graph reads
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
 
     def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
         """Give callbacks another environment; training never steps it.

@@ -7,8 +7,6 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
-from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_llmdpd.actor import PromptedDiffusionActor
 from sb3_llmdpd.arguments import check_arguments
@@ -17,7 +15,6 @@ from sb3_llmdpd.critic import PromptedCritic
 from sb3_llmdpd.data.images import channels_first_space
 from sb3_llmdpd.data.sources import DatasetLike
 from sb3_llmdpd.envs import DatasetEnv, check_readable, refuse_vec_normalize
-from sb3_llmdpd.losses import PromptedLosses, StepNoise
 from sb3_llmdpd.policies import CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy
 from sb3_llmdpd.prompting import Prompter
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
@@ -25,14 +22,11 @@ from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
 from sb3_llmdpd.saving import SavedWithoutPickle
 from sb3_llmdpd.training_data import read_dataset
-from sb3_llmdpd.type_aliases import Metrics, PromptBatch, PromptReplayBufferSamples
+from sb3_llmdpd.updates import GradientSteps
 from sb3_llmdpd.wrappers import plain_observation_space
 
-_FOREACH = ("cpu", "cuda")
-"""Devices on which norms are taken over lists of tensors; PyTorch itself would do so on a GPU alone."""
 
-
-class LLMDPD(PromptedLosses, SavedWithoutPickle):
+class LLMDPD(GradientSteps, SavedWithoutPickle):
     r"""Offline reinforcement learning of one policy for many tasks, prompted with a sentence and an example trajectory.
 
     Paper: https://arxiv.org/abs/2509.00347 (LLMDPD), on top of https://arxiv.org/abs/2208.06193 (Diffusion-QL).
@@ -84,6 +78,7 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
     :param sampler: how `predict` runs the chain: ``"ddpm"``, as in training; ``"ddim"`` or ``"dpm_solver++"``, which have no
         noise behind the first draw and may take fewer steps, see `make_chain`.
     :param n_sampling_steps: in how many steps; None for all K.
+    :param acceleration: ways to train faster that depend on the machine, such as ``{"compile": True}``, see `Acceleration`.
     :param policy_kwargs: arguments of the policy, see `LLMDPDPolicy`.
     :param stats_window_size: kept for SB3's callbacks.
     :param tensorboard_log: folder of the tensorboard log.
@@ -136,6 +131,7 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         candidate_temperature: float = 0.0,
         sampler: str = "ddpm",
         n_sampling_steps: int | None = None,
+        acceleration: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -166,6 +162,7 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         self.candidate_temperature = candidate_temperature
         self.sampler = sampler
         self.n_sampling_steps = n_sampling_steps
+        self.acceleration = acceleration
         policy_kwargs = dict(policy_kwargs or {})
         self.text_table: TextTable | None = None
         data = None if dataset is None else read_dataset(dataset)
@@ -220,6 +217,7 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
         self.policy = self._make_policy().to(self.device)
         self.policy.actor.diffusion.chain(self.sampler, self.n_sampling_steps)  # which refuses one that cannot be
         self._create_aliases()
+        self._accelerate()
         if self.replay_buffer is not None:
             self._attach(self.replay_buffer)
 
@@ -261,61 +259,3 @@ class LLMDPD(PromptedLosses, SavedWithoutPickle):
                 generator.manual_seed(seed + offset)
         if self.replay_buffer is not None and seed is not None:
             self.replay_buffer.seed(seed)
-
-    # Training -----------------------------------------------------------------------------------------------------------
-
-    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        """Algorithm 1: the critic's step, the actor's step, the targets.
-
-        :param gradient_steps: how often.
-        :param batch_size: transitions in each.
-        """
-        assert self.replay_buffer is not None  # `learn` has checked
-        self.policy.set_training_mode(True)
-        self._update_learning_rate([])
-        for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size)
-            n_prompts = len(batch.prompts.has_text)
-            n, n_for_critic = batch_size // n_prompts, (self.q_batch_size or batch_size) // n_prompts
-            metrics = self._update(batch, self.draw_noise(n_prompts, n, n_for_critic), n_for_critic)
-            self._n_updates += 1
-            self._update_targets()
-            self._accumulate(metrics)
-
-    def _update(self, batch: PromptReplayBufferSamples, noise: StepNoise, n_for_critic: int) -> Metrics:
-        """The critic's step and the actor's."""
-        batch = batch._replace(prompts=self._drop_prompts(batch.prompts, noise.dropout))
-        metrics: Metrics = {}
-        encoded = None
-        if self.eta > 0:
-            critic_batch = batch.leading(n_for_critic)
-            encoded = self.encode_for_critic(critic_batch)
-            critic_loss, metrics = self.critic_loss(critic_batch, encoded, noise)
-            self._step(self.critic.optimizer, critic_loss)
-        actor_loss, actor_metrics = self.actor_loss(batch, encoded, noise)
-        self._step(self.actor.optimizer, actor_loss)
-        return {**metrics, **actor_metrics}
-
-    def _drop_prompts(self, prompts: PromptBatch, draws: th.Tensor) -> PromptBatch:
-        if self.trajectory_dropout == 1:
-            prompts = prompts.without_examples()
-        return prompts.dropped_at_random(draws, self.text_dropout, self.trajectory_dropout, self.pair_dropout)
-
-    def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        th.nn.utils.clip_grad_norm_(
-            optimizer.param_groups[0]["params"], self.max_grad_norm, foreach=True if self.device.type in _FOREACH else None
-        )
-        optimizer.step()
-
-    @th.no_grad()
-    def _update_targets(self) -> None:
-        decay = min(self.ema_decay, (1 + self._n_updates) / (10 + self._n_updates))
-        pairs: list[tuple[nn.Module, nn.Module, float]] = [(self.actor_target, self.actor, decay)]
-        if self.eta > 0:
-            pairs.append((self.critic_target, self.critic, 1.0 - self.tau))
-        for target, network, kept in pairs:
-            get_ema_multi_avg_fn(kept)(list(target.parameters()), list(network.parameters()), self._n_updates)
-            for statistics, latest in zip(target.buffers(), network.buffers(), strict=True):  # of a batch norm, say
-                statistics.copy_(latest)

@@ -176,7 +176,7 @@ class PromptedLosses(OffPolicyAlgorithm):
 
     def _q_loss(self, new_actions: th.Tensor, encoded: EncodedBatch, head: th.Tensor) -> th.Tensor:
         """-Q_i / E|Q_j|, i and j two different heads (Diffusion-QL's normalisation)."""
-        q_values = _constant(self.critic, *encoded, new_actions).flatten(1)  # (n_critics, B)
+        q_values = _constant(self.critic, *encoded, new_actions).float().flatten(1)  # (n_critics, B)
         heads = th.arange(len(q_values), device=self.device)
         # Tensors instead of a Python branch: the step must not wait for the device.
         other = (head + 1) % len(q_values)

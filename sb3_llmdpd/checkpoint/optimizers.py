@@ -21,7 +21,7 @@ def optimizer_to_parts(optimizer: th.optim.Optimizer) -> tuple[Any, Tensors]:
         for key, value in entries.items()
         if isinstance(value, th.Tensor)
     }
-    return to_json(state["param_groups"]), tensors
+    return to_json([_uncaptured(group) for group in state["param_groups"]]), tensors
 
 
 def restore_optimizer(optimizer: th.optim.Optimizer, groups: Any, tensors: Tensors) -> None:
@@ -46,6 +46,11 @@ def restore_optimizer(optimizer: th.optim.Optimizer, groups: Any, tensors: Tenso
         if found != wanted:
             raise ValueError(f"the state of parameter {number} is {found} in the file, and {wanted} in the optimiser")
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _uncaptured(group: dict[str, Any]) -> dict[str, Any]:
+    """The settings as they are outside of a CUDA graph, for which rates are tensors."""
+    return group | {"lr": float(group["lr"]), "capturable": False} if isinstance(group["lr"], th.Tensor) else group
 
 
 def _kinds(group: dict[str, Any]) -> dict[str, Any]:

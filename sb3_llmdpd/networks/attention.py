@@ -129,9 +129,10 @@ class NearestSteps(StateReader):
     def project(self, layer: nn.Linear, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
         """See `StateReader.project`; on a CPU the zeros are left out of the products.
 
-        Elsewhere they are not: the number of prompts with an example would have to be waited for.
+        Elsewhere they are not: the number of prompts with an example would have to be waited for. Nor are they where it is
+        compiled, which wants shapes that do not depend on values.
         """
-        if features.device.type != "cpu":
+        if features.device.type != "cpu" or th.compiler.is_compiling():
             return super().project(layer, features, prompts)
         of_state, of_example, of_flag = layer.weight.split([features.shape[-1], self.example_dim, 1], dim=1)
         alone, shown = (~prompts.has_trajectory).nonzero().squeeze(1), prompts.has_trajectory.nonzero().squeeze(1)

@@ -5,7 +5,10 @@ one fused kernel, clipping and averaging over lists of tensors, the state's shar
 weight gradients for the critic in the actor's pass, no graph on the chain of the target, and nothing that waits for a number.
 """
 
+import copy
+import math
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import torch as th
@@ -15,7 +18,7 @@ from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.actor import PromptedDiffusionActor
 from sb3_llmdpd.critic import PromptedCritic
 from sb3_llmdpd.networks.activations import Mish
-from sb3_llmdpd.type_aliases import PromptBatch
+from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples
 
 
 class Draws(NamedTuple):
@@ -49,22 +52,25 @@ class ReferenceActor(nn.Module):
 
     def __init__(self, actor: PromptedDiffusionActor, prompted: bool) -> None:
         super().__init__()
-        denoiser, diffusion = actor.denoiser, actor.diffusion
+        denoiser, alphas_bar = actor.denoiser, actor.diffusion.alphas_bar
         self.from_state, self.from_action = copied(denoiser.from_state), copied(denoiser.from_action)
         self.from_step = nn.Sequential(*map(copied, denoiser.from_step))
         self.trunk = nn.Sequential(*map(copied, denoiser.trunk))
         self.encoder = copied(actor.prompt_encoder) if prompted else None
         self.from_prompt = copied(denoiser.from_prompt) if prompted else None
         self.step_table = denoiser.step_table
-        alphas_bar = diffusion.alphas_bar
         self.signal, self.noise = alphas_bar.sqrt(), (1 - alphas_bar).sqrt()
-        self.constants = list(
-            zip(
-                *(self.signal.tolist(), self.noise.tolist(), diffusion.start_coefficients),
-                *(diffusion.noisy_coefficients, diffusion.posterior_stds),
-                strict=True,
+        bars = [1.0, *alphas_bar.double().tolist()]
+        self.constants = [
+            (
+                math.sqrt(here),
+                math.sqrt(1 - here),
+                math.sqrt(there) * (1 - here / there) / (1 - here),
+                math.sqrt(here / there) * (1 - there) / (1 - here),
+                math.sqrt((1 - here / there) * (1 - there) / (1 - here)),
             )
-        )
+            for there, here in pairwise(bars)
+        ]
 
     def condition(self, states: th.Tensor, prompts: th.Tensor | None) -> th.Tensor:
         """(B, width): the share of state and prompt, the same for all steps."""
@@ -136,21 +142,25 @@ class ReferenceStep:
         self.optimizers = [th.optim.Adam(net.parameters(), lr=3e-4, fused=True) for net in (self.critic, self.actor)]
         self.n_steps, self.action_dim = len(self.actor.constants), model.actor.denoiser.action_dim
         self.n_updates = 0
-        self.features = model.actor.encode_observations
+        self.features, self.standardised = model.actor.encode_observations, model.actor.text_normaliser
 
     def pack(self, model: LLMDPD, n_rows: int) -> None:
-        """Lay transitions out as one array of rows: state, next state, action, reward, not done."""
+        """Lay transitions out as one array of rows."""
         assert model.replay_buffer is not None
         batches = [model.replay_buffer.sample(model.batch_size) for _ in range(-(-n_rows // model.batch_size))]
-        columns = [
-            (
-                *(self.features(batch.observations), self.features(batch.next_observations)),
-                *(batch.actions, batch.rewards, 1 - batch.dones),
-            )
-            for batch in batches
-        ]
-        self.rows = th.cat([th.cat(parts, dim=1) for parts in columns]).detach()
-        self.prompts = batches[0].prompts
+        self.rows = th.cat([self.rows_of(batch) for batch in batches])
+        self.prompts = self.prompts_of(batches[0])
+
+    @th.no_grad()
+    def rows_of(self, batch: PromptReplayBufferSamples) -> th.Tensor:
+        """(B, columns): state, next state, action, reward, not done."""
+        states, next_states = self.features(batch.observations), self.features(batch.next_observations)
+        return th.cat([states, next_states, batch.actions, batch.rewards, 1 - batch.dones], dim=1)
+
+    @th.no_grad()
+    def prompts_of(self, batch: PromptReplayBufferSamples) -> PromptBatch:
+        """With standardised sentences."""
+        return batch.prompts._replace(text_vectors=self.standardised(batch.prompts.text_vectors))
 
     def sample(self) -> th.Tensor:
         """(B, columns)."""
@@ -210,6 +220,4 @@ class ReferenceStep:
 
 def copied(module: nn.Module) -> nn.Module:
     """A module of its own with the same weights, which learn."""
-    import copy
-
     return copy.deepcopy(module).requires_grad_(True)
