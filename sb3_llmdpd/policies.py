@@ -169,6 +169,11 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
             target.set_training_mode(False)
             target.requires_grad_(False)
 
+    @property
+    def device(self) -> th.device:
+        """Where the networks are; asked for each action, and SB3's own answer walks through all modules."""
+        return self.actor_target.feature_normaliser.mean.device
+
     def make_actor(self) -> PromptedDiffusionActor:
         """A new actor with a features extractor of its own.
 

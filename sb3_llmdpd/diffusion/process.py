@@ -50,12 +50,15 @@ class DiffusionProcess(nn.Module):
         self.register_buffer("_draw_ends", (alphas_bar.cumsum(0) / alphas_bar.sum())[:-1].float(), persistent=False)
         # Python floats: a chain visits the steps in a fixed order, so no gather is needed there.
         self._alphas_bar: list[float] = alphas_bar.tolist()
+        self._chains: dict[tuple[str, int | None], list[ChainStep]] = {}
         self.ddpm = self.chain()
         """DDPM's own chain, in which the method trains and, unless told otherwise, acts."""
 
     def chain(self, sampler: str = "ddpm", n_steps: int | None = None) -> list[ChainStep]:
-        """A chain from noise to actions, see `make_chain`."""
-        return make_chain(self._alphas_bar, sampler, n_steps)
+        """A chain from noise to actions, see `make_chain`; made once."""
+        if (sampler, n_steps) not in self._chains:
+            self._chains[sampler, n_steps] = make_chain(self._alphas_bar, sampler, n_steps)
+        return self._chains[sampler, n_steps]
 
     def draw_steps(self, shape: Sequence[int], generator: th.Generator) -> th.Tensor:
         """Steps to learn at.
@@ -101,13 +104,13 @@ class DiffusionProcess(nn.Module):
         :param chain: S steps of `chain`; DDPM's by default, of which there are K.
         :return: (..., action_dim), in [-1, 1].
         """
-        actions = noise[0]
-        start = None
+        actions, start = noise[0], None
         for number, step in enumerate(self.ddpm if chain is None else chain, 1):
-            predicted, before = predict_noise(actions, step.k), start
-            start = ((actions - step.noise * predicted) / step.signal).clamp(-1.0, 1.0)
-            seen = start if before is None or step.of_change == 0 else start + step.of_change * (start - before)
-            actions = step.of_start * seen + step.of_noisy * actions
-            if step.std > 0:
-                actions = actions + step.std * noise[number]
+            # Few operations: for a single observation each costs nearly as much as a layer.
+            before, predicted = start, predict_noise(actions, step.k)
+            start = th.add(actions, predicted, alpha=-step.noise).div(step.signal).clamp(-1.0, 1.0)
+            seen = start if before is None or step.of_change == 0 else start.lerp(before, -step.of_change)
+            actions = th.add(step.of_noisy * actions, seen, alpha=step.of_start) if step.of_noisy else step.of_start * seen
+            if step.std:
+                actions = th.add(actions, noise[number], alpha=step.std)
         return actions
