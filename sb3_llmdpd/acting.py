@@ -38,7 +38,7 @@ class PromptedActing(OffPolicyAlgorithm):
     n_sampling_steps: int | None
     _only_task: list[Prompt] | None = None
     _task: list[Prompt] | None = None
-    _encoded: tuple[list[Prompt], int, PromptEncoding] | None = None
+    _encoded: tuple[list[Prompt], tuple[int, int], PromptEncoding] | None = None
 
     def predict(
         self,
@@ -153,8 +153,9 @@ class PromptedActing(OffPolicyAlgorithm):
 
     def _encode(self, prompts: list[Prompt]) -> PromptEncoding:
         """Encode prompts, unless they are the last ones and the encoders are still the same."""
-        # PyTorch counts the changes of a tensor in place; training and loading change all weights of the actor.
-        weights_version = self.policy.actor_target.prompt_encoder.null_text._version
+        # PyTorch counts the changes of a tensor in place, as loading makes them; training may go by a CUDA graph, which does
+        # not count.
+        weights_version = (self.policy.actor_target.prompt_encoder.null_text._version, self._n_updates)
         if self._encoded is not None:
             known, known_version, encoding = self._encoded
             same = len(known) == len(prompts) and all(a.is_same(b) for a, b in zip(known, prompts, strict=True))

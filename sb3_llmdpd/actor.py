@@ -152,7 +152,7 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         :param chain: of S steps; DDPM's by default, of which there are K.
         :return: (M, N, action_dim), in [-1, 1].
         """
-        steps = self.denoiser.step_embeddings()
+        steps = self.denoiser.step_embeddings().unbind()
         return self.diffusion.sample(lambda actions, k: self.denoiser(actions, steps[k], condition), noise, chain)
 
     def forward(self, observations: TensorObs, prompts: PromptEncoding, noise: th.Tensor) -> th.Tensor:

@@ -171,7 +171,7 @@ def test_v_comes_to_the_expectile_of_the_values_of_the_datas_actions(expectile: 
     for _ in range(150):
         batch = model.replay_buffer.sample(32)
         model._step(model.critic.optimizer, critic_loss(model, batch)[0])
-        model._update_targets()
+        model._update_targets(0.5)
     with th.no_grad():
         batch = batch._replace(observations=th.tensor([[0.0], [1.0]]))
         features, prompts = model.encode_for_critic(batch)

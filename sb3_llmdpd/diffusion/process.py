@@ -109,8 +109,11 @@ class DiffusionProcess(nn.Module):
             # Few operations: for a single observation each costs nearly as much as a layer.
             before, predicted = start, predict_noise(actions, step.k)
             start = th.add(actions, predicted, alpha=-step.noise).div(step.signal).clamp(-1.0, 1.0)
-            seen = start if before is None or step.of_change == 0 else start.lerp(before, -step.of_change)
-            actions = th.add(step.of_noisy * actions, seen, alpha=step.of_start) if step.of_noisy else step.of_start * seen
+            if step.of_noisy == 0:
+                return start  # the last step, to a clean action
+            actions = th.add(step.of_noisy * actions, start, alpha=step.of_start)
+            if step.of_change and before is not None:
+                actions = th.add(actions, start - before, alpha=step.of_start * step.of_change)
             if step.std:
                 actions = th.add(actions, noise[number], alpha=step.std)
         return actions

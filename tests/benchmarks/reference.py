@@ -119,7 +119,11 @@ class ReferenceCritic(nn.Module):
         first = self.from_state(states) + self.from_action(actions)
         if prompts is not None and self.from_prompt is not None:
             first = (first.unflatten(0, (len(prompts), -1)) + self.from_prompt(prompts)[:, None]).flatten(0, 1)
-        hidden = first.view(len(states), self.n_critics, -1).transpose(0, 1)
+        return self.trunk(first)
+
+    def trunk(self, first: th.Tensor) -> th.Tensor:
+        """(n_critics, B), of the first layer's (B, n_critics * width)."""
+        hidden = first.view(len(first), self.n_critics, -1).transpose(0, 1)
         for weight, bias in zip(self.weights, self.biases, strict=True):
             hidden = th.baddbmm(bias, self.activation(hidden), weight)
         return hidden.squeeze(-1)
@@ -221,3 +225,34 @@ class ReferenceStep:
 def copied(module: nn.Module) -> nn.Module:
     """A module of its own with the same weights, which learn."""
     return copy.deepcopy(module).requires_grad_(True)
+
+
+class ReferenceActing:
+    """Acting written by hand: the networks of a model for one prompt, tensors in and out.
+
+    :param model: of concatenated prompts; its task is that of the prompt.
+    :param prompt: (1, prompt_dim), encoded.
+    """
+
+    def __init__(self, model: LLMDPD, prompt: th.Tensor) -> None:
+        self.actor, self.critic = ReferenceActor(model.actor_target, True), ReferenceCritic(model.critic_target, True)
+        self.prompt, self.features = prompt, model.actor_target.encode_observations
+        self.n_steps, self.action_dim = len(self.actor.constants), model.actor.denoiser.action_dim
+
+    @th.inference_mode()
+    def forwards(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """The K forward passes alone, without what makes a chain of them."""
+        condition = self.actor.condition(self.features(observations), self.prompt)
+        embeddings = self.actor.from_step(self.actor.step_table)
+        for k in reversed(range(self.n_steps)):
+            actions = self.actor.trunk(self.actor.from_action(actions) + embeddings[k] + condition)
+        return actions
+
+    @th.inference_mode()
+    def best_of(self, observation: th.Tensor, n_candidates: int) -> th.Tensor:
+        """(1, action_dim): the best of some actions for one observation, whose own share is computed once."""
+        features = self.features(observation)
+        noise = th.randn(self.n_steps, n_candidates, self.action_dim)
+        actions = self.actor.sample(self.actor.condition(features, self.prompt), noise)
+        first = self.critic.from_state(features) + self.critic.from_prompt(self.prompt) + self.critic.from_action(actions)
+        return actions[self.critic.trunk(first).amin(dim=0).argmax(dim=0, keepdim=True)]
