@@ -120,7 +120,9 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
             features = self.encode_observations(prompts.observations).unflatten(0, (n_prompts, window))  # (M, L, F)
         else:
             features = prompts.actions.new_zeros(n_prompts, 0, len(self.feature_normaliser.mean))
-        return self.prompt_encoder(prompts._replace(text_vectors=self.text_normaliser(prompts.text_vectors)), features)
+        if prompts.text_vectors.shape[1]:
+            prompts = prompts._replace(text_vectors=self.text_normaliser(prompts.text_vectors))
+        return self.prompt_encoder(prompts, features)
 
     def condition(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
         """What the denoiser needs to know of state and prompt, the same for all diffusion steps.

@@ -15,7 +15,7 @@ class PromptBatch(NamedTuple):
     """M prompts. A prompt that lacks its text or its trajectory says so, and nothing reads what it holds there."""
 
     text_vectors: th.Tensor
-    """(M, text_dim), raw vectors of the frozen text encoder."""
+    """(M, text_dim), raw vectors of the frozen text encoder; (M, 0) where none is shown."""
     has_text: th.Tensor
     """(M,), bool."""
     observations: TensorObs
@@ -43,6 +43,13 @@ class PromptBatch(NamedTuple):
         none = {key: value[:0] for key, value in observations.items()} if isinstance(observations, dict) else observations[:0]
         has_none = th.zeros_like(self.has_trajectory)
         return self._replace(observations=none, actions=self.actions[:, :0], has_trajectory=has_none)
+
+    def without_texts(self) -> "PromptBatch":
+        """The examples alone: text_dim = 0, so that no sentence has to be encoded.
+
+        :return: prompts without sentences.
+        """
+        return self._replace(text_vectors=self.text_vectors[:, :0], has_text=th.zeros_like(self.has_text))
 
     def dropped_at_random(
         self, draws: th.Tensor, text_dropout: float, trajectory_dropout: float, pair_dropout: float

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch as th
@@ -31,14 +32,22 @@ class GradientSteps(PromptedLosses):
     ema_decay: float
     _accumulate: Callable[[Metrics], None]
     _accelerated: Acceleration
+    _followers: "tuple[Follower, Follower]"
     _graphed_update: GraphedUpdate | None = None
     """While it learns, where a CUDA graph was asked for."""
 
     def _accelerate(self) -> None:
-        """Make the losses what was asked for."""
+        """Prepare the steps."""
         self._accelerated = Acceleration.of(self.acceleration)
-        self._critic_loss = self._accelerated.of_loss(self.critic_loss, self.device)
-        self._actor_loss = self._accelerated.of_loss(self.actor_loss, self.device)
+        self._followers = (Follower(self.actor_target, self.actor), Follower(self.critic_target, self.critic))
+
+    @cached_property
+    def _critic_loss(self) -> Callable[..., tuple[th.Tensor, Metrics]]:
+        return self._accelerated.of_loss(self.critic_loss, self.device)
+
+    @cached_property
+    def _actor_loss(self) -> Callable[..., tuple[th.Tensor, Metrics]]:
+        return self._accelerated.of_loss(self.actor_loss, self.device)
 
     @contextmanager
     def _accelerating(self) -> Iterator[None]:
@@ -58,7 +67,8 @@ class GradientSteps(PromptedLosses):
         :param batch_size: transitions in each.
         """
         assert self.replay_buffer is not None  # `learn` has checked
-        self.policy.set_training_mode(True)
+        if not self.policy.training:
+            self.policy.set_training_mode(True)
         self._update_learning_rate([])
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size)
@@ -88,6 +98,8 @@ class GradientSteps(PromptedLosses):
     def _drop_prompts(self, prompts: PromptBatch, draws: th.Tensor) -> PromptBatch:
         if self.trajectory_dropout == 1:
             prompts = prompts.without_examples()
+        if self.text_dropout == 1:
+            prompts = prompts.without_texts()
         return prompts.dropped_at_random(draws, self.text_dropout, self.trajectory_dropout, self.pair_dropout)
 
     def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
@@ -97,21 +109,40 @@ class GradientSteps(PromptedLosses):
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.max_grad_norm, foreach=foreach)
         optimizer.step()
 
-    @th.no_grad()
     def _update_targets(self, decay: float | th.Tensor) -> None:
         """Move the targets.
 
         :param decay: what the averaged actor keeps of itself.
         """
-        pairs: list[tuple[nn.Module, nn.Module, float | th.Tensor]] = [(self.actor_target, self.actor, 1.0 - decay)]
+        actor, critic = self._followers
+        actor.move(1.0 - decay)
         if self.eta > 0:
-            pairs.append((self.critic_target, self.critic, self.tau))
-        for target, network, step in pairs:
-            averages: list[th.Tensor] = list(target.parameters())
-            latest: list[th.Tensor] = list(network.parameters())
-            if isinstance(step, th.Tensor):  # which a CUDA graph reads
-                th._foreach_lerp_(averages, latest, [step] * len(latest))
-            else:
-                th._foreach_lerp_(averages, latest, step)
-            for statistics, newest in zip(target.buffers(), network.buffers(), strict=True):  # of a batch norm, say
-                statistics.copy_(newest)
+            critic.move(self.tau)
+
+
+class Follower:
+    """A network whose weights follow those of another one. The weights are listed once: a walk through the modules takes
+    longer than the move.
+
+    :param target: that follows.
+    :param network: of the same shape.
+    """
+
+    def __init__(self, target: nn.Module, network: nn.Module) -> None:
+        self._averages: list[th.Tensor] = list(target.parameters())
+        self._latest: list[th.Tensor] = list(network.parameters())
+        self._statistics = list(zip(target.buffers(), network.buffers(), strict=True))
+        """Of a batch norm, say."""
+
+    @th.no_grad()
+    def move(self, step: float | th.Tensor) -> None:
+        """Move a part of the way.
+
+        :param step: the part, in [0, 1].
+        """
+        if isinstance(step, th.Tensor):  # which a CUDA graph reads
+            th._foreach_lerp_(self._averages, self._latest, [step] * len(self._latest))
+        else:
+            th._foreach_lerp_(self._averages, self._latest, step)
+        for followed, latest in self._statistics:
+            followed.copy_(latest)

@@ -61,7 +61,7 @@ class PromptEncoder(nn.Module):
         :return: vectors of size text_embedding_dim + trajectory_embedding_dim, and the steps, encoded and as they are.
         """
         text = self.null_text.expand(len(prompts.has_text), -1)
-        if self.text is not None:
+        if self.text is not None and prompts.text_vectors.shape[1]:
             text = th.where(prompts.has_text[:, None], self.text(prompts.text_vectors), text)
         steps = th.cat([features, prompts.actions], dim=-1)  # (M, L, feature_dim + action_dim)
         if self.trajectory is None:

@@ -1,0 +1,43 @@
+"""Measures everything that the page on performance says, and writes it there: `make bench`."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import acting
+import mapped_data
+import sampling
+import start_up
+import training
+from common import PAGE, write_section
+from timing import ROUNDS
+
+SECTIONS: dict[str, Callable[[int], str]] = {
+    "training": training.section,
+    "growth": training.growth,
+    "acting": acting.section,
+    "sampling": sampling.section,
+    "start-up": start_up.section,
+    "mapped data": mapped_data.section,
+}
+
+
+def main() -> None:
+    """Measure, print, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections; by default all")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"in which each variant has its turn; {ROUNDS} by default")
+    parser.add_argument("--page", type=Path, default=PAGE, help="whose results are replaced")
+    given = parser.parse_args()
+    for name in given.only:
+        start = time.perf_counter()
+        text = SECTIONS[name](given.rounds)
+        write_section(name, text, given.page)
+        sys.stdout.write(f"\n## {name} ({time.perf_counter() - start:.0f} s)\n\n{text}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

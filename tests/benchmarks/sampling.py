@@ -1,0 +1,59 @@
+"""Measures `PromptReplayBuffer.sample` beside that of Stable-Baselines3, in memory and mapped from a file."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch as th
+from common import ACTION, FOLDER, OBSERVATION, Synthetic, data_in_memory, machine, table
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from timing import by_turns
+
+from sb3_llmdpd.buffers import PromptReplayBuffer
+from sb3_llmdpd.data.episodes import OfflineDataset
+from sb3_llmdpd.data.store import memory_mapped
+
+BATCH = 256
+TEXT_DIM = 384
+"""Of MiniLM's vectors."""
+
+
+def prompted_buffer(data: OfflineDataset) -> PromptReplayBuffer:
+    """With default settings, and sentences of MiniLM's size."""
+    buffer = PromptReplayBuffer(data, "cpu", seed=0)
+    buffer.set_text_vectors(np.random.default_rng(0).standard_normal((len(buffer.texts), TEXT_DIM)))
+    return buffer
+
+
+def plain_buffer(n_transitions: int) -> ReplayBuffer:
+    """SB3's, full of numbers of the same sizes."""
+    box = spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
+    buffer = ReplayBuffer(n_transitions, box, spaces.Box(-1.0, 1.0, (ACTION,), np.float32), "cpu")
+    for array in (buffer.observations, buffer.next_observations, buffer.actions, buffer.rewards, buffer.dones):
+        array[:] = 0.5  # not only asked for: written to
+    buffer.full = True
+    return buffer
+
+
+def section(rounds: int) -> str:
+    """Ratios at three sizes."""
+    th.set_num_threads(1)
+    rows: list[list[object]] = []
+    for n_transitions in (10**5, 10**6, 10**7):
+        buffers = {
+            "in memory": prompted_buffer(data_in_memory(n_transitions)),
+            "mapped": prompted_buffer(memory_mapped(Synthetic(n_transitions), cache=FOLDER)),
+        }
+        plain = plain_buffer(n_transitions)
+        calls: dict[str, Callable[[], object]] = {name: lambda b=b: b.sample(BATCH) for name, b in buffers.items()}
+        times = by_turns({**calls, "SB3": lambda: plain.sample(BATCH)}, rounds, seconds=0.1)  # noqa: B023 - called here
+        for name in buffers:
+            numbers = [f"{times.milliseconds(variant):.3f}" for variant in (name, "SB3")]
+            rows.append([f"{n_transitions:,}", name, *numbers, times.ratio(name, "SB3")])
+    example = prompted_buffer(data_in_memory(10**5))
+    window, n_prompts = example.prompt_window, example.prompts_per_batch
+    head = (
+        f"A batch of {BATCH} transitions on one thread, {machine()}; {rounds} rounds. Ours comes with {n_prompts} sentences of"
+        f" {TEXT_DIM} numbers and {n_prompts} examples of {window} steps, which are {n_prompts * window} rows more."
+    )
+    return f"{head}\n\n{table(['transitions', 'where', 'ms', 'SB3 in memory, ms', 'ratio'], rows)}"

@@ -1,0 +1,86 @@
+"""Measures a gradient step: beside one written by hand, in the ways to be faster, and as it grows."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch as th
+from common import UNPROMPTED, data_in_memory, machine, model_on, table
+from reference import ReferenceStep
+from timing import Times, by_turns
+
+from sb3_llmdpd import LLMDPD
+
+WAYS: dict[str, dict[str, Any]] = {
+    "matmul_precision medium": {"matmul_precision": "medium"},
+    "compile": {"compile": True},
+    "compile, matmul_precision medium": {"compile": True, "matmul_precision": "medium"},
+    "bfloat16": {"bfloat16": True},
+    "compile, bfloat16": {"compile": True, "bfloat16": True},
+}
+
+
+def step_of(model: LLMDPD) -> Callable[[], None]:
+    """One gradient step of a model, as `learn` takes it, but for callbacks and the log."""
+
+    def step() -> None:
+        with model._accelerating():
+            model.train(1, model.batch_size)
+
+    return step
+
+
+def section(rounds: int) -> str:
+    """Steps beside the reference, on one thread and on two."""
+    parts = []
+    for n_threads in (1, 2):
+        th.set_num_threads(n_threads)
+        parts.append(_steps(n_threads, rounds))
+    th.set_num_threads(1)
+    return "\n\n".join(parts)
+
+
+def _steps(n_threads: int, rounds: int) -> str:
+    data = data_in_memory()
+    models = {"prompted": model_on(data), "unprompted": model_on(data, **UNPROMPTED)}
+    edp = {"policy_objective": "action_approximation"}
+    models |= {
+        "prompted, action_approximation": model_on(data, **edp),
+        "unprompted, action_approximation": model_on(data, **edp, **UNPROMPTED),
+        **{f"unprompted, {name}": model_on(data, acceleration=way, **UNPROMPTED) for name, way in WAYS.items()},
+    }
+    calls: dict[str, Callable[[], object]] = {name: step_of(model) for name, model in models.items()}
+    for name in ("prompted", "unprompted"):
+        reference = ReferenceStep(models[name], name == "prompted")
+        reference.pack(models[name], 10**5)
+        calls[f"reference, {name}"] = reference
+    times = by_turns(calls, rounds)
+    pairs = [("unprompted", "reference, unprompted"), ("prompted", "reference, prompted"), ("prompted", "unprompted")]
+    pairs += [(f"{name}, action_approximation", name) for name in ("unprompted", "prompted")]
+    pairs += [(f"unprompted, {name}", "reference, unprompted") for name in WAYS]
+    rows = [[one, f"{times.milliseconds(one):.1f}", other, times.ratio(one, other)] for one, other in pairs]
+    head = f"A step on {n_threads} thread{'s' * (n_threads > 1)}, {machine()}; {rounds} rounds."
+    return f"{head}\n\n{table(['step', 'ms', 'beside', 'ratio'], rows)}"
+
+
+def growth(rounds: int) -> str:
+    """Steps with more of one thing, beside those with the least of it."""
+    th.set_num_threads(1)
+    data = data_in_memory()
+    families: dict[str, Mapping[str, Callable[[], LLMDPD]]] = {
+        "diffusion steps K": {str(k): lambda k=k: model_on(data, policy_kwargs={"n_diffusion_steps": k}) for k in (5, 10, 20)},
+        "transitions in a batch": {str(n): lambda n=n: model_on(data, batch_size=n) for n in (256, 1_024, 2_048)},
+        "prompts in a batch of 256": {str(m): lambda m=m: model_on(data, prompts_per_batch=m) for m in (8, 32, 128)},
+        "tasks": {str(n): lambda n=n: model_on(data_in_memory(10**5, n)) for n in (10, 50, 500)},
+        "transitions in memory": {f"{n:,}": lambda n=n: model_on(data_in_memory(n)) for n in (10**5, 10**6, 10**7)},
+    }
+    rows: list[list[object]] = []
+    for family, models in families.items():
+        times = by_turns({name: step_of(make()) for name, make in models.items()}, rounds)
+        rows += _family(family, list(models), times)
+    head = f"A prompted step on one thread, {machine()}; {rounds} rounds."
+    return f"{head}\n\n{table(['of what', 'how many', 'ms', 'beside the first'], rows)}"
+
+
+def _family(family: str, names: list[str], times: Times) -> list[list[object]]:
+    ratios = ["1", *(str(times.ratio(name, names[0])) for name in names[1:])]
+    return [[family, name, f"{times.milliseconds(name):.1f}", ratio] for name, ratio in zip(names, ratios, strict=True)]
