@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_llmdpd.export import ActingNetwork, export_network
 from sb3_llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.prompting import Prompter
 from sb3_llmdpd.prompts.prompt import Prompt, TrajectoryLike
@@ -114,6 +116,35 @@ class PromptedActing(OffPolicyAlgorithm):
         if prompts is None:
             raise ValueError("`prompted` needs a task: pass `task_text`, `trajectory` or `prompt`")
         return PromptedPredictor(self, prompts, is_whole=prompt is not None)
+
+    def export(
+        self,
+        path: str | Path,
+        task_text: TaskText = None,
+        trajectory: Examples = None,
+        prompt: PromptLike = None,
+        deterministic: bool = True,
+    ) -> Path:
+        """Write the acting network for one task as a program of PyTorch's own, which runs without this package.
+
+        ``torch.export.load(path).module()(observations)`` gives the actions of `predict`, with one candidate and the model's
+        sampler: (n, *obs_shape) of the model's observation space, or a dict of such tensors, to (n, *action_shape), in
+        environment units. It runs where the model is now: load a model with ``device="cpu"`` to export it for a CPU.
+
+        The arguments that say the task are those of `predict`.
+
+        :param path: of the file; ``.pt2`` is added where there is no suffix.
+        :param deterministic: False for a program that takes standard normal noise (S, n, action_dim) beside the observations,
+            S the number of sampling steps.
+        :return: the file, which is there whole or not at all.
+        :raises ValueError: when there is no prompt or more than one.
+        """
+        prompts = as_prompts(task_text, trajectory, prompt) or self._current_task(None)
+        if len(prompts) > 1:
+            raise ValueError(f"a program is for one task, got {len(prompts)} prompts: export one for each")
+        actor = self.policy.actor_target
+        chain = actor.diffusion.chain(self.sampler, self.n_sampling_steps)
+        return export_network(ActingNetwork(actor, self._encode(prompts), chain), path, deterministic)
 
     @property
     def known_task_texts(self) -> tuple[str, ...]:

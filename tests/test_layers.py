@@ -40,6 +40,7 @@ LAYERS = {
     "sb3_llmdpd.actor": 2,
     "sb3_llmdpd.critic": 2,
     "sb3_llmdpd.acceleration": 0,
+    "sb3_llmdpd.export": 2,
     "sb3_llmdpd.losses": 2,
     "sb3_llmdpd.updates": 2,
     "sb3_llmdpd.policies": 2,

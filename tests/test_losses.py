@@ -347,6 +347,25 @@ def test_no_loss_waits_for_the_device(objective: str, conditioning: str, monkeyp
     assert model._metric_steps == 1
 
 
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_a_prompt_that_is_never_shown_is_not_encoded_and_changes_nothing(conditioning: str) -> None:
+    """Two models of the same weights: one drops each text and example, of the other's draws all say so."""
+    how: dict[str, Any] = dict(policy_kwargs=dict(conditioning=conditioning))
+    never, dropped = (
+        make_model(text_dropout=1.0, trajectory_dropout=1.0, **how),
+        make_model(text_dropout=0.5, trajectory_dropout=0.5, **how),
+    )
+    batch = never.replay_buffer.sample(24)
+    noise = noise_of(never, batch)._replace(dropout=th.zeros(2, 3))  # below each share
+    calls = CountCalls(never.actor.prompt_encoder.text)
+    metrics, expected = never._update(batch, noise, 0.5), dropped._update(batch, noise, 0.5)
+    assert len(calls) == 0
+    for name in expected:
+        assert_close(metrics[name], expected[name])
+    for one, other in zip(never.policy.parameters(), dropped.policy.parameters(), strict=True):
+        assert_close(one, other)
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_metrics_are_scalars_on_the_device(eta: float) -> None:
     model = tiny_model(eta=eta)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -611,3 +612,41 @@ def test_a_dict_observation_without_a_key_is_refused() -> None:
     model = tiny_model(policy="MultiInputPolicy", dataset=episodes, batch_size=4, prompts_per_batch=2)
     with pytest.raises(ValueError, match=r"a dict with the keys \['a', 'b'\], got a dict with the keys \['a'\]"):
         model.predict({"a": np.zeros(3)}, task_text=TEXTS[0])
+
+
+# Samplers --------------------------------------------------------------------------------------------------------------------
+
+
+def test_fewer_steps_ask_the_denoiser_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = tiny_model(sampler="dpm_solver++", n_sampling_steps=3), []
+    denoiser = model.policy.actor_target.denoiser
+    monkeypatch.setattr(denoiser, "forward", lambda *given, old=denoiser.forward: calls.append(1) or old(*given))
+    model.predict(np.zeros((4, 5), np.float32), task_text=TEXTS[1])
+    assert len(calls) == 3
+
+
+def test_ddim_in_all_steps_is_ddpm_without_noise_where_there_is_but_one_step() -> None:
+    observations = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
+    one_step = dict(policy_kwargs=dict(n_diffusion_steps=1))
+    actions = [tiny_model(sampler=name, **one_step).predict(observations, task_text=TEXTS[1])[0] for name in ("ddpm", "ddim")]
+    assert_array_equal(*actions)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(sampler="euler"), "`sampler` must be one of"),
+        (dict(sampler="ddim", n_sampling_steps=6), r"`n_sampling_steps` must be in \[1, 5\]"),
+        (dict(n_sampling_steps=2), "`sampler='ddpm'` takes all 5 steps"),
+    ],
+)
+def test_a_model_with_a_chain_that_cannot_be_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_model(**given)
+
+
+def test_a_loaded_model_samples_as_the_saved_one_or_as_is_said(tmp_path: Path) -> None:
+    tiny_model(sampler="ddim", n_sampling_steps=2).save(tmp_path / "model.zip")
+    as_saved = LLMDPD.load(tmp_path / "model.zip")
+    as_said = LLMDPD.load(tmp_path / "model.zip", sampler="ddpm", n_sampling_steps=None)
+    assert [(m.sampler, m.n_sampling_steps) for m in (as_saved, as_said)] == [("ddim", 2), ("ddpm", None)]

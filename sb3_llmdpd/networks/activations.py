@@ -42,7 +42,7 @@ class Mish(nn.Module):
         :param x: any shape.
         :return: the same shape.
         """
-        if x.numel() <= _SMALL:
+        if th.compiler.is_exporting() or x.numel() <= _SMALL:  # a program is for inputs of any size
             return F.mish(x)
         if not th.is_grad_enabled():
             p = th.sigmoid(x)
