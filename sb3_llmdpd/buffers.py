@@ -1,6 +1,6 @@
 """`PromptReplayBuffer`, which draws offline transitions together with prompts for their tasks."""
 
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch as th
@@ -11,29 +11,15 @@ from stable_baselines3.common.utils import get_device
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.images import channels_first_space
 from sb3_llmdpd.data.stored import StoredDataset
+from sb3_llmdpd.draws import BatchDraws, Draw
 from sb3_llmdpd.episode_index import EpisodeIndex
-from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, window_steps
+from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
 from sb3_llmdpd.return_weights import check_return_weight
 from sb3_llmdpd.steps import MappedSteps, ResidentSteps, Steps
 from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs
 
 REWARD_SCALES = ("per_task", "none")
-_TENSORS = ("_rewards", "_dones", "text_vectors")
-
-
-class _Draw(NamedTuple):
-    """What a batch is made of."""
-
-    tasks: np.ndarray
-    """(M,)."""
-    examples: np.ndarray
-    """(M,), the episode that each prompt shows."""
-    first_shown: np.ndarray
-    """(M,), the first of its steps that may be shown."""
-    n_shown: np.ndarray
-    """(M,), how many may; 0 where none is."""
-    rows: np.ndarray
-    """(B,), of the transitions, prompt after prompt."""
+_TENSORS = ("_outcomes", "text_vectors")
 
 
 class PromptReplayBuffer(ReplayBuffer):
@@ -100,6 +86,7 @@ class PromptReplayBuffer(ReplayBuffer):
         self.seed(seed)
         first_rows = dataset.first_rows if isinstance(dataset, StoredDataset) else None
         self._index = EpisodeIndex(dataset.episodes, same_goal, return_weight, gamma, first_rows)
+        self._draws = BatchDraws(self._index, prompts_per_batch, prompt_window)
         self._lay_out(dataset)
         del self._index.episodes  # their arrays are laid out, and would lie in memory twice
         self.tasks, self.texts = self._index.tasks, self._index.texts
@@ -124,8 +111,8 @@ class PromptReplayBuffer(ReplayBuffer):
             rewards[first : first + len(episode)] = episode.rewards / scale
         dones = np.zeros(len(rewards), np.float32)
         dones[ends - 1] = [episode.terminated for episode in episodes]
-        self._rewards = self._tensor(rewards[:, None])
-        self._dones = self._tensor(dones[:, None])
+        self._outcomes = self._tensor(np.column_stack([rewards, dones]))
+        """(n, 2): reward, scaled, and whether the task ended."""
         self.largest_reward = float(max(rewards.max(), -rewards.min()))
         """Largest magnitude of a scaled reward."""
 
@@ -206,94 +193,33 @@ class PromptReplayBuffer(ReplayBuffer):
                 "VecNormalize cannot serve offline: its statistics only move when an environment is stepped. Drop it; the"
                 " policy standardises observations with statistics of the data set."
             )
-        draw = self._draw(batch_size)
+        draw = self._draws(batch_size, self.generator)
         observations, actions = self._steps.take(draw.rows)
+        outcomes = self._rows(self._outcomes, draw.rows)
         return PromptReplayBufferSamples(
             observations=observations,
             actions=actions,
             next_observations=self._steps.observations(draw.rows + 1),
-            dones=self._rows(self._dones, draw.rows),
-            rewards=self._rows(self._rewards, draw.rows),
+            dones=outcomes[:, 1:],
+            rewards=outcomes[:, :1],
             discounts=None,
             prompts=self._prompts(draw),
         )
 
-    def _draw(self, batch_size: int) -> "_Draw":
-        n_prompts = min(self.prompts_per_batch, batch_size)
-        if n_prompts < 1 or batch_size % n_prompts:
-            raise ValueError(
-                "`batch_size` must be a multiple of `prompts_per_batch`, so that each prompt has as many transitions;"
-                f" got {batch_size} and {self.prompts_per_batch}"
-            )
-        index, tasks = self._index, self._draw_tasks(n_prompts)
-        pools = index.pools_of(index.task_first_lot[tasks] + self.generator.integers(index.task_n_lots[tasks]))
-        examples = index.examples[index.pool_first_example[pools] + self.generator.integers(index.pool_n_examples[pools])]
-        first_step, n_steps = self._draw_shown(pools, examples)
-        # What is shown is not what is explained: the rest of a single episode, or else the other episodes of the pool.
-        is_single = index.pool_is_single[pools]
-        kept_out = (np.where(is_single, first_step, 0), np.where(is_single, n_steps, index.episode_length[examples]))
-        rows = self._draw_transitions(pools, examples, *kept_out, batch_size // n_prompts)
-        return _Draw(tasks, examples, first_step, n_steps, rows.ravel())
-
-    def _draw_tasks(self, n_prompts: int) -> np.ndarray:
-        rounds = -(-n_prompts // len(self.tasks))
-        drawn = [self.generator.permutation(len(self.tasks)) for _ in range(rounds)]
-        return np.concatenate(drawn)[:n_prompts]
-
-    def _draw_shown(self, pools: np.ndarray, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First step and number of steps of each example that its prompt may show, each (M,).
-
-        All that are worth it; of an episode that has no other in its pool a half of those, at a random place.
-        """
-        n_steps = self._index.episode_prompt_length[examples]
-        is_single = self._index.pool_is_single[pools]
-        if not is_single.any():  # without a draw: the batches of other data stay as they are
-            return np.zeros_like(n_steps), n_steps
-        half = n_steps // 2
-        drawn = self.generator.integers(n_steps - half + 1)
-        return np.where(is_single, drawn, 0), np.where(is_single, half, n_steps)
-
-    def _draw_transitions(
-        self, pools: np.ndarray, examples: np.ndarray, first_left_out: np.ndarray, n_left_out: np.ndarray, n: int
-    ) -> np.ndarray:
-        """Rows of transitions of the pools, drawn by lot among those outside some steps of the example.
-
-        :param pools: (M,).
-        :param examples: (M,), the episode that is each prompt's example.
-        :param first_left_out: (M,), the first of its steps that are left out.
-        :param n_left_out: (M,), how many are, side by side.
-        :param n: transitions of each prompt.
-        :return: (M, n).
-        """
-        index = self._index
-        lots_of_step = index.transition_lots[examples]
-        left_out = n_left_out * lots_of_step
-        drawn = self.generator.integers((index.pool_n_lots[pools] - left_out)[:, None], size=(len(pools), n))
-        lots = index.pool_first_lot[pools][:, None] + drawn
-        # A pool's lots lie side by side: those from what is left out on move up by as many as it has.
-        first_lot = index.episode_first_lot[examples] + first_left_out * lots_of_step
-        lots += left_out[:, None] * (lots >= first_lot[:, None])
-        return index.rows_of(lots)
-
-    def _prompts(self, draw: "_Draw") -> PromptBatch:
-        index, n_prompts, window, tasks = self._index, len(draw.tasks), self.prompt_window, draw.tasks
-        lengths = np.maximum(draw.n_shown, 1)  # of an episode of one step nothing is shown, and nothing read
-        steps = draw.first_shown[:, None] + window_steps(lengths, window, self.generator.random((n_prompts, window)))
-        rows = (index.episode_row[draw.examples][:, None] + steps).ravel()
-        n_texts = index.task_n_texts[tasks]
-        has_text = (n_texts > 0) & (self.text_vectors.shape[1] > 0)
-        texts = index.task_first_text[tasks] + self.generator.integers(np.maximum(n_texts, 1))
+    def _prompts(self, draw: Draw) -> PromptBatch:
+        n_prompts = len(draw.texts)
+        has_text = draw.has_text & (self.text_vectors.shape[1] > 0)
         if has_text.any():
-            text_vectors = self._rows(self.text_vectors, np.where(has_text, texts, 0))
+            text_vectors = self._rows(self.text_vectors, np.where(has_text, draw.texts, 0))
         else:
             text_vectors = self.text_vectors.new_zeros(n_prompts, self.text_vectors.shape[1])
-        observations, actions = self._steps.take(rows)
+        observations, actions = self._steps.take(draw.example_rows)
         return PromptBatch(
             text_vectors=text_vectors,
             has_text=th.from_numpy(has_text).to(self.device),
             observations=observations,
-            actions=actions.view(n_prompts, window, -1),
-            has_trajectory=th.from_numpy(draw.n_shown > 0).to(self.device),
+            actions=actions.unflatten(0, (n_prompts, -1)),
+            has_trajectory=th.from_numpy(draw.has_example).to(self.device),
         )
 
     def _rows(self, array: th.Tensor, rows: np.ndarray) -> th.Tensor:

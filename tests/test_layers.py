@@ -31,6 +31,7 @@ LAYERS = {
     "sb3_llmdpd.buffers": 1,
     "sb3_llmdpd.episode_index": 1,
     "sb3_llmdpd.steps": 1,
+    "sb3_llmdpd.draws": 1,
     "sb3_llmdpd.recording": 1,
     "sb3_llmdpd.return_weights": 1,
     "sb3_llmdpd.envs": 1,

@@ -36,7 +36,7 @@ class SegmentBuffer(PromptReplayBuffer):
         self.context = context
         index = self._index
         self._first_rows = np.sort(index.episode_row)
-        rewards = self._rewards.cpu().numpy().ravel().astype(np.float64)
+        rewards = self._outcomes[:, 0].cpu().numpy().astype(np.float64)
         returns_to_go = np.zeros_like(rewards)  # the row behind an episode has no reward
         for first, end in zip(index.episode_row, index.episode_row + index.episode_length, strict=True):
             returns_to_go[first:end] = rewards[first:end][::-1].cumsum()[::-1]
@@ -52,7 +52,7 @@ class SegmentBuffer(PromptReplayBuffer):
         :return: B stretches and M prompts.
         :raises ValueError: when B is not a positive multiple of M.
         """
-        draw = self._draw(batch_size)
+        draw = self._draws(batch_size, self.generator)
         rows = draw.rows
         steps = rows[:, None] + np.arange(1 - self.context, 1)  # (B, K)
         first_rows = self._first_rows[np.searchsorted(self._first_rows, rows, side="right") - 1][:, None]

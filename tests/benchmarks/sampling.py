@@ -35,6 +35,21 @@ def plain_buffer(n_transitions: int) -> ReplayBuffer:
     return buffer
 
 
+def bare_gathers(buffer: PromptReplayBuffer, n_transitions: int) -> Callable[[], object]:
+    """Nothing but the rows of a batch of ours, at random places of one packed array: less than this cannot be had."""
+    width = OBSERVATION + ACTION + 2
+    packed, texts = th.full((n_transitions, width), 0.5), buffer.text_vectors
+    with_next = packed.as_strided((n_transitions - 1, 2 * width), (width, 1))  # a row, and behind it the next one
+    n_shown = buffer.prompts_per_batch * buffer.prompt_window
+
+    def gather() -> object:
+        rows = [th.randint(n_transitions - 1, (n,)) for n in (BATCH, n_shown)]
+        sentences = th.randint(len(texts), (buffer.prompts_per_batch,))
+        return with_next.index_select(0, rows[0]), packed.index_select(0, rows[1]), texts.index_select(0, sentences)
+
+    return gather
+
+
 def section(rounds: int) -> str:
     """Ratios at three sizes."""
     th.set_num_threads(1)
@@ -46,14 +61,16 @@ def section(rounds: int) -> str:
         }
         plain = plain_buffer(n_transitions)
         calls: dict[str, Callable[[], object]] = {name: lambda b=b: b.sample(BATCH) for name, b in buffers.items()}
+        calls["bare gathers"] = bare_gathers(buffers["in memory"], n_transitions)
         times = by_turns({**calls, "SB3": lambda: plain.sample(BATCH)}, rounds, seconds=0.1)  # noqa: B023 - called here
-        for name in buffers:
+        for name in calls:
             numbers = [f"{times.milliseconds(variant):.3f}" for variant in (name, "SB3")]
             rows.append([f"{n_transitions:,}", name, *numbers, times.ratio(name, "SB3")])
     example = prompted_buffer(data_in_memory(10**5))
     window, n_prompts = example.prompt_window, example.prompts_per_batch
     head = (
         f"A batch of {BATCH} transitions on one thread, {machine()}; {rounds} rounds. Ours comes with {n_prompts} sentences of"
-        f" {TEXT_DIM} numbers and {n_prompts} examples of {window} steps, which are {n_prompts * window} rows more."
+        f" {TEXT_DIM} numbers and {n_prompts} examples of {window} steps, which are {n_prompts * window} rows more; the bare"
+        " gathers are one `index_select` for each of the three, and nothing else."
     )
     return f"{head}\n\n{table(['transitions', 'where', 'ms', 'SB3 in memory, ms', 'ratio'], rows)}"
