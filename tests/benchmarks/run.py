@@ -16,6 +16,7 @@ from timing import ROUNDS
 
 SECTIONS: dict[str, Callable[[int], str]] = {
     "training": training.section,
+    "where a step goes": training.profile,
     "growth": training.growth,
     "acting": acting.section,
     "sampling": sampling.section,

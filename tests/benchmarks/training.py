@@ -18,6 +18,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "compile, bfloat16": {"compile": True, "bfloat16": True},
 }
 
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+ELEMENTWISE = ("mul", "mul_", "sub", "add", "add_", "div", "div_", "sigmoid", "rsub", "mish", "mish_backward", "clamp")
+"""Most of them are Mish."""
+
 
 def step_of(model: LLMDPD) -> Callable[[], None]:
     """One gradient step of a model, as `learn` takes it, but for callbacks and the log."""
@@ -60,6 +64,26 @@ def _steps(n_threads: int, rounds: int) -> str:
     rows = [[one, f"{times.milliseconds(one):.1f}", other, times.ratio(one, other)] for one, other in pairs]
     head = f"A step on {n_threads} thread{'s' * (n_threads > 1)}, {machine()}; {rounds} rounds."
     return f"{head}\n\n{table(['step', 'ms', 'beside', 'ratio'], rows)}"
+
+
+def profile(n_steps: int) -> str:
+    """Where the time of a step goes, by kinds of operations."""
+    th.set_num_threads(1)
+    data, rows = data_in_memory(), []
+    for name, how in {"unprompted": UNPROMPTED, "prompted": {}}.items():
+        step = step_of(model_on(data, **how))
+        for _ in range(5):
+            step()
+        with th.profiler.profile(activities=[th.profiler.ProfilerActivity.CPU]) as profiler:
+            for _ in range(n_steps):
+                step()
+        spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiler.key_averages()}
+        n_calls = sum(event.count for event in profiler.key_averages()) / n_steps
+        total = sum(spent.values())
+        shares = [f"{sum(spent.get(key, 0.0) for key in keys) / total:.0%}" for keys in (PRODUCTS, ELEMENTWISE)]
+        rows.append([name, *shares, f"{n_calls:,.0f}"])
+    head = f"A step on one thread, {machine()}, by PyTorch's profiler; {n_steps} steps."
+    return f"{head}\n\n{table(['step', 'products of matrices', 'number by number', 'operations, nested ones too'], rows)}"
 
 
 def growth(rounds: int) -> str:
