@@ -45,7 +45,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --numprocesses auto --maxprocesses 4 --dist loadfile
 
-# About 15 minutes on a machine that does nothing else, six gigabytes in runs/bench, and thirteen of memory.
+# About 15 minutes on a machine that does nothing else, four gigabytes in runs/bench, and thirteen of memory.
 # `make bench ONLY=acting` measures one section.
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/run.py $(if $(ONLY),--only $(ONLY))

@@ -59,7 +59,8 @@ def section(rounds: int) -> str:
         f"{TRANSITIONS:,} transitions of {TASKS} tasks in a file of {size / 2**30:.2f} GiB, default settings of `LLMDPD` with"
         f" hashed sentences, one thread, {machine()}; {rounds} rounds.\n\nLargest resident memory: {mib['peak']:,.0f} MiB"
         f" after {STEPS} steps, of which {mib['before']:,.0f} MiB are Python and its libraries. Laying the data out took"
-        f" {laid_out:.0f} s (making them included), opening them with all checksums {opened:.1f} s.\n\n{table(['a step on data', 'ms', 'ratio'], rows)}"
+        f" {laid_out:.0f} s (making them included), opening them with all checksums {opened:.1f} s."
+        f"\n\n{table(['a step on data', 'ms', 'ratio'], rows)}"
     )
 
 
