@@ -8,6 +8,7 @@ from pathlib import Path
 
 import acting
 import mapped_data
+import reading
 import sampling
 import start_up
 import training
@@ -20,6 +21,7 @@ SECTIONS: dict[str, Callable[[int], str]] = {
     "growth": training.growth,
     "acting": acting.section,
     "sampling": sampling.section,
+    "reading": reading.section,
     "start-up": start_up.section,
     "mapped data": mapped_data.section,
 }
