@@ -217,7 +217,7 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
         self.policy = self._make_policy().to(self.device)
         self.policy.actor.diffusion.chain(self.sampler, self.n_sampling_steps)  # which refuses one that cannot be
         self._create_aliases()
-        self._accelerate()
+        self._prepare_steps()
         if self.replay_buffer is not None:
             self._attach(self.replay_buffer)
 

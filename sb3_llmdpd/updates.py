@@ -31,29 +31,29 @@ class GradientSteps(PromptedLosses):
     max_grad_norm: float
     ema_decay: float
     _accumulate: Callable[[Metrics], None]
-    _accelerated: Acceleration
+    _asked: Acceleration
     _followers: "tuple[Follower, Follower]"
     _graphed_update: GraphedUpdate | None = None
     """While it learns, where a CUDA graph was asked for."""
 
-    def _accelerate(self) -> None:
+    def _prepare_steps(self) -> None:
         """Prepare the steps."""
-        self._accelerated = Acceleration.of(self.acceleration)
+        self._asked = Acceleration.of(self.acceleration)
         self._followers = (Follower(self.actor_target, self.actor), Follower(self.critic_target, self.critic))
 
     @cached_property
     def _critic_loss(self) -> Callable[..., tuple[th.Tensor, Metrics]]:
-        return self._accelerated.of_loss(self.critic_loss, self.device)
+        return self._asked.of_loss(self.critic_loss, self.device)
 
     @cached_property
     def _actor_loss(self) -> Callable[..., tuple[th.Tensor, Metrics]]:
-        return self._accelerated.of_loss(self.actor_loss, self.device)
+        return self._asked.of_loss(self.actor_loss, self.device)
 
     @contextmanager
     def _accelerating(self) -> Iterator[None]:
         """All that was asked for beside the losses, inside the block and not behind it."""
         optimizers = [self.actor.optimizer, self.critic.optimizer]
-        with self._accelerated.matmuls(), self._accelerated.graph(self._update, optimizers, self.device) as update:
+        with self._asked.matmuls(), self._asked.graph(self._update, optimizers, self.device) as update:
             self._graphed_update = update
             try:
                 yield

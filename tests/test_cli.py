@@ -93,6 +93,46 @@ def test_train_leaves_out_unseen_tasks(root: Path, tmp_path: Path) -> None:
     assert "close the drawer" not in LLMDPD.load(tmp_path / "model.zip").known_task_texts
 
 
+def test_train_takes_ways_to_be_faster(root: Path, tmp_path: Path) -> None:
+    fast = ["--acceleration", "medium,bfloat16"]
+    result = run("train", "--dataset", "metaworld/*", "--root", root, "--out", tmp_path, *TINY, *fast)
+    assert result.exit_code == 0, result.output
+    assert LLMDPD.load(tmp_path / "model.zip").acceleration == {"matmul_precision": "medium", "bfloat16": True}
+
+
+def test_train_refuses_a_way_that_there_is_not(root: Path, tmp_path: Path) -> None:
+    result = run("train", "--dataset", "metaworld/*", "--root", root, "--out", tmp_path, *TINY, "--acceleration", "turbo")
+    assert result.exit_code != 0
+    assert "`acceleration` knows matmul_precision, compile, bfloat16, cuda_graph; got 'turbo'" in result.output
+
+
+def test_evaluate_plays_a_model_in_fewer_steps(model: Path, tmp_path: Path) -> None:
+    small = [
+        "--tasks",
+        "reach",
+        "--conditions",
+        "none",
+        "--episodes",
+        1,
+        "--max-steps",
+        1,
+        "--processes",
+        1,
+        "--out",
+        tmp_path,
+    ]
+    result = run("evaluate", "--model", model, "--sampler", "ddim", "--sampling-steps", 2, *small)
+    assert result.exit_code == 0, result.output
+    settings = json.loads((tmp_path / "results.json").read_text())["settings"]
+    assert (settings["sampler"], settings["n_sampling_steps"]) == ("ddim", 2)
+
+
+def test_evaluate_refuses_fewer_steps_without_a_sampler_that_takes_them(model: Path, tmp_path: Path) -> None:
+    result = run("evaluate", "--model", model, "--sampling-steps", 2, "--out", tmp_path)
+    assert result.exit_code != 0
+    assert "--sampling-steps needs --sampler: fewer steps are taken by ddim or dpm_solver++" in result.output
+
+
 def test_evaluate_writes_results_and_prints_the_tables(model: Path, tmp_path: Path) -> None:
     arguments = ["--tasks", "reach,drawer-close", "--unseen", "drawer-close", "--conditions", "text,wrong,expert,told:reach"]
     small = ["--episodes", 1, "--examples", 1, "--max-steps", 2, "--processes", 1]

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ from sb3_llmdpd.benchmarks.runs import (
 from sb3_llmdpd.cli.options import names
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, by_need_of_goal, task_info
+from sb3_llmdpd.diffusion.samplers import SAMPLERS
 from sb3_llmdpd.evaluation.conditions import CONDITIONS, CONTROLS, make_cells, shared_scene_cells
 from sb3_llmdpd.llmdpd import LLMDPD
 
@@ -48,6 +49,13 @@ def evaluate(
     max_steps: Annotated[int, typer.Option(help="Steps after which an episode ends.")] = HORIZON,
     stop_at_success: Annotated[bool, typer.Option("--stop-at-success", help="End an episode at its first success.")] = False,
     stochastic: Annotated[bool, typer.Option("--stochastic", help="Let the policy act with noise.")] = False,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help=f"How it goes from noise to actions: {', '.join(SAMPLERS)}; by default the model's own way."),
+    ] = None,
+    sampling_steps: Annotated[
+        int | None, typer.Option(help="In how many steps, with --sampler; by default in all that the model learned.")
+    ] = None,
     hide_goal: Annotated[
         bool,
         typer.Option(
@@ -69,7 +77,10 @@ def evaluate(
 ) -> None:
     """Measure a model on Meta-World's tasks beside its controls: no prompt, the wrong prompt, and the scripted expert."""
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
-    loaded = LLMDPD.load(model, device="cpu")
+    if sampler is None and sampling_steps is not None:
+        raise ValueError("--sampling-steps needs --sampler: fewer steps are taken by ddim or dpm_solver++")
+    chain: dict[str, Any] = {} if sampler is None else {"sampler": sampler, "n_sampling_steps": sampling_steps}
+    loaded = LLMDPD.load(model, device="cpu", **chain)
     held_out = [task_info(task).name for task in names(unseen, "--unseen")]
     chosen = held_out if tasks is None else [task_info(task).name for task in names(tasks, "--tasks")]
     if hide_goal:
@@ -110,6 +121,7 @@ def evaluate(
             "unseen": held_out,
             "examples": n_examples,
             "hide_goal": hide_goal,
+            **chain,
             **arguments,
         },
         examples=prompts,

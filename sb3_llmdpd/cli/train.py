@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sb3_llmdpd.acceleration import MATMUL_PRECISIONS
 from sb3_llmdpd.benchmarks.run_folder import SAVE_FREQ, RunFolder
 from sb3_llmdpd.cli.options import check_device, names, whole_numbers
 from sb3_llmdpd.cli.sources import SOURCES_HELP, AllowPickle, Flatten, Root, Strict, TaskTexts, read_task_texts, source_names
@@ -99,6 +100,13 @@ def train(
     layer_norm: Annotated[bool, typer.Option("--layer-norm", help="Normalise the hidden layers.")] = _POLICY["layer_norm"],
     prompt_window: Annotated[int, typer.Option(help="Steps of an example.")] = _POLICY["prompt_window"],
     policy: Annotated[str, typer.Option(help=f"{', '.join(LLMDPD.policy_aliases)}.")] = "MlpPolicy",
+    acceleration: Annotated[
+        str | None,
+        typer.Option(
+            help="Ways to be faster that depend on the machine, between commas: compile, bfloat16, cuda_graph, and high or"
+            " medium for the precision of products."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of networks, batches and noise.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = _MODEL["device"],
     log_interval: Annotated[int, typer.Option(help="Gradient steps between two points of the learning curve.", min=1)] = 100,
@@ -198,6 +206,7 @@ def _new_model(options: dict[str, Any], data: OfflineDataset) -> LLMDPD:
         arguments["learning_rate"] = CosineSchedule(options["learning_rate"])
     if options["text_encoder"] == "none":
         arguments["text_encoder"] = None
+    arguments["acceleration"] = _acceleration(options["acceleration"])
     net_arch = options["net_arch"]
     policy_kwargs = {
         "conditioning": options["conditioning"],
@@ -207,6 +216,13 @@ def _new_model(options: dict[str, Any], data: OfflineDataset) -> LLMDPD:
         "prompt_window": options["prompt_window"],
     }
     return LLMDPD(**{**arguments, "dataset": data, "policy_kwargs": policy_kwargs})
+
+
+def _acceleration(given: str | None) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    ways = names(given, "--acceleration")
+    return {"matmul_precision" if way in MATMUL_PRECISIONS else way: way if way in MATMUL_PRECISIONS else True for way in ways}
 
 
 def _read(options: dict[str, Any]) -> OfflineDataset:
