@@ -49,6 +49,10 @@ class GradientSteps(PromptedLosses):
     def _actor_loss(self) -> Callable[..., tuple[th.Tensor, Metrics]]:
         return self._asked.of_loss(self.actor_loss, self.device)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the losses that were made of this model's: a copy makes its own."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_critic_loss", "_actor_loss")}
+
     @contextmanager
     def _accelerating(self) -> Iterator[None]:
         """All that was asked for beside the losses, inside the block and not behind it."""

@@ -1,5 +1,6 @@
 """Ways to train faster: what they may change, what they may not, and what is refused."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,15 @@ def test_in_bfloat16_the_losses_are_nearly_those_of_float32_and_weights_stay_flo
         assert_close(metrics[name].float(), expected[name], rtol=0.05, atol=0.02)
         assert not th.equal(metrics[name].float(), expected[name])
     assert {value.dtype for value in model.policy.parameters()} == {th.float32}
+
+
+def test_a_copy_of_a_model_learns_by_itself() -> None:
+    model = tiny_model(acceleration={"bfloat16": True}).learn(2)
+    other, before = copy.deepcopy(model), weights(model)
+    other.learn(2, reset_num_timesteps=False)
+    assert all(th.equal(old, new) for old, new in zip(before, weights(model), strict=True))
+    assert not all(th.equal(old, new) for old, new in zip(before, weights(other), strict=True))
+    assert all(weights.grad is not None for weights in other.critic.parameters())
 
 
 # Compilation -----------------------------------------------------------------------------------------------------------------
