@@ -157,16 +157,23 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         steps = self.denoiser.step_embeddings().unbind()
         return self.diffusion.sample(lambda actions, k: self.denoiser(actions, steps[k], condition), noise, chain)
 
-    def forward(self, observations: TensorObs, prompts: PromptEncoding, noise: th.Tensor) -> th.Tensor:
+    def forward(
+        self,
+        observations: TensorObs,
+        prompts: PromptEncoding,
+        noise: th.Tensor,
+        chain: Sequence[ChainStep] | None = None,
+    ) -> th.Tensor:
         """Actions for observations that stand prompt after prompt.
 
         :param observations: (M * N, *obs_shape), environment units.
         :param prompts: M encoded prompts.
-        :param noise: (K, M, N, action_dim).
+        :param noise: (S, M, N, action_dim).
+        :param chain: see `sample`.
         :return: (M, N, action_dim), in [-1, 1].
         """
         features = self.encode_observations(observations).unflatten(0, (len(prompts.vectors), -1))
-        return self.sample(self.condition(features, prompts), noise)
+        return self.sample(self.condition(features, prompts), noise, chain)
 
     def set_prompts(self, prompts: PromptBatch | None) -> None:
         """What SB3's own `predict` conditions on: one prompt for all rows, or one per row.
@@ -194,7 +201,8 @@ def count_rows(observations: TensorObs, n_prompts: int) -> int:
     :return: n.
     :raises ValueError: when there are neither one prompt nor one per row.
     """
-    n_rows = len(next(iter(observations.values()))) if isinstance(observations, dict) else len(observations)
+    first = next(iter(observations.values())) if isinstance(observations, dict) else observations
+    n_rows = first.shape[0]  # `len` would make a number of it, where a program for any number of rows is exported
     if n_prompts not in (1, n_rows):
         raise ValueError(f"Got {n_prompts} prompts for {n_rows} observations: pass one prompt, or one per observation.")
     return n_rows

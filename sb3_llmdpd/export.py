@@ -7,7 +7,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_llmdpd.actor import PromptedDiffusionActor
+from sb3_llmdpd.actor import PromptedDiffusionActor, count_rows
 from sb3_llmdpd.diffusion.samplers import ChainStep
 from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.type_aliases import PromptEncoding, TensorObs
@@ -41,11 +41,9 @@ class ActingNetwork(nn.Module):
         :return: (n, *action_shape), environment units.
         """
         prompt = PromptEncoding(*(getattr(self, name) for name in PromptEncoding._fields))
-        features = self.actor.encode_observations(observations).unsqueeze(0)  # (1, n, F)
-        condition = self.actor.condition(features, prompt)
         if noise is None:
-            noise = condition.new_zeros(len(self.chain), condition.shape[1], self.actor.denoiser.action_dim)
-        actions = self.actor.sample(condition, noise.unsqueeze(1), self.chain)
+            noise = self.low.new_zeros(len(self.chain), count_rows(observations, 1), self.actor.denoiser.action_dim)
+        actions = self.actor(observations, prompt, noise.unsqueeze(1), self.chain)
         scaled = actions.reshape(-1, *self.low.shape)
         return self.low + 0.5 * (scaled + 1.0) * (self.high - self.low)
 

@@ -39,9 +39,8 @@ def make_chain(alphas_bar: Sequence[float], sampler: str = "ddpm", n_steps: int 
     :raises ValueError: on an unknown sampler, S outside [1, K], or DDPM with fewer.
     """
     n_steps = check_sampler(sampler, n_steps, len(alphas_bar))
-    indices = [round(i * (len(alphas_bar) - 1) / max(n_steps - 1, 1)) for i in range(n_steps)]
-    # From the noisiest; a single step starts there, too.
-    downwards = [*reversed(indices)] if n_steps > 1 else [len(alphas_bar) - 1]
+    last = len(alphas_bar) - 1  # the noisiest, where a single step starts, too
+    downwards = [round(i * last / (n_steps - 1)) for i in reversed(range(n_steps))] if n_steps > 1 else [last]
     levels = [alphas_bar[k] for k in downwards] + [1.0]  # 1: clean
     steps: list[ChainStep] = []
     for i, k in enumerate(downwards):

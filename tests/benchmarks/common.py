@@ -25,19 +25,19 @@ class Synthetic(EpisodeSource):
 
     :param n_transitions: how many, in episodes of `LENGTH` steps, or of fewer where there are fewer than tasks.
     :param n_tasks: of whose sentences each is one.
-    :param file: that stands for them.
     """
 
     kind = "synthetic"
 
-    def __init__(self, n_transitions: int, n_tasks: int = TASKS, file: Path = FOLDER / "synthetic") -> None:
+    def __init__(self, n_transitions: int, n_tasks: int = TASKS) -> None:
         box = spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
         super().__init__(f"synthetic-{n_transitions}", box, spaces.Box(-1.0, 1.0, (ACTION,), np.float32), AS_RECORDED)
         self.length = min(LENGTH, n_transitions // (2 * n_tasks))  # two episodes a task, at least
-        self.n_episodes, self.n_tasks, self.file = n_transitions // self.length, n_tasks, file
-        if not file.exists():  # its time is a part of what tells data apart
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
+        self.n_episodes, self.n_tasks = n_transitions // self.length, n_tasks
+        self.file = FOLDER / "synthetic"  # stands for the data, whose source has to have one
+        if not self.file.exists():  # its time is a part of what tells data apart
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.touch()
 
     def files(self) -> Sequence[Path]:
         """See `EpisodeSource.files`."""

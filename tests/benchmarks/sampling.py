@@ -66,8 +66,7 @@ def section(rounds: int) -> str:
         for name in calls:
             numbers = [f"{times.milliseconds(variant):.3f}" for variant in (name, "SB3")]
             rows.append([f"{n_transitions:,}", name, *numbers, times.ratio(name, "SB3")])
-    example = prompted_buffer(data_in_memory(10**5))
-    window, n_prompts = example.prompt_window, example.prompts_per_batch
+    window, n_prompts = buffers["in memory"].prompt_window, buffers["in memory"].prompts_per_batch
     head = (
         f"A batch of {BATCH} transitions on one thread, {machine()}; {rounds} rounds. Ours comes with {n_prompts} sentences of"
         f" {TEXT_DIM} numbers and {n_prompts} examples of {window} steps, which are {n_prompts * window} rows more; the bare"
