@@ -60,4 +60,5 @@ def test_the_same_seed_gives_the_same_weights_of_an_image_model() -> None:
 def test_without_a_seed_two_models_differ() -> None:
     """The other side of `test_deterministic.py::test_deterministic_training_common`."""
     one, other = (model_of(gym.make("Pendulum-v1"), seed=None).learn(2) for _ in range(2))
-    assert not np.array_equal(rollout(one, 3)[0], rollout(other, 3)[0])
+    # Of few steps all may be at the same bounds by chance.
+    assert not np.array_equal(rollout(one)[0], rollout(other)[0])
