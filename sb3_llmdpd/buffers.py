@@ -43,8 +43,8 @@ class PromptReplayBuffer(ReplayBuffer):
     :param reward_scale: ``"per_task"`` divides rewards by their root mean square in the task, since one shared critic
         must not be ruled by the task with the largest rewards; ``"none"`` leaves them.
     :param return_weight: how much more often the transitions of better episodes of a task are drawn, see `return_lots`; 0 for
-        all alike. Of two episodes whose returns are a standard deviation apart, the better one's transitions are drawn
-        exp(return_weight) times as often.
+        all alike. Those of an episode that falls short of its task's best return by a tenth of it are drawn
+        exp(-return_weight / 10) times as often.
     :param gamma: discount of the returns that this goes by.
     :param seed: of the buffer's Generator.
     :param observation_space: of the model. Where it is the data's, images keep the order of their axes; otherwise their

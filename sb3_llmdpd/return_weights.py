@@ -46,14 +46,16 @@ def return_lots(episodes: Sequence[Episode], strength: float, gamma: float) -> n
     r"""Lots that each transition of an episode has in the draw.
 
     .. math::
-        \mathrm{lots} \propto \exp\Big(\mathrm{strength} \cdot \frac{G - \mathrm{mean}(G)}{\mathrm{std}(G)}\Big)
+        \mathrm{lots} \propto \exp\Big(-\mathrm{strength} \cdot \frac{\max G - G}{\max |G|}\Big)
 
-    Mean and standard deviation are those of the episodes of its task. Trajectories weighted by their returns keep a policy
-    that stays near mixed data from staying near the bad majority of them (Hong et al., 2023,
-    https://arxiv.org/abs/2306.13085).
+    The maxima are over the episodes of its task: an episode counts by the share of the best return that it falls short of.
+    Trajectories weighted by their returns keep a policy that stays near mixed data from staying near the bad majority of them
+    (Hong et al., 2023, https://arxiv.org/abs/2306.13085). Standardised returns would make as much of the small differences
+    between good episodes, which are those of their scenes, as of failures.
 
     :param episodes: of one or many tasks.
-    :param strength: 0 or more; at 0 all transitions have one lot.
+    :param strength: 0 or more; at 0 all transitions have one lot. An episode that earns nothing, of a task whose returns are
+        not negative, is drawn ``exp(-strength)`` times as often as the best one.
     :param gamma: discount of `lasting_return`.
     :return: (n_episodes,), whole numbers in [1, `MOST_LOTS`].
     """
@@ -61,10 +63,8 @@ def return_lots(episodes: Sequence[Episode], strength: float, gamma: float) -> n
         return np.ones(len(episodes), np.int64)
     returns = np.array([lasting_return(episode, gamma) for episode in episodes])
     _, task = np.unique([episode.task for episode in episodes], return_inverse=True)
-    n_episodes = np.bincount(task)
-    deviations = returns - (np.bincount(task, returns) / n_episodes)[task]
-    spreads = np.sqrt(np.bincount(task, np.square(deviations)) / n_episodes)[task]
-    scores = np.divide(deviations, spreads, out=np.zeros_like(deviations), where=spreads > 1e-9 * np.abs(returns))
-    best = np.full(len(n_episodes), -np.inf)
-    np.maximum.at(best, task, scores)
-    return np.maximum(1, np.round(MOST_LOTS * np.exp(strength * (scores - best[task])))).astype(np.int64)
+    best, largest = np.full((2, task.max() + 1), -np.inf)
+    np.maximum.at(best, task, returns)
+    np.maximum.at(largest, task, np.abs(returns))
+    shortfalls = np.divide(best[task] - returns, largest[task], out=np.zeros_like(returns), where=largest[task] > 0)
+    return np.maximum(1, np.round(MOST_LOTS * np.exp(-strength * shortfalls))).astype(np.int64)

@@ -1,6 +1,5 @@
 """Episodes that earn more are drawn more often, in the proportion that is asked for."""
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,22 +29,33 @@ def test_to_be_done_at_once_is_worth_more_than_never_however_soon_recording_stop
     assert lasting_return(at_once, 0.99) > lasting_return(never, 0.99)
 
 
-def test_a_standard_deviation_more_is_drawn_so_many_times_as_often() -> None:
-    lots = return_lots([earning([reward], terminated=True) for reward in (1.0, 2.0, 3.0)], strength=1.5, gamma=0.9)
-    spread = np.std([1.0, 2.0, 3.0])
-    assert [more / less for less, more in pairwise(lots)] == pytest.approx([np.exp(1.5 / spread)] * 2, rel=1e-4)
+def test_an_episode_is_drawn_by_the_share_of_the_best_return_that_it_falls_short_of() -> None:
+    lots = return_lots([earning([reward], terminated=True) for reward in (0.0, 1.0, 2.0, 4.0)], strength=2.0, gamma=0.9)
+    assert lots / lots[-1] == pytest.approx(np.exp([-2.0, -1.5, -1.0, 0.0]), rel=1e-4)
+
+
+def test_costs_are_weighed_by_the_largest_of_them() -> None:
+    lots = return_lots([earning([reward], terminated=True) for reward in (-4.0, -3.0, -0.0)], strength=2.0, gamma=0.9)
+    assert lots / lots[-1] == pytest.approx(np.exp([-2.0, -1.5, 0.0]), rel=1e-4)
 
 
 def test_a_task_with_larger_rewards_is_not_drawn_more_often() -> None:
     small = [earning([reward], "small") for reward in (1.0, 2.0)]
-    large = [earning([1000.0 * reward - 5.0], "large") for reward in (1.0, 2.0)]
+    large = [earning([1000.0 * reward], "large") for reward in (1.0, 2.0)]
     lots = return_lots([*small, *large], strength=2.0, gamma=0.9)
     assert lots[:2].tolist() == lots[2:].tolist()
 
 
+def test_good_episodes_that_differ_little_are_drawn_nearly_alike() -> None:
+    """Their differences are those of their scenes, however few there are to be told apart by."""
+    lots = return_lots([earning([reward], terminated=True) for reward in (0.98, 0.99, 1.0)], strength=4.0, gamma=0.9)
+    assert lots.min() / lots.max() > 0.9
+
+
+@pytest.mark.parametrize("rewards", [[0.1, 0.2], [0.0, 0.0], [-1.0, -1.0]])
 @pytest.mark.parametrize("strength", [0.0, 3.0])
-def test_episodes_that_earn_alike_are_drawn_alike(strength: float) -> None:
-    assert len(set(return_lots([earning([0.1, 0.2]) for _ in range(3)], strength, 0.99))) == 1
+def test_episodes_that_earn_alike_are_drawn_alike(strength: float, rewards: list[float]) -> None:
+    assert len(set(return_lots([earning(rewards) for _ in range(3)], strength, 0.99))) == 1
 
 
 def test_the_worst_episode_is_still_drawn_and_the_best_has_the_most_lots() -> None:

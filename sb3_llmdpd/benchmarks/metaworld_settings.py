@@ -21,9 +21,6 @@ EPISODES_PER_GOAL = 2
 SEEN_EPISODES = {"visible": 10, "hidden": 50}
 """Played of a seen task, by the goal: there are 45 of them where it is visible, and hardly ten whose goal has to be told."""
 
-RETURN_WEIGHTS = {"expert": QuickstartSettings().model["return_weight"], "mixed": 4.0}
-"""How much more often better episodes are drawn, by the data."""
-
 HIDDEN_GOAL_POLICY = {"features_extractor_class": "metaworld_relative", "features_extractor_kwargs": {"positions": True}}
 """Further arguments of the policy there: only positions say where the example's goal is."""
 
@@ -84,7 +81,7 @@ class MetaworldSettings:
 
     @classmethod
     def of_split(cls, split: str, unseen: Sequence[str] | None = None, **settings: Any) -> Self:
-        """Settings with the tasks of a split, and what `SEEN_EPISODES` and `RETURN_WEIGHTS` have for the goal and the data.
+        """Settings with the tasks of a split, and as many episodes of a seen task as `SEEN_EPISODES` has for the goal.
 
         :param split: see `tasks_of_split`.
         :param unseen: see `tasks_of_split`.
@@ -94,11 +91,7 @@ class MetaworldSettings:
         """
         train, held_out = tasks_of_split(split, unseen)
         made = cls(split, train, held_out, **settings)
-        defaults: dict[str, Any] = {
-            "n_seen_episodes": SEEN_EPISODES[made.goal],
-            "model": {**made.model, "return_weight": RETURN_WEIGHTS[made.data]},
-        }
-        return replace(made, **{name: value for name, value in defaults.items() if name not in settings})
+        return made if "n_seen_episodes" in settings else replace(made, n_seen_episodes=SEEN_EPISODES[made.goal])
 
     def smoke(self) -> Self:
         """The same at a size that takes seconds and learns nothing."""
