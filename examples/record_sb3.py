@@ -79,7 +79,7 @@ def main(n_steps: int = 1_000, sac_steps: int = 1_000, seed: int = 0) -> dict[st
         learning_rate=CosineSchedule(1e-3),
         gamma=0.95,
         eta=0.1,
-        return_weight=3.0,
+        return_weight=8.0,
         policy_kwargs={"net_arch": [64, 64]},
         seed=seed,
     )

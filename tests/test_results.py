@@ -85,11 +85,11 @@ def test_the_table_of_what_was_tried_on_mixed_data_is_what_the_raw_results_give(
     ]
 
 
-def test_the_table_of_return_weights_is_what_the_raw_results_give() -> None:
+def test_the_table_of_standardised_returns_is_what_the_raw_results_give() -> None:
     assert table_behind("tuning weights") == [
         [
             run["split"].removeprefix("third-"),
-            f"{run['return_weight']:g}",
+            f"{run['weight']:g}",
             f"{run['eta']:g}",
             *means(run["seen"].values()),
             *(entry for told in (BOTH, EXAMPLE) for entry in means([cells[told] for cells in run["unseen"].values()])),
@@ -100,6 +100,48 @@ def test_the_table_of_return_weights_is_what_the_raw_results_give() -> None:
 
 SHOWN = (("seen", BOTH), ("seen", TEXT), ("unseen", BOTH), ("unseen", EXAMPLE))
 """Columns of the table of trainings, once for the errors and once for success."""
+
+
+def by_data_and_weights(group: str, told: str, value: str) -> dict[tuple[str, str], dict[str, float]]:
+    """A value by third and task, of cloning with weights of each kind; empty where it was not measured."""
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    for run in tuning("returns"):
+        of_run = {f"{run['split']} {task}": cells[told] for task, cells in run[group].items() if told in cells}
+        of_kind = values.setdefault((run["data"], run["weights"]), {})
+        of_kind |= {key: cell[value] for key, cell in of_run.items() if value in cell}
+    return values
+
+
+def test_the_table_of_weights_by_shortfalls_is_what_the_raw_results_give() -> None:
+    successes, returns = (
+        [by_data_and_weights(*column, value) for column in columns]
+        for columns, value in ((SHOWN, "success"), ([SHOWN[0], *SHOWN[2:]], "return"))
+    )
+    assert table_behind("tuning returns") == [
+        [
+            *kind,
+            *(rate(column[kind].values()) for column in successes),
+            *(f"{mean(column[kind].values()):.0f}" if column[kind] else "" for column in returns),
+        ]
+        for kind in successes[0]
+    ]
+
+
+def test_what_the_page_says_of_shortfalls_is_what_the_raw_results_give() -> None:
+    seen = by_data_and_weights("seen", BOTH, "success")
+    expert = paired(seen["expert", "shortfall, 8"], seen["expert", "standardised, 1"], 2)
+    mixed = paired(seen["mixed", "standardised, 4"], seen["mixed", "shortfall, 8"], 2)
+    weaker = paired(seen["mixed", "shortfall, 8"], seen["mixed", "shortfall, 4"], 2)
+    text = words_of_the_page()
+    assert (
+        f"seen tasks, {expert[0]} more, standard error {expert[1]}) and with 4 on mixed data ({mixed[0]} less, {mixed[1]})"
+        in text
+    )
+    assert f"On mixed data 4 is too little (8 does {weaker[0]} more, {weaker[1]})" in text
+    draws = json.loads((DOCS / "results" / "tuning.json").read_text(encoding="utf-8"))["draws"]["expert"]
+    short, standard = draws["shortfall, 8"], draws["standardised, 1"]
+    assert f"{short['failures']:.1%} of what it draws is of failed episodes, and {standard['failures']:.1%} with" in text
+    assert f"weigh as much as {short['episodes']} that are drawn alike, and as {standard['episodes']}." in text
 
 
 def values_of(runs: Iterable[dict[str, Any]], values: str, group: str, told: str) -> list[float]:
@@ -118,7 +160,7 @@ def test_the_table_of_trainings_is_what_the_raw_results_give() -> None:
     ]
 
 
-UNIFORM, BY_SIGNAL, WEIGHTED = "1e-3, alike", "2e-3, by signal", "2e-3, by signal, return_weight=1"
+UNIFORM, BY_SIGNAL, WEIGHTED = "1e-3, alike", "2e-3, by signal", "2e-3, by signal, standardised returns, 1"
 
 
 def over_thirds(setting: str, values: str) -> list[float]:
@@ -152,12 +194,12 @@ def test_what_the_page_says_of_weights_among_demonstrations_is_what_the_raw_resu
     assert f"told both {gains[0]}, {gains[1]} and {gains[2]} on the three thirds" in text
 
 
-def of_the_three_thirds(return_weight: float, group: str, told: str, value: str) -> dict[str, float]:
+def of_the_three_thirds(weight: float, group: str, told: str, value: str) -> dict[str, float]:
     """A value by third and task, of cloning with a weight."""
     return {
         f"{run['split']} {task}": (cells[told] if group == "unseen" else cells)[value]
         for run in tuning("weights")
-        if (run["return_weight"], run["eta"]) == (return_weight, 0.0)
+        if (run["weight"], run["eta"]) == (weight, 0.0)
         for task, cells in run[group].items()
     }
 
@@ -182,7 +224,7 @@ def test_what_the_page_says_of_the_q_term_beside_weights_is_what_the_raw_results
     seen = {
         run["eta"]: rate(cell["success"] for cell in run["seen"].values())
         for run in tuning("weights")
-        if (run["split"], run["return_weight"]) == ("third-1", 4.0)
+        if (run["split"], run["weight"]) == ("third-1", 4.0)
     }
     assert f"{seen[0.0]} without it, {seen[0.1]} with `eta=0.1`, and {seen[1.0]} with `eta=1`" in words_of_the_page()
 
@@ -204,7 +246,7 @@ def test_what_the_page_says_of_return_weights_is_what_the_raw_results_give() -> 
         for group in ("seen", "unseen")
     }
     alone = of["cloning of the successful episodes alone", "seen"] - of["cloning alone", "seen"]
-    weighted = [of[f"{row}, return_weight=2", group] for group in ("seen", "unseen") for row in ("eta=1", "cloning")]
+    weighted = [of[f"{row}, standardised returns, 2", group] for group in ("seen", "unseen") for row in ("eta=1", "cloning")]
     text = words_of_the_page()
     assert f"Cloning the successful episodes alone does {alone:.2f} more on seen tasks" in text
     said = "({:.2f} and {:.2f} on seen tasks, {:.2f} and {:.2f} on unseen ones"
@@ -221,7 +263,7 @@ def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() ->
 
 def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
     of_trainings = [{"split": run["split"], **run["errors"]} for run in tuning("training")]
-    for run in tuning("visible") + tuning("hidden") + tuning("mixed") + tuning("weights") + of_trainings:
+    for run in tuning("visible") + tuning("hidden") + tuning("mixed") + tuning("weights") + tuning("returns") + of_trainings:
         train, unseen = tasks_of_split(run["split"])
         assert set(run["unseen"]) <= set(unseen)
         assert set(run["seen"]) <= set(train)
