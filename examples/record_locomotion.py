@@ -10,19 +10,13 @@ from pathlib import Path
 import gymnasium as gym
 from stable_baselines3 import SAC
 
+from sb3_llmdpd.benchmarks.d4rl_settings import ROBOTS
 from sb3_llmdpd.recording import RecordEpisodes
-
-ENVIRONMENTS = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker2d": "Walker2d-v5"}
-SENTENCES = {
-    "hopper": "make the one-legged hopper hop forward as fast as it can",
-    "halfcheetah": "make the two-legged cheetah run forward as fast as it can",
-    "walker2d": "make the two-legged walker walk forward as fast as it can without falling",
-}
 
 
 def main(robot: str = "hopper", n_steps: int = 10_000, root: Path | None = None, seed: int = 0) -> Path:
     """Train for ``n_steps``, and write every episode on the way; returns the folder of the data set."""
-    env = RecordEpisodes(gym.make(ENVIRONMENTS[robot]), task=robot, task_text=SENTENCES[robot])
+    env = RecordEpisodes(gym.make(ROBOTS[robot].env_id), task=robot, task_text=ROBOTS[robot].sentence)
     SAC("MlpPolicy", env, learning_starts=min(1_000, n_steps // 2), seed=seed).learn(n_steps, progress_bar=n_steps > 1_000)
     env.close()  # keeps the episode that has begun, too
     returns = [float(episode.rewards.sum()) for episode in env.episodes]
@@ -34,7 +28,7 @@ def main(robot: str = "hopper", n_steps: int = 10_000, root: Path | None = None,
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--robot", choices=sorted(ENVIRONMENTS), default="hopper")
+    parser.add_argument("--robot", choices=sorted(ROBOTS), default="hopper")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--root", type=Path, help="folder of the data sets; by default Minari's own")
     parser.add_argument("--seed", type=int, default=0)

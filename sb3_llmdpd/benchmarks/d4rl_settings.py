@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sb3_llmdpd.benchmarks.variants import BOTH, NOTHING, Variant, merged
+from sb3_llmdpd.data.d4rl import LOCOMOTION_TEXTS
 from sb3_llmdpd.data.sources import format_of
 
 EPOCH = 1_000
@@ -28,11 +29,9 @@ class Robot:
     sentence: str
 
 
-ROBOTS: dict[str, Robot] = {
-    "halfcheetah": Robot("HalfCheetah-v5", "make the two-legged cheetah run forward as fast as it can"),
-    "hopper": Robot("Hopper-v5", "make the one-legged hopper hop forward as fast as it can"),
-    "walker2d": Robot("Walker2d-v5", "make the two-legged walker walk forward as fast as it can without falling"),
-}
+_ENV_IDS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Walker2d-v5"}
+
+ROBOTS: dict[str, Robot] = {name: Robot(env_id, LOCOMOTION_TEXTS[name]) for name, env_id in _ENV_IDS.items()}
 """Robots by what data sets call them; their observations have 17, 11 and 17 numbers, as D4RL's have."""
 
 QUALITIES = ("medium-replay", "medium-expert", "full-replay", "medium", "expert", "simple", "random")

@@ -21,10 +21,17 @@ _LOCOMOTION = r"[-_](random|medium|expert|full|mixed)"
 _ADROIT = r"[-_](v\d|human|cloned|expert|demos)"
 _ANTMAZE = re.compile(r"ant_?maze[-_]")
 
+LOCOMOTION_TEXTS = {
+    "halfcheetah": "make the two-legged cheetah run forward as fast as it can",
+    "hopper": "make the one-legged hopper hop forward as fast as it can",
+    "walker2d": "make the two-legged walker walk forward as fast as it can without falling",
+}
+"""A sentence for each robot of the locomotion tasks, by what data sets call it."""
+
 _SENTENCES = {
-    rf"hopper{_LOCOMOTION}": "make the one-legged hopper hop forward as fast as it can",
-    rf"half_?cheetah{_LOCOMOTION}": "make the two-legged cheetah run forward as fast as it can",
-    rf"walker2d{_LOCOMOTION}": "make the two-legged walker walk forward as fast as it can without falling",
+    rf"hopper{_LOCOMOTION}": LOCOMOTION_TEXTS["hopper"],
+    rf"half_?cheetah{_LOCOMOTION}": LOCOMOTION_TEXTS["halfcheetah"],
+    rf"walker2d{_LOCOMOTION}": LOCOMOTION_TEXTS["walker2d"],
     rf"ant{_LOCOMOTION}": "make the four-legged ant walk forward as fast as it can",
     _ANTMAZE.pattern: "walk the four-legged ant through the maze to the goal",
     r"maze2d[-_]": "roll the ball through the maze to the goal",
