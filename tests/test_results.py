@@ -144,6 +144,17 @@ def test_what_the_page_says_of_shortfalls_is_what_the_raw_results_give() -> None
     assert f"weigh as much as {short['episodes']} that are drawn alike, and as {standard['episodes']}." in text
 
 
+def test_what_the_page_says_of_guidance_is_what_the_raw_results_give() -> None:
+    shown = (("seen", BOTH), ("unseen", BOTH), ("unseen", EXAMPLE))
+    seen, both, example = (
+        f"{rate(by_data_and_weights(group, told, 'success')['expert', 'shortfall, 8'].values())}"
+        f" into {rate(cells[told]['success'] for run in tuning('guidance') for cells in run[group].values())}"
+        for group, told in shown
+    )
+    said = f"told both {seen} on seen tasks and {both} on unseen ones, with the example alone {example}. Left out"
+    assert said in words_of_the_page()
+
+
 def values_of(runs: Iterable[dict[str, Any]], values: str, group: str, told: str) -> list[float]:
     return [cells[told] for run in runs if values in run for cells in run[values][group].values()]
 
@@ -263,7 +274,15 @@ def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() ->
 
 def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
     of_trainings = [{"split": run["split"], **run["errors"]} for run in tuning("training")]
-    for run in tuning("visible") + tuning("hidden") + tuning("mixed") + tuning("weights") + tuning("returns") + of_trainings:
+    for run in (
+        tuning("visible")
+        + tuning("hidden")
+        + tuning("mixed")
+        + tuning("weights")
+        + tuning("returns")
+        + tuning("guidance")
+        + of_trainings
+    ):
         train, unseen = tasks_of_split(run["split"])
         assert set(run["unseen"]) <= set(unseen)
         assert set(run["seen"]) <= set(train)
