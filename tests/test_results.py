@@ -345,9 +345,6 @@ def reported(grid: str, row: tuple[str, str], column: str) -> str:
     return rows[row][table.header.index(column)]
 
 
-FASTER = "learning_rate=0.002+policy_kwargs.step_distribution=signal"
-
-
 @pytest.mark.parametrize(
     ("grid", "row", "column", "said"),
     [
@@ -358,14 +355,20 @@ FASTER = "learning_rate=0.002+policy_kwargs.step_distribution=signal"
         ("hidden-goals", ("full", "wrong-trajectory"), "unseen (4)", "| {} with the example of another goal,"),
         ("hidden-goals", ("copy", "copy"), "unseen (4)", "of another goal, {} copying it,"),
         ("hidden-goals", ("no-trajectory", "text"), "unseen (4)", "copying it, {} trained without examples |"),
-        ("ml45-visible", ("candidates-10", BOTH), "seen (45)", "the best of ten candidates does {} on seen tasks,"),
-        ("ml45-visible", ("candidates-50", BOTH), "seen (45)", "and the best of fifty {} (one seed"),
-        ("ml45-visible", (f"full+{FASTER}", ""), "does what it is told", "what is told in shared scenes is done in {},"),
-        ("ml45-visible", (f"full+{FASTER}", BOTH), "seen (45)", "and seen tasks in {}. With weights"),
-        ("ml45-visible", (f"full+{FASTER}", BOTH), "unseen (5)", "Unseen tasks are done as before, {} and"),
-        ("ml45-visible", (f"full+{FASTER}+return_weight=1.0", ""), "does what it is told", "and what is told in {}: reach"),
-        ("ml45-visible", (f"full+{FASTER}+return_weight=1.0", BOTH), "seen (45)", "seen tasks are done in {}, and what"),
-        ("ml45-visible", (f"full+{FASTER}+return_weight=1.0", BOTH), "unseen (5)", "and {}, but box-close less often."),
+        (
+            "ml45-visible",
+            ("full", BOTH),
+            "unseen (5)",
+            "Unseen tasks are done in {} of the episodes with",
+        ),
+        ("ml45-visible", ("no-prompt", "none"), "unseen (5)", "Without any prompt it is {}: in Meta-World"),
+        ("ml45-visible", ("full", ""), "does what it is told", "what is told is done in {}, and the other task never."),
+        ("ml45-visible", ("bc", BOTH), "seen (45)", "of all episodes alike (`bc`) does {} on seen tasks,"),
+        ("ml45-visible", ("bc", BOTH), "unseen (5)", "and on unseen ones {} told both and"),
+        ("ml45-visible", ("bc", EXAMPLE), "unseen (5)", "told both and {} by the example."),
+        ("ml45-visible", ("no-q", BOTH), "unseen (5)", "(`no-q`, one seed) unseen tasks are done in {} and"),
+        ("ml45-visible", ("candidates-10", BOTH), "seen (45)", "the best of ten candidates does {} on seen tasks"),
+        ("ml45-visible", ("candidates-10", BOTH), "unseen (5)", "on seen tasks and {} on unseen ones (one seed"),
         ("ml45-mixed", ("bc", BOTH), "seen (45)", "plain cloning of these data does seen tasks in {} of"),
         ("ml45-mixed", ("full", BOTH), "seen (45)", "which draws better episodes more often, in {}."),
         ("ml45-mixed", ("bc", BOTH), "unseen (5)", "On unseen tasks it is {} and"),
