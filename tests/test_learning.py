@@ -123,4 +123,4 @@ def test_the_q_term_prefers_the_better_of_what_was_logged() -> None:
 
 def test_weights_prefer_the_better_of_whole_episodes_where_plain_cloning_repeats_their_shares() -> None:
     assert share_of_good_actions(some_good_episodes, eta=0.0) == pytest.approx(0.25, abs=0.12)
-    assert share_of_good_actions(some_good_episodes, eta=0.0, return_weight=2.0) > 0.8
+    assert share_of_good_actions(some_good_episodes, eta=0.0, return_weight=8.0) > 0.8
