@@ -54,8 +54,12 @@ def paired(one: dict[str, float], other: dict[str, float], digits: int) -> tuple
     return f"{mean(differences):.{digits}f}", f"{error:.{digits}f}"
 
 
+def of_tuning(name: str) -> Any:
+    return json.loads((DOCS / "results" / "tuning.json").read_text(encoding="utf-8"))[name]
+
+
 def tuning(goal: str) -> list[dict[str, Any]]:
-    runs: list[dict[str, Any]] = json.loads((DOCS / "results" / "tuning.json").read_text(encoding="utf-8"))[goal]
+    runs: list[dict[str, Any]] = of_tuning(goal)
     return runs
 
 
@@ -138,7 +142,7 @@ def test_what_the_page_says_of_shortfalls_is_what_the_raw_results_give() -> None
         in text
     )
     assert f"On mixed data 4 is too little (8 does {weaker[0]} more, {weaker[1]})" in text
-    draws = json.loads((DOCS / "results" / "tuning.json").read_text(encoding="utf-8"))["draws"]["expert"]
+    draws = of_tuning("draws")["expert"]
     short, standard = draws["shortfall, 8"], draws["standardised, 1"]
     assert f"{short['failures']:.1%} of what it draws is of failed episodes, and {standard['failures']:.1%} with" in text
     assert f"weigh as much as {short['episodes']} that are drawn alike, and as {standard['episodes']}." in text
@@ -274,15 +278,8 @@ def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() ->
 
 def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
     of_trainings = [{"split": run["split"], **run["errors"]} for run in tuning("training")]
-    for run in (
-        tuning("visible")
-        + tuning("hidden")
-        + tuning("mixed")
-        + tuning("weights")
-        + tuning("returns")
-        + tuning("guidance")
-        + of_trainings
-    ):
+    others = ("visible", "hidden", "mixed", "weights", "returns", "guidance")
+    for run in [*of_trainings, *(run for name in others for run in tuning(name))]:
         train, unseen = tasks_of_split(run["split"])
         assert set(run["unseen"]) <= set(unseen)
         assert set(run["seen"]) <= set(train)
@@ -355,12 +352,7 @@ def reported(grid: str, row: tuple[str, str], column: str) -> str:
         ("hidden-goals", ("full", "wrong-trajectory"), "unseen (4)", "| {} with the example of another goal,"),
         ("hidden-goals", ("copy", "copy"), "unseen (4)", "of another goal, {} copying it,"),
         ("hidden-goals", ("no-trajectory", "text"), "unseen (4)", "copying it, {} trained without examples |"),
-        (
-            "ml45-visible",
-            ("full", BOTH),
-            "unseen (5)",
-            "Unseen tasks are done in {} of the episodes with",
-        ),
+        ("ml45-visible", ("full", BOTH), "unseen (5)", "Unseen tasks are done in {} of the episodes with"),
         ("ml45-visible", ("no-prompt", "none"), "unseen (5)", "Without any prompt it is {}: in Meta-World"),
         ("ml45-visible", ("full", ""), "does what it is told", "what is told is done in {}, and the other task never."),
         ("ml45-visible", ("bc", BOTH), "seen (45)", "of all episodes alike (`bc`) does {} on seen tasks,"),
