@@ -15,6 +15,7 @@ from gymnasium import spaces
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.fingerprint import episode_digest
 from sb3_llmdpd.data.lerobot import LeRobotSource
+from sb3_llmdpd.data.npz import write_npz
 from sb3_llmdpd.data.source import Reading
 from sb3_llmdpd.data.sources import load_dataset, open_source
 
@@ -356,6 +357,23 @@ def test_the_action_space_spans_what_is_recorded_in_all_files(tmp_path: Path, ve
     actions = np.concatenate([columns["action"] for columns in written])
     source = LeRobotSource(write(tmp_path, version, written))
     assert source.action_space == spaces.Box(actions.min(axis=0), actions.max(axis=0), dtype=np.float32)
+
+
+def test_the_action_space_of_several_data_sets_spans_the_values_of_all(tmp_path: Path, version: str) -> None:
+    actions = np.array([[[0, 1], [2, 3], [0, 1]], [[1, -4], [5, 2], [1, 0]]], np.float32)
+    folders = [write(tmp_path / name, version, [frames(3, action=value)]) for name, value in zip("ab", actions, strict=True)]
+    together = load_dataset([f"lerobot:{folder}" for folder in folders])
+    assert together.action_space == spaces.Box(np.float32([0, -4]), np.float32([5, 3]))
+    np.testing.assert_array_equal([episode.actions for episode in together.episodes], actions[:, :2])
+
+
+def test_beside_a_source_that_records_its_bounds_they_must_be_the_same(tmp_path: Path, version: str) -> None:
+    folder = write(tmp_path / "robot", version, several())
+    data = load_dataset(f"lerobot:{folder}")
+    wider = spaces.Box(-100, 100, data.action_space.shape)
+    write_npz(tmp_path / "logs.npz", data.episodes, data.observation_space, wider)
+    with pytest.raises(ValueError, match="must share their action space"):
+        load_dataset([f"npz:{tmp_path}/logs.npz", f"lerobot:{folder}"])
 
 
 def test_nothing_is_clipped(tmp_path: Path, version: str) -> None:

@@ -27,7 +27,8 @@ class LeRobotSource(EpisodeSource):
     rewards are zero, with a warning.
 
     The task is the string of the first frame's ``task_index``, which is also the sentence. An episode of an empty string has
-    none, and its task is the data set. The action space spans the values of each entry, since no limits are recorded.
+    none, and its task is the data set. The action space spans the values of each entry, since no limits are recorded; that
+    of several such data sets spans the values of all.
 
     :param folder: that holds ``meta/info.json``; ``~`` is the home folder.
     :param observation_key: feature that is the observation, or several, which are put side by side in the order given.
@@ -38,6 +39,7 @@ class LeRobotSource(EpisodeSource):
     """
 
     kind = "lerobot"
+    bounds_from_data = True
 
     def __init__(
         self,

@@ -70,6 +70,10 @@ class EpisodeSource(ABC):
     kind: ClassVar[str]
     """Name of the format, which a user may write in front of a source, as in ``"d4rl:hopper.hdf5"``."""
 
+    bounds_from_data: bool = False
+    """Whether the format records no bounds of actions, and those of the action space are their smallest and largest values.
+    Read together, such sources have those of all."""
+
     def __init__(
         self, name: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], reading: Reading
     ) -> None:

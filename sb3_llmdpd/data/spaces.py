@@ -18,6 +18,8 @@ class HasSpaces(Protocol):
     name: str
     observation_space: spaces.Space[Any]
     action_space: spaces.Box
+    bounds_from_data: bool
+    """Whether no bounds of actions are recorded, and these are the smallest and largest values."""
 
 
 def float32_space(space: AnySpace) -> AnySpace:
@@ -84,31 +86,34 @@ def flat_observations(space: spaces.Space[Any], observations: Any, source: str) 
 
 
 def joint_spaces(sources: Sequence[HasSpaces]) -> tuple[spaces.Space[Any], spaces.Box]:
-    """The spaces that all share; bounds of observations may differ, as nothing is scaled by them.
+    """The spaces that all share. Bounds of observations may differ, as nothing is scaled by them, and those of actions where
+    all have theirs from their data.
 
     :param sources: at least one.
     :return: of observations, and of actions.
     :raises ValueError: when they differ; names two sources that do.
     """
     first, *others = sources
-    observation_space = first.observation_space
+    observation_space, action_space = first.observation_space, first.action_space
+    measured = all(source.bounds_from_data for source in sources)
     for other in others:
-        if other.action_space != first.action_space:
+        actions = _joint_space(action_space, other.action_space)
+        if actions is None or not (measured or other.action_space == action_space):
             raise ValueError(
                 f"data sets that are read together must share their action space: {first.name} has {first.action_space},"
                 f" {other.name} has {other.action_space}"
             )
-        joint = _joint_space(observation_space, other.observation_space)
-        if joint is None:
+        observations = _joint_space(observation_space, other.observation_space)
+        if observations is None:
             raise ValueError(
                 f"data sets that are read together must share their observation space: {first.name} has"
                 f" {first.observation_space}, {other.name} has {other.observation_space}"
             )
-        observation_space = joint
-    return observation_space, first.action_space
+        observation_space, action_space = observations, actions
+    return observation_space, action_space
 
 
-def _joint_space(one: spaces.Space[Any], other: spaces.Space[Any]) -> spaces.Space[Any] | None:
+def _joint_space(one: spaces.Space[Any], other: spaces.Space[Any]) -> Any:
     """The smallest space that holds both, None when they differ in more than bounds."""
     if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
         if (one.shape, one.dtype) != (other.shape, other.dtype):
@@ -116,7 +121,7 @@ def _joint_space(one: spaces.Space[Any], other: spaces.Space[Any]) -> spaces.Spa
         return spaces.Box(np.minimum(one.low, other.low), np.maximum(one.high, other.high), dtype=one.dtype.type)
     if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict) and set(one) == set(other):
         parts = {key: _joint_space(one[key], other[key]) for key in one}
-        return None if None in parts.values() else spaces.Dict(parts)  # type: ignore[arg-type]
+        return None if None in parts.values() else spaces.Dict(parts)
     return one if one == other else None
 
 
