@@ -12,7 +12,7 @@ ifeq ($(shell uname -s)$(MUJOCO_GL),Linux)
 export MUJOCO_GL := $(shell $(PYTHON) -c "import ctypes.util as c; print('egl' if c.find_library('EGL') else 'disabled')")
 endif
 
-.PHONY: help install demo test bench lint format types docs clean
+.PHONY: help install demo test bench lint format types docs tables clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make format    mend style and format"
 	@echo "make types     check the types"
 	@echo "make docs      build the documentation: docs/_build/html/index.html"
+	@echo "make tables    write the tables of docs/benchmarks.md anew from docs/results"
 	@echo "make clean     remove what the targets above made, but the virtual environment"
 
 install: $(STAMP)
@@ -63,6 +64,9 @@ types: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html
+
+tables: $(STAMP)
+	$(BIN)/python tests/result_tables.py
 
 clean:
 	rm -rf build *.egg-info docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -1,24 +1,19 @@
 """The figures on the docs' page of benchmarks, each computed again from the raw results that are kept beside it."""
 
 import json
-import re
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import pytest
+from result_tables import DOCS, of_grid, on_the_page
 
 from sb3_llmdpd.benchmarks.d4rl_results import is_d4rl
-from sb3_llmdpd.benchmarks.grid_report import facts
 from sb3_llmdpd.benchmarks.grid_results import read_grid
 from sb3_llmdpd.benchmarks.grid_tables import tables
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
 from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, TEXT
 
-DOCS = Path(__file__).parent.parent / "docs"
-LEFT_TO_THE_REPORT = ("full told text+trajectory: returns", "The rows")
-"""Tables of a grid's report that the page does without."""
 CONDITIONS = {
     "visible": ("text+trajectory", "trajectory", "text", "none"),
     "hidden": ("text+trajectory", "trajectory", "wrong-trajectory", "copy"),
@@ -322,16 +317,11 @@ GRIDS = sorted(path.parent.name for path in (DOCS / "results").glob("*/results.j
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_what_the_page_says_of_a_grid_is_the_report_of_its_raw_results(grid: str) -> None:
-    results = read_grid(DOCS / "results" / grid / "results.json")
-    shown = [table.markdown() for table in tables(results) if not table.title.startswith(LEFT_TO_THE_REPORT)]
-    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
-    said = page.partition(f"<!-- grid {grid} -->\n")[2].partition("<!-- end of grid -->")[0]
-    assert said == "\n".join([*(f"- {fact}" for fact in facts(results)), "", *shown])
+    assert on_the_page()[grid] == of_grid(grid)
 
 
 def test_every_grid_on_the_page_has_its_raw_results() -> None:
-    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"<!-- grid (.*) -->", page)) == GRIDS
+    assert sorted(on_the_page()) == GRIDS
 
 
 def reported(grid: str, row: tuple[str, str], column: str) -> str:
