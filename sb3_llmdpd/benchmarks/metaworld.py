@@ -21,7 +21,7 @@ from sb3_llmdpd.benchmarks.grid import (
 )
 from sb3_llmdpd.benchmarks.grid_report import write_report
 from sb3_llmdpd.benchmarks.grid_results import GridResults, gather, read_grid, write_grid
-from sb3_llmdpd.benchmarks.metaworld_settings import DATA, EPISODES_PER_GOAL, HIDDEN_GOAL_POLICY, MetaworldSettings
+from sb3_llmdpd.benchmarks.metaworld_settings import DATA, EPISODES_PER_GOAL, MetaworldSettings
 from sb3_llmdpd.benchmarks.run_folder import RunFolder
 from sb3_llmdpd.benchmarks.runs import example_episodes
 from sb3_llmdpd.benchmarks.variants import CONTROL, PROMPT_DT, TEXT, VARIANTS, Variant, make_variant, merged
@@ -45,7 +45,7 @@ depends on it."""
 _DATASETS = "metaworld-{goal}-{data}-{n}-seed-{seed}/{{task}}-v0"
 _EXAMPLES = "metaworld-examples-{goal}-{n}-seed-{seed}/{{task}}-v0"
 
-_PROMPTING = ("text_encoder", "text_dropout", "trajectory_dropout", "pair_dropout")
+_PROMPTING = ("text_encoder", "text_dropout", "trajectory_dropout", "pair_dropout", "text_swap")
 """Arguments of the shared model that Prompt-DT has, too; all others are its own."""
 
 
@@ -234,8 +234,6 @@ class MetaworldBenchmark:
     def _new_model(self, variant: Variant, seed: int) -> LLMDPD:
         settings = self.settings
         base = {"learning_rate": settings.learning_rate, "same_goal": not settings.goal_visible, **settings.model}
-        if not settings.goal_visible:
-            base = merged(base, {"policy_kwargs": HIDDEN_GOAL_POLICY})
         arguments = merged(base, variant.model)
         arguments["learning_rate"] = CosineSchedule(arguments["learning_rate"])
         return LLMDPD("MlpPolicy", dataset=self.data, seed=seed, device="cpu", **arguments)

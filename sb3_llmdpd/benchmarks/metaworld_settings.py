@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
+from sb3_llmdpd.benchmarks.variants import merged
 from sb3_llmdpd.data.metaworld.envs import HORIZON
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import CONTROLS_OF_PROMPTS, Condition
@@ -21,8 +22,13 @@ EPISODES_PER_GOAL = 2
 SEEN_EPISODES = {"visible": 10, "hidden": 50}
 """Played of a seen task, by the goal: there are 45 of them where it is visible, and hardly ten whose goal has to be told."""
 
-HIDDEN_GOAL_POLICY = {"features_extractor_class": "metaworld_relative", "features_extractor_kwargs": {"positions": True}}
-"""Further arguments of the policy there: only positions say where the example's goal is."""
+HIDDEN_GOAL_MODEL: Mapping[str, Any] = {
+    # Only positions say where the example's goal is.
+    "policy_kwargs": {"features_extractor_class": "metaworld_relative", "features_extractor_kwargs": {"positions": True}},
+    # Beside the example of an unseen task, its sentence sounds like that of a known one, whose goals lie elsewhere.
+    "text_swap": 0.5,
+}
+"""Further arguments of `LLMDPD` there."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class MetaworldSettings:
 
     @classmethod
     def of_split(cls, split: str, unseen: Sequence[str] | None = None, **settings: Any) -> Self:
-        """Settings with the tasks of a split, and as many episodes of a seen task as `SEEN_EPISODES` has for the goal.
+        """Settings with the tasks of a split; those that are not given suit the goal.
 
         :param split: see `tasks_of_split`.
         :param unseen: see `tasks_of_split`.
@@ -91,7 +97,8 @@ class MetaworldSettings:
         """
         train, held_out = tasks_of_split(split, unseen)
         made = cls(split, train, held_out, **settings)
-        return made if "n_seen_episodes" in settings else replace(made, n_seen_episodes=SEEN_EPISODES[made.goal])
+        suited: dict[str, Any] = {"n_seen_episodes": SEEN_EPISODES[made.goal], "model": _suited(made.model, made.goal)}
+        return replace(made, **{name: value for name, value in suited.items() if name not in settings})
 
     def smoke(self) -> Self:
         """The same at a size that takes seconds and learns nothing."""
@@ -107,7 +114,7 @@ class MetaworldSettings:
             n_seen_episodes=small.n_seen_episodes,
             n_examples=2,  # of two goals, so that one can be the wrong one
             max_episode_steps=small.max_episode_steps,
-            model=small.model,
+            model=_suited(small.model, self.goal),
             log_interval=small.log_interval,
         )
 
@@ -148,3 +155,8 @@ class MetaworldSettings:
     def goal_visible(self) -> bool:
         """Whether the observations hold the goal."""
         return self.goal == "visible"
+
+
+def _suited(model: Mapping[str, Any], goal: str) -> Mapping[str, Any]:
+    """Arguments of `LLMDPD` that suit the goal."""
+    return merged(model, HIDDEN_GOAL_MODEL) if goal == "hidden" else model
