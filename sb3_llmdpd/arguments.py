@@ -25,7 +25,6 @@ SAVED_ARGUMENTS = (
     "text_dropout",
     "trajectory_dropout",
     "pair_dropout",
-    "text_swap",
     "prompt_noise",
     "text_encoder",
     "same_goal",
@@ -58,8 +57,7 @@ _WHOLE = {
 }
 _NUMBERS = {
     **dict.fromkeys(
-        ("gamma", "tau", "expectile", "ema_decay", "text_dropout", "trajectory_dropout", "pair_dropout", "text_swap"),
-        (0.0, 1.0),
+        ("gamma", "tau", "expectile", "ema_decay", "text_dropout", "trajectory_dropout", "pair_dropout"), (0.0, 1.0)
     ),
     **dict.fromkeys(("eta", "prompt_noise", "candidate_temperature", "max_grad_norm", "return_weight"), (0.0, float("inf"))),
     **dict.fromkeys(("learning_rate", "critic_learning_rate"), (0.0, float("inf"))),

@@ -65,8 +65,6 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
     :param trajectory_dropout: the same for the example trajectory, independently.
     :param pair_dropout: of the prompts that still have both, the share that loses its sentence, too: what a sentence says of
         known tasks is no help in a new one, and an example has to be followed without it.
-    :param text_swap: of the prompts that have both even then, the share that gets the sentence of another prompt: the example
-        has to be followed whatever is said beside it, as a new sentence may sound like that of another task.
     :param prompt_noise: standard deviation of the noise on the prompt vectors (whose entries have unit variance) while the
         actor trains, so that a neighbourhood of each training prompt means its task, and not one point.
     :param text_encoder: name of the frozen language model (see `make_text_encoder`); None for a model without text.
@@ -124,7 +122,6 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
         text_dropout: float = 0.1,
         trajectory_dropout: float = 0.1,
         pair_dropout: float = 0.0,
-        text_swap: float = 0.0,
         prompt_noise: float = 0.0,
         text_encoder: str | None = "minilm",
         same_goal: bool = False,
@@ -156,7 +153,6 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
         self.text_dropout = text_dropout
         self.trajectory_dropout = trajectory_dropout
         self.pair_dropout = pair_dropout
-        self.text_swap = text_swap
         self.prompt_noise = prompt_noise
         self.text_encoder = text_encoder
         self.same_goal = same_goal

@@ -52,29 +52,21 @@ class PromptBatch(NamedTuple):
         return self._replace(text_vectors=self.text_vectors[:, :0], has_text=th.zeros_like(self.has_text))
 
     def dropped_at_random(
-        self,
-        draws: th.Tensor,
-        text_dropout: float,
-        trajectory_dropout: float,
-        pair_dropout: float = 0.0,
-        text_swap: float = 0.0,
+        self, draws: th.Tensor, text_dropout: float, trajectory_dropout: float, pair_dropout: float
     ) -> "PromptBatch":
-        """The same prompts without a share of the texts and of the trajectories, independently; of what then still has both,
-        without a further share of the texts; and of what has both even then, a share with the text of the prompt before it.
+        """The same prompts without a share of the texts and of the trajectories, independently; and of what then still has
+        both, without a further share of the texts.
 
         :param draws: (2, M), uniform in [0, 1).
         :param text_dropout: share of the texts.
         :param trajectory_dropout: share of the trajectories.
-        :param pair_dropout: share of the pairs that lose their text.
-        :param text_swap: share of the remaining pairs that get another text.
+        :param pair_dropout: share of the pairs.
         :return: the prompts that remain.
         """
         drop_trajectory = draws[1] < trajectory_dropout
-        is_pair = self.has_text & self.has_trajectory & ~drop_trajectory
+        is_pair = self.has_trajectory & ~drop_trajectory
         share = th.where(is_pair, 1.0 - (1.0 - text_dropout) * (1.0 - pair_dropout), text_dropout)
-        swap = is_pair & self.has_text.roll(1) & (draws[0] >= 1.0 - text_swap * (1.0 - share))
-        texts = th.where(swap.unsqueeze(1), self.text_vectors.roll(1, dims=0), self.text_vectors)
-        return self._replace(text_vectors=texts).dropped(draws[0] < share, drop_trajectory)
+        return self.dropped(draws[0] < share, drop_trajectory)
 
 
 class PromptReplayBufferSamples(NamedTuple):

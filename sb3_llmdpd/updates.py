@@ -28,7 +28,6 @@ class GradientSteps(PromptedLosses):
     text_dropout: float
     trajectory_dropout: float
     pair_dropout: float
-    text_swap: float
     max_grad_norm: float
     ema_decay: float
     _accumulate: Callable[[Metrics], None]
@@ -105,8 +104,7 @@ class GradientSteps(PromptedLosses):
             prompts = prompts.without_examples()
         if self.text_dropout == 1:
             prompts = prompts.without_texts()
-        shares = (self.text_dropout, self.trajectory_dropout, self.pair_dropout, self.text_swap)
-        return prompts.dropped_at_random(draws, *shares)
+        return prompts.dropped_at_random(draws, self.text_dropout, self.trajectory_dropout, self.pair_dropout)
 
     def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
         optimizer.zero_grad()

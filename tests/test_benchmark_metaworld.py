@@ -210,12 +210,11 @@ def test_a_hidden_goal_is_measured_on_50_episodes_of_a_seen_task_unless_another_
     assert MetaworldSettings.of_split("ml45", goal="hidden", n_seen_episodes=20).n_seen_episodes == 20
 
 
-def test_where_the_goal_is_hidden_the_model_sees_positions_and_learns_to_follow_an_example_beside_any_sentence() -> None:
+def test_where_the_goal_is_hidden_the_model_sees_positions() -> None:
     visible, hidden = (MetaworldSettings.of_split("ml45", goal=goal) for goal in ("visible", "hidden"))
     for settings in (hidden, hidden.smoke()):
         assert settings.model["policy_kwargs"]["features_extractor_kwargs"] == {"positions": True}
-        assert settings.model["text_swap"] == 0.5
-    assert "text_swap" not in visible.model
+    assert "features_extractor_kwargs" not in visible.model["policy_kwargs"]
     kept = ("conditioning", "step_distribution")
     assert [hidden.model["policy_kwargs"][key] for key in kept] == [visible.model["policy_kwargs"][key] for key in kept]
 

@@ -249,15 +249,9 @@ def test_running_statistics_reach_the_averaged_actor_and_acting_leaves_them() ->
 
 
 def many_prompts(model: LLMDPD, n: int) -> PromptBatch:
-    """Prompts that have both, no two with one sentence."""
-    prompts = model.replay_buffer.sample(3).prompts
+    """Prompts that have both."""
     has_both = th.ones(n, dtype=th.bool)
-    texts = th.arange(n, dtype=th.float32).unsqueeze(1).expand(-1, prompts.text_vectors.shape[1])
-    return prompts._replace(text_vectors=texts, has_text=has_both, has_trajectory=has_both)
-
-
-def swapped(prompts: PromptBatch) -> th.Tensor:
-    return prompts.text_vectors[th.arange(len(prompts.has_text)) - 1]
+    return model.replay_buffer.sample(3).prompts._replace(has_text=has_both, has_trajectory=has_both)
 
 
 def test_texts_and_trajectories_are_dropped_independently_at_their_rates() -> None:
@@ -283,34 +277,6 @@ def test_a_sentence_without_an_example_is_no_pair() -> None:
     prompts = model.replay_buffer.sample(3).prompts
     alone = prompts._replace(has_trajectory=th.tensor([True, False, False]))
     assert model._drop_prompts(alone, th.rand(2, 3)).has_text.tolist() == [False, True, True]
-
-
-def test_of_the_pairs_that_keep_their_sentence_a_share_gets_that_of_the_prompt_before() -> None:
-    model = tiny_model(text_dropout=0.0, trajectory_dropout=0.0, pair_dropout=0.5, text_swap=0.4)
-    n = 20_000
-    prompts = many_prompts(model, n)
-    dropped = model._drop_prompts(prompts, th.rand(2, n))
-    own, others = ((dropped.text_vectors == texts).all(dim=1) for texts in (prompts.text_vectors, swapped(prompts)))
-    assert (own ^ others).all()
-    shares = [(which & dropped.has_text).float().mean().item() for which in (own, others)]
-    assert shares == pytest.approx([0.3, 0.2], abs=0.015)
-
-
-def test_a_sentence_without_an_example_stays_its_own() -> None:
-    model = tiny_model(text_dropout=0.0, trajectory_dropout=1.0, text_swap=1.0)
-    prompts = many_prompts(model, 4)
-    dropped = model._drop_prompts(prompts, th.rand(2, 4))
-    assert th.equal(dropped.text_vectors, prompts.text_vectors)
-
-
-def test_a_sentence_is_not_swapped_for_none() -> None:
-    model = tiny_model(text_dropout=0.0, trajectory_dropout=0.0, text_swap=1.0)
-    prompts = many_prompts(model, 4)._replace(has_text=th.tensor([True, False, True, True]))
-    dropped = model._drop_prompts(prompts, th.rand(2, 4))
-    assert dropped.has_text.tolist() == [True, False, True, True]
-    expected = prompts.text_vectors.clone()
-    expected[0], expected[3] = prompts.text_vectors[3], prompts.text_vectors[2]
-    assert th.equal(dropped.text_vectors, expected)
 
 
 def shown(model: LLMDPD, n_steps: int = 6) -> tuple[set[bool], set[bool]]:
@@ -522,7 +488,6 @@ def wide_actions() -> OfflineDataset:
         (dict(text_dropout=1.1), r"`text_dropout` must be in \[0.0, 1.0\], got 1.1"),
         (dict(trajectory_dropout=-1), r"`trajectory_dropout` must be in \[0.0, 1.0\], got -1"),
         (dict(pair_dropout=2), r"`pair_dropout` must be in \[0.0, 1.0\], got 2"),
-        (dict(text_swap=-1), r"`text_swap` must be in \[0.0, 1.0\], got -1"),
         (dict(eta=-1.0), r"`eta` must be in \[0.0, inf\], got -1.0"),
         (dict(eta=float("nan")), r"`eta` must be in \[0.0, inf\], got nan"),
         (dict(prompt_noise=-0.1), r"`prompt_noise` must be in \[0.0, inf\], got -0.1"),

@@ -58,7 +58,6 @@ class PromptDT:
     :param text_dropout: share of the prompts whose sentence is replaced by the learned null.
     :param trajectory_dropout: the same for the example, independently.
     :param pair_dropout: of the prompts that still have both, the share that loses its sentence, too.
-    :param text_swap: of the prompts that have both even then, the share that gets another prompt's sentence.
     :param text_encoder: see `make_text_encoder`; None for a model without text.
     :param same_goal: examples come from episodes of the same goal.
     :param reward_scale: of the returns, see `PromptReplayBuffer`.
@@ -89,7 +88,6 @@ class PromptDT:
         text_dropout: float = 0.1,
         trajectory_dropout: float = 0.1,
         pair_dropout: float = 0.0,
-        text_swap: float = 0.0,
         text_encoder: str | None = "minilm",
         same_goal: bool = False,
         reward_scale: str = "per_task",
@@ -102,7 +100,7 @@ class PromptDT:
         self.context = context
         self.prompt_window = prompt_window
         self.max_grad_norm = max_grad_norm
-        self.dropout = (text_dropout, trajectory_dropout, pair_dropout, text_swap)
+        self.dropout = (text_dropout, trajectory_dropout, pair_dropout)
         self.reward_scale = reward_scale
         self.device = get_device(device)
         self.generator = th.Generator(self.device)

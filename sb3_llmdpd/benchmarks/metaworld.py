@@ -45,7 +45,7 @@ depends on it."""
 _DATASETS = "metaworld-{goal}-{data}-{n}-seed-{seed}/{{task}}-v0"
 _EXAMPLES = "metaworld-examples-{goal}-{n}-seed-{seed}/{{task}}-v0"
 
-_PROMPTING = ("text_encoder", "text_dropout", "trajectory_dropout", "pair_dropout", "text_swap")
+_PROMPTING = ("text_encoder", "text_dropout", "trajectory_dropout", "pair_dropout")
 """Arguments of the shared model that Prompt-DT has, too; all others are its own."""
 
 

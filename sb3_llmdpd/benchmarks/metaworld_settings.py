@@ -23,12 +23,9 @@ SEEN_EPISODES = {"visible": 10, "hidden": 50}
 """Played of a seen task, by the goal: there are 45 of them where it is visible, and hardly ten whose goal has to be told."""
 
 HIDDEN_GOAL_MODEL: Mapping[str, Any] = {
-    # Only positions say where the example's goal is.
-    "policy_kwargs": {"features_extractor_class": "metaworld_relative", "features_extractor_kwargs": {"positions": True}},
-    # Beside the example of an unseen task, its sentence sounds like that of a known one, whose goals lie elsewhere.
-    "text_swap": 0.5,
+    "policy_kwargs": {"features_extractor_class": "metaworld_relative", "features_extractor_kwargs": {"positions": True}}
 }
-"""Further arguments of `LLMDPD` there."""
+"""Further arguments of `LLMDPD` there: only positions say where the example's goal is."""
 
 
 @dataclass(frozen=True)

@@ -87,9 +87,6 @@ def train(
     pair_dropout: Annotated[float, typer.Option(help="Share of those with both that lose their sentence.")] = _MODEL[
         "pair_dropout"
     ],
-    text_swap: Annotated[float, typer.Option(help="Share of those with both even then that get another sentence.")] = _MODEL[
-        "text_swap"
-    ],
     prompt_noise: Annotated[float, typer.Option(help="Noise on the prompt vectors in training.")] = _MODEL["prompt_noise"],
     text_encoder: Annotated[str, typer.Option(help="Spec of the language model; none for no text.")] = _MODEL["text_encoder"],
     same_goal: Annotated[bool, typer.Option("--same-goal", help="Examples share the goal.")] = _MODEL["same_goal"],
