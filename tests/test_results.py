@@ -13,6 +13,7 @@ from sb3_llmdpd.benchmarks.grid_results import read_grid
 from sb3_llmdpd.benchmarks.grid_tables import tables
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
 from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, TEXT
+from sb3_llmdpd.data.metaworld.tasks import TASKS
 
 CONDITIONS = {
     "visible": ("text+trajectory", "trajectory", "text", "none"),
@@ -75,6 +76,57 @@ def test_the_table_of_what_was_tried_is_what_the_raw_results_give(goal: str) -> 
         ]
         for setting, runs in by_setting.items()
     ]
+
+
+OF_FOLDS = [("seen", BOTH), ("seen", EXAMPLE), ("seen", TEXT), ("unseen", BOTH), ("unseen", EXAMPLE), ("unseen", TEXT)]
+"""Columns of the table of folds, but for the last."""
+SWAPPED = "another task's sentence beside half of the examples"
+
+
+def of_folds(setting: str, group: str, told: str) -> dict[str, float]:
+    """Success rates by task and seed; tasks and seeds where it was not measured are left out."""
+    return {
+        f"{task} {run['seed']}": cells[told]
+        for run in tuning("folds")
+        if run["setting"] == setting
+        for task, cells in run[group].items()
+        if told in cells
+    }
+
+
+def test_the_table_of_folds_is_what_the_raw_results_give() -> None:
+    settings = [run["setting"] for run in tuning("folds")]
+    assert table_behind("tuning folds") == [
+        [
+            setting,
+            str(settings.count(setting)),
+            *(rate(of_folds(setting, *column).values()) for column in [*OF_FOLDS, ("unseen", "wrong-trajectory")]),
+        ]
+        for setting in dict.fromkeys(settings)
+    ]
+
+
+def test_what_the_page_says_of_another_tasks_sentence_is_what_the_raw_results_give() -> None:
+    unseen, seen = (
+        paired(of_folds(SWAPPED, group, BOTH), of_folds("as it is", group, BOTH), 2) for group in ("unseen", "seen")
+    )
+    of_first = [
+        mean(value for key, value in of_folds(setting, "unseen", BOTH).items() if key.endswith(" 0"))
+        for setting in (SWAPPED, "as it is")
+    ]
+    text = words_of_the_page()
+    assert f"The first seed had {of_first[0] - of_first[1]:.2f} more on unseen tasks" in text
+    assert f"three seeds it is {unseen[0]} (standard error {unseen[1]}), and on seen tasks {seen[0]} ({seen[1]})" in text
+    reach = [value for key, value in of_folds("as it is", "seen", BOTH).items() if key.startswith("reach ")]
+    assert f"reach is done in {rate(reach)} of the episodes when it is seen" in text
+
+
+def test_the_folds_with_the_goal_hidden_have_no_task_of_the_hold_out() -> None:
+    held_out = {"box-close", "pick-place", "push-back", "shelf-place"}
+    told = {task for task, info in TASKS.items() if info.goal_needs_telling}
+    for run in tuning("folds"):
+        assert {*run["seen"], *run["unseen"]} == told - held_out
+        assert set(run["seen"]).isdisjoint(run["unseen"])
 
 
 def test_the_table_of_what_was_tried_on_mixed_data_is_what_the_raw_results_give() -> None:
