@@ -117,6 +117,8 @@ def test_what_the_page_says_of_another_tasks_sentence_is_what_the_raw_results_gi
     text = words_of_the_page()
     assert f"The first seed had {of_first[0] - of_first[1]:.2f} more on unseen tasks" in text
     assert f"three seeds it is {unseen[0]} (standard error {unseen[1]}), and on seen tasks {seen[0]} ({seen[1]})" in text
+    visible = [rate(cells[BOTH] for cells in run["seen"].values()) for run in tuning("swaps")]
+    assert f"With the goal visible, on third 0, it was {visible[0]} into {visible[1]} on seen tasks." in text
     reach = [value for key, value in of_folds("as it is", "seen", BOTH).items() if key.startswith("reach ")]
     assert f"reach is done in {rate(reach)} of the episodes when it is seen" in text
 
@@ -325,7 +327,7 @@ def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() ->
 
 def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
     of_trainings = [{"split": run["split"], **run["errors"]} for run in tuning("training")]
-    others = ("visible", "hidden", "mixed", "weights", "returns", "guidance")
+    others = ("visible", "hidden", "mixed", "weights", "returns", "guidance", "swaps")
     for run in [*of_trainings, *(run for name in others for run in tuning(name))]:
         train, unseen = tasks_of_split(run["split"])
         assert set(run["unseen"]) <= set(unseen)
