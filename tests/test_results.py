@@ -6,11 +6,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
-from result_tables import DOCS, of_grid, on_the_page
+from result_tables import DOCS, PAGE, filled, of_grid, on_the_page, results_of, tables_of
 
 from sb3_llmdpd.benchmarks.d4rl_results import is_d4rl
-from sb3_llmdpd.benchmarks.grid_results import read_grid
-from sb3_llmdpd.benchmarks.grid_tables import tables
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
 from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, TEXT
 from sb3_llmdpd.data.metaworld.tasks import TASKS
@@ -23,13 +21,13 @@ CONDITIONS = {
 
 def table_behind(mark: str) -> list[list[str]]:
     """The cells of the table that follows a comment in the page, without its head."""
-    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     lines = page.partition(f"<!-- {mark} -->\n")[2].partition("\n\n")[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def words_of_the_page() -> str:
-    return " ".join((DOCS / "benchmarks.md").read_text(encoding="utf-8").split())
+    return " ".join(PAGE.read_text(encoding="utf-8").split())
 
 
 def rate(values: Iterable[float]) -> str:
@@ -119,8 +117,27 @@ def test_what_the_page_says_of_another_tasks_sentence_is_what_the_raw_results_gi
     assert f"three seeds it is {unseen[0]} (standard error {unseen[1]}), and on seen tasks {seen[0]} ({seen[1]})" in text
     visible = [rate(cells[BOTH] for cells in run["seen"].values()) for run in tuning("swaps")]
     assert f"With the goal visible, on third 0, it was {visible[0]} into {visible[1]} on seen tasks." in text
+    said = "the sentence of an unseen task does {}, the example of another goal {}."
+    assert said.format(*(rate(of_folds("as it is", "unseen", told).values()) for told in (TEXT, "wrong-trajectory"))) in text
     reach = [value for key, value in of_folds("as it is", "seen", BOTH).items() if key.startswith("reach ")]
     assert f"reach is done in {rate(reach)} of the episodes when it is seen" in text
+
+
+def test_what_the_page_says_of_reach_is_what_the_raw_results_give() -> None:
+    trace = of_tuning("reach")
+    text = words_of_the_page()
+    assert sum(distance < 0.04 for distance in trace["nearest"]) == 7
+    assert len(trace["nearest"]) == 8
+    assert (
+        "In eight episodes with the example alone (second row, first seed) the hand comes within 4 cm of the goal in seven"
+        in text
+    )
+    at_the_end = [sum(entry**2 for entry in offset) ** 0.5 for offset in trace["end"]]
+    assert f"after 150 steps it is {100 * min(at_the_end):.0f} to {100 * max(at_the_end):.0f} cm away." in text
+    copied = [cell for cell in results_of("hidden-goals").cells if (cell.variant, cell.task) == ("copy", "reach")]
+    assert copied
+    assert all(all(cell.successes) for cell in copied)
+    assert "copying does all of it" in text
 
 
 def test_the_folds_with_the_goal_hidden_have_no_task_of_the_hold_out() -> None:
@@ -374,13 +391,18 @@ def test_what_the_page_says_of_a_grid_is_the_report_of_its_raw_results(grid: str
     assert on_the_page()[grid] == of_grid(grid)
 
 
+def test_a_page_is_filled_with_the_tables_of_the_grids_that_it_names_and_stays_as_it_is_beside_them() -> None:
+    empty = "before\n<!-- grid {0} -->\n{1}<!-- end of grid -->\nbehind\n"
+    assert filled(empty.format("hidden-goals", "old\n")) == empty.format("hidden-goals", of_grid("hidden-goals"))
+
+
 def test_every_grid_on_the_page_has_its_raw_results() -> None:
     assert sorted(on_the_page()) == GRIDS
 
 
 def reported(grid: str, row: tuple[str, str], column: str) -> str:
     """A success rate with its interval; of the table of shared scenes where the row has no condition."""
-    made = {table.title: table for table in tables(read_grid(DOCS / "results" / grid / "results.json"))}
+    made = {table.title: table for table in tables_of(grid)}
     table = made[f"{'Success at any step' if row[1] else 'Scenes that two tasks share'} [95% interval]"]
     rows = {entry[:2] if row[1] else (entry[0], ""): entry for entry in table.rows}
     return rows[row][table.header.index(column)]
