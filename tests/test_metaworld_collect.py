@@ -86,6 +86,20 @@ def test_an_episode_ends_shortly_after_its_first_success(dataset: OfflineDataset
         assert not episode.terminated
 
 
+@pytest.mark.parametrize("steps", [0, 3])
+def test_as_many_steps_as_asked_follow_the_first_success(steps: int) -> None:
+    episode = record_episode(MetaWorldEnv("reach"), Recipe("reach", 1, (0.0,), 1, True, 0, steps_after_success=steps), 0)
+    assert len(episode.actions) == episode.first_success + 1 + steps
+
+
+def test_an_episode_recorded_to_its_end_is_shown_until_shortly_after_its_success(tmp_path: Path) -> None:
+    ids = collect_here(tmp_path, n_episodes=1, steps_after_success=500)
+    (episode,) = load_minari(ids, root=tmp_path).episodes
+    assert episode.first_success is not None
+    assert len(episode) == 500
+    assert episode.prompt_length == episode.first_success + 1 + STEPS_AFTER_SUCCESS
+
+
 def test_a_failed_episode_is_kept_whole_and_marked(tmp_path: Path) -> None:
     ids = collect_here(tmp_path, "pick-place", n_episodes=1, noise=[5.0])
     (episode,) = load_minari(ids, root=tmp_path).episodes
@@ -238,6 +252,7 @@ def test_what_a_killed_collection_left_is_removed_and_a_running_ones_is_not(tmp_
         ({"noise": ()}, "`noise` must be one or several standard deviations"),
         ({"noise": (-0.1,)}, "`noise` must be one or several standard deviations"),
         ({"seed": -1}, "`seed` must be at least 0, got -1"),
+        ({"steps_after_success": -1}, "`steps_after_success` must be at least 0, got -1"),
         ({"n_processes": 0}, "`n_processes` must be at least 1, or None for one a CPU core, got 0"),
         ({"id_format": "reach-v0"}, "`id_format` must hold '{task}'"),
         ({"id_format": "a b/{task}-v0"}, "`id_format` gives .a b/reach-v0., which is no Minari id"),

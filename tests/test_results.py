@@ -121,6 +121,12 @@ def test_what_the_page_says_of_another_tasks_sentence_is_what_the_raw_results_gi
     assert said.format(*(rate(of_folds("as it is", "unseen", told).values()) for told in (TEXT, "wrong-trajectory"))) in text
     reach = [value for key, value in of_folds("as it is", "seen", BOTH).items() if key.startswith("reach ")]
     assert f"reach is done in {rate(reach)} of the episodes when it is seen" in text
+    as_it_is, longer = (
+        [of_folds(setting, "seen", told)["reach 0"] for told in (BOTH, EXAMPLE)]
+        for setting in ("as it is", "episodes recorded for 50 steps after their success")
+    )
+    assert "recorded for 50 it is {:.2f} with both prompts and {:.2f} by the example".format(*longer) in text
+    assert "(first fold and seed; {:.2f} and {:.2f} as it is)".format(*as_it_is) in text
 
 
 def test_what_the_page_says_of_reach_is_what_the_raw_results_give() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sb3_llmdpd.cli.options import names, numbers
+from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS
 from sb3_llmdpd.data.metaworld.collection import collect, collected_success
 from sb3_llmdpd.data.metaworld.tasks import split
 from sb3_llmdpd.data.minari import datasets_root, load_minari
@@ -30,6 +31,9 @@ def metaworld(
         str, typer.Option(help="Standard deviations of the action noise between commas; the episodes take turns.")
     ] = "0.1",
     episodes_per_goal: Annotated[int, typer.Option(help="Consecutive episodes that share their goal.")] = 1,
+    steps_after_success: Annotated[
+        int, typer.Option(help="Steps recorded after an episode's first success; 500 record every episode to its end.")
+    ] = STEPS_AFTER_SUCCESS,
     hide_goal: Annotated[bool, typer.Option("--hide-goal", help="Leave the goal out of the observations.")] = False,
     seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
     out: Annotated[
@@ -53,6 +57,7 @@ def metaworld(
         noise=numbers(noise, "--noise"),
         episodes_per_goal=episodes_per_goal,
         goal_visible=not hide_goal,
+        steps_after_success=steps_after_success,
         seed=seed,
         n_processes=processes,
         root=out,

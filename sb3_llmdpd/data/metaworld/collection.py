@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS
 from sb3_llmdpd.data.metaworld.envs import MetaWorldEnv
 from sb3_llmdpd.data.metaworld.record import Recipe, RecordedEpisode, record_episode
 from sb3_llmdpd.data.metaworld.tasks import task_info
@@ -27,6 +28,7 @@ def collect(
     noise: Sequence[float] = (0.1,),
     episodes_per_goal: int = 1,
     goal_visible: bool = True,
+    steps_after_success: int = STEPS_AFTER_SUCCESS,
     seed: int = 0,
     n_processes: int | None = None,
     root: str | Path | None = None,
@@ -35,7 +37,7 @@ def collect(
 ) -> list[str]:
     """Record the scripted experts, one Minari data set (hdf5) a task.
 
-    An episode ends `STEPS_AFTER_SUCCESS` steps after its first success, or at 500 steps; failed ones are kept and marked.
+    An episode ends some steps after its first success, or at 500 steps; failed ones are kept and marked.
     A data set appears when it is complete and not before, so that an interrupted collection can simply be run again: what
     is there already, from the same recipe, is kept.
 
@@ -45,6 +47,8 @@ def collect(
     :param episodes_per_goal: consecutive episodes that share a goal while the object is placed anew; see
         `Recipe.episodes_per_goal` for the tasks whose goal is a part of the object.
     :param goal_visible: whether observations hold the goal's position; the expert knows it anyway.
+    :param steps_after_success: see `Recipe`: few show how a task is done and not what to do then, which is part of the return
+        of a whole episode.
     :param seed: of all random numbers; the result does not depend on the number of processes.
     :param n_processes: as many as there are CPU cores by default; 1 collects in this process.
     :param root: folder of the data sets; by default Minari's own, $MINARI_DATASETS_PATH or ~/.minari/datasets.
@@ -60,7 +64,7 @@ def collect(
         raise ValueError(f"`id_format` must hold '{{task}}', so that every task gets its own data set, got {id_format!r}")
     recipes = {
         id_format.format(task=name): Recipe(
-            name, n_episodes, tuple(float(std) for std in noise), episodes_per_goal, goal_visible, seed
+            name, n_episodes, tuple(float(std) for std in noise), episodes_per_goal, goal_visible, seed, steps_after_success
         )
         for name in names
     }

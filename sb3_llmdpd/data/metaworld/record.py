@@ -24,6 +24,8 @@ class Recipe:
         Else every episode has a scene of its own: the same one twice could be solved by copying.
     :param goal_visible: whether the observations hold the goal.
     :param seed: of all random numbers.
+    :param steps_after_success: how many steps of an episode follow its first success; 500 or more record every episode to
+        its end.
     :raises ValueError: on numbers that make no data set.
     """
 
@@ -33,6 +35,7 @@ class Recipe:
     episodes_per_goal: int
     goal_visible: bool
     seed: int
+    steps_after_success: int = STEPS_AFTER_SUCCESS
 
     def __post_init__(self) -> None:
         if self.n_episodes < 1 or self.episodes_per_goal < 1:
@@ -46,8 +49,9 @@ class Recipe:
             )
         if not self.noise or not all(np.isfinite(std) and std >= 0 for std in self.noise):
             raise ValueError(f"`noise` must be one or several standard deviations of at least 0, got {self.noise}")
-        if self.seed < 0:
-            raise ValueError(f"`seed` must be at least 0, got {self.seed}")
+        for name in ("seed", "steps_after_success"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}")
 
     @property
     def info(self) -> TaskInfo:
@@ -60,7 +64,6 @@ class Recipe:
             **asdict(self),
             "noise": list(self.noise),
             "task_texts": list(self.info.texts),
-            "steps_after_success": STEPS_AFTER_SUCCESS,
             "metaworld_version": version("metaworld"),
             "mujoco_version": version("mujoco"),
         }
@@ -98,7 +101,7 @@ class RecordedEpisode:
 
 
 def record_episode(env: MetaWorldEnv, recipe: Recipe, episode: int) -> RecordedEpisode:
-    """Run the expert once, until shortly after its first success or the step limit.
+    """Run the expert once, until as long after its first success as the recipe says, or the step limit.
 
     :param env: environment of the recipe's task.
     :param recipe: what to collect.
@@ -114,6 +117,7 @@ def record_episode(env: MetaWorldEnv, recipe: Recipe, episode: int) -> RecordedE
     actions: list[np.ndarray] = []
     rewards: list[float] = []
     end = HORIZON
+    succeeded = False
     while len(actions) < end:
         action = np.clip(env.expert_action(observation) + std * rng.standard_normal(4), -1.0, 1.0).astype(np.float32)
         observation, reward, _, _, info = env.step(action)
@@ -121,8 +125,9 @@ def record_episode(env: MetaWorldEnv, recipe: Recipe, episode: int) -> RecordedE
         actions.append(action)
         rewards.append(reward)
         successes.append(info["success"])
-        if info["success"] and end == HORIZON:
-            end = min(HORIZON, len(actions) + STEPS_AFTER_SUCCESS)
+        if info["success"] and not succeeded:
+            succeeded = True
+            end = min(HORIZON, len(actions) + recipe.steps_after_success)
     return RecordedEpisode(
         observations=np.stack(observations),
         actions=np.stack(actions),
