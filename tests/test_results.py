@@ -420,7 +420,8 @@ def reported(grid: str, row: tuple[str, str], column: str) -> str:
         ("ml45-visible", ("full", BOTH), "unseen (5)", "| Does it do [tasks that it never saw](#ml45-goal-visible)? | {} |"),
         ("ml45-visible", ("no-prompt", "none"), "unseen (5)", "| {} trained without any prompt,"),
         ("ml45-visible", ("no-trajectory", "text"), "unseen (5)", "any prompt, {} without examples |"),
-        ("hidden-goals", ("full", BOTH), "unseen (4)", "from the example, in tasks that it never saw? | {} |"),
+        ("hidden-goals", ("full", BOTH), "unseen (4)", "from the example, in tasks that it never saw? | {}, and"),
+        ("hidden-goals", ("full", EXAMPLE), "unseen (4)", ", and {} without a sentence | "),
         ("hidden-goals", ("full", "wrong-trajectory"), "unseen (4)", "| {} with the example of another goal,"),
         ("hidden-goals", ("copy", "copy"), "unseen (4)", "of another goal, {} copying it,"),
         ("hidden-goals", ("no-trajectory", "text"), "unseen (4)", "copying it, {} trained without examples |"),
@@ -438,7 +439,22 @@ def reported(grid: str, row: tuple[str, str], column: str) -> str:
         ("ml45-mixed", ("bc", BOTH), "unseen (5)", "On unseen tasks it is {} and"),
         ("ml45-mixed", ("full", BOTH), "unseen (5)", "0.57] and {}. Why is told"),
         ("ml45-mixed", ("no-q", BOTH), "seen (45)", "cloning with them (`no-q`) does {} on seen"),
-        ("hidden-goals", ("full", BOTH), "push-back", "- push-back is the failure: {} with both prompts."),
+        ("hidden-goals", ("full", BOTH), "unseen (4)", "Told both, unseen tasks are done in {} of the episodes:"),
+        ("hidden-goals", ("no-trajectory", TEXT), "unseen (4)", "of the episodes: trained without examples in {}, without"),
+        ("hidden-goals", ("no-prompt", "none"), "unseen (4)", ", without any prompt in {}, with the example"),
+        ("hidden-goals", ("full", "wrong-trajectory"), "unseen (4)", "with the example of another goal in {}, by copying"),
+        ("hidden-goals", ("copy", "copy"), "unseen (4)", ", by copying in {}. On seen"),
+        ("hidden-goals", ("full", BOTH), "seen (8)", "On seen tasks it is {} against"),
+        ("hidden-goals", ("no-trajectory", TEXT), "seen (8)", "0.78] against {},"),
+        ("hidden-goals", ("no-prompt", "none"), "seen (8)", "0.58], {},"),
+        ("hidden-goals", ("full", "wrong-trajectory"), "seen (8)", "0.39], {} and"),
+        ("hidden-goals", ("copy", "copy"), "seen (8)", "0.17] and {}. The interval of the first"),
+        ("hidden-goals", ("full", EXAMPLE), "unseen (4)", "with the example alone it is {}, scene by scene"),
+        ("hidden-goals", ("no-text", EXAMPLE), "unseen (4)", "and trained without sentences {}."),
+        ("hidden-goals", ("bc", BOTH), "seen (8)", "of all episodes alike (`bc`) does {} and"),
+        ("hidden-goals", ("bc", BOTH), "unseen (4)", "0.78] and {}. - push-back"),
+        ("hidden-goals", ("full", BOTH), "push-back", "- push-back is the failure: {} with both prompts"),
+        ("hidden-goals", ("full", EXAMPLE), "push-back", "with both prompts and {} with the example, while"),
         ("ml45-visible", ("full", ""), "does what it is told", "between two tasks of one scene? | {} as told |"),
         ("ml45-visible", ("full", ""), "does the other", "| {} the other |"),
         ("ml45-visible", ("full", BOTH), "seen (45)", "of the tasks that it was trained on? | {} |"),
@@ -449,8 +465,35 @@ def test_a_number_in_the_words_of_the_page_is_in_a_report(grid: str, row: tuple[
     assert said.format(reported(grid, row, column)) in words_of_the_page()
 
 
+@pytest.mark.parametrize("column", ["seen (8)", "unseen (4)"])
+@pytest.mark.parametrize(
+    "row", [("no-trajectory", TEXT), ("no-prompt", "none"), ("full", "wrong-trajectory"), ("copy", "copy")], ids="-".join
+)
+def test_with_the_goal_hidden_the_interval_of_the_method_meets_none_of_those_that_the_page_names(
+    row: tuple[str, str], column: str
+) -> None:
+    low, high = (
+        float(reported("hidden-goals", row, column).strip("]").replace("[", ", ").split(", ")[index])
+        for row, index in ((("full", BOTH), 1), (row, 2))
+    )
+    assert low > high
+
+
+def test_what_the_page_says_scene_by_scene_of_the_sentence_where_the_goal_is_hidden_is_in_the_report() -> None:
+    (table,) = (table for table in tables_of("hidden-goals") if "scene by scene" in table.title and "success" in table.title)
+    ((_, _, seen, unseen),) = (row for row in table.rows if tuple(row[:2]) == ("full", EXAMPLE))
+    low, high = (number.strip("-") for number in unseen.partition("[")[2].strip("]").split(", "))
+    text = words_of_the_page()
+    assert f"scene by scene {unseen.partition(' ')[0].strip('-')} [{high}, {low}] more than with both" in text
+    assert f"On seen tasks the sentence helps, by {seen}." in text
+
+
 def test_what_the_readme_says_of_the_reference_budget_is_in_the_report() -> None:
     readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
     assert f"it is {reported('ml45-visible', ('full', BOTH), 'unseen (5)')} with sentence and example" in readme
     unprompted = reported("ml45-visible", ("no-prompt", "none"), "unseen (5)")
     assert f"and {unprompted} for a policy trained without any prompt" in readme
+    rows = (("full", EXAMPLE), ("full", BOTH), ("no-trajectory", TEXT))
+    example, both, without = (reported("hidden-goals", row, "unseen (4)") for row in rows)
+    said = f"in {example} with the example, in {both} with a sentence beside it, and in {without} by a policy trained without"
+    assert said in readme
