@@ -117,7 +117,6 @@ def record_episode(env: MetaWorldEnv, recipe: Recipe, episode: int) -> RecordedE
     actions: list[np.ndarray] = []
     rewards: list[float] = []
     end = HORIZON
-    succeeded = False
     while len(actions) < end:
         action = np.clip(env.expert_action(observation) + std * rng.standard_normal(4), -1.0, 1.0).astype(np.float32)
         observation, reward, _, _, info = env.step(action)
@@ -125,8 +124,7 @@ def record_episode(env: MetaWorldEnv, recipe: Recipe, episode: int) -> RecordedE
         actions.append(action)
         rewards.append(reward)
         successes.append(info["success"])
-        if info["success"] and not succeeded:
-            succeeded = True
+        if info["success"] and end == HORIZON:
             end = min(HORIZON, len(actions) + recipe.steps_after_success)
     return RecordedEpisode(
         observations=np.stack(observations),
