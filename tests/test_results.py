@@ -220,6 +220,35 @@ def test_what_the_page_says_of_shortfalls_is_what_the_raw_results_give() -> None
     assert f"weigh as much as {short['episodes']} that are drawn alike, and as {standard['episodes']}." in text
 
 
+TOLD_OF_WHOLE = (("seen", BOTH), ("unseen", BOTH), ("unseen", EXAMPLE))
+
+
+def test_the_table_of_episodes_recorded_whole_is_what_the_raw_results_give() -> None:
+    assert table_behind("tuning whole") == [
+        [
+            run["recorded"],
+            *(entry for group, told in TOLD_OF_WHOLE for entry in means([cells[told] for cells in run[group].values()])),
+        ]
+        for run in tuning("whole")
+    ]
+
+
+def test_what_the_page_says_of_episodes_recorded_whole_is_what_the_raw_results_give() -> None:
+    short, whole = tuning("whole")
+    success, returns = (
+        [
+            paired(*({task: cells[told][value] for task, cells in run[group].items()} for run in (whole, short)), digits)
+            for group, told in TOLD_OF_WHOLE
+        ]
+        for value, digits in (("success", 2), ("return", 0))
+    )
+    text = words_of_the_page()
+    assert f"seen tasks are done less often, by {success[0][0].strip('-')} (standard error {success[0][1]})" in text
+    assert "in {} ({}) more of the episodes told both and in {} ({}) more by".format(*success[1], *success[2]) in text
+    said = "by {} ({}) on seen tasks, by {} ({}) on unseen ones told both and by {} ({}) by the example."
+    assert said.format(*(entry for pair in returns for entry in pair)) in text
+
+
 def test_what_the_page_says_of_guidance_is_what_the_raw_results_give() -> None:
     shown = (("seen", BOTH), ("unseen", BOTH), ("unseen", EXAMPLE))
     seen, both, example = (
@@ -350,7 +379,7 @@ def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() ->
 
 def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
     of_trainings = [{"split": run["split"], **run["errors"]} for run in tuning("training")]
-    others = ("visible", "hidden", "mixed", "weights", "returns", "guidance", "swaps")
+    others = ("visible", "hidden", "mixed", "weights", "returns", "guidance", "swaps", "whole")
     for run in [*of_trainings, *(run for name in others for run in tuning(name))]:
         train, unseen = tasks_of_split(run["split"])
         assert set(run["unseen"]) <= set(unseen)
