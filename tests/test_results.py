@@ -220,6 +220,19 @@ def test_what_the_page_says_of_shortfalls_is_what_the_raw_results_give() -> None
     assert f"weigh as much as {short['episodes']} that are drawn alike, and as {standard['episodes']}." in text
 
 
+def test_what_the_page_says_of_examples_drawn_by_weight_is_what_the_raw_results_give() -> None:
+    success, returns = (
+        [
+            "{} ({})".format(*paired(of["mixed", "shortfall, 8, of examples, too"], of["mixed", "shortfall, 8"], digits))
+            for of in (by_data_and_weights("unseen", told, value) for told in (BOTH, EXAMPLE))
+        ]
+        for value, digits in (("success", 2), ("return", 0))
+    )
+    text = words_of_the_page()
+    assert f"give {success[0]} more on unseen tasks told both and {success[1]} by the example, and returns" in text
+    assert f"and returns that are {returns[0]} and {returns[1]} higher." in text
+
+
 TOLD_OF_WHOLE = (("seen", BOTH), ("unseen", BOTH), ("unseen", EXAMPLE))
 
 
