@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable
+from functools import partial
 from statistics import mean, stdev
 from typing import Any
 
@@ -562,6 +563,15 @@ def test_what_the_page_says_of_mixed_data_is_what_the_raw_results_give() -> None
     assert others == [1.0, 1.0]
     said = "than by cloning ({} and {}), door-lock less often ({} and {})."
     assert said.format(*of_bins, *of_locks) in text
+    no_q = ("no-q", BOTH)
+    shown = (partial(reported, grid), partial(entry, grid, "Return"))
+    columns = [look(no_q, column) for column in (seen, unseen) for look in shown]
+    said = "(`no-q`) seen tasks are done in {} told both, with a return of {}, and unseen ones in {}, with {}."
+    assert said.format(*columns) in text
+    said = "is above that by {} in success on seen tasks, by {} on unseen ones, and by {} in return there."
+    assert said.format(above(grid, no_q, seen), above(grid, no_q, unseen), above(grid, no_q, unseen, "returns")) in text
+    said = "door-unlock is all or nothing: {:.2f}, {:.2f} and {:.2f} in the three trainings."
+    assert said.format(*sorted(by_seed(grid, *no_q, "door-unlock"))) in text
 
 
 @pytest.mark.parametrize("what", ["successes", "returns"])
