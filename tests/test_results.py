@@ -571,7 +571,7 @@ def test_what_the_page_says_of_mixed_data_is_what_the_raw_results_give() -> None
     said = "is above that by {} in success on seen tasks, by {} on unseen ones, and by {} in return there."
     assert said.format(above(grid, no_q, seen), above(grid, no_q, unseen), above(grid, no_q, unseen, "returns")) in text
     said = "door-unlock is all or nothing: {:.2f}, {:.2f} and {:.2f} in the three trainings."
-    assert said.format(*sorted(by_seed(grid, *no_q, "door-unlock"))) in text
+    assert said.format(*by_seed(grid, *no_q, "door-unlock")) in text
 
 
 @pytest.mark.parametrize("what", ["successes", "returns"])
