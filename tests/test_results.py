@@ -177,6 +177,8 @@ def test_the_table_of_standardised_returns_is_what_the_raw_results_give() -> Non
 
 SHOWN = (("seen", BOTH), ("seen", TEXT), ("unseen", BOTH), ("unseen", EXAMPLE))
 """Columns of the table of trainings, once for the errors and once for success."""
+TOLD = (SHOWN[0], *SHOWN[2:])
+"""Those of them that were measured where the sentence alone was not."""
 
 
 def by_data_and_weights(group: str, told: str, value: str) -> dict[tuple[str, str], dict[str, float]]:
@@ -192,7 +194,7 @@ def by_data_and_weights(group: str, told: str, value: str) -> dict[tuple[str, st
 def test_the_table_of_weights_by_shortfalls_is_what_the_raw_results_give() -> None:
     successes, returns = (
         [by_data_and_weights(*column, value) for column in columns]
-        for columns, value in ((SHOWN, "success"), ([SHOWN[0], *SHOWN[2:]], "return"))
+        for columns, value in ((SHOWN, "success"), (TOLD, "return"))
     )
     assert table_behind("tuning returns") == [
         [
@@ -234,14 +236,11 @@ def test_what_the_page_says_of_examples_drawn_by_weight_is_what_the_raw_results_
     assert f"and returns that are {returns[0]} and {returns[1]} higher." in text
 
 
-TOLD_OF_WHOLE = (("seen", BOTH), ("unseen", BOTH), ("unseen", EXAMPLE))
-
-
 def test_the_table_of_episodes_recorded_whole_is_what_the_raw_results_give() -> None:
     assert table_behind("tuning whole") == [
         [
             run["recorded"],
-            *(entry for group, told in TOLD_OF_WHOLE for entry in means([cells[told] for cells in run[group].values()])),
+            *(entry for group, told in TOLD for entry in means([cells[told] for cells in run[group].values()])),
         ]
         for run in tuning("whole")
     ]
@@ -252,7 +251,7 @@ def test_what_the_page_says_of_episodes_recorded_whole_is_what_the_raw_results_g
     success, returns = (
         [
             paired(*({task: cells[told][value] for task, cells in run[group].items()} for run in (whole, short)), digits)
-            for group, told in TOLD_OF_WHOLE
+            for group, told in TOLD
         ]
         for value, digits in (("success", 2), ("return", 0))
     )
@@ -264,11 +263,10 @@ def test_what_the_page_says_of_episodes_recorded_whole_is_what_the_raw_results_g
 
 
 def test_what_the_page_says_of_guidance_is_what_the_raw_results_give() -> None:
-    shown = (("seen", BOTH), ("unseen", BOTH), ("unseen", EXAMPLE))
     seen, both, example = (
         f"{rate(by_data_and_weights(group, told, 'success')['expert', 'shortfall, 8'].values())}"
         f" into {rate(cells[told]['success'] for run in tuning('guidance') for cells in run[group].values())}"
-        for group, told in shown
+        for group, told in TOLD
     )
     said = f"told both {seen} on seen tasks and {both} on unseen ones, with the example alone {example}. Left out"
     assert said in words_of_the_page()
@@ -335,8 +333,7 @@ def of_the_three_thirds(weight: float, group: str, told: str, value: str) -> dic
 
 
 def test_what_the_page_says_of_the_strength_of_weights_is_what_the_raw_results_give() -> None:
-    groups = (("seen", BOTH), ("unseen", BOTH), ("unseen", EXAMPLE))
-    without, two, four = ([of_the_three_thirds(w, *group, "success") for group in groups] for w in (0.0, 2.0, 4.0))
+    without, two, four = ([of_the_three_thirds(w, *group, "success") for group in TOLD] for w in (0.0, 2.0, 4.0))
     seen, both, example = (f"{rate(old.values())} into {rate(new.values())}" for old, new in zip(without, four, strict=True))
     text = words_of_the_page()
     assert f"a weight of 4 makes {seen} on seen tasks, and on unseen ones {both} with both" in text
@@ -345,7 +342,7 @@ def test_what_the_page_says_of_the_strength_of_weights_is_what_the_raw_results_g
     for of_weights, old in zip(four[1:], without[1:], strict=True):
         assert paired(of_weights, old, 2) == ("0.12", "0.05")
     assert "0.12 more in both cases (standard error 0.05)" in text
-    returns = ([of_the_three_thirds(w, *group, "return") for group in groups[1:]] for w in (4.0, 0.0))
+    returns = ([of_the_three_thirds(w, *group, "return") for group in TOLD[1:]] for w in (4.0, 0.0))
     both, example = ("{} ({})".format(*paired(new, old, 0)) for new, old in zip(*returns, strict=True))
     assert f"Their returns grow as well, by {both} and {example}." in text
 
