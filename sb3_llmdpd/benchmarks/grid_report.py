@@ -1,6 +1,8 @@
 """The report of a grid: what was measured and how, its tables in Markdown, and the same as a page with charts."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sb3_llmdpd.benchmarks.grid_page import Panel, page
 from sb3_llmdpd.benchmarks.grid_results import GridResults
@@ -29,6 +31,11 @@ SHARED_SCENES = (
     " takes the scripted expert."
 )
 
+POOLED = (
+    "Each row was trained once for each split and seed. Each of these trainings is counted as a seed, with seen and unseen"
+    " tasks of its own, so that the intervals say how hold-outs differ, too."
+)
+
 
 def facts(results: GridResults) -> list[str]:
     """What one has to know to read the tables.
@@ -48,8 +55,8 @@ def facts(results: GridResults) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version is not None)
     shared = [SHARED_SCENES] if any(cell.told for cell in results.cells) else []
     return [
-        f"Split {settings['split']}: trained on {len(settings['train_tasks'])} tasks; unseen are"
-        f" {', '.join(settings['unseen_tasks'])}.",
+        *(_hold_out(of_grid) for of_grid in settings.get("pooled", [settings])),
+        *([POOLED] if "pooled" in settings else []),
         f"The goal is {settings['goal']} in the observations. Data: {settings['data']},"
         f" {settings['n_episodes']} episodes a task; {settings['n_steps']:,} gradient steps.{goal_known}",
         f"Seeds: {most}{f' (but {fewer})' if fewer else ''}. Each plays {settings['n_unseen_episodes']} episodes of an unseen"
@@ -61,6 +68,11 @@ def facts(results: GridResults) -> list[str]:
         *shared,
         f"Hardware: {results.hardware['cores']} cores, {results.hardware['machine']}. Versions: {versions}.",
     ]
+
+
+def _hold_out(settings: Mapping[str, Any]) -> str:
+    trained, unseen = len(settings["train_tasks"]), ", ".join(settings["unseen_tasks"])
+    return f"Split {settings['split']}: trained on {trained} tasks; unseen are {unseen}."
 
 
 def write_report(out: Path, results: GridResults) -> None:

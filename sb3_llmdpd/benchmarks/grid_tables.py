@@ -13,6 +13,9 @@ from sb3_llmdpd.report import Table
 METHOD = "full"
 """The row that all others are held against, told both prompts."""
 
+MOST_COLUMNS = 15
+"""Of single unseen tasks; more of them are the rows of a table of their own."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -93,8 +96,9 @@ def tables(results: GridResults) -> list[Table]:
     """Success and return of every row: on seen tasks, on unseen ones, and on each of these; and scenes that two tasks share.
 
     :param results: of a grid.
-    :return: success, returns, what the method has above other rows in both, shared scenes, how far the method and the experts
-        came on unseen tasks, and what the rows are; those of them that have rows. No returns where episodes end at success.
+    :return: success, returns, what the method has above other rows in both, unseen tasks one by one where they are many,
+        shared scenes, how far the method and the experts came on unseen tasks, and what the rows are; those of them that have
+        rows. No returns where episodes end at success.
     """
     variants = [(name, str(variant["sentence"])) for name, variant in results.variants.items()]
     # Where episodes end at success, the shortest ones, which are the best, have the least return.
@@ -102,6 +106,7 @@ def tables(results: GridResults) -> list[Table]:
     made = [
         *_tables_of("Success at any step", results, "successes", digits=2),
         *(_tables_of("Return", results, "returns", digits=0) if has_returns else []),
+        _task_table(results),
         *_told_tables(results),
         _phase_table(results),
         Table("The rows", ("row", "what it is"), tuple(variants)),
@@ -131,18 +136,28 @@ def groups(results: GridResults) -> list[Group]:
     """The columns of the tables of rows.
 
     :param results: of a grid.
-    :return: the means over seen tasks and over unseen ones, and then each unseen task.
+    :return: the means over seen tasks and over unseen ones, and then each unseen task where they are no more than
+        `MOST_COLUMNS`.
     """
+    single = _single_tasks(results)
+    return [*_means(results), *(single if len(single) <= MOST_COLUMNS else [])]
+
+
+def _means(results: GridResults) -> list[Group]:
     goal_known = results.settings["goal_known_tasks"]
     seen = frozenset(cell.task for cell in results.cells if cell.seen and cell.told is None)
     unseen = frozenset(results.settings["unseen_tasks"]) - frozenset(goal_known)
     return [
         Group(f"seen ({len(seen)})", seen, True),
         Group(f"unseen ({len(unseen)})", unseen, False),
-        *(
-            Group(f"{task}{'*' if task in goal_known else ''}", frozenset([task]), False)
-            for task in results.settings["unseen_tasks"]
-        ),
+    ]
+
+
+def _single_tasks(results: GridResults) -> list[Group]:
+    goal_known = results.settings["goal_known_tasks"]
+    return [
+        Group(f"{task}{'*' if task in goal_known else ''}", frozenset([task]), False)
+        for task in results.settings["unseen_tasks"]
     ]
 
 
@@ -164,7 +179,7 @@ def _above_table(results: GridResults, values: str, digits: int) -> Table:
     method = method_of(results)
     if method is None:
         return Table("", (), ())
-    means = groups(results)[:2]
+    means = _means(results)
     others = [(row, [method.above(row, group.has, values) for group in means]) for row in rows_of(results) if row != method]
     return Table(
         f"{method.variant} told {method.condition}: {values} above those of each row, scene by scene [95% interval]",
@@ -174,6 +189,18 @@ def _above_table(results: GridResults, values: str, digits: int) -> Table:
             for row, differences in others
             if any(differences)
         ),
+    )
+
+
+def _task_table(results: GridResults) -> Table:
+    """Success on each unseen task where they are too many for columns; otherwise empty, since `groups` has them."""
+    single, rows = _single_tasks(results), rows_of(results)
+    lines = []
+    for task in single if len(single) > MOST_COLUMNS else []:
+        rates = (row.estimate(task.has, "successes") for row in rows)
+        lines.append((task.title, *("" if rate is None else f"{rate.value:.2f}" for rate in rates)))
+    return Table(
+        "Success on each unseen task", ("unseen task", *(f"{row.variant}, {row.condition}" for row in rows)), tuple(lines)
     )
 
 

@@ -10,12 +10,13 @@ from sb3_llmdpd.benchmarks.d4rl_data import OTHER_DATA
 from sb3_llmdpd.benchmarks.d4rl_report import CHART, d4rl_tables, write_d4rl_report
 from sb3_llmdpd.benchmarks.d4rl_results import D4RLResults, is_d4rl, read_d4rl
 from sb3_llmdpd.benchmarks.d4rl_settings import ROBOTS, ROWS, D4RLSettings, make_rows
-from sb3_llmdpd.benchmarks.grid import RESULTS
+from sb3_llmdpd.benchmarks.grid import RESULTS, SETTINGS
 from sb3_llmdpd.benchmarks.grid_report import PAGE, REPORT, write_report
-from sb3_llmdpd.benchmarks.grid_results import GridResults, read_grid
+from sb3_llmdpd.benchmarks.grid_results import GridResults, read_grid, write_grid
 from sb3_llmdpd.benchmarks.grid_tables import tables
 from sb3_llmdpd.benchmarks.metaworld import MetaworldBenchmark
 from sb3_llmdpd.benchmarks.metaworld_settings import DATA, GOALS, MetaworldSettings
+from sb3_llmdpd.benchmarks.pool import pooled
 from sb3_llmdpd.benchmarks.splits import SPLIT_NAMES
 from sb3_llmdpd.benchmarks.variants import ENCODER, KEY_VARIANTS, VARIANTS, make_variants
 from sb3_llmdpd.cli.options import check_device, names
@@ -139,17 +140,46 @@ def d4rl(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a benchmark's results.json.", show_default=False)],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folder of a benchmark's results.json; several of one benchmark on Meta-World with other hold-outs are read"
+            " as one.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Of several folders: where what they make together is written.", show_default=False)
+    ] = None,
 ) -> None:
     """Write the reports of an earlier benchmark anew, from its results.json alone."""
-    if is_d4rl(folder / RESULTS):
+    folder, *others = folders
+    if others or out is not None:
+        _report_together(folders, out)
+    elif is_d4rl(folder / RESULTS):
         of_d4rl = read_d4rl(folder / RESULTS)
         write_d4rl_report(folder, of_d4rl)
         _show_d4rl(of_d4rl, folder)
-        return
-    results = read_grid(folder / RESULTS)
-    write_report(folder, results)
-    _show(results, folder)
+    else:
+        results = read_grid(folder / RESULTS)
+        write_report(folder, results)
+        _show(results, folder)
+
+
+def _report_together(folders: list[Path], out: Path | None) -> None:
+    if out is None or len(folders) == 1:
+        given = f"{len(folders)} folder{'s' if len(folders) > 1 else ''}{' and no --out' if out is None else ''}"
+        raise ValueError(f"several folders are read as one benchmark, whose report goes to --out; got {given}")
+    if (out / SETTINGS).exists():
+        raise ValueError(f"{out} is the folder of a benchmark, whose results stay as they are: give another --out")
+    of_d4rl = [folder for folder in folders if is_d4rl(folder / RESULTS)]
+    if of_d4rl:
+        raise ValueError(f"{of_d4rl[0]} is a benchmark on D4RL, whose reports are made one at a time")
+    results = pooled([read_grid(folder / RESULTS) for folder in folders])
+    out.mkdir(parents=True, exist_ok=True)
+    write_grid(out / RESULTS, results)
+    write_report(out, results)
+    _show(results, out)
 
 
 def _show(results: GridResults, folder: Path) -> None:
