@@ -1,13 +1,16 @@
-"""What docs/benchmarks.md says, for its tests: its words, its tables, and the raw results of what was tried."""
+"""What the docs say of results, for their tests: the words of a page, and the tables and raw results of what was tried."""
 
 import json
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from result_tables import DOCS, PAGE
+from result_tables import DOCS
 
 from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, TEXT
+
+TRIED = DOCS / "what_was_tried.md"
 
 SHOWN = (("seen", BOTH), ("seen", TEXT), ("unseen", BOTH), ("unseen", EXAMPLE))
 """Columns of the table of trainings, once for the errors and once for success."""
@@ -16,14 +19,14 @@ TOLD = (SHOWN[0], *SHOWN[2:])
 
 
 def table_behind(mark: str) -> list[list[str]]:
-    """The cells of the table that follows a comment in the page, without its head."""
-    page = PAGE.read_text(encoding="utf-8")
-    lines = page.partition(f"<!-- {mark} -->\n")[2].partition("\n\n")[0].splitlines()
+    """The cells of the table that follows a comment in the page of what was tried, without its head."""
+    lines = TRIED.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")[2].partition("\n\n")[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def words_of_the_page() -> str:
-    return " ".join(PAGE.read_text(encoding="utf-8").split())
+def words_of(page: Path) -> str:
+    """Its text in one line."""
+    return " ".join(page.read_text(encoding="utf-8").split())
 
 
 def rate(values: Iterable[float]) -> str:

@@ -4,8 +4,8 @@ from functools import partial
 from statistics import mean
 
 import pytest
-from result_tables import DOCS, filled, of_grid, on_the_page, results_of, tables_of
-from result_words import words_of_the_page
+from result_tables import DOCS, PAGE, filled, of_grid, on_the_page, results_of, tables_of
+from result_words import words_of
 
 from sb3_llmdpd.benchmarks.d4rl_results import is_d4rl
 from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, TEXT
@@ -96,8 +96,8 @@ def by_seed(grid: str, row: str, told: str, task: str | None = None) -> list[flo
         ("ml45-visible", ("expert", "expert"), "seen (45)", "| {} the scripted experts |"),
     ],
 )
-def test_a_number_in_the_words_of_the_page_is_in_a_report(grid: str, row: tuple[str, str], column: str, said: str) -> None:
-    assert said.format(reported(grid, row, column)) in words_of_the_page()
+def test_a_number_in_the_words_of_is_in_a_report(grid: str, row: tuple[str, str], column: str, said: str) -> None:
+    assert said.format(reported(grid, row, column)) in words_of(PAGE)
 
 
 @pytest.mark.parametrize("column", ["seen (8)", "unseen (4)"])
@@ -117,7 +117,7 @@ def test_with_the_goal_hidden_the_interval_of_the_method_meets_none_of_those_tha
 def test_what_the_page_says_scene_by_scene_of_the_sentence_where_the_goal_is_hidden_is_in_the_report() -> None:
     seen, unseen = (above("hidden-goals", ("full", EXAMPLE), column) for column in ("seen (8)", "unseen (4)"))
     low, high = (number.strip("-") for number in unseen.partition("[")[2].strip("]").split(", "))
-    text = words_of_the_page()
+    text = words_of(PAGE)
     assert f"scene by scene {unseen.partition(' ')[0].strip('-')} [{high}, {low}] more than with both" in text
     assert f"On seen tasks the sentence helps, by {seen}." in text
 
@@ -130,7 +130,7 @@ def test_what_the_page_says_of_mixed_data_is_what_the_raw_results_give() -> None
     )
     by_example = [reported(grid, (row, EXAMPLE), unseen) for row in ("full", "bc")]
     gains, no_gains = ([above(grid, cloned, column, what) for what in ("successes", "returns")] for column in (seen, unseen))
-    text = words_of_the_page()
+    text = words_of(PAGE)
     said = "{} told both and {}, scene by scene {} more success and {} more return."
     assert said.format(*of_seen, *gains) in text
     said = "it is not: {} and {}, scene by scene {} in success and {} in return; nor by the example, {} and {}."
@@ -159,7 +159,7 @@ def test_with_mixed_data_the_method_is_above_cloning_on_seen_tasks_scene_by_scen
 
 
 def test_what_the_readme_says_of_the_reference_budget_is_in_the_report() -> None:
-    readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
+    readme = words_of(DOCS.parent / "README.md")
     assert f"it is {reported('ml45-visible', ('full', BOTH), 'unseen (5)')} with sentence and example" in readme
     unprompted = reported("ml45-visible", ("no-prompt", "none"), "unseen (5)")
     assert f"and {unprompted} for a policy trained without any prompt" in readme

@@ -1,8 +1,8 @@
-"""What was tried on mixed data, as the docs' page of benchmarks has it, computed again from the raw results."""
+"""What was tried on mixed data, as its page in the docs has it, computed again from the raw results."""
 
 from statistics import mean
 
-from result_words import SHOWN, TOLD, means, of_tuning, paired, rate, table_behind, tuning, words_of_the_page
+from result_words import SHOWN, TOLD, TRIED, means, of_tuning, paired, rate, table_behind, tuning, words_of
 
 from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE
 
@@ -57,7 +57,7 @@ def test_what_the_page_says_of_shortfalls_is_what_the_raw_results_give() -> None
     expert = paired(seen["expert", "shortfall, 8"], seen["expert", "standardised, 1"], 2)
     mixed = paired(seen["mixed", "standardised, 4"], seen["mixed", "shortfall, 8"], 2)
     weaker = paired(seen["mixed", "shortfall, 8"], seen["mixed", "shortfall, 4"], 2)
-    text = words_of_the_page()
+    text = words_of(TRIED)
     assert (
         f"seen tasks, {expert[0]} more, standard error {expert[1]}) and with 4 on mixed data ({mixed[0]} less, {mixed[1]})"
         in text
@@ -77,7 +77,7 @@ def test_what_the_page_says_of_examples_drawn_by_weight_is_what_the_raw_results_
         ]
         for value, digits in (("success", 2), ("return", 0))
     )
-    text = words_of_the_page()
+    text = words_of(TRIED)
     assert f"give {success[0]} more on unseen tasks told both and {success[1]} by the example, and returns" in text
     assert f"and returns that are {returns[0]} and {returns[1]} higher." in text
 
@@ -101,7 +101,7 @@ def test_what_the_page_says_of_episodes_recorded_whole_is_what_the_raw_results_g
         ]
         for value, digits in (("success", 2), ("return", 0))
     )
-    text = words_of_the_page()
+    text = words_of(TRIED)
     assert f"seen tasks are done less often, by {success[0][0].strip('-')} (standard error {success[0][1]})" in text
     assert "in {} ({}) more of the episodes told both and in {} ({}) more by".format(*success[1], *success[2]) in text
     said = "by {} ({}) on seen tasks, by {} ({}) on unseen ones told both and by {} ({}) by the example."
@@ -115,7 +115,7 @@ def test_what_the_page_says_of_guidance_is_what_the_raw_results_give() -> None:
         for group, told in TOLD
     )
     said = f"told both {seen} on seen tasks and {both} on unseen ones, with the example alone {example}. Left out"
-    assert said in words_of_the_page()
+    assert said in words_of(TRIED)
 
 
 def of_the_three_thirds(weight: float, group: str, told: str, value: str) -> dict[str, float]:
@@ -131,7 +131,7 @@ def of_the_three_thirds(weight: float, group: str, told: str, value: str) -> dic
 def test_what_the_page_says_of_the_strength_of_weights_is_what_the_raw_results_give() -> None:
     without, two, four = ([of_the_three_thirds(w, *group, "success") for group in TOLD] for w in (0.0, 2.0, 4.0))
     seen, both, example = (f"{rate(old.values())} into {rate(new.values())}" for old, new in zip(without, four, strict=True))
-    text = words_of_the_page()
+    text = words_of(TRIED)
     assert f"a weight of 4 makes {seen} on seen tasks, and on unseen ones {both} with both" in text
     assert f"prompts and {example} with the example alone" in text
     assert f"2 does nearly as well ({', '.join(rate(values.values()) for values in two)})" in text
@@ -149,14 +149,14 @@ def test_what_the_page_says_of_the_q_term_beside_weights_is_what_the_raw_results
         for run in tuning("weights")
         if (run["split"], run["weight"]) == ("third-1", 4.0)
     }
-    assert f"{seen[0.0]} without it, {seen[0.1]} with `eta=0.1`, and {seen[1.0]} with `eta=1`" in words_of_the_page()
+    assert f"{seen[0.0]} without it, {seen[0.1]} with `eta=0.1`, and {seen[1.0]} with `eta=1`" in words_of(TRIED)
 
 
 def test_what_the_page_says_of_critics_on_mixed_data_is_what_the_raw_results_give() -> None:
     td, advantage, many_steps = (list(run["seen"].values()) for run in tuning("ranking"))
     preferred = [mean(cell["preferred"] for cell in cells) for cells in (td, advantage, many_steps)]
     gaps = [mean(cell["gap"] for cell in cells) for cells in (td, many_steps)]
-    text = words_of_the_page()
+    text = words_of(TRIED)
     assert f"to a random one in {preferred[0]:.2f} of the cases, and values it by {gaps[0]:.0%} more" in text
     assert f"prefers it in {preferred[1]:.2f}, and one of 50-step returns in {preferred[2]:.2f}, by {gaps[1]:.0%}." in text
 
@@ -170,7 +170,7 @@ def test_what_the_page_says_of_return_weights_is_what_the_raw_results_give() -> 
     }
     alone = of["cloning of the successful episodes alone", "seen"] - of["cloning alone", "seen"]
     weighted = [of[f"{row}, standardised returns, 2", group] for group in ("seen", "unseen") for row in ("eta=1", "cloning")]
-    text = words_of_the_page()
+    text = words_of(TRIED)
     assert f"Cloning the successful episodes alone does {alone:.2f} more on seen tasks" in text
     said = "({:.2f} and {:.2f} on seen tasks, {:.2f} and {:.2f} on unseen ones"
     assert said.format(*weighted) in text

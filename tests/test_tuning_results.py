@@ -1,4 +1,4 @@
-"""What was tried on demonstrations, as the docs' page of benchmarks has it, computed again from the raw results."""
+"""What was tried on demonstrations, as its page in the docs has it, computed again from the raw results."""
 
 from collections.abc import Iterable
 from statistics import mean
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from result_tables import results_of
-from result_words import SHOWN, of_tuning, paired, rate, table_behind, tuning, words_of_the_page
+from result_words import SHOWN, TRIED, of_tuning, paired, rate, table_behind, tuning, words_of
 
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
 from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, TEXT
@@ -73,7 +73,7 @@ def test_what_the_page_says_of_another_tasks_sentence_is_what_the_raw_results_gi
         mean(value for key, value in of_folds(setting, "unseen", BOTH).items() if key.endswith(" 0"))
         for setting in (SWAPPED, "as it is")
     ]
-    text = words_of_the_page()
+    text = words_of(TRIED)
     assert f"The first seed had {of_first[0] - of_first[1]:.2f} more on unseen tasks" in text
     assert f"three seeds it is {unseen[0]} (standard error {unseen[1]}), and on seen tasks {seen[0]} ({seen[1]})" in text
     visible = [rate(cells[BOTH] for cells in run["seen"].values()) for run in tuning("swaps")]
@@ -92,7 +92,7 @@ def test_what_the_page_says_of_another_tasks_sentence_is_what_the_raw_results_gi
 
 def test_what_the_page_says_of_reach_is_what_the_raw_results_give() -> None:
     trace = of_tuning("reach")
-    text = words_of_the_page()
+    text = words_of(TRIED)
     assert sum(distance < 0.04 for distance in trace["nearest"]) == 7
     assert len(trace["nearest"]) == 8
     assert (
@@ -145,7 +145,7 @@ def test_what_the_page_says_of_the_draw_of_steps_is_what_the_raw_results_give() 
     before, after = (over_thirds(setting, "errors") for setting in (UNIFORM, BY_SIGNAL))
     less = [f"{1 - new / old:.0%}" for old, new in zip(before, after, strict=True)]
     before, after = (over_thirds(setting, "success") for setting in (UNIFORM, BY_SIGNAL))
-    text = words_of_the_page()
+    text = words_of(TRIED)
     assert f"falls by {less[0]} told both and by {less[1]} told the sentence, over three thirds, and by {less[2]} on" in text
     assert f"where the sentence is all that is told: {before[1]:.2f} into {after[1]:.2f} on seen tasks" in text
     assert f"told both it is {before[0]:.2f} and {after[0]:.2f} there, {before[2]:.2f} and {after[2]:.2f} on unseen" in text
@@ -155,7 +155,7 @@ def test_what_the_page_says_of_weights_among_demonstrations_is_what_the_raw_resu
     (alike, weighted), (success, of_weighted) = (
         [over_thirds(setting, values) for setting in (BY_SIGNAL, WEIGHTED)] for values in ("errors", "success")
     )
-    text = words_of_the_page()
+    text = words_of(TRIED)
     assert (
         f"the same on seen tasks ({alike[0]:.4f} and {weighted[0]:.4f}), and {weighted[2] / alike[2] - 1:.0%} larger" in text
     )
@@ -170,7 +170,7 @@ def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() ->
     said = (
         f"{four:.2f} instead of {one:.2f} with both prompts, {four_example:.2f} instead of {one_example:.2f} with the example"
     )
-    assert said in words_of_the_page()
+    assert said in words_of(TRIED)
 
 
 def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
@@ -211,4 +211,4 @@ def test_a_difference_that_the_page_states_is_that_of_the_same_tasks(
         for setting, condition in (one, other)
     ]
     assert len(rates[0]) == 45
-    assert said.format(*paired(*rates, digits=2)) in words_of_the_page()
+    assert said.format(*paired(*rates, digits=2)) in words_of(TRIED)
