@@ -2,6 +2,7 @@
 
 from statistics import mean
 
+from result_tables import PAGE
 from result_words import SHOWN, TOLD, TRIED, means, of_tuning, paired, rate, table_behind, tuning, words_of
 
 from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE
@@ -69,17 +70,45 @@ def test_what_the_page_says_of_shortfalls_is_what_the_raw_results_give() -> None
     assert f"weigh as much as {short['episodes']} that are drawn alike, and as {standard['episodes']}." in text
 
 
-def test_what_the_page_says_of_examples_drawn_by_weight_is_what_the_raw_results_give() -> None:
-    success, returns = (
-        [
-            "{} ({})".format(*paired(of["mixed", "shortfall, 8, of examples, too"], of["mixed", "shortfall, 8"], digits))
-            for of in (by_data_and_weights("unseen", told, value) for told in (BOTH, EXAMPLE))
-        ]
-        for value, digits in (("success", 2), ("return", 0))
+def differences(one: str, other: str, digits: dict[str, int], shown: tuple[tuple[str, str], ...] = TOLD) -> list[str]:
+    """By how much weights of one kind do more than another on mixed data, with the standard error: column by column."""
+    return [
+        "{} ({})".format(*paired(of["mixed", one], of["mixed", other], digits[value]))
+        for value in digits
+        for of in (by_data_and_weights(*column, value) for column in shown)
+    ]
+
+
+DIGITS = {"success": 2, "return": 0}
+BY_EPISODES = "shortfall, 4, by episodes"
+
+
+def test_what_the_page_says_of_weights_beside_data_drawn_alike_is_what_the_raw_results_give() -> None:
+    said = (
+        "weights of 8 do {} more on seen tasks, {} more on unseen ones told both and {} more by the example;"
+        " returns grow by {}, {} and {}."
     )
+    shown = differences("shortfall, 8", "alike", DIGITS)
+    assert said.format(*shown) in words_of(TRIED)
+    both, example = shown[1].replace("(", "(standard error "), shown[2]
+    assert f"each unseen once, it gains {both} told both and {example} by the example where an" in words_of(PAGE)
+
+
+def test_what_the_page_says_of_weights_by_episodes_is_what_the_raw_results_give() -> None:
+    said = (
+        "does {} more than 8 by transitions on seen tasks, {} on unseen ones told both and {} by the example, and returns"
+        " are {}, {} and {} higher; above data drawn alike it is {} and {} on unseen tasks."
+    )
+    of_eight = differences(BY_EPISODES, "shortfall, 8", DIGITS)
+    of_alike = differences(BY_EPISODES, "alike", {"success": 2}, TOLD[1:])
+    assert said.format(*of_eight, *of_alike) in words_of(TRIED)
+
+
+def test_what_the_page_says_of_examples_drawn_by_weight_is_what_the_raw_results_give() -> None:
+    success, example, *returns = differences("shortfall, 8, of examples, too", "shortfall, 8", DIGITS, TOLD[1:])
     text = words_of(TRIED)
-    assert f"give {success[0]} more on unseen tasks told both and {success[1]} by the example, and returns" in text
-    assert f"and returns that are {returns[0]} and {returns[1]} higher." in text
+    assert f"give {success} more on unseen tasks told both and {example} by the example, and returns" in text
+    assert "and returns that are {} and {} higher.".format(*returns) in text
 
 
 def test_the_table_of_episodes_recorded_whole_is_what_the_raw_results_give() -> None:
@@ -106,6 +135,50 @@ def test_what_the_page_says_of_episodes_recorded_whole_is_what_the_raw_results_g
     assert "in {} ({}) more of the episodes told both and in {} ({}) more by".format(*success[1], *success[2]) in text
     said = "by {} ({}) on seen tasks, by {} ({}) on unseen ones told both and by {} ({}) by the example."
     assert said.format(*(entry for pair in returns for entry in pair)) in text
+
+
+def of_reference(setting: str, steps: int, column: tuple[str, str], value: str = "success") -> dict[str, float]:
+    """A value by task, of a training measured at the reference budget."""
+    (run,) = (run for run in tuning("reference") if (run["setting"], run["steps"]) == (setting, steps))
+    group, told = column
+    return {task: cells[told][value] for task, cells in run[group].items()}
+
+
+def test_the_table_of_the_reference_budget_is_what_the_raw_results_give() -> None:
+    assert table_behind("tuning reference") == [
+        [
+            run["setting"],
+            f"{run['steps']:,}",
+            *(entry for group, told in TOLD for entry in means([cells[told] for cells in run[group].values()])),
+        ]
+        for run in tuning("reference")
+    ]
+
+
+def test_what_the_page_says_of_the_reference_budget_is_what_the_raw_results_give() -> None:
+    def above(one: tuple[str, int], other: tuple[str, int], column: tuple[str, str], value: str = "success") -> str:
+        rates = (of_reference(*training, column, value) for training in (one, other))
+        return "{} ({})".format(*paired(*rates, DIGITS[value]))
+
+    full, alike, weighted = ("full", 10_000), ("alike", 10_000), (BY_EPISODES, 10_000)
+    seen, both, example = (tuple(above(full, alike, column, value) for value in DIGITS) for column in TOLD)
+    text = words_of(TRIED)
+    gain, its_return = seen
+    assert f"by {gain.replace('(', '(standard error ')} in success and {its_return} in return." in text
+    assert "it is not: {} and {} told both, {} and {} by the example.".format(*both, *example) in text
+    assert "the Q term: {} and {}.".format(*(above(weighted, alike, column) for column in TOLD[1:])) in text
+    longer = [above((name, 10_000), (name, 5_000), column) for name in ("alike", BY_EPISODES) for column in TOLD[1:]]
+    said = "data drawn alike do {} more told both and {} by the example, and weights {} and {}."
+    assert said.format(*longer) in text
+    within_250 = [
+        [cells[BOTH]["success"] for cells in run["unseen"].values()]
+        for kind in (BY_EPISODES, "alike")
+        for run in tuning("returns")
+        if (run["data"], run["weights"], run["split"]) == ("mixed", kind, "third-0")
+    ]
+    within_500 = (of_reference(kind, 5_000, TOLD[1]).values() for kind in (BY_EPISODES, "alike"))
+    said = "{} and {} told both, and here {} and {}: cloning alike is slower"
+    assert said.format(*map(rate, within_250), *map(rate, within_500)) in text
 
 
 def test_what_the_page_says_of_guidance_is_what_the_raw_results_give() -> None:

@@ -175,7 +175,7 @@ def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() ->
 
 def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
     of_trainings = [{"split": run["split"], **run["errors"]} for run in tuning("training")]
-    others = ("visible", "hidden", "mixed", "weights", "returns", "guidance", "swaps", "whole")
+    others = ("visible", "hidden", "mixed", "weights", "returns", "guidance", "swaps", "whole", "reference")
     for run in [*of_trainings, *(run for name in others for run in tuning(name))]:
         train, unseen = tasks_of_split(run["split"])
         assert set(run["unseen"]) <= set(unseen)
