@@ -60,6 +60,8 @@ def by_seed(grid: str, row: str, told: str, task: str | None = None) -> list[flo
         ("ml45-visible", ("full", BOTH), "unseen (5)", "| Does it do [tasks that it never saw](#ml45-goal-visible)? | {} |"),
         ("ml45-visible", ("no-prompt", "none"), "unseen (5)", "| {} trained without any prompt,"),
         ("ml45-visible", ("no-trajectory", "text"), "unseen (5)", "any prompt, {} without examples |"),
+        ("ml45-visible", ("concat", BOTH), "unseen (5)", "| {} as one vector, as in the paper,"),
+        ("ml45-visible", ("prompt-dt", BOTH), "unseen (5)", "as in the paper, {} by Prompt-DT |"),
         ("hidden-goals", ("full", BOTH), "unseen (4)", "from the example, in tasks that it never saw? | {}, and"),
         ("hidden-goals", ("full", EXAMPLE), "unseen (4)", ", and {} without a sentence | "),
         ("hidden-goals", ("full", "wrong-trajectory"), "unseen (4)", "| {} with the example of another goal,"),
@@ -177,6 +179,8 @@ def test_what_the_readme_says_of_the_reference_budget_is_in_the_report() -> None
     assert f"it is {reported('ml45-visible', ('full', BOTH), 'unseen (5)')} with sentence and example" in readme
     unprompted = reported("ml45-visible", ("no-prompt", "none"), "unseen (5)")
     assert f"and {unprompted} for a policy trained without any prompt" in readme
+    paper, prompt_dt = (reported("ml45-visible", (row, BOTH), "unseen (5)") for row in ("concat", "prompt-dt"))
+    assert f"it is {paper} with the example as one vector, as in the paper, and {prompt_dt} by Prompt-DT" in readme
     rows = (("full", EXAMPLE), ("full", BOTH), ("no-trajectory", TEXT))
     example, both, without = (reported("hidden-goals", row, "unseen (4)") for row in rows)
     said = f"in {example} with the example, in {both} with a sentence beside it, and in {without} by a policy trained without"
