@@ -46,6 +46,14 @@ def above(grid: str, row: tuple[str, str], column: str, what: str = "successes")
     return entry(grid, f"full told {BOTH}: {what} above those of each row, scene by scene", row, column)
 
 
+def turned(difference: str) -> str:
+    """What the other one has above, with its interval."""
+    value, low, high = (
+        -float(number) + 0.0 for number in difference.strip("]").replace("[", ", ").replace(" ,", ",").split(", ")
+    )
+    return f"{value:.2f} [{high:.2f}, {low:.2f}]"
+
+
 def by_seed(grid: str, row: str, told: str, task: str | None = None) -> list[float]:
     """Success rate on unseen tasks, or on one of them, of each training in the order of its seeds."""
     cells = [cell for cell in results_of(grid).cells if (cell.variant, cell.condition, cell.seen) == (row, told, False)]
@@ -90,6 +98,10 @@ def by_seed(grid: str, row: str, told: str, task: str | None = None) -> list[flo
         ("ml45-visible", ("random-text", BOTH), "unseen (5)", "beside an example they do {},"),
         ("ml45-visible", ("one-hot", BOTH), "unseen (5)", "0.77], {} and 0.75"),
         ("ml45-visible", ("diffusion-ql", BOTH), "unseen (5)", "(`diffusion-ql`) does {} on unseen tasks,"),
+        ("ml45-visible", ("hashing", TEXT), "unseen (5)", "a bag of hashed words (`hashing`) does {} and"),
+        ("ml45-visible", ("hashing", BOTH), "unseen (5)", "0.38] and {} on unseen tasks."),
+        ("ml45-visible", ("expectile", BOTH), "unseen (5)", "the critic of IQL (`expectile`) it is {}: above"),
+        ("ml45-visible", ("expectile", BOTH), "seen (45)", "scene by scene, and {} on seen tasks, below it"),
         ("hidden-goals", ("full", BOTH), "unseen (4)", "Told both, unseen tasks are done in {} of the episodes:"),
         ("hidden-goals", ("no-trajectory", TEXT), "unseen (4)", "of the episodes: trained without examples in {}, without"),
         ("hidden-goals", ("no-prompt", "none"), "unseen (4)", ", without any prompt in {}, with the example"),
@@ -116,6 +128,14 @@ def test_a_number_in_the_words_of_is_in_a_report(grid: str, row: tuple[str, str]
     assert said.format(reported(grid, row, column)) in words_of(PAGE)
 
 
+def test_what_the_page_says_of_the_critic_of_iql_scene_by_scene_is_in_the_report() -> None:
+    seen, unseen = (above("ml45-visible", ("expectile", BOTH), column) for column in ("seen (45)", "unseen (5)"))
+    of_full = by_seed("ml45-visible", "full", BOTH)[0]
+    text = words_of(PAGE)
+    assert f"above the {of_full:.2f} of that seed of `full`, by {turned(unseen)} scene by scene" in text
+    assert f"on seen tasks, below it by {seen}." in text
+
+
 @pytest.mark.parametrize("column", ["seen (8)", "unseen (4)"])
 @pytest.mark.parametrize(
     "row", [("no-trajectory", TEXT), ("no-prompt", "none"), ("full", "wrong-trajectory"), ("copy", "copy")], ids="-".join
@@ -132,9 +152,8 @@ def test_with_the_goal_hidden_the_interval_of_the_method_meets_none_of_those_tha
 
 def test_what_the_page_says_scene_by_scene_of_the_sentence_where_the_goal_is_hidden_is_in_the_report() -> None:
     seen, unseen = (above("hidden-goals", ("full", EXAMPLE), column) for column in ("seen (8)", "unseen (4)"))
-    low, high = (number.strip("-") for number in unseen.partition("[")[2].strip("]").split(", "))
     text = words_of(PAGE)
-    assert f"scene by scene {unseen.partition(' ')[0].strip('-')} [{high}, {low}] more than with both" in text
+    assert f"scene by scene {turned(unseen)} more than with both" in text
     assert f"On seen tasks the sentence helps, by {seen}." in text
 
 
