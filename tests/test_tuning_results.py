@@ -1,11 +1,12 @@
 """What was tried on demonstrations, as its page in the docs has it, computed again from the raw results."""
 
+import json
 from collections.abc import Iterable
 from statistics import mean
 from typing import Any
 
 import pytest
-from result_tables import results_of
+from result_tables import DOCS, results_of
 from result_words import SHOWN, TRIED, of_tuning, paired, rate, table_behind, tuning, words_of
 
 from sb3_llmdpd.benchmarks.splits import tasks_of_split
@@ -175,8 +176,20 @@ def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() ->
 
 def test_what_was_tried_was_measured_on_the_tasks_of_the_thirds() -> None:
     of_trainings = [{"split": run["split"], **run["errors"]} for run in tuning("training")]
-    others = ("visible", "hidden", "mixed", "weights", "returns", "guidance", "swaps", "whole", "reference")
-    for run in [*of_trainings, *(run for name in others for run in tuning(name))]:
+    others = (
+        "visible",
+        "hidden",
+        "mixed",
+        "weights",
+        "returns",
+        "guidance",
+        "swaps",
+        "whole",
+        "reference",
+        "phrasings",
+        "chunks",
+    )
+    for run in [*of_trainings, *(run for name in (*others, "phrasings", "chunks") for run in tuning(name))]:
         train, unseen = tasks_of_split(run["split"])
         assert set(run["unseen"]) <= set(unseen)
         assert set(run["seen"]) <= set(train)
@@ -212,3 +225,55 @@ def test_a_difference_that_the_page_states_is_that_of_the_same_tasks(
     ]
     assert len(rates[0]) == 45
     assert said.format(*paired(*rates, digits=2)) in words_of(TRIED)
+
+
+PARAPHRASE = "paraphrase"
+OF_PHRASINGS = (("seen", TEXT), ("seen", PARAPHRASE), ("unseen", BOTH), ("unseen", TEXT), ("unseen", PARAPHRASE))
+"""Columns of the table of phrasings."""
+
+
+def with_sentences(n: int, group: str, told: str) -> dict[str, float]:
+    """Success rates by third and task, learned with so many sentences a task at most."""
+    runs = [run for run in tuning("phrasings") if run["sentences"] == n]
+    return {f"{run['split']} {task}": cells[told] for run in runs for task, cells in run[group].items()}
+
+
+def test_the_table_of_phrasings_is_what_the_raw_results_give() -> None:
+    assert table_behind("tuning phrasings") == [
+        [f"{n} at most", *(rate(with_sentences(n, *column).values()) for column in OF_PHRASINGS)] for n in (4, 10)
+    ]
+
+
+def test_what_the_page_says_of_more_sentences_is_what_the_raw_results_give() -> None:
+    known, paraphrased, unseen = (
+        paired(with_sentences(10, *column), with_sentences(4, *column), 2)
+        for column in (("seen", TEXT), ("seen", PARAPHRASE), ("unseen", PARAPHRASE))
+    )
+    text = words_of(TRIED)
+    assert f"better understood, by {paraphrased[0]} (standard error {paraphrased[1]}), and" in text
+    assert f"and take {known[0].strip('-')} ({known[1]}) from the known ones." in text
+    assert f"A task that was never seen gains nothing by them ({unseen[0]}, {unseen[1]})." in text
+
+
+def test_no_further_sentence_that_was_tried_is_one_that_is_measured() -> None:
+    further = json.loads((DOCS / "results" / "phrasings.json").read_text(encoding="utf-8"))
+    assert set(further) == set(TASKS)
+    measured = {sentence.lower() for info in TASKS.values() for sentence in (*info.texts, *info.paraphrases)}
+    assert not [sentence for sentences in further.values() for sentence in sentences if sentence.lower() in measured]
+
+
+def test_what_the_page_says_of_several_actions_at_once_is_what_the_raw_results_give() -> None:
+    kind = ("expert", "shortfall, 8", "third-0")
+    (one_by_one,) = (run for run in tuning("returns") if (run["data"], run["weights"], run["split"]) == kind)
+    four, first_of_four = (
+        [
+            "{} ({})".format(*paired(rates, {task: one_by_one[group][task][told]["success"] for task in rates}, 2))
+            for group, told in (SHOWN[0], *SHOWN[2:])
+            for rates in [{task: cells[told] for task, cells in run[group].items()}]
+        ]
+        for run in tuning("chunks")
+    )
+    text = words_of(TRIED)
+    said = "on third 0: {} on seen tasks beside one by one, {} on unseen ones told both and {} by the example."
+    assert said.format(*four) in text
+    assert "Only the first of the four executed: {}, {} and {}. Left out.".format(*first_of_four) in text
