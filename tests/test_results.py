@@ -1,5 +1,6 @@
 """The figures of grids on the docs' page of benchmarks, each computed again from the raw results kept beside it."""
 
+import re
 from functools import partial
 from statistics import mean
 
@@ -46,11 +47,14 @@ def above(grid: str, row: tuple[str, str], column: str, what: str = "successes")
     return entry(grid, f"full told {BOTH}: {what} above those of each row, scene by scene", row, column)
 
 
+def numbers_of(shown: str) -> list[float]:
+    """Value and interval of an estimate as a table shows it."""
+    return [float(number) for number in re.findall(r"-?[\d.]+", shown)]
+
+
 def turned(difference: str) -> str:
     """What the other one has above, with its interval."""
-    value, low, high = (
-        -float(number) + 0.0 for number in difference.strip("]").replace("[", ", ").replace(" ,", ",").split(", ")
-    )
+    value, low, high = (0.0 - number for number in numbers_of(difference))
     return f"{value:.2f} [{high:.2f}, {low:.2f}]"
 
 
@@ -124,7 +128,7 @@ def by_seed(grid: str, row: str, told: str, task: str | None = None) -> list[flo
         ("ml45-visible", ("expert", "expert"), "seen (45)", "| {} the scripted experts |"),
     ],
 )
-def test_a_number_in_the_words_of_is_in_a_report(grid: str, row: tuple[str, str], column: str, said: str) -> None:
+def test_a_number_in_the_words_of_the_page_is_in_a_report(grid: str, row: tuple[str, str], column: str, said: str) -> None:
     assert said.format(reported(grid, row, column)) in words_of(PAGE)
 
 
@@ -143,10 +147,7 @@ def test_what_the_page_says_of_the_critic_of_iql_scene_by_scene_is_in_the_report
 def test_with_the_goal_hidden_the_interval_of_the_method_meets_none_of_those_that_the_page_names(
     row: tuple[str, str], column: str
 ) -> None:
-    low, high = (
-        float(reported("hidden-goals", row, column).strip("]").replace("[", ", ").split(", ")[index])
-        for row, index in ((("full", BOTH), 1), (row, 2))
-    )
+    low, high = (numbers_of(reported("hidden-goals", row, column))[index] for row, index in ((("full", BOTH), 1), (row, 2)))
     assert low > high
 
 
@@ -189,8 +190,8 @@ def test_what_the_page_says_of_mixed_data_is_what_the_raw_results_give() -> None
 
 @pytest.mark.parametrize("what", ["successes", "returns"])
 def test_with_mixed_data_the_method_is_above_cloning_on_seen_tasks_scene_by_scene(what: str) -> None:
-    interval = above("ml45-mixed", ("bc", BOTH), "seen (45)", what).partition("[")[2]
-    assert float(interval.partition(",")[0]) > 0
+    _, low, _ = numbers_of(above("ml45-mixed", ("bc", BOTH), "seen (45)", what))
+    assert low > 0
 
 
 def test_what_the_readme_says_of_the_reference_budget_is_in_the_report() -> None:

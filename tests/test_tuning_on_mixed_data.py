@@ -1,6 +1,7 @@
 """What was tried on mixed data, as its page in the docs has it, computed again from the raw results."""
 
 from statistics import mean
+from typing import Any
 
 from result_tables import PAGE
 from result_words import SHOWN, TOLD, TRIED, means, of_tuning, paired, rate, table_behind, tuning, words_of
@@ -111,11 +112,16 @@ def test_what_the_page_says_of_examples_drawn_by_weight_is_what_the_raw_results_
     assert "and returns that are {} and {} higher.".format(*returns) in text
 
 
+def told_means(run: dict[str, Any]) -> list[str]:
+    """Success rate and return of a training in each of the columns `TOLD`."""
+    return [entry for group, told in TOLD for entry in means([cells[told] for cells in run[group].values()])]
+
+
 def test_the_table_of_episodes_recorded_whole_is_what_the_raw_results_give() -> None:
     assert table_behind("tuning whole") == [
         [
             run["recorded"],
-            *(entry for group, told in TOLD for entry in means([cells[told] for cells in run[group].values()])),
+            *told_means(run),
         ]
         for run in tuning("whole")
     ]
@@ -149,7 +155,7 @@ def test_the_table_of_the_reference_budget_is_what_the_raw_results_give() -> Non
         [
             run["setting"],
             f"{run['steps']:,}",
-            *(entry for group, told in TOLD for entry in means([cells[told] for cells in run[group].values()])),
+            *told_means(run),
         ]
         for run in tuning("reference")
     ]

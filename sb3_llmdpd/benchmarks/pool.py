@@ -30,6 +30,9 @@ def pooled(grids: Sequence[GridResults]) -> GridResults:
     for grid in grids[1:]:
         _check_same("setting", _shared(first), _shared(grid))
         _check_same("row", *({name: of.variants[name] for name in names} for of in (first, grid)))
+    own = [{name: grid.settings[name] for name in HOLD_OUT} for grid in grids]
+    if len({frozenset(of_grid["unseen_tasks"]) for of_grid in own}) < len(own):
+        raise ValueError(f"two of the grids hold out the same tasks; their splits are {[of_grid['split'] for of_grid in own]}")
     trainings = [{(cell.variant, cell.seed) for cell in grid.cells} for grid in grids]
     common = {training for training in set.intersection(*trainings) if training[0] in names}
     if not common:
@@ -41,12 +44,10 @@ def pooled(grids: Sequence[GridResults]) -> GridResults:
         for cell in grid.cells
         if (cell.variant, cell.seed) in common
     ]
-    own = [{name: grid.settings[name] for name in HOLD_OUT} for grid in grids]
-    if len({frozenset(of_grid["unseen_tasks"]) for of_grid in own}) < len(own):
-        raise ValueError(f"two of the grids hold out the same tasks; their splits are {[of_grid['split'] for of_grid in own]}")
     joint = {name: list(dict.fromkeys(task for of_grid in own for task in of_grid[name])) for name in HOLD_OUT[1:]}
     settings = {**first.settings, **joint, "split": ", ".join(str(of_grid["split"]) for of_grid in own), "pooled": own}
-    variants = {name: first.variants[name] for name in names if any(name == variant for variant, _ in common)}
+    played = {name for name, _ in common}
+    variants = {name: first.variants[name] for name in names if name in played}
     return replace(first, settings=settings, variants=variants, cells=tuple(cells))
 
 
