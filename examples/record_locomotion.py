@@ -10,8 +10,8 @@ from pathlib import Path
 import gymnasium as gym
 from stable_baselines3 import SAC
 
-from sb3_llmdpd.benchmarks.d4rl_settings import ROBOTS
-from sb3_llmdpd.recording import RecordEpisodes
+from sb3_llmdpd.benchmarks.d4rl.settings import ROBOTS
+from sb3_llmdpd.envs.recording import RecordEpisodes
 
 
 def main(robot: str = "hopper", n_steps: int = 10_000, root: Path | None = None, seed: int = 0) -> Path:

@@ -18,7 +18,7 @@ from stable_baselines3.common.monitor import Monitor
 from sb3_llmdpd import LLMDPD, CosineSchedule
 from sb3_llmdpd.data.minari import load_minari
 from sb3_llmdpd.data.minari_writer import write_minari
-from sb3_llmdpd.recording import record_policy
+from sb3_llmdpd.envs.recording import record_policy
 
 TEXT = "park the boat at the buoy"
 DATASET = "harbour/boat-sac-v0"

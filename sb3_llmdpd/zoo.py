@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
+from sb3_llmdpd.common.optional import require
 from sb3_llmdpd.data.metaworld.tasks import TASKS
-from sb3_llmdpd.llmdpd import LLMDPD
-from sb3_llmdpd.optional import require
+from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 if TYPE_CHECKING:
     from optuna import Trial

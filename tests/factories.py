@@ -7,8 +7,8 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.buffers import PromptReplayBuffer
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.replay.buffer import PromptReplayBuffer
 
 TINY_POLICY = dict(
     net_arch=[16],

@@ -16,8 +16,8 @@ from factories import make_episodes, tiny_model
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, checkpoint
-from sb3_llmdpd.benchmarks.run_folder import RunFolder
-from sb3_llmdpd.callbacks import CurveRow, SaveLatest, read_curve
+from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
+from sb3_llmdpd.llmdpd.callbacks import CurveRow, SaveLatest, read_curve
 
 SAVE_FREQ, LOG_INTERVAL = 2, 3
 
@@ -28,7 +28,7 @@ def processes() -> ForkServerContext:
     :return: the context that makes them.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "sb3_llmdpd.benchmarks.run_folder", "torch._dynamo"])
+    context.set_forkserver_preload(["pytest", "sb3_llmdpd.benchmarks.common.run_folder", "torch._dynamo"])
     return context
 
 

@@ -4,11 +4,11 @@ import re
 from functools import cache
 from pathlib import Path
 
-from sb3_llmdpd.benchmarks.grid_report import facts
-from sb3_llmdpd.benchmarks.grid_results import GridResults, read_grid
-from sb3_llmdpd.benchmarks.grid_tables import tables
-from sb3_llmdpd.files import whole_file
-from sb3_llmdpd.report import Table
+from sb3_llmdpd.benchmarks.metaworld.report import facts
+from sb3_llmdpd.benchmarks.metaworld.results import GridResults, read_grid
+from sb3_llmdpd.benchmarks.metaworld.tables import tables
+from sb3_llmdpd.common.files import whole_file
+from sb3_llmdpd.evaluation.report import Table
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "benchmarks.md"

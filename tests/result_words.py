@@ -8,7 +8,7 @@ from typing import Any
 
 from result_tables import DOCS
 
-from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, TEXT
+from sb3_llmdpd.benchmarks.common.variants import BOTH, EXAMPLE, TEXT
 
 TRIED = DOCS / "what_was_tried.md"
 

@@ -14,8 +14,9 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from sb3_llmdpd import LLMDPD, acceleration
-from sb3_llmdpd.acceleration import GraphedUpdate
+from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.llmdpd import acceleration
+from sb3_llmdpd.llmdpd.acceleration import GraphedUpdate
 from sb3_llmdpd.networks.attention import CONDITIONINGS
 
 

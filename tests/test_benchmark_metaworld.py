@@ -15,11 +15,11 @@ from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.baselines.prompt_dt import PromptDT
-from sb3_llmdpd.benchmarks.grid_results import read_grid
-from sb3_llmdpd.benchmarks.metaworld import MetaworldBenchmark
-from sb3_llmdpd.benchmarks.metaworld_settings import DATA, MetaworldSettings
+from sb3_llmdpd.benchmarks.common.variants import make_variants
+from sb3_llmdpd.benchmarks.metaworld.benchmark import MetaworldBenchmark
+from sb3_llmdpd.benchmarks.metaworld.results import read_grid
+from sb3_llmdpd.benchmarks.metaworld.settings import DATA, MetaworldSettings
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
-from sb3_llmdpd.benchmarks.variants import make_variants
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
 from sb3_llmdpd.data.minari import load_minari, local_ids
@@ -30,7 +30,7 @@ from sb3_llmdpd.evaluation.conditions import Condition
 def nothing_is_drawn() -> Iterator[None]:
     """A learning curve takes a second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sb3_llmdpd.benchmarks.run_folder.curves_chart", lambda rows, path: path.touch())
+        patch.setattr("sb3_llmdpd.benchmarks.common.run_folder.curves_chart", lambda rows, path: path.touch())
         yield
 
 
@@ -305,7 +305,7 @@ def test_ctrl_c_while_data_are_collected_says_how_to_go_on(tmp_path: Path, monke
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sb3_llmdpd.benchmarks.metaworld.collect", interrupted)
+    monkeypatch.setattr("sb3_llmdpd.benchmarks.metaworld.benchmark.collect", interrupted)
     result = run(tmp_path)
     assert result.exit_code == 130
     assert "Stopped by SIGINT in the collection of data. To go on: the command of before with --out" in result.output

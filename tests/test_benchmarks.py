@@ -6,7 +6,7 @@ from factories import tiny_model
 from torch.testing import assert_close
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.losses import StepNoise
+from sb3_llmdpd.llmdpd.losses import StepNoise
 
 
 def draws_of(noise: StepNoise) -> Draws:

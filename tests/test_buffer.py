@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from sb3_llmdpd.buffers import PromptReplayBuffer
 from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS, Episode, OfflineDataset
+from sb3_llmdpd.replay.buffer import PromptReplayBuffer
 from sb3_llmdpd.type_aliases import PromptReplayBufferSamples
 
 

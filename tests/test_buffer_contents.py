@@ -12,9 +12,9 @@ from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.testing import assert_close
 
-from sb3_llmdpd.buffers import PromptReplayBuffer
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
-from sb3_llmdpd.envs import DatasetEnv
+from sb3_llmdpd.envs.dataset_env import DatasetEnv
+from sb3_llmdpd.replay.buffer import PromptReplayBuffer
 from sb3_llmdpd.type_aliases import PromptReplayBufferSamples
 
 

@@ -12,7 +12,7 @@ from factories import tiny_model
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.callbacks import CurveRow, LearningCurve, SaveLatest, StopOnSignal, read_curve, write_curve
+from sb3_llmdpd.llmdpd.callbacks import CurveRow, LearningCurve, SaveLatest, StopOnSignal, read_curve, write_curve
 
 
 class At(BaseCallback):

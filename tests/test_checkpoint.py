@@ -26,7 +26,7 @@ from safetensors.torch import save as save_safetensors
 from sb3_llmdpd import LLMDPD, Prompt
 from sb3_llmdpd.checkpoint.spaces import MAX_ENTRIES, space_from_json, space_to_json
 from sb3_llmdpd.checkpoint.values import from_json, no_custom_objects, to_json
-from sb3_llmdpd.health import TrainingDiverged
+from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged
 
 OBSERVATIONS = np.zeros((2, 5), np.float32)
 NOT_WHOLE = "is not a whole model file of sb3_llmdpd"

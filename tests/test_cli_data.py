@@ -15,10 +15,10 @@ from typer.testing import CliRunner, Result
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.fingerprint import episode_digest
+from sb3_llmdpd.data.loading import load_dataset
 from sb3_llmdpd.data.minari import load_minari, local_ids
 from sb3_llmdpd.data.minari_writer import write_minari
 from sb3_llmdpd.data.npz import write_npz
-from sb3_llmdpd.data.sources import load_dataset
 from sb3_llmdpd.prompts import language_models
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)

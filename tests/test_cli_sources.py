@@ -10,7 +10,7 @@ from factories import make_episodes
 from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.benchmarks.run_folder import RunFolder
+from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.cli.sources import read_task_texts, source_names
 from sb3_llmdpd.data.episodes import OfflineDataset

@@ -9,9 +9,9 @@ import pytest
 from gymnasium import spaces
 
 from sb3_llmdpd.data.d4rl import D4RLSource
+from sb3_llmdpd.data.episode_source import Reading
 from sb3_llmdpd.data.episodes import Episode
-from sb3_llmdpd.data.source import Reading
-from sb3_llmdpd.data.sources import load_dataset, open_source
+from sb3_llmdpd.data.loading import load_dataset, open_source
 
 N = 8
 

@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD, Prompt
-from sb3_llmdpd.benchmarks.d4rl import D4RLBenchmark
-from sb3_llmdpd.benchmarks.d4rl_data import best_episode, describe, make_env, read_data
-from sb3_llmdpd.benchmarks.d4rl_results import Point, read_d4rl
-from sb3_llmdpd.benchmarks.d4rl_settings import D4RLSettings, make_rows
+from sb3_llmdpd.benchmarks.d4rl.benchmark import D4RLBenchmark
+from sb3_llmdpd.benchmarks.d4rl.data import best_episode, describe, make_env, read_data
+from sb3_llmdpd.benchmarks.d4rl.results import Point, read_d4rl
+from sb3_llmdpd.benchmarks.d4rl.settings import D4RLSettings, make_rows
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.minari_writer import write_minari
@@ -32,8 +32,8 @@ SENTENCE = "hop along"
 def nothing_is_drawn() -> Iterator[None]:
     """A chart takes a second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sb3_llmdpd.benchmarks.run_folder.curves_chart", lambda rows, path: path.touch())
-        patch.setattr("sb3_llmdpd.benchmarks.d4rl_report.learning_chart", lambda made, path: path.touch())
+        patch.setattr("sb3_llmdpd.benchmarks.common.run_folder.curves_chart", lambda rows, path: path.touch())
+        patch.setattr("sb3_llmdpd.benchmarks.d4rl.report.learning_chart", lambda made, path: path.touch())
         yield
 
 

@@ -9,11 +9,11 @@ import minari
 import numpy as np
 import pytest
 
-from sb3_llmdpd.benchmarks.d4rl_data import DatasetInfo
-from sb3_llmdpd.benchmarks.d4rl_report import BEST, LAST, checkpoint, d4rl_tables, learning_chart, write_d4rl_report
-from sb3_llmdpd.benchmarks.d4rl_results import D4RLResults, Point, is_d4rl, read_d4rl, write_d4rl
-from sb3_llmdpd.benchmarks.d4rl_scores import D4RL_REFERENCES, PUBLISHED, References, minari_references
-from sb3_llmdpd.benchmarks.d4rl_settings import (
+from sb3_llmdpd.benchmarks.d4rl.data import DatasetInfo
+from sb3_llmdpd.benchmarks.d4rl.report import BEST, LAST, checkpoint, d4rl_tables, learning_chart, write_d4rl_report
+from sb3_llmdpd.benchmarks.d4rl.results import D4RLResults, Point, is_d4rl, read_d4rl, write_d4rl
+from sb3_llmdpd.benchmarks.d4rl.scores import D4RL_REFERENCES, PUBLISHED, References, minari_references
+from sb3_llmdpd.benchmarks.d4rl.settings import (
     MAX_GRAD_NORMS,
     ROBOTS,
     ROWS,
@@ -286,7 +286,7 @@ def test_with_one_seed_the_interval_is_over_its_episodes() -> None:
 
 
 def test_the_report_says_what_the_numbers_are_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_llmdpd.benchmarks.d4rl_report.learning_chart", lambda made, path: path.touch())
+    monkeypatch.setattr("sb3_llmdpd.benchmarks.d4rl.report.learning_chart", lambda made, path: path.touch())
     write_d4rl_report(tmp_path, results(*points(0), *points(1)))
     text = (tmp_path / "report.md").read_text()
     for part in (

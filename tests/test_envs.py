@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_llmdpd.envs import DatasetEnv
+from sb3_llmdpd.envs.dataset_env import DatasetEnv
 
 ACTIONS = spaces.Box(-1.0, 1.0, (2,))
 SPACES = {

@@ -24,8 +24,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from sb3_llmdpd import LLMDPD, Episode
-from sb3_llmdpd.health import TrainingDiverged, loss_limits
-from sb3_llmdpd.losses import expectile_loss
+from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged, loss_limits
+from sb3_llmdpd.llmdpd.losses import expectile_loss
 from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.type_aliases import PromptReplayBufferSamples
 

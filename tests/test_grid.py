@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sb3_llmdpd.benchmarks.grid import GridBar, GridCell, open_grid, run_grid
-from sb3_llmdpd.benchmarks.grid_results import GridResults, PlayedCell, gather, read_grid, write_grid
-from sb3_llmdpd.benchmarks.run_folder import RunStopped
+from sb3_llmdpd.benchmarks.common.grid import GridBar, GridCell, open_grid, run_grid
+from sb3_llmdpd.benchmarks.common.run_folder import RunStopped
+from sb3_llmdpd.benchmarks.metaworld.results import GridResults, PlayedCell, gather, read_grid, write_grid
 from sb3_llmdpd.evaluation.conditions import Cell, Condition
+from sb3_llmdpd.evaluation.report import write_results
 from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.evaluation.tasks import CellResult
-from sb3_llmdpd.report import write_results
 
 CELLS = [
     GridCell(name, seed, {"variant": name, "seed": seed, "eta": 1.0}, work=10) for seed in (0, 1) for name in ("a", "b/c")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sb3_llmdpd.benchmarks.grid_page import BARS, LABELS, Panel, chart, page
-from sb3_llmdpd.benchmarks.grid_report import NOT_SHOWN, SHARED_SCENES, facts, write_report
-from sb3_llmdpd.benchmarks.grid_results import GridResults, PlayedCell
-from sb3_llmdpd.benchmarks.grid_tables import rows_of, tables
+from sb3_llmdpd.benchmarks.metaworld.html_page import BARS, LABELS, Panel, chart, page
+from sb3_llmdpd.benchmarks.metaworld.report import NOT_SHOWN, SHARED_SCENES, facts, write_report
+from sb3_llmdpd.benchmarks.metaworld.results import GridResults, PlayedCell
+from sb3_llmdpd.benchmarks.metaworld.tables import rows_of, tables
+from sb3_llmdpd.evaluation.report import Table
 from sb3_llmdpd.evaluation.statistics import Estimate
-from sb3_llmdpd.report import Table
 
 SETTINGS = {
     "split": "custom",

@@ -12,7 +12,7 @@ from factories import make_episodes, tiny_model
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.health import LossWatch, TrainingDiverged, loss_limits
+from sb3_llmdpd.llmdpd.loss_watch import LossWatch, TrainingDiverged, loss_limits
 from sb3_llmdpd.type_aliases import Metrics
 
 CPU = th.device("cpu")

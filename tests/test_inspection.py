@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from sb3_llmdpd.data.episode_source import EpisodeSource, Record, Refused
+from sb3_llmdpd.data.episode_source import Reading as HowToRead
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.minari import MinariSource
 from sb3_llmdpd.data.minari_writer import write_minari
-from sb3_llmdpd.data.source import EpisodeSource, Record, Refused
-from sb3_llmdpd.data.source import Reading as HowToRead
 from sb3_llmdpd.inspection.findings import findings
 from sb3_llmdpd.inspection.numbers import Inspection
 from sb3_llmdpd.inspection.page import page

@@ -1,6 +1,7 @@
 """Imports inside the package go down its layers, and importing the package stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,63 +12,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sb3_llmdpd"
 
-# The longest name that fits a module decides its layer; docs/architecture.md shows the same table.
-LAYERS = {
-    "sb3_llmdpd.optional": 0,
-    "sb3_llmdpd.version": 0,
-    "sb3_llmdpd.processes": 0,
-    "sb3_llmdpd.files": 0,
-    "sb3_llmdpd.schedules": 0,
-    "sb3_llmdpd.type_aliases": 0,
-    "sb3_llmdpd.diffusion": 0,
-    "sb3_llmdpd.networks": 0,
-    "sb3_llmdpd.networks.features": 1,
-    "sb3_llmdpd.data.checks": 0,
-    "sb3_llmdpd.data.episodes": 0,
-    "sb3_llmdpd.data.spaces": 0,
-    "sb3_llmdpd.prompts.prompt": 0,
-    "sb3_llmdpd.prompts.prompt_encoder": 0,
-    "sb3_llmdpd.prompts.trajectory_encoder": 0,
-    "sb3_llmdpd.buffers": 1,
-    "sb3_llmdpd.episode_index": 1,
-    "sb3_llmdpd.steps": 1,
-    "sb3_llmdpd.draws": 1,
-    "sb3_llmdpd.recording": 1,
-    "sb3_llmdpd.return_weights": 1,
-    "sb3_llmdpd.envs": 1,
-    "sb3_llmdpd.wrappers": 1,
-    "sb3_llmdpd.data": 1,
-    "sb3_llmdpd.prompts": 1,
-    "sb3_llmdpd.actor": 2,
-    "sb3_llmdpd.critic": 2,
-    "sb3_llmdpd.acceleration": 0,
-    "sb3_llmdpd.export": 2,
-    "sb3_llmdpd.losses": 2,
-    "sb3_llmdpd.updates": 2,
-    "sb3_llmdpd.policies": 2,
-    "sb3_llmdpd.checkpoint": 2,
-    "sb3_llmdpd.checkpoint.values": 1,
-    "sb3_llmdpd.checkpoint.spaces": 1,
-    "sb3_llmdpd.prompting": 2,
-    "sb3_llmdpd.saving": 2,
-    "sb3_llmdpd.arguments": 2,
-    "sb3_llmdpd.training_data": 2,
-    "sb3_llmdpd.learning": 2,
-    "sb3_llmdpd.health": 2,
-    "sb3_llmdpd.callback_counters": 2,
-    "sb3_llmdpd.acting": 2,
-    "sb3_llmdpd.llmdpd": 3,
-    "sb3_llmdpd.evaluation": 4,
-    "sb3_llmdpd.baselines": 4,
-    "sb3_llmdpd.callbacks": 4,
-    "sb3_llmdpd.report": 4,
-    "sb3_llmdpd.inspection": 4,
-    "sb3_llmdpd.charts": 4,
-    "sb3_llmdpd.video": 4,
-    "sb3_llmdpd.cli": 5,
-    "sb3_llmdpd.zoo": 5,
-    "sb3_llmdpd.benchmarks": 5,
-}
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+
+
+def layers_of(page: str) -> dict[str, int]:
+    """The layer of each module by its full name: the longest name that fits a module decides."""
+    rows = re.findall(r"^\| (\d) \| ([^|]+) \|", page, flags=re.MULTILINE)
+    return {f"sb3_llmdpd.{name}": int(number) for number, names in rows for name in re.findall(r"`([\w.]+)`", names)}
+
+
+LAYERS = layers_of(ARCHITECTURE.read_text())
 TOP = max(LAYERS.values())
 MAY_BE_IMPORTED_AT_THE_BOTTOM = {"torch", "numpy", "gymnasium"} | sys.stdlib_module_names
 HEAVY = ("transformers", "sentence_transformers", "metaworld", "mujoco", "minari", "matplotlib", "imageio", "pyarrow")
@@ -85,7 +39,7 @@ def layer(module: str) -> int:
     if module == PACKAGE.name:
         return TOP
     fitting = [prefix for prefix in LAYERS if f"{module}.".startswith(f"{prefix}.")]
-    assert fitting, f"{module} has no layer: name it in LAYERS here and in docs/architecture.md"
+    assert fitting, f"{module} has no layer: name it in the table of docs/architecture.md"
     return LAYERS[max(fitting, key=len)]
 
 
@@ -122,9 +76,9 @@ def test_the_bottom_layer_needs_torch_numpy_and_gymnasium_alone(module: str) -> 
 def test_the_reader_of_imports_sees_every_way_of_writing_one() -> None:
     source = "\n".join(
         [
-            "import sb3_llmdpd.envs as e",
+            "import sb3_llmdpd.envs.dataset_env as e",
             "from sb3_llmdpd.data import episodes",
-            "from sb3_llmdpd.optional import require",
+            "from sb3_llmdpd.common.optional import require",
             "from .episodes import Episode",
             "from .. import envs",
             "def f():",
@@ -132,9 +86,9 @@ def test_the_reader_of_imports_sees_every_way_of_writing_one() -> None:
         ]
     )
     assert list(imports("sb3_llmdpd.data.reader", source)) == [
-        "sb3_llmdpd.envs",
+        "sb3_llmdpd.envs.dataset_env",
         "sb3_llmdpd.data.episodes",
-        "sb3_llmdpd.optional",
+        "sb3_llmdpd.common.optional",
         "sb3_llmdpd.data.episodes",
         "sb3_llmdpd.envs",
         "sb3_llmdpd",

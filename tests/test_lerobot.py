@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from gymnasium import spaces
 
+from sb3_llmdpd.data.episode_source import Reading
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.fingerprint import episode_digest
 from sb3_llmdpd.data.lerobot import LeRobotSource
+from sb3_llmdpd.data.loading import load_dataset, open_source
 from sb3_llmdpd.data.npz import write_npz
-from sb3_llmdpd.data.source import Reading
-from sb3_llmdpd.data.sources import load_dataset, open_source
 
 Columns = dict[str, Any]
 

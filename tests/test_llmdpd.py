@@ -27,9 +27,10 @@ from torch import nn
 from torch.testing import assert_close
 from toys import ActionEnv
 
-from sb3_llmdpd import LLMDPD, CosineSchedule, OfflineDataset, Prompt, PromptReplayBuffer, llmdpd, training_data
+from sb3_llmdpd import LLMDPD, CosineSchedule, OfflineDataset, Prompt, PromptReplayBuffer
 from sb3_llmdpd.diffusion.process import DiffusionProcess
-from sb3_llmdpd.envs import DatasetEnv
+from sb3_llmdpd.envs.dataset_env import DatasetEnv
+from sb3_llmdpd.llmdpd import llmdpd, training_data
 from sb3_llmdpd.networks.attention import StateAlone
 from sb3_llmdpd.prompts.text_encoders import HashingTextEncoder
 from sb3_llmdpd.type_aliases import PromptBatch

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.losses import POLICY_OBJECTIVES, StepNoise
+from sb3_llmdpd.llmdpd.losses import POLICY_OBJECTIVES, StepNoise
 from sb3_llmdpd.networks.attention import CONDITIONINGS, NearestSteps, StateReader
 from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples
 

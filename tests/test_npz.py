@@ -13,10 +13,10 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sb3_llmdpd.data.episode_source import Reading
 from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.loading import load_dataset, open_source
 from sb3_llmdpd.data.npz import NpzSource, write_npz
-from sb3_llmdpd.data.source import Reading
-from sb3_llmdpd.data.sources import load_dataset, open_source
 from tests.factories import make_episode, traced
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (3,), np.float32)

@@ -10,7 +10,7 @@ from factories import ACTION, OBSERVATION, T, make_episode, make_episodes
 from gymnasium import spaces
 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
-from sb3_llmdpd.data.sources import load_dataset
+from sb3_llmdpd.data.loading import load_dataset
 
 
 def test_spaces_are_read_off_the_episodes() -> None:

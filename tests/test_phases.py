@@ -8,9 +8,9 @@ import pytest
 from sb3_llmdpd.data.metaworld import MetaWorldEnv
 from sb3_llmdpd.evaluation.conditions import Cell, Condition
 from sb3_llmdpd.evaluation.phases import Phases, PhaseWatch, phase_rates
+from sb3_llmdpd.evaluation.report import read_results, tables, write_results
 from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
 from sb3_llmdpd.evaluation.tasks import CellResult
-from sb3_llmdpd.report import read_results, tables, write_results
 
 
 def seen(hand: tuple[float, float, float], thing: tuple[float, float, float], gripper: float = 1.0) -> np.ndarray:

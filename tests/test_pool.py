@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sb3_llmdpd.benchmarks.grid_report import POOLED, facts
-from sb3_llmdpd.benchmarks.grid_results import GridResults, PlayedCell, read_grid, write_grid
-from sb3_llmdpd.benchmarks.grid_tables import MOST_COLUMNS, tables
-from sb3_llmdpd.benchmarks.pool import pooled
+from sb3_llmdpd.benchmarks.metaworld.pooled import pooled
+from sb3_llmdpd.benchmarks.metaworld.report import POOLED, facts
+from sb3_llmdpd.benchmarks.metaworld.results import GridResults, PlayedCell, read_grid, write_grid
+from sb3_llmdpd.benchmarks.metaworld.tables import MOST_COLUMNS, tables
 from sb3_llmdpd.cli import app
 
 SHARED = {

@@ -16,7 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, Episode, OfflineDataset, Prompt
-from sb3_llmdpd.critic import choose
+from sb3_llmdpd.llmdpd.critic import choose
 from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.prompts.prompt import Trajectory
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder

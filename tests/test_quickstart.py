@@ -13,8 +13,8 @@ from killed import differences, without_progress_bar
 from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.benchmarks.common.runs import example_episodes
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
-from sb3_llmdpd.benchmarks.runs import example_episodes
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
 from sb3_llmdpd.data.minari import load_minari

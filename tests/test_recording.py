@@ -14,8 +14,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_llmdpd.data.minari import load_minari
-from sb3_llmdpd.recording import RecordEpisodes, record_policy
-from sb3_llmdpd.wrappers import TaskTextWrapper
+from sb3_llmdpd.envs.recording import RecordEpisodes, record_policy
+from sb3_llmdpd.envs.task_text_wrapper import TaskTextWrapper
 from tests.factories import model_of
 
 HALF = np.array([0.5], np.float32)

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch as th
 
-from sb3_llmdpd import optional
-from sb3_llmdpd.charts import curves_chart, success_chart
+from sb3_llmdpd.common import optional
+from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.data.metaworld.scenes import EXPERT_STEPS
+from sb3_llmdpd.evaluation.charts import curves_chart, success_chart
 from sb3_llmdpd.evaluation.conditions import Cell, Condition, make_cells
+from sb3_llmdpd.evaluation.report import read_results, summarise, tables, told_rates, write_results
 from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.evaluation.statistics import Estimate
 from sb3_llmdpd.evaluation.tasks import CellResult
-from sb3_llmdpd.files import whole_file
-from sb3_llmdpd.report import read_results, summarise, tables, told_rates, write_results
 
 PNG = b"\x89PNG"
 

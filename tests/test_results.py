@@ -8,8 +8,8 @@ import pytest
 from result_tables import DOCS, PAGE, filled, of_grid, on_the_page, results_of, tables_of
 from result_words import words_of
 
-from sb3_llmdpd.benchmarks.d4rl_results import is_d4rl
-from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, TEXT
+from sb3_llmdpd.benchmarks.common.variants import BOTH, EXAMPLE, TEXT
+from sb3_llmdpd.benchmarks.d4rl.results import is_d4rl
 
 GRIDS = sorted(path.parent.name for path in (DOCS / "results").glob("*/results.json") if not is_d4rl(path))
 

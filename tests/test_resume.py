@@ -19,7 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, CosineSchedule
-from sb3_llmdpd.callbacks import LearningCurve, SaveLatest
+from sb3_llmdpd.llmdpd.callbacks import LearningCurve, SaveLatest
 
 N_STEPS = 12
 TEXT = "do task number 1"

@@ -7,7 +7,7 @@ import pytest
 from factories import EPISODE, make_buffer
 
 from sb3_llmdpd.data.episodes import Episode
-from sb3_llmdpd.return_weights import MOST_LOTS, lasting_return, return_lots
+from sb3_llmdpd.replay.return_weights import MOST_LOTS, lasting_return, return_lots
 
 
 def earning(rewards: list[float], task: str = "task", number: int = 0, **kwargs: Any) -> Episode:

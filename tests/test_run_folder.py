@@ -31,7 +31,7 @@ def run(*arguments: object) -> Result:
 def nothing_is_shown() -> Iterator[None]:
     """A chart takes a second, and the progress bar of a training that raises is never closed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sb3_llmdpd.benchmarks.run_folder.curves_chart", lambda rows, path: path.touch())
+        patch.setattr("sb3_llmdpd.benchmarks.common.run_folder.curves_chart", lambda rows, path: path.touch())
         patch.setattr(LLMDPD, "learn", without_progress_bar(LLMDPD.learn))
         yield
 

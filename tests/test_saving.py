@@ -32,7 +32,7 @@ from toys import ActionEnv
 from sb3_llmdpd import LLMDPD, CosineSchedule, LLMDPDPolicy, Prompt, checkpoint
 from sb3_llmdpd.checkpoint import container
 from sb3_llmdpd.checkpoint.optimizers import optimizer_to_parts
-from sb3_llmdpd.saving import OPTIMIZERS, SAVED_ARGUMENTS
+from sb3_llmdpd.llmdpd.saving import OPTIMIZERS, SAVED_ARGUMENTS
 
 TEXT = "do task number 1"
 OBSERVATIONS = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)

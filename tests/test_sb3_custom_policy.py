@@ -14,7 +14,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from toys import SpacesEnv
 
 from sb3_llmdpd import LLMDPD, LLMDPDPolicy, Prompt
-from sb3_llmdpd.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_llmdpd.llmdpd.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 BOX = spaces.Box(-1, 1, (2,))
 

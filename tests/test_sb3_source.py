@@ -13,10 +13,10 @@ from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_llmdpd.data.episode_source import Reading
 from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.loading import load_dataset, open_source
 from sb3_llmdpd.data.sb3 import ReplayBufferSource
-from sb3_llmdpd.data.source import Reading
-from sb3_llmdpd.data.sources import load_dataset, open_source
 from tests.factories import make_buffer, traced
 
 FORCE = spaces.Box(-2.0, 4.0, (2,), np.float32)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from sb3_llmdpd.schedules import CosineSchedule
+from sb3_llmdpd.common.schedules import CosineSchedule
 
 
 @pytest.mark.parametrize(("progress", "rate"), [(0.0, 1.0), (0.25, 0.5 + 0.5 * math.cos(math.pi / 4)), (0.5, 0.5), (1.0, 0.0)])

@@ -19,14 +19,14 @@ from torch.testing import assert_close
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.baselines.segments import SegmentBuffer
-from sb3_llmdpd.buffers import PromptReplayBuffer
 from sb3_llmdpd.data import flat_file
+from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record, read_sources
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.fingerprint import fingerprint
 from sb3_llmdpd.data.flat_file import FlatFile
-from sb3_llmdpd.data.source import AS_RECORDED, EpisodeSource, Reading, Record, read_sources
-from sb3_llmdpd.data.store import memory_mapped
-from sb3_llmdpd.data.stored import ABOUT, EPISODES, REWARDS, SAID, STEPS, StoredDataset
+from sb3_llmdpd.data.memory_mapping import memory_mapped
+from sb3_llmdpd.data.stored_dataset import ABOUT, EPISODES, REWARDS, SAID, STEPS, StoredDataset
+from sb3_llmdpd.replay.buffer import PromptReplayBuffer
 
 ACTIONS = spaces.Box(-2.0, 2.0, (2,), np.float32)
 

@@ -6,7 +6,7 @@ from typing import Any
 from result_tables import PAGE
 from result_words import SHOWN, TOLD, TRIED, means, of_tuning, paired, rate, table_behind, tuning, words_of
 
-from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE
+from sb3_llmdpd.benchmarks.common.variants import BOTH, EXAMPLE
 
 
 def test_the_table_of_what_was_tried_on_mixed_data_is_what_the_raw_results_give() -> None:

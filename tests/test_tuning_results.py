@@ -9,8 +9,8 @@ import pytest
 from result_tables import DOCS, results_of
 from result_words import SHOWN, TOLD, TRIED, of_tuning, paired, rate, table_behind, tuning, words_of
 
-from sb3_llmdpd.benchmarks.splits import tasks_of_split
-from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, TEXT
+from sb3_llmdpd.benchmarks.common.variants import BOTH, EXAMPLE, TEXT
+from sb3_llmdpd.benchmarks.metaworld.splits import tasks_of_split
 from sb3_llmdpd.data.metaworld.tasks import TASKS
 
 CONDITIONS = {

@@ -18,9 +18,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, Episode
-from sb3_llmdpd.optional import require
+from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.envs.task_text_wrapper import TaskTextWrapper
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
-from sb3_llmdpd.wrappers import TaskTextWrapper
 
 TEXTS = ["do task number 0", "do task number 1", "do task number 2"]
 EPISODES = make_episodes()

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from sb3_llmdpd.benchmarks.splits import folds, tasks_of_split
-from sb3_llmdpd.benchmarks.variants import KEY_VARIANTS, VARIANTS, Variant, make_variant, make_variants, merged
+from sb3_llmdpd.benchmarks.common.variants import KEY_VARIANTS, VARIANTS, Variant, make_variant, make_variants, merged
+from sb3_llmdpd.benchmarks.metaworld.splits import folds, tasks_of_split
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
 from sb3_llmdpd.evaluation.conditions import make_cells
 

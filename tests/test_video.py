@@ -9,7 +9,7 @@ import pytest
 from factories import make_episodes, tiny_model
 
 from sb3_llmdpd import Prompt
-from sb3_llmdpd.video import _Strip, drawing_library, film_episode
+from sb3_llmdpd.evaluation.video import _Strip, drawing_library, film_episode
 
 
 @pytest.fixture

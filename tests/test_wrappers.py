@@ -15,8 +15,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from toys import ActionEnv
 
+from sb3_llmdpd.envs.task_text_wrapper import TaskTextWrapper, plain_observation_space, split_observation
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
-from sb3_llmdpd.wrappers import TaskTextWrapper, plain_observation_space, split_observation
 
 ENCODER = "hashing:8"
 OPEN, CLOSE = "open the drawer", "close the drawer"

@@ -120,7 +120,7 @@ def mean_rewards(printed: str) -> list[float]:
 
 @pytest.mark.slow
 def test_the_zoo_trains_evaluates_saves_and_enjoys_a_model_that_the_environment_tells_its_task(folder: Path) -> None:
-    wrapper = {"sb3_llmdpd.wrappers.TaskTextWrapper": dict(task_text="do task number 1", text_encoder="hashing")}
+    wrapper = {"sb3_llmdpd.envs.task_text_wrapper.TaskTextWrapper": dict(task_text="do task number 1", text_encoder="hashing")}
     write_hyperparameters(env_wrapper=[wrapper])
     printed = run_zoo(
         f"{TRAIN} --eval-freq 2 --save-freq 2 {TOY_MODEL}",

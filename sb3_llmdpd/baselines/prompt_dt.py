@@ -20,15 +20,15 @@ from sb3_llmdpd.checkpoint.networks import SPACES, arguments_of, check_weights
 from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
 from sb3_llmdpd.checkpoint.values import from_json, no_custom_objects, to_json
 from sb3_llmdpd.data.episodes import Episode
-from sb3_llmdpd.data.sources import DatasetLike, load_dataset
+from sb3_llmdpd.data.loading import DatasetLike, load_dataset
 from sb3_llmdpd.evaluation.rollouts import Act
-from sb3_llmdpd.health import TrainingDiverged, first_bad_weight
+from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged, first_bad_weight
+from sb3_llmdpd.llmdpd.training_data import STATISTICS_ROWS
 from sb3_llmdpd.networks.features import features_extractor_named
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, Prompt
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
-from sb3_llmdpd.training_data import STATISTICS_ROWS
 
 EXTRACTORS = ("flatten", "metaworld_relative")
 """Features extractors of vectors that have nothing to learn."""

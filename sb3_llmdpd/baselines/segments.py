@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_llmdpd.buffers import PromptReplayBuffer
 from sb3_llmdpd.data.episodes import OfflineDataset
+from sb3_llmdpd.replay.buffer import PromptReplayBuffer
 from sb3_llmdpd.type_aliases import PromptBatch
 
 

@@ -9,18 +9,18 @@ from typing import Any, Self
 
 import typer
 
-from sb3_llmdpd.benchmarks.run_folder import RunFolder
-from sb3_llmdpd.benchmarks.runs import evaluate_into, example_episodes, show_tables
+from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
+from sb3_llmdpd.benchmarks.common.runs import evaluate_into, example_episodes, show_tables
 from sb3_llmdpd.checkpoint.values import to_json
+from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.metaworld.tasks import SPLITS
 from sb3_llmdpd.data.minari import load_minari
 from sb3_llmdpd.evaluation.conditions import CONDITIONS, Cell, Condition, make_cells
 from sb3_llmdpd.evaluation.tasks import CellResult, prompts_of
-from sb3_llmdpd.llmdpd import LLMDPD
-from sb3_llmdpd.schedules import CosineSchedule
-from sb3_llmdpd.video import film_episode
+from sb3_llmdpd.evaluation.video import film_episode
+from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from stable_baselines3.common.utils import get_system_info
 
-from sb3_llmdpd.files import whole_file
+from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.version import __version__
 
 FORMAT_VERSION = 1

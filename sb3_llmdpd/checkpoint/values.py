@@ -8,9 +8,9 @@ import torch as th
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from torch import nn
 
+from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.networks.activations import Mish
 from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
-from sb3_llmdpd.schedules import CosineSchedule
 
 CustomObjects = Callable[[str, str], Any]
 """(name of an argument, what stood there) -> the object that only the user has."""

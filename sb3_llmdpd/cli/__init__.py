@@ -7,14 +7,14 @@ import typer
 from typer.core import TyperGroup
 
 import sb3_llmdpd
+from sb3_llmdpd.benchmarks.common.run_folder import RunStopped
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.benchmarks.quickstart import quickstart as run_quickstart
-from sb3_llmdpd.benchmarks.run_folder import RunStopped
 from sb3_llmdpd.cli import benchmark, collect, data
 from sb3_llmdpd.cli.evaluate import evaluate
 from sb3_llmdpd.cli.film import film
 from sb3_llmdpd.cli.train import train
-from sb3_llmdpd.health import TrainingDiverged
+from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged
 
 FAILED, BAD_INPUT = 1, 2
 """Exit statuses; the second says that the user can mend it."""

@@ -5,20 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
-from sb3_llmdpd.benchmarks.d4rl import D4RLBenchmark
-from sb3_llmdpd.benchmarks.d4rl_data import OTHER_DATA
-from sb3_llmdpd.benchmarks.d4rl_report import CHART, d4rl_tables, write_d4rl_report
-from sb3_llmdpd.benchmarks.d4rl_results import D4RLResults, is_d4rl, read_d4rl
-from sb3_llmdpd.benchmarks.d4rl_settings import ROBOTS, ROWS, D4RLSettings, make_rows
-from sb3_llmdpd.benchmarks.grid import RESULTS, SETTINGS
-from sb3_llmdpd.benchmarks.grid_report import PAGE, REPORT, write_report
-from sb3_llmdpd.benchmarks.grid_results import GridResults, read_grid, write_grid
-from sb3_llmdpd.benchmarks.grid_tables import tables
-from sb3_llmdpd.benchmarks.metaworld import MetaworldBenchmark
-from sb3_llmdpd.benchmarks.metaworld_settings import DATA, GOALS, MetaworldSettings
-from sb3_llmdpd.benchmarks.pool import pooled
-from sb3_llmdpd.benchmarks.splits import SPLIT_NAMES
-from sb3_llmdpd.benchmarks.variants import ENCODER, KEY_VARIANTS, VARIANTS, make_variants
+from sb3_llmdpd.benchmarks.common.grid import RESULTS, SETTINGS
+from sb3_llmdpd.benchmarks.common.variants import ENCODER, KEY_VARIANTS, VARIANTS, make_variants
+from sb3_llmdpd.benchmarks.d4rl.benchmark import D4RLBenchmark
+from sb3_llmdpd.benchmarks.d4rl.data import OTHER_DATA
+from sb3_llmdpd.benchmarks.d4rl.report import CHART, d4rl_tables, write_d4rl_report
+from sb3_llmdpd.benchmarks.d4rl.results import D4RLResults, is_d4rl, read_d4rl
+from sb3_llmdpd.benchmarks.d4rl.settings import ROBOTS, ROWS, D4RLSettings, make_rows
+from sb3_llmdpd.benchmarks.metaworld.benchmark import MetaworldBenchmark
+from sb3_llmdpd.benchmarks.metaworld.pooled import pooled
+from sb3_llmdpd.benchmarks.metaworld.report import PAGE, REPORT, write_report
+from sb3_llmdpd.benchmarks.metaworld.results import GridResults, read_grid, write_grid
+from sb3_llmdpd.benchmarks.metaworld.settings import DATA, GOALS, MetaworldSettings
+from sb3_llmdpd.benchmarks.metaworld.splits import SPLIT_NAMES
+from sb3_llmdpd.benchmarks.metaworld.tables import tables
 from sb3_llmdpd.cli.options import check_device, names
 from sb3_llmdpd.cli.sources import SOURCES_HELP, Root, source_names
 

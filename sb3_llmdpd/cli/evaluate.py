@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sb3_llmdpd.benchmarks.runs import (
+from sb3_llmdpd.benchmarks.common.runs import (
     EXAMPLE_IDS,
     HIDDEN_GOAL_EXAMPLE_IDS,
     N_EPISODES,
@@ -20,7 +20,7 @@ from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, by_need_of_goal, task_info
 from sb3_llmdpd.diffusion.samplers import SAMPLERS
 from sb3_llmdpd.evaluation.conditions import CONDITIONS, CONTROLS, make_cells, shared_scene_cells
-from sb3_llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 
 def evaluate(

@@ -6,19 +6,19 @@ from typing import Annotated
 
 import typer
 
-from sb3_llmdpd.benchmarks.runs import (
+from sb3_llmdpd.benchmarks.common.runs import (
     EXAMPLE_IDS,
     HIDDEN_GOAL_EXAMPLE_IDS,
     N_EPISODES,
     N_EXAMPLES,
     example_episodes,
 )
-from sb3_llmdpd.benchmarks.variants import BOTH, EXAMPLE, NOTHING, TEXT
+from sb3_llmdpd.benchmarks.common.variants import BOTH, EXAMPLE, NOTHING, TEXT
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import make_cells
 from sb3_llmdpd.evaluation.tasks import goals_of, prompts_of
-from sb3_llmdpd.video import check_film, film_episode
+from sb3_llmdpd.evaluation.video import check_film, film_episode
 
 _CONDITIONS = (BOTH, TEXT, EXAMPLE, NOTHING)
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sb3_llmdpd.data.loading import FORMATS, format_of
 from sb3_llmdpd.data.minari import local_ids
-from sb3_llmdpd.data.sources import FORMATS, format_of
 
 SOURCES_HELP = (
     f"Minari id, or a pattern as 'metaworld/*' of local ids; or a file or folder, with its format in front where its name"

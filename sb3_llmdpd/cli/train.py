@@ -6,21 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from sb3_llmdpd.acceleration import MATMUL_PRECISIONS
-from sb3_llmdpd.benchmarks.run_folder import SAVE_FREQ, RunFolder
+from sb3_llmdpd.benchmarks.common.run_folder import SAVE_FREQ, RunFolder
 from sb3_llmdpd.cli.options import check_device, names, whole_numbers
 from sb3_llmdpd.cli.sources import SOURCES_HELP, AllowPickle, Flatten, Root, Strict, TaskTexts, read_task_texts, source_names
+from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.fingerprint import fingerprint
+from sb3_llmdpd.data.loading import load_dataset
+from sb3_llmdpd.data.memory_mapping import memory_mapped as map_dataset
 from sb3_llmdpd.data.metaworld.tasks import TASKS
-from sb3_llmdpd.data.sources import load_dataset
-from sb3_llmdpd.data.store import memory_mapped as map_dataset
-from sb3_llmdpd.llmdpd import LLMDPD
-from sb3_llmdpd.losses import CRITIC_OBJECTIVES, POLICY_OBJECTIVES
+from sb3_llmdpd.llmdpd.acceleration import MATMUL_PRECISIONS
+from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.llmdpd.losses import CRITIC_OBJECTIVES, POLICY_OBJECTIVES
+from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
-from sb3_llmdpd.policies import LLMDPDPolicy
-from sb3_llmdpd.schedules import CosineSchedule
 
 # The defaults of the algorithm stand in its signature and nowhere else.
 _MODEL: dict[str, Any] = {name: parameter.default for name, parameter in inspect.signature(LLMDPD).parameters.items()}

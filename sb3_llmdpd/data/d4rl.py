@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sb3_llmdpd.data.source import Record
+from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.data.episode_source import Record
 from sb3_llmdpd.data.step_arrays import StepArrays
 from sb3_llmdpd.data.step_files import READ, StepFileSource, damaged, steps_under_names
-from sb3_llmdpd.optional import require
 
 _SUCCESS = ("infos/success", "infos/goal_achieved")
 """Where a file may say at each step whether it was a success, best first."""

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
-from sb3_llmdpd.data.stored import StoredDataset
+from sb3_llmdpd.data.stored_dataset import StoredDataset
 
 
 def fingerprint(dataset: OfflineDataset) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.lerobot_files import ACTION, DONE, REWARD, SUCCESS, Contents, Frames
-from sb3_llmdpd.data.source import AS_RECORDED, EpisodeSource, Reading, Record
 
 
 class LeRobotSource(EpisodeSource):

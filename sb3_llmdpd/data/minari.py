@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_llmdpd.common.optional import require
 from sb3_llmdpd.data.checks import Observations
+from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record, read_sources
 from sb3_llmdpd.data.episodes import OfflineDataset
-from sb3_llmdpd.data.source import AS_RECORDED, EpisodeSource, Reading, Record, read_sources
-from sb3_llmdpd.optional import require
 
 _TEXT_KEYS = ("task_texts", "task_text", "language_instruction", "task", "mission")
 """Names under which data sets keep their sentence, best first."""

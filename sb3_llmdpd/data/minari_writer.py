@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_llmdpd.common.optional import require
 from sb3_llmdpd.data.checks import check_fits
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.minari import datasets_root
 from sb3_llmdpd.data.spaces import check_flat, float32_space
-from sb3_llmdpd.optional import require
 
 _TEMPORARY = ".collecting-"
 """Minari does not look into folders whose names begin with a dot."""

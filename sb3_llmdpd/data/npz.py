@@ -12,13 +12,13 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
+from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.data.checks import check_fits
+from sb3_llmdpd.data.episode_source import Record
 from sb3_llmdpd.data.episodes import Episode
-from sb3_llmdpd.data.source import Record
 from sb3_llmdpd.data.spaces import check_flat, float32_space
 from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
 from sb3_llmdpd.data.step_files import READ, StepFileSource, damaged, steps_under_names
-from sb3_llmdpd.files import whole_file
 
 METADATA = "metadata"
 """Entry with all that is no number a step, as a JSON string."""

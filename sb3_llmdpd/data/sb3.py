@@ -11,8 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl
 
-from sb3_llmdpd.buffers import PromptReplayBuffer
-from sb3_llmdpd.data.source import AS_RECORDED, EpisodeSource, Reading, Record
+from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
 from sb3_llmdpd.data.step_files import damaged, existing_file
 
@@ -165,8 +164,8 @@ class ReplayBufferSource(EpisodeSource):
 def _checked(buffer: Any, name: str) -> ReplayBuffer:
     """Refuse what holds no steps that could be read."""
     accepted = "a ReplayBuffer or DictReplayBuffer of Stable-Baselines3, or the path of a file from save_replay_buffer"
-    if isinstance(buffer, PromptReplayBuffer):
-        raise TypeError(f"{name}: a PromptReplayBuffer was made of a data set; give that. Accepted is {accepted}")
+    if isinstance(buffer, ReplayBuffer) and not hasattr(buffer, "observations"):
+        raise TypeError(f"{name}: a {type(buffer).__name__} was made of a data set; give that. Accepted is {accepted}")
     if isinstance(buffer, BaseBuffer) and not isinstance(buffer, ReplayBuffer):
         raise TypeError(
             f"{name}: a {type(buffer).__name__} does not keep what its actions led to, and forgets them after each update;"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_llmdpd.data.source import Record
+from sb3_llmdpd.data.episode_source import Record
 
 _CHUNK_BYTES = 2**24
 """Of observations that are compared at once."""

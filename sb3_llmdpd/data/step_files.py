@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.data.source import AS_RECORDED, EpisodeSource, Reading, Record
+from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.spaces import unbounded_box
 from sb3_llmdpd.data.step_arrays import StepArrays, check_limit, split_steps
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch as th
 from torch import nn
 
+from sb3_llmdpd.diffusion.noise_schedules import NOISE_SCHEDULES
 from sb3_llmdpd.diffusion.samplers import ChainStep, make_chain
-from sb3_llmdpd.diffusion.schedules import NOISE_SCHEDULES
 
 NoisePredictor = Callable[[th.Tensor, int], th.Tensor]
 """eps_theta: (noisy actions of shape (..., action_dim), step index in [0, K)) -> predicted noise of the same shape."""

@@ -9,11 +9,11 @@ from typing import Any
 import gymnasium as gym
 import torch as th
 
+from sb3_llmdpd.common.processes import worker_pool
 from sb3_llmdpd.evaluation.conditions import Condition
 from sb3_llmdpd.evaluation.phases import PhaseWatch
 from sb3_llmdpd.evaluation.players import CopyPlayer, ExpertPlayer, Player
 from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
-from sb3_llmdpd.processes import worker_pool
 from sb3_llmdpd.prompts.prompt import Prompt
 
 EnvMaker = Callable[[str], gym.Env[Any, Any]]

@@ -3,10 +3,10 @@
 import gymnasium as gym
 import numpy as np
 
-from sb3_llmdpd.acting import Examples, PromptLike, TaskText
+from sb3_llmdpd.common.optional import require
 from sb3_llmdpd.data.metaworld.tasks import task_info
-from sb3_llmdpd.llmdpd import LLMDPD
-from sb3_llmdpd.optional import require
+from sb3_llmdpd.llmdpd.acting import Examples, PromptLike, TaskText
+from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 VectorEnv = gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv
 

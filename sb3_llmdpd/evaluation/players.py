@@ -9,9 +9,9 @@ import numpy as np
 import torch as th
 
 from sb3_llmdpd.evaluation.rollouts import Act
-from sb3_llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.llmdpd.saving import OPTIMIZERS
 from sb3_llmdpd.prompts.prompt import Prompt, Trajectory
-from sb3_llmdpd.saving import OPTIMIZERS
 
 _LEAST_VARIATION = 1e-3
 _SMALLEST_SCALE = 1e-2

@@ -9,6 +9,7 @@ from zlib import crc32
 import numpy as np
 from tqdm import tqdm
 
+from sb3_llmdpd.common.processes import n_cores
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.scenes import soon
@@ -18,8 +19,7 @@ from sb3_llmdpd.evaluation.jobs import EnvMaker, Job, PlaySettings, play_jobs
 from sb3_llmdpd.evaluation.phases import Phases
 from sb3_llmdpd.evaluation.players import ModelPlayer, Player
 from sb3_llmdpd.evaluation.rollouts import Rollout
-from sb3_llmdpd.llmdpd import LLMDPD
-from sb3_llmdpd.processes import n_cores
+from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.prompts.prompt import Prompt
 
 _EVALUATION = crc32(b"evaluation")

@@ -7,9 +7,9 @@ from typing import TypeVar
 import numpy as np
 from gymnasium import spaces
 
+from sb3_llmdpd.evaluation.report import Table
 from sb3_llmdpd.inspection.findings import findings
 from sb3_llmdpd.inspection.numbers import EntryNumbers, Inspection, TaskNumbers
-from sb3_llmdpd.report import Table
 
 Entry = TypeVar("Entry")
 

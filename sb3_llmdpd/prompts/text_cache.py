@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.data.checks import check_texts
-from sb3_llmdpd.files import whole_file
 from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, revision_of
 
 CACHE_VARIABLE = "SB3_LLMDPD_CACHE"

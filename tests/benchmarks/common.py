@@ -10,8 +10,8 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Record, read_sources
 from sb3_llmdpd.data.episodes import OfflineDataset
-from sb3_llmdpd.data.source import AS_RECORDED, EpisodeSource, Record, read_sources
 
 OBSERVATION, ACTION, LENGTH, TASKS = 39, 4, 1_000, 50
 """Sizes of Meta-World's observations and actions; steps of an episode; tasks."""

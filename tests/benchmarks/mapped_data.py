@@ -16,7 +16,7 @@ from pathlib import Path
 from common import FOLDER, TASKS, Synthetic, data_in_memory, machine, model_on, table
 from timing import by_turns
 
-from sb3_llmdpd.data.store import memory_mapped
+from sb3_llmdpd.data.memory_mapping import memory_mapped
 
 TRANSITIONS, STEPS = 10**7, 300
 CACHE = FOLDER / "laid-out"

@@ -10,8 +10,8 @@ import minari
 from common import FOLDER, LENGTH, Synthetic, machine, table
 from timing import by_turns
 
+from sb3_llmdpd.data.loading import load_dataset
 from sb3_llmdpd.data.minari_writer import write_minari
-from sb3_llmdpd.data.sources import load_dataset
 
 NAME, TRANSITIONS = "bench/read-v0", 200_000
 

@@ -15,8 +15,8 @@ import torch as th
 from torch import nn
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.actor import PromptedDiffusionActor
-from sb3_llmdpd.critic import PromptedCritic
+from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor
+from sb3_llmdpd.llmdpd.critic import PromptedCritic
 from sb3_llmdpd.networks.activations import Mish
 from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples
 

@@ -9,9 +9,9 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from timing import by_turns
 
-from sb3_llmdpd.buffers import PromptReplayBuffer
 from sb3_llmdpd.data.episodes import OfflineDataset
-from sb3_llmdpd.data.store import memory_mapped
+from sb3_llmdpd.data.memory_mapping import memory_mapped
+from sb3_llmdpd.replay.buffer import PromptReplayBuffer
 
 BATCH = 256
 TEXT_DIM = 384

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.processes import n_cores, worker_pool
 from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS
 from sb3_llmdpd.data.metaworld.envs import MetaWorldEnv
 from sb3_llmdpd.data.metaworld.record import Recipe, RecordedEpisode, record_episode
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.data.metaworld.writer import read_metadata, write_dataset
 from sb3_llmdpd.data.minari import datasets_root
-from sb3_llmdpd.optional import require
-from sb3_llmdpd.processes import n_cores, worker_pool
 
 _EPISODES_PER_JOB = 10
 """What a process collects before it reports back."""

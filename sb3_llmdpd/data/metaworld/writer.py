@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_llmdpd.common.optional import require
 from sb3_llmdpd.data.metaworld.record import Recipe, RecordedEpisode
 from sb3_llmdpd.data.minari_writer import whole_dataset
-from sb3_llmdpd.optional import require
 
 
 def read_metadata(folder: Path, dataset_id: str) -> dict[str, Any] | None:

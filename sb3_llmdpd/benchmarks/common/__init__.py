@@ -1,0 +1,1 @@
+"""What all benchmarks share: grids of trainings, run folders, variants of the method."""

@@ -1,0 +1,177 @@
+"""The folder of one training: what was asked for, the latest model, and the learning curve."""
+
+import json
+import re
+import shlex
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_llmdpd.benchmarks.common.runs import draw
+from sb3_llmdpd.common.files import whole_file
+from sb3_llmdpd.evaluation.charts import curves_chart
+from sb3_llmdpd.llmdpd.callbacks import LearningCurve, SaveLatest, StopOnSignal, read_curve
+from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
+
+SAVE_FREQ = 1_000
+"""Gradient steps between two saves of the latest model, unless another number is asked for."""
+
+ARGUMENTS, MODEL, CURVE, CHART = "run.json", "model.zip", "progress.csv", "curves.png"
+_LEFTOVER = re.compile(rf"\.\d+-({'|'.join(map(re.escape, (ARGUMENTS, MODEL, CURVE, CHART)))})")
+"""What `whole_file` calls a file that it has not yet put in place."""
+
+_GOES_ON = {
+    "train": "sb3-llmdpd train --resume {folder}",
+    "quickstart": "the command of before: sb3-llmdpd quickstart --out {folder}",
+    "benchmark": "the command of before: sb3-llmdpd benchmark",
+}
+
+
+class RunStopped(Exception):
+    """A signal has stopped a training, whose state is saved.
+
+    :param message: where, and how to go on.
+    :param signal_name: which signal.
+    """
+
+    def __init__(self, message: str, signal_name: str) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + signal.Signals[signal_name]
+        """What a shell reports of a process that the signal ended."""
+
+
+class RunFolder:
+    """One training in one folder, which goes on after a kill at any moment.
+
+    ``run.json`` holds the arguments of the command, among them ``command`` itself and ``steps``, and is there before the
+    training begins; ``model.zip`` is the latest model, ``progress.csv`` and ``curves.png`` are the learning curve.
+
+    :param path: the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.model_path = self.path / MODEL
+
+    # What is there --------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a run to go on with, or a finished one."""
+        return (self.path / ARGUMENTS).is_file()
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the run came far enough to save a model."""
+        return self.model_path.is_file()
+
+    def arguments(self) -> dict[str, Any]:
+        """Read what the run was begun with.
+
+        :return: of `begin` or `go_on`.
+        :raises ValueError: when there is no run, or ``run.json`` is damaged.
+        """
+        if not self.is_begun:
+            raise ValueError(f"there is no run to go on with in {self.path}: it has no {ARGUMENTS}")
+        try:
+            arguments = json.loads((self.path / ARGUMENTS).read_text())
+            whole = arguments["command"] in _GOES_ON and isinstance(arguments["steps"], int)
+        except (KeyError, TypeError, ValueError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{self.path / ARGUMENTS} does not describe a run of sb3_llmdpd: begin anew in another folder")
+        return dict(arguments)
+
+    def steps_done(self) -> int:
+        """Count the gradient steps of the latest model.
+
+        :return: 0 without one.
+        """
+        return LLMDPD.load(self.model_path, device="cpu").num_timesteps if self.has_model else 0
+
+    def refuse_unfinished(self) -> None:
+        """Keep an unfinished run from being overwritten.
+
+        :raises ValueError: when the folder holds one.
+        """
+        if self.is_begun and self.steps_done() < self.arguments()["steps"]:
+            raise ValueError(
+                f"{self.path} holds an unfinished run. Go on with {self.how_to_go_on()}, or begin elsewhere with another --out"
+            )
+
+    def how_to_go_on(self) -> str:
+        """Name the command that goes on with the run."""
+        return _GOES_ON[self.arguments()["command"]].format(folder=shlex.quote(str(self.path)))
+
+    # What happens there ---------------------------------------------------------------------------------------------------
+
+    def begin(self, arguments: Mapping[str, Any]) -> None:
+        """Begin a run, in place of a finished one.
+
+        :param arguments: JSON values, with ``command`` and ``steps`` among them.
+        :raises ValueError: when the folder holds an unfinished run.
+        :raises OSError: when nothing can be written there.
+        """
+        self.refuse_unfinished()
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in (ARGUMENTS, MODEL, CURVE, CHART):  # the first makes it a run: without it the others are no part of one
+            (self.path / name).unlink(missing_ok=True)
+        self.go_on(arguments)
+
+    def go_on(self, arguments: Mapping[str, Any]) -> None:
+        """Prepare to go on, and remove what a killed process left half-written.
+
+        :param arguments: as of now.
+        """
+        for path in self.path.iterdir():
+            if _LEFTOVER.fullmatch(path.name):
+                path.unlink()
+        with whole_file(self.path / ARGUMENTS) as temporary:
+            temporary.write_text(json.dumps(arguments, indent=1))
+
+    def train(
+        self,
+        model: LLMDPD,
+        n_steps: int,
+        log_interval: int,
+        save_freq: int = SAVE_FREQ,
+        progress: BaseCallback | None = None,
+    ) -> Path:
+        """Train up to a step, and keep the latest model and the learning curve.
+
+        :param model: with its data; new, or the latest of the run.
+        :param n_steps: gradient steps of the whole run.
+        :param log_interval: gradient steps between two points of the learning curve.
+        :param save_freq: gradient steps between two saves.
+        :param progress: shows how far it is; a bar of its own by default.
+        :return: the model file.
+        :raises RunStopped: when SIGINT or SIGTERM asked to stop; the model is saved.
+        """
+        if model.num_timesteps < n_steps:
+            shown = [] if progress is None else [progress]
+            with StopOnSignal() as stop:
+                model.learn(
+                    n_steps - model.num_timesteps,
+                    callback=[*shown, LearningCurve(self.path / CURVE), stop, SaveLatest(self.model_path, save_freq)],
+                    log_interval=log_interval,
+                    reset_num_timesteps=False,
+                    progress_bar=progress is None,
+                )
+            if stop.stopped_by is not None:
+                raise RunStopped(
+                    f"Stopped by {stop.stopped_by} at step {model.num_timesteps:,} of {n_steps:,}. The model is"
+                    f" {self.model_path}. To go on: {self.how_to_go_on()}",
+                    stop.stopped_by,
+                )
+        self.draw_curves()
+        return self.model_path
+
+    def draw_curves(self) -> None:
+        """Draw the learning curve, if anything was logged."""
+        curve = self.path / CURVE
+        rows = read_curve(curve) if curve.is_file() else []
+        if rows:
+            draw(curves_chart, rows, self.path / CHART)

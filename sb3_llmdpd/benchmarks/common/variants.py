@@ -1,0 +1,176 @@
+"""The rows of a benchmark by name: what each does differently, and what it is told when it is evaluated."""
+
+import difflib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sb3_llmdpd.evaluation.conditions import CONTROLS_OF_PROMPTS
+from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
+
+BOTH, TEXT, EXAMPLE, NOTHING = "text+trajectory", "text", "trajectory", "none"
+LEARNED, PROMPT_DT, CONTROL = "llmdpd", "prompt-dt", "control"
+"""Methods: a model of `LLMDPD`, one of `PromptDT`, and a condition that acts by itself, for which nothing is trained."""
+
+ENCODER = "text-encoder:"
+"""What the name of a row begins with whose sentences another encoder reads."""
+_POLICY = "policy_kwargs."
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table, or several where it is evaluated under several conditions.
+
+    :param name: in tables, in folders and on the command line.
+    :param sentence: what it is, for the reader of a table.
+    :param model: arguments of `LLMDPD` that are others than those of the benchmark, as JSON values; entries of
+        ``policy_kwargs`` one by one.
+    :param conditions: what the policy is told, see `make_cells`; with `TEXT` among them it is also told the sentences of
+        both tasks in scenes that two tasks share.
+    :param trained_as: whose model acts; None for one of its own. Its ``model`` then only says how that one acts.
+    :param method: `LEARNED`, `PROMPT_DT` or `CONTROL`; ``model`` then has arguments of that one.
+    """
+
+    name: str
+    sentence: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+    conditions: tuple[str, ...] = (BOTH,)
+    trained_as: str | None = None
+    method: str = LEARNED
+
+
+_LISTED = (
+    Variant(
+        "full",
+        "the method: sentence and example, cloning with a share of the Q term, better episodes drawn more often",
+        conditions=(BOTH, TEXT, EXAMPLE, NOTHING, "wrong", *CONTROLS_OF_PROMPTS),
+    ),
+    Variant("no-text", "trained without sentences", {"text_dropout": 1.0}, (EXAMPLE,)),
+    Variant("no-trajectory", "trained without examples", {"trajectory_dropout": 1.0}, (TEXT,)),
+    Variant(
+        "no-prompt",
+        "trained without any prompt: plain Diffusion-QL",
+        {"text_dropout": 1.0, "trajectory_dropout": 1.0},
+        (NOTHING,),
+    ),
+    Variant(
+        "one-hot", "a one-hot vector of the task instead of sentences", {"text_encoder": "one-hot:metaworld"}, (BOTH, TEXT)
+    ),
+    Variant(
+        "random-text", "a random vector of the task instead of sentences", {"text_encoder": "random:metaworld"}, (BOTH, TEXT)
+    ),
+    Variant("no-q", "cloning alone, of better episodes more often", {"eta": 0.0}, (BOTH, EXAMPLE)),
+    Variant("no-weights", "the Q term beside cloning of all episodes alike", {"return_weight": 0.0}, (BOTH, EXAMPLE)),
+    Variant("bc", "plain behaviour cloning, of all episodes alike", {"eta": 0.0, "return_weight": 0.0}, (BOTH, EXAMPLE)),
+    Variant(
+        "hashing",
+        "sentences read by a bag of hashed words instead of a language model",
+        {"text_encoder": "hashing"},
+        (BOTH, TEXT),
+    ),
+    Variant("diffusion-ql", "the Q term through the whole chain", {"policy_objective": "diffusion_ql"}),
+    Variant(
+        "concat",
+        "the example as one vector of a transformer beside the state, as in the paper, in place of its nearest steps",
+        {"policy_kwargs": {"conditioning": "concat"}},
+        (BOTH, TEXT, EXAMPLE, NOTHING),
+    ),
+    Variant(
+        "cross-attention",
+        "the same, and the actor attends to the encoded steps of the example",
+        {"policy_kwargs": {"conditioning": "cross_attention"}},
+    ),
+    Variant(
+        "expectile",
+        "the critic learns by expectiles, as in IQL, and asks no policy",
+        {"critic_objective": "expectile"},
+    ),
+    Variant("candidates-10", "full, best of 10 actions by the critic", {"n_candidates": 10}, trained_as="full"),
+    Variant("candidates-50", "full, best of 50 actions by the critic", {"n_candidates": 50}, trained_as="full"),
+    Variant(
+        "prompt-dt",
+        "Prompt-DT with the same prompts, the closest relative without diffusion",
+        {"features_extractor_class": "metaworld_relative"},
+        (BOTH, TEXT),
+        method=PROMPT_DT,
+    ),
+    Variant("copy", "the example's actions, step by step those of the nearest of its states", {}, ("copy",), method=CONTROL),
+    Variant("expert", "the scripted experts, which know goal and task: the ceiling", {}, ("expert",), method=CONTROL),
+)
+
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _LISTED}
+"""Every listed row by its name."""
+
+KEY_VARIANTS = ("full", "no-prompt", "no-text", "no-trajectory", "bc", "copy", "expert")
+"""Those that a table cannot do without."""
+
+
+def make_variant(name: str) -> Variant:
+    """Look a row up, or make one.
+
+    :param name: of `VARIANTS`; ``"text-encoder:<spec>"`` for `full` with that encoder, see `make_text_encoder`; either with
+        changes of one's own behind it, as in ``"full+eta=1.0+policy_kwargs.conditioning=cross_attention"``.
+    :return: the row.
+    :raises ValueError: on an unknown name or argument; the message names the nearest and lists all.
+    """
+    base, *changes = name.split("+")
+    if base.startswith(ENCODER) and base != ENCODER:
+        spec = base.removeprefix(ENCODER)
+        variant = Variant(base, f"sentences read by {spec}", {"text_encoder": spec}, (BOTH, TEXT))
+    elif base in VARIANTS:
+        variant = VARIANTS[base]
+    else:
+        raise ValueError(_unknown("variant", base, list(VARIANTS)) + f", {ENCODER}<spec>")
+    if changes and (variant.trained_as is not None or variant.method != LEARNED):
+        raise ValueError(f"{base!r} trains no LLMDPD of its own: change {variant.trained_as or 'full'!r} instead")
+    for change in changes:
+        variant = replace(variant, model=merged(variant.model, _argument(change)))
+    return replace(variant, name=name, sentence=f"{variant.sentence}; {', '.join(changes)}") if changes else variant
+
+
+def make_variants(names: Sequence[str]) -> list[Variant]:
+    """Look several rows up.
+
+    :param names: see `make_variant`; ``"all"`` is every listed one.
+    :return: the rows in their order, each once.
+    :raises ValueError: see `make_variant`.
+    """
+    each = [listed for name in names for listed in (VARIANTS if name == "all" else [name])]
+    return [make_variant(name) for name in dict.fromkeys(each)]
+
+
+def merged(arguments: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `LLMDPD` with some of them changed.
+
+    :param arguments: of before.
+    :param changes: those that are others; entries of ``policy_kwargs`` one by one.
+    :return: all of them, new.
+    """
+    together = {**arguments, **changes}
+    if "policy_kwargs" in arguments and "policy_kwargs" in changes:
+        together["policy_kwargs"] = {**arguments["policy_kwargs"], **changes["policy_kwargs"]}
+    return together
+
+
+def _argument(change: str) -> dict[str, Any]:
+    """What ``argument=value`` says; a value that is no JSON is a string."""
+    name, sign, text = change.partition("=")
+    of_policy = name.startswith(_POLICY)
+    known = list(inspect.signature(LLMDPDPolicy if of_policy else LLMDPD).parameters)
+    short = name.removeprefix(_POLICY)
+    if not sign or short not in known:
+        raise ValueError(_unknown("argument", short, known) + f". A change is written argument=value, got {change!r}")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    return {"policy_kwargs": {short: value}} if of_policy else {short: value}
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=2)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"unknown {what} {name!r}: {hint}Known are {', '.join(known)}"

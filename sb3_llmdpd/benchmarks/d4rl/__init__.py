@@ -1,0 +1,1 @@
+"""The experiment on D4RL's locomotion."""

@@ -1,0 +1,223 @@
+"""The data sets of D4RL's benchmark: read from any source, and checked against the environment that evaluates."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_llmdpd.benchmarks.d4rl.scores import D4RL_REFERENCES, PUBLISHED, References, minari_references
+from sb3_llmdpd.benchmarks.d4rl.settings import (
+    MAX_GRAD_NORMS,
+    ROBOTS,
+    is_of_d4rl,
+    label_of,
+    published_model,
+    robot_and_quality,
+    robots_in,
+)
+from sb3_llmdpd.checkpoint.values import to_json
+from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, read_sources
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.fingerprint import fingerprint
+from sb3_llmdpd.data.loading import format_of, open_source
+from sb3_llmdpd.data.minari import datasets_root
+
+OTHER_DATA = (
+    "A file of D4RL does as well, as d4rl:hopper_medium-v2.hdf5, and so do data of your own (RecordEpisodes), under any id or"
+    " file name that names the robot"
+)
+"""What else may be given where a published data set is not there."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a report says of a data set, and what decides a training on it.
+
+    :param robot: of `ROBOTS`.
+    :param quality: of `QUALITIES`, None where the name says none.
+    :param env_id: of the environment that evaluates.
+    :param sentence: that the rows with a prompt are told.
+    :param fingerprint: of the episodes.
+    :param n_episodes: in it.
+    :param n_steps: transitions in it.
+    :param best_return: of the episode that is shown as the example in evaluation.
+    :param model: arguments of `LLMDPD` that were published for it.
+    :param d4rl: D4RL's references of its robot.
+    :param minari: those that a Minari data set itself has; None without.
+    :param published: score of Diffusion-QL on this very data set; None for any other.
+    :param notes: what the reader has to know of it, in sentences.
+    """
+
+    robot: str
+    quality: str | None
+    env_id: str
+    sentence: str
+    fingerprint: str
+    n_episodes: int
+    n_steps: int
+    best_return: float
+    model: Mapping[str, Any]
+    d4rl: References
+    minari: References | None
+    published: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """What decides the numbers, as JSON values; the words of notes may become better ones."""
+        return {name: to_json(getattr(self, name)) for name in ("env_id", "sentence", "fingerprint", "model")}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "DatasetInfo":
+        """Make what `dataclasses.asdict` took apart.
+
+        :param document: of JSON.
+        :return: the same.
+        """
+        minari = document["minari"]
+        references = {"d4rl": References(**document["d4rl"]), "minari": None if minari is None else References(**minari)}
+        return cls(**{**document, **references, "notes": tuple(document["notes"])})
+
+
+def read_data(name: str, root: str | Path | None = None) -> OfflineDataset:
+    """Read the episodes of one robot, each with a sentence: its own, or that of `ROBOTS`.
+
+    :param name: of a source, see `format_of`.
+    :param root: folder of Minari data sets, by default Minari's own.
+    :return: the episodes, of one task.
+    :raises ValueError: when the source is not there or damaged, its name names no robot, or it holds several tasks.
+    """
+    robot, _ = robot_and_quality(label_of(name))
+    source = _open(name, root, AS_RECORDED)
+    if not _has_sentence(source):
+        source = _open(name, root, Reading({source.name: ROBOTS[robot].sentence}))
+    data = read_sources([source])
+    if len(data.tasks) > 1:
+        raise ValueError(
+            f"{source.name}: this benchmark trains on one task at a time, and these are {len(data.tasks)}:"
+            f" {', '.join(data.tasks)[:200]}; write the episodes of one robot into a data set of their own"
+        )
+    return data
+
+
+def describe(name: str, data: OfflineDataset, env_id: str | None = None, root: str | Path | None = None) -> DatasetInfo:
+    """Say what is known of a data set, and make sure that it can be evaluated.
+
+    :param name: of its source.
+    :param data: of `read_data`.
+    :param env_id: of the environment that evaluates; by default that of the robot.
+    :param root: see `read_data`.
+    :return: what is known.
+    :raises ValueError: when the environment cannot be made, is of another robot, or has other spaces than the data.
+    """
+    label = label_of(name)
+    robot, quality = robot_and_quality(label)
+    env_id = env_id or ROBOTS[robot].env_id
+    env = make_env(env_id)
+    _check_spaces(label, data, env_id, env)
+    env.close()
+    if robots_in(env_id) not in ([], [robot]):  # sizes do not tell: those of halfcheetah and walker2d are the same
+        raise ValueError(
+            f"{label} has data of {robot}, and {env_id}, which would evaluate, is an environment of"
+            f" {' and '.join(robots_in(env_id))}: leave --env out, or give the data sets of each robot a command of their own"
+        )
+    example = best_episode(data)
+    return DatasetInfo(
+        robot=robot,
+        quality=quality,
+        env_id=env_id,
+        sentence=data.episodes[0].task_texts[0],
+        fingerprint=fingerprint(data),
+        n_episodes=len(data.episodes),
+        n_steps=data.n_steps,
+        best_return=total_reward(example),
+        model=published_model(robot, quality),
+        d4rl=D4RL_REFERENCES[robot],
+        minari=minari_references(name, root),
+        published=PUBLISHED[robot][quality] if quality is not None and is_of_d4rl(name) else None,
+        notes=tuple(_notes(name, robot, quality, env_id)),
+    )
+
+
+def best_episode(data: OfflineDataset) -> Episode:
+    """The episode that serves as the example in evaluation.
+
+    :param data: any.
+    :return: that of the largest return, the first of several.
+    """
+    return max(data.episodes, key=total_reward)
+
+
+def total_reward(episode: Episode) -> float:
+    """The return of an episode.
+
+    :param episode: any.
+    :return: sum of its raw rewards, not discounted.
+    """
+    return float(episode.rewards.sum(dtype=np.float64))
+
+
+def make_env(env_id: str) -> gym.Env[Any, Any]:
+    """Make an environment to evaluate in.
+
+    :param env_id: as Gymnasium knows it.
+    :return: the environment.
+    :raises ValueError: when Gymnasium cannot make it; says why.
+    """
+    try:
+        return gym.make(env_id)
+    except gym.error.Error as error:
+        raise ValueError(f"the environment {env_id!r}, which would evaluate, cannot be made: {error}") from error
+
+
+def _open(name: str, root: str | Path | None, reading: Reading) -> EpisodeSource:
+    try:
+        return open_source(name, root=root, reading=reading)
+    except ValueError as error:
+        kind, rest = format_of(name)
+        if kind == "minari" and not (datasets_root(root) / rest / "data").is_dir():
+            raise ValueError(f"{error}. {OTHER_DATA}") from error
+        raise
+
+
+def _has_sentence(source: EpisodeSource) -> bool:
+    """Whether its episodes say what the task is: a description of the data set, which comes with a warning, does not."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        record = next(source.records(), None)
+    guessed = any("taken for one" in str(warning.message) for warning in caught)
+    return record is not None and bool(record.get("task_texts")) and not guessed
+
+
+def _check_spaces(label: str, data: OfflineDataset, env_id: str, env: gym.Env[Any, Any]) -> None:
+    there, played = data.observation_space, env.observation_space
+    acted, acts = data.action_space, env.action_space
+    if not isinstance(played, spaces.Box) or not isinstance(acts, spaces.Box):
+        raise ValueError(f"{env_id} has {played} and {acts}, and this benchmark needs Boxes of observations and actions")
+    if there.shape != played.shape or acted.shape != acts.shape:
+        raise ValueError(
+            f"{label} has observations of shape {there.shape} and actions of shape {acted.shape}, and {env_id}, which would"
+            f" evaluate, has {played.shape} and {acts.shape}: name the environment of the data with --env"
+        )
+    if not (np.array_equal(acted.low, acts.low) and np.array_equal(acted.high, acts.high)):
+        raise ValueError(f"{label} has actions in {acted}, and {env_id}, which would evaluate, has {acts}")
+
+
+def _notes(name: str, robot: str, quality: str | None, env_id: str) -> list[str]:
+    notes = []
+    if quality not in MAX_GRAD_NORMS[robot]:
+        of_what = "data whose name says no quality" if quality is None else f"{quality} data"
+        notes.append(f"No settings were published for {of_what}: those of medium are used.")
+    elif not is_of_d4rl(name):
+        notes.append(f"The settings were published for D4RL's {robot}, {quality}, version 2; these are other data.")
+    if robot == "walker2d" and format_of(name)[0] == "d4rl" and env_id == ROBOTS[robot].env_id:
+        notes.append(
+            "D4RL recorded its walker with less friction under the right foot (0.9) than under the left (1.9), and"
+            f" {env_id} has 1.9 under both; --env Walker2d-v4 has D4RL's."
+        )
+    return notes

@@ -1,0 +1,1 @@
+"""The experiment on the unseen tasks of Meta-World."""

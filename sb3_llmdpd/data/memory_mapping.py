@@ -1,0 +1,195 @@
+"""Data larger than memory: sources are read once into files that every training maps."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from filelock import FileLock
+from tqdm import tqdm
+
+from sb3_llmdpd.checkpoint.spaces import space_to_json
+from sb3_llmdpd.data.episode_source import EpisodeSource, refuse_unknown_texts
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.fingerprint import episode_digest
+from sb3_llmdpd.data.loading import open_sources
+from sb3_llmdpd.data.spaces import joint_spaces
+from sb3_llmdpd.data.stored_dataset import (
+    ABOUT,
+    EPISODES,
+    FORMAT,
+    REWARDS,
+    SAID,
+    STEPS,
+    StoredDataset,
+    checksum,
+    open_stored,
+    read_about,
+    record_dtype,
+)
+from sb3_llmdpd.prompts.text_cache import default_cache_directory
+
+_BUILDING = ".building-"
+
+
+def memory_mapped(
+    sources: str | EpisodeSource | Sequence[str | EpisodeSource],
+    *,
+    cache: str | Path | None = None,
+    progress_bar: bool = False,
+    **how: Any,
+) -> StoredDataset:
+    """Read data sets without holding them in memory.
+
+    The first time they are read, checked and laid out in files, episode by episode; from then on the files are mapped, by as
+    many processes as like to. They are built anew when a source has changed (sizes and times of its files, or how it is
+    read), or when they are damaged (their sizes and checksums, which are looked at each time).
+
+    :param sources: name of a source or several, see `format_of`, or sources; one that is no file cannot be noticed to change
+        and is refused.
+    :param cache: folder of the files, ``datasets`` in `default_cache_directory` by default. It can be deleted at any time.
+    :param progress_bar: whether to show how far the first reading is.
+    :param how: further arguments of `open_sources`.
+    :return: the data set.
+    :raises ValueError: see `open_sources` and `read_sources`; nothing is left behind then.
+    :raises OSError: when the folder cannot be written to.
+    """
+    opened = open_sources([sources] if isinstance(sources, str | EpisodeSource) else list(sources), **how)
+    if not opened:
+        raise ValueError("`sources` names no data set; give at least one")
+    identity = [_identity(source) for source in opened]
+    folder = _folder(identity, Path(cache).expanduser() if cache is not None else default_cache_directory() / "datasets")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    with lock:
+        if not _is_of(folder, identity):
+            _build(folder, opened, identity, progress_bar)
+        about = read_about(folder)
+    if not _is_whole(folder, about):  # takes a second a gigabyte: not under the lock, for which others wait
+        with lock:
+            if _is_of(folder, identity) and read_about(folder) == about:  # nobody has mended it meanwhile
+                _build(folder, opened, identity, progress_bar)
+    return open_stored(folder)
+
+
+def _identity(source: EpisodeSource) -> dict[str, Any]:
+    """What decides what a source gives, as JSON values."""
+    files = list(source.files())
+    if not files:
+        raise ValueError(
+            f"{source.name} is no file, so that a change of it could not be noticed: write it to one, with write_npz or"
+            " write_minari, and name that"
+        )
+    reading = source.reading
+    said = {
+        "kind": source.kind,
+        "name": source.name,
+        "options": source.options(),
+        "task_texts": {key: list(texts) for key, texts in reading.task_texts.items()},
+        "strict": reading.strict,
+        "flatten": reading.flatten,
+        "files": [[str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+    }
+    return dict(json.loads(json.dumps(said)))
+
+
+def _folder(identity: Sequence[Mapping[str, Any]], cache: Path) -> Path:
+    """Where the files of these sources lie, the same before and after the sources change: what is stale is replaced."""
+    same = [{**each, "files": sorted(path for path, _, _ in each["files"])[:1]} for each in identity]
+    digest = hashlib.blake2b(json.dumps([FORMAT, same]).encode(), digest_size=12).hexdigest()
+    return cache / digest
+
+
+def _is_of(folder: Path, identity: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the files are there, as long as they should be, and of these sources as they are now."""
+    try:
+        about = read_about(folder)
+        sizes = {name: (folder / name).stat().st_size for name in about["files"]}
+    except (OSError, ValueError, KeyError):
+        return False
+    return about.get("identity") == list(identity) and sizes == {name: size for name, (size, _) in about["files"].items()}
+
+
+def _is_whole(folder: Path, about: Mapping[str, Any]) -> bool:
+    try:
+        return all(checksum(folder / name) == crc for name, (_, crc) in about["files"].items())
+    except OSError:
+        return False
+
+
+def _build(folder: Path, sources: Sequence[EpisodeSource], identity: Sequence[Mapping[str, Any]], progress_bar: bool) -> None:
+    """Write the files beside their place and move them there. The lock is held: what another left half-way is dead."""
+    for leftover in folder.parent.glob(f"{_BUILDING}{folder.name}-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_BUILDING}{folder.name}-", dir=folder.parent) as temporary:
+        new = Path(temporary, "new")
+        new.mkdir()
+        about = _write(new, sources, progress_bar)
+        files = {name: [(new / name).stat().st_size, checksum(new / name)] for name in (STEPS, REWARDS, EPISODES)}
+        (new / ABOUT).write_text(json.dumps({"format": FORMAT, "identity": list(identity), "files": files, **about}, indent=1))
+        if folder.exists():
+            os.replace(folder, Path(temporary, "old"))  # whoever has mapped it keeps what it has
+        os.replace(new, folder)
+
+
+def _write(folder: Path, sources: Sequence[EpisodeSource], progress_bar: bool) -> dict[str, Any]:
+    """Write all steps and episodes; what is to be said of them."""
+    observation_space, action_space = joint_spaces(sources)
+    layout: dict[str, Any] = {}
+    tasks: dict[str, None] = {}
+    with (
+        (folder / STEPS).open("wb") as steps,
+        (folder / REWARDS).open("wb") as rewards,
+        (folder / EPISODES).open("w") as lines,
+    ):
+        for episode in _episodes(sources, progress_bar):
+            layout = layout or _layout(episode)
+            _write_steps(steps, episode, record_dtype(**layout))
+            rewards.write(np.append(episode.rewards, np.float32(0.0)).tobytes())
+            said = {name: getattr(episode, name) for name in SAID}
+            line = {"n_steps": len(episode), "digest": episode_digest(episode), "said": said}
+            lines.write(json.dumps(line, default=np.generic.item) + "\n")
+            tasks[episode.task] = None
+    refuse_unknown_texts(sources, list(tasks))
+    if not layout:
+        raise ValueError(f"{' and '.join(source.name for source in sources)}: the data set holds no episode")
+    spaces = {"observation_space": space_to_json(observation_space), "action_space": space_to_json(action_space)}
+    return {**layout, **spaces}
+
+
+def _episodes(sources: Sequence[EpisodeSource], progress_bar: bool) -> Iterator[Episode]:
+    with tqdm(unit=" steps", unit_scale=True, desc="Laying the data out", disable=not progress_bar) as bar:
+        for source in sources:
+            for episode in source.episodes():
+                yield episode
+                bar.update(len(episode))
+
+
+def _layout(episode: Episode) -> dict[str, Any]:
+    """Types and shapes, which are the same in all episodes: their spaces are."""
+
+    def entry(array: np.ndarray) -> dict[str, Any]:
+        return {"dtype": array.dtype.str, "shape": list(array.shape[1:])}
+
+    observations = episode.observations
+    if isinstance(observations, dict):
+        read: dict[str, Any] = {"keys": {key: entry(value) for key, value in observations.items()}}
+    else:
+        read = entry(observations)
+    return {"observations": read, "actions": entry(episode.actions)}
+
+
+def _write_steps(file: BinaryIO, episode: Episode, dtype: np.dtype[Any]) -> None:
+    rows = np.zeros(len(episode) + 1, dtype)
+    rows["actions"][:-1] = episode.actions
+    if isinstance(episode.observations, dict):
+        for key, value in episode.observations.items():
+            rows["observations"][key] = value
+    else:
+        rows["observations"] = episode.observations
+    rows.tofile(file)

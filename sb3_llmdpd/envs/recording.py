@@ -1,0 +1,276 @@
+"""Records what a policy does in an environment as episodes to learn from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_llmdpd.data.checks import check_texts
+from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.minari_writer import write_minari
+from sb3_llmdpd.data.spaces import check_flat
+from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space, split_observation
+
+_SENTENCE_ATTRIBUTES = ("task_description", "task")
+"""Where environments keep their sentence, best first."""
+
+
+class Predicts(Protocol):
+    """Anything that acts as the models of Stable-Baselines3 do."""
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Choose an action.
+
+        :param observation: one, environment units.
+        :param state: of a recurrent policy, as the last call returned it; None at first.
+        :param episode_start: (1,), bool, whether an episode begins here.
+        :param deterministic: whether to leave out exploration.
+        :return: action, and the next state.
+        """
+        ...
+
+
+class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """Keeps what passes through `reset` and `step` as episodes, whoever acts: a policy in training, a script, a person.
+
+    An episode that is left by `reset` or `close` before its end is kept as one that was cut off. What the environment says
+    in ``info["success"]`` or ``info["is_success"]`` becomes the success of the episode, and a string in ``info["goal_id"]``
+    its goal. Actions outside the action space are clipped before the environment gets them, as Stable-Baselines3 does, so
+    that what is recorded is what was done.
+
+    The vector that a `TaskTextWrapper` puts into the observation is left out: the sentence is recorded in its place.
+
+    Of vectorised environments each has a wrapper of its own: ``vec_env.get_attr("episodes")`` holds a list for each.
+
+    :param env: environment whose episodes end by themselves or at a time limit.
+    :param task: identifier of the task. By default the environment's id, or its class where it has none; where the
+        environment says the sentence itself, which may change with every episode, then ``"id: sentence"``.
+    :param task_text: the task's sentence, or several phrasings of it. By default what the environment says of itself as
+        an episode takes its first step: its attribute ``task_description``, else ``task``, when it is a string.
+    :raises ValueError: when a policy could not learn in these spaces, the task's name is empty, or a sentence is.
+    :raises TypeError: when this is no single gymnasium environment, or a sentence is no string.
+    """
+
+    episodes: list[Episode]
+    """Finished episodes, in their order."""
+    recorded_space: spaces.Space[Any]
+    """Of their observations."""
+
+    def __init__(
+        self, env: gym.Env[Any, Any], *, task: str | None = None, task_text: str | Sequence[str] | None = None
+    ) -> None:
+        if not isinstance(env, gym.Env):
+            raise TypeError(
+                f"`env` must be one gymnasium environment, got {type(env).__name__}: of vectorised environments wrap each, as"
+                " with make_vec_env(..., wrapper_class=RecordEpisodes)"
+            )
+        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, task=task, task_text=task_text)
+        super().__init__(env)
+        self._name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+        self._bounds = _bounded(self._name, self.action_space)
+        self.recorded_space = plain_observation_space(self.observation_space)
+        check_flat(self._name, self.recorded_space)
+        if task is not None and not task.strip():
+            raise ValueError("`task` is empty; give the task's name, or None for the environment's")
+        self._task = None if task is None else task.strip()
+        self._task_texts = None if task_text is None else check_texts(task_text, "`task_text`")
+        self.episodes = []
+        self._steps: _Steps | None = None
+        self._n_finished = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode.
+
+        :param seed: the environment's.
+        :param options: the environment's.
+        :return: observation and info, as the environment gives them.
+        :raises ValueError: when the episode that ends here holds NaN.
+        """
+        self._finish(terminated=False)
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._steps = _Steps(self._plain(observation), info)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step.
+
+        :param action: environment units; clipped to the action space.
+        :return: as the environment.
+        :raises ResetNeeded: when no episode was started.
+        :raises ValueError: when the episode that ends here holds NaN.
+        """
+        if self._steps is None:
+            raise gym.error.ResetNeeded(f"{self._name}: no episode has begun; call reset() before step()")
+        if not self._steps.actions:  # not at the reset: of vectorised environments it is told its next task after that
+            self._steps.own_sentence = self._own_sentence()
+        action = np.clip(np.asarray(action, self._bounds.dtype), self._bounds.low, self._bounds.high)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._steps.add(action, self._plain(observation), float(reward), info)
+        if terminated or truncated:
+            self._finish(terminated=bool(terminated))
+        return observation, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Keep the episode that has begun, and close the environment.
+
+        :raises ValueError: when it holds NaN.
+        """
+        try:
+            self._finish(terminated=False)
+        finally:
+            super().close()
+
+    def write(self, dataset_id: str, root: str | Path | None = None, **about: Any) -> Path:
+        """Write the finished episodes as a Minari data set, and forget them.
+
+        :param dataset_id: see `write_minari`.
+        :param root: see `write_minari`.
+        :param about: further arguments of `write_minari`, such as ``description``.
+        :return: folder of the data set.
+        :raises ValueError: see `write_minari`; the episodes are still here then.
+        :raises TypeError: see `write_minari`.
+        """
+        path = write_minari(dataset_id, self.episodes, self.recorded_space, self.action_space, root=root, **about)
+        self.episodes.clear()
+        return path
+
+    def _finish(self, terminated: bool) -> None:
+        steps, self._steps = self._steps, None  # even when the episode is refused: the next one may be sound
+        if steps is None or not steps.actions:
+            return
+        source = f"{self._name}, recorded episode {self._n_finished}"
+        self._n_finished += 1
+        own = steps.own_sentence if self._task_texts is None else None
+        self.episodes.append(
+            Episode(
+                steps.stacked_observations,
+                np.stack(steps.actions),
+                np.array(steps.rewards),
+                task=self._task or (f"{self._name}: {own}" if own else self._name),
+                task_texts=((own,) if own else ()) if self._task_texts is None else self._task_texts,
+                terminated=terminated,
+                success=any(steps.successes.values()) if steps.successes else None,
+                first_success=next((step for step, success in steps.successes.items() if success), None),
+                goal=steps.goal,
+                source=source,
+            )
+        )
+
+    def _plain(self, observation: Any) -> Any:
+        return split_observation(observation, self.recorded_space)[0]
+
+    def _own_sentence(self) -> str | None:
+        for name in _SENTENCE_ATTRIBUTES:
+            sentence = self.env.get_wrapper_attr(name) if self.env.has_wrapper_attr(name) else None
+            if isinstance(sentence, str) and sentence.strip():
+                return sentence.strip()
+        return None
+
+
+def record_policy(
+    model: Predicts,
+    env: gym.Env[Any, Any],
+    n_episodes: int,
+    *,
+    seed: int = 0,
+    deterministic: bool = True,
+    task: str | None = None,
+    task_text: str | Sequence[str] | None = None,
+) -> list[Episode]:
+    """Let a policy act, and record it.
+
+    :param model: an SB3 model, ``model.prompted(...)``, or anything else that has their `predict`.
+    :param env: see `RecordEpisodes`; one of its own, not the one that a model is in the middle of an episode of.
+    :param n_episodes: how many, at least one.
+    :param seed: of the environment's first reset, as gymnasium seeds one. A policy that is not deterministic draws from its
+        own generator.
+    :param deterministic: whether the policy leaves out exploration; without it, episodes differ more.
+    :param task: see `RecordEpisodes`.
+    :param task_text: see `RecordEpisodes`.
+    :return: the episodes in their order. The environment stays open.
+    :raises ValueError: when there is nothing to record, and see `RecordEpisodes`.
+    :raises TypeError: see `RecordEpisodes`.
+    """
+    if n_episodes < 1:
+        raise ValueError(f"`n_episodes` must be at least 1, got {n_episodes}")
+    recorder = RecordEpisodes(env, task=task, task_text=task_text)
+    for number in range(n_episodes):
+        observation, _ = recorder.reset(seed=seed if number == 0 else None)
+        state, begins, ended = None, True, False
+        while not ended:
+            action, state = model.predict(
+                observation, state=state, episode_start=np.array([begins]), deterministic=deterministic
+            )
+            observation, _, terminated, truncated, _ = recorder.step(action)
+            begins, ended = False, terminated or truncated
+    return recorder.episodes
+
+
+class _Steps:
+    """An episode that has begun.
+
+    :param observation: the first.
+    :param info: of the reset.
+    """
+
+    def __init__(self, observation: Any, info: dict[str, Any]) -> None:
+        self.observations = [_copied(observation)]
+        self.actions: list[np.ndarray] = []
+        self.rewards: list[float] = []
+        self.successes: dict[int, bool] = {}
+        """By the index of the step, where the environment said something."""
+        self.goal: str | None = None
+        self.own_sentence: str | None = None
+        """What the environment says of its task."""
+        self._look_for_goal(info)
+
+    def add(self, action: np.ndarray, observation: Any, reward: float, info: dict[str, Any]) -> None:
+        """Add a step.
+
+        :param action: as the environment got it.
+        :param observation: that it led to.
+        :param reward: raw.
+        :param info: of the step.
+        """
+        success = info.get("success", info.get("is_success"))
+        if success is not None:
+            self.successes[len(self.actions)] = bool(success)
+        self.actions.append(action.copy())
+        self.observations.append(_copied(observation))
+        self.rewards.append(reward)
+        self._look_for_goal(info)
+
+    @property
+    def stacked_observations(self) -> Any:
+        """(T + 1, *obs_shape), or a dict of such arrays."""
+        first = self.observations[0]
+        if isinstance(first, dict):
+            return {key: np.stack([row[key] for row in self.observations]) for key in first}
+        return np.stack(self.observations)
+
+    def _look_for_goal(self, info: dict[str, Any]) -> None:
+        goal = info.get("goal_id")
+        if self.goal is None and isinstance(goal, str) and goal.strip():
+            self.goal = goal.strip()
+
+
+def _copied(observation: Any) -> Any:
+    """A copy, since some environments hand out the same array at every step."""
+    if isinstance(observation, dict):
+        return {key: np.array(value) for key, value in observation.items()}
+    return np.array(observation)
+
+
+def _bounded(name: str, space: spaces.Space[Any]) -> spaces.Box:
+    if not isinstance(space, spaces.Box) or not space.is_bounded():
+        raise ValueError(f"{name}: the action space must be a Box with finite bounds, got {space}")
+    return space

@@ -1,0 +1,132 @@
+"""`TaskTextWrapper`, an environment that says its task in every observation."""
+
+from functools import cache
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_llmdpd.data.checks import check_texts
+from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
+from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder
+
+OBSERVATION, TASK_EMBEDDING = "observation", "task_embedding"
+"""Keys of a wrapped observation."""
+
+
+class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """Puts the vector of a task's sentence into the observation, so that tools that know no tasks carry it to `predict`.
+
+    The observation becomes ``Dict(observation=<the environment's>, task_embedding=Box(dim))``. SB3 knows no nested dicts:
+    where the environment's observation is a dict itself, ``task_embedding`` stands beside its keys. The sentence is also in
+    ``info["task_text"]`` and in the attributes ``task_text`` and ``task_description``.
+
+    :param env: environment of one task, or of several that are told apart by `set_task_text`.
+    :param task_text: the sentence.
+    :param text_encoder: the model's own (``model.text_encoder``): a name (see `make_text_encoder`), or an encoder.
+    :raises TypeError: when the sentence is no string.
+    :raises ValueError: when it is empty, or when the environment's dict has no room: it holds ``task_embedding`` already, or
+        ``observation`` alone.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], task_text: str, text_encoder: str | TextEncoder = "minilm") -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, task_text=task_text, text_encoder=text_encoder)
+        super().__init__(env)
+        keys = set(_keys(env.observation_space))
+        if TASK_EMBEDDING in keys or keys == {OBSERVATION}:
+            raise ValueError(
+                f"the environment's observation is a dict with the keys {sorted(keys)}, beside which `{TASK_EMBEDDING}` is"
+                " ambiguous: wrap an environment once, and name an only entry otherwise or make it an array"
+            )
+        self.text_encoder = text_encoder
+        self.set_task_text(task_text)
+        self.observation_space = spaces.Dict(
+            {
+                **(dict(env.observation_space.spaces) if keys else {OBSERVATION: env.observation_space}),  # type: ignore[attr-defined]
+                TASK_EMBEDDING: spaces.Box(-np.inf, np.inf, self._vector.shape, np.float32),
+            }
+        )
+
+    def set_task_text(self, task_text: str) -> None:
+        """Change the task, from the next observation on: ``vec_env.env_method("set_task_text", text, indices=[i])``.
+
+        :param task_text: the sentence.
+        :raises TypeError: when it is no string.
+        :raises ValueError: when it is empty.
+        """
+        if not isinstance(task_text, str):
+            raise TypeError(f"`task_text` must be a string, got {type(task_text).__name__}: one environment does one task")
+        texts = check_texts(task_text, "`task_text`")
+        encoder = _encoder_named(self.text_encoder) if isinstance(self.text_encoder, str) else self.text_encoder
+        self._vector = check_vectors(encoder.encode(texts), texts, encoder)[0]
+        self._task_text = texts[0]
+
+    @property
+    def task_text(self) -> str:
+        """The sentence."""
+        return self._task_text
+
+    @property
+    def task_description(self) -> str:
+        """The sentence, under the name that LeRobot looks for."""
+        return self._task_text
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode.
+
+        :param seed: the environment's.
+        :param options: the environment's.
+        :return: observation with the sentence's vector, and info with the sentence.
+        """
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._with_task(observation), {**info, "task_text": self._task_text}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step.
+
+        :param action: the environment's.
+        :return: as the environment, with the sentence's vector in the observation and the sentence in the info.
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._with_task(observation), reward, terminated, truncated, {**info, "task_text": self._task_text}
+
+    def _with_task(self, observation: Any) -> dict[str, Any]:
+        own = observation if _keys(self.env.observation_space) else {OBSERVATION: observation}
+        return {**own, TASK_EMBEDDING: self._vector.copy()}  # a copy: who changes an observation changes no task
+
+
+def plain_observation_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """What a `TaskTextWrapper` would have been given.
+
+    :param space: of an environment, wrapped or not.
+    :return: the space without the sentence's vector; any other space unchanged.
+    """
+    if TASK_EMBEDDING not in _keys(space):
+        return space
+    rest = {key: subspace for key, subspace in space.spaces.items() if key != TASK_EMBEDDING}  # type: ignore[attr-defined]
+    return rest[OBSERVATION] if set(rest) == {OBSERVATION} else spaces.Dict(rest)
+
+
+def split_observation(observation: Any, space: spaces.Space[Any]) -> tuple[Any, np.ndarray | None]:
+    """Take the sentence's vector out of the observations of a `TaskTextWrapper`.
+
+    :param observation: one, or a batch.
+    :param space: the model's; where it holds a ``task_embedding`` of its own, nothing is taken out.
+    :return: the observation without the vector, and the vector (dim,) or vectors (n, dim); None where there are none.
+    """
+    if not isinstance(observation, dict) or TASK_EMBEDDING not in observation or TASK_EMBEDDING in _keys(space):
+        return observation, None
+    rest = {key: value for key, value in observation.items() if key != TASK_EMBEDDING}
+    plain = rest[OBSERVATION] if set(rest) == {OBSERVATION} else rest
+    return plain, np.asarray(observation[TASK_EMBEDDING])
+
+
+def _keys(space: spaces.Space[Any]) -> list[str]:
+    return list(space.spaces) if isinstance(space, spaces.Dict) else []
+
+
+@cache
+def _encoder_named(spec: str) -> TextEncoder:
+    """One for all environments of a process, and outside of what is pickled with them: it may hold a language model."""
+    return CachedTextEncoder(make_text_encoder(spec))

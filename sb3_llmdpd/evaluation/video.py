@@ -1,0 +1,170 @@
+"""Films one episode of a prompted model, in a process of its own that can draw without a screen."""
+
+import ctypes.util
+import os
+import sys
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+
+from sb3_llmdpd.common.files import whole_file
+from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.processes import worker_pool
+from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
+from sb3_llmdpd.evaluation.jobs import EnvMaker
+from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
+from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.prompts.prompt import Prompt
+
+STEPS_PER_FRAME = 4
+"""Without an accelerator a frame costs as much as fifty steps of the simulator."""
+STRIP = (2, 4)
+"""Rows and columns of the frames in a picture."""
+
+_GL_VARIABLE = "MUJOCO_GL"
+_GL_LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
+_GL_IS_OFF = ("disable", "disabled", "off", "false", "0")
+
+
+def film_episode(
+    path: str | Path,
+    model_path: str | Path,
+    task: str,
+    prompt: Prompt,
+    seed: int,
+    *,
+    goal: str | None = None,
+    make_env: EnvMaker = partial(MetaWorldEnv, render_mode="rgb_array"),  # noqa: B008 - holds no state
+    max_episode_steps: int = HORIZON,
+) -> Rollout:
+    """Write an mp4 of one episode, or a picture of some of its frames.
+
+    :param path: of an mp4, or of a png: that has frames from the first to the last, evenly spaced, row by row.
+    :param model_path: of the model that acts, without noise.
+    :param task: whose scene is filmed.
+    :param prompt: what the model is told.
+    :param seed: of the episode.
+    :param goal: of the scene, as `Episode.goal` has it; None leaves it to the seed.
+    :param make_env: makes an environment whose ``render()`` gives (height, width, 3), uint8.
+    :param max_episode_steps: steps after which the episode ends.
+    :return: what became of the episode.
+    :raises ValueError: when the path ends in neither .mp4 nor .png.
+    :raises ImportError: without imageio.
+    :raises RuntimeError: where nothing can draw; its message says what is missing.
+    """
+    check_film(path)
+    require("imageio_ffmpeg", "video")
+    library = drawing_library()
+    with whole_file(path) as temporary, worker_pool(1, _use, library) as pool:
+        job = pool.submit(_film, temporary, model_path, task, prompt, seed, goal, make_env, max_episode_steps)
+        try:
+            return job.result()
+        except (BrokenProcessPool, ImportError, RuntimeError, AttributeError) as error:  # of drivers that cannot start
+            raise RuntimeError(f"drawing with {library or 'the default library'} failed: {error}") from error
+
+
+def check_film(path: str | Path) -> None:
+    """Refuse what is no film, before anything is done for it.
+
+    :param path: of the film to be.
+    :raises ValueError: when it ends in neither .mp4 nor .png.
+    """
+    if Path(path).suffix not in (".mp4", ".png"):
+        raise ValueError(f"a film is an .mp4 or a .png, got {str(path)!r}")
+
+
+def drawing_library() -> str | None:
+    """What MuJoCo shall draw with where there is no screen.
+
+    :return: a value for $MUJOCO_GL: what it is already, or a library that is found; None where the system needs none.
+    :raises RuntimeError: when there is no such library, or drawing is switched off.
+    """
+    chosen = os.environ.get(_GL_VARIABLE)
+    if chosen:
+        if chosen.lower() in _GL_IS_OFF:
+            raise RuntimeError(f"drawing is switched off by {_GL_VARIABLE}={chosen}")
+        return chosen
+    if sys.platform != "linux":
+        return None
+    found = [name for name, library in _GL_LIBRARIES.items() if ctypes.util.find_library(library)]
+    if not found:
+        raise RuntimeError("no library that draws without a screen was found: install libEGL or libOSMesa")
+    return found[0]
+
+
+class _Camera(gym.Wrapper[Any, Any, Any, Any]):
+    """Hands every few frames to a writer."""
+
+    def __init__(self, env: gym.Env[Any, Any], writer: Any) -> None:
+        super().__init__(env)
+        self.writer = writer
+        self.n_steps = 0
+
+    def step(self, action: Any) -> Any:
+        if self.n_steps % STEPS_PER_FRAME == 0:
+            self.writer.append_data(self.render())
+        self.n_steps += 1
+        return self.env.step(action)
+
+
+class _Strip:
+    """Takes frames as a writer of videos does, and leaves one picture of some of them.
+
+    :param path: of the png.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.frames: list[np.ndarray] = []
+
+    def append_data(self, frame: np.ndarray) -> None:
+        self.frames.append(frame)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            rows, columns = STRIP
+            chosen = np.linspace(0, len(self.frames) - 1, rows * columns).round().astype(int)
+            picture = np.stack([self.frames[index] for index in chosen])
+            picture = np.concatenate(np.concatenate(picture.reshape(rows, columns, *picture.shape[1:]), axis=1), axis=1)
+            require("imageio.v2", "video").imwrite(self.path, picture)
+
+
+def _use(library: str | None) -> None:
+    """Before MuJoCo is imported, which reads this once."""
+    if library is not None:
+        os.environ[_GL_VARIABLE] = library
+
+
+def _film(
+    path: Path,
+    model_path: str | Path,
+    task: str,
+    prompt: Prompt,
+    seed: int,
+    goal: str | None,
+    make_env: EnvMaker,
+    max_steps: int,
+) -> Rollout:
+    th.set_num_threads(1)
+    model = LLMDPD.load(model_path, device="cpu").prompted(prompt=prompt)
+    env = make_env(task)
+    fps = env.metadata.get("render_fps", 30) / STEPS_PER_FRAME
+    with _Strip(path) if path.suffix == ".png" else require("imageio.v2", "video").get_writer(path, fps=fps) as writer:
+        camera = _Camera(env, writer)
+        (rollout,) = run_episodes(
+            [camera],
+            lambda observations, *_: model.predict(observations, deterministic=True)[0],
+            [seed],
+            max_steps=max_steps,
+            goals=[goal],
+        )
+    env.close()
+    return rollout

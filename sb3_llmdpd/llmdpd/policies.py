@@ -1,0 +1,319 @@
+"""`LLMDPDPolicy`, which owns every network: the prompted diffusion actor, the prompted twin Q, their targets, optimisers."""
+
+from typing import Any, Self
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
+from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor, count_rows
+from sb3_llmdpd.llmdpd.arguments import check_sizes
+from sb3_llmdpd.llmdpd.critic import PromptedCritic, PromptedStateValue, choose
+from sb3_llmdpd.networks.activations import Mish
+from sb3_llmdpd.networks.attention import CONDITIONINGS
+from sb3_llmdpd.networks.features import features_extractor_named
+from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
+from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
+
+
+class LLMDPDPolicy(SavedNetwork, BasePolicy):
+    """Actor, critic, their targets and optimisers.
+
+    `actor_target` is the exponential moving average of `actor`: it is what acts, what the targets of the critic are made
+    of, and whose encodings the critic reads.
+
+    :param observation_space: Box, Dict, Discrete ... as SB3 preprocesses them.
+    :param action_space: finite Box.
+    :param lr_schedule: learning rate of the actor, as a function of the progress remaining.
+    :param critic_lr_schedule: learning rate of the critic; the actor's by default.
+    :param net_arch: widths of the hidden layers, or ``dict(pi=..., qf=...)``.
+    :param activation_fn: activation of actor and critic; Diffusion-QL's Mish by default.
+    :param layer_norm: whether a layer norm stands before each activation.
+    :param features_extractor_class: a class, or a name in `sb3_llmdpd.networks.features.FEATURES_EXTRACTORS`. One that learns
+        reads vectors that are standardised; the output of one that does not is standardised.
+    :param features_extractor_kwargs: its arguments beside the observation space.
+    :param normalize_images: whether uint8 images are divided by 255.
+    :param optimizer_class: of both optimisers.
+    :param optimizer_kwargs: their arguments beside the learning rate; by default ``fused=True`` for Adam.
+    :param n_critics: size of the Q ensemble.
+    :param state_value: whether there is a V beside the Q ensemble, for the expectile critic; the critic's optimiser trains it.
+    :param conditioning: ``"concat"``: state and pooled prompt vectors side by side. ``"cross_attention"``: beside them, the
+        current state attends to the encoded steps of the example. ``"nearest_steps"``: where there is an example, the state is
+        only seen as its difference to the nearest of the example's steps, see
+        `sb3_llmdpd.networks.attention.NearestSteps`; no transformer, and no vector of the whole example.
+    :param n_diffusion_steps: K.
+    :param noise_schedule: ``"vp"``, ``"linear"`` or ``"cosine"``.
+    :param step_distribution: of the diffusion steps that cloning learns at: ``"uniform"``, or ``"signal"``, mostly those that
+        decide the action, see `sb3_llmdpd.diffusion.process.DiffusionProcess`.
+    :param text_dim: size of the text encoder's vectors; 0 for a model without text.
+    :param prompt_window: L, steps of an example.
+    :param text_embedding_dim: size of the text's share of a prompt vector.
+    :param trajectory_embedding_dim: size of the trajectory's share of a prompt vector.
+    :param token_dim: width of the trajectory transformer.
+    :param n_encoder_layers: its layers.
+    :param n_heads: its heads, and those of the cross-attention.
+    :param n_text_layers: layers that the sentence's vector goes through; 1 is a linear map.
+    :raises ValueError: on an unknown conditioning, schedule, distribution or extractor name, on sizes below one, or a
+        ``token_dim`` that ``n_heads`` does not divide.
+    """
+
+    action_space: spaces.Box
+    actor: PromptedDiffusionActor
+    actor_target: PromptedDiffusionActor
+    critic: PromptedCritic
+    critic_target: PromptedCritic
+    state_value: PromptedStateValue | None
+    default_features_extractor: str = "flatten"
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        critic_lr_schedule: Schedule | None = None,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = Mish,
+        layer_norm: bool = False,
+        features_extractor_class: str | type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 2,
+        state_value: bool = False,
+        conditioning: str = "concat",
+        n_diffusion_steps: int = 5,
+        noise_schedule: str = "vp",
+        step_distribution: str = "uniform",
+        text_dim: int = 0,
+        prompt_window: int = PROMPT_WINDOW,
+        text_embedding_dim: int = 64,
+        trajectory_embedding_dim: int = 64,
+        token_dim: int = 64,
+        n_encoder_layers: int = 2,
+        n_heads: int = 4,
+        n_text_layers: int = 2,
+    ) -> None:
+        self._arguments = arguments_of(locals(), "lr_schedule", "critic_lr_schedule")
+        if conditioning not in CONDITIONINGS:
+            raise ValueError(f"`conditioning` must be one of {CONDITIONINGS}, got {conditioning!r}")
+        check_sizes(self._arguments)
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class=features_extractor_named(features_extractor_class or self.default_features_extractor),
+            features_extractor_kwargs=features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            # One kernel for all parameters, instead of several for each.
+            optimizer_kwargs=dict(optimizer_kwargs or ({"fused": True} if optimizer_class is th.optim.Adam else {})),
+            squash_output=True,
+            normalize_images=normalize_images,
+        )
+        if conditioning == "nearest_steps":
+            # A vector of the whole example tells which of the known tasks it is most like, and would be learned by heart.
+            trajectory_embedding_dim = 0
+        actor_arch, critic_arch = get_actor_critic_arch(net_arch if net_arch is not None else [256, 256, 256])
+        shared = dict(activation_fn=activation_fn, layer_norm=layer_norm, conditioning=conditioning)
+        self._actor_kwargs: dict[str, Any] = dict(
+            net_arch=actor_arch,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+            normalize_images=normalize_images,
+            n_diffusion_steps=n_diffusion_steps,
+            noise_schedule=noise_schedule,
+            step_distribution=step_distribution,
+            text_dim=text_dim,
+            prompt_window=prompt_window,
+            text_embedding_dim=text_embedding_dim,
+            trajectory_embedding_dim=trajectory_embedding_dim,
+            token_dim=token_dim,
+            n_encoder_layers=n_encoder_layers,
+            n_heads=n_heads,
+            n_text_layers=n_text_layers,
+            **shared,
+        )
+        self._critic_kwargs: dict[str, Any] = dict(
+            net_arch=critic_arch,
+            prompt_dim=text_embedding_dim + trajectory_embedding_dim,
+            token_dim=token_dim,
+            n_heads=n_heads,
+            **shared,
+        )
+        self.n_critics = n_critics
+        self._has_state_value = state_value
+        self.prompt_window = prompt_window
+        self.text_dim = text_dim
+        self._build(lr_schedule, critic_lr_schedule or lr_schedule)
+
+    def _build(self, lr_schedule: Schedule, critic_lr_schedule: Schedule) -> None:
+        self.actor, self.actor_target = self.make_actor(), self.make_actor()
+        self.actor_target.load_state_dict(self.actor.state_dict())
+        features_dim = self.actor.features_extractor.features_dim
+        self.critic, self.critic_target = self.make_critic(features_dim), self.make_critic(features_dim)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        # Last, so that a model with V begins with the weights that one without it has.
+        self.state_value = self.make_state_value(features_dim) if self._has_state_value else None
+        critics = [self.critic, *([] if self.state_value is None else [self.state_value])]
+        for network, trained, schedule in (
+            (self.actor, [self.actor], lr_schedule),
+            (self.critic, critics, critic_lr_schedule),
+        ):
+            parameters = [parameter for module in trained for parameter in module.parameters()]
+            network.optimizer = self.optimizer_class(parameters, lr=schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        for target in (self.actor_target, self.critic_target):
+            target.set_training_mode(False)
+            target.requires_grad_(False)
+
+    @property
+    def device(self) -> th.device:
+        """Where the networks are; asked for each action, and SB3's own answer walks through all modules."""
+        return self.actor_target.feature_normaliser.mean.device
+
+    def make_actor(self) -> PromptedDiffusionActor:
+        """A new actor with a features extractor of its own.
+
+        :return: the actor, on the CPU.
+        """
+        return PromptedDiffusionActor(self.observation_space, self.action_space, **self._actor_kwargs)
+
+    def make_critic(self, features_dim: int) -> PromptedCritic:
+        """A new critic.
+
+        :param features_dim: size of the actor's features.
+        :return: the critic, on the CPU.
+        """
+        kwargs = dict(features_dim=features_dim, n_critics=self.n_critics, **self._critic_kwargs)
+        return PromptedCritic(self.observation_space, self.action_space, **kwargs)
+
+    def make_state_value(self, features_dim: int) -> PromptedStateValue:
+        """A new V, shaped as the critic.
+
+        :param features_dim: size of the actor's features.
+        :return: V, on the CPU.
+        """
+        action_dim = int(np.prod(self.action_space.shape))
+        return PromptedStateValue(features_dim=features_dim, action_dim=action_dim, **self._critic_kwargs)
+
+    def fit_normalisers(self, observations: TensorObs, text_vectors: th.Tensor) -> None:
+        """Fit the statistics that standardise observations and texts, from training data only.
+
+        A features extractor that learns has no statistics of its output yet: the vectors that it reads are standardised.
+
+        :param observations: (n, *obs_shape), environment units.
+        :param text_vectors: (n_texts, text_dim); may be empty.
+        """
+        extractor = self.actor.features_extractor
+        assert extractor is not None
+        with th.no_grad():
+            for actor in (self.actor, self.actor_target):
+                if actor.observation_normaliser is not None:
+                    actor.observation_normaliser.fit(observations)
+                else:
+                    actor.feature_normaliser.fit(actor.extract_features(observations, extractor))
+                if len(text_vectors) > 1 and self.text_dim > 0:
+                    actor.text_normaliser.fit(text_vectors)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Switch actor and critic between training and evaluation; the targets always evaluate.
+
+        :param mode: True to train.
+        """
+        self.actor.set_training_mode(mode)
+        self.critic.set_training_mode(mode)
+        self.training = mode
+
+    def set_prompts(self, prompts: PromptBatch | None) -> None:
+        """See `PromptedDiffusionActor.set_prompts`."""
+        self.actor_target.set_prompts(prompts)
+
+    @th.inference_mode()
+    def predict_prompted(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        prompts: PromptEncoding,
+        noise: th.Generator | None,
+        n_candidates: int = 1,
+        candidate_temperature: float = 0.0,
+        sampler: str = "ddpm",
+        n_sampling_steps: int | None = None,
+    ) -> np.ndarray:
+        """Actions for observations under given prompts.
+
+        :param observation: (*obs_shape), or (n, *obs_shape), environment units.
+        :param prompts: one for all rows, or one per row, encoded by the EMA actor.
+        :param noise: where the chain's noise comes from; None for the deterministic action of each row.
+        :param n_candidates: actions drawn per row, of which the critic picks one.
+        :param candidate_temperature: 0 picks the best; above, one is drawn from the softmax of the values, standardised
+            over the candidates, divided by it. Without ``noise`` it is always the best.
+        :param sampler: how the chain is run, see `make_chain`.
+        :param n_sampling_steps: in how many steps; None for all K.
+        :return: (action_shape) or (n, *action_shape), environment units.
+        :raises ValueError: when there are neither one prompt nor one per row, or no such chain.
+        """
+        tensor, vectorized = self.obs_to_tensor(observation)
+        n_prompts = len(prompts.vectors)
+        n_rows = count_rows(tensor, n_prompts)
+        actor = self.actor_target
+        features = actor.encode_observations(tensor).unflatten(0, (n_prompts, -1))  # (M, N, F)
+        condition = actor.condition(features, prompts)
+        if n_candidates > 1:  # all that concerns the state is computed once for its candidates
+            condition = condition.repeat_interleave(n_candidates, dim=1)  # (M, N * C, width)
+        chain = actor.diffusion.chain(sampler, n_sampling_steps)
+        shape = (len(chain), *condition.shape[:2], actor.denoiser.action_dim)
+        if noise is None:
+            chain_noise = self._fixed_noise(n_candidates)[: len(chain)].repeat(1, n_rows, 1).view(shape)
+        else:
+            chain_noise = th.randn(shape, generator=noise, device=self.device)
+        actions = actor.sample(condition, chain_noise, chain)
+        if n_candidates > 1:
+            values = self.critic_target(features, prompts, actions).min(dim=0).values
+            actions = choose(actions, values, n_candidates, candidate_temperature if noise is not None else 0.0, noise)
+        scaled = actions.reshape(-1, *self.action_space.shape).cpu().numpy()
+        unscaled = self.unscale_action(scaled).astype(self.action_space.dtype)
+        return unscaled if vectorized else unscaled[0]
+
+    def _fixed_noise(self, n_candidates: int) -> th.Tensor:
+        """The same noise for every row, (K, C, action_dim): none for its first candidate, a draw of old for the others."""
+        size = (self.actor_target.diffusion.n_steps, n_candidates, self.actor_target.denoiser.action_dim)
+        noise = th.randn(size, generator=th.Generator().manual_seed(0))
+        noise[:, 0] = 0.0
+        return noise.to(self.device)
+
+    def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """Act on the prompts of `set_prompts`.
+
+        :param observation: (n, *obs_shape), environment units.
+        :param deterministic: True for the chain without noise.
+        :return: (n, *action_shape), in [-1, 1].
+        """
+        return self._predict(observation, deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self.actor_target._predict(observation, deterministic)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**self._arguments, "lr_schedule": self._dummy_schedule}
+
+    @classmethod
+    def _remade(cls, arguments: dict[str, Any]) -> Self:
+        return cls(lr_schedule=cls._dummy_schedule, **arguments)
+
+
+class CnnPolicy(LLMDPDPolicy):
+    """For image observations."""
+
+    default_features_extractor = "nature_cnn"
+
+
+class MultiInputPolicy(LLMDPDPolicy):
+    """For Dict observations."""
+
+    default_features_extractor = "combined"
+
+
+MlpPolicy = LLMDPDPolicy

@@ -1,0 +1,241 @@
+"""`PromptReplayBuffer`, which draws offline transitions together with prompts for their tasks."""
+
+from typing import Any, NoReturn, Self
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.utils import get_device
+
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.images import channels_first_space
+from sb3_llmdpd.data.stored_dataset import StoredDataset
+from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
+from sb3_llmdpd.replay.batch_sampler import BatchDraws, Draw
+from sb3_llmdpd.replay.episode_index import EpisodeIndex
+from sb3_llmdpd.replay.return_weights import check_return_weight
+from sb3_llmdpd.replay.step_storage import MappedSteps, ResidentSteps, Steps
+from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs
+
+REWARD_SCALES = ("per_task", "none")
+_TENSORS = ("_outcomes", "text_vectors")
+
+
+class PromptReplayBuffer(ReplayBuffer):
+    """Logged episodes of one or many tasks, laid out flat, one row a step.
+
+    A batch is M prompts with B / M transitions each. Tasks are drawn uniformly, whatever their share of the data, and
+    without repetition while there are enough. The prompt of a transition is **another** episode of its task (of its goal,
+    with ``same_goal``), so that an example never contains the transition that it conditions; failed episodes serve as
+    examples only where fewer than two others are known. Where a task has a single episode there is no other: a part of it is
+    shown, and the transitions are drawn from the rest, which a warning says; an episode of one step is not shown at all.
+
+    Data that are mapped from a file (`StoredDataset`) stay there: of observations and actions, batches alone are in memory.
+
+    All draws come from a Generator of the buffer's own, so that an evaluation between two steps changes nothing.
+
+    :param dataset: checked episodes with their spaces.
+    :param device: where the arrays lie and batches appear.
+    :param prompts_per_batch: M at most; a smaller batch has fewer.
+    :param prompt_window: L, steps of an example, spread over it up to its first success.
+    :param same_goal: draw the example among episodes of the same goal; every episode then needs one.
+    :param reward_scale: ``"per_task"`` divides rewards by their root mean square in the task, since one shared critic
+        must not be ruled by the task with the largest rewards; ``"none"`` leaves them.
+    :param return_weight: how much more often the transitions of better episodes of a task are drawn, see `return_lots`; 0 for
+        all alike. Those of an episode that falls short of its task's best return by a tenth of it are drawn
+        exp(-return_weight / 10) times as often.
+    :param gamma: discount of the returns that this goes by.
+    :param seed: of the buffer's Generator.
+    :param observation_space: of the model. Where it is the data's, images keep the order of their axes; otherwise their
+        channels are moved to the front, as SB3 does.
+    :raises ValueError: on an unknown ``reward_scale``, sizes below one, ``same_goal`` without goals, a negative
+        ``return_weight``, or one above 0 with a ``gamma`` of 1.
+    """
+
+    def __init__(
+        self,
+        dataset: OfflineDataset,
+        device: th.device | str = "auto",
+        prompts_per_batch: int = 32,
+        prompt_window: int = PROMPT_WINDOW,
+        same_goal: bool = False,
+        reward_scale: str = "per_task",
+        return_weight: float = 0.0,
+        gamma: float = 0.99,
+        seed: int | None = None,
+        observation_space: spaces.Space[Any] | None = None,
+    ) -> None:
+        if reward_scale not in REWARD_SCALES:
+            raise ValueError(f"`reward_scale` must be one of {REWARD_SCALES}, got {reward_scale!r}")
+        if prompts_per_batch < 1 or prompt_window < 1:
+            raise ValueError(
+                f"`prompts_per_batch` and `prompt_window` must be at least 1, got {prompts_per_batch} and {prompt_window}"
+            )
+        check_return_weight(return_weight, gamma)
+        # Not ReplayBuffer's own constructor: it would allocate `buffer_size` empty rows.
+        if observation_space != dataset.observation_space:
+            observation_space = channels_first_space(dataset.observation_space)
+        super(ReplayBuffer, self).__init__(dataset.n_steps, observation_space, dataset.action_space, device)
+        self.full = True
+        self.prompts_per_batch = prompts_per_batch
+        self.prompt_window = prompt_window
+        self.same_goal = same_goal
+        self.reward_scale = reward_scale
+        self.return_weight = return_weight
+        self.seed(seed)
+        first_rows = dataset.first_rows if isinstance(dataset, StoredDataset) else None
+        self._index = EpisodeIndex(dataset.episodes, same_goal, return_weight, gamma, first_rows)
+        self._draws = BatchDraws(self._index, prompts_per_batch, prompt_window)
+        self._lay_out(dataset)
+        del self._index.episodes  # their arrays are laid out, and would lie in memory twice
+        self.tasks, self.texts = self._index.tasks, self._index.texts
+        self.text_vectors = th.zeros(len(self.texts), 0, device=self.device)
+        """(n_texts, text_dim): what a text encoder makes of `texts`; no columns until `set_text_vectors`."""
+
+    # Layout ---------------------------------------------------------------------------------------------------------
+
+    def _lay_out(self, dataset: OfflineDataset) -> None:
+        """Put observations and actions where batches are taken from, and rewards beside them."""
+        index, episodes = self._index, self._index.episodes
+        spaces_and_device = (self.observation_space, dataset.action_space, self.device)
+        self._steps: Steps = (
+            MappedSteps(dataset.file, *spaces_and_device)
+            if isinstance(dataset, StoredDataset)
+            else ResidentSteps(episodes, *spaces_and_device)
+        )
+        self.reward_scales = self._reward_scales(episodes)
+        ends = index.episode_row + index.episode_length  # the rows behind the last transitions
+        rewards = np.zeros(ends.max() + 1)
+        for episode, first, scale in zip(episodes, index.episode_row, self.reward_scales[index.episode_task], strict=True):
+            rewards[first : first + len(episode)] = episode.rewards / scale
+        dones = np.zeros(len(rewards), np.float32)
+        dones[ends - 1] = [episode.terminated for episode in episodes]
+        self._outcomes = self._tensor(np.column_stack([rewards, dones]))
+        """(n, 2): reward, scaled, and whether the task ended."""
+        self.largest_reward = float(max(rewards.max(), -rewards.min()))
+        """Largest magnitude of a scaled reward."""
+
+    def _reward_scales(self, episodes: list[Episode]) -> np.ndarray:
+        """Root mean square of the rewards of each task, or ones."""
+        index, n_tasks = self._index, len(self._index.tasks)
+        if self.reward_scale == "none":
+            return np.ones(n_tasks)
+        squares = np.array([np.square(episode.rewards, dtype=np.float64).sum() for episode in episodes])
+        n_steps = np.bincount(index.episode_task, index.episode_length, n_tasks)
+        mean_squares = np.bincount(index.episode_task, squares, n_tasks) / n_steps
+        return np.where(mean_squares > 0, np.sqrt(mean_squares), 1.0)
+
+    def _tensor(self, array: np.ndarray) -> th.Tensor:
+        return th.as_tensor(array, dtype=th.float32, device=self.device)
+
+    def to(self, device: th.device | str) -> Self:
+        """Move the arrays to a device.
+
+        :param device: where to.
+        :return: the buffer itself.
+        """
+        self.device = get_device(device)
+        self._steps.to(self.device)
+        for name in _TENSORS:
+            setattr(self, name, getattr(self, name).to(self.device))
+        return self
+
+    # What others ask for -------------------------------------------------------------------------------------------------
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes in the buffer."""
+        return len(self._index.episode_length)
+
+    @property
+    def texts_by_task(self) -> dict[str, tuple[str, ...]]:
+        """The phrasings of each task's sentence."""
+        return self._index.texts_by_task
+
+    def seed(self, seed: int | None) -> None:
+        """Start the buffer's own Generator anew.
+
+        :param seed: None for entropy of the system.
+        """
+        self.generator = np.random.default_rng(seed)
+
+    def set_text_vectors(self, vectors: np.ndarray) -> None:
+        """Give the buffer what a text encoder made of its sentences.
+
+        :param vectors: (n_texts, text_dim), a row for each of `texts`.
+        :raises ValueError: when the number of rows is another.
+        """
+        if len(vectors) != len(self.texts):
+            raise ValueError(f"the buffer holds {len(self.texts)} sentences, got {len(vectors)} vectors")
+        self.text_vectors = self._tensor(vectors)
+
+    def some_observations(self, n: int) -> TensorObs:
+        """Observations spread evenly over the data, to fit statistics to.
+
+        :param n: how many at most.
+        :return: (m, *obs_shape) with m <= n, or a dict of such tensors.
+        """
+        return self._steps.observations(self._index.some_rows(n))
+
+    # Sampling -----------------------------------------------------------------------------------------------------------
+
+    def sample(self, batch_size: int, env: Any = None) -> PromptReplayBufferSamples:  # type: ignore[override]
+        """Draw prompts and transitions of their tasks.
+
+        :param batch_size: B, a multiple of M = min(prompts_per_batch, B).
+        :param env: SB3 passes its VecNormalize here; refused, since its statistics never move offline.
+        :return: B transitions and M prompts.
+        :raises ValueError: when B is not a positive multiple of M, or ``env`` is given.
+        """
+        if env is not None:
+            raise ValueError(
+                "VecNormalize cannot serve offline: its statistics only move when an environment is stepped. Drop it; the"
+                " policy standardises observations with statistics of the data set."
+            )
+        draw = self._draws(batch_size, self.generator)
+        observations, actions = self._steps.take(draw.rows)
+        outcomes = self._rows(self._outcomes, draw.rows)
+        return PromptReplayBufferSamples(
+            observations=observations,
+            actions=actions,
+            next_observations=self._steps.observations(draw.rows + 1),
+            dones=outcomes[:, 1:],
+            rewards=outcomes[:, :1],
+            discounts=None,
+            prompts=self._prompts(draw),
+        )
+
+    def _prompts(self, draw: Draw) -> PromptBatch:
+        n_prompts = len(draw.texts)
+        has_text = draw.has_text & (self.text_vectors.shape[1] > 0)
+        if has_text.any():
+            text_vectors = self._rows(self.text_vectors, np.where(has_text, draw.texts, 0))
+        else:
+            text_vectors = self.text_vectors.new_zeros(n_prompts, self.text_vectors.shape[1])
+        observations, actions = self._steps.take(draw.example_rows)
+        return PromptBatch(
+            text_vectors=text_vectors,
+            has_text=th.from_numpy(has_text).to(self.device),
+            observations=observations,
+            actions=actions.unflatten(0, (n_prompts, -1)),
+            has_trajectory=th.from_numpy(draw.has_example).to(self.device),
+        )
+
+    def _rows(self, array: th.Tensor, rows: np.ndarray) -> th.Tensor:
+        return array.index_select(0, th.from_numpy(rows).to(self.device))
+
+    # Online only --------------------------------------------------------------------------------------------------------
+
+    def add(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: an offline buffer does not grow.
+
+        :raises RuntimeError: always.
+        """
+        raise RuntimeError(
+            "a PromptReplayBuffer holds whole logged episodes and cannot grow by single transitions;"
+            " build an Episode from them, and a new buffer from the episodes"
+        )
+
+    def reset(self) -> None:
+        """Do nothing: logged data are never thrown away."""
