@@ -28,9 +28,13 @@ autodoc_inherit_docstrings = False
 add_module_names = False
 
 
-def escape_starred_shapes(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def escape_starred_shapes(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
     """Docstrings write shapes as (n, *obs_shape), and reStructuredText would take the star for emphasis."""
-    lines[:] = [re.sub(r"(``.*?``|`.*?`)|(?<=[(, ])\*(?=\w)", lambda found: found[1] or r"\*", line) for line in lines]
+    lines[:] = [
+        re.sub(r"(``.*?``|`.*?`)|(?<=[(, ])\*(?=\w)", lambda found: found[1] or r"\*", line) for line in lines
+    ]
 
 
 def setup(app: Sphinx) -> None:

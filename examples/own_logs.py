@@ -29,7 +29,9 @@ def demonstration(task: str, rng: np.random.Generator) -> Episode:
     start = rng.normal(scale=0.2, size=2)
     positions, actions = walk(start, lambda position: 5.0 * (goal - position) + rng.normal(scale=0.2, size=2))
     rewards = -np.linalg.norm(positions[1:] - goal, axis=1)
-    return Episode(positions, actions, rewards, task=task, task_texts=tuple(text.format(task) for text in PHRASINGS))
+    return Episode(
+        positions, actions, rewards, task=task, task_texts=tuple(text.format(task) for text in PHRASINGS)
+    )
 
 
 def main(n_steps: int = 1_500) -> dict[str, float]:
@@ -55,7 +57,9 @@ def main(n_steps: int = 1_500) -> dict[str, float]:
             f"told 'walk to the {task}'": {"task_text": f"walk to the {task}"},
             f"shown an example of {task}": {"trajectory": demonstration(task, rng)},
         }.items():
-            positions, _ = walk(np.zeros(2), lambda position, p=prompt: model.predict(position, deterministic=True, **p)[0])
+            positions, _ = walk(
+                np.zeros(2), lambda position, p=prompt: model.predict(position, deterministic=True, **p)[0]
+            )
             distances[name] = float(np.linalg.norm(positions[-1] - goal))
             print(f"{name:32s} ends {distances[name]:.2f} from its goal")
     return distances

@@ -17,10 +17,14 @@ from sb3_llmdpd.envs.recording import RecordEpisodes
 def main(robot: str = "hopper", n_steps: int = 10_000, root: Path | None = None, seed: int = 0) -> Path:
     """Train for ``n_steps``, and write every episode on the way; returns the folder of the data set."""
     env = RecordEpisodes(gym.make(ROBOTS[robot].env_id), task=robot, task_text=ROBOTS[robot].sentence)
-    SAC("MlpPolicy", env, learning_starts=min(1_000, n_steps // 2), seed=seed).learn(n_steps, progress_bar=n_steps > 1_000)
+    SAC("MlpPolicy", env, learning_starts=min(1_000, n_steps // 2), seed=seed).learn(
+        n_steps, progress_bar=n_steps > 1_000
+    )
     env.close()  # keeps the episode that has begun, too
     returns = [float(episode.rewards.sum()) for episode in env.episodes]
-    print(f"{len(returns)} episodes, {sum(map(len, env.episodes)):,} steps, returns {min(returns):.0f} to {max(returns):.0f}")
+    print(
+        f"{len(returns)} episodes, {sum(map(len, env.episodes)):,} steps, returns {min(returns):.0f} to {max(returns):.0f}"
+    )
     folder = env.write(f"recorded/{robot}/medium-replay-v0", root, algorithm_name="SAC, all of its training")
     print(f"{folder} is the data set")
     return folder

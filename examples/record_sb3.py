@@ -27,7 +27,9 @@ DATASET = "harbour/boat-sac-v0"
 class Boat(gym.Env):
     """A boat that drifts on; the rudder and the throttle push it. The nearer to the buoy it lies, the better."""
 
-    observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float32)  # where the buoy is, and how fast the boat moves
+    observation_space = spaces.Box(
+        -np.inf, np.inf, (4,), np.float32
+    )  # where the buoy is, and how fast the boat moves
     action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def reset(self, *, seed=None, options=None):
@@ -55,17 +57,31 @@ def main(n_steps: int = 1_000, sac_steps: int = 1_000, seed: int = 0) -> dict[st
     """Train both; returns the mean return of the data at each of SAC's skills, of all the data, and of LLMDPD."""
     env = make_boat()
     sac = SAC(
-        "MlpPolicy", env, learning_rate=3e-3, learning_starts=100, gamma=0.95, policy_kwargs={"net_arch": [32, 32]}, seed=seed
+        "MlpPolicy",
+        env,
+        learning_rate=3e-3,
+        learning_starts=100,
+        gamma=0.95,
+        policy_kwargs={"net_arch": [32, 32]},
+        seed=seed,
     )
     levels = {}
     for skill, steps in {"untrained": 0, "half trained": sac_steps // 2, "trained": sac_steps // 2}.items():
         sac.learn(steps, reset_num_timesteps=False)
-        levels[skill] = record_policy(sac, make_boat(), 20, seed=seed, deterministic=False, task="park", task_text=TEXT)
+        levels[skill] = record_policy(
+            sac, make_boat(), 20, seed=seed, deterministic=False, task="park", task_text=TEXT
+        )
     episodes = [episode for level in levels.values() for episode in level]
-    returns = {f"data, {skill}": mean_return(level) for skill, level in levels.items()} | {"data": mean_return(episodes)}
+    returns = {f"data, {skill}": mean_return(level) for skill, level in levels.items()} | {
+        "data": mean_return(episodes)
+    }
 
-    with tempfile.TemporaryDirectory() as root:  # leave out `root` here and below, and they stay where Minari keeps its own
-        write_minari(DATASET, episodes, env.observation_space, env.action_space, root=root, algorithm_name="SAC")
+    with (
+        tempfile.TemporaryDirectory() as root
+    ):  # leave out `root` here and below, and they stay where Minari keeps its own
+        write_minari(
+            DATASET, episodes, env.observation_space, env.action_space, root=root, algorithm_name="SAC"
+        )
         dataset = load_minari(DATASET, root=root)
     print(dataset.summary())
 

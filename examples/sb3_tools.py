@@ -34,7 +34,13 @@ class Thermostat(gym.Env):
     def step(self, action):
         self.angle += 0.1 * float(action[0])
         self.n_steps += 1
-        return np.array([self.angle], np.float32), self.direction * float(action[0]), False, self.n_steps >= 10, {}
+        return (
+            np.array([self.angle], np.float32),
+            self.direction * float(action[0]),
+            False,
+            self.n_steps >= 10,
+            {},
+        )
 
 
 def demonstration(direction: float, rng: np.random.Generator) -> Episode:
@@ -53,7 +59,11 @@ def main(n_steps: int = 400) -> dict[str, float]:
 
     env = make_vec_env(lambda: Thermostat(1.0), n_envs=4, seed=0)
     model.set_task(task_text=TEXTS[1.0])  # EvalCallback knows nothing of prompts
-    model.learn(n_steps, callback=EvalCallback(env, n_eval_episodes=4, eval_freq=n_steps // 2, verbose=0), log_interval=None)
+    model.learn(
+        n_steps,
+        callback=EvalCallback(env, n_eval_episodes=4, eval_freq=n_steps // 2, verbose=0),
+        log_interval=None,
+    )
 
     returns = {}
     for text in TEXTS.values():
@@ -62,7 +72,9 @@ def main(n_steps: int = 400) -> dict[str, float]:
 
     # One sentence for each sub-environment: two are told to heat, two to cool.
     observations = env.reset()
-    actions, _ = model.predict(observations, deterministic=True, task_text=[TEXTS[1.0]] * 2 + [TEXTS[-1.0]] * 2)
+    actions, _ = model.predict(
+        observations, deterministic=True, task_text=[TEXTS[1.0]] * 2 + [TEXTS[-1.0]] * 2
+    )
     print("actions of four environments told heat, heat, cool, cool:", np.round(actions[:, 0], 2))
     return returns
 

@@ -32,7 +32,9 @@ class PromptBatch(NamedTuple):
         :param drop_trajectory: (M,), bool, True where the trajectory is taken away.
         :return: the prompts that remain.
         """
-        return self._replace(has_text=self.has_text & ~drop_text, has_trajectory=self.has_trajectory & ~drop_trajectory)
+        return self._replace(
+            has_text=self.has_text & ~drop_text, has_trajectory=self.has_trajectory & ~drop_trajectory
+        )
 
     def without_examples(self) -> "PromptBatch":
         """The sentences alone: L = 0, so that no step of an example has to be encoded.
@@ -40,7 +42,11 @@ class PromptBatch(NamedTuple):
         :return: prompts without trajectories.
         """
         observations = self.observations
-        none = {key: value[:0] for key, value in observations.items()} if isinstance(observations, dict) else observations[:0]
+        none = (
+            {key: value[:0] for key, value in observations.items()}
+            if isinstance(observations, dict)
+            else observations[:0]
+        )
         has_none = th.zeros_like(self.has_trajectory)
         return self._replace(observations=none, actions=self.actions[:, :0], has_trajectory=has_none)
 

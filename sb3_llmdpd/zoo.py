@@ -34,10 +34,14 @@ def register() -> None:
     for task in TASKS:
         env_id = METAWORLD_ENV_ID.format(task=task)
         if env_id not in gym.registry:
-            gym.register(env_id, entry_point="sb3_llmdpd.data.metaworld.envs:MetaWorldEnv", kwargs={"task": task})
+            gym.register(
+                env_id, entry_point="sb3_llmdpd.data.metaworld.envs:MetaWorldEnv", kwargs={"task": task}
+            )
 
 
-def sample_hyperparameters(trial: "Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, float]:
+def sample_hyperparameters(
+    trial: "Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, float]:
     """Arguments of LLMDPD for one trial of the zoo's search (``train --optimize-hyperparameters``).
 
     :param trial: Optuna's, which suggests them.
@@ -59,7 +63,9 @@ def sample_hyperparameters(trial: "Trial", n_actions: int, n_envs: int, addition
 def main() -> None:
     """Run a script of the zoo, which reads the rest of the command line itself."""
     if len(sys.argv) < 2 or sys.argv[1] not in SCRIPTS:
-        sys.exit(f"usage: python -m sb3_llmdpd.zoo {{{','.join(SCRIPTS)}}} [arguments of the zoo's script, or --help]")
+        sys.exit(
+            f"usage: python -m sb3_llmdpd.zoo {{{','.join(SCRIPTS)}}} [arguments of the zoo's script, or --help]"
+        )
     register()
     runpy.run_module(f"rl_zoo3.{sys.argv.pop(1)}", run_name="__main__")
 

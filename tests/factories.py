@@ -104,7 +104,9 @@ def traced(task: int, number: int, length: int, **kwargs: Any) -> Episode:
     :return: the episode.
     """
     steps = np.arange(length + 1)
-    observations = np.stack([np.full(length + 1, task), np.full(length + 1, number), steps], axis=1).astype(np.float32)
+    observations = np.stack([np.full(length + 1, task), np.full(length + 1, number), steps], axis=1).astype(
+        np.float32
+    )
     actions = np.stack([np.full(length, number), steps[:-1]], axis=1) / 128.0
     return Episode(
         observations,
@@ -128,7 +130,9 @@ def make_buffer(episodes: list[Episode], **kwargs: Any) -> PromptReplayBuffer:
     return PromptReplayBuffer(dataset, "cpu", **{**defaults, **kwargs})
 
 
-def recorded(env: gym.Env[Any, Any] | VecEnv | str, n_episodes: int = 2, length: int = 12, seed: int = 0) -> OfflineDataset:
+def recorded(
+    env: gym.Env[Any, Any] | VecEnv | str, n_episodes: int = 2, length: int = 12, seed: int = 0
+) -> OfflineDataset:
     """What random actions do in an environment, as data of one task in the environment's own spaces.
 
     :param env: an environment, its id, or vectorised ones, of which the first is recorded.
@@ -172,7 +176,11 @@ def _record_one(env: VecEnv, length: int, source: str) -> Episode:
 
 def _first(observations: Any) -> Any:
     """The first row of vectorised observations."""
-    return {key: rows[0] for key, rows in observations.items()} if isinstance(observations, dict) else observations[0]
+    return (
+        {key: rows[0] for key, rows in observations.items()}
+        if isinstance(observations, dict)
+        else observations[0]
+    )
 
 
 def model_of(env: gym.Env[Any, Any] | VecEnv | str, **kwargs: Any) -> LLMDPD:
@@ -182,4 +190,6 @@ def model_of(env: gym.Env[Any, Any] | VecEnv | str, **kwargs: Any) -> LLMDPD:
     :param kwargs: arguments of `LLMDPD` that differ.
     :return: the model.
     """
-    return tiny_model(env=env, **{"dataset": recorded(env), "prompts_per_batch": 1, "batch_size": 8, **kwargs})
+    return tiny_model(
+        env=env, **{"dataset": recorded(env), "prompts_per_batch": 1, "batch_size": 8, **kwargs}
+    )

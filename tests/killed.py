@@ -51,7 +51,9 @@ def train(folder: Path, n_steps: int, steps_seen: Any = None) -> None:
     th.set_num_threads(1)
     run, arguments = RunFolder(folder), {"command": "train", "steps": n_steps}
     (run.go_on if run.is_begun else run.begin)(arguments)
-    model = LLMDPD.load(run.model_path, dataset=make_episodes(), device="cpu") if run.has_model else tiny_model()
+    model = (
+        LLMDPD.load(run.model_path, dataset=make_episodes(), device="cpu") if run.has_model else tiny_model()
+    )
     take_step = model.train
 
     def tell(*args: Any, **kwargs: Any) -> None:
@@ -134,10 +136,15 @@ def differences(folder: Path, other: Path) -> set[str]:
     """
     one, two = (checkpoint.read(path / "model.zip") for path in (folder, other))
     parts = [
-        {**each.data, **{f"{group}.{name}": t for group in each.tensors for name, t in each.tensors[group].items()}}
+        {
+            **each.data,
+            **{f"{group}.{name}": t for group in each.tensors for name, t in each.tensors[group].items()},
+        }
         for each in (one, two)
     ]
-    return {name for name in parts[0].keys() | parts[1].keys() if not _same(*(part.get(name) for part in parts))}
+    return {
+        name for name in parts[0].keys() | parts[1].keys() if not _same(*(part.get(name) for part in parts))
+    }
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -58,7 +58,8 @@ def golden_actions(model: LLMDPD, kind: str) -> list[Any]:
     prompts = [[Prompt(sentence), Prompt(sentence, example)] for sentence in SENTENCES]
     observations = golden_observations(kind)
     return [
-        [model.predict(observations, deterministic=True, prompt=prompt)[0].tolist() for prompt in pair] for pair in prompts
+        [model.predict(observations, deterministic=True, prompt=prompt)[0].tolist() for prompt in pair]
+        for pair in prompts
     ]
 
 
@@ -67,8 +68,12 @@ def _make(kind: str) -> LLMDPD:
     if kind == "mlp":
         model = tiny_model(**shared, learning_rate=CosineSchedule(1e-2, warmup=0.1), eta=0.1, n_candidates=2)
         model.set_task(task_text=SENTENCES[1])
-        return model.learn(300, callback=EvalCallback(Monitor(ActionEnv()), eval_freq=200, n_eval_episodes=1, verbose=0))
-    kwargs = dict(conditioning="cross_attention", activation_fn=nn.ReLU, layer_norm=True, optimizer_class=th.optim.AdamW)
+        return model.learn(
+            300, callback=EvalCallback(Monitor(ActionEnv()), eval_freq=200, n_eval_episodes=1, verbose=0)
+        )
+    kwargs = dict(
+        conditioning="cross_attention", activation_fn=nn.ReLU, layer_norm=True, optimizer_class=th.optim.AdamW
+    )
     model = tiny_model(**shared, policy="MultiInputPolicy", learning_rate=1e-2, eta=0.0, policy_kwargs=kwargs)
     return model.learn(300)
 

@@ -20,7 +20,9 @@ TOLD = (SHOWN[0], *SHOWN[2:])
 
 def table_behind(mark: str) -> list[list[str]]:
     """The cells of the table that follows a comment in the page of what was tried, without its head."""
-    lines = TRIED.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")[2].partition("\n\n")[0].splitlines()
+    lines = (
+        TRIED.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")[2].partition("\n\n")[0].splitlines()
+    )
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 

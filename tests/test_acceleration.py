@@ -71,7 +71,9 @@ def test_a_copy_of_a_model_learns_by_itself() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what PyTorch compiles with
 def test_compiled_losses_learn_what_the_plain_ones_do() -> None:
-    for compiled, plain in zip(weights(trained(acceleration={"compile": True})), weights(trained()), strict=True):
+    for compiled, plain in zip(
+        weights(trained(acceleration={"compile": True})), weights(trained()), strict=True
+    ):
         assert_close(compiled, plain, rtol=1e-3, atol=1e-4)
 
 
@@ -79,7 +81,9 @@ def test_compiled_losses_learn_what_the_plain_ones_do() -> None:
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize("critic_objective", ["td", "expectile"])
 def test_each_loss_is_compiled_in_one_piece(critic_objective: str, conditioning: str) -> None:
-    model = tiny_model(critic_objective=critic_objective, prompt_noise=0.1, policy_kwargs=dict(conditioning=conditioning))
+    model = tiny_model(
+        critic_objective=critic_objective, prompt_noise=0.1, policy_kwargs=dict(conditioning=conditioning)
+    )
     batch, noise = model.replay_buffer.sample(24), model.draw_noise(3, 8, 8)
     encoded = model.encode_for_critic(batch)
     for loss in (model.critic_loss, model.actor_loss):
@@ -164,7 +168,13 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
         yield
 
     monkeypatch.setattr(FakeGraph, "n_replays", 0)
-    fakes = {"Stream": Stream, "current_stream": Stream, "stream": on, "CUDAGraph": FakeGraph, "graph": capture}
+    fakes = {
+        "Stream": Stream,
+        "current_stream": Stream,
+        "stream": on,
+        "CUDAGraph": FakeGraph,
+        "graph": capture,
+    }
     for name, fake in fakes.items():
         monkeypatch.setattr(acceleration.th.cuda, name, fake)
 
@@ -232,10 +242,22 @@ def test_a_file_holds_the_rate_of_a_captured_optimiser_as_a_number(tmp_path: Any
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ("compile", TypeError, r"`acceleration` must be None or a dict such as \{'compile': True\}, got 'compile'"),
+        (
+            "compile",
+            TypeError,
+            r"`acceleration` must be None or a dict such as \{'compile': True\}, got 'compile'",
+        ),
         ({"compile": 1}, TypeError, "`acceleration`: compile must be True or False, got 1"),
-        ({"graph": True}, ValueError, "`acceleration` knows matmul_precision, compile, bfloat16, cuda_graph; got 'graph'"),
-        ({"matmul_precision": "low"}, ValueError, r"must be None or one of \('highest', 'high', 'medium'\), got 'low'"),
+        (
+            {"graph": True},
+            ValueError,
+            "`acceleration` knows matmul_precision, compile, bfloat16, cuda_graph; got 'graph'",
+        ),
+        (
+            {"matmul_precision": "low"},
+            ValueError,
+            r"must be None or one of \('highest', 'high', 'medium'\), got 'low'",
+        ),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(given: Any, error: type[Exception], message: str) -> None:

@@ -58,7 +58,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.mark.slow
 def test_every_row_is_trained_evaluated_and_reported(finished: tuple[Path, str]) -> None:
     out, printed = finished
-    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and "data" not in path.parts}
+    files = {
+        str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and "data" not in path.parts
+    }
     of_a_run = {f"{name}/seed-0/{file}" for name in ("full", "no-prompt") for file in
                 ("run.json", "model.zip", "progress.csv", "curves.png", "results.json")}  # fmt: skip
     ours = {"benchmark.json", "results.json", "report.md", "report.html", "candidates-10/seed-0/results.json"}
@@ -84,7 +86,11 @@ def test_the_results_have_every_task_with_its_number_of_episodes(finished: tuple
 
 @pytest.mark.slow
 def test_rows_that_are_told_sentences_play_scenes_that_two_tasks_share(finished: tuple[Path, str]) -> None:
-    told = {(cell.variant, cell.task, cell.told) for cell in read_grid(finished[0] / "results.json").cells if cell.told}
+    told = {
+        (cell.variant, cell.task, cell.told)
+        for cell in read_grid(finished[0] / "results.json").cells
+        if cell.told
+    }
     assert told == {
         ("full", "pick-place", "pick-place"),
         ("full", "pick-place", "reach"),
@@ -111,7 +117,9 @@ def test_a_finished_grid_is_not_run_again_and_its_report_can_be_written_anew(
     shutil.copytree(finished[0], out)
     for name in ("train", "predict"):
         monkeypatch.setattr(LLMDPD, name, None)
-    assert run(out, "--split", "custom", "--unseen", "door-close").exit_code == 2  # other tasks than the folder's
+    assert (
+        run(out, "--split", "custom", "--unseen", "door-close").exit_code == 2
+    )  # other tasks than the folder's
     before = (out / "report.md").read_text()
     shutil.rmtree(out / "data")
     again = run(out, "--variants", "no-prompt")
@@ -124,7 +132,9 @@ def test_a_finished_grid_is_not_run_again_and_its_report_can_be_written_anew(
 
 
 @pytest.mark.slow
-def test_a_grid_stopped_in_a_training_goes_on_to_the_same_results(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_grid_stopped_in_a_training_goes_on_to_the_same_results(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
     """The first row is finished; the second is stopped in its second gradient step."""
     out = tmp_path / "grid"
     for name in ("data", "full"):
@@ -152,7 +162,9 @@ def test_a_grid_stopped_in_a_training_goes_on_to_the_same_results(finished: tupl
         patch.setattr(LLMDPD, "train", count)
         assert run(out, "--variants", "full,no-prompt").exit_code == 0
     assert ran == [2, 3]
-    undisturbed = [cell for cell in read_grid(finished[0] / "results.json").cells if cell.variant != "candidates-10"]
+    undisturbed = [
+        cell for cell in read_grid(finished[0] / "results.json").cells if cell.variant != "candidates-10"
+    ]
     assert list(read_grid(out / "results.json").cells) == undisturbed
 
 
@@ -175,11 +187,15 @@ def test_a_trained_prompt_dt_whose_results_are_missing_is_only_evaluated(
 def test_another_budget_in_the_same_folder_is_refused(finished: tuple[Path, str]) -> None:
     result = run(finished[0], "--data", "mixed")
     assert result.exit_code == 2
-    assert re.search(r'benchmark.json was made with other settings \(data "expert" there, "mixed" asked\)', result.output)
+    assert re.search(
+        r'benchmark.json was made with other settings \(data "expert" there, "mixed" asked\)', result.output
+    )
 
 
 @pytest.mark.slow
-def test_with_a_hidden_goal_examples_and_scenes_share_theirs_and_controls_train_nothing(tmp_path: Path) -> None:
+def test_with_a_hidden_goal_examples_and_scenes_share_theirs_and_controls_train_nothing(
+    tmp_path: Path,
+) -> None:
     result = run(tmp_path, "--goal", "hidden", "--data", "mixed", "--variants", "no-text,copy,expert")
     assert result.exit_code == 0, result.output
     assert rows(tmp_path) == {("no-text", 0, "trajectory"), ("copy", 0, "copy"), ("expert", 0, "expert")}
@@ -216,7 +232,9 @@ def test_where_the_goal_is_hidden_the_model_sees_positions() -> None:
         assert settings.model["policy_kwargs"]["features_extractor_kwargs"] == {"positions": True}
     assert "features_extractor_kwargs" not in visible.model["policy_kwargs"]
     kept = ("conditioning", "step_distribution")
-    assert [hidden.model["policy_kwargs"][key] for key in kept] == [visible.model["policy_kwargs"][key] for key in kept]
+    assert [hidden.model["policy_kwargs"][key] for key in kept] == [
+        visible.model["policy_kwargs"][key] for key in kept
+    ]
 
 
 def test_the_method_is_the_same_whatever_the_data() -> None:
@@ -268,7 +286,9 @@ def test_the_model_of_another_row_is_work_only_where_that_row_is_not_asked_for(t
 
 
 def test_what_a_row_is_called_decides_nothing_but_what_it_does_is_in_the_settings(tmp_path: Path) -> None:
-    (cell,) = MetaworldBenchmark(tmp_path, MetaworldSettings.of_split("ml45"), make_variants(["bc"]), [3]).cells()
+    (cell,) = MetaworldBenchmark(
+        tmp_path, MetaworldSettings.of_split("ml45"), make_variants(["bc"]), [3]
+    ).cells()
     assert cell.settings["variant"] == {
         "name": "bc",
         "model": {"eta": 0.0, "return_weight": 0.0},
@@ -286,7 +306,10 @@ def test_what_a_row_is_called_decides_nothing_but_what_it_does_is_in_the_setting
         (["--goal", "shown"], "`goal` must be 'visible' or 'hidden', got 'shown'"),
         (["--data", "bad"], "`data` must be 'expert' or 'mixed', got 'bad'"),
         (["--episodes", 0], "`n_episodes` must be at least 1, got 0"),
-        (["--goal", "hidden", "--episodes", 5], "`n_episodes` must be a multiple of 2 where the goal is hidden"),
+        (
+            ["--goal", "hidden", "--episodes", 5],
+            "`n_episodes` must be a multiple of 2 where the goal is hidden",
+        ),
         (["--split", "ml46"], "unknown split 'ml46': use ml45, ml10, fold-0 to fold-8"),
         (["--unseen", "reach"], "the split 'custom' goes with a list of unseen tasks"),
         (["--variants", "ful"], "unknown variant 'ful': did you mean 'full'"),
@@ -294,21 +317,28 @@ def test_what_a_row_is_called_decides_nothing_but_what_it_does_is_in_the_setting
         (["--seeds", 0], "Invalid value for '--seeds'"),
     ],
 )
-def test_bad_input_gets_its_sentence_and_exit_status_2(arguments: list[object], message: str, tmp_path: Path) -> None:
+def test_bad_input_gets_its_sentence_and_exit_status_2(
+    arguments: list[object], message: str, tmp_path: Path
+) -> None:
     result = run(tmp_path, *arguments)
     assert result.exit_code == 2, result.output
     assert message in result.output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_while_data_are_collected_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_data_are_collected_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sb3_llmdpd.benchmarks.metaworld.benchmark.collect", interrupted)
     result = run(tmp_path)
     assert result.exit_code == 130
-    assert "Stopped by SIGINT in the collection of data. To go on: the command of before with --out" in result.output
+    assert (
+        "Stopped by SIGINT in the collection of data. To go on: the command of before with --out"
+        in result.output
+    )
 
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:

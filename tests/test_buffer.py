@@ -64,15 +64,23 @@ def test_every_step_of_every_episode_is_drawn_and_no_other(lengths: list[list[in
 def test_a_batch_has_the_shapes_that_its_docstring_says() -> None:
     batch = make_buffer(traced_tasks([[5, 6], [7, 8]])).sample(20)
     shapes = {name: tuple(getattr(batch, name).shape) for name in batch._fields[:5]}
-    expected = dict(observations=(20, 3), actions=(20, 2), next_observations=(20, 3), dones=(20, 1), rewards=(20, 1))
+    expected = dict(
+        observations=(20, 3), actions=(20, 2), next_observations=(20, 3), dones=(20, 1), rewards=(20, 1)
+    )
     assert shapes == expected
     prompt_shapes = {name: tuple(value.shape) for name, value in batch.prompts._asdict().items()}
-    expected = dict(text_vectors=(4, 0), has_text=(4,), observations=(12, 3), actions=(4, 3, 2), has_trajectory=(4,))
+    expected = dict(
+        text_vectors=(4, 0), has_text=(4,), observations=(12, 3), actions=(4, 3, 2), has_trajectory=(4,)
+    )
     assert prompt_shapes == expected
 
 
 def test_only_the_last_step_of_a_terminated_episode_is_done() -> None:
-    episodes = [traced(0, 0, 4, terminated=True), traced(0, 1, 4, terminated=False), traced(0, 2, 2, terminated=True)]
+    episodes = [
+        traced(0, 0, 4, terminated=True),
+        traced(0, 1, 4, terminated=False),
+        traced(0, 2, 2, terminated=True),
+    ]
     batch = make_buffer(episodes).sample(400)
     done = rows(batch).flatten(0, 1)[batch.dones[:, 0] == 1.0]
     assert {(int(row[EPISODE]), int(row[STEP])) for row in done} == {(0, 3), (2, 1)}
@@ -83,7 +91,9 @@ def test_actions_are_scaled_from_the_action_space_to_one() -> None:
     space = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))
     actions = np.array([[-2.0, 0.0], [0.0, 5.0], [2.0, 10.0], [1.0, 2.5]])
     episodes = [Episode(np.zeros((5, 1)), actions, np.arange(4)) for _ in range(2)]
-    buffer = PromptReplayBuffer(OfflineDataset.from_episodes(episodes, action_space=space), "cpu", 1, 4, reward_scale="none")
+    buffer = PromptReplayBuffer(
+        OfflineDataset.from_episodes(episodes, action_space=space), "cpu", 1, 4, reward_scale="none"
+    )
     expected = th.tensor([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0], [0.5, -0.5]])
     batch = buffer.sample(50)
     assert_close(batch.actions, expected[batch.rewards[:, 0].long()])
@@ -121,7 +131,9 @@ def test_with_more_prompts_than_tasks_each_task_comes_as_often_as_any_other_give
 
 def test_the_odd_prompt_out_is_of_any_task() -> None:
     buffer = make_buffer(traced_tasks([[3, 3]] * 3), prompts_per_batch=4)
-    doubled = th.stack([example_rows(buffer.sample(4))[:, 0, TASK].long().bincount().argmax() for _ in range(600)])
+    doubled = th.stack(
+        [example_rows(buffer.sample(4))[:, 0, TASK].long().bincount().argmax() for _ in range(600)]
+    )
     assert_close(doubled.bincount() / 600, th.full((3,), 1 / 3), rtol=0, atol=0.08)
 
 
@@ -156,7 +168,9 @@ def test_steps_within_an_episode_are_uniform() -> None:
 
 @pytest.mark.parametrize("batch_size", [5, 6, 7, 9])
 def test_a_batch_that_its_prompts_do_not_divide_is_refused(batch_size: int) -> None:
-    with pytest.raises(ValueError, match=rf"must be a multiple of `prompts_per_batch`.*got {batch_size} and 4$"):
+    with pytest.raises(
+        ValueError, match=rf"must be a multiple of `prompts_per_batch`.*got {batch_size} and 4$"
+    ):
         make_buffer(traced_tasks([[3, 3]])).sample(batch_size)
 
 
@@ -187,9 +201,13 @@ def test_every_episode_is_an_example_as_often_as_any_other() -> None:
 
 
 @given(st.integers(1, 60), st.integers(0, 59), st.integers(1, 20))
-def test_an_example_ends_shortly_after_its_first_success(length: int, first_success: int, window: int) -> None:
+def test_an_example_ends_shortly_after_its_first_success(
+    length: int, first_success: int, window: int
+) -> None:
     shown = min(length, min(first_success, length - 1) + 1 + STEPS_AFTER_SUCCESS)
-    episodes = [traced(0, number, length, first_success=min(first_success, length - 1)) for number in range(2)]
+    episodes = [
+        traced(0, number, length, first_success=min(first_success, length - 1)) for number in range(2)
+    ]
     buffer = make_buffer(episodes, prompt_window=window, prompts_per_batch=64)
     steps = example_rows(buffer.sample(64))[..., STEP]
     assert steps.max() < shown
@@ -242,8 +260,12 @@ def test_failures_are_counted_for_each_task_apart() -> None:
 # A single episode, and goals ----------------------------------------------------------------------------------------------
 
 
-def test_an_only_episode_is_prompted_with_a_part_of_itself_that_lacks_what_is_learned_from_and_a_warning_says_so() -> None:
-    with pytest.warns(UserWarning, match=r"1 episodes have no other episode of their task .*a part of themselves.*episode 2"):
+def test_an_only_episode_is_prompted_with_a_part_of_itself_that_lacks_what_is_learned_from_and_a_warning_says_so() -> (
+    None
+):
+    with pytest.warns(
+        UserWarning, match=r"1 episodes have no other episode of their task .*a part of themselves.*episode 2"
+    ):
         buffer = make_buffer(traced_tasks([[5, 5], [7]]))
     drawn, shown = set(), set()
     for _ in range(30):
@@ -273,12 +295,24 @@ def test_the_idle_tail_of_an_only_episode_is_not_shown() -> None:
     assert shown.max() == 3 + STEPS_AFTER_SUCCESS
 
 
-@given(st.lists(st.lists(st.integers(2, 4), min_size=1, max_size=4), min_size=1, max_size=3), st.integers(0, 2**32 - 1))
-def test_with_same_goal_the_example_is_another_episode_of_the_goal(counts: list[list[int]], seed: int) -> None:
+@given(
+    st.lists(st.lists(st.integers(2, 4), min_size=1, max_size=4), min_size=1, max_size=3),
+    st.integers(0, 2**32 - 1),
+)
+def test_with_same_goal_the_example_is_another_episode_of_the_goal(
+    counts: list[list[int]], seed: int
+) -> None:
     """``counts[task][goal]`` episodes; goals of different tasks share their names."""
-    goals = [(task, goal) for task, of_task in enumerate(counts) for goal, n in enumerate(of_task) for _ in range(n)]
+    goals = [
+        (task, goal)
+        for task, of_task in enumerate(counts)
+        for goal, n in enumerate(of_task)
+        for _ in range(n)
+    ]
     order = np.random.default_rng(seed).permutation(len(goals))  # pools need not lie together in the data
-    episodes = [traced(*goals[i][:1], number, 3, goal=f"goal-{goals[i][1]}") for number, i in enumerate(order)]
+    episodes = [
+        traced(*goals[i][:1], number, 3, goal=f"goal-{goals[i][1]}") for number, i in enumerate(order)
+    ]
     pool_of = th.tensor([goals[i] for i in order])  # (n_episodes, 2)
     batch = make_buffer(episodes, same_goal=True, seed=seed).sample(16)
     example = example_rows(batch)[:, :1, EPISODE].long()  # (M, 1)
@@ -289,7 +323,9 @@ def test_with_same_goal_the_example_is_another_episode_of_the_goal(counts: list[
 
 def test_goals_of_a_task_are_drawn_alike() -> None:
     goals = ("near", "near", "far", "far", "far", "left", "left")
-    buffer = make_buffer([traced(0, i, 3, goal=goal) for i, goal in enumerate(goals)], same_goal=True, prompts_per_batch=40)
+    buffer = make_buffer(
+        [traced(0, i, 3, goal=goal) for i, goal in enumerate(goals)], same_goal=True, prompts_per_batch=40
+    )
     examples = th.cat([example_rows(buffer.sample(40))[:, 0, EPISODE] for _ in range(50)]).long()
     goal_of = th.tensor([0, 0, 1, 1, 1, 2, 2])
     assert_close(goal_of[examples].bincount() / 2_000, th.full((3,), 1 / 3), rtol=0, atol=0.045)

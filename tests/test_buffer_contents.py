@@ -33,7 +33,9 @@ def same(one: PromptReplayBufferSamples, other: PromptReplayBufferSamples) -> bo
 def rewarded(task: str, rewards: list[float], n_episodes: int = 2) -> list[Episode]:
     """Episodes whose observations are their raw rewards."""
     steps = np.array([*rewards, 0.0])[:, None]
-    return [Episode(steps, np.zeros((len(rewards), 1)), np.array(rewards), task=task) for _ in range(n_episodes)]
+    return [
+        Episode(steps, np.zeros((len(rewards), 1)), np.array(rewards), task=task) for _ in range(n_episodes)
+    ]
 
 
 def test_rewards_of_a_task_have_a_root_mean_square_of_one() -> None:
@@ -119,7 +121,9 @@ def test_a_prompt_is_told_any_phrasing_of_its_own_task_alike() -> None:
 
 
 def test_a_last_task_without_sentences_reads_no_vector_behind_the_table() -> None:
-    buffer = with_vectors(make_buffer([told(0, 0, "go"), told(0, 1, "go"), told(1, 2), told(1, 3)], prompts_per_batch=2))
+    buffer = with_vectors(
+        make_buffer([told(0, 0, "go"), told(0, 1, "go"), told(1, 2), told(1, 3)], prompts_per_batch=2)
+    )
     assert {tuple(sorted(buffer.sample(2).prompts.has_text.tolist())) for _ in range(20)} == {(False, True)}
 
 
@@ -164,7 +168,9 @@ def test_images_stay_bytes_until_a_network_reads_them() -> None:
     batch = make_buffer([observed(images)] * 2).sample(8)
     assert isinstance(batch.observations, th.Tensor)
     assert batch.observations.dtype == th.uint8
-    assert th.equal(batch.observations, (steps_of(batch) * 40).byte()[:, None, None, None].expand(8, 3, 36, 36))
+    assert th.equal(
+        batch.observations, (steps_of(batch) * 40).byte()[:, None, None, None].expand(8, 3, 36, 36)
+    )
 
 
 def test_channels_of_images_come_first_whatever_the_data_say() -> None:
@@ -242,7 +248,9 @@ def test_the_order_of_the_episodes_in_the_data_decides_nothing_about_tasks() -> 
 def test_the_leading_transitions_of_each_prompt_are_a_batch_of_their_own(as_dict: bool) -> None:
     batch = make_buffer(SENTENCES, prompts_per_batch=2).sample(10)  # five transitions each
     if as_dict:
-        batch = batch._replace(observations={"a": batch.observations}, next_observations={"a": batch.next_observations})
+        batch = batch._replace(
+            observations={"a": batch.observations}, next_observations={"a": batch.next_observations}
+        )
     part = batch.leading(3)
     kept = th.tensor([0, 1, 2, 5, 6, 7])
     for whole, of_part in zip(flat(batch)[:5], flat(part)[:5], strict=True):

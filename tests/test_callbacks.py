@@ -12,7 +12,14 @@ from factories import tiny_model
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.llmdpd.callbacks import CurveRow, LearningCurve, SaveLatest, StopOnSignal, read_curve, write_curve
+from sb3_llmdpd.llmdpd.callbacks import (
+    CurveRow,
+    LearningCurve,
+    SaveLatest,
+    StopOnSignal,
+    read_curve,
+    write_curve,
+)
 
 
 class At(BaseCallback):
@@ -81,7 +88,9 @@ def test_the_file_goes_on_at_the_step_of_the_model_and_later_rows_come_again(tmp
     whole = LearningCurve()
     tiny_model().learn(6, callback=whole, log_interval=1)
     model = tiny_model().learn(4, callback=LearningCurve(path), log_interval=1)
-    path.write_text(path.read_text() + "5.0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0\r\n6.0,0.")  # of a killed process
+    path.write_text(
+        path.read_text() + "5.0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0\r\n6.0,0."
+    )  # of a killed process
     curve = LearningCurve(path)
     model.learn(2, callback=curve, log_interval=1, reset_num_timesteps=False)
     assert without_times(curve.rows) == without_times(whole.rows)
@@ -91,7 +100,9 @@ def test_the_file_goes_on_at_the_step_of_the_model_and_later_rows_come_again(tmp
 def test_going_on_with_what_is_no_curve_is_refused(tmp_path: Path) -> None:
     (tmp_path / "progress.csv").write_text("a,b\n1,x\n")
     model = tiny_model().learn(1)
-    with pytest.raises(ValueError, match=r"progress.csv is no learning curve that a training could go on with: move it away"):
+    with pytest.raises(
+        ValueError, match=r"progress.csv is no learning curve that a training could go on with: move it away"
+    ):
         model.learn(1, callback=LearningCurve(tmp_path / "progress.csv"), reset_num_timesteps=False)
 
 
@@ -118,7 +129,9 @@ def test_a_number_comes_back_as_it_was(tmp_path: Path, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trainings", "steps"), [([7], [3, 6, 7]), ([4, 3], [3, 4, 6, 7])], ids=["in one go", "that goes on at step 4"]
+    ("trainings", "steps"),
+    [([7], [3, 6, 7]), ([4, 3], [3, 4, 6, 7])],
+    ids=["in one go", "that goes on at step 4"],
 )
 def test_a_training_is_saved_at_these_steps_and_at_its_end(
     trainings: list[int], steps: list[int], monkeypatch: pytest.MonkeyPatch
@@ -148,7 +161,10 @@ def test_saving_never_is_not_what_it_is_for() -> None:
 @pytest.fixture(autouse=True)
 def handlers_are_left_as_they_were() -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)]
+    before = [
+        signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.signal(signal.SIGTERM, signal.SIG_DFL),
+    ]
     yield
     after = [signal.signal(number, handler) for number, handler in zip(numbers, before, strict=True)]
     assert after == [signal.default_int_handler, signal.SIG_DFL]
@@ -209,5 +225,7 @@ def test_outside_the_main_thread_nothing_listens() -> None:
 
 
 def test_outside_its_block_it_says_how_to_use_it() -> None:
-    with pytest.raises(ValueError, match=r"listens inside its block alone: with StopOnSignal\(\) as stop: model.learn"):
+    with pytest.raises(
+        ValueError, match=r"listens inside its block alone: with StopOnSignal\(\) as stop: model.learn"
+    ):
         tiny_model().learn(1, callback=StopOnSignal())

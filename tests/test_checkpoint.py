@@ -66,13 +66,23 @@ def with_data(content: bytes, text: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "name", ["../../evil.safetensors", "/etc/cron.d/evil", "policy.pth", "a/policy.safetensors", "C:\\evil.dll", "__init__.py"]
+    "name",
+    [
+        "../../evil.safetensors",
+        "/etc/cron.d/evil",
+        "policy.pth",
+        "a/policy.safetensors",
+        "C:\\evil.dll",
+        "__init__.py",
+    ],
 )
 def test_a_member_that_no_model_file_has_is_refused_by_name(
     saved: bytes, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=rf"{NOT_WHOLE} .*it holds {re.escape(repr(name))}, which is no part"):
+    with pytest.raises(
+        ValueError, match=rf"{NOT_WHOLE} .*it holds {re.escape(repr(name))}, which is no part"
+    ):
         load(packed({**members_of(saved), name: b"evil"}))
     assert list(tmp_path.iterdir()) == []
 
@@ -81,7 +91,10 @@ def test_a_zip_bomb_is_refused_before_it_unfolds(saved: bytes) -> None:
     zeros = b"\0" * (100 * 2**20)
     bomb = packed({**members_of(saved), "policy.safetensors": zeros}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 2**20
-    with limited_memory(2**26), pytest.raises(ValueError, match=r"'data' is compressed, and the members .* never are"):
+    with (
+        limited_memory(2**26),
+        pytest.raises(ValueError, match=r"'data' is compressed, and the members .* never are"),
+    ):
         load(bomb)
 
 
@@ -94,7 +107,9 @@ def test_members_that_share_their_bytes_are_refused(saved: bytes) -> None:
         at = archive.start_dir
     while content[at : at + 4] == b"PK\x01\x02":
         name_length, extra, comment = struct.unpack_from("<HHH", content, at + 28)
-        if content[at + 46 : at + 46 + name_length] in [f"{letter}.safetensors".encode() for letter in "abcdefgh"]:
+        if content[at + 46 : at + 46 + name_length] in [
+            f"{letter}.safetensors".encode() for letter in "abcdefgh"
+        ]:
             struct.pack_into("<LLL", content, at + 16, large.CRC, large.compress_size, large.file_size)
         at += 46 + name_length + extra + comment
     with pytest.raises(ValueError, match="its members are larger than the file"):
@@ -189,7 +204,9 @@ def what_becomes_of(content: bytes) -> str:
         except ValueError as error:
             return f"refused: {error}"
         try:
-            model.predict(OBSERVATIONS, deterministic=True, prompt=Prompt("do task number 1", make_episodes()[0]))
+            model.predict(
+                OBSERVATIONS, deterministic=True, prompt=Prompt("do task number 1", make_episodes()[0])
+            )
             model.set_dataset(make_episodes())
         except ValueError as error:  # spaces, goals: these are not the data of such a model
             return f"refused later: {error}"
@@ -216,8 +233,18 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 VALUES: list[Any] = [
     *(None, True, False, -1, 0, 1, 2, 3, 7, 1.5, -0.5, 1e308, 10**6, 10**9, 10**12, 10**30),
     *("", "x", "os.system", [], {}, [1], [[1]], {"a": 1}, [10**9], "../../evil"),
-    *({":class:": "torch.nn.ReLU"}, {":class:": "torch.optim.Adam"}, {":class:": "os.system"}, {":custom:": "x"}),
-    *({":schedule:": "cosine", "initial": 1}, {":float:": "nan"}, {":float:": "inf"}, {":serialized:": "gASV"}),
+    *(
+        {":class:": "torch.nn.ReLU"},
+        {":class:": "torch.optim.Adam"},
+        {":class:": "os.system"},
+        {":custom:": "x"},
+    ),
+    *(
+        {":schedule:": "cosine", "initial": 1},
+        {":float:": "nan"},
+        {":float:": "inf"},
+        {":serialized:": "gASV"},
+    ),
 ]
 """What stands in the place of something else."""
 
@@ -274,15 +301,22 @@ N_MUTATIONS = 30
 
 @pytest.mark.parametrize("part", range(8))
 def test_a_damaged_file_is_refused_or_harmless(saved: bytes, part: int) -> None:
-    outcomes = [what_becomes_of(damaged(saved, random.Random(part * N_MUTATIONS + i))) for i in range(N_MUTATIONS)]
+    outcomes = [
+        what_becomes_of(damaged(saved, random.Random(part * N_MUTATIONS + i))) for i in range(N_MUTATIONS)
+    ]
     allowed = rf"a model$|refused: .*({NOT_WHOLE}|has format version)"
     assert [outcome for outcome in outcomes if not re.match(allowed, outcome)] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(10))
-def test_a_file_that_says_something_else_is_refused_or_describes_another_whole_model(saved: bytes, part: int) -> None:
-    outcomes = [what_becomes_of(with_other_json(saved, random.Random(part * N_MUTATIONS + i))) for i in range(N_MUTATIONS)]
+def test_a_file_that_says_something_else_is_refused_or_describes_another_whole_model(
+    saved: bytes, part: int
+) -> None:
+    outcomes = [
+        what_becomes_of(with_other_json(saved, random.Random(part * N_MUTATIONS + i)))
+        for i in range(N_MUTATIONS)
+    ]
     # Only a size that is noticed before memory is asked for leaves the machine alone.
     assert [outcome for outcome in outcomes if "MemoryError" in outcome or "alloc" in outcome] == []
     assert len({outcome[:7] for outcome in outcomes}) == 2  # some are refused, and some are models
@@ -290,7 +324,10 @@ def test_a_file_that_says_something_else_is_refused_or_describes_another_whole_m
 
 @pytest.mark.parametrize("part", range(4))
 def test_other_tensors_are_refused_or_make_another_whole_model(saved: bytes, part: int) -> None:
-    outcomes = [what_becomes_of(with_other_tensors(saved, random.Random(part * N_MUTATIONS + i))) for i in range(N_MUTATIONS)]
+    outcomes = [
+        what_becomes_of(with_other_tensors(saved, random.Random(part * N_MUTATIONS + i)))
+        for i in range(N_MUTATIONS)
+    ]
     assert [outcome for outcome in outcomes if not re.match("a model$|refused: ", outcome)] == []
 
 
@@ -335,7 +372,12 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("net_arch", [10**6, 10**6]), ("n_critics", 10**9), ("n_encoder_layers", 10**9), ("n_diffusion_steps", 10**9)],
+    [
+        ("net_arch", [10**6, 10**6]),
+        ("n_critics", 10**9),
+        ("n_encoder_layers", 10**9),
+        ("n_diffusion_steps", 10**9),
+    ],
 )
 def test_a_few_bytes_cannot_ask_for_all_of_the_memory(saved: bytes, name: str, value: Any) -> None:
     data = json.loads(members_of(saved)["data"])
@@ -350,7 +392,10 @@ def test_a_few_bytes_cannot_ask_for_all_of_the_memory(saved: bytes, name: str, v
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), [1.0, float("inf")], {"a": float("-inf")}])
 def test_numbers_without_end_come_back(value: Any) -> None:
-    assert from_json(json.loads(json.dumps(to_json(value), allow_nan=False)), "value", no_custom_objects) == value
+    assert (
+        from_json(json.loads(json.dumps(to_json(value), allow_nan=False)), "value", no_custom_objects)
+        == value
+    )
 
 
 BOUNDS = st.floats(-1e6, 1e6, width=32) | st.just(float("inf"))
@@ -363,7 +408,9 @@ def boxes(draw: st.DrawFn) -> spaces.Box:
     shape, dtype = draw(SHAPES), draw(DTYPES)
     if not np.issubdtype(dtype, np.floating):
         return spaces.Box(draw(st.integers(0, 5)), draw(st.integers(6, 255)), shape, dtype)
-    bounds = np.abs(np.array(draw(st.lists(BOUNDS, min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))))
+    bounds = np.abs(
+        np.array(draw(st.lists(BOUNDS, min_size=int(np.prod(shape)), max_size=int(np.prod(shape)))))
+    )
     return spaces.Box(-bounds.reshape(shape).astype(dtype), bounds.reshape(shape).astype(dtype), shape, dtype)
 
 
@@ -375,7 +422,9 @@ FLAT_SPACES = (
 )
 
 
-@given(FLAT_SPACES | st.dictionaries(st.text(max_size=5), FLAT_SPACES, min_size=1, max_size=3).map(spaces.Dict))
+@given(
+    FLAT_SPACES | st.dictionaries(st.text(max_size=5), FLAT_SPACES, min_size=1, max_size=3).map(spaces.Dict)
+)
 def test_every_space_comes_back(space: spaces.Space[Any]) -> None:
     assert space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False))) == space
 

@@ -18,7 +18,18 @@ from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.minari import local_ids
 from sb3_llmdpd.evaluation.rollouts import Rollout
 
-TINY = ["--steps", "2", "--log-interval", "1", "--batch-size", "4", "--prompts-per-batch", "2", "--net-arch", "8"]
+TINY = [
+    "--steps",
+    "2",
+    "--log-interval",
+    "1",
+    "--batch-size",
+    "4",
+    "--prompts-per-batch",
+    "2",
+    "--net-arch",
+    "8",
+]
 TINY += ["--text-encoder", "hashing:8", "--device", "cpu", "--eta", "0"]
 
 
@@ -54,12 +65,24 @@ def test_the_version_is_the_packages() -> None:
     ("command", "options"),
     [
         (["collect", "metaworld"], ["--unseen", "--seed", "--out", "--noise", "--episodes"]),
-        (["train"], ["--dataset", "--unseen", "--seed", "--out", "--steps", "--eta", "--resume", "--save-freq"]),
-        (["film"], ["--model", "--task", "--condition", "--seed", "--hide-goal", "--max-steps", "--out", "--root"]),
-        (["evaluate"], ["--model", "--tasks", "--unseen", "--conditions", "--hide-goal", "--shared-scenes", "--phases"]),
+        (
+            ["train"],
+            ["--dataset", "--unseen", "--seed", "--out", "--steps", "--eta", "--resume", "--save-freq"],
+        ),
+        (
+            ["film"],
+            ["--model", "--task", "--condition", "--seed", "--hide-goal", "--max-steps", "--out", "--root"],
+        ),
+        (
+            ["evaluate"],
+            ["--model", "--tasks", "--unseen", "--conditions", "--hide-goal", "--shared-scenes", "--phases"],
+        ),
         (["quickstart"], ["--seed", "--out", "--smoke"]),
         (["data", "inspect"], ["--root", "--text-encoder", "--json", "--all"]),
-        (["benchmark", "metaworld"], ["--split", "--unseen", "--goal", "--data", "--seeds", "--variants", "--out", "--root"]),
+        (
+            ["benchmark", "metaworld"],
+            ["--split", "--unseen", "--goal", "--data", "--seeds", "--variants", "--out", "--root"],
+        ),
     ],
 )
 def test_the_help_of_a_command_explains_it_and_its_options(command: list[str], options: list[str]) -> None:
@@ -70,11 +93,24 @@ def test_the_help_of_a_command_explains_it_and_its_options(command: list[str], o
 
 def test_collect_records_the_tasks_and_names_the_next_command(tmp_path: Path) -> None:
     result = run(
-        "collect", "metaworld", "--tasks", "reach", "--episodes", 1, "--noise", "0,0.1", "--out", tmp_path, "--processes", 1
+        "collect",
+        "metaworld",
+        "--tasks",
+        "reach",
+        "--episodes",
+        1,
+        "--noise",
+        "0,0.1",
+        "--out",
+        tmp_path,
+        "--processes",
+        1,
     )
     assert result.exit_code == 0, result.output
     assert "metaworld/reach-v0  the expert succeeded in 100%" in result.output
-    assert re.search("Together 1 episodes of 1 tasks, [0-9]+ transitions; 0% of the episodes failed", result.output)
+    assert re.search(
+        "Together 1 episodes of 1 tasks, [0-9]+ transitions; 0% of the episodes failed", result.output
+    )
     assert "sb3-llmdpd train" in result.output
     assert local_ids(tmp_path) == ["metaworld/reach-v0"]
 
@@ -83,12 +119,28 @@ def test_train_writes_a_model_that_knows_the_sentences_and_its_learning_curve(mo
     loaded = LLMDPD.load(model)
     assert loaded.num_timesteps == 2
     assert "close the drawer" in loaded.known_task_texts
-    assert sorted(path.name for path in model.parent.iterdir()) == ["curves.png", "model.zip", "progress.csv", "run.json"]
+    assert sorted(path.name for path in model.parent.iterdir()) == [
+        "curves.png",
+        "model.zip",
+        "progress.csv",
+        "run.json",
+    ]
     assert len((model.parent / "progress.csv").read_text().splitlines()) == 3
 
 
 def test_train_leaves_out_unseen_tasks(root: Path, tmp_path: Path) -> None:
-    result = run("train", "--dataset", "metaworld/*", "--unseen", "drawer-close", "--root", root, "--out", tmp_path, *TINY)
+    result = run(
+        "train",
+        "--dataset",
+        "metaworld/*",
+        "--unseen",
+        "drawer-close",
+        "--root",
+        root,
+        "--out",
+        tmp_path,
+        *TINY,
+    )
     assert "2 episodes of 1 tasks" in result.output
     assert "close the drawer" not in LLMDPD.load(tmp_path / "model.zip").known_task_texts
 
@@ -97,13 +149,29 @@ def test_train_takes_ways_to_be_faster(root: Path, tmp_path: Path) -> None:
     fast = ["--acceleration", "medium,bfloat16"]
     result = run("train", "--dataset", "metaworld/*", "--root", root, "--out", tmp_path, *TINY, *fast)
     assert result.exit_code == 0, result.output
-    assert LLMDPD.load(tmp_path / "model.zip").acceleration == {"matmul_precision": "medium", "bfloat16": True}
+    assert LLMDPD.load(tmp_path / "model.zip").acceleration == {
+        "matmul_precision": "medium",
+        "bfloat16": True,
+    }
 
 
 def test_train_refuses_a_way_that_there_is_not(root: Path, tmp_path: Path) -> None:
-    result = run("train", "--dataset", "metaworld/*", "--root", root, "--out", tmp_path, *TINY, "--acceleration", "turbo")
+    result = run(
+        "train",
+        "--dataset",
+        "metaworld/*",
+        "--root",
+        root,
+        "--out",
+        tmp_path,
+        *TINY,
+        "--acceleration",
+        "turbo",
+    )
     assert result.exit_code != 0
-    assert "`acceleration` knows matmul_precision, compile, bfloat16, cuda_graph; got 'turbo'" in result.output
+    assert (
+        "`acceleration` knows matmul_precision, compile, bfloat16, cuda_graph; got 'turbo'" in result.output
+    )
 
 
 def test_evaluate_plays_a_model_in_fewer_steps(model: Path, tmp_path: Path) -> None:
@@ -134,9 +202,18 @@ def test_evaluate_refuses_fewer_steps_without_a_sampler_that_takes_them(model: P
 
 
 def test_evaluate_writes_results_and_prints_the_tables(model: Path, tmp_path: Path) -> None:
-    arguments = ["--tasks", "reach,drawer-close", "--unseen", "drawer-close", "--conditions", "text,wrong,expert,told:reach"]
+    arguments = [
+        "--tasks",
+        "reach,drawer-close",
+        "--unseen",
+        "drawer-close",
+        "--conditions",
+        "text,wrong,expert,told:reach",
+    ]
     small = ["--episodes", 1, "--examples", 1, "--max-steps", 2, "--processes", 1]
-    result = run("evaluate", "--model", model, "--root", tmp_path / "data", "--out", tmp_path, *arguments, *small)
+    result = run(
+        "evaluate", "--model", model, "--root", tmp_path / "data", "--out", tmp_path, *arguments, *small
+    )
     assert result.exit_code == 0, result.output
     document = json.loads((tmp_path / "results.json").read_text())
     assert [(cell["task"], cell["seen"], cell["condition"]["name"]) for cell in document["cells"]][:3] == [
@@ -146,14 +223,33 @@ def test_evaluate_writes_results_and_prints_the_tables(model: Path, tmp_path: Pa
     ]
     assert document["settings"]["n_episodes"] == 1
     assert "unseen (1)" in result.output
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "results.json", "results.md", "success.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "data",
+        "results.json",
+        "results.md",
+        "success.png",
+    ]
 
 
-def test_hidden_goals_go_from_the_data_through_the_training_into_an_evaluation_on_the_examples_goals(tmp_path: Path) -> None:
-    data = ["--tasks", "reach,drawer-close", "--episodes", 2, "--hide-goal", "--episodes-per-goal", 2, "--processes", 1]
+def test_hidden_goals_go_from_the_data_through_the_training_into_an_evaluation_on_the_examples_goals(
+    tmp_path: Path,
+) -> None:
+    data = [
+        "--tasks",
+        "reach,drawer-close",
+        "--episodes",
+        2,
+        "--hide-goal",
+        "--episodes-per-goal",
+        2,
+        "--processes",
+        1,
+    ]
     assert run("collect", "metaworld", *data, "--out", tmp_path / "data").exit_code == 0
     out = tmp_path / "run"
-    trained = run("train", "--dataset", "metaworld/*", "--same-goal", "--root", tmp_path / "data", "--out", out, *TINY)
+    trained = run(
+        "train", "--dataset", "metaworld/*", "--same-goal", "--root", tmp_path / "data", "--out", out, *TINY
+    )
     assert trained.exit_code == 0, trained.output
     small = ["--episodes", 2, "--max-steps", 2, "--processes", 1, "--phases"]
     conditions = ["--tasks", "reach,drawer-close", "--conditions", "trajectory,wrong-trajectory,antonym,copy"]
@@ -190,7 +286,18 @@ def test_with_the_goal_hidden_the_scene_that_is_filmed_has_the_goal_of_the_examp
     film = import_module("sb3_llmdpd.cli.film")  # the name in the package is the function's
     monkeypatch.setattr(film, "film_episode", film_episode)
     monkeypatch.setattr(film, "N_EPISODES", 2)
-    result = run("film", "--model", "m.zip", "--task", "reach", "--hide-goal", "--root", tmp_path, "--out", tmp_path / "a.mp4")
+    result = run(
+        "film",
+        "--model",
+        "m.zip",
+        "--task",
+        "reach",
+        "--hide-goal",
+        "--root",
+        tmp_path,
+        "--out",
+        tmp_path / "a.mp4",
+    )
     assert result.exit_code == 0, result.output
     assert filmed["goal"] == filmed["prompt"].trajectory.goal is not None
     assert not filmed["env"].goal_visible
@@ -201,7 +308,9 @@ def test_the_defaults_of_train_are_those_of_the_algorithm() -> None:
 
     command, algorithm = inspect.signature(train).parameters, inspect.signature(LLMDPD).parameters
     shared = set(command) & set(algorithm) - {"dataset", "policy", "seed"}
-    assert {name: command[name].default for name in shared} == {name: algorithm[name].default for name in shared}
+    assert {name: command[name].default for name in shared} == {
+        name: algorithm[name].default for name in shared
+    }
     assert {"batch_size", "eta", "gamma", "text_dropout", "text_encoder"} <= shared
 
 
@@ -211,36 +320,66 @@ def test_the_defaults_of_train_are_those_of_the_algorithm() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["collect", "metaworld", "--tasks", "draw-open"], "unknown Meta-World task 'draw-open': did you mean 'drawer-open'"),
+        (
+            ["collect", "metaworld", "--tasks", "draw-open"],
+            "unknown Meta-World task 'draw-open': did you mean 'drawer-open'",
+        ),
         (["collect", "metaworld", "--split", "ml46"], "unknown split 'ml46': use 'ml10' or 'ml45'"),
-        (["collect", "metaworld", "--unseen", "reach,"], "--unseen takes names between commas, as in .*; got 'reach,'"),
+        (
+            ["collect", "metaworld", "--unseen", "reach,"],
+            "--unseen takes names between commas, as in .*; got 'reach,'",
+        ),
         (["collect", "metaworld", "--tasks", "reach", "--unseen", "push"], "give either --tasks or --unseen"),
-        (["collect", "metaworld", "--tasks", "reach", "--noise", "low"], "--noise takes numbers between commas"),
+        (
+            ["collect", "metaworld", "--tasks", "reach", "--noise", "low"],
+            "--noise takes numbers between commas",
+        ),
         (
             ["collect", "metaworld", "--tasks", "reach", "--episodes", "0"],
             "`n_episodes` and `episodes_per_goal` must be at least 1",
         ),
         (["train"], "Missing option '--dataset'"),
-        (["train", "--dataset", "metaworld/push-v0"], "no Minari data set 'metaworld/push-v0' in .*nearest there: metaworld/"),
-        (["train", "--dataset", "d4rl/*"], "'d4rl/\\*' fits none of the local data sets: metaworld/drawer-close-v0"),
+        (
+            ["train", "--dataset", "metaworld/push-v0"],
+            "no Minari data set 'metaworld/push-v0' in .*nearest there: metaworld/",
+        ),
+        (
+            ["train", "--dataset", "d4rl/*"],
+            "'d4rl/\\*' fits none of the local data sets: metaworld/drawer-close-v0",
+        ),
         (
             ["train", "--dataset", "metaworld/*", "--unseen", "rech"],
             "--unseen names rech, and the tasks of the data are drawer",
         ),
-        (["train", "--dataset", "metaworld/*", "--unseen", "reach,drawer-close"], "--unseen leaves no episode"),
+        (
+            ["train", "--dataset", "metaworld/*", "--unseen", "reach,drawer-close"],
+            "--unseen leaves no episode",
+        ),
         (["train", "--dataset", "metaworld/*", "--text-encoder", "gpt"], "unknown text encoder 'gpt'"),
         (
             ["train", "--dataset", "metaworld/*", *TINY, "--conditioning", "film"],
             "`conditioning` must be one of .*, got 'film'",
         ),
-        (["train", "--dataset", "metaworld/*", *TINY, "--net-arch", "8,x"], "--net-arch takes whole numbers between commas"),
-        (["train", "--dataset", "metaworld/*", *TINY, "--policy", "Mlp"], "--policy must be one of MlpPolicy, .*, got 'Mlp'"),
-        (["train", "--dataset", "metaworld/*", *TINY, "--device", "tpu"], "--device: Expected one of cpu, cuda"),
+        (
+            ["train", "--dataset", "metaworld/*", *TINY, "--net-arch", "8,x"],
+            "--net-arch takes whole numbers between commas",
+        ),
+        (
+            ["train", "--dataset", "metaworld/*", *TINY, "--policy", "Mlp"],
+            "--policy must be one of MlpPolicy, .*, got 'Mlp'",
+        ),
+        (
+            ["train", "--dataset", "metaworld/*", *TINY, "--device", "tpu"],
+            "--device: Expected one of cpu, cuda",
+        ),
         (
             ["train", "--dataset", "metaworld/*", *TINY, "--steps", "0"],
             "Invalid value for '--steps': .* greater than or equal to 1",
         ),
-        (["train", "--dataset", "metaworld/*", *TINY, "--out", "/dev/null/x"], "Not a directory: '/dev/null/x'"),
+        (
+            ["train", "--dataset", "metaworld/*", *TINY, "--out", "/dev/null/x"],
+            "Not a directory: '/dev/null/x'",
+        ),
         (["train", "--dataset", "metaworld/*", "--steps", "many"], "Invalid value for '--steps'"),
         (["evaluate", "--model", "nowhere.zip"], "there is no model file at nowhere.zip"),
         (["film", "--model", "m.zip", "--task", "rech"], "unknown Meta-World task 'rech': did you mean"),
@@ -270,8 +409,14 @@ def test_bad_input_gets_its_sentence_and_exit_status_2(
     [
         (["--conditions", "txt"], "unknown condition 'txt': use text\\+trajectory"),
         (["--tasks", "reach", "--conditions", "wrong"], "evaluate at least two, or leave it out"),
-        (["--tasks", "door-lock", "--conditions", "none", "--hide-goal"], "--hide-goal leaves none of the tasks"),
-        (["--tasks", "reach", "--conditions", "antonym"], "`cells` is empty: name at least one task and condition"),
+        (
+            ["--tasks", "door-lock", "--conditions", "none", "--hide-goal"],
+            "--hide-goal leaves none of the tasks",
+        ),
+        (
+            ["--tasks", "reach", "--conditions", "antonym"],
+            "`cells` is empty: name at least one task and condition",
+        ),
         (["--conditions", "text+trajectory", "--examples", "0"], "must be at least 1, got 0"),
         (["--unseen", "drawer-shut"], "unknown Meta-World task 'drawer-shut'"),
         (["--conditions", "none", "--episodes", "0"], "`n_episodes` must be at least 1, got 0"),

@@ -66,7 +66,10 @@ def cut_short(root: Path, dataset_id: str, name: str = "metadata.json") -> None:
 def test_inspect_prints_a_page_about_all_data_that_fit_the_pattern(root: Path) -> None:
     result = run("inspect", "lab/*", "--root", root, "--text-encoder", "hashing")
     assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[:2] == ["lab/close-v0, lab/open-v0 (minari)", "4 episodes of 2 tasks, 20 steps"]
+    assert result.output.splitlines()[:2] == [
+        "lab/close-v0, lab/open-v0 (minari)",
+        "4 episodes of 2 tasks, 20 steps",
+    ]
     assert "\nNothing to mend.\n" in result.output
 
 
@@ -96,7 +99,10 @@ def test_inspect_writes_findings_as_json_too(tmp_path: Path) -> None:
     ("name", "sentence"),
     [
         ("metadata.json", "- 1 source cannot be opened, and nothing here is about what would be in there"),
-        ("main_data.hdf5", "- 1 source cannot be read to the end, and nothing here is about what comes after"),
+        (
+            "main_data.hdf5",
+            "- 1 source cannot be read to the end, and nothing here is about what comes after",
+        ),
     ],
 )
 def test_inspect_goes_on_without_what_is_damaged(root: Path, name: str, sentence: str) -> None:
@@ -111,7 +117,9 @@ def test_inspect_fails_where_nothing_can_be_opened(root: Path) -> None:
     cut_short(root, "lab/close-v0")
     result = run("inspect", "lab/close-v0", "lab/shut-v0", "--root", root)
     assert result.exit_code == 2
-    assert result.stderr.startswith("Error: there is no source to inspect; none can be opened: lab/close-v0: the files are")
+    assert result.stderr.startswith(
+        "Error: there is no source to inspect; none can be opened: lab/close-v0: the files are"
+    )
     assert "; no Minari data set 'lab/shut-v0'" in result.stderr
 
 
@@ -119,14 +127,19 @@ def test_inspect_fails_where_nothing_can_be_read(root: Path) -> None:
     cut_short(root, "lab/close-v0", "main_data.hdf5")
     result = run("inspect", "lab/close-v0", "--root", root)
     assert result.exit_code == 2
-    assert result.stderr.startswith("Error: not one episode can be read: lab/close-v0, episode 0: the files are damaged")
+    assert result.stderr.startswith(
+        "Error: not one episode can be read: lab/close-v0, episode 0: the files are damaged"
+    )
 
 
 def test_inspect_compares_sentences_by_the_encoder_that_was_named(root: Path) -> None:
     unknown = run("inspect", "lab/*", "--root", root, "--text-encoder", "minilem")
     assert (unknown.exit_code, "unknown text encoder 'minilem'" in unknown.stderr) == (2, True)
     left_out = run("inspect", "lab/*", "--root", root, "--text-encoder", "none")
-    assert "(Left out was the search for nearly identical sentences: no text encoder was named.)" in left_out.output
+    assert (
+        "(Left out was the search for nearly identical sentences: no text encoder was named.)"
+        in left_out.output
+    )
 
 
 def test_inspect_says_what_to_install_for_the_comparison(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +164,10 @@ def test_inspect_cuts_long_lists_unless_all_is_asked_for(tmp_path: Path) -> None
 
 def test_inspect_can_flatten_observations(tmp_path: Path) -> None:
     space = spaces.Dict({"hand": BOX, "goal": BOX})
-    episodes = [episode(seed, "open", observations={"hand": np.eye(6)[:, :3], "goal": np.eye(6)[:, 3:]}) for seed in range(2)]
+    episodes = [
+        episode(seed, "open", observations={"hand": np.eye(6)[:, :3], "goal": np.eye(6)[:, 3:]})
+        for seed in range(2)
+    ]
     write_npz(tmp_path / "b.npz", episodes, space, ACTIONS)
     assert "Observations: {goal: 3 float32, hand: 3 float32}." in run("inspect", tmp_path / "b.npz").output
     assert "Observations: 6 float32." in run("inspect", tmp_path / "b.npz", "--flatten").output
@@ -190,14 +206,18 @@ def test_convert_names_a_file_as_a_shell_takes_it(root: Path, tmp_path: Path) ->
 def test_convert_writes_the_sentences_that_were_given(root: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts.json"
     texts.write_text(json.dumps({"open": ["pull it open", "open it"], "lab/close-v0": "push it shut"}))
-    result = run("convert", "lab/*", "--root", root, "--to", "minari", "--out", "lab/both-v0", "--task-texts", texts)
+    result = run(
+        "convert", "lab/*", "--root", root, "--to", "minari", "--out", "lab/both-v0", "--task-texts", texts
+    )
     assert result.exit_code == 0, result.output
     found = {one.task: one.task_texts for one in load_minari("lab/both-v0", root=root).episodes}
     assert found == {"open": ("pull it open", "open it"), "close": ("push it shut",)}
 
 
 @pytest.mark.parametrize(("to", "out"), [("minari", "lab/both-v0"), ("npz", "both.npz")])
-def test_convert_writes_nothing_where_a_sentence_is_for_no_task(root: Path, tmp_path: Path, to: str, out: str) -> None:
+def test_convert_writes_nothing_where_a_sentence_is_for_no_task(
+    root: Path, tmp_path: Path, to: str, out: str
+) -> None:
     texts = tmp_path / "texts.json"
     texts.write_text(json.dumps({"push": "push it"}))
     target = out if to == "minari" else tmp_path / out
@@ -267,7 +287,9 @@ def test_convert_never_replaces_a_minari_data_set(root: Path) -> None:
         ("minari", "b", "'b' is no Minari id"),
     ],
 )
-def test_convert_refuses_targets_that_are_none(root: Path, tmp_path: Path, to: str, out: str, sentence: str) -> None:
+def test_convert_refuses_targets_that_are_none(
+    root: Path, tmp_path: Path, to: str, out: str, sentence: str
+) -> None:
     target = tmp_path / out if to == "npz" else out
     result = run("convert", "lab/open-v0", "--root", root, "--to", to, "--out", target)
     assert (result.exit_code, sentence in result.stderr) == (2, True), result.stderr
@@ -287,4 +309,7 @@ def test_pickles_are_opened_only_where_that_is_allowed(tmp_path: Path) -> None:
     convert = ("convert", tmp_path / "buffer.pkl", "--to", "npz", "--out", tmp_path / "b.npz")
     assert [run(*command).exit_code for command in (inspect, convert)] == [2, 2]
     allowed = [run(*command, "--allow-pickle").output for command in (inspect, convert)]
-    assert [" of 1 task, 4 steps\n" in allowed[0], " of 1 tasks, 4 transitions are in" in allowed[1]] == [True, True]
+    assert [" of 1 task, 4 steps\n" in allowed[0], " of 1 tasks, 4 transitions are in" in allowed[1]] == [
+        True,
+        True,
+    ]

@@ -17,7 +17,18 @@ from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.minari_writer import write_minari
 from sb3_llmdpd.data.npz import write_npz
 
-TINY = ["--text-encoder", "hashing:16", "--net-arch", "16", "--batch-size", "6", "--prompts-per-batch", "3", "--steps", "2"]
+TINY = [
+    "--text-encoder",
+    "hashing:16",
+    "--net-arch",
+    "16",
+    "--batch-size",
+    "6",
+    "--prompts-per-batch",
+    "3",
+    "--steps",
+    "2",
+]
 
 
 def run(*arguments: Any) -> Result:
@@ -38,22 +49,31 @@ def logs(tmp_path: Path, data: OfflineDataset) -> Path:
 
 def test_a_path_means_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert source_names(["logs.npz", "d4rl:a/b", "logs.npz"], None) == [f"npz:{tmp_path}/logs.npz", f"d4rl:{tmp_path}/a/b"]
+    assert source_names(["logs.npz", "d4rl:a/b", "logs.npz"], None) == [
+        f"npz:{tmp_path}/logs.npz",
+        f"d4rl:{tmp_path}/a/b",
+    ]
 
 
 def test_a_pattern_stands_for_the_local_ids_that_fit_it(tmp_path: Path, data: OfflineDataset) -> None:
     for name in ("lab/a-v0", "lab/b-v0", "other/c-v0"):
         write_minari(name, data.episodes[:2], data.observation_space, data.action_space, root=tmp_path)
     assert source_names(["lab/*", "other/c-v0"], tmp_path) == ["lab/a-v0", "lab/b-v0", "other/c-v0"]
-    with pytest.raises(ValueError, match=r"'b/\*' fits none of the local data sets: lab/a-v0, lab/b-v0, other/c-v0"):
+    with pytest.raises(
+        ValueError, match=r"'b/\*' fits none of the local data sets: lab/a-v0, lab/b-v0, other/c-v0"
+    ):
         source_names(["b/*"], tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[1]", '{"a": 1}', "open it", ""])
-def test_a_file_that_holds_no_sentences_is_refused_with_what_it_should_hold(text: str, tmp_path: Path) -> None:
+def test_a_file_that_holds_no_sentences_is_refused_with_what_it_should_hold(
+    text: str, tmp_path: Path
+) -> None:
     path = tmp_path / "texts.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r'--task-texts takes a JSON file as \{"source or task": "a sentence"'):
+    with pytest.raises(
+        ValueError, match=r'--task-texts takes a JSON file as \{"source or task": "a sentence"'
+    ):
         read_task_texts(path)
 
 
@@ -69,11 +89,17 @@ def test_training_takes_sentences_from_a_file(logs: Path, tmp_path: Path) -> Non
 def test_mapped_and_resident_data_train_the_same_model(logs: Path, tmp_path: Path) -> None:
     mapped = ["--memory-mapped", "--cache", tmp_path / "cache"]
     for name, options in (("mapped", mapped), ("resident", [])):
-        result = run("train", "--dataset", logs, "--unseen", "task-2", "--out", tmp_path / name, *options, *TINY)
+        result = run(
+            "train", "--dataset", logs, "--unseen", "task-2", "--out", tmp_path / name, *options, *TINY
+        )
         assert result.exit_code == 0, result.output
-    weights = [LLMDPD.load(tmp_path / name / "model.zip").policy.state_dict() for name in ("mapped", "resident")]
+    weights = [
+        LLMDPD.load(tmp_path / name / "model.zip").policy.state_dict() for name in ("mapped", "resident")
+    ]
     assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
-    assert len({RunFolder(tmp_path / name).arguments()["fingerprint"] for name in ("mapped", "resident")}) == 1
+    assert (
+        len({RunFolder(tmp_path / name).arguments()["fingerprint"] for name in ("mapped", "resident")}) == 1
+    )
 
 
 def test_a_run_on_mapped_data_goes_on(logs: Path, tmp_path: Path) -> None:

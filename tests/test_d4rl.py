@@ -70,8 +70,12 @@ def test_locomotion_v2_ends_at_falls_and_time_limits_and_knows_what_was_seen_the
     assert [(len(episode), episode.terminated) for episode in episodes] == [(3, True), (4, False), (1, False)]
     observations = np.concatenate([np.asarray(episode.observations)[1:] for episode in episodes])
     np.testing.assert_array_equal(observations, fields["next_observations"])
-    np.testing.assert_array_equal(np.concatenate([episode.actions for episode in episodes]), fields["actions"])
-    np.testing.assert_array_equal(np.concatenate([episode.rewards for episode in episodes]), fields["rewards"])
+    np.testing.assert_array_equal(
+        np.concatenate([episode.actions for episode in episodes]), fields["actions"]
+    )
+    np.testing.assert_array_equal(
+        np.concatenate([episode.rewards for episode in episodes]), fields["rewards"]
+    )
     assert episodes[1].source.endswith("hopper_medium_replay-v2.hdf5, episode 1")
     assert [episode.success for episode in episodes] == [None, None, None]
 
@@ -85,10 +89,17 @@ def test_locomotion_v0_loses_the_steps_whose_results_it_did_not_record(tmp_path:
 def test_antmaze_succeeds_where_the_reward_is_one(tmp_path: Path) -> None:
     rewards = np.array([0, 0, 1, 0, 0, 0, 0, 0], np.float32)
     fields = steps(rewards=rewards, observation=29, action=8)
-    fields |= {"terminals": flags(2), "timeouts": flags(6), "infos/goal": np.zeros((N, 2)), "infos/qpos": np.zeros((N, 15))}
+    fields |= {
+        "terminals": flags(2),
+        "timeouts": flags(6),
+        "infos/goal": np.zeros((N, 2)),
+        "infos/qpos": np.zeros((N, 15)),
+    }
     name = "Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse.hdf5"
     episodes = read(write(tmp_path / name, fields))
-    outcomes = [(len(episode), episode.success, episode.first_success, episode.terminated) for episode in episodes]
+    outcomes = [
+        (len(episode), episode.success, episode.first_success, episode.terminated) for episode in episodes
+    ]
     assert outcomes == [(3, True, 2, True), (3, False, None, False)]
     (first, _) = read(write(tmp_path / "antmaze-umaze-dense.hdf5", fields))
     assert first.success is None
@@ -99,7 +110,9 @@ def test_kitchen_has_no_timeouts_and_double_precision_becomes_single(tmp_path: P
     fields |= {"observations": fields["observations"].astype(np.float64) / 3, "terminals": flags(3, 7)}
     source = D4RLSource(write(tmp_path / "kitchen_microwave_kettle_light_slider-v0.hdf5", fields))
     first, second = source.episodes()
-    np.testing.assert_array_equal(np.asarray(first.observations)[:-1], fields["observations"][:4].astype(np.float32))
+    np.testing.assert_array_equal(
+        np.asarray(first.observations)[:-1], fields["observations"][:4].astype(np.float32)
+    )
     assert (len(first), len(second), first.terminated) == (4, 4, True)
     assert source.observation_space == spaces.Box(-np.inf, np.inf, (60,), np.float32)
     assert source.action_space == spaces.Box(-1.0, 1.0, (9,), np.float32)
@@ -115,7 +128,10 @@ def test_adroit_says_at_each_step_whether_the_goal_is_achieved(tmp_path: Path, k
 def test_maze2d_in_one_piece_is_one_episode_and_a_time_limit_cuts_it(tmp_path: Path) -> None:
     n = 10_003
     path = write(tmp_path / "maze2d-umaze-sparse-v1.hdf5", steps(n, observation=4, timeouts=flags(n=n)))
-    with pytest.warns(UserWarning, match=r"maze2d.*: 10,003 steps follow each other .* one long episode.*`max_episode_steps`"):
+    with pytest.warns(
+        UserWarning,
+        match=r"maze2d.*: 10,003 steps follow each other .* one long episode.*`max_episode_steps`",
+    ):
         (episode,) = read(path)
     assert (len(episode), episode.terminated) == (10_002, False)
     assert [len(episode) for episode in read(path, max_episode_steps=5000)] == [4999, 4999, 2]
@@ -123,7 +139,9 @@ def test_maze2d_in_one_piece_is_one_episode_and_a_time_limit_cuts_it(tmp_path: P
 
 def test_a_file_without_any_flags_is_read_with_a_warning_that_lists_what_it_has(tmp_path: Path) -> None:
     path = write(tmp_path / "logs.hdf5", steps(terminals=None, dones=flags(7)))
-    with pytest.warns(UserWarning, match="has neither `terminals` nor `timeouts`, but holds `actions`, `dones`, `obs"):
+    with pytest.warns(
+        UserWarning, match="has neither `terminals` nor `timeouts`, but holds `actions`, `dones`, `obs"
+    ):
         (episode,) = read(path)
     assert len(episode) == 7
     assert [len(episode) for episode in read(path, max_episode_steps=4)] == [3, 3]
@@ -177,7 +195,10 @@ def test_a_group_of_observations_is_a_dict(tmp_path: Path) -> None:
     }
     source = D4RLSource(write(tmp_path / "logs.h5", fields))
     assert source.observation_space == spaces.Dict(
-        {"image": spaces.Box(0, 255, (4, 4), np.uint8), "speed": spaces.Box(-np.inf, np.inf, (1,), np.float32)}
+        {
+            "image": spaces.Box(0, 255, (4, 4), np.uint8),
+            "speed": spaces.Box(-np.inf, np.inf, (1,), np.float32),
+        }
     )
     (episode,) = source.episodes()
     assert isinstance(episode.observations, dict)
@@ -207,12 +228,18 @@ def test_a_file_is_known_by_its_suffix_or_its_format(tmp_path: Path) -> None:
 
 def test_it_can_be_read_twice(tmp_path: Path) -> None:
     source = D4RLSource(write(tmp_path / "walker2d_medium-v2.hdf5", locomotion_v2()))
-    assert [len(episode) for episode in source.episodes()] == [len(episode) for episode in source.episodes()] == [3, 4, 1]
+    assert (
+        [len(episode) for episode in source.episodes()]
+        == [len(episode) for episode in source.episodes()]
+        == [3, 4, 1]
+    )
 
 
 def test_a_missing_file_is_answered_with_the_nearest_names(tmp_path: Path) -> None:
     write(tmp_path / "hopper_medium-v2.hdf5", steps())
-    with pytest.raises(ValueError, match=r"there is no file .*hoper_medium-v2.hdf5; nearest there: hopper_medium-v2.hdf5"):
+    with pytest.raises(
+        ValueError, match=r"there is no file .*hoper_medium-v2.hdf5; nearest there: hopper_medium-v2.hdf5"
+    ):
         D4RLSource(tmp_path / "hoper_medium-v2.hdf5")
     with pytest.raises(ValueError, match=r"there is no file .*, and no folder .*elsewhere"):
         D4RLSource(tmp_path / "elsewhere/hopper.hdf5")
@@ -223,14 +250,18 @@ def test_a_missing_file_is_answered_with_the_nearest_names(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["observations", "actions", "rewards"])
 def test_a_missing_array_is_answered_with_its_name_and_what_is_there(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "logs.hdf5", {**steps(), name: None})
-    with pytest.raises(ValueError, match=rf"logs.hdf5: has no `{name}`, but holds .*`terminals`.*Such a file holds"):
+    with pytest.raises(
+        ValueError, match=rf"logs.hdf5: has no `{name}`, but holds .*`terminals`.*Such a file holds"
+    ):
         D4RLSource(path)
 
 
 def test_what_is_no_hdf5_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "logs.hdf5"
     path.write_bytes(b"not this")
-    with pytest.raises(ValueError, match=r"logs.hdf5: is not an hdf5 file, or damaged or half-written \(OSError"):
+    with pytest.raises(
+        ValueError, match=r"logs.hdf5: is not an hdf5 file, or damaged or half-written \(OSError"
+    ):
         D4RLSource(path)
 
 
@@ -261,7 +292,9 @@ def test_a_file_that_is_damaged_within_is_answered_as_it_is_read(tmp_path: Path)
         pytest.param(b"\x17\x08\x00\x17\x7f\x00", b"\x17\x08\x00\x17\x7f\xff", id="kind of float"),
     ],
 )
-def test_damage_beside_the_values_is_answered_with_the_files_name(tmp_path: Path, intact: bytes, broken: bytes) -> None:
+def test_damage_beside_the_values_is_answered_with_the_files_name(
+    tmp_path: Path, intact: bytes, broken: bytes
+) -> None:
     path = write(tmp_path / "logs.hdf5", steps())
     content = path.read_bytes()
     assert intact in content

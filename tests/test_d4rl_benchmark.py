@@ -37,7 +37,9 @@ def nothing_is_drawn() -> Iterator[None]:
         yield
 
 
-def write(root: Path, name: str, data: OfflineDataset, texts: tuple[str, ...] = (SENTENCE,), **about: Any) -> None:
+def write(
+    root: Path, name: str, data: OfflineDataset, texts: tuple[str, ...] = (SENTENCE,), **about: Any
+) -> None:
     """A data set of these episodes, each with these sentences."""
     episodes = [Episode.trusted(**{**vars(episode), "task_texts": texts}) for episode in data.episodes]
     write_minari(name, episodes, data.observation_space, data.action_space, root=root, **about)
@@ -72,7 +74,9 @@ def run(root: Path, out: Path, *arguments: object, dataset: object = HOPPER) -> 
         "--out",
         out,
     ]
-    return CliRunner().invoke(app, [str(each) for each in (*given, *arguments)], env={"COLUMNS": "200", "TERM": "dumb"})
+    return CliRunner().invoke(
+        app, [str(each) for each in (*given, *arguments)], env={"COLUMNS": "200", "TERM": "dumb"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +95,20 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def test_every_row_is_trained_evaluated_and_reported(finished: tuple[Path, str]) -> None:
     out, printed = finished
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    of_a_run = ("run.json", "model.zip", "best.zip", "progress.csv", "curves.png", "evaluations.json", "results.json")
+    of_a_run = (
+        "run.json",
+        "model.zip",
+        "best.zip",
+        "progress.csv",
+        "curves.png",
+        "evaluations.json",
+        "results.json",
+    )
     of_rows = {f"{HOPPER}/{row}/seed-0/{file}" for row in ("full", "no-prompt", "bc") for file in of_a_run}
     assert files == of_rows | {"benchmark.json", "results.json", "report.md", "learning.png"}
-    assert [line.split()[:2] for line in printed.splitlines() if line.startswith(("full", "no-prompt", "bc"))] == [
-        [row, checkpoint] for row in ("full", "no-prompt", "bc") for checkpoint in ("last", "best")
-    ]
+    assert [
+        line.split()[:2] for line in printed.splitlines() if line.startswith(("full", "no-prompt", "bc"))
+    ] == [[row, checkpoint] for row in ("full", "no-prompt", "bc") for checkpoint in ("last", "best")]
     assert "Minari score [95%]" in printed
 
 
@@ -110,9 +122,16 @@ def test_each_training_is_evaluated_at_every_interval_and_at_its_end(finished: t
 
 @pytest.mark.slow
 def test_the_models_are_what_their_rows_say(finished: tuple[Path, str]) -> None:
-    models = {row: LLMDPD.load(finished[0] / HOPPER / row / "seed-0" / "model.zip") for row in ("full", "no-prompt", "bc")}
+    models = {
+        row: LLMDPD.load(finished[0] / HOPPER / row / "seed-0" / "model.zip")
+        for row in ("full", "no-prompt", "bc")
+    }
     of_model = {row: (model.text_encoder, model.eta, model.n_candidates) for row, model in models.items()}
-    assert of_model == {"full": ("hashing:16", 1.0, 3), "no-prompt": (None, 1.0, 3), "bc": ("hashing:16", 0.0, 1)}
+    assert of_model == {
+        "full": ("hashing:16", 1.0, 3),
+        "no-prompt": (None, 1.0, 3),
+        "bc": ("hashing:16", 0.0, 1),
+    }
     assert {model.max_grad_norm for model in models.values()} == {9.0}
     assert models["full"].known_task_texts == (SENTENCE,)
 
@@ -149,7 +168,19 @@ def test_other_settings_in_the_same_folder_are_refused(finished: tuple[Path, str
     result = run(root, finished[0], "--env", "Hopper-v5", "--text-encoder", "hashing:8")
     assert result.exit_code == 0  # of --smoke, which has an encoder of its own
     result = CliRunner().invoke(
-        app, ["benchmark", "d4rl", "--dataset", HOPPER, "--root", str(root), "--out", str(finished[0]), "--steps", "8"]
+        app,
+        [
+            "benchmark",
+            "d4rl",
+            "--dataset",
+            HOPPER,
+            "--root",
+            str(root),
+            "--out",
+            str(finished[0]),
+            "--steps",
+            "8",
+        ],
     )
     assert result.exit_code == 2
     assert "benchmark.json was made with other settings (n_steps 4 there, 8 asked" in result.output
@@ -204,7 +235,12 @@ def test_rows_with_a_prompt_are_told_the_sentence_and_shown_the_best_episode(
     D4RLBenchmark(tmp_path, D4RLSettings().smoke(), [HOPPER], rows, [0], root=root, device="cpu").run()
     assert [prompt.text for prompt in shown] == [SENTENCE, SENTENCE, None, None]
     best = best_episode(read_data(HOPPER, root))
-    assert [getattr(prompt.trajectory, "source", None) for prompt in shown] == [best.source, best.source, None, None]
+    assert [getattr(prompt.trajectory, "source", None) for prompt in shown] == [
+        best.source,
+        best.source,
+        None,
+        None,
+    ]
 
 
 @pytest.mark.slow
@@ -215,7 +251,9 @@ def test_files_of_other_formats_are_data_sets_by_their_names(hopper: OfflineData
     assert result.exit_code == 0, result.output
     (known,) = read_d4rl(tmp_path / "out" / "results.json").datasets.values()
     assert (known.quality, known.sentence) == (None, "do what the environment rewards")
-    assert known.notes == ("No settings were published for data whose name says no quality: those of medium are used.",)
+    assert known.notes == (
+        "No settings were published for data whose name says no quality: those of medium are used.",
+    )
     assert (tmp_path / "out" / "my_hopper" / "bc" / "seed-0" / "model.zip").is_file()
 
 
@@ -223,14 +261,18 @@ def test_files_of_other_formats_are_data_sets_by_their_names(hopper: OfflineData
 
 
 def test_each_seed_has_all_data_sets_and_rows_before_the_next(root: Path, tmp_path: Path) -> None:
-    benchmark = D4RLBenchmark(tmp_path, D4RLSettings(), [HOPPER], make_rows(["full", "bc"]), [0, 1], root=root)
+    benchmark = D4RLBenchmark(
+        tmp_path, D4RLSettings(), [HOPPER], make_rows(["full", "bc"]), [0, 1], root=root
+    )
     benchmark.datasets = {label: describe(HOPPER, read_data(HOPPER, root), root=root) for label in ("a", "b")}
     assert [(cell.seed, cell.dataset, cell.row) for cell in benchmark.cells()] == [
         (seed, label, row) for seed in (0, 1) for label in ("a", "b") for row in ("full", "bc")
     ]
 
 
-def test_a_training_is_finished_when_its_last_step_was_evaluated_and_its_last_model_saved(root: Path, tmp_path: Path) -> None:
+def test_a_training_is_finished_when_its_last_step_was_evaluated_and_its_last_model_saved(
+    root: Path, tmp_path: Path
+) -> None:
     benchmark = D4RLBenchmark(tmp_path, D4RLSettings().smoke(), [HOPPER], make_rows(["bc"]), [0], root=root)
     benchmark.datasets = {HOPPER: describe(HOPPER, read_data(HOPPER, root), root=root)}
     (cell,) = benchmark.cells()
@@ -245,35 +287,55 @@ def test_a_training_is_finished_when_its_last_step_was_evaluated_and_its_last_mo
 
 
 def test_two_files_of_the_same_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"told apart by the names of their files.*a/hopper\.npz.*b/hopper\.npz"):
-        D4RLBenchmark(tmp_path, D4RLSettings(), ["npz:a/hopper.npz", "npz:b/hopper.npz"], make_rows(["bc"]), [0])
+    with pytest.raises(
+        ValueError, match=r"told apart by the names of their files.*a/hopper\.npz.*b/hopper\.npz"
+    ):
+        D4RLBenchmark(
+            tmp_path, D4RLSettings(), ["npz:a/hopper.npz", "npz:b/hopper.npz"], make_rows(["bc"]), [0]
+        )
 
 
 # Data -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_description_is_no_sentence_and_the_robots_own_is_told(hopper: OfflineDataset, tmp_path: Path) -> None:
+def test_a_description_is_no_sentence_and_the_robots_own_is_told(
+    hopper: OfflineDataset, tmp_path: Path
+) -> None:
     write(tmp_path, HOPPER, hopper, texts=(), description="Recorded with random actions.")
     known = describe(HOPPER, read_data(HOPPER, tmp_path), root=tmp_path)
     assert known.sentence == "make the one-legged hopper hop forward as fast as it can"
 
 
-def test_what_is_known_of_a_data_set_is_read_off_its_name_and_its_episodes(root: Path, hopper: OfflineDataset) -> None:
+def test_what_is_known_of_a_data_set_is_read_off_its_name_and_its_episodes(
+    root: Path, hopper: OfflineDataset
+) -> None:
     known = describe(HOPPER, read_data(HOPPER, root), root=root)
-    assert (known.robot, known.quality, known.env_id, known.sentence) == ("hopper", "medium", "Hopper-v5", SENTENCE)
-    assert known.best_return == pytest.approx(max(float(episode.rewards.sum()) for episode in hopper.episodes))
+    assert (known.robot, known.quality, known.env_id, known.sentence) == (
+        "hopper",
+        "medium",
+        "Hopper-v5",
+        SENTENCE,
+    )
+    assert known.best_return == pytest.approx(
+        max(float(episode.rewards.sum()) for episode in hopper.episodes)
+    )
     assert (known.n_episodes, known.n_steps, known.published) == (3, hopper.n_steps, None)
     assert known.minari is not None
     assert known.minari.expert == 1000.0
-    assert known.notes == ("The settings were published for D4RL's hopper, medium, version 2; these are other data.",)
+    assert known.notes == (
+        "The settings were published for D4RL's hopper, medium, version 2; these are other data.",
+    )
 
 
 def test_several_tasks_at_a_time_are_refused(hopper: OfflineDataset, tmp_path: Path) -> None:
     episodes = [
-        Episode.trusted(**{**vars(episode), "task": f"task-{number}"}) for number, episode in enumerate(hopper.episodes)
+        Episode.trusted(**{**vars(episode), "task": f"task-{number}"})
+        for number, episode in enumerate(hopper.episodes)
     ]
     write_minari(HOPPER, episodes, hopper.observation_space, hopper.action_space, root=tmp_path)
-    with pytest.raises(ValueError, match=f"{HOPPER}: this benchmark trains on one task at a time, and these are 3: task-0"):
+    with pytest.raises(
+        ValueError, match=f"{HOPPER}: this benchmark trains on one task at a time, and these are 3: task-0"
+    ):
         read_data(HOPPER, tmp_path)
 
 
@@ -289,23 +351,33 @@ def test_data_of_another_size_than_the_environments_are_refused(root: Path, tmp_
 
 def test_an_environment_of_another_robot_is_refused_even_where_the_sizes_are_the_same() -> None:
     walker = recorded("Walker2d-v5", n_episodes=1, length=2)
-    with pytest.raises(ValueError, match=r"lab/walker2d-v0 has data of walker2d, and HalfCheetah-v5.* of halfcheetah: leave"):
+    with pytest.raises(
+        ValueError, match=r"lab/walker2d-v0 has data of walker2d, and HalfCheetah-v5.* of halfcheetah: leave"
+    ):
         describe("lab/walker2d-v0", walker, "HalfCheetah-v5")
 
 
-def test_actions_of_another_range_than_the_environments_are_refused(hopper: OfflineDataset, root: Path) -> None:
+def test_actions_of_another_range_than_the_environments_are_refused(
+    hopper: OfflineDataset, root: Path
+) -> None:
     wider = gym.spaces.Box(-2.0, 2.0, (3,), np.float32)
-    with pytest.raises(ValueError, match=r"lab/hopper/medium-v0 has actions in Box\(-2\.0, 2\.0.*, and Hopper-v5"):
+    with pytest.raises(
+        ValueError, match=r"lab/hopper/medium-v0 has actions in Box\(-2\.0, 2\.0.*, and Hopper-v5"
+    ):
         describe(HOPPER, OfflineDataset(hopper.episodes, hopper.observation_space, wider), root=root)
 
 
 def test_an_environment_of_discrete_actions_is_refused(hopper: OfflineDataset, root: Path) -> None:
-    with pytest.raises(ValueError, match=r"CartPole-v1 has .* this benchmark needs Boxes of observations and actions"):
+    with pytest.raises(
+        ValueError, match=r"CartPole-v1 has .* this benchmark needs Boxes of observations and actions"
+    ):
         describe(HOPPER, hopper, "CartPole-v1", root)
 
 
 def test_an_unknown_environment_is_answered_in_a_sentence() -> None:
-    with pytest.raises(ValueError, match=r"the environment 'Hoper-v5', which would evaluate, cannot be made: .*Hopper"):
+    with pytest.raises(
+        ValueError, match=r"the environment 'Hoper-v5', which would evaluate, cannot be made: .*Hopper"
+    ):
         make_env("Hoper-v5")
 
 
@@ -323,12 +395,15 @@ def test_d4rls_own_data_set_has_its_published_score(hopper: OfflineDataset) -> N
 # Mistakes -------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_data_set_that_is_not_there_is_answered_with_all_ways_to_get_one(root: Path, tmp_path: Path) -> None:
+def test_a_data_set_that_is_not_there_is_answered_with_all_ways_to_get_one(
+    root: Path, tmp_path: Path
+) -> None:
     result = run(root, tmp_path, dataset="mujoco/hopper/expert-v0")
     assert result.exit_code == 2
     assert "Error: no Minari data set 'mujoco/hopper/expert-v0' in" in result.output
     assert (
-        "minari download mujoco/hopper/expert-v0. A file of D4RL does as well, as d4rl:hopper_medium-v2.hdf5" in result.output
+        "minari download mujoco/hopper/expert-v0. A file of D4RL does as well, as d4rl:hopper_medium-v2.hdf5"
+        in result.output
     )
     assert "data of your own (RecordEpisodes)" in result.output
     assert list(tmp_path.iterdir()) == []
@@ -341,7 +416,10 @@ def test_a_data_set_that_is_not_there_is_answered_with_all_ways_to_get_one(root:
         (["--device", "gpu0"], "--device: "),
         (["--steps", 0], "`n_steps` must be at least 1, got 0"),
         (["--seeds", 0], "Invalid value for '--seeds'"),
-        (["--dataset", "lab/ant-v0"], "lab/ant-v0: in this benchmark the name of a data set says which robot it is of"),
+        (
+            ["--dataset", "lab/ant-v0"],
+            "lab/ant-v0: in this benchmark the name of a data set says which robot it is of",
+        ),
         (["--env", "Hoper-v5"], "the environment 'Hoper-v5', which would evaluate, cannot be made"),
     ],
 )
@@ -357,5 +435,11 @@ def test_bad_input_gets_its_sentence_and_exit_status_2(
 def test_the_help_names_every_way_to_get_data() -> None:
     result = CliRunner().invoke(app, ["benchmark", "d4rl", "--help"], env={"COLUMNS": "400", "TERM": "dumb"})
     assert result.exit_code == 0
-    for part in ("minari download", "d4rl:hopper_medium-v2.hdf5", "RecordEpisodes", "Hopper-v5", "Walker2d-v4"):
+    for part in (
+        "minari download",
+        "d4rl:hopper_medium-v2.hdf5",
+        "RecordEpisodes",
+        "Hopper-v5",
+        "Walker2d-v4",
+    ):
         assert part in result.output

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from sb3_llmdpd.benchmarks.d4rl.data import DatasetInfo
-from sb3_llmdpd.benchmarks.d4rl.report import BEST, LAST, checkpoint, d4rl_tables, learning_chart, write_d4rl_report
+from sb3_llmdpd.benchmarks.d4rl.report import (
+    BEST,
+    LAST,
+    checkpoint,
+    d4rl_tables,
+    learning_chart,
+    write_d4rl_report,
+)
 from sb3_llmdpd.benchmarks.d4rl.results import D4RLResults, Point, is_d4rl, read_d4rl, write_d4rl
 from sb3_llmdpd.benchmarks.d4rl.scores import D4RL_REFERENCES, PUBLISHED, References, minari_references
 from sb3_llmdpd.benchmarks.d4rl.settings import (
@@ -38,7 +45,9 @@ from tests.toys import ActionEnv
     ("robot", "lowest", "highest"),
     [("halfcheetah", -280.178953, 12135.0), ("hopper", -20.272305, 3234.3), ("walker2d", 1.629008, 4592.3)],
 )
-def test_d4rls_score_is_0_for_its_random_policy_and_100_for_its_expert(robot: str, lowest: float, highest: float) -> None:
+def test_d4rls_score_is_0_for_its_random_policy_and_100_for_its_expert(
+    robot: str, lowest: float, highest: float
+) -> None:
     references = D4RL_REFERENCES[robot]
     assert references.score(lowest) == 0.0
     assert references.score(highest) == pytest.approx(100.0)
@@ -51,7 +60,9 @@ def test_an_interval_is_scored_as_its_estimate_is() -> None:
 
 
 def test_references_that_make_no_scale_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"lab/hopper-v0: the reference return of an expert must be above .* got 1.0 and 1.0"):
+    with pytest.raises(
+        ValueError, match=r"lab/hopper-v0: the reference return of an expert must be above .* got 1.0 and 1.0"
+    ):
         References(1.0, 1.0, "lab/hopper-v0")
 
 
@@ -89,14 +100,20 @@ def test_files_have_no_references_of_minari() -> None:
         ("lerobot:/data/my-hopper", "my-hopper", "hopper", None),
     ],
 )
-def test_robot_and_quality_are_read_off_the_name(name: str, label: str, robot: str, quality: str | None) -> None:
+def test_robot_and_quality_are_read_off_the_name(
+    name: str, label: str, robot: str, quality: str | None
+) -> None:
     assert label_of(name) == label
     assert robot_and_quality(label) == (robot, quality)
 
 
-@pytest.mark.parametrize(("label", "found"), [("mujoco/ant/medium-v0", "none"), ("hopper-walker2d", "hopper and walker2d")])
+@pytest.mark.parametrize(
+    ("label", "found"), [("mujoco/ant/medium-v0", "none"), ("hopper-walker2d", "hopper and walker2d")]
+)
 def test_a_name_of_no_robot_or_of_two_is_refused(label: str, found: str) -> None:
-    with pytest.raises(ValueError, match=rf"{label}: .* one of halfcheetah, hopper, walker2d, and this names {found}:"):
+    with pytest.raises(
+        ValueError, match=rf"{label}: .* one of halfcheetah, hopper, walker2d, and this names {found}:"
+    ):
         robot_and_quality(label)
 
 
@@ -111,7 +128,9 @@ def test_a_name_of_no_robot_or_of_two_is_refused(label: str, found: str) -> None
         ("walker2d", None, 1.0),
     ],
 )
-def test_gradients_are_bounded_as_published_and_elsewhere_as_for_medium(robot: str, quality: str | None, norm: float) -> None:
+def test_gradients_are_bounded_as_published_and_elsewhere_as_for_medium(
+    robot: str, quality: str | None, norm: float
+) -> None:
     assert published_model(robot, quality) == {"max_grad_norm": norm}
 
 
@@ -146,10 +165,16 @@ def test_every_published_score_has_published_settings() -> None:
     assert {robot: set(scores) for robot, scores in PUBLISHED.items()} == {
         robot: set(norms) for robot, norms in MAX_GRAD_NORMS.items()
     }
-    assert [PUBLISHED[robot]["medium-replay"] for robot in ROBOTS] == ["47.8 ± 0.3", "101.3 ± 0.6", "95.5 ± 1.5"]
+    assert [PUBLISHED[robot]["medium-replay"] for robot in ROBOTS] == [
+        "47.8 ± 0.3",
+        "101.3 ± 0.6",
+        "95.5 ± 1.5",
+    ]
 
 
-@pytest.mark.parametrize(("robot", "size", "n_joints"), [("halfcheetah", 17, 6), ("hopper", 11, 3), ("walker2d", 17, 6)])
+@pytest.mark.parametrize(
+    ("robot", "size", "n_joints"), [("halfcheetah", 17, 6), ("hopper", 11, 3), ("walker2d", 17, 6)]
+)
 def test_the_environments_have_the_sizes_of_d4rls_data(robot: str, size: int, n_joints: int) -> None:
     env = gym.make(ROBOTS[robot].env_id)
     assert (env.observation_space.shape, env.action_space.shape) == ((size,), (n_joints,))
@@ -175,7 +200,10 @@ def test_a_budget_of_nothing_is_refused(name: str) -> None:
 def points(seed: int = 0, dataset: str = "hopper_medium-v2") -> list[Point]:
     """Three evaluations, the second the best and the last of half of it."""
     means = {10: 100.0, 20: 400.0, 30: 200.0}
-    return [Point(dataset, "full", seed, step, (mean - 30.0 - seed, mean + 30.0 - seed)) for step, mean in means.items()]
+    return [
+        Point(dataset, "full", seed, step, (mean - 30.0 - seed, mean + 30.0 - seed))
+        for step, mean in means.items()
+    ]
 
 
 def info(**changes: object) -> DatasetInfo:
@@ -202,7 +230,12 @@ def results(*made: Point, **changes: object) -> D4RLResults:
     hardware = {"machine": "any", "cores": 2, "device": "cpu"}
     rows = {"full": "all of it"}
     return D4RLResults(
-        settings, {"hopper_medium-v2": info(**changes)}, rows, hardware, {"python": "3"}, made or tuple(points())
+        settings,
+        {"hopper_medium-v2": info(**changes)},
+        rows,
+        hardware,
+        {"python": "3"},
+        made or tuple(points()),
     )
 
 
@@ -222,7 +255,9 @@ def test_results_come_back_from_their_file_which_has_a_line_for_each_evaluation(
     }
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format_version": 1, "benchmark": "d4rl", "points": [{"step": 1}]}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"format_version": 1, "benchmark": "d4rl", "points": [{"step": 1}]}']
+)
 def test_a_file_of_something_else_is_refused_by_its_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ValueError, match=r"results\.json does not hold results of the D4RL benchmark"):
@@ -231,7 +266,9 @@ def test_a_file_of_something_else_is_refused_by_its_name(tmp_path: Path, text: s
 
 def test_a_file_of_another_version_is_refused_by_its_version(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"format_version": 9, "benchmark": "d4rl", "points": []}')
-    with pytest.raises(ValueError, match="has format version 9 of benchmark 'd4rl', and this sb3_llmdpd reads version 1"):
+    with pytest.raises(
+        ValueError, match="has format version 9 of benchmark 'd4rl', and this sb3_llmdpd reads version 1"
+    ):
         read_d4rl(tmp_path / "results.json")
 
 

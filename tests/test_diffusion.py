@@ -27,7 +27,9 @@ VP = {
 
 def assert_close_to_table(values: object, row: str) -> None:
     """Five digits, as the table has them."""
-    assert_close(th.as_tensor(values, dtype=th.float64), th.tensor(VP[row], dtype=th.float64), rtol=0, atol=6e-6)
+    assert_close(
+        th.as_tensor(values, dtype=th.float64), th.tensor(VP[row], dtype=th.float64), rtol=0, atol=6e-6
+    )
 
 
 def drift(actions: th.Tensor, k: int) -> th.Tensor:
@@ -61,13 +63,20 @@ def test_add_noise_mixes_signal_and_noise_as_the_step_says() -> None:
 
 @pytest.mark.parametrize(
     ("distribution", "shares"),
-    [("uniform", [0.2] * 5), ("signal", [0.5572, 0.3016, 0.1098, 0.0269, 0.0044])],  # VP's alpha_bar over its sum
+    [
+        ("uniform", [0.2] * 5),
+        ("signal", [0.5572, 0.3016, 0.1098, 0.0269, 0.0044]),
+    ],  # VP's alpha_bar over its sum
 )
-def test_steps_are_drawn_alike_or_by_what_is_left_of_the_action(distribution: str, shares: list[float]) -> None:
+def test_steps_are_drawn_alike_or_by_what_is_left_of_the_action(
+    distribution: str, shares: list[float]
+) -> None:
     process = DiffusionProcess(K, step_distribution=distribution)
     steps = process.draw_steps((100, 400), th.Generator().manual_seed(0))
     assert (steps.shape, steps.dtype) == ((100, 400), th.int64)
-    assert_close(th.bincount(steps.ravel(), minlength=K) / 40_000, th.tensor(shares), rtol=0, atol=0.008)  # > 3 sigma
+    assert_close(
+        th.bincount(steps.ravel(), minlength=K) / 40_000, th.tensor(shares), rtol=0, atol=0.008
+    )  # > 3 sigma
 
 
 def test_the_only_step_of_a_chain_is_always_drawn() -> None:
@@ -76,7 +85,9 @@ def test_the_only_step_of_a_chain_is_always_drawn() -> None:
 
 
 def test_add_noise_takes_a_step_of_its_own_for_each_row() -> None:
-    noised = DiffusionProcess(K).add_noise(th.ones(2, 3, 2), th.zeros(2, 3, 2), th.tensor([[0, 1, 2], [3, 4, 0]]))
+    noised = DiffusionProcess(K).add_noise(
+        th.ones(2, 3, 2), th.zeros(2, 3, 2), th.tensor([[0, 1, 2], [3, 4, 0]])
+    )
     signal = th.tensor(VP["signal"])[th.tensor([[0, 1, 2], [3, 4, 0]])]
     assert_close(noised, signal.unsqueeze(-1).expand(2, 3, 2), rtol=0, atol=1e-5)
 
@@ -97,7 +108,12 @@ def test_predict_start_undoes_add_noise(schedule: str) -> None:
     steps = th.arange(40) % K
     # What is left of the action in the last step of the cosine schedule is a few float32 roundings of the noise.
     atol = 2e-2 if schedule == "cosine" else 1e-4
-    assert_close(process.predict_start(process.add_noise(actions, noise, steps), noise, steps), actions, rtol=0, atol=atol)
+    assert_close(
+        process.predict_start(process.add_noise(actions, noise, steps), noise, steps),
+        actions,
+        rtol=0,
+        atol=atol,
+    )
 
 
 def test_predict_start_clips_to_the_actions_there_are() -> None:
@@ -131,8 +147,12 @@ def test_the_chain_is_the_loop_of_the_paper() -> None:
     actions = noise[0]
     for i, k in enumerate((4, 3, 2, 1, 0)):
         previous = alphas_bar[k - 1] if k > 0 else th.ones((), dtype=th.float64)
-        start = ((actions - (1 - alphas_bar[k]).sqrt() * drift(actions, k)) / alphas_bar[k].sqrt()).clamp(-1, 1)
-        mean = (previous.sqrt() * betas[k] * start + (1 - betas[k]).sqrt() * (1 - previous) * actions) / (1 - alphas_bar[k])
+        start = ((actions - (1 - alphas_bar[k]).sqrt() * drift(actions, k)) / alphas_bar[k].sqrt()).clamp(
+            -1, 1
+        )
+        mean = (previous.sqrt() * betas[k] * start + (1 - betas[k]).sqrt() * (1 - previous) * actions) / (
+            1 - alphas_bar[k]
+        )
         std = (betas[k] * (1 - previous) / (1 - alphas_bar[k])).sqrt()
         actions = mean + std * noise[i + 1] if k > 0 else mean
     assert_close(DiffusionProcess(K).sample(drift, noise), actions)
@@ -161,7 +181,9 @@ def test_the_chain_agrees_with_diffusers(schedule: str) -> None:
 def test_add_noise_agrees_with_diffusers() -> None:
     scheduler = DDPMScheduler(num_train_timesteps=K, trained_betas=vp_betas(K).numpy())
     actions, noise, steps = th.rand(20, 3) * 2 - 1, th.randn(20, 3), th.arange(20) % K
-    assert_close(DiffusionProcess(K).add_noise(actions, noise, steps), scheduler.add_noise(actions, noise, steps))
+    assert_close(
+        DiffusionProcess(K).add_noise(actions, noise, steps), scheduler.add_noise(actions, noise, steps)
+    )
 
 
 def test_a_chain_of_one_step_is_the_predicted_start() -> None:
@@ -300,7 +322,11 @@ def test_in_fewer_steps_a_perfect_denoiser_of_a_single_action_finds_it(sampler: 
     ("sampler", "n_steps", "message"),
     [
         ("euler", None, r"`sampler` must be one of \('ddpm', 'ddim', 'dpm_solver\+\+'\), got 'euler'"),
-        ("ddim", 6, r"`n_sampling_steps` must be in \[1, 5\], the diffusion steps that the model learned, got 6"),
+        (
+            "ddim",
+            6,
+            r"`n_sampling_steps` must be in \[1, 5\], the diffusion steps that the model learned, got 6",
+        ),
         ("dpm_solver++", 0, r"must be in \[1, 5\].*got 0"),
         ("ddpm", 3, r"`sampler='ddpm'` takes all 5 steps, got n_sampling_steps=3: take 'ddim' or"),
     ],

@@ -20,18 +20,27 @@ from sb3_llmdpd.cli import app
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in FILES}
-FENCE = re.compile(r"^(?:```|<!-- )(python|bash run|bash)\n(.*?)^(?:```|-->)$", flags=re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^(?:```|<!-- )(python|bash run|bash)\n(.*?)^(?:```|-->)$", flags=re.MULTILINE | re.DOTALL
+)
 COMMAND = "sb3-llmdpd "
 
 
 def blocks(page: str, *kinds: str) -> list[tuple[int, str]]:
     """The blocks of these kinds, each with the number of its first line."""
     text = PAGES[page]
-    return [(text.count("\n", 0, found.start(2)), found[2]) for found in FENCE.finditer(text) if found[1] in kinds]
+    return [
+        (text.count("\n", 0, found.start(2)), found[2]) for found in FENCE.finditer(text) if found[1] in kinds
+    ]
 
 
 def commands(*kinds: str) -> list[str]:
-    lines = [line for page in PAGES for _, code in blocks(page, *kinds) for line in code.replace("\\\n", " ").splitlines()]
+    lines = [
+        line
+        for page in PAGES
+        for _, code in blocks(page, *kinds)
+        for line in code.replace("\\\n", " ").splitlines()
+    ]
     return [" ".join(line.split()) for line in lines if line.startswith(COMMAND)]
 
 
@@ -47,7 +56,9 @@ def parse(line: str) -> None:
             context = command.make_context(command.name, arguments, parent=context)
             if not hasattr(command, "resolve_command"):
                 return
-            _, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
+            _, command, arguments = command.resolve_command(
+                context, [*context._protected_args, *context.args]
+            )
 
 
 @pytest.fixture
@@ -74,7 +85,9 @@ def test_a_command_of_the_pages_is_known_to_the_command_line(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", sorted(set(commands("bash run"))))
-def test_a_command_that_a_page_marks_as_run_succeeds(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_a_page_marks_as_run_succeeds(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
     assert result.exit_code == 0, result.output

@@ -17,7 +17,9 @@ SPACES = {
     "one of several": spaces.Discrete(4, start=2),
     "several of several": spaces.MultiDiscrete([3, 4]),
     "switches": spaces.MultiBinary(3),
-    "a dict": spaces.Dict({"image": spaces.Box(0, 255, (3, 8, 8), np.uint8), "state": spaces.Box(-1.0, 1.0, (2,))}),
+    "a dict": spaces.Dict(
+        {"image": spaces.Box(0, 255, (3, 8, 8), np.uint8), "state": spaces.Box(-1.0, 1.0, (2,))}
+    ),
 }
 
 

@@ -19,8 +19,14 @@ def with_value(shape: tuple[int, ...], index: tuple[int, ...], value: float) -> 
 # What is refused ----------------------------------------------------------------------------------------------
 
 BAD_VALUES = {
-    "actions without an axis of steps": (dict(actions=0.5), "`actions` must be an array over steps, got a single number"),
-    "flat actions": (dict(actions=np.zeros(T)), "`actions` must be (T, *action_shape), (T, 1) for a single number, got"),
+    "actions without an axis of steps": (
+        dict(actions=0.5),
+        "`actions` must be an array over steps, got a single number",
+    ),
+    "flat actions": (
+        dict(actions=np.zeros(T)),
+        "`actions` must be (T, *action_shape), (T, 1) for a single number, got",
+    ),
     "no step at all": (
         dict(actions=np.zeros((0, ACTION)), rewards=np.zeros(0), observations=np.zeros((1, OBSERVATION))),
         "an episode needs at least one step, got `actions` of shape (0, 2)",
@@ -86,12 +92,18 @@ def test_an_episode_says_where_it_comes_from_and_what_is_wrong(changes: dict[str
 
 
 BAD_TYPES = {
-    "texts as actions": (dict(actions=[["left", "up"]] * T), "`actions` must be an array of numbers, got dtype <U4"),
+    "texts as actions": (
+        dict(actions=[["left", "up"]] * T),
+        "`actions` must be an array of numbers, got dtype <U4",
+    ),
     "objects as observations": (
         dict(observations=np.full((T + 1, 1), None)),
         "`observations` must be an array of numbers, got dtype object",
     ),
-    "complex rewards": (dict(rewards=np.zeros(T, complex)), "`rewards` must be an array of numbers, got dtype complex128"),
+    "complex rewards": (
+        dict(rewards=np.zeros(T, complex)),
+        "`rewards` must be an array of numbers, got dtype complex128",
+    ),
     "a number as a sentence": (dict(task_texts=(3,)), "a task text must be a string, got int"),
 }
 
@@ -108,7 +120,11 @@ def test_what_is_no_number_or_no_sentence_is_a_type_error(changes: dict[str, Any
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_callers_arrays_stay_writable_and_apart(dtype: type) -> None:
     """Also where nothing had to be converted: a view would let later changes into the data."""
-    observations, actions, rewards = np.zeros((T + 1, OBSERVATION), dtype), np.zeros((T, ACTION), dtype), np.zeros(T, dtype)
+    observations, actions, rewards = (
+        np.zeros((T + 1, OBSERVATION), dtype),
+        np.zeros((T, ACTION), dtype),
+        np.zeros(T, dtype),
+    )
     episode = Episode(observations, actions, rewards)
     observations += 1.0
     actions += 1.0
@@ -163,7 +179,9 @@ def test_white_space_around_a_sentence_means_nothing() -> None:
     assert make_episode(task_texts=["open the door\n", " open it"]).task_texts == ("open the door", "open it")
 
 
-@pytest.mark.parametrize(("given", "kept"), [(np.False_, False), (np.True_, True), (1, True), (0.0, False), (None, None)])
+@pytest.mark.parametrize(
+    ("given", "kept"), [(np.False_, False), (np.True_, True), (1, True), (0.0, False), (None, None)]
+)
 def test_success_is_a_bool_or_unknown(given: Any, kept: bool | None) -> None:
     """``np.False_ is not False``: kept as it came, it would pass for a success."""
     assert make_episode(success=given).success is kept
@@ -173,12 +191,19 @@ def test_success_is_a_bool_or_unknown(given: Any, kept: bool | None) -> None:
     ("length", "first_success", "shown"),
     [(100, None, 100), (100, 0, 11), (100, 40, 51), (100, 89, 100), (100, 95, 100), (5, 4, 5)],
 )
-def test_an_example_is_shown_up_to_shortly_after_its_first_success(length: int, first_success: int, shown: int) -> None:
+def test_an_example_is_shown_up_to_shortly_after_its_first_success(
+    length: int, first_success: int, shown: int
+) -> None:
     assert STEPS_AFTER_SUCCESS == 10
-    episode = Episode(np.zeros((length + 1, 1)), np.zeros((length, 1)), np.zeros(length), first_success=first_success)
+    episode = Episode(
+        np.zeros((length + 1, 1)), np.zeros((length, 1)), np.zeros(length), first_success=first_success
+    )
     assert episode.prompt_length == shown
 
 
 def test_an_episode_introduces_itself_without_its_arrays() -> None:
     episode = make_episode(rewards=np.array([1.0, 2.0, 0.5, 0.0]), task="door-open", success=True)
-    assert repr(episode) == "Episode(task='door-open', steps=4, return=3.5, success=True, source='logs, episode 7')"
+    assert (
+        repr(episode)
+        == "Episode(task='door-open', steps=4, return=3.5, success=True, source='logs, episode 7')"
+    )

@@ -34,7 +34,9 @@ class WalkEnv(gym.Env[np.ndarray, np.ndarray]):
         self.task = task
         self.length = length
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.n_steps = 0
         self.position = self.np_random.uniform(-0.5, 0.5, 5).astype(np.float32)
@@ -66,7 +68,9 @@ def model() -> LLMDPD:
 
 
 def evaluate(model: Any, cells: list[Cell], **arguments: Any) -> Any:
-    defaults: dict[str, Any] = dict(examples=examples_by_task(), texts=TEXTS, make_env=WalkEnv, n_episodes=5, n_envs=3)
+    defaults: dict[str, Any] = dict(
+        examples=examples_by_task(), texts=TEXTS, make_env=WalkEnv, n_episodes=5, n_envs=3
+    )
     return evaluate_tasks(model, cells, **{**defaults, "n_processes": 1, "progress_bar": False, **arguments})
 
 
@@ -82,7 +86,9 @@ def test_the_wrong_prompt_is_never_the_tasks_own_and_each_serves_once() -> None:
 
 def test_a_told_condition_keeps_its_sentence_in_all_scenes() -> None:
     cells = make_cells(["a", "b"], ["told:c"])
-    assert [(cell.task, cell.condition) for cell in cells] == [(task, Condition("told:c", text_of="c")) for task in ("a", "b")]
+    assert [(cell.task, cell.condition) for cell in cells] == [
+        (task, Condition("told:c", text_of="c")) for task in ("a", "b")
+    ]
     assert cells[0].condition.is_told
     assert not Condition("text", text_of="a").is_told
 
@@ -119,7 +125,9 @@ def test_an_antonym_is_the_opposite_tasks_sentence_and_tasks_without_one_are_lef
 def test_paraphrases_are_told_in_turns() -> None:
     (cell,) = make_cells(["drawer-open"], ["paraphrase"])
     prompts = prompts_of(cell.condition, {}, {}, 3)
-    assert [prompt.text for prompt in prompts] == [TASK_INFOS["drawer-open"].paraphrases[i] for i in (0, 1, 0)]
+    assert [prompt.text for prompt in prompts] == [
+        TASK_INFOS["drawer-open"].paraphrases[i] for i in (0, 1, 0)
+    ]
 
 
 def test_cells_know_which_tasks_were_held_out() -> None:
@@ -130,10 +138,18 @@ def test_cells_know_which_tasks_were_held_out() -> None:
 @pytest.mark.parametrize(
     ("tasks", "conditions", "message"),
     [
-        (["a"], ["text and trajectory"], "unknown condition 'text and trajectory': use text\\+trajectory, .* or told:<task>"),
+        (
+            ["a"],
+            ["text and trajectory"],
+            "unknown condition 'text and trajectory': use text\\+trajectory, .* or told:<task>",
+        ),
         (["a"], ["told:"], "unknown condition"),
         (["a"], ["wrong"], "evaluate at least two"),
-        (["a"], ["text", "wrong-trajectory"], "'wrong-trajectory' takes the prompt of another.* evaluate at least two"),
+        (
+            ["a"],
+            ["text", "wrong-trajectory"],
+            "'wrong-trajectory' takes the prompt of another.* evaluate at least two",
+        ),
         (["a", "a"], ["none"], "each once"),
         ([], ["none"], "at least one task"),
     ],
@@ -177,7 +193,12 @@ def test_a_rollout_knows_first_success_last_success_and_return() -> None:
     (rollout,) = run_episodes([WalkEnv()], lambda *_: next(plan)[None], [0], max_steps=6)
     start = WalkEnv().reset(seed=0)[0][0]
     first = next(step for step in range(6) if start + step + 1 > 2)
-    assert (rollout.first_success, rollout.last_success, rollout.total_reward, rollout.seed) == (first, start + 2 > 2, 2.0, 0)
+    assert (rollout.first_success, rollout.last_success, rollout.total_reward, rollout.seed) == (
+        first,
+        start + 2 > 2,
+        2.0,
+        0,
+    )
 
 
 def test_whoever_acts_is_told_the_rewards_of_the_last_steps_of_the_rows_that_go_on() -> None:
@@ -192,7 +213,9 @@ def test_whoever_acts_is_told_the_rewards_of_the_last_steps_of_the_rows_that_go_
 
 
 def test_an_episode_may_end_at_its_first_success_or_at_the_step_limit() -> None:
-    fast, slow = run_episodes([WalkEnv(), WalkEnv()], act_by_speed([1.0, 0.0], []), [0, 1], max_steps=5, stop_at_success=True)
+    fast, slow = run_episodes(
+        [WalkEnv(), WalkEnv()], act_by_speed([1.0, 0.0], []), [0, 1], max_steps=5, stop_at_success=True
+    )
     assert (fast.first_success, fast.last_success) == (fast.length - 1, True)
     assert (slow.first_success, slow.length) == (None, 5)
 
@@ -211,7 +234,9 @@ def test_success_is_also_read_from_is_success() -> None:
 
 def test_all_conditions_of_a_task_play_the_same_seeds_and_tasks_play_others(model: LLMDPD) -> None:
     results = evaluate(model, make_cells(TASKS[:2]))
-    seeds = {result.task: {other.seeds for other in results if other.task == result.task} for result in results}
+    seeds = {
+        result.task: {other.seeds for other in results if other.task == result.task} for result in results
+    }
     assert [len(of_task) for of_task in seeds.values()] == [1, 1]
     (one,), (other,) = seeds.values()
     assert len(set(one) | set(other)) == 10
@@ -232,12 +257,16 @@ def test_the_expert_acts_without_the_model_and_reaches_its_ceiling(model: LLMDPD
 
 
 def test_what_the_policy_is_told_changes_what_it_does(model: LLMDPD) -> None:
-    text, trajectory, both, none = evaluate(model, make_cells(["task-0"], ["text", "trajectory", "text+trajectory", "none"]))
+    text, trajectory, both, none = evaluate(
+        model, make_cells(["task-0"], ["text", "trajectory", "text+trajectory", "none"])
+    )
     assert len({result.returns for result in (text, trajectory, both, none)}) == 4
 
 
 def test_each_episode_is_shown_another_example_in_turns_and_no_failed_one() -> None:
-    episodes = [replace(episode, success=number != 1) for number, episode in enumerate(make_episodes(n_tasks=1))]
+    episodes = [
+        replace(episode, success=number != 1) for number, episode in enumerate(make_episodes(n_tasks=1))
+    ]
     prompts = prompts_of(Condition("both", text_of="a", trajectory_of="a"), {"a": episodes}, {"a": "do a"}, 5)
     assert [prompt.trajectory for prompt in prompts] == [episodes[i] for i in (0, 2, 3, 0, 2)]
     assert {prompt.text for prompt in prompts} == {"do a"}
@@ -249,9 +278,13 @@ def test_meta_worlds_canonical_sentence_is_told_where_no_other_is_given() -> Non
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_the_same_seed_gives_the_same_numbers_and_another_one_others(model: LLMDPD, deterministic: bool) -> None:
+def test_the_same_seed_gives_the_same_numbers_and_another_one_others(
+    model: LLMDPD, deterministic: bool
+) -> None:
     cells = make_cells(["task-0"], ["text"])
-    first, again, other = (evaluate(model, cells, seed=seed, deterministic=deterministic) for seed in (0, 0, 1))
+    first, again, other = (
+        evaluate(model, cells, seed=seed, deterministic=deterministic) for seed in (0, 0, 1)
+    )
     assert first == again
     assert first[0].returns != other[0].returns
 
@@ -270,7 +303,9 @@ def test_evaluating_changes_neither_the_models_noise_nor_torchs_threads(model: L
 
 
 @pytest.mark.slow
-def test_two_processes_play_a_model_file_to_the_same_numbers_as_one_plays_the_model(model: LLMDPD, tmp_path: Any) -> None:
+def test_two_processes_play_a_model_file_to_the_same_numbers_as_one_plays_the_model(
+    model: LLMDPD, tmp_path: Any
+) -> None:
     model.save(tmp_path / "model.zip")
     cells = make_cells(TASKS[:2], ["text+trajectory", "wrong", "expert"])
     here = evaluate(model, cells, deterministic=False)
@@ -346,7 +381,12 @@ def test_a_wrong_trajectory_has_another_goal_than_its_scene() -> None:
 
 
 def test_of_the_other_goals_the_wrong_trajectory_has_the_one_that_is_farthest_away() -> None:
-    assert noted("wrong-trajectory", ["3", "4", "9", "5"], n_episodes=4) == [(3, "9"), (4, "9"), (9, "3"), (5, "9")]
+    assert noted("wrong-trajectory", ["3", "4", "9", "5"], n_episodes=4) == [
+        (3, "9"),
+        (4, "9"),
+        (9, "3"),
+        (5, "9"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -354,10 +394,16 @@ def test_of_the_other_goals_the_wrong_trajectory_has_the_one_that_is_farthest_aw
     [
         ("wrong-trajectory", ["3", "3"], "the examples of 'task-0' have one goal only, '3'"),
         ("text", [None], "`same_goal` needs the goal of every example"),
-        ("text", [], "the scenes have the goals of the examples of 'task-0', and `examples` has no successful one"),
+        (
+            "text",
+            [],
+            "the scenes have the goals of the examples of 'task-0', and `examples` has no successful one",
+        ),
     ],
 )
-def test_goals_that_cannot_be_played_are_refused(condition: str, goals: Sequence[str | None], message: str) -> None:
+def test_goals_that_cannot_be_played_are_refused(
+    condition: str, goals: Sequence[str | None], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         noted(condition, goals)
 
@@ -366,7 +412,9 @@ def test_goals_that_cannot_be_played_are_refused(condition: str, goals: Sequence
 
 
 def copying(observations: np.ndarray, actions: np.ndarray) -> Any:
-    act = CopyPlayer().make_act([Prompt(trajectory=(observations, actions))], noise_seed=0, deterministic=True)
+    act = CopyPlayer().make_act(
+        [Prompt(trajectory=(observations, actions))], noise_seed=0, deterministic=True
+    )
     return lambda observation: act(np.array([observation], np.float32), [0], np.zeros(1))[0].item()
 
 
@@ -395,7 +443,9 @@ def test_the_copy_is_a_condition_of_its_own(model: LLMDPD) -> None:
 
 def test_meta_worlds_expert_reaches_in_its_own_scenes() -> None:
     model = tiny_model(dataset=make_episodes(observation_dim=39, action_dim=4))
-    arguments = dict(n_episodes=2, n_processes=1, progress_bar=False, stop_at_success=True, max_episode_steps=120)
+    arguments = dict(
+        n_episodes=2, n_processes=1, progress_bar=False, stop_at_success=True, max_episode_steps=120
+    )
     (result,) = evaluate_tasks(model, make_cells(["reach"], ["expert"]), **arguments)  # type: ignore[arg-type]
     assert result.successes == (True, True)
 

@@ -90,8 +90,14 @@ def test_the_losses_are_those_of_iql_by_hand(model: LLMDPD, batch: PromptReplayB
                 for observations in (batch.observations, batch.next_observations)
             )
             action = batch.actions[row][None, None]
-            target = batch.rewards[row, 0] + 0.9 * (1 - batch.dones[row, 0]) * model.state_value(next_features, prompt)[0, 0]
-            error = model.critic_target(features, prompt, action).min() - model.state_value(features, prompt)[0, 0]
+            target = (
+                batch.rewards[row, 0]
+                + 0.9 * (1 - batch.dones[row, 0]) * model.state_value(next_features, prompt)[0, 0]
+            )
+            error = (
+                model.critic_target(features, prompt, action).min()
+                - model.state_value(features, prompt)[0, 0]
+            )
             q_losses.append((model.critic(features, prompt, action).flatten() - target).square().sum())
             signs.add(error.sign().item())
         v_losses.append((0.8 if error > 0 else 0.2) * error**2)
@@ -146,7 +152,11 @@ def coin_episodes() -> list[Episode]:
     """Two steps: the first pays nothing, the second pays 1 for going up and 0 for going down, which are as frequent."""
     return [
         Episode(
-            np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [way]]), np.array([0.0, way > 0]), terminated=True, task="coin"
+            np.array([[0.0], [1.0], [2.0]]),
+            np.array([[0.0], [way]]),
+            np.array([0.0, way > 0]),
+            terminated=True,
+            task="coin",
         )
         for way in (-1.0, 1.0)
         for _ in range(4)
@@ -176,7 +186,9 @@ def test_v_comes_to_the_expectile_of_the_values_of_the_datas_actions(expectile: 
         batch = batch._replace(observations=th.tensor([[0.0], [1.0]]))
         features, prompts = model.encode_for_critic(batch)
         values = model.state_value(features, prompts).flatten()
-        q_values = model.critic(features[:, [1, 1]], prompts, th.tensor([[[-1.0], [1.0]]])).mean(dim=0).flatten()
+        q_values = (
+            model.critic(features[:, [1, 1]], prompts, th.tensor([[[-1.0], [1.0]]])).mean(dim=0).flatten()
+        )
     assert_close(q_values, th.tensor([0.0, 1.0]), atol=0.1, rtol=0)
     assert_close(values, th.tensor([0.9 * expectile, expectile]), atol=0.1, rtol=0)
 
@@ -190,7 +202,9 @@ def test_v_learns_at_the_critics_rate() -> None:
 
 
 def test_values_of_states_beyond_what_rewards_allow_stop_the_training() -> None:
-    assert loss_limits(largest_reward=2.0, gamma=0.9, n_critics=3, eta=1.0)["value_loss"] == pytest.approx((2 * 10 * 20) ** 2)
+    assert loss_limits(largest_reward=2.0, gamma=0.9, n_critics=3, eta=1.0)["value_loss"] == pytest.approx(
+        (2 * 10 * 20) ** 2
+    )
     model = tiny_model(critic_objective="expectile").learn(1)
     with th.no_grad():
         for weights in model.state_value.parameters():
@@ -219,7 +233,11 @@ def test_a_model_with_v_comes_back_and_can_go_on_without_using_it() -> None:
     for name, weights in model.state_value.state_dict().items():
         assert th.equal(weights, loaded.state_value.state_dict()[name])
     other = LLMDPD.load(
-        io.BytesIO(file.getvalue()), device="cpu", dataset=make_episodes(), critic_objective="td", learning_rate=1e-4
+        io.BytesIO(file.getvalue()),
+        device="cpu",
+        dataset=make_episodes(),
+        critic_objective="td",
+        learning_rate=1e-4,
     )
     assert other.learn(1, reset_num_timesteps=False).num_timesteps == 3
 

@@ -51,14 +51,22 @@ def test_a_program_takes_the_steps_of_the_models_sampler(tmp_path: Path) -> None
 
 def test_a_program_of_dict_observations_takes_dicts(tmp_path: Path) -> None:
     episodes = [
-        Episode({"a": e.observations[:, :2], "b": e.observations[:, 2:]}, e.actions, e.rewards, e.task, e.task_texts)
+        Episode(
+            {"a": e.observations[:, :2], "b": e.observations[:, 2:]},
+            e.actions,
+            e.rewards,
+            e.task,
+            e.task_texts,
+        )
         for e in make_episodes()
     ]
     model = tiny_model(policy="MultiInputPolicy", dataset=episodes)
     observations = {"a": np.ones((3, 2), np.float32), "b": np.ones((3, 3), np.float32)}
     expected, _ = model.predict(observations, deterministic=True, task_text=TEXT)
     acts = program(model.export(tmp_path / "actor", TEXT))
-    assert_allclose(acts({key: th.from_numpy(value) for key, value in observations.items()}).numpy(), expected, atol=1e-5)
+    assert_allclose(
+        acts({key: th.from_numpy(value) for key, value in observations.items()}).numpy(), expected, atol=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -69,7 +77,9 @@ def test_a_program_runs_without_this_package(tmp_path: Path) -> None:
         f"import sys, torch; sys.modules['sb3_llmdpd'] = None; acts = torch.export.load({str(path)!r}).module();"
         " print(acts(torch.ones(1, 5)).tolist()[0])"
     )
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+    ).stdout
     expected, _ = model.predict(np.ones(5, np.float32), deterministic=True, task_text=TEXT)
     assert_allclose(eval(said), expected, atol=1e-5)
 

@@ -7,7 +7,11 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from torch.testing import assert_close
 
-from sb3_llmdpd.networks.features import MetaWorldRelativeExtractor, features_extractor_named, is_fixed_function
+from sb3_llmdpd.networks.features import (
+    MetaWorldRelativeExtractor,
+    features_extractor_named,
+    is_fixed_function,
+)
 from sb3_llmdpd.networks.normaliser import Normaliser
 
 # Normaliser ----------------------------------------------------------------------------------------------------------
@@ -143,7 +147,9 @@ def test_a_features_extractor_class_stands_for_itself() -> None:
 
 
 def test_an_unknown_features_extractor_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'combined', 'flatten', 'metaworld_relative', 'nature_cnn'\], got 'flat'"):
+    with pytest.raises(
+        ValueError, match=r"'combined', 'flatten', 'metaworld_relative', 'nature_cnn'\], got 'flat'"
+    ):
         features_extractor_named("flat")
 
 

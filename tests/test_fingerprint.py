@@ -45,4 +45,6 @@ def test_an_episode_less_gives_another_fingerprint() -> None:
 
 def test_observations_in_a_dict_count_by_name() -> None:
     left, right = np.zeros((5, 1)), np.ones((5, 1))
-    assert of(make_episode(observations={"a": left, "b": right})) != of(make_episode(observations={"a": right, "b": left}))
+    assert of(make_episode(observations={"a": left, "b": right})) != of(
+        make_episode(observations={"a": right, "b": left})
+    )

@@ -16,9 +16,13 @@ from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.evaluation.tasks import CellResult
 
 CELLS = [
-    GridCell(name, seed, {"variant": name, "seed": seed, "eta": 1.0}, work=10) for seed in (0, 1) for name in ("a", "b/c")
+    GridCell(name, seed, {"variant": name, "seed": seed, "eta": 1.0}, work=10)
+    for seed in (0, 1)
+    for name in ("a", "b/c")
 ]
-RESULT = CellResult.of(Cell("reach", Condition("text", text_of="reach"), True), [Rollout(7, 1.26, 5, 2, False)])
+RESULT = CellResult.of(
+    Cell("reach", Condition("text", text_of="reach"), True), [Rollout(7, 1.26, 5, 2, False)]
+)
 
 
 class Killed(BaseException):
@@ -74,9 +78,13 @@ def test_the_caller_is_told_after_each_cell(tmp_path: Path) -> None:
 
 def test_results_of_other_settings_are_refused_before_anything_is_run(tmp_path: Path) -> None:
     last = CELLS[-1]
-    write_results(last.folder(tmp_path) / "results.json", [RESULT], {**last.settings, "eta": 0.5, "gamma": 1.0})
+    write_results(
+        last.folder(tmp_path) / "results.json", [RESULT], {**last.settings, "eta": 0.5, "gamma": 1.0}
+    )
     worker = Worker()
-    with pytest.raises(ValueError, match=r"other settings \(eta 0.5 there, 1.0 asked; gamma 1.0 there, null asked\)"):
+    with pytest.raises(
+        ValueError, match=r"other settings \(eta 0.5 there, 1.0 asked; gamma 1.0 there, null asked\)"
+    ):
         run(tmp_path, worker)
     assert worker.ran == []
 
@@ -115,8 +123,14 @@ def test_the_bar_counts_finished_cells_but_not_their_time(monkeypatch: pytest.Mo
 
 
 def some_results() -> GridResults:
-    cells = tuple(PlayedCell(name, seed, "reach", "text", True, (1, 0), (3.5, 0.1)) for name in ("a", "b") for seed in (0, 1))
-    return GridResults({"split": "ml45"}, {"a": {"sentence": "first"}, "b": {}}, {"cores": 2}, {"torch": "2.8"}, cells)
+    cells = tuple(
+        PlayedCell(name, seed, "reach", "text", True, (1, 0), (3.5, 0.1))
+        for name in ("a", "b")
+        for seed in (0, 1)
+    )
+    return GridResults(
+        {"split": "ml45"}, {"a": {"sentence": "first"}, "b": {}}, {"cores": 2}, {"torch": "2.8"}, cells
+    )
 
 
 def test_results_of_a_grid_survive_the_way_through_their_file(tmp_path: Path) -> None:
@@ -142,7 +156,9 @@ def test_the_file_has_a_line_for_each_task_and_condition(tmp_path: Path) -> None
 
 
 def test_the_file_keeps_how_far_the_episodes_came(tmp_path: Path) -> None:
-    watched = replace(some_results(), cells=(replace(some_results().cells[0], phases=(1.0, 0.5, 0.0, 0.0, 0.0)),))
+    watched = replace(
+        some_results(), cells=(replace(some_results().cells[0], phases=(1.0, 0.5, 0.0, 0.0, 0.0)),)
+    )
     write_grid(tmp_path / "results.json", watched)
     assert read_grid(tmp_path / "results.json") == watched
 
@@ -151,7 +167,10 @@ def test_scenes_that_two_tasks_share_keep_which_successes_came_soon() -> None:
     told = Condition("told:faucet-close", text_of="faucet-close")
     result = CellResult("faucet-open", told, True, (0, 1), (True, True), (True, True), (1.0, 2.0), (60, 250))
     assert PlayedCell.of(CELLS[0], result).soon == (1, 0)
-    assert PlayedCell.of(CELLS[0], replace(result, condition=Condition("text", text_of="faucet-open"))).soon is None
+    assert (
+        PlayedCell.of(CELLS[0], replace(result, condition=Condition("text", text_of="faucet-open"))).soon
+        is None
+    )
 
 
 def test_finished_cells_are_gathered(tmp_path: Path) -> None:
@@ -164,7 +183,9 @@ def test_finished_cells_are_gathered(tmp_path: Path) -> None:
 def test_rows_of_an_earlier_call_are_kept_and_those_run_again_replaced() -> None:
     earlier = some_results()
     new = PlayedCell("b", 1, "reach", "text", True, (1, 1), (5.0, 5.0))
-    merged = GridResults({"split": "ml45"}, {"b": {"sentence": "second"}}, {"cores": 4}, {}, (new,)).merged(earlier)
+    merged = GridResults({"split": "ml45"}, {"b": {"sentence": "second"}}, {"cores": 4}, {}, (new,)).merged(
+        earlier
+    )
     assert merged.cells == (*earlier.cells[:3], new)
     assert merged.variants == {"a": {"sentence": "first"}, "b": {"sentence": "second"}}
     assert merged.hardware == {"cores": 4}
@@ -179,7 +200,9 @@ def test_rows_of_an_earlier_call_are_kept_and_those_run_again_replaced() -> None
         ('{"format_version": 99}', "has format version 99, and this sb3_llmdpd reads version 2"),
     ],
 )
-def test_a_file_that_holds_no_results_of_a_grid_is_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_a_file_that_holds_no_results_of_a_grid_is_refused(
+    tmp_path: Path, content: str, message: str
+) -> None:
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         read_grid(tmp_path / "results.json")

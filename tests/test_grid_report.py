@@ -32,7 +32,9 @@ SETTINGS = {
 
 def played(variant: str, seed: int, task: str, condition: str, *successes: int) -> PlayedCell:
     seen = task in SETTINGS["train_tasks"]  # type: ignore[operator]
-    return PlayedCell(variant, seed, task, condition, seen, successes, tuple(100.0 * success for success in successes))
+    return PlayedCell(
+        variant, seed, task, condition, seen, successes, tuple(100.0 * success for success in successes)
+    )
 
 
 @pytest.fixture
@@ -47,7 +49,9 @@ def results() -> GridResults:
         *(played("full", seed, "door-lock", "none", 0, 0, 0, 0) for seed in (0, 1)),
     ]
     rows = {"full": {"sentence": "the <method>"}, "bc": {"sentence": "cloning"}}
-    return GridResults(SETTINGS, rows, {"machine": "x86_64", "cores": 2}, {"torch": "2.8.0", "mujoco": None}, tuple(cells))
+    return GridResults(
+        SETTINGS, rows, {"machine": "x86_64", "cores": 2}, {"torch": "2.8.0", "mujoco": None}, tuple(cells)
+    )
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------------
@@ -65,19 +69,39 @@ def test_columns_are_the_groups_and_each_unseen_task(results: GridResults) -> No
     success, returns, _ = tables(results)
     assert success.header == ("row", "told", "seeds", "seen (2)", "unseen (2)", "door-lock", "door-unlock")
     assert success.rows == (
-        ("full", "text", "2", "1.00 [1.00, 1.00]", "0.75 [0.50, 1.00]", "1.00 [1.00, 1.00]", "0.50 [0.00, 1.00]"),
+        (
+            "full",
+            "text",
+            "2",
+            "1.00 [1.00, 1.00]",
+            "0.75 [0.50, 1.00]",
+            "1.00 [1.00, 1.00]",
+            "0.50 [0.00, 1.00]",
+        ),
         ("full", "none", "2", "", "0.00 [0.00, 0.00]", "0.00 [0.00, 0.00]", ""),
-        ("bc", "text", "1", "1.00 [1.00, 1.00]", "0.00 [0.00, 0.00]", "0.00 [0.00, 0.00]", "0.00 [0.00, 0.00]"),
+        (
+            "bc",
+            "text",
+            "1",
+            "1.00 [1.00, 1.00]",
+            "0.00 [0.00, 0.00]",
+            "0.00 [0.00, 0.00]",
+            "0.00 [0.00, 0.00]",
+        ),
     )
     assert returns.rows[0][4] == "75 [50, 100]"
 
 
-def test_a_task_that_is_played_for_its_shared_scenes_alone_is_not_counted_among_the_seen_ones(results: GridResults) -> None:
+def test_a_task_that_is_played_for_its_shared_scenes_alone_is_not_counted_among_the_seen_ones(
+    results: GridResults,
+) -> None:
     with_faucet = replace(results.cells[0], task="faucet-open", condition="told:faucet-close", soon=(0, 0))
     assert tables(replace(results, cells=(*results.cells, with_faucet)))[0].header[3] == "seen (2)"
 
 
-def test_tasks_whose_example_need_only_be_copied_are_marked_and_left_out_of_means(results: GridResults) -> None:
+def test_tasks_whose_example_need_only_be_copied_are_marked_and_left_out_of_means(
+    results: GridResults,
+) -> None:
     settings = {**SETTINGS, "goal": "hidden", "goal_known_tasks": ["door-unlock"]}
     hidden = GridResults(settings, results.variants, results.hardware, results.versions, results.cells)
     success = tables(hidden)[0]
@@ -124,7 +148,9 @@ def test_how_far_the_method_and_the_experts_came_is_a_mean_over_seeds(results: G
     ]
     order = {"expert": {"sentence": ""}, "full": {"sentence": ""}}
     made = tables(replace(results, cells=tuple(watched), variants=order))
-    (table,) = [table for table in made if table.header[1:] == ("row", "reach", "grasp", "lift", "move", "place")]
+    (table,) = [
+        table for table in made if table.header[1:] == ("row", "reach", "grasp", "lift", "move", "place")
+    ]
     assert table.rows == (
         ("door-lock", "expert", "1.00", "1.00", "1.00", "1.00", "1.00"),
         ("door-lock", "full", "0.75", "0.50", "0.25", "0.00", "0.00"),
@@ -141,7 +167,9 @@ def test_the_method_is_held_against_every_other_row_scene_by_scene(results: Grid
         *(played("bc", 1, task, "text+trajectory", 1, 1, 1, 1) for task in ("door-lock", "door-unlock")),
     ]
     order = {"full": {"sentence": ""}, "no-prompt": {"sentence": ""}, "bc": {"sentence": ""}}
-    _, above, _, returns, _ = tables(GridResults(**{**vars(results), "cells": tuple(both), "variants": order}))
+    _, above, _, returns, _ = tables(
+        GridResults(**{**vars(results), "cells": tuple(both), "variants": order})
+    )
     assert above.header == ("row", "told", "seen (2)", "unseen (2)")
     assert [row[:3] for row in above.rows] == [("no-prompt", "none", ""), ("bc", "text+trajectory", "")]
     assert above.rows[0][3][:4] == "0.50"

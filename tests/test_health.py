@@ -44,7 +44,8 @@ def values_explode(model: LLMDPD) -> None:
 
 def test_a_loss_that_is_no_number_stops_the_training_and_is_named_with_its_step() -> None:
     with pytest.raises(
-        TrainingDiverged, match=r"actor_loss was nan in gradient step 8\. No model was saved before; try a lower"
+        TrainingDiverged,
+        match=r"actor_loss was nan in gradient step 8\. No model was saved before; try a lower",
     ):
         tiny_model().learn(20, callback=Spoils(7, one_weight_is_nan))
 
@@ -92,7 +93,9 @@ def test_a_broken_model_is_not_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reward", [1e-6, 1.0, 1e6])
 def test_the_size_of_rewards_does_not_count_as_divergence(reward: float) -> None:
     episodes = [
-        type(episode)(episode.observations, episode.actions, reward * np.ones(len(episode)), task=episode.task)
+        type(episode)(
+            episode.observations, episode.actions, reward * np.ones(len(episode)), task=episode.task
+        )
         for episode in make_episodes()
     ]
     tiny_model(dataset=episodes, reward_scale="none", critic_learning_rate=1e-2, tau=0.1).learn(50)

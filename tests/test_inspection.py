@@ -144,7 +144,9 @@ def test_a_mean_far_from_zero_does_not_cost_the_deviation_its_digits() -> None:
 
 
 def test_entries_are_named_by_their_place_and_images_by_their_brightness() -> None:
-    space = spaces.Dict({"state": BOX, "camera": spaces.Box(0, 255, (2, 2, 3), np.uint8), "mode": spaces.Discrete(3)})
+    space = spaces.Dict(
+        {"state": BOX, "camera": spaces.Box(0, 255, (2, 2, 3), np.uint8), "mode": spaces.Discrete(3)}
+    )
     observations = {
         "state": np.zeros((3, 3)),
         "camera": np.stack([np.full((2, 2, 3), value, np.uint8) for value in (0, 51, 255)]),
@@ -152,9 +154,17 @@ def test_entries_are_named_by_their_place_and_images_by_their_brightness() -> No
     }
     entries = {
         entry.name: (entry.low, entry.high)
-        for entry in inspected([record(0, n_steps=2, observations=observations)], observation_space=space).observations
+        for entry in inspected(
+            [record(0, n_steps=2, observations=observations)], observation_space=space
+        ).observations
     }
-    expected = {"state[0]": (0, 0), "state[1]": (0, 0), "state[2]": (0, 0), "camera: brightness": (0, 1), "mode": (0, 2)}
+    expected = {
+        "state[0]": (0, 0),
+        "state[1]": (0, 0),
+        "state[2]": (0, 0),
+        "camera: brightness": (0, 1),
+        "mode": (0, 2),
+    }
     assert entries == expected
 
 
@@ -193,9 +203,13 @@ def test_a_bad_episode_is_counted_and_stops_nothing() -> None:
     observations[4, 1] = np.nan
     inspection = inspected([*two_tasks(observations=observations), record(9, rewards=np.zeros(3))])
     assert len(inspection.episodes) == 3
-    assert found(inspection)["refused"].startswith("2 of 5 episodes cannot be read, and training stops at the first of them")
+    assert found(inspection)["refused"].startswith(
+        "2 of 5 episodes cannot be read, and training stops at the first of them"
+    )
     first, second = details(inspection, "refused")
-    assert first.startswith("lab/b-v0, episode 0: `observations` holds 1 NaN or infinite values, the first at step 4")
+    assert first.startswith(
+        "lab/b-v0, episode 0: `observations` holds 1 NaN or infinite values, the first at step 4"
+    )
     assert second.startswith("lab/b-v0, episode 4: `rewards` must be (T,)")
 
 
@@ -219,7 +233,9 @@ def test_sources_that_cannot_be_opened_come_first() -> None:
 
 
 def test_data_of_which_nothing_can_be_read_are_refused_with_a_reason() -> None:
-    with pytest.raises(ValueError, match=r"^not one episode can be read: lab/b-v0, episode 0: `rewards` .* shape \(3,\)$"):
+    with pytest.raises(
+        ValueError, match=r"^not one episode can be read: lab/b-v0, episode 0: `rewards` .* shape \(3,\)$"
+    ):
         inspected([record(0, rewards=np.zeros(3))])
     with pytest.raises(ValueError, match=r"\(and 2 more such sentences\)$"):
         inspected([record(0, rewards=np.zeros(3))] * 3)
@@ -228,7 +244,9 @@ def test_data_of_which_nothing_can_be_read_are_refused_with_a_reason() -> None:
 
 
 def test_no_source_is_refused_with_the_reasons() -> None:
-    with pytest.raises(ValueError, match="no source to inspect; none can be opened: it is not there; it is damaged"):
+    with pytest.raises(
+        ValueError, match="no source to inspect; none can be opened: it is not there; it is damaged"
+    ):
         inspect_sources([], unopened=["it is not there", "it is damaged"])
     with pytest.raises(ValueError, match="no source to inspect; give at least one"):
         inspect_sources([])
@@ -266,13 +284,17 @@ def test_bounds_without_end_or_without_room_are_found(high: float, is_found: boo
 
 def test_rewards_that_are_all_zero_are_said_with_the_consequence() -> None:
     inspection = inspected([{**entry, "rewards": np.zeros(10)} for entry in two_tasks()])
-    assert found(inspection)["rewards"].startswith("Every reward is 0, so that the Q term has nothing to tell")
+    assert found(inspection)["rewards"].startswith(
+        "Every reward is 0, so that the Q term has nothing to tell"
+    )
     assert "\nEvery reward is 0\n" in page(inspection)
 
 
 def test_tasks_without_rewards_are_named_beside_others() -> None:
     records = [{**entry, "rewards": entry["rewards"] * (entry["task"] == "open")} for entry in two_tasks()]
-    assert found(inspected(records))["rewards"].startswith("1 task has no reward but 0, of 2 (close), and the Q term")
+    assert found(inspected(records))["rewards"].startswith(
+        "1 task has no reward but 0, of 2 (close), and the Q term"
+    )
 
 
 def test_one_reward_is_enough() -> None:
@@ -291,7 +313,9 @@ def test_failures_are_found_where_they_are_most_of_the_transitions(n_steps: int,
     sentences = found(inspected(records))
     assert ("failures" in sentences) is is_found
     if is_found:
-        assert sentences["failures"].startswith("33% of the episodes failed, and 52% of the transitions are theirs")
+        assert sentences["failures"].startswith(
+            "33% of the episodes failed, and 52% of the transitions are theirs"
+        )
 
 
 def test_failures_are_not_counted_where_some_episodes_do_not_say() -> None:
@@ -305,7 +329,9 @@ def test_actions_that_never_move_are_found() -> None:
     records = two_tasks()
     for entry in records:
         entry["actions"][:, 1] = 0.25
-    assert found(inspected(records))["fixed actions"].startswith("1 of 2 entries of the actions (1) never changes: leave out")
+    assert found(inspected(records))["fixed actions"].startswith(
+        "1 of 2 entries of the actions (1) never changes: leave out"
+    )
 
 
 @pytest.mark.parametrize(("n_inside", "is_found"), [(4, False), (3, True)])
@@ -335,7 +361,9 @@ def test_observations_that_never_change_are_named_in_spans() -> None:
     inspection = inspected(
         [record(number, n_steps=3, observations=observations) for number in range(2)], observation_space=space
     )
-    assert found(inspection)["fixed observations"].startswith("4 of 6 entries of the observations (0, 2 to 4) never change: ")
+    assert found(inspection)["fixed observations"].startswith(
+        "4 of 6 entries of the observations (0, 2 to 4) never change: "
+    )
     assert "\n6 entries, 4 of which never change; values from 0 to 3\n" in page(inspection)
 
 
@@ -352,12 +380,17 @@ def test_scales_that_units_alone_do_not_explain_are_found(scale: float, is_found
     sentences = found(inspected([record(number, observations=observations) for number in range(4)]))
     assert ("scales" in sentences) is is_found
     if is_found:
-        assert "by a factor of 20,000 (standard deviations: 6.32e+04 of entry 1, 3.16 of entry 0)" in sentences["scales"]
+        assert (
+            "by a factor of 20,000 (standard deviations: 6.32e+04 of entry 1, 3.16 of entry 0)"
+            in sentences["scales"]
+        )
 
 
 def test_tasks_without_a_sentence_are_named() -> None:
     inspection = inspected([*two_tasks(), record(4, "push"), record(5, "push")])
-    assert found(inspection)["missing texts"].startswith("1 task has no sentence, of 3 (push): give them one each")
+    assert found(inspection)["missing texts"].startswith(
+        "1 task has no sentence, of 3 (push): give them one each"
+    )
     assert "(no sentence)" in page(inspection)
 
 
@@ -366,7 +399,9 @@ def test_a_single_task_needs_no_sentence() -> None:
 
 
 def test_tasks_with_the_same_sentence_are_found_without_an_encoder() -> None:
-    records = [{**entry, "task_texts": ("Do  it" if entry["task"] == "open" else "do it",)} for entry in two_tasks()]
+    records = [
+        {**entry, "task_texts": ("Do  it" if entry["task"] == "open" else "do it",)} for entry in two_tasks()
+    ]
     inspection = inspected(records)
     assert found(inspection)["shared texts"].startswith(
         "1 sentence stands for several tasks, which a policy told by text alone"
@@ -385,9 +420,14 @@ def test_nearly_the_same_sentences_of_different_tasks_are_found(cosine: float, i
 
 
 def test_phrasings_of_one_task_may_be_alike() -> None:
-    records = [{**entry, "task_texts": (TEXTS[entry["task"]], f"please {TEXTS[entry['task']]}")} for entry in two_tasks()]
+    records = [
+        {**entry, "task_texts": (TEXTS[entry["task"]], f"please {TEXTS[entry['task']]}")}
+        for entry in two_tasks()
+    ]
     sides = {"open": (1.0, 0.0), "close": (0.0, 1.0)}
-    encoder = Vectors({text: sides[task] for task in TEXTS for text in (TEXTS[task], f"please {TEXTS[task]}")})
+    encoder = Vectors(
+        {text: sides[task] for task in TEXTS for text in (TEXTS[task], f"please {TEXTS[task]}")}
+    )
     inspection = inspect_sources([Recorded(records)], encoder)
     assert (inspection.texts.similar, inspection.texts.encoder_name) == ((), "vectors")
 
@@ -407,11 +447,15 @@ def test_an_unknown_encoder_is_refused_before_anything_is_read() -> None:
 
 def test_tasks_with_a_single_episode_are_named() -> None:
     sentence = found(inspected(two_tasks()[:3]))["single episodes"]
-    assert sentence.startswith("1 task has a single episode (close), which is prompted with another part of itself")
+    assert sentence.startswith(
+        "1 task has a single episode (close), which is prompted with another part of itself"
+    )
 
 
 def test_episodes_that_are_there_twice_are_found() -> None:
-    inspection = inspect_sources([Recorded(two_tasks()), Recorded([record(2, "close"), record(7)], "lab/c-v0")])
+    inspection = inspect_sources(
+        [Recorded(two_tasks()), Recorded([record(2, "close"), record(7)], "lab/c-v0")]
+    )
     assert found(inspection)["duplicates"].startswith("1 episode is there already, number for number")
     assert details(inspection, "duplicates") == ("lab/c-v0, episode 0 is lab/b-v0, episode 2 again",)
 
@@ -437,21 +481,43 @@ def test_the_page_begins_with_what_the_data_are() -> None:
 def test_of_many_sources_the_heading_names_the_first() -> None:
     inspection = inspect_sources([Recorded(two_tasks(), f"lab/{letter}-v0") for letter in "bcdefgh"])
     heading = page(inspection).splitlines()[0]
-    assert heading == "lab/b-v0, lab/c-v0, lab/d-v0, lab/e-v0, lab/f-v0, and 2 more (--all shows them) (recorded)"
+    assert (
+        heading
+        == "lab/b-v0, lab/c-v0, lab/d-v0, lab/e-v0, lab/f-v0, and 2 more (--all shows them) (recorded)"
+    )
     assert "lab/h-v0 (recorded)" in page(inspection, None).splitlines()[0]
 
 
 def test_findings_come_before_the_tables_each_on_a_line_of_its_own() -> None:
     inspection = inspected([*two_tasks(), record(9, rewards=np.zeros(3))])
     (finding,) = findings(inspection)
-    assert lines_under(page(inspection), "To mend, or to know")[:2] == [f"- {finding.sentence}", f"    {finding.details[0]}"]
+    assert lines_under(page(inspection), "To mend, or to know")[:2] == [
+        f"- {finding.sentence}",
+        f"    {finding.details[0]}",
+    ]
     assert page(inspection).index(finding.sentence) < page(inspection).index("\nTasks\n")
 
 
 def test_the_table_of_tasks_has_a_row_a_task() -> None:
-    records = [record(0, n_steps=4, success=True), record(1, n_steps=6, success=False), record(2, "close"), record(3, "close")]
+    records = [
+        record(0, n_steps=4, success=True),
+        record(1, n_steps=6, success=False),
+        record(2, "close"),
+        record(3, "close"),
+    ]
     *_, first, second = lines_under(page(inspected(records)), "Tasks")
-    assert re.split(r"\s{2,}", first) == ["open", "2", "10", "50%", "4", "8", "12", "5", "1", "open the drawer"]
+    assert re.split(r"\s{2,}", first) == [
+        "open",
+        "2",
+        "10",
+        "50%",
+        "4",
+        "8",
+        "12",
+        "5",
+        "1",
+        "open the drawer",
+    ]
     assert re.split(r"\s{2,}", second) == ["close", "2", "20", "30", "35", "40", "10", "1", "shut the window"]
 
 
@@ -494,12 +560,18 @@ def test_the_table_of_actions_has_the_share_of_steps_at_a_bound() -> None:
 
 def test_the_ends_of_episodes_are_counted() -> None:
     (line, *_) = lines_under(page(inspected(two_tasks(terminated=True))), "Outcomes")
-    assert line == "1 of 4 episodes ended by a termination, 3 cut off by a time limit or by the end of recording"
+    assert (
+        line == "1 of 4 episodes ended by a termination, 3 cut off by a time limit or by the end of recording"
+    )
 
 
 def test_bars_are_as_long_as_there_are_episodes() -> None:
     lengths = [3] * 8 + [4] * 4 + [6]
-    text = page(inspected([record(number, n_steps=length, rewards=np.ones(length)) for number, length in enumerate(lengths)]))
+    text = page(
+        inspected(
+            [record(number, n_steps=length, rewards=np.ones(length)) for number, length in enumerate(lengths)]
+        )
+    )
     bars = [f"3  8  {'█' * 40}", f"4  4  {'█' * 20}", "5  0", f"6  1  {'█' * 5}"]
     assert lines_under(text, "Lengths of episodes") == bars
     assert lines_under(text, "Returns of episodes")[0] == f"  3 to 3.3  8  {'█' * 40}"

@@ -74,7 +74,18 @@ def test_a_full_disk_leaves_the_file_of_before_whole(tmp_path: Path) -> None:
 # Commands -------------------------------------------------------------------------------------------------------------------
 
 COMMAND = str(Path(sys.executable).with_name("sb3-llmdpd"))
-OPTIONS = ["--steps", "80", "--save-freq", "5", "--log-interval", "4", "--batch-size", "4", "--prompts-per-batch", "2"]
+OPTIONS = [
+    "--steps",
+    "80",
+    "--save-freq",
+    "5",
+    "--log-interval",
+    "4",
+    "--batch-size",
+    "4",
+    "--prompts-per-batch",
+    "2",
+]
 OPTIONS += ["--net-arch", "8", "--text-encoder", "hashing:8", "--device", "cpu"]
 
 
@@ -101,7 +112,9 @@ def signalled(command: list[str], out: Path, number: signal.Signals) -> tuple[in
 
 
 @pytest.mark.usefixtures("_with_one_thread")
-def test_a_command_that_is_killed_interrupted_and_terminated_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
+def test_a_command_that_is_killed_interrupted_and_terminated_ends_as_the_undisturbed_one(
+    tmp_path: Path,
+) -> None:
     write_dataset(tmp_path / "data")
     out, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     assert CliRunner().invoke(app, arguments(undisturbed, tmp_path / "data")).exit_code == 0

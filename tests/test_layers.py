@@ -18,13 +18,26 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 def layers_of(page: str) -> dict[str, int]:
     """The layer of each module by its full name: the longest name that fits a module decides."""
     rows = re.findall(r"^\| (\d) \| ([^|]+) \|", page, flags=re.MULTILINE)
-    return {f"sb3_llmdpd.{name}": int(number) for number, names in rows for name in re.findall(r"`([\w.]+)`", names)}
+    return {
+        f"sb3_llmdpd.{name}": int(number)
+        for number, names in rows
+        for name in re.findall(r"`([\w.]+)`", names)
+    }
 
 
 LAYERS = layers_of(ARCHITECTURE.read_text())
 TOP = max(LAYERS.values())
 MAY_BE_IMPORTED_AT_THE_BOTTOM = {"torch", "numpy", "gymnasium"} | sys.stdlib_module_names
-HEAVY = ("transformers", "sentence_transformers", "metaworld", "mujoco", "minari", "matplotlib", "imageio", "pyarrow")
+HEAVY = (
+    "transformers",
+    "sentence_transformers",
+    "metaworld",
+    "mujoco",
+    "minari",
+    "matplotlib",
+    "imageio",
+    "pyarrow",
+)
 
 
 def module_name(path: Path) -> str:
@@ -63,13 +76,19 @@ def imports_of(module: str) -> set[str]:
 
 @pytest.mark.parametrize("module", FILES)
 def test_no_module_imports_from_a_layer_above_its_own(module: str) -> None:
-    upward = {name for name in imports_of(module) if name.split(".")[0] == PACKAGE.name and layer(name) > layer(module)}
+    upward = {
+        name
+        for name in imports_of(module)
+        if name.split(".")[0] == PACKAGE.name and layer(name) > layer(module)
+    }
     assert upward == set()
 
 
 @pytest.mark.parametrize("module", [module for module in FILES if layer(module) == 0])
 def test_the_bottom_layer_needs_torch_numpy_and_gymnasium_alone(module: str) -> None:
-    others = {name.split(".")[0] for name in imports_of(module)} - MAY_BE_IMPORTED_AT_THE_BOTTOM - {PACKAGE.name}
+    others = (
+        {name.split(".")[0] for name in imports_of(module)} - MAY_BE_IMPORTED_AT_THE_BOTTOM - {PACKAGE.name}
+    )
     assert others == set()
 
 
@@ -100,5 +119,7 @@ def test_importing_the_package_or_the_tasks_of_metaworld_loads_no_heavy_module()
         "import sys, sb3_llmdpd, sb3_llmdpd.data.metaworld;"
         f"print(sb3_llmdpd.LLMDPD.__name__, [name for name in {HEAVY} if name in sys.modules])"
     )
-    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert finished.stdout.strip() == "LLMDPD []", finished.stderr

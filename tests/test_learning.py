@@ -67,7 +67,10 @@ def ends(model: LLMDPD, prompt: Prompt) -> np.ndarray:
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_the_sentence_alone_decides_where_to_go(conditioning: str) -> None:
-    distances = {text: np.linalg.norm(ends(walker(conditioning), Prompt(text)) - place) for text, place in PLACES.items()}
+    distances = {
+        text: np.linalg.norm(ends(walker(conditioning), Prompt(text)) - place)
+        for text, place in PLACES.items()
+    }
     assert {text for text, distance in distances.items() if distance > NEAR} == set(), distances
 
 
@@ -97,10 +100,14 @@ def some_good_episodes(rng: np.random.Generator) -> list[Episode]:
     return [mixed_quality(rng, np.full(40, number % 4 == 0)) for number in range(8)]
 
 
-def share_of_good_actions(logged: Callable[[np.random.Generator], list[Episode]] = some_good_steps, **kwargs: Any) -> float:
+def share_of_good_actions(
+    logged: Callable[[np.random.Generator], list[Episode]] = some_good_steps, **kwargs: Any
+) -> float:
     """In 500 drawn actions in observations that were not in the data."""
     rng = np.random.default_rng(0)
-    shared: dict[str, Any] = dict(learning_rate=CosineSchedule(3e-3), batch_size=64, prompts_per_batch=1, ema_decay=0.95)
+    shared: dict[str, Any] = dict(
+        learning_rate=CosineSchedule(3e-3), batch_size=64, prompts_per_batch=1, ema_decay=0.95
+    )
     model = tiny_model(
         dataset=logged(rng),
         text_encoder=None,

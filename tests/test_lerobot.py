@@ -23,7 +23,9 @@ Columns = dict[str, Any]
 
 VERSIONS = ["v2.1", "v3.0"]
 TASKS = ["push the block", "lift it"]
-NO_REWARDS = r"there are no rewards \(`next.reward`\), and all are read as zero: only cloning can be learned, eta=0"
+NO_REWARDS = (
+    r"there are no rewards \(`next.reward`\), and all are read as zero: only cloning can be learned, eta=0"
+)
 
 
 def frames(n: int = 4, seed: int = 0, task: int = 0, **columns: Any) -> Columns:
@@ -65,11 +67,18 @@ def table(episodes: list[Columns], first: int, fixed: bool = False) -> pa.Table:
 
 
 def write_info(folder: Path, version: str, data_path: str, episodes: list[Columns], **changes: Any) -> None:
-    features: dict[str, Any] = {"observation.images.top": {"dtype": "video", "shape": [96, 96, 3], "names": None}}
+    features: dict[str, Any] = {
+        "observation.images.top": {"dtype": "video", "shape": [96, 96, 3], "names": None}
+    }
     for key, value in episodes[0].items():
-        dtype = str(value.type.value_type if isinstance(value, pa.ListArray) else getattr(value, "dtype", "float32"))
+        dtype = str(
+            value.type.value_type if isinstance(value, pa.ListArray) else getattr(value, "dtype", "float32")
+        )
         shape = [1] if isinstance(value, pa.Array) or value.ndim == 1 else list(value.shape[1:])
-        features[key] = {"dtype": dtype.replace("float", "float32") if dtype == "float" else dtype, "shape": shape}
+        features[key] = {
+            "dtype": dtype.replace("float", "float32") if dtype == "float" else dtype,
+            "shape": shape,
+        }
     info = {
         "codebase_version": version,
         "fps": 10,
@@ -87,10 +96,20 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def write_v21(folder: Path, episodes: list[Columns], tasks: list[str], fixed: bool = False, **changes: Any) -> None:
+def write_v21(
+    folder: Path, episodes: list[Columns], tasks: list[str], fixed: bool = False, **changes: Any
+) -> None:
     """One file an episode, two in a chunk."""
-    write_info(folder, "v2.1", "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet", episodes, **changes)
-    write_lines(folder / "meta/tasks.jsonl", [{"task_index": i, "task": task} for i, task in enumerate(tasks)])
+    write_info(
+        folder,
+        "v2.1",
+        "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        episodes,
+        **changes,
+    )
+    write_lines(
+        folder / "meta/tasks.jsonl", [{"task_index": i, "task": task} for i, task in enumerate(tasks)]
+    )
     lengths = [len(columns["action"]) for columns in episodes]
     rows = [{"episode_index": i, "tasks": [], "length": length} for i, length in enumerate(lengths)]
     write_lines(folder / "meta/episodes.jsonl", rows)
@@ -100,12 +119,18 @@ def write_v21(folder: Path, episodes: list[Columns], tasks: list[str], fixed: bo
         pq.write_table(table([columns], index, fixed), path)
 
 
-def write_v30(folder: Path, episodes: list[Columns], tasks: list[str], fixed: bool = False, **changes: Any) -> None:
+def write_v30(
+    folder: Path, episodes: list[Columns], tasks: list[str], fixed: bool = False, **changes: Any
+) -> None:
     """Two episodes a file, two files in a chunk, of the tables of episodes, too."""
-    write_info(folder, "v3.0", "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", episodes, **changes)
+    write_info(
+        folder, "v3.0", "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", episodes, **changes
+    )
     task_table = pa.table({"task_index": list(range(len(tasks))), "task": tasks})
     pandas = {"index_columns": ["task"], "columns": []}
-    pq.write_table(task_table.replace_schema_metadata({"pandas": json.dumps(pandas)}), folder / "meta/tasks.parquet")
+    pq.write_table(
+        task_table.replace_schema_metadata({"pandas": json.dumps(pandas)}), folder / "meta/tasks.parquet"
+    )
     n_before = 0
     for number, first in enumerate(range(0, len(episodes), 2)):
         some = episodes[first : first + 2]
@@ -119,7 +144,9 @@ def write_v30(folder: Path, episodes: list[Columns], tasks: list[str], fixed: bo
             n = len(columns["action"])
             place = {"data/chunk_index": chunk, "data/file_index": file}
             place |= {"dataset_from_index": n_before, "dataset_to_index": n_before + n}
-            rows.append({"episode_index": index, "tasks": [""], "length": n, **place, "stats/action/min": [0.0, 0.0]})
+            rows.append(
+                {"episode_index": index, "tasks": [""], "length": n, **place, "stats/action/min": [0.0, 0.0]}
+            )
             n_before += n
         pq.write_table(pa.Table.from_pylist(rows), folder / "meta/episodes" / name)
 
@@ -198,8 +225,13 @@ def test_double_precision_becomes_float32(tmp_path: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("axis", [(), (1,)])
-def test_a_feature_of_one_number_may_be_a_scalar_or_a_list_of_one(tmp_path: Path, version: str, axis: tuple[int, ...]) -> None:
-    values = {key: np.arange(4, dtype=np.float32).reshape(4, *axis) for key in ("observation.state", "action", "next.reward")}
+def test_a_feature_of_one_number_may_be_a_scalar_or_a_list_of_one(
+    tmp_path: Path, version: str, axis: tuple[int, ...]
+) -> None:
+    values = {
+        key: np.arange(4, dtype=np.float32).reshape(4, *axis)
+        for key in ("observation.state", "action", "next.reward")
+    }
     (episode,) = read(write(tmp_path, version, [frames(4, **values)]))
     np.testing.assert_array_equal(episode.observations, [[0], [1], [2], [3]])
     np.testing.assert_array_equal(episode.actions, [[0], [1], [2]])
@@ -218,7 +250,9 @@ def test_arrays_of_an_extension_of_arrow_are_read_as_what_they_store(tmp_path: P
     columns = frames(4, **{"observation.state": grid})
     write(tmp_path, version, [columns])
     (path,) = (tmp_path / "data").rglob("*.parquet")
-    pq.write_table(table([{**columns, "observation.state": pa.FixedShapeTensorArray.from_numpy_ndarray(grid)}], 0), path)
+    pq.write_table(
+        table([{**columns, "observation.state": pa.FixedShapeTensorArray.from_numpy_ndarray(grid)}], 0), path
+    )
     (episode,) = read(tmp_path)
     np.testing.assert_array_equal(episode.observations, grid.reshape(4, 6))
 
@@ -240,7 +274,9 @@ def test_the_task_string_is_the_task_and_its_sentence(tmp_path: Path, version: s
     assert [episode.task_texts for episode in episodes[:2]] == [("push the block",), ("öffne die Tür",)]
 
 
-def test_an_empty_task_string_is_no_sentence_and_its_task_is_the_data_set(tmp_path: Path, version: str) -> None:
+def test_an_empty_task_string_is_no_sentence_and_its_task_is_the_data_set(
+    tmp_path: Path, version: str
+) -> None:
     (episode,) = read(write(tmp_path, version, [frames()], [" "]))
     assert (episode.task, episode.task_texts) == (str(tmp_path), ())
 
@@ -248,29 +284,42 @@ def test_an_empty_task_string_is_no_sentence_and_its_task_is_the_data_set(tmp_pa
 def test_sentences_can_be_given_by_task_string(tmp_path: Path, version: str) -> None:
     reading = Reading({"lift it": ["raise it", "pick it up"]})
     episodes = read(write(tmp_path, version, several()), reading=reading)
-    assert [episode.task_texts for episode in episodes[:2]] == [("push the block",), ("raise it", "pick it up")]
+    assert [episode.task_texts for episode in episodes[:2]] == [
+        ("push the block",),
+        ("raise it", "pick it up"),
+    ]
 
 
 def test_the_first_frame_says_the_task_of_an_episode_of_several(tmp_path: Path, version: str) -> None:
     write(tmp_path, version, [frames(4, task_index=np.array([1, 1, 0, 0])), frames()])
-    with pytest.warns(UserWarning, match=r"1 of 2 episodes have several tasks, of which that of their first frame was taken"):
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 episodes have several tasks, of which that of their first frame was taken"
+    ):
         episodes = read(tmp_path)
     assert [episode.task for episode in episodes] == ["lift it", "push the block"]
 
 
 def test_pandas_may_have_left_the_index_of_the_tasks_without_a_name(tmp_path: Path) -> None:
     write(tmp_path, "v3.0", [frames()])
-    pq.write_table(pa.table({"task_index": [0], "__index_level_0__": ["close it"]}), tmp_path / "meta/tasks.parquet")
+    pq.write_table(
+        pa.table({"task_index": [0], "__index_level_0__": ["close it"]}), tmp_path / "meta/tasks.parquet"
+    )
     assert read(tmp_path)[0].task == "close it"
 
 
-def test_an_unknown_task_is_answered_with_the_episode_and_the_known_ones(tmp_path: Path, version: str) -> None:
+def test_an_unknown_task_is_answered_with_the_episode_and_the_known_ones(
+    tmp_path: Path, version: str
+) -> None:
     write(tmp_path, version, [frames(), frames(task=7)])
-    with pytest.raises(ValueError, match=r"episode 1: `task_index` is 7, and the table of the tasks has \[0, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"episode 1: `task_index` is 7, and the table of the tasks has \[0, 1\]"
+    ):
         read(tmp_path)
 
 
-def test_without_rewards_they_are_zero_and_a_warning_says_that_there_is_only_cloning(tmp_path: Path, version: str) -> None:
+def test_without_rewards_they_are_zero_and_a_warning_says_that_there_is_only_cloning(
+    tmp_path: Path, version: str
+) -> None:
     write(tmp_path, version, [frames(4, **{"next.reward": None})])
     with pytest.warns(UserWarning, match=NO_REWARDS) as caught:
         (episode,) = read(tmp_path)
@@ -284,8 +333,12 @@ def test_the_end_of_an_episode_is_not_a_termination(tmp_path: Path, version: str
     assert episode.success is None
 
 
-def test_an_end_with_success_is_a_termination_and_keeps_its_action_and_reward(tmp_path: Path, version: str) -> None:
-    written = ended(4, at=3, **{"next.success": np.arange(4) == 3, "next.reward": np.eye(4, dtype=np.float32)[3]})
+def test_an_end_with_success_is_a_termination_and_keeps_its_action_and_reward(
+    tmp_path: Path, version: str
+) -> None:
+    written = ended(
+        4, at=3, **{"next.success": np.arange(4) == 3, "next.reward": np.eye(4, dtype=np.float32)[3]}
+    )
     (episode,) = read(write(tmp_path, version, [written]))
     state = written["observation.state"]
     assert (episode.terminated, episode.success, episode.first_success) == (True, True, 3)
@@ -299,13 +352,19 @@ def test_an_end_without_success_is_a_time_limit(tmp_path: Path, version: str) ->
     assert (len(episode), episode.terminated, episode.success) == (3, False, False)
 
 
-def test_a_success_that_stays_until_the_end_came_before_it_and_the_end_is_a_time_limit(tmp_path: Path, version: str) -> None:
+def test_a_success_that_stays_until_the_end_came_before_it_and_the_end_is_a_time_limit(
+    tmp_path: Path, version: str
+) -> None:
     (episode,) = read(write(tmp_path, version, [ended(4, at=3, **{"next.success": np.arange(4) >= 1})]))
     assert (len(episode), episode.terminated, episode.first_success) == (3, False, 1)
 
 
-def test_the_only_reward_of_an_episode_at_its_end_is_the_end_of_the_task(tmp_path: Path, version: str) -> None:
-    (episode,) = read(write(tmp_path, version, [ended(4, at=3, **{"next.reward": np.eye(4, dtype=np.float32)[3]})]))
+def test_the_only_reward_of_an_episode_at_its_end_is_the_end_of_the_task(
+    tmp_path: Path, version: str
+) -> None:
+    (episode,) = read(
+        write(tmp_path, version, [ended(4, at=3, **{"next.reward": np.eye(4, dtype=np.float32)[3]})])
+    )
     assert (episode.terminated, episode.success) == (True, None)
     np.testing.assert_array_equal(episode.rewards, [0, 0, 0, 1])
 
@@ -333,21 +392,27 @@ def test_success_at_an_action_that_is_left_out_has_no_step(tmp_path: Path, versi
 
 
 def test_success_on_the_way_is_known_by_its_step(tmp_path: Path, version: str) -> None:
-    (episode,) = read(write(tmp_path, version, [frames(4, **{"next.success": np.array([False, True, False, False])})]))
+    (episode,) = read(
+        write(tmp_path, version, [frames(4, **{"next.success": np.array([False, True, False, False])})])
+    )
     assert (episode.success, episode.first_success, episode.terminated) == (True, 1, False)
 
 
 def test_a_reward_that_is_lost_with_the_last_action_is_told(tmp_path: Path, version: str) -> None:
     lost = {"next.reward": np.array([0, 0, 0, 1], np.float32)}
     write(tmp_path, version, [frames(4, **lost), frames(4)])
-    with pytest.warns(UserWarning, match=r"1 of 2 episodes have no reward but that of their last action, which is left out"):
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 episodes have no reward but that of their last action, which is left out"
+    ):
         episodes = read(tmp_path)
     np.testing.assert_array_equal(episodes[0].rewards, [0, 0, 0])
 
 
 def test_an_episode_of_a_single_frame_is_left_out_and_counted(tmp_path: Path, version: str) -> None:
     write(tmp_path, version, [frames(1), frames(4), frames(1)])
-    with pytest.warns(UserWarning, match=r"2 of 3 episodes have a single frame, which is no step, and were left out"):
+    with pytest.warns(
+        UserWarning, match=r"2 of 3 episodes have a single frame, which is no step, and were left out"
+    ):
         episodes = read(tmp_path)
     assert [episode.source for episode in episodes] == [f"{tmp_path}, episode 1"]
 
@@ -361,7 +426,10 @@ def test_the_action_space_spans_what_is_recorded_in_all_files(tmp_path: Path, ve
 
 def test_the_action_space_of_several_data_sets_spans_the_values_of_all(tmp_path: Path, version: str) -> None:
     actions = np.array([[[0, 1], [2, 3], [0, 1]], [[1, -4], [5, 2], [1, 0]]], np.float32)
-    folders = [write(tmp_path / name, version, [frames(3, action=value)]) for name, value in zip("ab", actions, strict=True)]
+    folders = [
+        write(tmp_path / name, version, [frames(3, action=value)])
+        for name, value in zip("ab", actions, strict=True)
+    ]
     together = load_dataset([f"lerobot:{folder}" for folder in folders])
     assert together.action_space == spaces.Box(np.float32([0, -4]), np.float32([5, 3]))
     np.testing.assert_array_equal([episode.actions for episode in together.episodes], actions[:, :2])
@@ -392,7 +460,9 @@ def test_an_entry_that_never_moves_has_room_of_one_on_both_sides(tmp_path: Path,
 def test_nan_is_answered_with_data_set_episode_and_field(tmp_path: Path, version: str) -> None:
     actions = np.full((4, 2), np.nan, np.float32)
     write(tmp_path, version, [frames(4, action=actions)])
-    with pytest.raises(ValueError, match=r", episode 0: `actions` holds 6 NaN or infinite values, the first at step 0"):
+    with pytest.raises(
+        ValueError, match=r", episode 0: `actions` holds 6 NaN or infinite values, the first at step 0"
+    ):
         read(tmp_path)
 
 
@@ -428,11 +498,11 @@ def test_a_folder_is_known_without_its_format_and_from_home(
 
 
 @pytest.mark.parametrize("other", ["v2.0", "v3.1", None])
-def test_another_version_is_answered_with_the_ones_read_and_the_conversion(tmp_path: Path, other: str | None) -> None:
+def test_another_version_is_answered_with_the_ones_read_and_the_conversion(
+    tmp_path: Path, other: str | None
+) -> None:
     write(tmp_path, "v2.1", [frames()], codebase_version=other)
-    message = (
-        rf"version {other}, and v2.1 and v3.0 are read.*convert_dataset_v20_to_v21.*What is newer needs a newer sb3_llmdpd"
-    )
+    message = rf"version {other}, and v2.1 and v3.0 are read.*convert_dataset_v20_to_v21.*What is newer needs a newer sb3_llmdpd"
     with pytest.raises(ValueError, match=message):
         LeRobotSource(tmp_path)
 
@@ -446,7 +516,9 @@ def test_another_version_is_answered_with_the_ones_read_and_the_conversion(tmp_p
         (["observation.state", "action"], "'action' is no observation"),
     ],
 )
-def test_a_key_that_cannot_be_observed_is_answered_with_those_that_can(tmp_path: Path, key: Any, reason: str) -> None:
+def test_a_key_that_cannot_be_observed_is_answered_with_those_that_can(
+    tmp_path: Path, key: Any, reason: str
+) -> None:
     write(tmp_path, "v3.0", [frames()])
     with pytest.raises(ValueError, match=rf"{reason}.*; `observation_key` may name \['observation.state'\]"):
         LeRobotSource(tmp_path, observation_key=key)
@@ -461,7 +533,9 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", [[], 5, [5], None])
 def test_a_key_must_be_a_name(tmp_path: Path, key: Any) -> None:
     write(tmp_path, "v3.0", [frames()])
-    with pytest.raises(TypeError, match=r"`observation_key` must be a name or several, of \['observation.state'\]; got"):
+    with pytest.raises(
+        TypeError, match=r"`observation_key` must be a name or several, of \['observation.state'\]; got"
+    ):
         LeRobotSource(tmp_path, observation_key=key)
 
 
@@ -472,7 +546,9 @@ def test_a_data_set_without_actions_is_refused(tmp_path: Path, version: str) -> 
 
 
 def test_a_missing_folder_is_answered_with_what_it_should_hold(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nowhere: there is no such folder; give the one that holds meta.info\.json"):
+    with pytest.raises(
+        ValueError, match=r"nowhere: there is no such folder; give the one that holds meta.info\.json"
+    ):
         LeRobotSource(tmp_path / "nowhere")
 
 
@@ -481,7 +557,9 @@ def test_each_missing_file_is_answered_with_its_name(tmp_path: Path, version: st
     for path in files:
         content = path.read_bytes()
         path.unlink()
-        with pytest.raises(ValueError, match=rf"{path.name} is missing|speaks of 5 episodes, and meta/episodes of [1-4]"):
+        with pytest.raises(
+            ValueError, match=rf"{path.name} is missing|speaks of 5 episodes, and meta/episodes of [1-4]"
+        ):
             LeRobotSource(tmp_path)
         path.write_bytes(content)
 
@@ -492,26 +570,35 @@ def test_each_file_cut_short_is_answered_with_its_name(tmp_path: Path, version: 
     for path in files:
         content = path.read_bytes()
         path.write_bytes(content[:keep])
-        with pytest.raises(ValueError, match=rf"{path.name} is damaged or half-written|and meta/episodes of 0"):
+        with pytest.raises(
+            ValueError, match=rf"{path.name} is damaged or half-written|and meta/episodes of 0"
+        ):
             LeRobotSource(tmp_path)
         path.write_bytes(content)
 
 
 def test_a_table_of_episodes_that_is_short_of_some_is_refused(tmp_path: Path, version: str) -> None:
     write(tmp_path, version, several(), total_episodes=6)
-    with pytest.raises(ValueError, match=r"info\.json speaks of 6 episodes, and meta/episodes of 5; download or record"):
+    with pytest.raises(
+        ValueError, match=r"info\.json speaks of 6 episodes, and meta/episodes of 5; download or record"
+    ):
         LeRobotSource(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("held", "reason"),
     [
-        ([frames(4), frames(3)], "it holds 3 frames of episode 1, and meta/episodes says 4 frames of episode 1"),
+        (
+            [frames(4), frames(3)],
+            "it holds 3 frames of episode 1, and meta/episodes says 4 frames of episode 1",
+        ),
         ([frames(4)], "it holds 0 frames of episode None, and meta/episodes says 4 frames of episode 1"),
         ([frames(4)] * 3, "it holds episode 2 besides those that meta/episodes speaks of"),
     ],
 )
-def test_a_file_of_other_episodes_than_the_table_says_is_refused(tmp_path: Path, held: list[Columns], reason: str) -> None:
+def test_a_file_of_other_episodes_than_the_table_says_is_refused(
+    tmp_path: Path, held: list[Columns], reason: str
+) -> None:
     write(tmp_path, "v3.0", [frames(4), frames(4)])
     pq.write_table(table(held, 0), tmp_path / "data/chunk-000/file-000.parquet")
     with pytest.raises(ValueError, match=reason):
@@ -521,14 +608,26 @@ def test_a_file_of_other_episodes_than_the_table_says_is_refused(tmp_path: Path,
 @pytest.mark.parametrize(
     ("state", "error", "reason"),
     [
-        (pa.array([[1.0], [1.0, 2.0], [1.0], [1.0]]), ValueError, r"rows of `observation.state` must be of one size, got"),
+        (
+            pa.array([[1.0], [1.0, 2.0], [1.0], [1.0]]),
+            ValueError,
+            r"rows of `observation.state` must be of one size, got",
+        ),
         (
             pa.array([[1.0], None, [1.0], [1.0]]),
             ValueError,
             r"rows of `observation.state` must be of one size, got \[1, None\]",
         ),
-        (pa.array([1.0, None, 1.0, 1.0]), ValueError, "`observation.state` lacks 1 values; repair or leave out the episode"),
-        (pa.array([[1.0, 2.0]] * 4), ValueError, r"a row of `observation.state` must be of shape \(1,\), got 2 values"),
+        (
+            pa.array([1.0, None, 1.0, 1.0]),
+            ValueError,
+            "`observation.state` lacks 1 values; repair or leave out the episode",
+        ),
+        (
+            pa.array([[1.0, 2.0]] * 4),
+            ValueError,
+            r"a row of `observation.state` must be of shape \(1,\), got 2 values",
+        ),
         (pa.array(["a"] * 4), TypeError, "`observation.state` must be numbers, got string"),
     ],
 )

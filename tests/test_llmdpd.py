@@ -63,7 +63,9 @@ class Lines(KVWriter):
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
         self.lines.append({**key_values, "step": step})
 
     def close(self) -> None:
@@ -187,7 +189,9 @@ def rates_of_steps(model: LLMDPD, n_steps: int) -> np.ndarray:
     """(n_steps, 2): of actor and critic, as the optimisers had them."""
     rates: list[list[float]] = []
     optimizers = (model.actor.optimizer, model.critic.optimizer)
-    model.learn(n_steps, callback=EachStep(lambda _: rates.append([o.param_groups[0]["lr"] for o in optimizers])))
+    model.learn(
+        n_steps, callback=EachStep(lambda _: rates.append([o.param_groups[0]["lr"] for o in optimizers]))
+    )
     return np.array(rates)
 
 
@@ -198,14 +202,18 @@ def test_the_learning_rate_follows_its_schedule_over_the_run() -> None:
 
 
 def test_the_critic_can_have_a_learning_rate_of_its_own() -> None:
-    rates = rates_of_steps(tiny_model(learning_rate=1e-3, critic_learning_rate=lambda progress: 1e-2 * progress), 2)
+    rates = rates_of_steps(
+        tiny_model(learning_rate=1e-3, critic_learning_rate=lambda progress: 1e-2 * progress), 2
+    )
     assert_allclose(rates, [[1e-3, 1e-2], [1e-3, 5e-3]])
 
 
 # Averages ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("ema_decay", "decays"), [(0.999, [2 / 11, 3 / 12, 4 / 13]), (0.2, [2 / 11, 0.2, 0.2])])
+@pytest.mark.parametrize(
+    ("ema_decay", "decays"), [(0.999, [2 / 11, 3 / 12, 4 / 13]), (0.2, [2 / 11, 0.2, 0.2])]
+)
 def test_the_averaged_actor_warms_up(ema_decay: float, decays: list[float]) -> None:
     model = tiny_model(ema_decay=ema_decay)
     average = [parameter.clone() for parameter in model.actor.parameters()]
@@ -381,7 +389,8 @@ def test_data_without_texts_train_a_model_that_has_an_encoder() -> None:
 def moved_episodes(offset: float = 0.0, **kwargs: Any) -> list[Any]:
     """Whose observations have another mean and scale."""
     return [
-        type(e)(3 * e.observations + 7 + offset, e.actions, e.rewards, e.task, e.task_texts) for e in make_episodes(**kwargs)
+        type(e)(3 * e.observations + 7 + offset, e.actions, e.rewards, e.task, e.task_texts)
+        for e in make_episodes(**kwargs)
     ]
 
 
@@ -414,7 +423,9 @@ def test_the_prompt_encoder_reads_sentences_of_mean_0(name: str) -> None:
 def test_text_vectors_are_standardised_with_statistics_of_the_sentences() -> None:
     model = tiny_model()
     expected = HashingTextEncoder().encode(model.known_task_texts)
-    assert_allclose(model.policy.state_dict()["actor_target.text_normaliser.mean"], expected.mean(axis=0), atol=1e-6)
+    assert_allclose(
+        model.policy.state_dict()["actor_target.text_normaliser.mean"], expected.mean(axis=0), atol=1e-6
+    )
 
 
 def test_neither_training_nor_acting_moves_the_statistics() -> None:
@@ -469,7 +480,13 @@ def test_a_buffer_brings_its_own_settings() -> None:
 
 def test_policy_kwargs_are_not_changed() -> None:
     policy_kwargs = dict(net_arch=[8])
-    LLMDPD("MlpPolicy", dataset=make_episodes(), text_encoder="hashing", policy_kwargs=policy_kwargs, device="cpu")
+    LLMDPD(
+        "MlpPolicy",
+        dataset=make_episodes(),
+        text_encoder="hashing",
+        policy_kwargs=policy_kwargs,
+        device="cpu",
+    )
     assert policy_kwargs == dict(net_arch=[8])
 
 
@@ -509,19 +526,34 @@ def wide_actions() -> OfflineDataset:
         (dict(text_encoder="bert"), "unknown text encoder 'bert'. Known are"),
         (dict(same_goal=True), "`same_goal` needs the goal of every episode"),
         (dict(dataset=[]), "needs at least one episode|must be a Minari data set id"),
-        (dict(policy_kwargs=dict(conditioning="film")), r"`conditioning` must be one of \('concat', .*got 'film'"),
+        (
+            dict(policy_kwargs=dict(conditioning="film")),
+            r"`conditioning` must be one of \('concat', .*got 'film'",
+        ),
         (dict(policy_kwargs=dict(noise_schedule="sine")), "`noise_schedule` must be one of .*got 'sine'"),
-        (dict(policy_kwargs=dict(step_distribution="last")), r"`step_distribution` must be one of \('uniform', .*got 'last'"),
+        (
+            dict(policy_kwargs=dict(step_distribution="last")),
+            r"`step_distribution` must be one of \('uniform', .*got 'last'",
+        ),
         (dict(policy_kwargs=dict(net_arch=[0])), r"`net_arch` must be in \[1, .*got 0"),
         (dict(policy_kwargs=dict(n_critics=0)), r"`n_critics` must be in \[1, .*got 0"),
-        (dict(policy_kwargs=dict(token_dim=6, n_heads=4)), "`token_dim` must be a multiple of `n_heads`, got 6 and 4"),
-        (dict(policy_kwargs=dict(features_extractor_class="cnn")), "must be a class or one of .*'nature_cnn'.*got 'cnn'"),
+        (
+            dict(policy_kwargs=dict(token_dim=6, n_heads=4)),
+            "`token_dim` must be a multiple of `n_heads`, got 6 and 4",
+        ),
+        (
+            dict(policy_kwargs=dict(features_extractor_class="cnn")),
+            "must be a class or one of .*'nature_cnn'.*got 'cnn'",
+        ),
         (dict(dataset=None, env=None), "pass `dataset` .*or `env`, or use LLMDPD.load"),
         (
             dict(env="Pendulum-v1", dataset=make_episodes()),
             r"observation space of the data is .*\(5,\).*\(3,\).*from_episodes",
         ),
-        (dict(env=ActionEnv(), dataset=wide_actions()), r"action space of the data is .*2.0.*that of the model .*1.0"),
+        (
+            dict(env=ActionEnv(), dataset=wide_actions()),
+            r"action space of the data is .*2.0.*that of the model .*1.0",
+        ),
         (dict(env=VecNormalize(make_vec_env(ActionEnv))), "VecNormalize, .*Drop it"),
     ],
     ids=lambda value: None if isinstance(value, str) else ",".join(value),
@@ -551,7 +583,9 @@ def test_later_data_of_other_spaces_are_refused_and_change_nothing() -> None:
 
 
 def test_learning_without_data_says_where_to_pass_them() -> None:
-    with pytest.raises(ValueError, match=r"no data to learn from: pass `dataset` to the constructor or to LLMDPD.load"):
+    with pytest.raises(
+        ValueError, match=r"no data to learn from: pass `dataset` to the constructor or to LLMDPD.load"
+    ):
         tiny_model(env=ActionEnv()).learn(1)
 
 
@@ -580,13 +614,18 @@ def test_sb3_stops_training_at_a_reward() -> None:
     model = tiny_model()
     model.set_task(prompt=Prompt())
     enough = StopTrainingOnRewardThreshold(reward_threshold=-100.0)
-    model.learn(6, callback=EvalCallback(Monitor(ActionEnv()), callback_on_new_best=enough, eval_freq=2, verbose=0))
+    model.learn(
+        6, callback=EvalCallback(Monitor(ActionEnv()), callback_on_new_best=enough, eval_freq=2, verbose=0)
+    )
     assert model.num_timesteps == 2
 
 
 def test_sb3_saves_checkpoints_on_the_way(tmp_path: Path) -> None:
     tiny_model().learn(5, callback=CheckpointCallback(save_freq=2, save_path=str(tmp_path)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rl_model_2_steps.zip", "rl_model_4_steps.zip"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "rl_model_2_steps.zip",
+        "rl_model_4_steps.zip",
+    ]
     assert LLMDPD.load(tmp_path / "rl_model_4_steps").num_timesteps == 4
 
 

@@ -112,20 +112,28 @@ def test_the_critics_loss_is_the_squared_distance_to_the_target_by_hand(
                 model.actor_target.encode_observations(observations[row : row + 1])[None]
                 for observations in (batch.observations, batch.next_observations)
             )
-            next_action = model.actor_target(batch.next_observations[row : row + 1], prompt, noise[:, m : m + 1, n : n + 1])
+            next_action = model.actor_target(
+                batch.next_observations[row : row + 1], prompt, noise[:, m : m + 1, n : n + 1]
+            )
             next_value = model.critic_target(next_features, prompt, next_action).min()
             target = batch.rewards[row, 0] + 0.9 * (1 - batch.dones[row, 0]) * next_value
             values = model.critic(features, prompt, batch.actions[row][None, None]).flatten()  # (n_critics,)
         losses.append((values - target).square().sum())
-    assert_close(model.critic_loss(batch, model.encode_for_critic(batch), drawn)[0].detach(), th.stack(losses).mean())
+    assert_close(
+        model.critic_loss(batch, model.encode_for_critic(batch), drawn)[0].detach(), th.stack(losses).mean()
+    )
 
 
-def test_a_transition_that_ended_its_task_is_worth_its_reward(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
+def test_a_transition_that_ended_its_task_is_worth_its_reward(
+    model: LLMDPD, batch: PromptReplayBufferSamples
+) -> None:
     ended = batch._replace(dones=th.ones_like(batch.dones))
     assert_close(critic_loss(model, ended)[1]["target_q_value"], batch.rewards.mean())
 
 
-def test_the_target_follows_the_least_of_the_target_critics(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
+def test_the_target_follows_the_least_of_the_target_critics(
+    model: LLMDPD, batch: PromptReplayBufferSamples
+) -> None:
     model.critic_target = FixedCritic(3.0, -2.0)
     expected = (batch.rewards + 0.9 * (1 - batch.dones) * -2.0).mean()
     assert_close(critic_loss(model, batch)[1]["target_q_value"], expected)
@@ -140,7 +148,9 @@ def test_the_critic_reads_the_ema_actors_encodings(model: LLMDPD, batch: PromptR
 # The actor -----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_cloning_loss_is_the_error_of_the_predicted_noise_by_hand(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
+def test_the_cloning_loss_is_the_error_of_the_predicted_noise_by_hand(
+    model: LLMDPD, batch: PromptReplayBufferSamples
+) -> None:
     """|| eps - eps_theta(sqrt(abar_k) a + sqrt(1 - abar_k) eps, k, s, z) ||^2, one transition at a time."""
     drawn = noise_of(model, batch)
     noise, steps = drawn.actions, drawn.steps
@@ -170,7 +180,9 @@ def test_the_q_term_is_one_heads_value_by_the_size_of_anothers_and_every_head_ha
     model: LLMDPD, batch: PromptReplayBufferSamples, values: tuple[float, ...], terms: set[float]
 ) -> None:
     model.critic = FixedCritic(*values)
-    assert {round(actor_loss(model, batch)[1]["q_loss"].item(), 5) for _ in range(20)} == {round(term, 5) for term in terms}
+    assert {round(actor_loss(model, batch)[1]["q_loss"].item(), 5) for _ in range(20)} == {
+        round(term, 5) for term in terms
+    }
 
 
 def test_the_scale_of_the_q_term_is_the_mean_size_of_the_values_and_gets_no_gradient(
@@ -192,7 +204,9 @@ def test_the_scale_of_the_q_term_is_the_mean_size_of_the_values_and_gets_no_grad
 def test_diffusion_ql_sends_a_gradient_to_every_step_of_the_chain(batch: PromptReplayBufferSamples) -> None:
     model = tiny_model()
     for weights in model.actor.denoiser.trunk[-1].parameters():
-        weights.data *= 0.05  # small predictions on small noise: where an action is clipped, no gradient passes
+        weights.data *= (
+            0.05  # small predictions on small noise: where an action is clipped, no gradient passes
+        )
     steps: list[th.Tensor] = []
     original = model.actor.denoiser.step_embeddings
     model.actor.denoiser.step_embeddings = lambda: steps.append(original()) or steps[-1]  # type: ignore[method-assign, func-returns-value]
@@ -202,7 +216,9 @@ def test_diffusion_ql_sends_a_gradient_to_every_step_of_the_chain(batch: PromptR
     assert (gradient.abs().sum(dim=1) > 0).tolist() == [True] * N_STEPS
 
 
-@pytest.mark.parametrize(("objective", "n_calls"), [("diffusion_ql", 1 + N_STEPS), ("action_approximation", 1)])
+@pytest.mark.parametrize(
+    ("objective", "n_calls"), [("diffusion_ql", 1 + N_STEPS), ("action_approximation", 1)]
+)
 def test_the_denoiser_is_called_once_to_clone_and_for_each_step_of_a_chain(
     objective: str, n_calls: int, batch: PromptReplayBufferSamples
 ) -> None:
@@ -212,7 +228,9 @@ def test_the_denoiser_is_called_once_to_clone_and_for_each_step_of_a_chain(
     assert len(calls) == n_calls
 
 
-def test_action_approximation_values_the_action_from_which_the_noise_was_taken(batch: PromptReplayBufferSamples) -> None:
+def test_action_approximation_values_the_action_from_which_the_noise_was_taken(
+    batch: PromptReplayBufferSamples,
+) -> None:
     model = make_model(policy_objective="action_approximation")
     noise = noise_of(model, batch)
     model.actor.predict_noise = lambda noisy_actions, steps, condition: noise.actions  # type: ignore[method-assign]  # all of it
@@ -226,7 +244,9 @@ def test_noise_on_the_prompt_reaches_the_actor_and_not_the_critic(batch: PromptR
     model = make_model(prompt_noise=0.5)
     told: list[th.Tensor] = []
     original = model.actor.condition
-    model.actor.condition = lambda features, prompts: told.append(prompts.vectors) or original(features, prompts)  # type: ignore[method-assign, func-returns-value]
+    model.actor.condition = lambda features, prompts: (
+        told.append(prompts.vectors) or original(features, prompts)
+    )  # type: ignore[method-assign, func-returns-value]
     encoded, calls = model.encode_for_critic(batch), CountCalls(model.critic)
     noise = noise_of(model, batch)
     model.actor_loss(batch, encoded, noise)
@@ -239,7 +259,11 @@ def test_noise_on_the_prompt_reaches_the_actor_and_not_the_critic(batch: PromptR
 
 def moved(network: nn.Module) -> set[str]:
     """Names of the weights that a backward pass gave a gradient other than zero."""
-    return {name for name, weights in network.named_parameters() if weights.grad is not None and weights.grad.any()}
+    return {
+        name
+        for name, weights in network.named_parameters()
+        if weights.grad is not None and weights.grad.any()
+    }
 
 
 def names(network: nn.Module) -> set[str]:
@@ -256,7 +280,9 @@ def test_the_actors_loss_moves_the_whole_actor_and_its_encoders(conditioning: st
 
 
 @pytest.mark.parametrize("objective", POLICY_OBJECTIVES)
-def test_the_actors_loss_moves_neither_critic_nor_targets(objective: str, batch: PromptReplayBufferSamples) -> None:
+def test_the_actors_loss_moves_neither_critic_nor_targets(
+    objective: str, batch: PromptReplayBufferSamples
+) -> None:
     model = make_model(policy_objective=objective)
     actor_loss(model, batch)[0].backward()
     assert all(weights.grad is None for net in others(model, "actor") for weights in net.parameters())
@@ -275,7 +301,9 @@ def test_the_critics_loss_moves_neither_actor_nor_encoders_nor_targets(
     assert all(weights.grad is None for net in others(model, "critic") for weights in net.parameters())
 
 
-def test_the_critic_can_learn_again_after_the_actors_loss_froze_it(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
+def test_the_critic_can_learn_again_after_the_actors_loss_froze_it(
+    model: LLMDPD, batch: PromptReplayBufferSamples
+) -> None:
     actor_loss(model, batch)
     assert all(weights.requires_grad for weights in model.critic.parameters())
 
@@ -291,7 +319,11 @@ def test_without_a_q_term_the_critic_is_neither_asked_nor_trained() -> None:
 
 
 def others(model: LLMDPD, trained: str) -> list[nn.Module]:
-    return [getattr(model, name) for name in ("actor", "actor_target", "critic", "critic_target") if name != trained]
+    return [
+        getattr(model, name)
+        for name in ("actor", "actor_target", "critic", "critic_target")
+        if name != trained
+    ]
 
 
 # A step is a pure function of tensors --------------------------------------------------------------------------------------
@@ -304,7 +336,11 @@ class NoWaiting(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        masks = [index for index in args[1] if index is not None and index.dtype is th.bool] if name == "index" else []
+        masks = (
+            [index for index in args[1] if index is not None and index.dtype is th.bool]
+            if name == "index"
+            else []
+        )
         if name in self.waits or masks:
             raise AssertionError(f"a step waits for the device at {func}")
         return func(*args, **(kwargs or {}))
@@ -322,7 +358,9 @@ def test_cloning_learns_at_the_steps_that_the_process_draws(monkeypatch: pytest.
     model.generator.manual_seed(0)
     batch = model.replay_buffer.sample(2400)
     model.actor_loss(batch, None, noise_of(model, batch))
-    assert (learned[0] == 0).float().mean().item() == pytest.approx(0.557, abs=0.04)  # a fifth, were all drawn alike
+    assert (learned[0] == 0).float().mean().item() == pytest.approx(
+        0.557, abs=0.04
+    )  # a fifth, were all drawn alike
 
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +368,9 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NearestSteps, "project", StateReader.project)
 
 
-@pytest.mark.parametrize("wait", [th.Tensor.item, bool, th.nonzero, lambda x: x[x > 0]], ids=["item", "if", "nonzero", "mask"])
+@pytest.mark.parametrize(
+    "wait", [th.Tensor.item, bool, th.nonzero, lambda x: x[x > 0]], ids=["item", "if", "nonzero", "mask"]
+)
 def test_waiting_for_the_device_is_noticed(wait: Callable[[th.Tensor], Any]) -> None:
     with pytest.raises(AssertionError, match="waits"), NoWaiting():
         wait(th.ones(1))
@@ -338,9 +378,13 @@ def test_waiting_for_the_device_is_noticed(wait: Callable[[th.Tensor], Any]) -> 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize("objective", POLICY_OBJECTIVES)
-def test_no_loss_waits_for_the_device(objective: str, conditioning: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_loss_waits_for_the_device(
+    objective: str, conditioning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     as_on_a_gpu(monkeypatch)
-    model = make_model(policy_objective=objective, prompt_noise=0.1, policy_kwargs=dict(conditioning=conditioning))
+    model = make_model(
+        policy_objective=objective, prompt_noise=0.1, policy_kwargs=dict(conditioning=conditioning)
+    )
     batch = model.replay_buffer.sample(24)
     with NoWaiting():
         model._accumulate(model._update(batch, noise_of(model, batch), 0.5))
@@ -372,5 +416,7 @@ def test_metrics_are_scalars_on_the_device(eta: float) -> None:
     batch = model.replay_buffer.sample(24)
     encoded = model.encode_for_critic(batch) if eta else None
     noise = noise_of(model, batch)
-    metrics = model.actor_loss(batch, encoded, noise)[1] | (model.critic_loss(batch, encoded, noise)[1] if encoded else {})
+    metrics = model.actor_loss(batch, encoded, noise)[1] | (
+        model.critic_loss(batch, encoded, noise)[1] if encoded else {}
+    )
     assert {(type(value), value.shape) for value in metrics.values()} == {(th.Tensor, th.Size())}

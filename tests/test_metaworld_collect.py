@@ -45,7 +45,9 @@ def dataset(root: Path) -> OfflineDataset:
     return load_minari(REACH, root=root)
 
 
-def test_replaying_the_recorded_actions_gives_the_recorded_observations(root: Path, dataset: OfflineDataset) -> None:
+def test_replaying_the_recorded_actions_gives_the_recorded_observations(
+    root: Path, dataset: OfflineDataset
+) -> None:
     env = MetaWorldEnv("reach")
     for episode, metadata in zip(dataset.episodes, episode_metadata(root, REACH), strict=True):
         observations = [env.reset(seed=metadata["seed"])[0]]
@@ -88,7 +90,9 @@ def test_an_episode_ends_shortly_after_its_first_success(dataset: OfflineDataset
 
 @pytest.mark.parametrize("steps", [0, 3])
 def test_as_many_steps_as_asked_follow_the_first_success(steps: int) -> None:
-    episode = record_episode(MetaWorldEnv("reach"), Recipe("reach", 1, (0.0,), 1, True, 0, steps_after_success=steps), 0)
+    episode = record_episode(
+        MetaWorldEnv("reach"), Recipe("reach", 1, (0.0,), 1, True, 0, steps_after_success=steps), 0
+    )
     assert len(episode.actions) == episode.first_success + 1 + steps
 
 
@@ -161,7 +165,9 @@ def test_the_goal_of_a_recorded_episode_can_be_played_again_with_the_object_else
         assert np.abs(observation[OBJECT] - episode.observations[0][OBJECT]).max() > 0.01
 
 
-def test_where_the_goal_is_a_part_of_the_object_all_episodes_share_it_and_no_two_the_scene(tmp_path: Path) -> None:
+def test_where_the_goal_is_a_part_of_the_object_all_episodes_share_it_and_no_two_the_scene(
+    tmp_path: Path,
+) -> None:
     ids = collect_here(tmp_path, "drawer-close", n_episodes=2, episodes_per_goal=2)
     one, other = load_minari(ids, root=tmp_path).episodes
     assert one.goal == other.goal == "drawer-close"
@@ -205,7 +211,8 @@ def test_a_complete_data_set_of_the_same_recipe_is_kept(root: Path) -> None:
 
 def test_a_data_set_of_another_recipe_is_never_overwritten(root: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"'metaworld/reach-v0' is already in .*n_episodes 3 there, 2 asked.*Delete .*id_format"
+        ValueError,
+        match=r"'metaworld/reach-v0' is already in .*n_episodes 3 there, 2 asked.*Delete .*id_format",
     ):
         collect_here(root)
 
@@ -248,7 +255,10 @@ def test_what_a_killed_collection_left_is_removed_and_a_running_ones_is_not(tmp_
     [
         ({"tasks": "raech"}, "unknown Meta-World task 'raech': did you mean 'reach'"),
         ({"n_episodes": 0}, "must be at least 1, got 0 and 1"),
-        ({"n_episodes": 3, "episodes_per_goal": 2}, "must be a multiple of `episodes_per_goal`.* got 3 and 2"),
+        (
+            {"n_episodes": 3, "episodes_per_goal": 2},
+            "must be a multiple of `episodes_per_goal`.* got 3 and 2",
+        ),
         ({"noise": ()}, "`noise` must be one or several standard deviations"),
         ({"noise": (-0.1,)}, "`noise` must be one or several standard deviations"),
         ({"seed": -1}, "`seed` must be at least 0, got -1"),

@@ -49,7 +49,9 @@ def test_where_the_goal_is_a_part_of_the_object_the_same_goal_is_the_same_scene(
     np.testing.assert_array_equal(again, first)
 
 
-def test_a_goal_is_found_again_by_its_identifier_and_the_object_is_placed_by_the_seed(push: MetaWorldEnv) -> None:
+def test_a_goal_is_found_again_by_its_identifier_and_the_object_is_placed_by_the_seed(
+    push: MetaWorldEnv,
+) -> None:
     goal = push.reset(seed=11)[0][GOAL]
     first, _ = push.reset(seed=1, options={"goal_of": goal_id("push", 11)})
     other, _ = push.reset(seed=2, options={"goal_of": "push/11"})
@@ -196,7 +198,9 @@ def test_a_sentence_of_ones_own_reaches_info_and_task_description() -> None:
 
 @pytest.mark.slow  # starting the GL library takes two seconds
 def test_frames_of_two_environments_do_not_mix() -> None:
-    alone, other = (MetaWorldEnv(task, render_mode="rgb_array", image_size=64) for task in ("reach", "drawer-open"))
+    alone, other = (
+        MetaWorldEnv(task, render_mode="rgb_array", image_size=64) for task in ("reach", "drawer-open")
+    )
     alone.reset(seed=0)
     try:
         before = alone.render()
@@ -212,7 +216,9 @@ def test_frames_of_two_environments_do_not_mix() -> None:
     other.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # gymnasium frees what it never got
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # gymnasium frees what it never got
 def test_without_a_gl_library_render_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "disabled")
     env = MetaWorldEnv("reach", render_mode="rgb_array", image_size=64)

@@ -45,7 +45,9 @@ def moved_by_the_expert(task: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("task", "axis", "sign", "words"), TASKS_BEFORE_AFTER)
-def test_the_object_goes_where_the_sentences_say(task: str, axis: int, sign: int, words: tuple[str, ...]) -> None:
+def test_the_object_goes_where_the_sentences_say(
+    task: str, axis: int, sign: int, words: tuple[str, ...]
+) -> None:
     assert moved_by_the_expert(task)[axis] * sign > 0.02
     for text in TASKS[task].texts:
         assert set(words) & set(text.replace(",", " ").replace(":", " ").split()), text
@@ -133,7 +135,9 @@ def test_a_hold_out_of_ones_own_leaves_all_other_tasks_to_train_on() -> None:
 
 
 def test_an_unknown_task_is_answered_with_the_nearest_ones() -> None:
-    with pytest.raises(ValueError, match=r"'draw-open': did you mean 'drawer-open'.*The 50 tasks are assembly"):
+    with pytest.raises(
+        ValueError, match=r"'draw-open': did you mean 'drawer-open'.*The 50 tasks are assembly"
+    ):
         task_info("draw-open")
     with pytest.raises(ValueError, match="unknown Meta-World task 'nothing'"):
         split(unseen=["nothing"])

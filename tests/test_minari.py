@@ -91,7 +91,11 @@ def test_minaris_other_file_formats_give_the_same_episodes(data_format: str) -> 
     space = spaces.Dict({"place": BOX, "door": spaces.Discrete(3)})
     rng = np.random.default_rng(0)
     buffers = [
-        buffer(n, observations={"place": rng.normal(size=(n + 1, 3)), "door": np.arange(n + 1) % 3}, terminated=n == 4)
+        buffer(
+            n,
+            observations={"place": rng.normal(size=(n + 1, 3)), "door": np.arange(n + 1) % 3},
+            terminated=n == 4,
+        )
         for n in (4, 2)
     ]
     said = [{"task_text": "open it", "success": True}, {"task_text": "close it", "success": False}]
@@ -100,7 +104,11 @@ def test_minaris_other_file_formats_give_the_same_episodes(data_format: str) -> 
     one, other = load_minari("lab/hdf5-v0"), load_minari(f"lab/{data_format}-v0")
     assert (one.observation_space, one.action_space) == (other.observation_space, other.action_space)
     for first, second in zip(one.episodes, other.episodes, strict=True):
-        assert (first.task_texts, first.success, first.terminated) == (second.task_texts, second.success, second.terminated)
+        assert (first.task_texts, first.success, first.terminated) == (
+            second.task_texts,
+            second.success,
+            second.terminated,
+        )
         for name in ("place", "door"):
             np.testing.assert_array_equal(first.observations[name], second.observations[name])  # type: ignore[call-overload]
         np.testing.assert_array_equal(first.actions, second.actions)
@@ -112,7 +120,9 @@ def test_a_time_limit_is_not_a_termination() -> None:
     assert [episode.terminated for episode in load_minari("lab/b-v0").episodes] == [False, True]
 
 
-def test_the_root_is_an_argument_before_it_is_minaris_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_root_is_an_argument_before_it_is_minaris_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write("lab/b-v0")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "elsewhere"))
     assert len(load_minari("lab/b-v0", root=tmp_path).episodes) == 1
@@ -121,14 +131,19 @@ def test_the_root_is_an_argument_before_it_is_minaris_own(tmp_path: Path, monkey
 def test_sentences_are_looked_up_from_the_nearest_place_to_the_farthest() -> None:
     spec = EnvSpec("Some-v0", entry_point="nowhere:Nothing", kwargs={"env_name": "from-the-env-v3"}).to_json()
     write(
-        "lab/all-v0", metadata={"task_text": "data set"}, episode_metadata=[{"task_text": "episode"}], description="described"
+        "lab/all-v0",
+        metadata={"task_text": "data set"},
+        episode_metadata=[{"task_text": "episode"}],
+        description="described",
     )
     assert texts_of("lab/all-v0", task_texts={"lab/all-v0": "argument"}) == [("argument",)]
     assert texts_of("lab/all-v0") == [("episode",)]
     write("lab/dataset-v0", metadata={"task_text": "data set", "env_spec": spec}, description="described")
     assert texts_of("lab/dataset-v0") == [("data set",)]
     write("lab/described-v0", metadata={"env_spec": spec}, description="described")
-    with pytest.warns(UserWarning, match=r"lab/described-v0 has no task text; its description 'described' is taken for one"):
+    with pytest.warns(
+        UserWarning, match=r"lab/described-v0 has no task text; its description 'described' is taken for one"
+    ):
         assert texts_of("lab/described-v0") == [("described",)]
     write("lab/env-v0", metadata={"env_spec": spec})
     with pytest.warns(UserWarning, match="its `env_name` 'from-the-env-v3' is taken for one"):
@@ -158,7 +173,11 @@ def test_phrasings_are_all_read() -> None:
 
 def test_a_mission_in_a_dict_observation_is_the_sentence_and_leaves_the_observation() -> None:
     space = spaces.Dict(
-        {"image": spaces.Box(0, 255, (2, 2), np.uint8), "mission": spaces.Text(100), "direction": spaces.Discrete(4)}
+        {
+            "image": spaces.Box(0, 255, (2, 2), np.uint8),
+            "mission": spaces.Text(100),
+            "direction": spaces.Discrete(4),
+        }
     )
     observations = [
         {
@@ -175,7 +194,10 @@ def test_a_mission_in_a_dict_observation_is_the_sentence_and_leaves_the_observat
         metadata={"task_text": "data set"},
     )
     dataset = load_minari("lab/grid-v0")
-    assert [episode.task_texts for episode in dataset.episodes] == [("go to the red ball",), ("pick up the key",)]
+    assert [episode.task_texts for episode in dataset.episodes] == [
+        ("go to the red ball",),
+        ("pick up the key",),
+    ]
     assert set(dataset.observation_space) == {"image", "direction"}
     second = dataset.episodes[1].observations
     assert isinstance(second, dict)
@@ -193,18 +215,27 @@ def test_several_data_sets_keep_their_own_sentences() -> None:
     write("lab/b-v0", [buffer(3)], metadata={"task_text": "open it"})
     write("lab/c-v0", [buffer(4), buffer(5)], metadata={"task_text": "close it"})
     dataset = load_minari(["lab/b-v0", "lab/c-v0"])
-    assert [episode.task_texts for episode in dataset.episodes] == [("open it",), ("close it",), ("close it",)]
+    assert [episode.task_texts for episode in dataset.episodes] == [
+        ("open it",),
+        ("close it",),
+        ("close it",),
+    ]
     assert [len(episode) for episode in dataset.episodes] == [3, 4, 5]
 
 
 def test_sentences_can_be_given_by_task() -> None:
     write("lab/b-v0", [buffer(), buffer()], episode_metadata=[{"task_id": "open"}, {"task_id": "close"}])
-    assert texts_of("lab/b-v0", task_texts={"open": "open it", "close": "close it"}) == [("open it",), ("close it",)]
+    assert texts_of("lab/b-v0", task_texts={"open": "open it", "close": "close it"}) == [
+        ("open it",),
+        ("close it",),
+    ]
 
 
 def test_a_sentence_for_what_is_not_there_is_refused() -> None:
     write("lab/b-v0")
-    with pytest.raises(ValueError, match=r"`task_texts` speaks of \['lab/c-v0'\], but the data sets are \['lab/b-v0'\]"):
+    with pytest.raises(
+        ValueError, match=r"`task_texts` speaks of \['lab/c-v0'\], but the data sets are \['lab/b-v0'\]"
+    ):
         load_minari("lab/b-v0", task_texts={"lab/c-v0": "open it"})
     with pytest.raises(ValueError, match="a task text is empty"):
         load_minari("lab/b-v0", task_texts={"lab/b-v0": " "})
@@ -214,37 +245,60 @@ def test_a_sentence_for_what_is_not_there_is_refused() -> None:
 def test_success_is_read_off_the_infos_with_or_without_the_resets(n_infos: int) -> None:
     successes = np.zeros(n_infos)
     successes[n_infos - 2 :] = 1.0  # of the last two of four steps
-    write("lab/b-v0", [buffer(4, infos={"success": successes}), buffer(4, infos={"success": np.zeros(n_infos)}), buffer(4)])
+    write(
+        "lab/b-v0",
+        [buffer(4, infos={"success": successes}), buffer(4, infos={"success": np.zeros(n_infos)}), buffer(4)],
+    )
     outcomes = [(episode.success, episode.first_success) for episode in load_minari("lab/b-v0").episodes]
     assert outcomes == [(True, 2), (False, None), (None, None)]
 
 
 def test_success_and_goal_are_read_off_the_metadata() -> None:
-    entries = [{"success": True, "first_success": 1, "goal_id": "left"}, {"success": False, "first_success": -1}]
+    entries = [
+        {"success": True, "first_success": 1, "goal_id": "left"},
+        {"success": False, "first_success": -1},
+    ]
     write("lab/b-v0", [buffer(), buffer()], episode_metadata=entries)
     episodes = load_minari("lab/b-v0").episodes
-    assert [(e.success, e.first_success, e.goal) for e in episodes] == [(True, 1, "left"), (False, None, None)]
+    assert [(e.success, e.first_success, e.goal) for e in episodes] == [
+        (True, 1, "left"),
+        (False, None, None),
+    ]
 
 
 def test_spaces_that_differ_are_refused_by_both_names() -> None:
     write("lab/b-v0")
-    write("lab/wide-v0", [buffer(observations=np.zeros((5, 7)))], observation_space=spaces.Box(-1, 1, (7,), np.float64))
+    write(
+        "lab/wide-v0",
+        [buffer(observations=np.zeros((5, 7)))],
+        observation_space=spaces.Box(-1, 1, (7,), np.float64),
+    )
     write("lab/strong-v0", action_space=spaces.Box(-2.0, 2.0, (2,), np.float32))
-    with pytest.raises(ValueError, match=r"share their observation space: lab/b-v0 has .*\(3,\).*, lab/wide-v0 has .*\(7,\)"):
+    with pytest.raises(
+        ValueError, match=r"share their observation space: lab/b-v0 has .*\(3,\).*, lab/wide-v0 has .*\(7,\)"
+    ):
         load_minari(["lab/b-v0", "lab/wide-v0"])
-    with pytest.raises(ValueError, match=r"share their action space: lab/b-v0 has .*, lab/strong-v0 has .*2\.0"):
+    with pytest.raises(
+        ValueError, match=r"share their action space: lab/b-v0 has .*, lab/strong-v0 has .*2\.0"
+    ):
         load_minari(["lab/b-v0", "lab/strong-v0"])
 
 
 def test_bounds_of_observations_may_differ_and_are_joined() -> None:
     for name, bound in (("lab/b-v0", 1.0), ("lab/c-v0", 2.0)):
-        write(name, [buffer(observations=np.zeros((5, 3)))], observation_space=spaces.Box(-bound, bound, (3,), np.float64))
+        write(
+            name,
+            [buffer(observations=np.zeros((5, 3)))],
+            observation_space=spaces.Box(-bound, bound, (3,), np.float64),
+        )
     assert load_minari(["lab/b-v0", "lab/c-v0"]).observation_space == spaces.Box(-2.0, 2.0, (3,), np.float32)
 
 
 def test_actions_outside_are_clipped_and_counted_or_refused() -> None:
     write("lab/b-v0", [buffer(actions=np.full((4, 2), 3.0, np.float32)), buffer(6)])
-    with pytest.warns(UserWarning, match=r"lab/b-v0: 4 of 10 actions lay outside the action space .*, by up to 2, and were"):
+    with pytest.warns(
+        UserWarning, match=r"lab/b-v0: 4 of 10 actions lay outside the action space .*, by up to 2, and were"
+    ):
         first = load_minari("lab/b-v0").episodes[0]
     np.testing.assert_array_equal(first.actions, np.ones((4, 2)))
     with pytest.raises(ValueError, match="lab/b-v0, episode 0: 4 of 4 actions lie outside"):
@@ -253,7 +307,9 @@ def test_actions_outside_are_clipped_and_counted_or_refused() -> None:
 
 def test_discrete_actions_are_refused_with_the_data_sets_name() -> None:
     write("lab/b-v0", [buffer(actions=np.zeros(4, np.int64))], action_space=spaces.Discrete(3))
-    with pytest.raises(ValueError, match=r"lab/b-v0: the action space must be a Box of continuous actions, got Discrete\(3\)"):
+    with pytest.raises(
+        ValueError, match=r"lab/b-v0: the action space must be a Box of continuous actions, got Discrete\(3\)"
+    ):
         load_minari("lab/b-v0")
 
 
@@ -283,7 +339,8 @@ def test_nan_is_answered_with_data_set_episode_and_field() -> None:
     observations[2, 1] = np.nan
     write("lab/b-v0", [buffer(), buffer(observations=observations)])
     with pytest.raises(
-        ValueError, match="lab/b-v0, episode 1: `observations` holds 1 NaN or infinite values, the first at step 2"
+        ValueError,
+        match="lab/b-v0, episode 1: `observations` holds 1 NaN or infinite values, the first at step 2",
     ):
         load_minari("lab/b-v0")
 
@@ -298,7 +355,9 @@ def test_a_half_written_episode_is_answered_with_data_set_episode_and_field(root
     write("lab/b-v0", [buffer(), buffer()])
     with h5py.File(root / "lab/b-v0/data/main_data.hdf5", "a") as file:
         del file["episode_1/rewards"]
-    with pytest.raises(ValueError, match=r"lab/b-v0, episode 1: the files are damaged or half-written .*rewards.*again"):
+    with pytest.raises(
+        ValueError, match=r"lab/b-v0, episode 1: the files are damaged or half-written .*rewards.*again"
+    ):
         load_minari("lab/b-v0")
 
 

@@ -32,7 +32,9 @@ def random_episode(n_steps: int = 4, seed: int = 0, **fields: Any) -> Episode:
     return make_episode(**{**values, **fields})
 
 
-def write(root: Path, episodes: Any, observation_space: spaces.Space[Any] = BOX, dataset_id: str = ID, **about: Any) -> Path:
+def write(
+    root: Path, episodes: Any, observation_space: spaces.Space[Any] = BOX, dataset_id: str = ID, **about: Any
+) -> Path:
     return write_minari(dataset_id, episodes, observation_space, ACTIONS, root=root, **about)
 
 
@@ -64,7 +66,9 @@ def assert_same(one: Episode, other: Episode) -> None:
         assert array.shape == theirs[name].shape, name
 
 
-def assert_comes_back(root: Path, episodes: list[Episode], observation_space: spaces.Space[Any] = BOX) -> None:
+def assert_comes_back(
+    root: Path, episodes: list[Episode], observation_space: spaces.Space[Any] = BOX
+) -> None:
     write(root, episodes, observation_space)
     dataset = load_minari(ID, root=root)
     for written, read in zip(episodes, dataset.episodes, strict=True):
@@ -100,7 +104,9 @@ def test_an_episode_comes_back_bit_for_bit(tmp_path: Path, fields: dict[str, Any
 
 def test_episodes_of_several_tasks_and_lengths_come_back_in_their_order(tmp_path: Path) -> None:
     episodes = [
-        random_episode(number + 1, number, task=f"task-{number % 3}", task_texts=(f"do task number {number % 3}",))
+        random_episode(
+            number + 1, number, task=f"task-{number % 3}", task_texts=(f"do task number {number % 3}",)
+        )
         for number in range(12)
     ]
     assert_comes_back(tmp_path, episodes)
@@ -108,7 +114,9 @@ def test_episodes_of_several_tasks_and_lengths_come_back_in_their_order(tmp_path
 
 def test_images_come_back_without_loss(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (5, 36, 36, 3), np.uint8)
-    assert_comes_back(tmp_path, [random_episode(observations=noise)], spaces.Box(0, 255, (36, 36, 3), np.uint8))
+    assert_comes_back(
+        tmp_path, [random_episode(observations=noise)], spaces.Box(0, 255, (36, 36, 3), np.uint8)
+    )
 
 
 def test_dict_observations_come_back_with_all_kinds_of_entries(tmp_path: Path) -> None:
@@ -198,12 +206,16 @@ def test_a_data_set_is_never_overwritten(tmp_path: Path) -> None:
     write(tmp_path, make_two())
     write(tmp_path, make_two(), dataset_id="lab/own-v1")
     before = (tmp_path / ID / "data/main_data.hdf5").read_bytes()
-    with pytest.raises(ValueError, match=r"'lab/own-v0' is already in .* another id or version, such as 'lab/own-v2'"):
+    with pytest.raises(
+        ValueError, match=r"'lab/own-v0' is already in .* another id or version, such as 'lab/own-v2'"
+    ):
         write(tmp_path, [random_episode()])
     assert (tmp_path / ID / "data/main_data.hdf5").read_bytes() == before
 
 
-@pytest.mark.parametrize("dataset_id", ["own", "lab/own", "la b/own-v0", "x/own-v0", "/own-v0", "../own-v0", ""])
+@pytest.mark.parametrize(
+    "dataset_id", ["own", "lab/own", "la b/own-v0", "x/own-v0", "/own-v0", "../own-v0", ""]
+)
 def test_what_is_no_minari_id_is_refused_with_the_pattern(tmp_path: Path, dataset_id: str) -> None:
     with pytest.raises(ValueError, match=f"'{dataset_id}' is no Minari id: write it as 'namespace/name-v0'"):
         write(tmp_path, make_two(), dataset_id=dataset_id)
@@ -232,7 +244,9 @@ def test_no_one_sees_a_data_set_before_it_is_complete(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("minutes_since", "is_kept"), [(5, True), (120, False)], ids=["of a running writer", "of a killed one"]
 )
-def test_leftovers_are_removed_when_nothing_was_added_for_long(tmp_path: Path, minutes_since: int, is_kept: bool) -> None:
+def test_leftovers_are_removed_when_nothing_was_added_for_long(
+    tmp_path: Path, minutes_since: int, is_kept: bool
+) -> None:
     """A long write adds to a file in a subfolder, which leaves the date of the folder alone."""
     file = tmp_path / ".collecting-x/lab/own-v0/data/main_data.hdf5"
     file.parent.mkdir(parents=True)
@@ -260,7 +274,10 @@ def test_what_is_no_episode_is_refused(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"actions": np.full((4, ACTION), 2.0)}, "4 of 4 actions lie outside the action space"),
-        ({"observations": np.zeros((5, 7))}, r"a row of `observations` must have the space's shape \(3,\), got \(7,\)"),
+        (
+            {"observations": np.zeros((5, 7))},
+            r"a row of `observations` must have the space's shape \(3,\), got \(7,\)",
+        ),
         ({"task": " drawer"}, "`task` must be a name without white space around it, got ' drawer'"),
         ({"goal": ""}, "`goal` must be a name without white space around it, got ''"),
     ],
@@ -280,7 +297,9 @@ def test_an_episode_that_would_not_come_back_is_refused_by_its_number_and_source
         (spaces.Text(9), "observations must be one array or a flat Dict of arrays, got Text"),
     ],
 )
-def test_observations_that_no_file_or_policy_takes_are_refused(tmp_path: Path, space: spaces.Space[Any], message: str) -> None:
+def test_observations_that_no_file_or_policy_takes_are_refused(
+    tmp_path: Path, space: spaces.Space[Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=f"lab/own-v0: {message}"):
         write(tmp_path, make_two(), space)
 

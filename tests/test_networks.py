@@ -44,7 +44,9 @@ M, N, ACTION, FEATURE, PROMPT, WIDTH = 3, 4, 2, 5, 6, 8
 
 
 def make_denoiser(layer_norm: bool = False) -> Denoiser:
-    return Denoiser(ACTION, FEATURE, PROMPT, n_steps=5, net_arch=[WIDTH, 7], activation_fn=Mish, layer_norm=layer_norm)
+    return Denoiser(
+        ACTION, FEATURE, PROMPT, n_steps=5, net_arch=[WIDTH, 7], activation_fn=Mish, layer_norm=layer_norm
+    )
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -56,7 +58,9 @@ def test_the_denoiser_is_a_perceptron_on_the_concatenation_of_its_inputs(layer_n
     parts = (denoiser.from_state, denoiser.from_prompt, denoiser.from_action)
     weight = th.cat([part.weight for part in parts], dim=1)  # (WIDTH, FEATURE + PROMPT + ACTION)
     inputs = th.cat([features, prompts[:, None].expand(M, N, PROMPT), actions], dim=-1)
-    step_share = th.stack([denoiser.from_step(denoiser.step_table[k]) for k in steps.flatten()]).view(M, N, WIDTH)
+    step_share = th.stack([denoiser.from_step(denoiser.step_table[k]) for k in steps.flatten()]).view(
+        M, N, WIDTH
+    )
     hidden = F.linear(inputs, weight, denoiser.from_state.bias) + step_share
     layers = [layer for layer in denoiser.trunk if isinstance(layer, nn.Linear)]
     norms = [layer for layer in denoiser.trunk if isinstance(layer, nn.LayerNorm)]
@@ -74,13 +78,17 @@ def test_one_step_for_all_rows_is_the_same_as_that_step_in_each() -> None:
     actions = th.randn(M, N, ACTION)
     condition = denoiser.condition(th.randn(M, N, WIDTH), th.randn(M, PROMPT))
     steps = denoiser.step_embeddings()
-    assert_close(denoiser(actions, steps[3], condition), denoiser(actions, steps[th.full((M, N), 3)], condition))
+    assert_close(
+        denoiser(actions, steps[3], condition), denoiser(actions, steps[th.full((M, N), 3)], condition)
+    )
 
 
 def test_the_denoiser_tells_the_steps_apart() -> None:
     denoiser = make_denoiser()
     actions, condition = th.randn(1, 1, ACTION), th.zeros(1, 1, WIDTH)
-    predicted = th.cat([denoiser(actions, embedding, condition)[0] for embedding in denoiser.step_embeddings()])
+    predicted = th.cat(
+        [denoiser(actions, embedding, condition)[0] for embedding in denoiser.step_embeddings()]
+    )
     assert th.pdist(predicted).min() > 1e-5
 
 
@@ -88,7 +96,9 @@ def test_a_prompt_reaches_its_own_rows_only() -> None:
     denoiser = make_denoiser()
     features, prompts = th.randn(M, N, FEATURE), th.randn(M, PROMPT, requires_grad=True)
     denoiser(
-        th.randn(M, N, ACTION), denoiser.step_embeddings()[0], denoiser.condition(denoiser.from_state(features), prompts)
+        th.randn(M, N, ACTION),
+        denoiser.step_embeddings()[0],
+        denoiser.condition(denoiser.from_state(features), prompts),
     )[1].sum().backward()
     assert prompts.grad is not None
     assert prompts.grad.abs().sum(dim=1).ne(0).tolist() == [False, True, False]
@@ -108,7 +118,9 @@ def test_the_table_of_step_embeddings_is_no_weight() -> None:
 
 
 def make_ensemble(n_critics: int = 3, layer_norm: bool = False) -> QEnsemble:
-    return QEnsemble(ACTION, FEATURE, PROMPT, n_critics, net_arch=[WIDTH, 7], activation_fn=Mish, layer_norm=layer_norm)
+    return QEnsemble(
+        ACTION, FEATURE, PROMPT, n_critics, net_arch=[WIDTH, 7], activation_fn=Mish, layer_norm=layer_norm
+    )
 
 
 def values_of(ensemble: QEnsemble, state: th.Tensor, prompts: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -141,7 +153,9 @@ def test_the_value_of_one_member_moves_no_weight_of_another() -> None:
     touched = {}
     for name, parameter in ensemble.named_parameters():
         assert parameter.grad is not None
-        by_member = parameter.grad.view(3, -1).abs().sum(dim=1)  # members lie one after the other in every first axis
+        by_member = (
+            parameter.grad.view(3, -1).abs().sum(dim=1)
+        )  # members lie one after the other in every first axis
         touched[name] = by_member.ne(0).tolist()
     assert all(members == [False, True, False] for members in touched.values()), touched
 
@@ -165,7 +179,9 @@ def test_values_stand_prompt_after_prompt() -> None:
     state, prompts, actions = th.randn(M, N, 3 * WIDTH), th.randn(M, PROMPT), th.randn(M, N, ACTION)
     values = values_of(ensemble, state, prompts, actions)
     for m, n in ((0, 0), (1, 3), (2, 1)):
-        alone = values_of(ensemble, state[m : m + 1, n : n + 1], prompts[m : m + 1], actions[m : m + 1, n : n + 1])
+        alone = values_of(
+            ensemble, state[m : m + 1, n : n + 1], prompts[m : m + 1], actions[m : m + 1, n : n + 1]
+        )
         assert_close(values[:, m, n], alone[:, 0, 0])
 
 
@@ -175,7 +191,9 @@ TOKEN, L = 8, 6
 
 
 def encoded(
-    tokens: th.Tensor | None = None, steps: th.Tensor | None = None, has_trajectory: Sequence[bool] = (True,) * M
+    tokens: th.Tensor | None = None,
+    steps: th.Tensor | None = None,
+    has_trajectory: Sequence[bool] = (True,) * M,
 ) -> PromptEncoding:
     """Encoded prompts of which an attention reads one thing."""
     nothing = th.zeros(M, L, 0)
@@ -207,7 +225,9 @@ def test_attention_is_torchs_multi_head_attention() -> None:
 
 def test_where_there_is_no_example_attention_gives_the_learned_null() -> None:
     attention = make_cross_attention()
-    read = attention(th.randn(M, N, FEATURE), encoded(th.randn(M, L, TOKEN), has_trajectory=[True, False, True]))
+    read = attention(
+        th.randn(M, N, FEATURE), encoded(th.randn(M, L, TOKEN), has_trajectory=[True, False, True])
+    )
     context = read[..., FEATURE:]
     assert th.equal(context[1], attention.null.expand(N, TOKEN))
     assert not th.isclose(context[0], attention.null).any()
@@ -215,7 +235,9 @@ def test_where_there_is_no_example_attention_gives_the_learned_null() -> None:
 
 def test_the_null_of_the_attention_learns_only_where_it_is_used() -> None:
     attention = make_cross_attention()
-    read = attention(th.randn(M, N, FEATURE), encoded(th.randn(M, L, TOKEN), has_trajectory=[True, False, True]))
+    read = attention(
+        th.randn(M, N, FEATURE), encoded(th.randn(M, L, TOKEN), has_trajectory=[True, False, True])
+    )
     context = read[..., FEATURE:]
     used, unused = (th.autograd.grad(context[m].sum(), attention.null, retain_graph=True)[0] for m in (1, 0))
     assert_close(used, th.full((TOKEN,), float(N)))
@@ -257,7 +279,9 @@ def test_a_state_is_read_as_its_difference_to_the_nearest_step_and_to_those_ahea
 
 
 def test_differences_are_read_once_more_at_a_tenth_of_a_standard_deviation() -> None:
-    _, *differences, _actions, _time = read_steps(th.randn(M, N, FEATURE), encoded(steps=th.randn(M, L, FEATURE + ACTION)))
+    _, *differences, _actions, _time = read_steps(
+        th.randn(M, N, FEATURE), encoded(steps=th.randn(M, L, FEATURE + ACTION))
+    )
     for difference, fine in zip(differences[:3], differences[3:], strict=True):
         assert_close(fine, th.tanh(difference / 0.1))
 
@@ -269,12 +293,17 @@ def test_steps_weigh_by_a_gaussian_of_their_scaled_distance() -> None:
     weights = reader._weights(features, states)
     scales = reader.log_scales.exp()[:, None, None]  # (heads, 1, 1, FEATURE)
     differences = (features[:, None, :, None] - states[:, None, None]) * scales  # (M, heads, N, L, FEATURE)
-    assert_close(weights, th.exp(-differences.square().sum(-1)) / th.exp(-differences.square().sum(-1)).sum(-1, keepdim=True))
+    assert_close(
+        weights,
+        th.exp(-differences.square().sum(-1)) / th.exp(-differences.square().sum(-1)).sum(-1, keepdim=True),
+    )
 
 
 def test_without_an_example_the_state_is_read_as_it_is() -> None:
     features = th.randn(M, N, FEATURE)
-    read = NearestSteps(FEATURE, ACTION)(features, encoded(steps=far_apart(), has_trajectory=[True, False, True]))
+    read = NearestSteps(FEATURE, ACTION)(
+        features, encoded(steps=far_apart(), has_trajectory=[True, False, True])
+    )
     assert th.equal(read[1, :, :FEATURE], features[1])
     assert read[1, :, FEATURE:].eq(0).all()
     assert read[[0, 2], :, :FEATURE].eq(0).all()
@@ -282,10 +311,15 @@ def test_without_an_example_the_state_is_read_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("has_trajectory", [[True, False, True], [True] * M, [False] * M])
-def test_the_first_layer_of_a_network_is_the_same_where_zeros_are_left_out(has_trajectory: list[bool]) -> None:
+def test_the_first_layer_of_a_network_is_the_same_where_zeros_are_left_out(
+    has_trajectory: list[bool],
+) -> None:
     reader = NearestSteps(FEATURE, ACTION)
     layer = nn.Linear(reader.output_dim, WIDTH)
-    features, steps = th.randn(M, N, FEATURE, requires_grad=True), th.randn(M, L, FEATURE + ACTION, requires_grad=True)
+    features, steps = (
+        th.randn(M, N, FEATURE, requires_grad=True),
+        th.randn(M, L, FEATURE + ACTION, requires_grad=True),
+    )
     prompts, weights = encoded(steps=steps, has_trajectory=has_trajectory), th.randn(M, N, WIDTH)
     left_out, whole = reader.project(layer, features, prompts), layer(reader(features, prompts))
     assert_close(left_out, whole)
@@ -299,7 +333,10 @@ def test_what_is_read_does_not_move_with_the_origin() -> None:
     """Differences to the example mean the same wherever both are: so they do in a task that is new."""
     reader = NearestSteps(FEATURE, ACTION)
     states, actions, features = th.randn(M, L, FEATURE), th.rand(M, L, ACTION), th.randn(M, N, FEATURE)
-    here, there = (reader(features + shift, encoded(steps=th.cat([states + shift, actions], dim=-1))) for shift in (0.0, 2.5))
+    here, there = (
+        reader(features + shift, encoded(steps=th.cat([states + shift, actions], dim=-1)))
+        for shift in (0.0, 2.5)
+    )
     assert_close(here, there, atol=1e-3, rtol=1e-3)
 
 

@@ -64,7 +64,11 @@ def assert_equal(one: Episode, other: Episode) -> None:
     """Equal in every bit and word."""
     ours, theirs = parts_of(one), parts_of(other)
     assert list(ours) == list(theirs)
-    pairs = [*((ours[key], theirs[key]) for key in ours), (one.actions, other.actions), (one.rewards, other.rewards)]
+    pairs = [
+        *((ours[key], theirs[key]) for key in ours),
+        (one.actions, other.actions),
+        (one.rewards, other.rewards),
+    ]
     for a, b in pairs:
         assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
     for name in ("task", "task_texts", "terminated", "success", "first_success", "goal", "source"):
@@ -73,7 +77,16 @@ def assert_equal(one: Episode, other: Episode) -> None:
 
 def test_what_is_written_comes_back_with_all_that_episodes_say(tmp_path: Path) -> None:
     episodes = [
-        traced(0, 1, 5, task_texts=("open it", "pull it"), terminated=True, success=True, first_success=4, goal="left"),
+        traced(
+            0,
+            1,
+            5,
+            task_texts=("open it", "pull it"),
+            terminated=True,
+            success=True,
+            first_success=4,
+            goal="left",
+        ),
         traced(1, 2, 1, success=False),
         traced(0, 3, 1, terminated=True),
         traced(2, 4, 3, task_texts=("öffne sie",)),
@@ -88,7 +101,9 @@ def test_episodes_that_follow_each_other_without_a_jump_stay_apart(tmp_path: Pat
 
 
 def test_dict_observations_come_back_in_their_dtypes(tmp_path: Path) -> None:
-    space = spaces.Dict({"camera/left": spaces.Box(0, 255, (2, 2), np.uint8), "door": spaces.Discrete(3), "arm": OBSERVATIONS})
+    space = spaces.Dict(
+        {"camera/left": spaces.Box(0, 255, (2, 2), np.uint8), "door": spaces.Discrete(3), "arm": OBSERVATIONS}
+    )
     rng = np.random.default_rng(0)
     episodes = [
         make_episode(
@@ -117,7 +132,13 @@ def any_episodes(draw: st.DrawFn) -> list[Episode]:
             Episode(
                 np.array(draw(st.lists(values, min_size=n_steps + 1, max_size=n_steps + 1)))[:, None],
                 np.array(draw(st.lists(values, min_size=n_steps, max_size=n_steps)))[:, None],
-                np.array(draw(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=n_steps, max_size=n_steps))),
+                np.array(
+                    draw(
+                        st.lists(
+                            st.floats(-(2.0**100), 2.0**100, width=32), min_size=n_steps, max_size=n_steps
+                        )
+                    )
+                ),
                 task=draw(words),
                 task_texts=tuple(draw(st.lists(words.filter(str.strip), max_size=2))),
                 terminated=draw(st.booleans()),
@@ -141,7 +162,9 @@ def test_any_episodes_come_back_as_they_were(episodes: list[Episode]) -> None:
 
 
 def test_other_tools_find_the_arrays_of_d4rls_layout(tmp_path: Path) -> None:
-    write_npz(tmp_path / "logs.npz", [traced(0, 1, 2), traced(0, 2, 1, terminated=True)], OBSERVATIONS, ACTIONS)
+    write_npz(
+        tmp_path / "logs.npz", [traced(0, 1, 2), traced(0, 2, 1, terminated=True)], OBSERVATIONS, ACTIONS
+    )
     with np.load(tmp_path / "logs.npz", allow_pickle=False) as file:
         np.testing.assert_array_equal(file["observations"], [[0, 1, 0], [0, 1, 1], [0, 2, 0]])
         np.testing.assert_array_equal(file["next_observations"], [[0, 1, 1], [0, 1, 2], [0, 2, 1]])
@@ -155,7 +178,9 @@ def test_other_tools_find_the_arrays_of_d4rls_layout(tmp_path: Path) -> None:
 def test_a_file_of_another_tool_is_one_task_named_by_its_stem(tmp_path: Path) -> None:
     source = NpzSource(save(tmp_path / "cheetah.npz"))
     first, second = source.episodes()
-    np.testing.assert_array_equal(first.observations, np.array([[0, 0, 0], [1, -1, 0.5], [2, -2, 1], [2, -2, 1]], np.float32))
+    np.testing.assert_array_equal(
+        first.observations, np.array([[0, 0, 0], [1, -1, 0.5], [2, -2, 1], [2, -2, 1]], np.float32)
+    )
     np.testing.assert_array_equal(second.rewards, [3, 4, 5])
     assert (first.task, first.task_texts, first.terminated, first.success) == ("cheetah", (), True, None)
     assert (source.observation_space, source.action_space) == (OBSERVATIONS, ACTIONS)
@@ -175,7 +200,9 @@ def test_a_time_limit_can_be_given_where_the_file_has_none(tmp_path: Path) -> No
     path = save(tmp_path / "logs.npz", terminals=np.zeros(N))
     assert [len(episode) for episode in NpzSource(path, max_episode_steps=3).episodes()] == [2, 2]
     write_npz(path, [traced(0, 1, 5)], OBSERVATIONS, ACTIONS)
-    with pytest.raises(ValueError, match=r"logs.npz: says itself where its episodes end; leave out `max_episode_steps`"):
+    with pytest.raises(
+        ValueError, match=r"logs.npz: says itself where its episodes end; leave out `max_episode_steps`"
+    ):
         NpzSource(path, max_episode_steps=3)
 
 
@@ -211,14 +238,18 @@ def test_a_file_is_known_by_its_suffix_or_its_format(tmp_path: Path) -> None:
 
 def test_a_file_without_any_flags_is_read_with_a_warning(tmp_path: Path) -> None:
     path = save(tmp_path / "logs.npz", terminals=None, dones=np.zeros(N))
-    with pytest.warns(UserWarning, match="has neither `terminals` nor `timeouts`, but holds `actions`, `dones`, `obs"):
+    with pytest.warns(
+        UserWarning, match="has neither `terminals` nor `timeouts`, but holds `actions`, `dones`, `obs"
+    ):
         (episode,) = NpzSource(path).episodes()
     assert not episode.terminated
 
 
 def test_a_pickle_is_refused_without_being_opened(tmp_path: Path) -> None:
     path = save(tmp_path / "logs.npz", rewards=np.array([1.0] * N, object))
-    with pytest.raises(ValueError, match=r"logs.npz: `rewards` is a pickle of Python objects, which could execute anything"):
+    with pytest.raises(
+        ValueError, match=r"logs.npz: `rewards` is a pickle of Python objects, which could execute anything"
+    ):
         NpzSource(path)
 
 
@@ -229,7 +260,9 @@ def test_a_pickle_that_is_not_read_does_not_matter(tmp_path: Path) -> None:
 
 def test_a_missing_array_is_answered_with_its_name_and_what_is_there(tmp_path: Path) -> None:
     path = save(tmp_path / "logs.npz", observations=None, rewards=None, obs=np.zeros(N))
-    with pytest.raises(ValueError, match=r"logs.npz: has no `observations` and no `rewards`, but holds `actions`, `obs`"):
+    with pytest.raises(
+        ValueError, match=r"logs.npz: has no `observations` and no `rewards`, but holds `actions`, `obs`"
+    ):
         NpzSource(path)
 
 
@@ -242,7 +275,9 @@ def test_observations_are_one_array_or_several(tmp_path: Path) -> None:
 def test_what_is_no_npz_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "logs.npz"
     path.write_bytes(b"not this")
-    with pytest.raises(ValueError, match=r"logs.npz: is not an npz file, or damaged or half-written \(BadZipFile"):
+    with pytest.raises(
+        ValueError, match=r"logs.npz: is not an npz file, or damaged or half-written \(BadZipFile"
+    ):
         NpzSource(path)
 
 
@@ -264,16 +299,21 @@ def test_damage_that_looks_like_another_kind_of_zip_is_answered_with_the_files_n
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\1\2") + offset] = 0x81
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"logs.npz: is not an npz file, or damaged or half-written \({reason}"):
+    with pytest.raises(
+        ValueError, match=rf"logs.npz: is not an npz file, or damaged or half-written \({reason}"
+    ):
         NpzSource(path)
 
 
 @pytest.mark.parametrize(
-    "metadata", ["no json", "[]", json.dumps({"version": 2}), json.dumps({"version": 1, "episodes": [{"task": "a"}]})]
+    "metadata",
+    ["no json", "[]", json.dumps({"version": 2}), json.dumps({"version": 1, "episodes": [{"task": "a"}]})],
 )
 def test_metadata_of_another_kind_are_refused(tmp_path: Path, metadata: str) -> None:
     path = save(tmp_path / "logs.npz", metadata=np.array(metadata))
-    with pytest.raises(ValueError, match=r"logs.npz: its `metadata` is not what write_npz writes .*save it without"):
+    with pytest.raises(
+        ValueError, match=r"logs.npz: its `metadata` is not what write_npz writes .*save it without"
+    ):
         NpzSource(path)
 
 
@@ -283,7 +323,9 @@ def test_sentences_in_metadata_are_lists(tmp_path: Path) -> None:
     with np.load(path) as file:
         changed = {**file, "metadata": np.array(str(file["metadata"]).replace('["open it"]', '"open it"'))}
     np.savez(path, **changed)
-    with pytest.raises(ValueError, match=r"logs.npz: its `metadata` .* `task_texts` must be lists of sentences"):
+    with pytest.raises(
+        ValueError, match=r"logs.npz: its `metadata` .* `task_texts` must be lists of sentences"
+    ):
         NpzSource(path)
 
 
@@ -300,7 +342,9 @@ def test_metadata_that_contradict_the_arrays_are_refused(tmp_path: Path) -> None
 def test_a_file_that_is_refused_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "logs.npz"
     write_npz(path, [traced(0, 1, 5)], OBSERVATIONS, ACTIONS)
-    with pytest.raises(ValueError, match=r"logs.npz, episode 0 \(logs, episode 7\): 8 of 8 actions lie outside"):
+    with pytest.raises(
+        ValueError, match=r"logs.npz, episode 0 \(logs, episode 7\): 8 of 8 actions lie outside"
+    ):
         write_npz(
             path,
             [make_episode(actions=np.full((8, 2), 2.0), rewards=np.zeros(8), observations=np.zeros((9, 3)))],
@@ -314,7 +358,9 @@ def test_a_file_that_is_refused_leaves_what_was_there(tmp_path: Path) -> None:
 def test_only_episodes_of_one_dtype_are_written(tmp_path: Path) -> None:
     space = spaces.Box(0, 255, (3,), np.uint8)
     mixed = [make_episode(observations=np.zeros((5, 3), np.uint8)), make_episode()]
-    with pytest.raises(ValueError, match=r"episode 1 .*: `observations` is float32, and uint8 in the first episode"):
+    with pytest.raises(
+        ValueError, match=r"episode 1 .*: `observations` is float32, and uint8 in the first episode"
+    ):
         write_npz(tmp_path / "logs.npz", mixed, space, ACTIONS)
     with pytest.raises(TypeError, match=r"logs.npz: a data set is made of `Episode`s, got int"):
         write_npz(tmp_path / "logs.npz", [3], OBSERVATIONS, ACTIONS)  # type: ignore[list-item]

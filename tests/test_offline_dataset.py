@@ -20,9 +20,14 @@ def test_spaces_are_read_off_the_episodes() -> None:
 
 
 def test_bytes_are_read_as_images_and_dicts_as_dict_spaces() -> None:
-    episode = make_episode(observations={"image": np.zeros((T + 1, 8, 8, 3), np.uint8), "state": np.zeros((T + 1, 2))})
+    episode = make_episode(
+        observations={"image": np.zeros((T + 1, 8, 8, 3), np.uint8), "state": np.zeros((T + 1, 2))}
+    )
     expected = spaces.Dict(
-        {"image": spaces.Box(0, 255, (8, 8, 3), np.uint8), "state": spaces.Box(-np.inf, np.inf, (2,), np.float32)}
+        {
+            "image": spaces.Box(0, 255, (8, 8, 3), np.uint8),
+            "state": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+        }
     )
     assert OfflineDataset.from_episodes([episode]).observation_space == expected
 
@@ -48,7 +53,8 @@ def test_a_data_set_says_how_much_of_it_is_failure() -> None:
     episodes = [replace(long, success=False), replace(short, success=True), replace(short, success=True)]
     dataset = OfflineDataset.from_episodes(episodes)
     assert (
-        dataset.summary() == "3 episodes of 1 tasks, 50 transitions; 33% of the episodes failed, with 60% of the transitions"
+        dataset.summary()
+        == "3 episodes of 1 tasks, 50 transitions; 33% of the episodes failed, with 60% of the transitions"
     )
     assert repr(dataset) == f"<OfflineDataset: {dataset.summary()}>"
 
@@ -133,7 +139,8 @@ def test_a_dict_with_other_keys_is_refused_with_the_expected_ones() -> None:
     first = make_episode(observations={"b": np.zeros((T + 1, 1)), "a": np.zeros((T + 1, 1))})
     for other in ({"a": np.zeros((T + 1, 1))}, np.zeros((T + 1, 1))):
         with pytest.raises(
-            ValueError, match=re.escape("logs, episode 7: observations must be a dict with the keys ['a', 'b']")
+            ValueError,
+            match=re.escape("logs, episode 7: observations must be a dict with the keys ['a', 'b']"),
         ):
             OfflineDataset.from_episodes([first, make_episode(observations=other)])
 
@@ -166,5 +173,7 @@ def test_nothing_is_no_data_set() -> None:
 
 @pytest.mark.parametrize("source", [3, None, np.zeros(3), [make_episode(), "door-open-v0"]])
 def test_anything_else_is_answered_with_what_is_accepted(source: Any) -> None:
-    with pytest.raises(TypeError, match="must be a Minari data set id, a list of ids, a list of Episodes, an OfflineDataset"):
+    with pytest.raises(
+        TypeError, match="must be a Minari data set id, a list of ids, a list of Episodes, an OfflineDataset"
+    ):
         load_dataset(source)

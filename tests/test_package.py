@@ -14,14 +14,20 @@ ROOT = Path(__file__).parents[1]
 NAME = "sb3-llmdpd"
 PINS = {
     canonicalize_name(name): version
-    for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    for name, version in re.findall(
+        r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE
+    )
 }
 
 
 def requirements(name: str, extras: set[str]) -> list[Requirement]:
     """What the installed distribution asks for here, with these extras."""
     asked = [Requirement(line) for line in metadata.requires(name) or []]
-    return [each for each in asked if not each.marker or any(each.marker.evaluate({"extra": e}) for e in extras or {""})]
+    return [
+        each
+        for each in asked
+        if not each.marker or any(each.marker.evaluate({"extra": e}) for e in extras or {""})
+    ]
 
 
 def everything_pulled_in() -> set[str]:
@@ -31,7 +37,9 @@ def everything_pulled_in() -> set[str]:
         if (name, extras) in seen or name == "torch":  # what torch brings along differs between its builds
             continue
         seen.add((name, extras))
-        left += [(canonicalize_name(each.name), frozenset(each.extras)) for each in requirements(name, set(extras))]
+        left += [
+            (canonicalize_name(each.name), frozenset(each.extras)) for each in requirements(name, set(extras))
+        ]
     return {name for name, _ in seen} - {NAME}
 
 
@@ -43,7 +51,11 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_every_range_admits_the_version_that_is_tested() -> None:
     asked = [Requirement(line) for line in metadata.requires(NAME) or []]
-    refused = [str(each) for each in asked if each.name != NAME and PINS[canonicalize_name(each.name)] not in each.specifier]
+    refused = [
+        str(each)
+        for each in asked
+        if each.name != NAME and PINS[canonicalize_name(each.name)] not in each.specifier
+    ]
     assert refused == []
 
 
@@ -52,7 +64,10 @@ def test_every_package_that_all_pulls_in_is_pinned() -> None:
 
 
 def test_nothing_is_pinned_that_is_not_pulled_in() -> None:
-    of_torch = {canonicalize_name(Requirement(line).name) for line in metadata.requires("torch") or []} | {"torch", "mpmath"}
+    of_torch = {canonicalize_name(Requirement(line).name) for line in metadata.requires("torch") or []} | {
+        "torch",
+        "mpmath",
+    }
     assert set(PINS) - everything_pulled_in() - of_torch == set()
 
 

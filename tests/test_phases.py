@@ -13,7 +13,9 @@ from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
 from sb3_llmdpd.evaluation.tasks import CellResult
 
 
-def seen(hand: tuple[float, float, float], thing: tuple[float, float, float], gripper: float = 1.0) -> np.ndarray:
+def seen(
+    hand: tuple[float, float, float], thing: tuple[float, float, float], gripper: float = 1.0
+) -> np.ndarray:
     observation = np.zeros(39, np.float32)
     observation[:3], observation[3], observation[4:7] = hand, gripper, thing
     return observation
@@ -38,7 +40,9 @@ def test_a_hand_that_stays_away_passes_nothing() -> None:
 
 def test_the_fingers_grasp_only_within_reach() -> None:
     open_near, closed_near = seen((0.0, 0.0, 0.06), LYING), seen((0.0, 0.0, 0.06), LYING, 0.5)
-    assert watched(open_near, seen(AWAY, LYING, 0.5)) == Phases(True, False, False, False, False, pytest.approx(0.04))
+    assert watched(open_near, seen(AWAY, LYING, 0.5)) == Phases(
+        True, False, False, False, False, pytest.approx(0.04)
+    )
     assert watched(open_near, closed_near).grasp
 
 
@@ -51,7 +55,9 @@ def test_lifting_counts_from_the_objects_lowest_point_and_moving_from_its_place(
 
 
 def test_what_the_object_does_before_the_hand_is_near_does_not_count() -> None:
-    settled = watched(seen(AWAY, (0.0, 0.0, 0.0)), seen(AWAY, (0.1, 0.0, 0.05)), seen((0.1, 0.0, 0.1), (0.1, 0.0, 0.05)))
+    settled = watched(
+        seen(AWAY, (0.0, 0.0, 0.0)), seen(AWAY, (0.1, 0.0, 0.05)), seen((0.1, 0.0, 0.1), (0.1, 0.0, 0.05))
+    )
     assert (settled.reach, settled.lift, settled.move) == (True, False, False)
 
 
@@ -71,7 +77,9 @@ def test_phases_go_through_the_file_into_a_table_of_their_own(tmp_path: Path) ->
     write_results(tmp_path / "results.json", [result], {})
     (read,), _ = read_results(tmp_path / "results.json")
     assert read == result
-    assert tables([read])[-1].rows == (("bin-picking", "text", "0.50", "0.50", "0.00", "0.00", "0.00", "12.2"),)
+    assert tables([read])[-1].rows == (
+        ("bin-picking", "text", "0.50", "0.50", "0.00", "0.00", "0.00", "12.2"),
+    )
 
 
 def test_the_expert_of_a_task_that_grasps_passes_all_phases() -> None:
@@ -83,5 +91,11 @@ def test_the_expert_of_a_task_that_grasps_passes_all_phases() -> None:
     watch = PhaseWatch(1)
     (rollout,) = run_episodes([env], act, [0], max_steps=150, stop_at_success=True, watch=watch)
     assert rollout.phases is not None
-    assert phase_rates([rollout.phases]) == {"reach": 1.0, "grasp": 1.0, "lift": 1.0, "move": 1.0, "place": 1.0}
+    assert phase_rates([rollout.phases]) == {
+        "reach": 1.0,
+        "grasp": 1.0,
+        "lift": 1.0,
+        "move": 1.0,
+        "place": 1.0,
+    }
     assert 0.02 < rollout.phases.closest < 0.06

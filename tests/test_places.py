@@ -8,7 +8,17 @@ from numpy.testing import assert_allclose
 from stable_baselines3.common.env_checker import check_env
 
 from sb3_llmdpd import LLMDPD, CosineSchedule
-from sb3_llmdpd.benchmarks.places import COLUMNS, HORIZON, NEAR, PLACES, ROWS, UNSEEN, PlacesEnv, record, texts_of
+from sb3_llmdpd.benchmarks.places import (
+    COLUMNS,
+    HORIZON,
+    NEAR,
+    PLACES,
+    ROWS,
+    UNSEEN,
+    PlacesEnv,
+    record,
+    texts_of,
+)
 from sb3_llmdpd.evaluation.conditions import Cell, Condition
 from sb3_llmdpd.evaluation.tasks import evaluate_tasks
 

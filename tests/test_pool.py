@@ -29,16 +29,27 @@ SHARED = {
 ROWS = {"full": {"sentence": "the method"}, "bc": {"sentence": "cloning"}}
 
 
-def grid(split: str, unseen: dict[str, float], seen: dict[str, float], rows: tuple[str, ...] = ("full", "bc")) -> GridResults:
+def grid(
+    split: str, unseen: dict[str, float], seen: dict[str, float], rows: tuple[str, ...] = ("full", "bc")
+) -> GridResults:
     """Two seeds, told both; `full` has the rates given, and all others none."""
     cells = []
     for row in rows:
         for seed, (task, rate) in product((0, 1), [*unseen.items(), *seen.items()]):
             successes = tuple(int(row == "full" and episode < 2 * rate) for episode in range(2))
             cells.append(PlayedCell(row, seed, task, "text+trajectory", task in seen, successes, (0.0, 0.0)))
-    own: dict[str, Any] = {"split": split, "train_tasks": [*seen], "unseen_tasks": [*unseen], "goal_known_tasks": []}
+    own: dict[str, Any] = {
+        "split": split,
+        "train_tasks": [*seen],
+        "unseen_tasks": [*unseen],
+        "goal_known_tasks": [],
+    }
     return GridResults(
-        {**SHARED, **own}, {row: ROWS[row] for row in rows}, {"machine": "x86_64", "cores": 2}, {}, tuple(cells)
+        {**SHARED, **own},
+        {row: ROWS[row] for row in rows},
+        {"machine": "x86_64", "cores": 2},
+        {},
+        tuple(cells),
     )
 
 
@@ -116,12 +127,18 @@ def test_many_unseen_tasks_are_rows_of_their_own_table() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda grid: replace(grid, settings={**grid.settings, "n_steps": 200}), "'n_steps' of one is 100 and of another 200"),
+        (
+            lambda grid: replace(grid, settings={**grid.settings, "n_steps": 200}),
+            "'n_steps' of one is 100 and of another 200",
+        ),
         (
             lambda grid: replace(grid, variants={**grid.variants, "bc": {"sentence": "other"}}),
             "the row 'bc' of one is {'sentence': 'cloning'} and of another {'sentence': 'other'}",
         ),
-        (lambda grid: replace(grid, settings={**grid.settings, "unseen_tasks": ["reach"]}), "hold out the same tasks"),
+        (
+            lambda grid: replace(grid, settings={**grid.settings, "unseen_tasks": ["reach"]}),
+            "hold out the same tasks",
+        ),
         (
             lambda grid: replace(grid, cells=tuple(replace(cell, seed=5) for cell in grid.cells)),
             "no row of the same seed in common, which is what can be read together: bc with seed 0; bc with seed 1;",
@@ -153,7 +170,11 @@ def test_several_folders_make_one_report(folders: list[str], tmp_path: Path) -> 
     result = CliRunner().invoke(app, ["benchmark", "report", *folders, "--out", str(tmp_path / "both")])
     assert result.exit_code == 0, result.output
     assert "unseen (2)" in result.output
-    assert {path.name for path in (tmp_path / "both").iterdir()} == {"results.json", "report.md", "report.html"}
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {
+        "results.json",
+        "report.md",
+        "report.html",
+    }
     assert read_grid(tmp_path / "both" / "results.json") == pooled([FIRST, SECOND])
 
 

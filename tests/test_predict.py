@@ -76,7 +76,9 @@ def test_a_deterministic_action_does_not_depend_on_the_batch(
 
 
 @pytest.mark.parametrize("n_candidates", [1, 4])
-def test_a_deterministic_action_repeats(model: LLMDPD, monkeypatch: pytest.MonkeyPatch, n_candidates: int) -> None:
+def test_a_deterministic_action_repeats(
+    model: LLMDPD, monkeypatch: pytest.MonkeyPatch, n_candidates: int
+) -> None:
     monkeypatch.setattr(model, "n_candidates", n_candidates)
     monkeypatch.setattr(model, "candidate_temperature", 1.0)
     assert_array_equal(act(model, task_text=TEXTS[0]), act(model, task_text=TEXTS[0]))
@@ -122,13 +124,18 @@ def test_each_row_can_have_a_text_of_its_own_or_none(model: LLMDPD) -> None:
 
 def test_each_row_can_have_an_example_of_its_own_or_none(model: LLMDPD) -> None:
     examples = [EPISODES[0], None, EPISODES[9]]
-    alone = [act(model, OBSERVATIONS[i], prompt=Prompt(trajectory=example)) for i, example in enumerate(examples)]
+    alone = [
+        act(model, OBSERVATIONS[i], prompt=Prompt(trajectory=example)) for i, example in enumerate(examples)
+    ]
     assert_same(act(model, OBSERVATIONS[:3], trajectory=examples), np.stack(alone))
 
 
 def test_one_text_joins_an_example_for_each_row(model: LLMDPD) -> None:
     examples = [EPISODES[0], EPISODES[5]]
-    alone = [act(model, OBSERVATIONS[i], task_text=TEXTS[0], trajectory=example) for i, example in enumerate(examples)]
+    alone = [
+        act(model, OBSERVATIONS[i], task_text=TEXTS[0], trajectory=example)
+        for i, example in enumerate(examples)
+    ]
     assert_same(act(model, OBSERVATIONS[:2], task_text=TEXTS[0], trajectory=examples), np.stack(alone))
 
 
@@ -157,7 +164,9 @@ def test_an_example_may_come_in_many_forms(model: LLMDPD, same: Any) -> None:
     ],
     ids=["text", "trajectory", "text beside a trajectory", "trajectory beside a text", "none"],
 )
-def test_another_prompt_means_another_action(model: LLMDPD, one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_another_prompt_means_another_action(
+    model: LLMDPD, one: dict[str, Any], other: dict[str, Any]
+) -> None:
     assert differ(act(model, **one), act(model, **other))
 
 
@@ -188,9 +197,17 @@ def test_the_scaled_example_is_what_training_saw() -> None:
     ("prompt", "error", "message"),
     [
         ({}, ValueError, r"which task to do: pass predict\(.*task_text=.*set_task.*prompt=Prompt\(\)"),
-        (dict(task_text=TEXTS[:2]), ValueError, "^Got 2 prompts for 6 observations: pass one prompt, or one per observation"),
+        (
+            dict(task_text=TEXTS[:2]),
+            ValueError,
+            "^Got 2 prompts for 6 observations: pass one prompt, or one per observation",
+        ),
         (dict(trajectory=[EPISODES[0]] * 2), ValueError, "^Got 2 prompts for 6 observations"),
-        (dict(task_text=list(TEXTS[:2]), trajectory=[None] * 3), ValueError, "2 task texts and 3 trajectories"),
+        (
+            dict(task_text=list(TEXTS[:2]), trajectory=[None] * 3),
+            ValueError,
+            "2 task texts and 3 trajectories",
+        ),
         (dict(task_text=[]), ValueError, "0 task texts"),
         (dict(task_text=TEXTS[0], prompt=Prompt()), ValueError, "either `prompt`, or `task_text`"),
         (dict(prompt=[]), TypeError, "must be a Prompt or a non-empty list"),
@@ -201,8 +218,16 @@ def test_the_scaled_example_is_what_training_saw() -> None:
         (dict(task_text=[TEXTS[0], 3]), TypeError, "`task_text` must be a string, got int"),
         (dict(trajectory="go"), TypeError, "must be an Episode, a Trajectory, or a pair.*got str"),
         (dict(trajectory=(np.full((3, 5), np.nan), np.zeros((3, 2)))), ValueError, "`trajectory`.*NaN"),
-        (dict(trajectory=(np.zeros((3, 4)), np.zeros((3, 2)))), ValueError, r"row of `observations`.*\(5,\), got \(4,\)"),
-        (dict(trajectory=(np.zeros((3, 5)), np.zeros((3, 1)))), ValueError, r"row of `actions`.*\(2,\), got \(1,\)"),
+        (
+            dict(trajectory=(np.zeros((3, 4)), np.zeros((3, 2)))),
+            ValueError,
+            r"row of `observations`.*\(5,\), got \(4,\)",
+        ),
+        (
+            dict(trajectory=(np.zeros((3, 5)), np.zeros((3, 1)))),
+            ValueError,
+            r"row of `actions`.*\(2,\), got \(1,\)",
+        ),
         (dict(trajectory=({"x": np.zeros((3, 5))}, np.zeros((3, 2)))), ValueError, "observations are a dict"),
     ],
     ids=lambda value: None if isinstance(value, type | dict) else value,
@@ -291,7 +316,9 @@ def test_a_prompted_view_keeps_its_task_whatever_the_model_is_told(model: LLMDPD
 
 
 def test_a_prompted_view_needs_a_prompt(model: LLMDPD) -> None:
-    with pytest.raises(ValueError, match="`prompted` needs a task: pass `task_text`, `trajectory` or `prompt`"):
+    with pytest.raises(
+        ValueError, match="`prompted` needs a task: pass `task_text`, `trajectory` or `prompt`"
+    ):
         model.prompted()
 
 
@@ -306,13 +333,17 @@ def test_sb3_evaluates_a_model_that_was_told_its_task(model: LLMDPD, n_envs: int
 
 def test_each_sub_environment_can_have_a_task_of_its_own(model: LLMDPD) -> None:
     model.set_task(task_text=TEXTS)
-    rewards, _ = evaluate_policy(model, make_vec_env(ActionEnv, 3), n_eval_episodes=3, return_episode_rewards=True)
+    rewards, _ = evaluate_policy(
+        model, make_vec_env(ActionEnv, 3), n_eval_episodes=3, return_episode_rewards=True
+    )
     expected = [3 * act(model, np.full(5, 0.5), task_text=text)[0] for text in TEXTS]
     assert_allclose(rewards, expected, atol=1e-4)
 
 
 def test_the_policy_alone_without_a_task_says_what_to_do(model: LLMDPD) -> None:
-    with pytest.raises(ValueError, match=r"no prompt: use model.predict\(..., task_text=...\), or model.set_task"):
+    with pytest.raises(
+        ValueError, match=r"no prompt: use model.predict\(..., task_text=...\), or model.set_task"
+    ):
         model.policy.predict(OBSERVATIONS)
 
 
@@ -332,26 +363,36 @@ def carrying(observations: np.ndarray, *texts: str) -> dict[str, np.ndarray]:
 
 
 def test_the_sentence_in_an_observation_is_the_task(model: LLMDPD) -> None:
-    assert_array_equal(act(model, carrying(OBSERVATIONS[0], TEXTS[1])), act(model, OBSERVATIONS[0], task_text=TEXTS[1]))
+    assert_array_equal(
+        act(model, carrying(OBSERVATIONS[0], TEXTS[1])), act(model, OBSERVATIONS[0], task_text=TEXTS[1])
+    )
     rows = carrying(OBSERVATIONS, *[TEXTS[1]] * 7)
     assert_array_equal(act(model, rows), act(model, task_text=TEXTS[1]))
 
 
 def test_each_observation_has_its_own_sentence(model: LLMDPD) -> None:
-    assert_array_equal(act(model, carrying(OBSERVATIONS[:3], *TEXTS)), act(model, OBSERVATIONS[:3], task_text=TEXTS))
+    assert_array_equal(
+        act(model, carrying(OBSERVATIONS[:3], *TEXTS)), act(model, OBSERVATIONS[:3], task_text=TEXTS)
+    )
 
 
 def test_the_sentence_stands_beside_the_keys_of_a_dict() -> None:
-    episodes = image_episodes((3, 36, 36), lambda images: {"a": images.mean(axis=(2, 3)), "b": images.mean(axis=(2, 3))})
+    episodes = image_episodes(
+        (3, 36, 36), lambda images: {"a": images.mean(axis=(2, 3)), "b": images.mean(axis=(2, 3))}
+    )
     model = tiny_model(policy="MultiInputPolicy", dataset=episodes, batch_size=4, prompts_per_batch=2)
     rows = {"a": np.zeros((2, 3)), "b": np.zeros((2, 3))}
     sentences = make_text_encoder("hashing").encode(TEXTS[:2])
-    assert_array_equal(act(model, {**rows, "task_embedding": sentences}), act(model, rows, task_text=TEXTS[:2]))
+    assert_array_equal(
+        act(model, {**rows, "task_embedding": sentences}), act(model, rows, task_text=TEXTS[:2])
+    )
 
 
 def test_the_sentence_in_an_observation_goes_before_the_one_that_is_set(model: LLMDPD) -> None:
     model.set_task(task_text=TEXTS[0])
-    assert_array_equal(act(model, carrying(OBSERVATIONS[0], TEXTS[1])), act(model, OBSERVATIONS[0], task_text=TEXTS[1]))
+    assert_array_equal(
+        act(model, carrying(OBSERVATIONS[0], TEXTS[1])), act(model, OBSERVATIONS[0], task_text=TEXTS[1])
+    )
 
 
 @pytest.mark.parametrize("examples", [EPISODES[8], [EPISODES[8], EPISODES[4]]], ids=["one", "one for each"])
@@ -391,11 +432,27 @@ def test_what_predict_is_told_goes_before_the_sentence_in_the_observation(
             {},
             r"has 8 entries, and this model reads 256: make it.*TaskTextWrapper\(env, task_text, 'hashing:256'\)",
         ),
-        ({"observation": OBSERVATIONS[:2], "task_embedding": np.full((2, 256), np.nan)}, {}, "finite numbers, got NaN"),
-        ({"observation": OBSERVATIONS[:2], "task_embedding": np.ones((2, 1, 256))}, {}, r"got shape \(1, 256\)"),
+        (
+            {"observation": OBSERVATIONS[:2], "task_embedding": np.full((2, 256), np.nan)},
+            {},
+            "finite numbers, got NaN",
+        ),
+        (
+            {"observation": OBSERVATIONS[:2], "task_embedding": np.ones((2, 1, 256))},
+            {},
+            r"got shape \(1, 256\)",
+        ),
         (carrying(OBSERVATIONS[:3], *TEXTS[:2]), {}, "^Got 2 prompts for 3 observations"),
-        (carrying(OBSERVATIONS[:3], *TEXTS), dict(trajectory=EPISODES[:2]), "^Got 2 prompts for 3 observations"),
-        ({"x": OBSERVATIONS, "task_embedding": np.ones((7, 256))}, {}, r"an array, got a dict with the keys \['x'\]"),
+        (
+            carrying(OBSERVATIONS[:3], *TEXTS),
+            dict(trajectory=EPISODES[:2]),
+            "^Got 2 prompts for 3 observations",
+        ),
+        (
+            {"x": OBSERVATIONS, "task_embedding": np.ones((7, 256))},
+            {},
+            r"an array, got a dict with the keys \['x'\]",
+        ),
     ],
     ids=["size", "NaN", "shape", "too few sentences", "too few examples", "another key"],
 )
@@ -407,7 +464,9 @@ def test_a_sentence_in_an_observation_that_cannot_be_is_refused(
 
 
 def test_a_model_without_texts_refuses_the_sentence_in_an_observation() -> None:
-    with pytest.raises(ValueError, match=r"trained without task texts.*nor the sentence in an observation of TaskTextWrapper"):
+    with pytest.raises(
+        ValueError, match=r"trained without task texts.*nor the sentence in an observation of TaskTextWrapper"
+    ):
         tiny_model(text_encoder=None).predict(carrying(OBSERVATIONS[0], TEXTS[0]))
 
 
@@ -434,7 +493,8 @@ def encodings(model: LLMDPD) -> Iterator[Encodings]:
 
 
 @pytest.mark.parametrize(
-    "prompt", [dict(task_text=TEXTS[0]), dict(trajectory=EPISODES[0]), dict(prompt=Prompt(TEXTS[0], EPISODES[0]))]
+    "prompt",
+    [dict(task_text=TEXTS[0]), dict(trajectory=EPISODES[0]), dict(prompt=Prompt(TEXTS[0], EPISODES[0]))],
 )
 def test_the_same_prompt_is_encoded_once_and_not_at_every_step(
     model: LLMDPD, encodings: Encodings, prompt: dict[str, Any]
@@ -451,7 +511,9 @@ def test_the_task_that_is_set_is_encoded_once(model: LLMDPD, encodings: Encoding
     assert encodings.count == 1
 
 
-@pytest.mark.parametrize(("texts", "count"), [([TEXTS[0]] * 3, 1), (TEXTS, 3)], ids=["one sentence", "three sentences"])
+@pytest.mark.parametrize(
+    ("texts", "count"), [([TEXTS[0]] * 3, 1), (TEXTS, 3)], ids=["one sentence", "three sentences"]
+)
 def test_the_sentences_in_observations_are_encoded_once(
     model: LLMDPD, encodings: Encodings, texts: list[str], count: int
 ) -> None:
@@ -499,10 +561,14 @@ def test_of_several_candidates_the_critics_best_is_taken() -> None:
     assert_same(model.predict(OBSERVATIONS, task_text=TEXTS[0])[0], expected.numpy())
 
 
-def test_the_first_deterministic_candidate_is_the_action_without_noise(model: LLMDPD, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_deterministic_candidate_is_the_action_without_noise(
+    model: LLMDPD, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = act(model, task_text=TEXTS[0])
     monkeypatch.setattr(model, "n_candidates", 4)
-    monkeypatch.setattr(model.critic_target, "forward", lambda features, prompts, actions: -th.arange(28.0).expand(2, 1, 28))
+    monkeypatch.setattr(
+        model.critic_target, "forward", lambda features, prompts, actions: -th.arange(28.0).expand(2, 1, 28)
+    )
     assert_same(act(model, task_text=TEXTS[0]), expected)
 
 
@@ -525,7 +591,12 @@ def units_dataset() -> OfflineDataset:
     rng = np.random.default_rng(0)
     space = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([4.0, 1.0], np.float32))
     episodes = [
-        Episode(rng.standard_normal((11, 5)), np.tile([2.5, 0.25], (10, 1)), np.zeros(10), task_texts=("hold still",))
+        Episode(
+            rng.standard_normal((11, 5)),
+            np.tile([2.5, 0.25], (10, 1)),
+            np.zeros(10),
+            task_texts=("hold still",),
+        )
         for _ in range(3)
     ]
     return OfflineDataset.from_episodes(episodes, action_space=space)
@@ -558,16 +629,22 @@ SPACES = {
 def test_other_spaces_are_read_in_observation_and_example(
     space: spaces.Space[Any], rows: np.ndarray, action_dtype: type[np.floating[Any]]
 ) -> None:
-    episode = Episode(rows, np.random.default_rng(1).uniform(-1, 1, (5, 2)), np.zeros(5), task_texts=("go on",))
+    episode = Episode(
+        rows, np.random.default_rng(1).uniform(-1, 1, (5, 2)), np.zeros(5), task_texts=("go on",)
+    )
     action_space = spaces.Box(-3, 1, (2,), action_dtype)
-    model = tiny_model(dataset=OfflineDataset((episode, episode), space, action_space), prompts_per_batch=1).learn(1)
+    model = tiny_model(
+        dataset=OfflineDataset((episode, episode), space, action_space), prompts_per_batch=1
+    ).learn(1)
     actions = act(model, rows, task_text="go on", trajectory=episode)
     alone = [act(model, row, task_text="go on", trajectory=episode) for row in rows]
     assert actions.dtype == action_dtype
     assert_same(actions, np.stack(alone))
 
 
-def image_episodes(shape: tuple[int, ...], wrap: Callable[[np.ndarray], Any] = lambda image: image) -> list[Episode]:
+def image_episodes(
+    shape: tuple[int, ...], wrap: Callable[[np.ndarray], Any] = lambda image: image
+) -> list[Episode]:
     """Two tasks; the images are the same, whichever axis holds their three channels."""
     rng = np.random.default_rng(0)
     episodes = []
@@ -575,7 +652,9 @@ def image_episodes(shape: tuple[int, ...], wrap: Callable[[np.ndarray], Any] = l
         images = rng.integers(0, 256, (6, 3, 36, 36), dtype=np.uint8)
         images = images if shape[0] == 3 else images.transpose(0, 2, 3, 1)
         text = f"do task number {i % 2}"
-        episodes.append(Episode(wrap(images), rng.uniform(-1, 1, (5, 2)), np.zeros(5), task=text, task_texts=(text,)))
+        episodes.append(
+            Episode(wrap(images), rng.uniform(-1, 1, (5, 2)), np.zeros(5), task=text, task_texts=(text,))
+        )
     return episodes
 
 
@@ -599,18 +678,26 @@ def test_the_order_of_an_images_channels_changes_nothing_in_training() -> None:
 
 
 def test_a_prompt_of_dict_observations_changes_the_action() -> None:
-    episodes = image_episodes((3, 36, 36), lambda images: {"image": images, "mean": images.mean(axis=(2, 3)) / 255})
+    episodes = image_episodes(
+        (3, 36, 36), lambda images: {"image": images, "mean": images.mean(axis=(2, 3)) / 255}
+    )
     model = tiny_model(policy="MultiInputPolicy", dataset=episodes, batch_size=4, prompts_per_batch=2)
     model.learn(2, log_interval=None)
     rows = {key: value[:3].copy() for key, value in episodes[0].observations.items()}
     assert act(model, rows, trajectory=episodes[0]).shape == (3, 2)
-    assert not np.array_equal(act(model, rows, trajectory=episodes[0]), act(model, rows, trajectory=episodes[1]))
+    assert not np.array_equal(
+        act(model, rows, trajectory=episodes[0]), act(model, rows, trajectory=episodes[1])
+    )
 
 
 def test_a_dict_observation_without_a_key_is_refused() -> None:
-    episodes = image_episodes((3, 36, 36), lambda images: {"a": images.mean(axis=(2, 3)), "b": images.mean(axis=(2, 3))})
+    episodes = image_episodes(
+        (3, 36, 36), lambda images: {"a": images.mean(axis=(2, 3)), "b": images.mean(axis=(2, 3))}
+    )
     model = tiny_model(policy="MultiInputPolicy", dataset=episodes, batch_size=4, prompts_per_batch=2)
-    with pytest.raises(ValueError, match=r"a dict with the keys \['a', 'b'\], got a dict with the keys \['a'\]"):
+    with pytest.raises(
+        ValueError, match=r"a dict with the keys \['a', 'b'\], got a dict with the keys \['a'\]"
+    ):
         model.predict({"a": np.zeros(3)}, task_text=TEXTS[0])
 
 
@@ -620,7 +707,9 @@ def test_a_dict_observation_without_a_key_is_refused() -> None:
 def test_fewer_steps_ask_the_denoiser_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = tiny_model(sampler="dpm_solver++", n_sampling_steps=3), []
     denoiser = model.policy.actor_target.denoiser
-    monkeypatch.setattr(denoiser, "forward", lambda *given, old=denoiser.forward: calls.append(1) or old(*given))
+    monkeypatch.setattr(
+        denoiser, "forward", lambda *given, old=denoiser.forward: calls.append(1) or old(*given)
+    )
     model.predict(np.zeros((4, 5), np.float32), task_text=TEXTS[1])
     assert len(calls) == 3
 
@@ -628,7 +717,10 @@ def test_fewer_steps_ask_the_denoiser_less_often(monkeypatch: pytest.MonkeyPatch
 def test_ddim_in_all_steps_is_ddpm_without_noise_where_there_is_but_one_step() -> None:
     observations = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
     one_step = dict(policy_kwargs=dict(n_diffusion_steps=1))
-    actions = [tiny_model(sampler=name, **one_step).predict(observations, task_text=TEXTS[1])[0] for name in ("ddpm", "ddim")]
+    actions = [
+        tiny_model(sampler=name, **one_step).predict(observations, task_text=TEXTS[1])[0]
+        for name in ("ddpm", "ddim")
+    ]
     assert_array_equal(*actions)
 
 

@@ -39,7 +39,9 @@ def test_a_trajectory_is_its_own_example() -> None:
     assert Trajectory.of(trajectory) is trajectory
 
 
-@pytest.mark.parametrize("pair", [(OBSERVATIONS, ACTIONS), (OBSERVATIONS[:4], ACTIONS), [OBSERVATIONS, ACTIONS]])
+@pytest.mark.parametrize(
+    "pair", [(OBSERVATIONS, ACTIONS), (OBSERVATIONS[:4], ACTIONS), [OBSERVATIONS, ACTIONS]]
+)
 def test_a_pair_is_an_example_with_or_without_the_last_observation(pair: Any) -> None:
     trajectory = Trajectory.of(pair)
     assert_array_equal(trajectory.observations, OBSERVATIONS[:4])
@@ -73,7 +75,9 @@ def test_an_example_is_a_copy() -> None:
     assert_array_equal(trajectory.actions, ACTIONS)
 
 
-@pytest.mark.parametrize("example", [OBSERVATIONS, "open the door", 3, (OBSERVATIONS,), (OBSERVATIONS, ACTIONS, ACTIONS)])
+@pytest.mark.parametrize(
+    "example", [OBSERVATIONS, "open the door", 3, (OBSERVATIONS,), (OBSERVATIONS, ACTIONS, ACTIONS)]
+)
 def test_other_examples_are_answered_with_the_accepted_forms(example: Any) -> None:
     message = f"`trajectory` must be an Episode, a Trajectory, or a pair (observations, actions), got {type(example).__name__}"
     with pytest.raises(TypeError, match=re.escape(message)):
@@ -81,7 +85,9 @@ def test_other_examples_are_answered_with_the_accepted_forms(example: Any) -> No
 
 
 def test_two_episodes_are_no_pair_of_observations_and_actions() -> None:
-    with pytest.raises(TypeError, match="`trajectory`: `actions` must be an array of numbers, got dtype object"):
+    with pytest.raises(
+        TypeError, match="`trajectory`: `actions` must be an array of numbers, got dtype object"
+    ):
         Trajectory.of(tuple(make_episodes(n_tasks=1, n_episodes=2)))
 
 
@@ -99,10 +105,18 @@ BAD_EXAMPLES = {
         "`observations['b']` must hold T + 1 = 5 rows",
     ),
     "an empty dict": ({}, ACTIONS, "`observations` is an empty dict"),
-    "flat actions": (OBSERVATIONS, ACTIONS[:, 0], "`actions` must be (T, *action_shape), (T, 1) for a single number, got"),
+    "flat actions": (
+        OBSERVATIONS,
+        ACTIONS[:, 0],
+        "`actions` must be (T, *action_shape), (T, 1) for a single number, got",
+    ),
     "a number for actions": (OBSERVATIONS, 0.5, "`actions` must be an array over steps, got a single number"),
     "no step": (np.zeros((0, 3)), np.zeros((0, 2)), "an episode needs at least one step"),
-    "NaN": (np.where(OBSERVATIONS == 7.0, np.nan, OBSERVATIONS), ACTIONS, "`observations` holds 1 NaN or infinite values"),
+    "NaN": (
+        np.where(OBSERVATIONS == 7.0, np.nan, OBSERVATIONS),
+        ACTIONS,
+        "`observations` holds 1 NaN or infinite values",
+    ),
 }
 
 
@@ -110,7 +124,9 @@ BAD_EXAMPLES = {
 @pytest.mark.parametrize(
     "form", [lambda pair: Trajectory.of(pair), lambda pair: Trajectory(*pair)], ids=["pair", "trajectory"]
 )
-def test_a_malformed_example_is_refused_in_every_form(observations: Any, actions: Any, message: str, form: Any) -> None:
+def test_a_malformed_example_is_refused_in_every_form(
+    observations: Any, actions: Any, message: str, form: Any
+) -> None:
     with pytest.raises(ValueError, match=re.escape(f"`trajectory`: {message}")):
         form((observations, actions))
 
@@ -122,7 +138,9 @@ largest_below_one = float(np.nextafter(1.0, 0.0))
 
 
 @given(lengths_and_windows, st.floats(0.0, largest_below_one))
-def test_a_window_stays_inside_its_example_and_never_goes_back(sizes: tuple[list[int], int], offset: float) -> None:
+def test_a_window_stays_inside_its_example_and_never_goes_back(
+    sizes: tuple[list[int], int], offset: float
+) -> None:
     lengths, window = np.array(sizes[0]), sizes[1]
     steps = window_steps(lengths, window, np.full((len(lengths), window), offset))
     assert steps.shape == (len(lengths), window)
@@ -143,7 +161,9 @@ def test_a_window_takes_one_step_of_each_part(sizes: tuple[list[int], int], seed
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
-def test_a_window_of_the_examples_length_shows_each_step_and_a_longer_one_repeats(length: int, more: int) -> None:
+def test_a_window_of_the_examples_length_shows_each_step_and_a_longer_one_repeats(
+    length: int, more: int
+) -> None:
     assert_array_equal(window_steps(np.array([length]), length)[0], np.arange(length))
     steps = window_steps(np.array([length]), length + more)[0]
     assert_array_equal(np.unique(steps), np.arange(length))

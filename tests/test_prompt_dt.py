@@ -60,7 +60,8 @@ def play(model: PromptDT, observations: np.ndarray, rows: list[list[int]]) -> li
     """
     act = model.make_act(PROMPTS, noise_seed=0, deterministic=True)
     return [
-        act(seen[at], at, np.full(len(at), 0.5 * (t > 0))) for t, (seen, at) in enumerate(zip(observations, rows, strict=True))
+        act(seen[at], at, np.full(len(at), 0.5 * (t > 0)))
+        for t, (seen, at) in enumerate(zip(observations, rows, strict=True))
     ]
 
 
@@ -83,7 +84,11 @@ def traced_segments() -> SegmentBuffer:
 def test_a_stretch_is_the_steps_up_to_a_transition_with_the_returns_that_follow_them() -> None:
     segments, prompts = traced_segments().sample_segments(64)
     for task, number, step, action, to_go, is_step in zip(
-        *segments.observations.unbind(-1), segments.actions, segments.returns_to_go, segments.is_step, strict=True
+        *segments.observations.unbind(-1),
+        segments.actions,
+        segments.returns_to_go,
+        segments.is_step,
+        strict=True,
     ):
         real = is_step.tolist()
         n_padded, length = real.count(False), 5 + int(number[0]) % 4
@@ -100,7 +105,8 @@ def test_a_stretch_is_the_steps_up_to_a_transition_with_the_returns_that_follow_
 
 def test_the_best_return_is_that_of_the_best_episode_of_each_task() -> None:
     returns = [
-        [sum(number + t / 256 for t in range(5 + number % 4)) for number in of_task] for of_task in ((0, 1, 2), (4, 5, 6))
+        [sum(number + t / 256 for t in range(5 + number % 4)) for number in of_task]
+        for of_task in ((0, 1, 2), (4, 5, 6))
     ]
     assert_allclose(traced_segments().best_returns, [max(of_task) for of_task in returns], rtol=1e-6)
 
@@ -131,7 +137,9 @@ def test_an_action_depends_on_state_return_and_the_actions_before(model: PromptD
     changed = getattr(segments, name).clone()
     changed[:, -2] += 1.0
     with th.no_grad():
-        difference = model.network(segments._replace(**{name: changed}), prompts) - model.network(segments, prompts)
+        difference = model.network(segments._replace(**{name: changed}), prompts) - model.network(
+            segments, prompts
+        )
     assert difference[:, -1].abs().min() > 1e-5
 
 
@@ -163,7 +171,9 @@ def test_each_row_has_a_memory_of_its_own_whatever_rows_are_left(model: PromptDT
     observations = np.random.default_rng(0).standard_normal((7, 3, 5)).astype(np.float32)
     together = play(model, observations, [[0, 1, 2]] * 3 + [[0, 2]] * 2 + [[2]] * 2)
     alone = [play(model, observations, [[row]] * 7) for row in range(3)]
-    for t, (rows, actions) in enumerate(zip([[0, 1, 2]] * 3 + [[0, 2]] * 2 + [[2]] * 2, together, strict=True)):
+    for t, (rows, actions) in enumerate(
+        zip([[0, 1, 2]] * 3 + [[0, 2]] * 2 + [[2]] * 2, together, strict=True)
+    ):
         assert_allclose(actions, np.concatenate([alone[row][t] for row in rows]), atol=1e-5)
     assert np.ptp(np.stack([step[2 if len(step) == 3 else -1] for step in together]), axis=0).max() > 1e-3
 
@@ -179,7 +189,10 @@ def test_acting_sees_what_training_saw(model: PromptDT) -> None:
     episode = make_episodes()[5]
     prompt = Prompt("do task number 1", EXAMPLES[1])
     act = model.make_act([prompt])
-    taken = [act(episode.observations[t][None], [0], np.array([episode.rewards[t - 1] if t else 0.0]))[0] for t in range(6)]
+    taken = [
+        act(episode.observations[t][None], [0], np.array([episode.rewards[t - 1] if t else 0.0]))[0]
+        for t in range(6)
+    ]
     goal, unit = model.targets["do task number 1"]
     to_go = goal - unit * np.concatenate([[0.0], np.cumsum(episode.rewards)])[2:6]
     segments, _ = model.buffer.sample_segments(3)
@@ -196,19 +209,27 @@ def test_acting_sees_what_training_saw(model: PromptDT) -> None:
 
 def test_the_return_to_reach_is_the_tasks_best_or_the_examples_own() -> None:
     model = tiny(reward_scale="none")
-    best = [max(float(e.rewards.sum()) for e in make_episodes() if e.task == f"task-{task}") for task in range(3)]
+    best = [
+        max(float(e.rewards.sum()) for e in make_episodes() if e.task == f"task-{task}") for task in range(3)
+    ]
     largest = max(map(abs, best))
     assert model.return_scale == pytest.approx(largest, rel=1e-5)
-    assert model._target(Prompt("please carry out task 2")) == pytest.approx((best[2] / largest, 1 / largest), rel=1e-5)
+    assert model._target(Prompt("please carry out task 2")) == pytest.approx(
+        (best[2] / largest, 1 / largest), rel=1e-5
+    )
     own = float(EXAMPLES[1].rewards.sum())
-    assert model._target(Prompt("never heard of", EXAMPLES[1])) == pytest.approx((own / largest, 1 / largest), rel=1e-5)
+    assert model._target(Prompt("never heard of", EXAMPLES[1])) == pytest.approx(
+        (own / largest, 1 / largest), rel=1e-5
+    )
     assert model._target(Prompt()) == pytest.approx((np.mean(best) / largest, 1 / largest), rel=1e-5)
 
 
 def test_rewards_are_scaled_in_the_return_as_in_training() -> None:
     model = tiny(reward_scale="per_task")
     size = np.sqrt(np.mean([e.rewards**2 for e in make_episodes() if e.task == "task-1"]))
-    assert model._target(Prompt("do task number 1"))[1] == pytest.approx(1 / (size * model.return_scale), rel=1e-5)
+    assert model._target(Prompt("do task number 1"))[1] == pytest.approx(
+        1 / (size * model.return_scale), rel=1e-5
+    )
     own = float(np.sqrt(np.mean(EXAMPLES[1].rewards ** 2)))
     expected = (float(EXAMPLES[1].rewards.sum()) / own / model.return_scale, 1 / (own * model.return_scale))
     assert model._target(Prompt(None, EXAMPLES[1])) == pytest.approx(expected, rel=1e-5)
@@ -278,7 +299,11 @@ def test_a_loaded_model_acts_as_the_saved_one(changes: dict[str, Any], tmp_path:
     prompts = PROMPTS if changes == {} else [PROMPTS[1]] * 3
     observations = np.random.default_rng(0).standard_normal((3, 3, 5)).astype(np.float32)
     actions = []
-    for each in (model, PromptDT.load(tmp_path / "prompt_dt", device="cpu"), pickle.loads(pickle.dumps(model))):
+    for each in (
+        model,
+        PromptDT.load(tmp_path / "prompt_dt", device="cpu"),
+        pickle.loads(pickle.dumps(model)),
+    ):
         act = each.make_act(prompts)
         actions.append([act(seen, [0, 1, 2], np.ones(3)) for seen in observations])
     assert_array_equal(actions[1], actions[0])
@@ -327,7 +352,9 @@ def test_sizes_that_do_not_fit_together_are_refused() -> None:
 
 
 def test_a_features_extractor_that_learns_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be one of \('flatten', 'metaworld_relative'\), got 'nature_cnn'"):
+    with pytest.raises(
+        ValueError, match=r"must be one of \('flatten', 'metaworld_relative'\), got 'nature_cnn'"
+    ):
         tiny(features_extractor_class="nature_cnn")
 
 

@@ -17,12 +17,16 @@ HAS_TRAJECTORY = th.tensor([True, False, True, False])
 
 
 def make_encoder(text_dim: int = TEXT) -> PromptEncoder:
-    return PromptEncoder(text_dim, FEATURE, ACTION, L, TEXT_EMBEDDING, TRAJECTORY_EMBEDDING, TOKEN, n_layers=1, n_heads=2)
+    return PromptEncoder(
+        text_dim, FEATURE, ACTION, L, TEXT_EMBEDDING, TRAJECTORY_EMBEDDING, TOKEN, n_layers=1, n_heads=2
+    )
 
 
 def make_prompts(text_dim: int = TEXT) -> PromptBatch:
     """Four prompts: with both, text only, trajectory only, neither."""
-    return PromptBatch(th.randn(M, text_dim), HAS_TEXT, th.randn(M * L, FEATURE), th.randn(M, L, ACTION), HAS_TRAJECTORY)
+    return PromptBatch(
+        th.randn(M, text_dim), HAS_TEXT, th.randn(M * L, FEATURE), th.randn(M, L, ACTION), HAS_TRAJECTORY
+    )
 
 
 def features_of(prompts: PromptBatch) -> th.Tensor:
@@ -48,7 +52,11 @@ def test_the_null_trajectory_stands_where_there_is_no_trajectory() -> None:
 def test_what_an_absent_part_holds_changes_nothing() -> None:
     encoder, prompts = make_encoder(), make_prompts()
     before = encoder(prompts, features_of(prompts)).vectors
-    text_vectors, actions, features = prompts.text_vectors.clone(), prompts.actions.clone(), features_of(prompts).clone()
+    text_vectors, actions, features = (
+        prompts.text_vectors.clone(),
+        prompts.actions.clone(),
+        features_of(prompts).clone(),
+    )
     text_vectors[~HAS_TEXT] = 1e3
     actions[~HAS_TRAJECTORY] = 1e3
     features[~HAS_TRAJECTORY] = 1e3
@@ -62,7 +70,11 @@ def test_each_prompt_is_encoded_apart_from_the_others() -> None:
     for m in range(M):
         own = slice(m, m + 1)
         alone = PromptBatch(
-            prompts.text_vectors[own], HAS_TEXT[own], features_of(prompts)[m], prompts.actions[own], HAS_TRAJECTORY[own]
+            prompts.text_vectors[own],
+            HAS_TEXT[own],
+            features_of(prompts)[m],
+            prompts.actions[own],
+            HAS_TRAJECTORY[own],
         )
         encoded = encoder(alone, features_of(prompts)[own])
         assert_close(encoded.vectors[0], together.vectors[m])
@@ -73,7 +85,8 @@ def test_a_null_learns_only_from_the_prompts_that_use_it() -> None:
     encoder, prompts = make_encoder(), make_prompts()
     vectors = encoder(prompts, features_of(prompts)).vectors
     by_prompt = [
-        th.autograd.grad(row.sum(), (encoder.null_text, encoder.null_trajectory), retain_graph=True) for row in vectors
+        th.autograd.grad(row.sum(), (encoder.null_text, encoder.null_trajectory), retain_graph=True)
+        for row in vectors
     ]
     assert [bool(text.any()) for text, _ in by_prompt] == (~HAS_TEXT).tolist()
     assert [bool(trajectory.any()) for _, trajectory in by_prompt] == (~HAS_TRAJECTORY).tolist()

@@ -56,10 +56,15 @@ def stored(given_array: np.ndarray, always_float: bool) -> np.ndarray:
 @given(sound_arrays())
 def test_an_episode_keeps_what_it_is_given(arrays: dict[str, Any]) -> None:
     episode = Episode(**arrays, source=SOURCE)
-    pairs = [(episode.actions, stored(arrays["actions"], True)), (episode.rewards, stored(arrays["rewards"], True))]
+    pairs = [
+        (episode.actions, stored(arrays["actions"], True)),
+        (episode.rewards, stored(arrays["rewards"], True)),
+    ]
     if isinstance(arrays["observations"], dict):
         assert list(episode.observations) == list(arrays["observations"])
-        pairs += [(episode.observations[key], stored(value, False)) for key, value in arrays["observations"].items()]
+        pairs += [
+            (episode.observations[key], stored(value, False)) for key, value in arrays["observations"].items()
+        ]
     else:
         pairs.append((episode.observations, stored(arrays["observations"], False)))
     for kept, expected in pairs:
@@ -90,7 +95,12 @@ def _with(values: np.ndarray, seed: int, value: float) -> np.ndarray:
     return changed
 
 
-@given(sound_arrays(), st.sampled_from(sorted(FAULTS)), st.sampled_from(["observations", "actions", "rewards"]), seeds)
+@given(
+    sound_arrays(),
+    st.sampled_from(sorted(FAULTS)),
+    st.sampled_from(["observations", "actions", "rewards"]),
+    seeds,
+)
 def test_one_fault_anywhere_is_refused_with_a_sentence_that_names_source_and_field(
     arrays: dict[str, Any], fault: str, field: str, seed: int
 ) -> None:
@@ -99,7 +109,9 @@ def test_one_fault_anywhere_is_refused_with_a_sentence_that_names_source_and_fie
         key = sorted(value)[seed % len(value)]
         value = value[key]
     wrong = FAULTS[fault](value.astype(np.int64) if fault == "dates" else value, seed)
-    with pytest.raises((ValueError, TypeError), match=rf"^{SOURCE}: .*`(observations|actions|rewards)") as caught:
+    with pytest.raises(
+        (ValueError, TypeError), match=rf"^{SOURCE}: .*`(observations|actions|rewards)"
+    ) as caught:
         Episode(**{**arrays, field: wrong if key is None else {**arrays[field], key: wrong}}, source=SOURCE)
     # Which of two lengths is wrong nobody knows; any other fault is of one field.
     name = f"`{field}`" if key is None else f"`{field}[{key!r}]`"
@@ -107,7 +119,9 @@ def test_one_fault_anywhere_is_refused_with_a_sentence_that_names_source_and_fie
 
 
 @given(st.integers(1, 40), st.integers(0, 39), st.booleans())
-def test_an_example_is_the_episode_up_to_shortly_after_its_success(length: int, first_success: int, as_dict: bool) -> None:
+def test_an_example_is_the_episode_up_to_shortly_after_its_success(
+    length: int, first_success: int, as_dict: bool
+) -> None:
     assume(first_success < length)
     steps = np.arange(length + 1.0)[:, None]
     observations: Any = {"a": steps, "b": -steps} if as_dict else steps
@@ -129,7 +143,9 @@ def _arrays(observations: Any) -> list[np.ndarray]:
 # Data sets -------------------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.tuples(st.floats(-50, 50), st.floats(0.01, 50)), min_size=1, max_size=4), st.booleans(), seeds)
+@given(
+    st.lists(st.tuples(st.floats(-50, 50), st.floats(0.01, 50)), min_size=1, max_size=4), st.booleans(), seeds
+)
 def test_actions_are_taken_within_the_bounds_of_each_entry_and_refused_beyond(
     bounds: list[tuple[float, float]], outside: bool, seed: int
 ) -> None:
@@ -211,7 +227,9 @@ def test_every_batch_of_every_buffer_is_sound(
         pool = pool_of[min(numbers)]
         assert numbers <= set(pool)
         assert bool(batch.prompts.has_trajectory[m]) == (len(pool) > 1 or len(episodes[pool[0]]) > 1)
-        if len(pool) == 1 and len(episodes[pool[0]]) > 1:  # a part of it is shown, and none of what is learned from
+        if (
+            len(pool) == 1 and len(episodes[pool[0]]) > 1
+        ):  # a part of it is shown, and none of what is learned from
             assert set(shown[m, :, EPISODE].tolist()) == {pool[0]}
             assert not set(shown[m, :, STEP].tolist()) & set(seen[m, :, STEP].tolist())
         if len(pool) > 1:
@@ -230,14 +248,21 @@ def test_every_batch_of_every_buffer_is_sound(
     assert th.equal(batch.actions, batch.observations[:, EPISODE:] / 128.0)
     rewards = batch.observations[:, EPISODE] + batch.observations[:, STEP] / 256.0
     scales = th.tensor(
-        [_root_mean_square(episodes, int(task)) if reward_scale == "per_task" else 1.0 for task in flat[:, TASK]]
+        [
+            _root_mean_square(episodes, int(task)) if reward_scale == "per_task" else 1.0
+            for task in flat[:, TASK]
+        ]
     )
     th.testing.assert_close(batch.rewards[:, 0] * scales.float(), rewards)
-    assert {batch.dones.dtype, batch.rewards.dtype, batch.actions.dtype, batch.observations.dtype} == {th.float32}
+    assert {batch.dones.dtype, batch.rewards.dtype, batch.actions.dtype, batch.observations.dtype} == {
+        th.float32
+    }
 
 
 def _root_mean_square(episodes: list[Episode], task: int) -> float:
-    rewards = np.concatenate([episode.rewards for episode in episodes if episode.task == f"task-{task}"]).astype(np.float64)
+    rewards = np.concatenate(
+        [episode.rewards for episode in episodes if episode.task == f"task-{task}"]
+    ).astype(np.float64)
     return float(np.sqrt(np.square(rewards).mean())) or 1.0
 
 
@@ -252,7 +277,9 @@ EXAMPLE = traced(0, 0, 3)
 @given(some_texts, some_examples)
 def test_sentences_and_examples_become_one_prompt_or_one_for_each_row(texts: Any, examples: Any) -> None:
     def read(example: Any) -> Any:
-        return [read(entry) for entry in example] if isinstance(example, list) else EXAMPLE if example else None
+        return (
+            [read(entry) for entry in example] if isinstance(example, list) else EXAMPLE if example else None
+        )
 
     n_texts, n_examples = (len(value) if isinstance(value, list) else 1 for value in (texts, examples))
     if texts is None and examples is None:
@@ -267,7 +294,9 @@ def test_sentences_and_examples_become_one_prompt_or_one_for_each_row(texts: Any
         each_example = read(examples) if isinstance(examples, list) else [read(examples)]
         expected = [text and text.strip() for text in (each_text * n if n_texts == 1 else each_text)]
         assert [prompt.text for prompt in prompts] == expected
-        assert [prompt.trajectory for prompt in prompts] == (each_example * n if n_examples == 1 else each_example)
+        assert [prompt.trajectory for prompt in prompts] == (
+            each_example * n if n_examples == 1 else each_example
+        )
 
 
 # Spaces ----------------------------------------------------------------------------------------------------------------------
@@ -284,16 +313,20 @@ plain_spaces = st.one_of(
     st.builds(spaces.Discrete, st.integers(1, 5)),
     st.builds(spaces.MultiDiscrete, st.lists(st.integers(1, 4), min_size=1, max_size=3)),
     st.builds(spaces.MultiBinary, st.integers(1, 4) | st.tuples(st.integers(1, 3), st.integers(1, 3))),
-    st.builds(lambda shape: spaces.Box(0, 255, shape, np.uint8), shapes.filter(lambda shape: 0 < len(shape) < 3)),
+    st.builds(
+        lambda shape: spaces.Box(0, 255, shape, np.uint8), shapes.filter(lambda shape: 0 < len(shape) < 3)
+    ),
 )
-observation_spaces = plain_spaces | st.dictionaries(st.sampled_from("abc"), plain_spaces, min_size=1, max_size=3).map(
-    spaces.Dict
-)
+observation_spaces = plain_spaces | st.dictionaries(
+    st.sampled_from("abc"), plain_spaces, min_size=1, max_size=3
+).map(spaces.Dict)
 
 
 @settings(max_examples=12)
 @given(observation_spaces, boxes)
-def test_a_model_of_any_spaces_learns_acts_in_them_and_comes_back(space: spaces.Space[Any], action_space: spaces.Box) -> None:
+def test_a_model_of_any_spaces_learns_acts_in_them_and_comes_back(
+    space: spaces.Space[Any], action_space: spaces.Box
+) -> None:
     policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
     model, file = model_of(SpacesEnv(space, action_space), policy=policy).learn(1), io.BytesIO()
     observation = space.sample()

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.slow
 
 
 def run(out: Path) -> Result:
-    return CliRunner().invoke(app, ["quickstart", "--smoke", "--processes", "1", "--seed", "3", "--out", str(out)])
+    return CliRunner().invoke(
+        app, ["quickstart", "--smoke", "--processes", "1", "--seed", "3", "--out", str(out)]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,14 @@ def test_everything_is_written_and_what_cannot_be_is_said(finished: tuple[Path, 
 
 def test_the_stages_are_announced_and_the_table_comes_last(finished: tuple[Path, str]) -> None:
     _, printed = finished
-    parts = ["1/4 Collecting", "2/4 Training", "3/4 Evaluating", "4/4 Filming", "Success at any step", "told the sentence of"]
+    parts = [
+        "1/4 Collecting",
+        "2/4 Training",
+        "3/4 Evaluating",
+        "4/4 Filming",
+        "Success at any step",
+        "told the sentence of",
+    ]
     places = [printed.index(part) for part in parts]
     assert places == sorted(places)
 
@@ -64,7 +73,9 @@ def test_the_model_learned_the_training_tasks_alone(finished: tuple[Path, str]) 
 def test_unseen_and_seen_tasks_stand_beside_all_controls(finished: tuple[Path, str]) -> None:
     document = json.loads((finished[0] / "results.json").read_text())
     rows = [(cell["task"], cell["seen"], cell["condition"]["name"]) for cell in document["cells"]]
-    of_tasks = [(task, seen, name) for task, seen in (("door-close", False), ("reach", True)) for name in CONDITIONS]
+    of_tasks = [
+        (task, seen, name) for task, seen in (("door-close", False), ("reach", True)) for name in CONDITIONS
+    ]
     told = [("pick-place", None, "told:pick-place"), ("pick-place", None, "told:reach")]
     assert rows == of_tasks + told
     assert document["settings"]["seed"] == 3
@@ -139,14 +150,19 @@ def test_a_finished_training_is_done_once_more_where_its_results_are_there(
     assert str(run(tmp_path / "run").exception) == reached
 
 
-def test_an_unfinished_quickstart_of_other_settings_is_not_overwritten(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_an_unfinished_quickstart_of_other_settings_is_not_overwritten(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
     shutil.copytree(finished[0], tmp_path / "run")
     (tmp_path / "run" / "model.zip").unlink()
     arguments = json.loads((tmp_path / "run" / "run.json").read_text())
     (tmp_path / "run" / "run.json").write_text(json.dumps({**arguments, "learning_rate": 1.0}))
     result = run(tmp_path / "run")
     assert result.exit_code == 2
-    assert "holds an unfinished run. Go on with the command of before: sb3-llmdpd quickstart --out" in result.output
+    assert (
+        "holds an unfinished run. Go on with the command of before: sb3-llmdpd quickstart --out"
+        in result.output
+    )
 
 
 def test_the_quickstarts_own_tasks_are_ml45() -> None:

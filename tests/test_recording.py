@@ -33,14 +33,19 @@ class Counter(gym.Env[Any, Any]):
     action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     def __init__(
-        self, ends_at: int | None = None, infos: list[dict[str, Any]] | None = None, reset_info: dict[str, Any] | None = None
+        self,
+        ends_at: int | None = None,
+        infos: list[dict[str, Any]] | None = None,
+        reset_info: dict[str, Any] | None = None,
     ) -> None:
         self.ends_at, self.infos, self.reset_info = ends_at, infos or [], reset_info or {}
         self.seen = np.zeros(2, np.float32)
         self.got: list[Any] = []
         self.n_resets = self.n_steps = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.n_resets, self.n_steps = self.n_resets + 1, 0
         return self._observation(), self.reset_info
@@ -79,7 +84,9 @@ class Untiring:
         self.starts: list[bool] = []
         self.deterministic: list[bool] = []
 
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> Any:
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> Any:
         self.starts.append(bool(episode_start[0]))
         self.deterministic.append(deterministic)
         n_asked = 0 if state is None else int(state[0][0])
@@ -161,7 +168,9 @@ def test_actions_are_recorded_as_the_environment_got_them() -> None:
         ([None, None, True], (True, 2)),
     ],
 )
-def test_success_is_what_the_infos_say_at_each_step(key: str, said: list[Any], outcome: tuple[Any, Any]) -> None:
+def test_success_is_what_the_infos_say_at_each_step(
+    key: str, said: list[Any], outcome: tuple[Any, Any]
+) -> None:
     env = RecordEpisodes(Counter(ends_at=3, infos=[{} if value is None else {key: value} for value in said]))
     play(env, 3)
     assert [(episode.success, episode.first_success) for episode in env.episodes] == [outcome]
@@ -194,7 +203,9 @@ def test_a_given_task_and_its_phrasings_are_those_of_all_episodes() -> None:
     env = RecordEpisodes(counter, task="count", task_text=["count", "count on"])
     play(env, 1)
     play(env, 1)
-    assert [(episode.task, episode.task_texts) for episode in env.episodes] == [("count", ("count", "count on"))] * 2
+    assert [(episode.task, episode.task_texts) for episode in env.episodes] == [
+        ("count", ("count", "count on"))
+    ] * 2
 
 
 @pytest.mark.parametrize(
@@ -205,7 +216,9 @@ def test_a_given_task_and_its_phrasings_are_those_of_all_episodes() -> None:
         ({"task": 3}, None),
     ],
 )
-def test_without_a_sentence_the_environments_own_is_taken(attributes: dict[str, Any], said: str | None) -> None:
+def test_without_a_sentence_the_environments_own_is_taken(
+    attributes: dict[str, Any], said: str | None
+) -> None:
     counter = Counter(ends_at=1)
     for name, value in attributes.items():
         setattr(counter, name, value)
@@ -266,7 +279,9 @@ def test_what_could_not_be_written_is_not_forgotten(tmp_path: Path) -> None:
 
 
 def test_environments_that_reset_themselves_are_recorded_each_on_its_own() -> None:
-    vec_env = DummyVecEnv([lambda: Monitor(RecordEpisodes(Counter(ends_at=2))), lambda: RecordEpisodes(Counter(ends_at=3))])
+    vec_env = DummyVecEnv(
+        [lambda: Monitor(RecordEpisodes(Counter(ends_at=2))), lambda: RecordEpisodes(Counter(ends_at=3))]
+    )
     vec_env.reset()
     for _ in range(6):
         vec_env.step(np.full((2, 1), 0.5, np.float32))
@@ -278,13 +293,17 @@ def test_environments_that_reset_themselves_are_recorded_each_on_its_own() -> No
 
 def test_a_policy_in_training_is_recorded() -> None:
     vec_env = make_vec_env(lambda: TimeLimit(Draws(), 5), wrapper_class=RecordEpisodes, seed=0)
-    model = SAC("MlpPolicy", vec_env, learning_starts=100, seed=0, policy_kwargs={"net_arch": [4]}, device="cpu")
+    model = SAC(
+        "MlpPolicy", vec_env, learning_starts=100, seed=0, policy_kwargs={"net_arch": [4]}, device="cpu"
+    )
     model.learn(12)
     (episodes,) = vec_env.get_attr("episodes")
     assert [len(episode) for episode in episodes] == [5, 5]
     buffer = model.replay_buffer
     assert buffer is not None
-    np.testing.assert_array_equal(np.concatenate([episode.actions for episode in episodes]), buffer.actions[:10, 0])
+    np.testing.assert_array_equal(
+        np.concatenate([episode.actions for episode in episodes]), buffer.actions[:10, 0]
+    )
 
 
 def test_a_policy_is_recorded_with_its_memory_from_each_episodes_beginning() -> None:
@@ -313,7 +332,9 @@ def test_a_prompted_model_is_recorded() -> None:
     env = TimeLimit(Counter(), 3)
     model = model_of(Monitor(TimeLimit(Counter(), 3)))
     (episode,) = record_policy(model.prompted(task_text="do what the environment rewards"), env, 1)
-    expected, _ = model.predict(episode.observations[0], deterministic=True, task_text="do what the environment rewards")
+    expected, _ = model.predict(
+        episode.observations[0], deterministic=True, task_text="do what the environment rewards"
+    )
     np.testing.assert_array_equal(episode.actions[0], expected)
 
 
@@ -352,7 +373,9 @@ def test_nested_observations_are_refused() -> None:
 
 
 def test_vectorised_environments_are_refused_with_the_way_to_wrap_each() -> None:
-    with pytest.raises(TypeError, match=r"one gymnasium environment, got DummyVecEnv: .*wrapper_class=RecordEpisodes"):
+    with pytest.raises(
+        TypeError, match=r"one gymnasium environment, got DummyVecEnv: .*wrapper_class=RecordEpisodes"
+    ):
         RecordEpisodes(DummyVecEnv([Counter]))  # type: ignore[arg-type]
 
 
@@ -364,7 +387,9 @@ def test_vectorised_environments_are_refused_with_the_way_to_wrap_each() -> None
         ({"task_text": [3]}, TypeError, "`task_text`: a task text must be a string, got int"),
     ],
 )
-def test_names_that_say_nothing_are_refused(names: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_names_that_say_nothing_are_refused(
+    names: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         RecordEpisodes(Counter(), **names)
 

@@ -70,12 +70,9 @@ def test_the_results_file_says_what_made_the_numbers_and_what_they_sum_up_to(tmp
     document = json.loads((tmp_path / "results.json").read_text())
     assert document["versions"]["torch"] == th.__version__
     assert document["cells"][0]["success_rate"]["value"] == 1.0
-    assert [(group["seen"], group["condition"], group["success"]["value"]) for group in document["groups"]] == [
-        (False, "text", 0.75),
-        (False, "none", 0.25),
-        (True, "text", 1.0),
-        (True, "none", 0.5),
-    ]
+    assert [
+        (group["seen"], group["condition"], group["success"]["value"]) for group in document["groups"]
+    ] == [(False, "text", 0.75), (False, "none", 0.25), (True, "text", 1.0), (True, "none", 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +120,10 @@ def test_what_was_told_counts_apart_from_what_was_not() -> None:
         return Cell(task, Condition(f"told:{told}", text_of=told))
 
     rates = told_rates([result(cell("a", "a"), 4), result(cell("b", "b"), 2), result(cell("a", "b"), 1)])
-    assert {name: rate.value for name, rate in rates.items()} == {"does what it is told": 0.75, "does the other": 0.25}
+    assert {name: rate.value for name, rate in rates.items()} == {
+        "does what it is told": 0.75,
+        "does the other": 0.25,
+    }
     assert set(told_rates([result(cell("a", "a"), 4)])) == {"does what it is told"}
 
 
@@ -151,11 +151,18 @@ def test_a_table_is_aligned_in_a_terminal_and_a_table_in_markdown() -> None:
 
 def test_charts_are_written_as_png(tmp_path: Path) -> None:
     success_chart(some_results(), tmp_path / "success.png")
-    curves_chart([{"step": 1.0, "train/bc_loss": 2.0}, {"step": 2.0, "train/bc_loss": 1.0}], tmp_path / "curves.png")
-    assert {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()} == {"success.png": PNG, "curves.png": PNG}
+    curves_chart(
+        [{"step": 1.0, "train/bc_loss": 2.0}, {"step": 2.0, "train/bc_loss": 1.0}], tmp_path / "curves.png"
+    )
+    assert {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()} == {
+        "success.png": PNG,
+        "curves.png": PNG,
+    }
 
 
-def test_a_chart_without_matplotlib_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chart_without_matplotlib_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def absent(module: str) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 

@@ -48,7 +48,9 @@ class DieAfter(BaseCallback):
         return True
 
 
-def train(model: LLMDPD, folder: Path, callbacks: list[BaseCallback], *last: BaseCallback) -> list[BaseCallback]:
+def train(
+    model: LLMDPD, folder: Path, callbacks: list[BaseCallback], *last: BaseCallback
+) -> list[BaseCallback]:
     """Train to the end, and save the model of every third step."""
     model.set_task(task_text=TEXT)
     model.learn(
@@ -64,11 +66,15 @@ def train_in_one_go(folder: Path, callbacks: Callbacks, **arguments: Any) -> lis
     return train(tiny_model(**arguments), folder, callbacks(folder))
 
 
-def train_and_be_killed(folder: Path, callbacks: Callbacks, after: int, **arguments: Any) -> list[BaseCallback]:
+def train_and_be_killed(
+    folder: Path, callbacks: Callbacks, after: int, **arguments: Any
+) -> list[BaseCallback]:
     """The training goes on from the latest file, with new callbacks of the same kinds."""
     with pytest.raises(Killed):
         train(tiny_model(**arguments), folder, callbacks(folder), DieAfter(after))
-    return train(LLMDPD.load(folder / "model.zip", device="cpu", dataset=make_episodes()), folder, callbacks(folder))
+    return train(
+        LLMDPD.load(folder / "model.zip", device="cpu", dataset=make_episodes()), folder, callbacks(folder)
+    )
 
 
 def evaluation(folder: Path, **arguments: Any) -> EvalCallback:
@@ -92,7 +98,9 @@ AFTER = pytest.mark.parametrize("after", [4, 6, 8, 11])
 
 
 @AFTER
-def test_a_killed_training_has_the_model_and_the_curve_of_one_that_was_not(tmp_path: Path, after: int) -> None:
+def test_a_killed_training_has_the_model_and_the_curve_of_one_that_was_not(
+    tmp_path: Path, after: int
+) -> None:
     def callbacks(folder: Path) -> list[BaseCallback]:
         return [LearningCurve(folder / "progress.csv")]
 
@@ -104,7 +112,9 @@ def test_a_killed_training_has_the_model_and_the_curve_of_one_that_was_not(tmp_p
 
 
 @AFTER
-def test_an_evaluation_goes_on_counting_its_steps_its_results_and_its_best(tmp_path: Path, after: int) -> None:
+def test_an_evaluation_goes_on_counting_its_steps_its_results_and_its_best(
+    tmp_path: Path, after: int
+) -> None:
     (whole,) = train_in_one_go(tmp_path / "whole", lambda folder: [evaluation(folder)])
     (again,) = train_and_be_killed(tmp_path / "killed", lambda folder: [evaluation(folder)], after)
     assert counted(again) == counted(whole)
@@ -112,9 +122,14 @@ def test_an_evaluation_goes_on_counting_its_steps_its_results_and_its_best(tmp_p
         np.load(tmp_path / "whole" / "evaluations.npz") as expected,
         np.load(tmp_path / "killed" / "evaluations.npz") as found,
     ):
-        assert {name: found[name].tolist() for name in found} == {name: expected[name].tolist() for name in expected}
+        assert {name: found[name].tolist() for name in found} == {
+            name: expected[name].tolist() for name in expected
+        }
         assert found["timesteps"].tolist() == [2, 4, 6, 8, 10, 12]
-    best = [LLMDPD.load(tmp_path / name / "best_model", device="cpu").num_timesteps for name in ("whole", "killed")]
+    best = [
+        LLMDPD.load(tmp_path / name / "best_model", device="cpu").num_timesteps
+        for name in ("whole", "killed")
+    ]
     assert best[0] == best[1]
 
 
@@ -133,7 +148,11 @@ def test_patience_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
     """Nothing is learned, and so the fourth evaluation is the third without a new best."""
 
     def callbacks(folder: Path) -> list[BaseCallback]:
-        return [evaluation(folder, callback_after_eval=StopTrainingOnNoModelImprovement(max_no_improvement_evals=2))]
+        return [
+            evaluation(
+                folder, callback_after_eval=StopTrainingOnNoModelImprovement(max_no_improvement_evals=2)
+            )
+        ]
 
     frozen = dict(learning_rate=1e-30)
     (whole,) = train_in_one_go(tmp_path / "whole", callbacks, **frozen)
@@ -145,12 +164,18 @@ def test_patience_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
 @AFTER
 def test_checkpoints_come_at_the_same_steps(tmp_path: Path, after: int) -> None:
     def callbacks(folder: Path) -> list[BaseCallback]:
-        return [CheckpointCallback(5, str(folder / "checkpoints")), EveryNTimesteps(4, SaveLatest(folder / "fourth.zip", 1))]
+        return [
+            CheckpointCallback(5, str(folder / "checkpoints")),
+            EveryNTimesteps(4, SaveLatest(folder / "fourth.zip", 1)),
+        ]
 
     _, whole = train_in_one_go(tmp_path / "whole", callbacks)
     _, again = train_and_be_killed(tmp_path / "killed", callbacks, after)
     assert counted(again) == counted(whole)
-    names = [sorted(path.name for path in (tmp_path / run / "checkpoints").iterdir()) for run in ("whole", "killed")]
+    names = [
+        sorted(path.name for path in (tmp_path / run / "checkpoints").iterdir())
+        for run in ("whole", "killed")
+    ]
     assert names[0] == names[1] == ["rl_model_10_steps.zip", "rl_model_5_steps.zip"]
 
 

@@ -30,12 +30,16 @@ def test_to_be_done_at_once_is_worth_more_than_never_however_soon_recording_stop
 
 
 def test_an_episode_is_drawn_by_the_share_of_the_best_return_that_it_falls_short_of() -> None:
-    lots = return_lots([earning([reward], terminated=True) for reward in (0.0, 1.0, 2.0, 4.0)], strength=2.0, gamma=0.9)
+    lots = return_lots(
+        [earning([reward], terminated=True) for reward in (0.0, 1.0, 2.0, 4.0)], strength=2.0, gamma=0.9
+    )
     assert lots / lots[-1] == pytest.approx(np.exp([-2.0, -1.5, -1.0, 0.0]), rel=1e-4)
 
 
 def test_costs_are_weighed_by_the_largest_of_them() -> None:
-    lots = return_lots([earning([reward], terminated=True) for reward in (-4.0, -3.0, -0.0)], strength=2.0, gamma=0.9)
+    lots = return_lots(
+        [earning([reward], terminated=True) for reward in (-4.0, -3.0, -0.0)], strength=2.0, gamma=0.9
+    )
     assert lots / lots[-1] == pytest.approx(np.exp([-2.0, -1.5, 0.0]), rel=1e-4)
 
 
@@ -48,7 +52,9 @@ def test_a_task_with_larger_rewards_is_not_drawn_more_often() -> None:
 
 def test_good_episodes_that_differ_little_are_drawn_nearly_alike() -> None:
     """Their differences are those of their scenes, however few there are to be told apart by."""
-    lots = return_lots([earning([reward], terminated=True) for reward in (0.98, 0.99, 1.0)], strength=4.0, gamma=0.9)
+    lots = return_lots(
+        [earning([reward], terminated=True) for reward in (0.98, 0.99, 1.0)], strength=4.0, gamma=0.9
+    )
     assert lots.min() / lots.max() > 0.9
 
 
@@ -99,7 +105,10 @@ def test_of_the_goals_of_a_task_the_better_one_is_drawn_more_often() -> None:
     [
         (dict(return_weight=-1.0), "`return_weight` must be a finite number of at least 0, got -1.0"),
         (dict(return_weight=float("inf")), "`return_weight` must be a finite number"),
-        (dict(return_weight=1.0, gamma=1.0), r"`return_weight` above 0 goes by discounted returns: `gamma` .*got 1.0"),
+        (
+            dict(return_weight=1.0, gamma=1.0),
+            r"`return_weight` above 0 goes by discounted returns: `gamma` .*got 1.0",
+        ),
     ],
 )
 def test_weights_that_cannot_be_are_refused(arguments: dict[str, float], message: str) -> None:

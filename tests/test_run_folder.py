@@ -19,12 +19,27 @@ from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.cli.train import train
 
-OPTIONS = ["--steps", 6, "--save-freq", 2, "--log-interval", 3, "--batch-size", 4, "--prompts-per-batch", 2, "--net-arch", 8]
+OPTIONS = [
+    "--steps",
+    6,
+    "--save-freq",
+    2,
+    "--log-interval",
+    3,
+    "--batch-size",
+    4,
+    "--prompts-per-batch",
+    2,
+    "--net-arch",
+    8,
+]
 OPTIONS += ["--text-encoder", "hashing:8", "--device", "cpu"]
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200", "TERM": "dumb"})
+    return CliRunner().invoke(
+        app, [str(argument) for argument in arguments], env={"COLUMNS": "200", "TERM": "dumb"}
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +60,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def begin(root: Path) -> Callable[..., Result]:
-    return lambda out, *options: run("train", "--dataset", "lab/*", "--root", root, "--out", out, *OPTIONS, *options)
+    return lambda out, *options: run(
+        "train", "--dataset", "lab/*", "--root", root, "--out", out, *OPTIONS, *options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,21 +112,33 @@ def killed(begin: Callable[..., Result], do_after: Callable[..., None], tmp_path
 
 def test_a_run_keeps_all_options_and_means_the_same_data_from_anywhere(undisturbed: Path, root: Path) -> None:
     arguments = json.loads((undisturbed / "run.json").read_text())
-    assert set(arguments) == set(inspect.signature(train).parameters) - {"ctx", "out", "resume"} | {"command", "fingerprint"}
+    assert set(arguments) == set(inspect.signature(train).parameters) - {"ctx", "out", "resume"} | {
+        "command",
+        "fingerprint",
+    }
     assert (arguments["dataset"], arguments["root"], arguments["steps"]) == (["lab/walk-v0"], str(root), 6)
 
 
-def test_a_killed_run_goes_on_from_its_latest_model_to_the_undisturbed_end(killed: Path, undisturbed: Path) -> None:
+def test_a_killed_run_goes_on_from_its_latest_model_to_the_undisturbed_end(
+    killed: Path, undisturbed: Path
+) -> None:
     assert LLMDPD.load(killed / "model.zip").num_timesteps == 4
     result = run("train", "--resume", killed)
     assert result.exit_code == 0, result.output
     assert "Going on from step 4" in result.output
     assert differences(killed, undisturbed) == set()
     assert curve(killed) == curve(undisturbed)
-    assert sorted(path.name for path in killed.iterdir()) == ["curves.png", "model.zip", "progress.csv", "run.json"]
+    assert sorted(path.name for path in killed.iterdir()) == [
+        "curves.png",
+        "model.zip",
+        "progress.csv",
+        "run.json",
+    ]
 
 
-def test_a_run_killed_before_its_first_model_starts_from_the_beginning(killed: Path, undisturbed: Path) -> None:
+def test_a_run_killed_before_its_first_model_starts_from_the_beginning(
+    killed: Path, undisturbed: Path
+) -> None:
     (killed / "model.zip").unlink()
     result = run("train", "--resume", killed)
     assert "Going on from step 0" in result.output
@@ -121,13 +150,17 @@ def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(kil
     for name in (".17-model.zip", ".2-progress.csv", ".3-run.json", ".4-curves.png", ".notes", "1-model.zip"):
         (killed / name).touch()
     run("train", "--resume", killed)
-    assert {path.name for path in killed.iterdir()} - {"curves.png", "model.zip", "progress.csv", "run.json"} == {
-        ".notes",
-        "1-model.zip",
-    }
+    assert {path.name for path in killed.iterdir()} - {
+        "curves.png",
+        "model.zip",
+        "progress.csv",
+        "run.json",
+    } == {".notes", "1-model.zip"}
 
 
-def test_data_may_have_moved_and_the_device_be_another(killed: Path, undisturbed: Path, root: Path, tmp_path: Path) -> None:
+def test_data_may_have_moved_and_the_device_be_another(
+    killed: Path, undisturbed: Path, root: Path, tmp_path: Path
+) -> None:
     shutil.copytree(root, tmp_path / "moved")
     result = run("train", "--resume", killed, "--root", tmp_path / "moved", "--device", "cpu")
     assert result.exit_code == 0, result.output
@@ -139,7 +172,10 @@ def test_a_finished_run_says_so_and_how_to_go_on(undisturbed: Path) -> None:
     before = (undisturbed / "model.zip").read_bytes()
     result = run("train", "--resume", undisturbed)
     assert result.exit_code == 0
-    assert f"finished: 6 gradient steps. To train further: sb3-llmdpd train --resume {undisturbed} --steps 12" in result.output
+    assert (
+        f"finished: 6 gradient steps. To train further: sb3-llmdpd train --resume {undisturbed} --steps 12"
+        in result.output
+    )
     assert (undisturbed / "model.zip").read_bytes() == before
 
 
@@ -150,7 +186,9 @@ def test_a_run_killed_before_its_curve_was_drawn_draws_it(undisturbed: Path, tmp
     assert (tmp_path / "run" / "curves.png").is_file()
 
 
-def test_a_finished_run_goes_on_to_a_later_end(begin: Callable[..., Result], undisturbed: Path, tmp_path: Path) -> None:
+def test_a_finished_run_goes_on_to_a_later_end(
+    begin: Callable[..., Result], undisturbed: Path, tmp_path: Path
+) -> None:
     begin(tmp_path / "short", "--steps", 4)
     result = run("train", "--resume", tmp_path / "short", "--steps", 6)
     assert result.exit_code == 0, result.output
@@ -175,9 +213,7 @@ def test_a_signal_saves_the_model_and_the_command_says_where_it_is(
     do_after(3, lambda model: os.kill(os.getpid(), number))
     result = begin(out)
     assert result.exit_code == exit_status
-    message = (
-        f"Stopped by {number.name} at step 3 of 6. The model is {out}/model.zip. To go on: sb3-llmdpd train --resume '{out}'"
-    )
+    message = f"Stopped by {number.name} at step 3 of 6. The model is {out}/model.zip. To go on: sb3-llmdpd train --resume '{out}'"
     assert message in result.output
     assert LLMDPD.load(out / "model.zip").num_timesteps == 3
     run("train", "--resume", out)
@@ -213,7 +249,9 @@ def test_a_diverged_training_ends_with_its_sentence_and_the_last_good_model(
     do_after(5, lambda model: next(model.actor.parameters()).data.fill_(float("nan")))
     result = begin(tmp_path / "run")
     assert result.exit_code == 1
-    assert re.search(r"(?m)^Error: the training has diverged: .*The last good model is .*run/model.zip", result.output)
+    assert re.search(
+        r"(?m)^Error: the training has diverged: .*The last good model is .*run/model.zip", result.output
+    )
     assert LLMDPD.load(tmp_path / "run" / "model.zip").num_timesteps == 4
 
 
@@ -252,7 +290,9 @@ def test_a_finished_run_is_replaced_and_nothing_of_it_is_left(
         (["--cosine"], "--cosine"),
     ],
 )
-def test_other_options_cannot_change_when_a_run_goes_on(undisturbed: Path, options: list[Any], named: str) -> None:
+def test_other_options_cannot_change_when_a_run_goes_on(
+    undisturbed: Path, options: list[Any], named: str
+) -> None:
     message = rf"of which only --steps, --device, --root and --cache may change: leave out {named}$"
     assert_refused(run("train", "--resume", undisturbed, *options), f"(?m){message}")
 
@@ -265,12 +305,20 @@ def test_other_options_cannot_change_when_a_run_goes_on(undisturbed: Path, optio
         ('{"command": "train"}', "run.json does not describe a run"),
         ('["train"]', "run.json does not describe a run"),
         ('{"command": "train", "steps": "many"}', "run.json does not describe a run"),
-        ('{"command": "train", "steps": 6, "warp": 9}', "options that this version of sb3_llmdpd does not know: warp; go on"),
-        ('{"command": "quickstart", "steps": 6}', "a run of another command. Go on with .* sb3-llmdpd quickstart --out"),
+        (
+            '{"command": "train", "steps": 6, "warp": 9}',
+            "options that this version of sb3_llmdpd does not know: warp; go on",
+        ),
+        (
+            '{"command": "quickstart", "steps": 6}',
+            "a run of another command. Go on with .* sb3-llmdpd quickstart --out",
+        ),
     ],
     ids=["none", "empty", "no steps", "no object", "no number", "a newer version's", "the quickstart's"],
 )
-def test_a_folder_without_a_run_to_go_on_with_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+def test_a_folder_without_a_run_to_go_on_with_is_refused(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
     if content is not None:
         (tmp_path / "run.json").write_text(content)
     assert_refused(run("train", "--resume", tmp_path), message)
@@ -282,7 +330,9 @@ def test_other_data_than_a_run_was_begun_with_are_refused(killed: Path, tmp_path
     assert_refused(result, rf"the data are not those that the run in {killed} was begun with: put these back")
 
 
-def test_a_run_of_an_older_version_gets_the_defaults_of_options_that_it_did_not_have(killed: Path, undisturbed: Path) -> None:
+def test_a_run_of_an_older_version_gets_the_defaults_of_options_that_it_did_not_have(
+    killed: Path, undisturbed: Path
+) -> None:
     arguments = json.loads((killed / "run.json").read_text())
     del arguments["prompt_noise"]
     (killed / "run.json").write_text(json.dumps(arguments))

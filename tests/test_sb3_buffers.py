@@ -21,7 +21,19 @@ from toys import ActionEnv, SpacesEnv
 from sb3_llmdpd import LLMDPD, PromptReplayBuffer
 
 ACTIONS = spaces.Box(1.0, 5.0, (1,), np.float32)
-DTYPES = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64, np.float16, np.float32, np.float64)
+DTYPES = (
+    np.uint8,
+    np.int8,
+    np.uint16,
+    np.int16,
+    np.uint32,
+    np.int32,
+    np.uint64,
+    np.int64,
+    np.float16,
+    np.float32,
+    np.float64,
+)
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not th.cuda.is_available(), reason="there is no GPU"))
 
 
@@ -77,8 +89,12 @@ def test_a_saved_buffer_comes_back_whole_on_the_models_device_and_learning_goes_
     assert equal(model.policy.state_dict(), undisturbed.policy.state_dict())
 
 
-@pytest.mark.parametrize(("saved_on", "loaded_on"), [pytest.param("cuda", "cpu", marks=CUDA.marks), ("cpu", "cuda")])
-def test_a_buffer_moves_to_the_device_of_the_model_that_loads_it(tmp_path: Path, saved_on: str, loaded_on: str) -> None:
+@pytest.mark.parametrize(
+    ("saved_on", "loaded_on"), [pytest.param("cuda", "cpu", marks=CUDA.marks), ("cpu", "cuda")]
+)
+def test_a_buffer_moves_to_the_device_of_the_model_that_loads_it(
+    tmp_path: Path, saved_on: str, loaded_on: str
+) -> None:
     """Answers `test_save_load.py::test_save_load_replay_buffer`: SB3's issue 1561."""
     loaded_on = get_device(loaded_on).type
     identity_model(device=saved_on).save_replay_buffer(tmp_path / "buffer")
@@ -97,7 +113,9 @@ def test_a_buffer_of_other_spaces_is_refused(tmp_path: Path) -> None:
     assert model.learn(1).num_timesteps == 1
 
 
-@pytest.mark.parametrize("foreign", [ReplayBuffer(5, ACTIONS, ACTIONS, "cpu"), "no buffer"], ids=["SB3's", "a string"])
+@pytest.mark.parametrize(
+    "foreign", [ReplayBuffer(5, ACTIONS, ACTIONS, "cpu"), "no buffer"], ids=["SB3's", "a string"]
+)
 def test_what_is_no_buffer_of_prompts_is_refused(tmp_path: Path, foreign: Any) -> None:
     """Answers `test_save_load.py::test_save_load_replay_buffer`: what SB3's own loading asserts."""
     save_to_pkl(tmp_path / "buffer", foreign)
@@ -127,19 +145,29 @@ def test_every_tensor_of_a_batch_is_on_the_buffers_device(device: str, as_dict: 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("action_dtype", [np.float32, np.float64])
-def test_observations_keep_the_type_of_their_space_and_floats_are_single(dtype: type[Any], action_dtype: type[Any]) -> None:
+def test_observations_keep_the_type_of_their_space_and_floats_are_single(
+    dtype: type[Any], action_dtype: type[Any]
+) -> None:
     """Answers `test_buffers.py::test_buffer_dtypes`; float16 and float64 are float32 with us, as the networks read them."""
     space = spaces.Box(0, 100, dtype=dtype)
     dataset = recorded(
-        SpacesEnv(spaces.Dict(obs=space, other=spaces.Box(0, 100, dtype=np.uint8)), spaces.Box(-1, 1, dtype=action_dtype))
+        SpacesEnv(
+            spaces.Dict(obs=space, other=spaces.Box(0, 100, dtype=np.uint8)),
+            spaces.Box(-1, 1, dtype=action_dtype),
+        )
     )
     batch = PromptReplayBuffer(dataset, "cpu", prompts_per_batch=2, seed=0).sample(64)
     expected = np.float32 if np.issubdtype(dtype, np.floating) else dtype
     for observations in (batch.observations, batch.next_observations, batch.prompts.observations):
-        assert {key: value.numpy().dtype for key, value in observations.items()} == {"obs": expected, "other": np.uint8}
+        assert {key: value.numpy().dtype for key, value in observations.items()} == {
+            "obs": expected,
+            "other": np.uint8,
+        }
     logged = {float(value) for episode in dataset.episodes for value in episode.observations["obs"].ravel()}
     assert {float(value) for value in batch.observations["obs"].ravel()} <= logged
-    assert {batch.actions.dtype, batch.prompts.actions.dtype, batch.rewards.dtype, batch.dones.dtype} == {th.float32}
+    assert {batch.actions.dtype, batch.prompts.actions.dtype, batch.rewards.dtype, batch.dones.dtype} == {
+        th.float32
+    }
 
 
 def test_statistics_of_vec_normalize_are_refused_by_the_buffer() -> None:

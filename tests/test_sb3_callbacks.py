@@ -77,7 +77,9 @@ def test_sb3s_callbacks_work_together_and_are_told_the_same(tmp_path: Path) -> N
     evaluation = EvalCallback(
         toy_env(),
         callback_on_new_best=StopTrainingOnRewardThreshold(reward_threshold=10.5, verbose=1),
-        callback_after_eval=StopTrainingOnNoModelImprovement(max_no_improvement_evals=20, min_evals=1, verbose=1),
+        callback_after_eval=StopTrainingOnNoModelImprovement(
+            max_no_improvement_evals=20, min_evals=1, verbose=1
+        ),
         best_model_save_path=str(tmp_path),
         log_path=str(tmp_path),
         eval_freq=3,
@@ -99,7 +101,14 @@ def test_sb3s_callbacks_work_together_and_are_told_the_same(tmp_path: Path) -> N
     assert recorder.steps == list(range(1, 9))
     assert (recorder.started, recorder.ended) == (1, 1)
     assert evaluation.evaluations_timesteps == [3, 6]
-    assert logger.steps == [2, 3, 4, 6, 6, 8]  # LogEveryNTimesteps at each second step, EvalCallback at each third
+    assert logger.steps == [
+        2,
+        3,
+        4,
+        6,
+        6,
+        8,
+    ]  # LogEveryNTimesteps at each second step, EvalCallback at each third
     saved = {path.name for path in tmp_path.glob("*.zip")}
     assert saved == {"rl_model_5_steps.zip", "event_4_steps.zip", "event_8_steps.zip", "best_model.zip"}
 
@@ -110,7 +119,9 @@ def test_sb3s_callbacks_work_together_and_are_told_the_same(tmp_path: Path) -> N
     assert model.num_timesteps == 2
 
 
-@pytest.mark.parametrize("falsy", [False, np.bool_(0), th.tensor(0, dtype=th.bool)], ids=["bool", "numpy", "torch"])
+@pytest.mark.parametrize(
+    "falsy", [False, np.bool_(0), th.tensor(0, dtype=th.bool)], ids=["bool", "numpy", "torch"]
+)
 @pytest.mark.parametrize("how", ["alone", "in a list", "as a function", "at an event"])
 def test_a_callback_that_says_no_ends_training_at_once(falsy: Any, how: str) -> None:
     """Answers `test_callbacks.py::test_callbacks_can_cancel_runs`."""
@@ -140,7 +151,12 @@ def test_training_stops_where_evaluations_no_longer_improve() -> None:
     """Answers `test_callbacks.py::test_callbacks`: the return is always 10, so the first is never bettered."""
     stop = StopTrainingOnNoModelImprovement(max_no_improvement_evals=2, min_evals=1)
     model = model_of(toy_env())
-    model.learn(50, callback=EvalCallback(toy_env(), callback_after_eval=stop, eval_freq=2, n_eval_episodes=1, warn=False))
+    model.learn(
+        50,
+        callback=EvalCallback(
+            toy_env(), callback_after_eval=stop, eval_freq=2, n_eval_episodes=1, warn=False
+        ),
+    )
     assert model.num_timesteps == 8  # the best at 2, then no better at 4, 6 and 8
 
 
@@ -149,7 +165,12 @@ def test_training_stops_at_a_reward_and_only_there(threshold: float, steps: int)
     """Answers `test_callbacks.py::test_callbacks`."""
     stop = StopTrainingOnRewardThreshold(reward_threshold=threshold)
     model = model_of(toy_env())
-    model.learn(6, callback=EvalCallback(toy_env(), callback_on_new_best=stop, eval_freq=2, n_eval_episodes=1, warn=False))
+    model.learn(
+        6,
+        callback=EvalCallback(
+            toy_env(), callback_on_new_best=stop, eval_freq=2, n_eval_episodes=1, warn=False
+        ),
+    )
     assert model.num_timesteps == steps
 
 
@@ -177,7 +198,9 @@ class SometimesSuccessful(SpacesEnv):
 
 def test_shares_of_success_are_logged_and_kept(tmp_path: Path) -> None:
     """Answers `test_callbacks.py::test_eval_success_logging`."""
-    evaluation = EvalCallback(SometimesSuccessful(), eval_freq=3, n_eval_episodes=4, log_path=str(tmp_path), warn=False)
+    evaluation = EvalCallback(
+        SometimesSuccessful(), eval_freq=3, n_eval_episodes=4, log_path=str(tmp_path), warn=False
+    )
     model = model_of(toy_env())
     model.learn(3, callback=evaluation, log_interval=None)
     assert np.mean(evaluation._is_success_buffer) == 0.5
@@ -223,7 +246,9 @@ def test_callbacks_of_an_evaluation_know_their_parent(tmp_path: Path) -> None:
 
 def test_checkpoints_bring_the_buffer_along_and_a_run_goes_on_from_both(tmp_path: Path) -> None:
     """Answers `test_callbacks.py::test_checkpoint_additional_info`; there are no statistics of VecNormalize to save."""
-    callback = CheckpointCallback(3, str(tmp_path), save_replay_buffer=True, save_vecnormalize=True, verbose=2)
+    callback = CheckpointCallback(
+        3, str(tmp_path), save_replay_buffer=True, save_vecnormalize=True, verbose=2
+    )
     whole = model_of(toy_env()).learn(3, callback=callback)
     whole.learn(2, reset_num_timesteps=False)
     saved = {path.name for path in tmp_path.iterdir()}
@@ -233,14 +258,18 @@ def test_checkpoints_bring_the_buffer_along_and_a_run_goes_on_from_both(tmp_path
     model.load_replay_buffer(tmp_path / "rl_model_replay_buffer_3_steps.pkl")
     assert model.learn(2, reset_num_timesteps=False).num_timesteps == 5
     expected = whole.policy.state_dict()
-    assert [name for name, tensor in model.policy.state_dict().items() if not th.equal(tensor, expected[name])] == []
+    assert [
+        name for name, tensor in model.policy.state_dict().items() if not th.equal(tensor, expected[name])
+    ] == []
 
 
 # Progress --------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
-def test_a_progress_bar_ends_at_the_number_of_gradient_steps(n_envs: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_progress_bar_ends_at_the_number_of_gradient_steps(
+    n_envs: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Answers `test_callbacks.py::test_callbacks`: `progress_bar=True`, also beside vectorised environments."""
     model = model_of(DummyVecEnv([toy_env] * n_envs))
     model.learn(3, progress_bar=True)

@@ -21,7 +21,9 @@ SMALL = dict(features_extractor_kwargs=dict(features_dim=8))
 
 
 def image_env(channel_first: bool = False, n_channels: int = 1) -> FakeImageEnv:
-    return FakeImageEnv(screen_height=36, screen_width=40, n_channels=n_channels, discrete=False, channel_first=channel_first)
+    return FakeImageEnv(
+        screen_height=36, screen_width=40, n_channels=n_channels, discrete=False, channel_first=channel_first
+    )
 
 
 def image_model(env: Any, **kwargs: Any) -> LLMDPD:
@@ -63,7 +65,9 @@ def test_images_are_learned_from_and_a_loaded_model_sees_the_same(
 
 def test_images_that_were_put_in_order_by_hand_stay_so() -> None:
     """Answers `test_cnn.py::test_vec_transpose_skip`: stacked frames whose channels look like the last axis."""
-    stacked = VecFrameStack(DummyVecEnv([lambda: FakeImageEnv(6, 41, 40, 10, discrete=False, channel_first=True)]), 5, "first")
+    stacked = VecFrameStack(
+        DummyVecEnv([lambda: FakeImageEnv(6, 41, 40, 10, discrete=False, channel_first=True)]), 5, "first"
+    )
     shape = stacked.reset().shape
     env = VecTransposeImage(stacked, skip=True)
     model = image_model(env).learn(2)
@@ -88,7 +92,9 @@ def test_bytes_are_divided_by_255_unless_told_otherwise(normalize_images: bool, 
     """Answers `test_cnn.py::test_image_like_input`: what the argument does to a real image."""
     model = image_model(image_env(), policy_kwargs={**SMALL, "normalize_images": normalize_images})
     read: list[float] = []
-    model.actor_target.features_extractor.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].max().item()))
+    model.actor_target.features_extractor.register_forward_pre_hook(
+        lambda _, inputs: read.append(inputs[0].max().item())
+    )
     model.predict(np.full((36, 40, 1), 255, np.uint8))
     assert set(read) == {largest, 0.0}  # the observation, and the zeros that stand for no example
 
@@ -99,7 +105,9 @@ def test_target_networks_start_as_copies_and_follow() -> None:
     pairs = ((model.actor, model.actor_target), (model.critic, model.critic_target))
     for network, target in pairs:
         assert all_same(network.parameters(), target.parameters())
-        assert not {id(parameter) for parameter in network.parameters()} & {id(p) for p in target.parameters()}
+        assert not {id(parameter) for parameter in network.parameters()} & {
+            id(p) for p in target.parameters()
+        }
     model.learn(12)
     for network, target in pairs:
         assert all_differ(network.parameters(), target.parameters())
@@ -108,7 +116,11 @@ def test_target_networks_start_as_copies_and_follow() -> None:
 def test_target_networks_stay_where_nothing_is_copied() -> None:
     """Answers `test_cnn.py::test_features_extractor_target_net`: tau of 0, and an average that keeps all of itself."""
     model = image_model(image_env(), learning_rate=1e-3, text_dropout=0.5, trajectory_dropout=0.5).learn(1)
-    model.tau, model.ema_decay, model._n_updates = 0.0, 1.0, 10**15  # the average's decay warms up over the updates
+    model.tau, model.ema_decay, model._n_updates = (
+        0.0,
+        1.0,
+        10**15,
+    )  # the average's decay warms up over the updates
     targets = copies([*model.actor_target.parameters(), *model.critic_target.parameters()])
     networks = copies([*model.actor.parameters(), *model.critic.parameters()])
     model.train(gradient_steps=8, batch_size=8)

@@ -48,7 +48,9 @@ def test_actor_and_critic_can_have_widths_of_their_own() -> None:
 
 @pytest.mark.parametrize("optimizer_kwargs", [None, dict(weight_decay=0.0)], ids=str)
 @pytest.mark.parametrize("optimizer_class", [th.optim.AdamW, RMSpropTFLike])
-def test_the_optimiser_can_be_chosen(optimizer_class: type[th.optim.Optimizer], optimizer_kwargs: Any) -> None:
+def test_the_optimiser_can_be_chosen(
+    optimizer_class: type[th.optim.Optimizer], optimizer_kwargs: Any
+) -> None:
     """Answers `test_custom_policy.py::test_custom_optimizer`, `test_tf_like_rmsprop_optimizer`, `test_dqn_custom_policy`."""
     policy_kwargs = dict(optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs)
     model = model_of("Pendulum-v1", policy_kwargs=policy_kwargs).learn(3)
@@ -65,7 +67,9 @@ def test_there_may_be_any_number_of_critics(n_critics: int) -> None:
     model = model_of("Pendulum-v1", policy_kwargs=dict(n_critics=n_critics)).learn(3)
     batch = model.replay_buffer.sample(8)
     features = model.actor_target.encode_observations(batch.observations).unsqueeze(0)
-    values = model.critic(features, model.actor_target.encode_prompts(batch.prompts), batch.actions.unsqueeze(0))
+    values = model.critic(
+        features, model.actor_target.encode_prompts(batch.prompts), batch.actions.unsqueeze(0)
+    )
     assert len(values) == model.critic.n_critics == n_critics
     assert len(values.flatten(1).unique(dim=0)) == n_critics
 
@@ -96,7 +100,9 @@ def test_an_unknown_name_of_a_policy_is_refused() -> None:
 
 @pytest.mark.parametrize("policy", ["MlpPolicy", "CnnPolicy"])
 @pytest.mark.parametrize("with_data", [False, True], ids=["environment alone", "data alone"])
-def test_dict_observations_with_another_policy_are_answered_with_the_right_one(policy: str, with_data: bool) -> None:
+def test_dict_observations_with_another_policy_are_answered_with_the_right_one(
+    policy: str, with_data: bool
+) -> None:
     """Answers `test_dict_env.py::test_policy_hint`."""
     env = BitFlippingEnv(n_bits=4, continuous=True)
     with pytest.raises(ValueError, match="You must use `MultiInputPolicy`"):
@@ -133,7 +139,10 @@ def test_policy_and_actor_saved_alone_come_back_and_act_the_same(tmp_path: Path,
     actor.save(tmp_path / "actor.zip")
     policy_class, actor_class = type(policy), type(actor)
     del model, policy, actor
-    loaded, loaded_actor = policy_class.load(tmp_path / "policy.zip", "cpu"), actor_class.load(tmp_path / "actor.zip", "cpu")
+    loaded, loaded_actor = (
+        policy_class.load(tmp_path / "policy.zip", "cpu"),
+        actor_class.load(tmp_path / "actor.zip", "cpu"),
+    )
     assert [name for name, tensor in loaded.state_dict().items() if not th.equal(tensor, changed[name])] == []
     for predictor in (loaded, loaded_actor):
         predictor.set_prompts(prompts)

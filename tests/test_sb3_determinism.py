@@ -26,7 +26,9 @@ def rollout(model: LLMDPD, n_steps: int = 20) -> tuple[np.ndarray, np.ndarray]:
     return np.array(actions), np.array(rewards)
 
 
-@pytest.mark.parametrize("arguments", [{}, dict(eta=0.0), dict(n_candidates=3, candidate_temperature=1.0)], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [{}, dict(eta=0.0), dict(n_candidates=3, candidate_temperature=1.0)], ids=str
+)
 def test_the_same_seed_gives_the_same_training_and_the_same_rollout(arguments: dict[str, Any]) -> None:
     """Answers `test_deterministic.py::test_deterministic_training_common`; we ask for equality of each step, not of sums."""
     seeds = (5, 5, 6)
@@ -34,7 +36,9 @@ def test_the_same_seed_gives_the_same_training_and_the_same_rollout(arguments: d
     for model, seed in zip(models, seeds, strict=True):
         model.learn(8)
         model.get_env().seed(seed)
-    (actions, rewards), (same_actions, same_rewards), (other_actions, _) = (rollout(model) for model in models)
+    (actions, rewards), (same_actions, same_rewards), (other_actions, _) = (
+        rollout(model) for model in models
+    )
     assert_array_equal(actions, same_actions)
     assert_array_equal(rewards, same_rewards)
     assert not np.array_equal(actions, other_actions)
@@ -43,7 +47,10 @@ def test_the_same_seed_gives_the_same_training_and_the_same_rollout(arguments: d
 
 def test_a_models_seed_seeds_its_environment_too() -> None:
     """Answers `test_deterministic.py::test_deterministic_training_common`: its `reset` has no seed of its own."""
-    first = [model_of(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), seed=seed).get_env().reset() for seed in (3, 3, 4)]
+    first = [
+        model_of(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), seed=seed).get_env().reset()
+        for seed in (3, 3, 4)
+    ]
     assert_array_equal(first[0], first[1])
     assert not np.array_equal(first[0], first[2])
 

@@ -13,7 +13,13 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import SimpleMultiObsEnv
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecFrameStack,
+    VecNormalize,
+    VecTransposeImage,
+)
 from toys import SpacesEnv
 
 from sb3_llmdpd import LLMDPD, Episode
@@ -53,12 +59,17 @@ def test_a_dict_of_one_vector_is_learned_from_as_the_vector() -> None:
     """Answers `test_dict_env.py::test_consistency`: the same networks, the same actions before and after."""
     dict_env = SpacesEnv(spaces.Dict(vec=VECTOR), ACTIONS)
     dataset = recorded(dict_env)
-    plain = [Episode(e.observations["vec"], e.actions, e.rewards, task_texts=e.task_texts) for e in dataset.episodes]
+    plain = [
+        Episode(e.observations["vec"], e.actions, e.rewards, task_texts=e.task_texts)
+        for e in dataset.episodes
+    ]
     observations = np.stack([VECTOR.sample() for _ in range(5)])
     kwargs = dict(gamma=0.5, seed=1, prompts_per_batch=1, batch_size=8, policy_kwargs=dict(net_arch=[8, 8]))
     of_dict = tiny_model(policy="MultiInputPolicy", dataset=dataset, env=dict_env, **kwargs)
     of_vector = tiny_model(
-        dataset=type(dataset).from_episodes(plain, VECTOR, ACTIONS), env=gym.wrappers.FlattenObservation(dict_env), **kwargs
+        dataset=type(dataset).from_episodes(plain, VECTOR, ACTIONS),
+        env=gym.wrappers.FlattenObservation(dict_env),
+        **kwargs,
     )
     for _ in range(2):
         actions = of_dict.predict({"vec": observations}, deterministic=True)[0]
@@ -70,7 +81,9 @@ def test_a_dict_of_one_vector_is_learned_from_as_the_vector() -> None:
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_environments_in_other_processes_may_stand_beside_training() -> None:
     """Answers `test_dict_env.py::test_multiprocessing`."""
-    env = make_vec_env(mixed_env, n_envs=2, vec_env_cls=SubprocVecEnv, vec_env_kwargs=dict(start_method="fork"))
+    env = make_vec_env(
+        mixed_env, n_envs=2, vec_env_cls=SubprocVecEnv, vec_env_kwargs=dict(start_method="fork")
+    )
     try:
         model = model_of(env, policy="MultiInputPolicy", gamma=0.5, seed=1, policy_kwargs=SMALL).learn(2)
         assert evaluate_policy(model, env, n_eval_episodes=2) == (5.0, 0.0)
@@ -83,14 +96,21 @@ def test_environments_in_other_processes_may_stand_beside_training() -> None:
 def test_frames_may_be_stacked(channels_last: bool) -> None:
     """Answers `test_dict_env.py::test_dict_vec_framestack`."""
     env = VecFrameStack(
-        DummyVecEnv([lambda: SimpleMultiObsEnv(random_start=True, discrete_actions=False, channel_last=channels_last)]),
+        DummyVecEnv(
+            [lambda: SimpleMultiObsEnv(random_start=True, discrete_actions=False, channel_last=channels_last)]
+        ),
         n_stack=3,
         channels_order={"vec": None, "img": "last" if channels_last else "first"},
     )
     model = model_of(env, policy="MultiInputPolicy", gamma=0.5, seed=1, policy_kwargs=SMALL).learn(2)
     assert isinstance(model.get_env(), VecTransposeImage) == channels_last
-    assert {key: space.shape for key, space in model.observation_space.items()} == {"img": (3, 64, 64), "vec": (15,)}
-    _, lengths = evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False, return_episode_rewards=True)
+    assert {key: space.shape for key, space in model.observation_space.items()} == {
+        "img": (3, 64, 64),
+        "vec": (15,),
+    }
+    _, lengths = evaluate_policy(
+        model, model.get_env(), n_eval_episodes=1, warn=False, return_episode_rewards=True
+    )
     assert 1 <= lengths[0] <= 101
 
 

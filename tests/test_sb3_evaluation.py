@@ -26,7 +26,11 @@ def test_model_and_policy_are_evaluated_over_whole_episodes(who: str) -> None:
     """Answers `test_utils.py::test_evaluate_policy`."""
     n_steps, n_episodes = 12, 2
     model = model_of(gym.make("Pendulum-v1", max_episode_steps=n_steps))
-    views = {"model": model, "policy": model.policy, "prompted view": model.prompted("do what the environment rewards")}
+    views = {
+        "model": model,
+        "policy": model.policy,
+        "prompted view": model.prompted("do what the environment rewards"),
+    }
     predictor, calls = views[who], []
 
     def look(locals_: dict[str, Any], _globals: dict[str, Any]) -> None:
@@ -120,7 +124,11 @@ VECTORISED: dict[str, Callable[[Any], Any]] = {
     ],
 )
 def test_a_monitor_below_other_wrappers_knows_the_true_return_and_length(
-    model: LLMDPD, kind: str, wrapper: type[gym.Wrapper[Any, Any, Any, Any]], monitored: bool, expected: tuple[float, int]
+    model: LLMDPD,
+    kind: str,
+    wrapper: type[gym.Wrapper[Any, Any, Any, Any]],
+    monitored: bool,
+    expected: tuple[float, int],
 ) -> None:
     """Answers `test_utils.py::test_evaluate_policy_monitors`."""
     with np.errstate(all="raise"):

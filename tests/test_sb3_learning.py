@@ -51,7 +51,9 @@ def test_acting_as_one_sees_is_learned_from_random_data(policy_objective: str) -
         batch_size=64,
     )
     model.learn(120, log_interval=None)
-    evaluate_policy(model, DummyVecEnv([lambda: IdentityEnvBox(eps=0.5)] * 20), 20, reward_threshold=90, warn=False)
+    evaluate_policy(
+        model, DummyVecEnv([lambda: IdentityEnvBox(eps=0.5)] * 20), 20, reward_threshold=90, warn=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,9 @@ def test_acting_as_one_sees_is_learned_from_random_data(policy_objective: str) -
     ids=str,
 )
 @pytest.mark.parametrize("n_envs", [1, 2])
-def test_every_variant_learns_beside_any_number_of_environments(arguments: dict[str, Any], n_envs: int) -> None:
+def test_every_variant_learns_beside_any_number_of_environments(
+    arguments: dict[str, Any], n_envs: int
+) -> None:
     """Answers `test_run.py`'s test_deterministic_pg, test_sac, test_dqn and test_offpolicy_multi_env: updates count alone."""
     model = model_of(make_vec_env("Pendulum-v1", n_envs=n_envs), **arguments)
     before = copies(model.actor)
@@ -89,7 +93,9 @@ def test_the_shape_of_a_gradient_step_is_saved_and_can_be_changed_at_loading(tmp
     model.save(tmp_path / "model.zip")
     drawn: list[int] = []
     for overrides, sizes in (({}, (8, 4)), (dict(batch_size=6, q_batch_size=2), (6, 2))):
-        loaded = LLMDPD.load(tmp_path / "model.zip", env=ActionEnv(), dataset=recorded(ActionEnv()), device="cpu", **overrides)
+        loaded = LLMDPD.load(
+            tmp_path / "model.zip", env=ActionEnv(), dataset=recorded(ActionEnv()), device="cpu", **overrides
+        )
         assert (loaded.batch_size, loaded.q_batch_size) == sizes
         loaded.critic.register_forward_pre_hook(lambda _, inputs: drawn.append(inputs[2].shape[1]))
         assert loaded.learn(1).num_timesteps == 1
@@ -126,7 +132,9 @@ NORM = "features_extractor.layers.0."
 
 def norm_model(**kwargs: Any) -> LLMDPD:
     policy_kwargs = dict(net_arch=[16, 16], features_extractor_class=BatchNormDropout)
-    return model_of(gym.make("Pendulum-v1", max_episode_steps=4), policy_kwargs=policy_kwargs, **{"seed": 1, **kwargs})
+    return model_of(
+        gym.make("Pendulum-v1", max_episode_steps=4), policy_kwargs=policy_kwargs, **{"seed": 1, **kwargs}
+    )
 
 
 def test_running_statistics_are_copied_to_the_target_also_where_weights_are_not() -> None:
@@ -166,7 +174,12 @@ def test_evaluating_on_the_way_moves_no_statistics_and_training_goes_on_in_its_m
 
     class Watch(BaseCallback):
         def _on_step(self) -> bool:
-            modes.append(tuple(net.training for net in (model.actor, model.critic, model.actor_target, model.critic_target)))
+            modes.append(
+                tuple(
+                    net.training
+                    for net in (model.actor, model.critic, model.actor_target, model.critic_target)
+                )
+            )
             return True
 
     undisturbed, model = norm_model().learn(4), norm_model()

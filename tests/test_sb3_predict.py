@@ -31,7 +31,9 @@ def test_the_environments_of_these_tests_are_sound(env: gym.Env[Any, Any]) -> No
     check_env(env, skip_render_check=True)
 
 
-@pytest.mark.parametrize("env", ["Pendulum-v1", gym.make("Pendulum-v1"), Monitor(gym.make("Pendulum-v1"))], ids=str)
+@pytest.mark.parametrize(
+    "env", ["Pendulum-v1", gym.make("Pendulum-v1"), Monitor(gym.make("Pendulum-v1"))], ids=str
+)
 def test_an_environment_is_vectorised_and_monitored_by_itself(env: Any) -> None:
     """Answers `test_predict.py::test_auto_wrap` and `test_utils.py::test_env_auto_monitor_wrap`."""
     model = model_of(env).learn(3)
@@ -105,7 +107,10 @@ OBSERVATIONS: dict[str, tuple[spaces.Space[Any], Any]] = {
     ),
     "an image, channels first": (IMAGE, np.zeros((3, 32, 32), np.uint8)),
     "an image, channels last": (IMAGE, np.zeros((32, 32, 3), np.uint8)),
-    "a dict with an image, channels last": (spaces.Dict(image=IMAGE), {"image": np.zeros((32, 32, 3), np.uint8)}),
+    "a dict with an image, channels last": (
+        spaces.Dict(image=IMAGE),
+        {"image": np.zeros((32, 32, 3), np.uint8)},
+    ),
 }
 
 
@@ -114,7 +119,11 @@ def test_one_observation_is_told_from_a_batch(space: spaces.Space[Any], observat
     """Answers `test_utils.py::test_policy_is_vectorized_obs`."""
     policy = LLMDPD("MlpPolicy", ActionEnv(), text_encoder=None, device="cpu").policy
     policy.observation_space = space
-    batch = {key: value[None] for key, value in observation.items()} if isinstance(observation, dict) else observation[None]
+    batch = (
+        {key: value[None] for key, value in observation.items()}
+        if isinstance(observation, dict)
+        else observation[None]
+    )
     assert not policy.is_vectorized_observation(observation)
     assert policy.is_vectorized_observation(batch)
 

@@ -40,7 +40,10 @@ def random_observations(n: int = 10) -> np.ndarray:
 def networks(parameters: Parameters) -> dict[str, th.Tensor]:
     """The tensors of what is no optimiser, whose state dicts have a layout of their own."""
     return {
-        f"{part}.{name}": tensor for part, state in parameters.items() if "optim" not in part for name, tensor in state.items()
+        f"{part}.{name}": tensor
+        for part, state in parameters.items()
+        if "optim" not in part
+        for name, tensor in state.items()
     }
 
 
@@ -78,7 +81,10 @@ def test_parameters_that_do_not_match_are_refused_and_change_nothing(
     """Answers `test_save_load.py::test_save_load`: unknown parts, and parts or entries that are missing."""
     model = identity_model().learn(2)
     before = deepcopy(model.get_parameters())
-    other = {part: {name: 2 * t for name, t in state.items()} if part == "policy" else state for part, state in before.items()}
+    other = {
+        part: {name: 2 * t for name, t in state.items()} if part == "policy" else state
+        for part, state in before.items()
+    }
     with pytest.raises(error):
         model.set_parameters(change(other), exact_match=exact_match)
     after = networks(model.get_parameters())
@@ -90,7 +96,9 @@ def test_without_an_exact_match_what_is_named_is_replaced_and_the_rest_stays() -
     model = identity_model().learn(2)
     before = deepcopy(model.get_parameters())
     random = {
-        part: state if "optim" in part else {name: th.rand_like(t) for name, t in without_the_last_entry(state).items()}
+        part: state
+        if "optim" in part
+        else {name: th.rand_like(t) for name, t in without_the_last_entry(state).items()}
         for part, state in before.items()
     }
     model.set_parameters(random, exact_match=False)
@@ -107,7 +115,9 @@ def test_without_an_exact_match_what_is_named_is_replaced_and_the_rest_stays() -
 def test_a_saved_model_comes_back_on_any_device_and_learns_on(tmp_path: Path, device: str) -> None:
     """Answers `test_save_load.py::test_save_load`: parameters, their device, actions, and that `learn` still works."""
     model = identity_model().learn(4)
-    model.set_parameters({"policy": {n: th.rand_like(t) for n, t in model.policy.state_dict().items()}}, exact_match=False)
+    model.set_parameters(
+        {"policy": {n: th.rand_like(t) for n, t in model.policy.state_dict().items()}}, exact_match=False
+    )
     parameters = networks(deepcopy(model.get_parameters()))
     actions, _ = model.predict(random_observations(), deterministic=True)
     model.save(tmp_path / "model.zip")
@@ -135,7 +145,9 @@ def test_a_model_whose_policy_was_compiled_is_saved_and_loaded(tmp_path: Path) -
     assert_array_equal(loaded.predict(random_observations(), deterministic=True)[0], actions)
 
 
-def test_arguments_can_be_left_out_included_again_and_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_can_be_left_out_included_again_and_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Answers `test_save_load.py::test_exclude_include_saved_params`."""
     model = identity_model(verbose=2)
     model.save(tmp_path / "model", exclude=["verbose"])
@@ -144,7 +156,9 @@ def test_arguments_can_be_left_out_included_again_and_replaced(tmp_path: Path, c
     model.save(tmp_path / "model", exclude=["verbose"], include=["verbose"])
     capsys.readouterr()
     loaded = LLMDPD.load(
-        str(tmp_path / "model.zip"), custom_objects=dict(learning_rate=2e-5, dummy=1.0), print_system_info=True
+        str(tmp_path / "model.zip"),
+        custom_objects=dict(learning_rate=2e-5, dummy=1.0),
+        print_system_info=True,
     )
     assert "PyTorch" in capsys.readouterr().out
     assert (loaded.verbose, loaded.learning_rate) == (2, 2e-5)
@@ -158,10 +172,14 @@ def image_env() -> FakeImageEnv:
 
 def test_a_model_of_images_is_loaded_with_its_environment_and_learns_on(tmp_path: Path) -> None:
     """Answers `test_save_load.py::test_save_load_env_cnn`: spaces agree with channels first; `policy_kwargs` stand again."""
-    model = model_of(image_env(), policy="CnnPolicy", policy_kwargs=dict(features_extractor_kwargs=dict(features_dim=8)))
+    model = model_of(
+        image_env(), policy="CnnPolicy", policy_kwargs=dict(features_extractor_kwargs=dict(features_dim=8))
+    )
     model.learn(2).save(tmp_path / "model")
     arguments = {key: value for key, value in model.policy_kwargs.items() if key != "text_dim"}
-    loaded = LLMDPD.load(str(tmp_path / "model.zip"), env=image_env(), dataset=recorded(image_env()), policy_kwargs=arguments)
+    loaded = LLMDPD.load(
+        str(tmp_path / "model.zip"), env=image_env(), dataset=recorded(image_env()), policy_kwargs=arguments
+    )
     assert loaded.observation_space.shape == (2, 40, 40)
     assert loaded.learn(2).num_timesteps == 2
 
@@ -170,19 +188,26 @@ def test_default_widths_come_back_where_none_were_named(tmp_path: Path) -> None:
     """Answers `test_save_load.py::test_save_load_net_arch_none`."""
     identity_model(policy_kwargs=dict(net_arch=None)).save(tmp_path / "model.zip")
     loaded = LLMDPD.load(tmp_path / "model.zip")
-    widths = [layer.out_features for layer in loaded.actor.denoiser.modules() if isinstance(layer, th.nn.Linear)]
+    widths = [
+        layer.out_features for layer in loaded.actor.denoiser.modules() if isinstance(layer, th.nn.Linear)
+    ]
     assert loaded.policy_kwargs["net_arch"] is None
     assert widths.count(256) >= 3
 
 
-def test_a_file_beyond_the_classic_limit_of_zip_is_written_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_beyond_the_classic_limit_of_zip_is_written_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Answers `test_save_load.py::test_save_load_large_model`: the limit comes down to the model, instead of 2 GiB."""
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1_000)
     model = identity_model().learn(2)
     model.save(tmp_path / "model")
     loaded = LLMDPD.load(str(tmp_path / "model.zip"), env=identity_envs(), device="cpu")
     observations = random_observations()
-    assert_array_equal(loaded.predict(observations, deterministic=True)[0], model.predict(observations, deterministic=True)[0])
+    assert_array_equal(
+        loaded.predict(observations, deterministic=True)[0],
+        model.predict(observations, deterministic=True)[0],
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,10 +220,14 @@ def test_a_model_can_be_copied_and_both_go_on_alike(copied: Callable[[LLMDPD], L
     for made in (model, copy):
         made.learn(2, reset_num_timesteps=False)
     after = copy.policy.state_dict()
-    assert [name for name, tensor in model.policy.state_dict().items() if not th.equal(tensor, after[name])] == []
+    assert [
+        name for name, tensor in model.policy.state_dict().items() if not th.equal(tensor, after[name])
+    ] == []
     assert copy.actor is copy.policy.actor is not model.actor
     copy.learn(1)
-    assert not all(th.equal(*pair) for pair in zip(copy.actor.parameters(), model.actor.parameters(), strict=True))
+    assert not all(
+        th.equal(*pair) for pair in zip(copy.actor.parameters(), model.actor.parameters(), strict=True)
+    )
 
 
 # Schedules and objects that a file cannot hold -----------------------------------------------------------------------------
@@ -239,7 +268,10 @@ def test_a_file_of_the_wrong_mode_or_closed_is_refused(tmp_path: Path) -> None:
     """Answers `test_save_load.py::test_open_file`."""
     closed = io.BytesIO()
     closed.close()
-    with (tmp_path / "model.zip").open("wb") as written, pytest.raises(ValueError, match="not a whole model file"):
+    with (
+        (tmp_path / "model.zip").open("wb") as written,
+        pytest.raises(ValueError, match="not a whole model file"),
+    ):
         LLMDPD.load(written)
     for target in (closed, written):
         with pytest.raises(ValueError, match="closed file"):
@@ -256,7 +288,9 @@ def test_a_path_is_a_string_or_a_path_and_gets_its_suffix_once(tmp_path: Path, a
     assert sorted(os.listdir(tmp_path)) == ["one.zip", "three.own", "two.zip"]
 
 
-def test_files_are_closed_but_those_of_the_caller_stay_open(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_files_are_closed_but_those_of_the_caller_stay_open(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     """Answers `test_save_load.py::test_no_resource_warning`."""
     model = identity_model()
     for path in (tmp_path / "model", str(tmp_path / "model")):

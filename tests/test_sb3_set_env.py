@@ -28,7 +28,9 @@ def test_an_environment_can_be_exchanged_for_another_of_its_kind() -> None:
     assert model.learn(3, reset_num_timesteps=True).num_timesteps == 3
     model.set_env(counting_env())
     model.learn(3)
-    model.set_env(identity_envs(2))  # which SB3 refuses: its rollouts depend on their number, gradient steps do not
+    model.set_env(
+        identity_envs(2)
+    )  # which SB3 refuses: its rollouts depend on their number, gradient steps do not
     assert model.n_envs == 2
     model.learn(3)
     model.set_env(model.get_env(), force_reset=False)
@@ -46,7 +48,11 @@ def test_a_loaded_model_goes_on_counting_beside_the_environment_of_before_or_ano
     model.save(tmp_path / "model.zip")
     for environment in (model.get_env(), counting_env()):
         loaded = LLMDPD.load(
-            tmp_path / "model.zip", env=environment, force_reset=force_reset, dataset=model.replay_buffer, device="cpu"
+            tmp_path / "model.zip",
+            env=environment,
+            force_reset=force_reset,
+            dataset=model.replay_buffer,
+            device="cpu",
         )
         assert loaded._last_obs is None
         assert loaded.learn(3, reset_num_timesteps=False).num_timesteps == 6

@@ -33,7 +33,9 @@ class Counter(gym.Env[Any, Any]):
         self.observation_space, self.ends, self.number, self.step_number = space, ends, -1, 0
         self.actions: list[np.ndarray] = []
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.number, self.step_number = self.number + 1, 0
         return self._seen(), {}
@@ -50,7 +52,9 @@ class Counter(gym.Env[Any, Any]):
         return place
 
 
-def filled(n_steps: int, size: int = 100, n_envs: int = 1, space: spaces.Space[Any] = PLACE, **options: Any) -> ReplayBuffer:
+def filled(
+    n_steps: int, size: int = 100, n_envs: int = 1, space: spaces.Space[Any] = PLACE, **options: Any
+) -> ReplayBuffer:
     """A buffer of steps in `Counter`s as SB3 adds them; the task ends after three steps where no time limit is before."""
     limit = options.pop("limit", 10)
     kind = options.pop("kind", DictReplayBuffer if isinstance(space, spaces.Dict) else ReplayBuffer)
@@ -100,7 +104,9 @@ def test_a_time_limit_is_not_a_termination() -> None:
 
 
 def test_a_buffer_that_does_not_tell_time_limits_apart_is_warned_about() -> None:
-    with pytest.warns(UserWarning, match="replay buffer: .*handle_timeout_termination=False.* every end is read as a term"):
+    with pytest.warns(
+        UserWarning, match="replay buffer: .*handle_timeout_termination=False.* every end is read as a term"
+    ):
         episodes = read(filled(4, limit=2, handle_timeout_termination=False))
     assert [episode.terminated for episode in episodes] == [True, True]
 
@@ -109,7 +115,12 @@ def test_each_environment_gives_its_own_episodes() -> None:
     buffer = filled(4, n_envs=2)
     episodes = read(buffer)
     assert [len(episode) for episode in episodes] == [3, 1, 3, 1]
-    sources = ["environment 0, episode 0", "environment 0, episode 1", "environment 1, episode 0", "environment 1, episode 1"]
+    sources = [
+        "environment 0, episode 0",
+        "environment 0, episode 1",
+        "environment 1, episode 0",
+        "environment 1, episode 1",
+    ]
     assert [episode.source for episode in episodes] == [f"replay buffer, {source}" for source in sources]
     np.testing.assert_array_equal(episodes[3].actions, _unscaled(buffer.actions[3:4, 1]))
 
@@ -135,7 +146,9 @@ def test_a_buffer_that_saves_memory_repeats_the_last_observation_of_an_end() -> 
 
 
 @pytest.mark.parametrize("n_steps", [10, 11])
-def test_a_buffer_that_saves_memory_and_went_round_leaves_out_the_row_that_holds_no_step(n_steps: int) -> None:
+def test_a_buffer_that_saves_memory_and_went_round_leaves_out_the_row_that_holds_no_step(
+    n_steps: int,
+) -> None:
     options: dict[str, Any] = dict(optimize_memory_usage=True, handle_timeout_termination=False)
     with pytest.warns(UserWarning, match="handle_timeout_termination=False"):
         episodes = read(filled(n_steps, size=5, **options))
@@ -165,7 +178,9 @@ def test_dict_observations_have_the_shapes_of_their_space() -> None:
 def test_a_discrete_observation_loses_the_axis_that_the_buffer_gave_it() -> None:
     buffer = ReplayBuffer(5, spaces.Discrete(4), FORCE, "cpu")
     for step in range(3):
-        buffer.add(np.array([step]), np.array([step + 1]), np.zeros((1, 2)), np.zeros(1), np.array([step == 2]), [{}])
+        buffer.add(
+            np.array([step]), np.array([step + 1]), np.zeros((1, 2)), np.zeros(1), np.array([step == 2]), [{}]
+        )
     (episode,) = read(buffer)
     np.testing.assert_array_equal(episode.observations, [0, 1, 2, 3])
 
@@ -183,7 +198,9 @@ def _unscaled(scaled: np.ndarray) -> np.ndarray:
 
 def test_what_sac_gathers_are_the_actions_that_the_environment_got() -> None:
     env = Counter(ends=4)
-    options: dict[str, Any] = dict(policy_kwargs={"net_arch": [4]}, learning_starts=6, gradient_steps=0, buffer_size=50)
+    options: dict[str, Any] = dict(
+        policy_kwargs={"net_arch": [4]}, learning_starts=6, gradient_steps=0, buffer_size=50
+    )
     model = SAC("MlpPolicy", env, seed=0, device="cpu", **options)
     model.learn(12)
     assert model.replay_buffer is not None
@@ -227,7 +244,14 @@ def test_the_bounds_of_the_action_space_are_reached_and_not_left() -> None:
 
 
 def test_a_saved_buffer_gives_the_same_episodes(tmp_path: Path) -> None:
-    model = SAC("MlpPolicy", Counter(), policy_kwargs={"net_arch": [4]}, learning_starts=100, buffer_size=50, device="cpu")
+    model = SAC(
+        "MlpPolicy",
+        Counter(),
+        policy_kwargs={"net_arch": [4]},
+        learning_starts=100,
+        buffer_size=50,
+        device="cpu",
+    )
     model.learn(7)
     assert model.replay_buffer is not None
     model.save_replay_buffer(tmp_path / "logs")
@@ -239,7 +263,9 @@ def test_a_saved_buffer_gives_the_same_episodes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(episode.observations, expected.observations)
         np.testing.assert_array_equal(episode.actions, expected.actions)
         assert (episode.task, episode.terminated) == ("count", expected.terminated)
-    assert [len(episode) for episode in load_dataset(f"{tmp_path / 'logs.pkl'}", allow_pickle=True).episodes] == [3, 3, 1]
+    assert [
+        len(episode) for episode in load_dataset(f"{tmp_path / 'logs.pkl'}", allow_pickle=True).episodes
+    ] == [3, 3, 1]
 
 
 class Trap:
@@ -255,7 +281,9 @@ class Trap:
 def test_a_pickle_is_not_opened_unless_that_is_allowed(tmp_path: Path) -> None:
     path, proof = tmp_path / "logs.pkl", tmp_path / "opened"
     path.write_bytes(pickle.dumps(Trap(proof)))
-    with pytest.raises(ValueError, match=r"logs.pkl: is a pickle, which executes .* allow_pickle=True \(--allow-pickle"):
+    with pytest.raises(
+        ValueError, match=r"logs.pkl: is a pickle, which executes .* allow_pickle=True \(--allow-pickle"
+    ):
         open_source(str(path))
     assert not proof.exists()
     with pytest.raises(TypeError, match=r"logs.pkl: accepted is a ReplayBuffer .*, got NoneType"):
@@ -266,7 +294,9 @@ def test_a_pickle_is_not_opened_unless_that_is_allowed(tmp_path: Path) -> None:
 def test_a_pickle_that_is_damaged_or_missing_is_answered_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "logs.pkl"
     path.write_bytes(pickle.dumps(filled(3))[:200])
-    with pytest.raises(ValueError, match=r"logs.pkl: is not a pickled replay buffer, or damaged or half-written"):
+    with pytest.raises(
+        ValueError, match=r"logs.pkl: is not a pickled replay buffer, or damaged or half-written"
+    ):
         ReplayBufferSource(path, allow_pickle=True)
     with pytest.raises(ValueError, match=r"there is no file .*log.pkl; nearest there: logs.pkl"):
         ReplayBufferSource(tmp_path / "log.pkl", allow_pickle=True)
@@ -291,7 +321,9 @@ class Reach(gym.Env[Any, Any]):
     def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, infos: Any) -> np.ndarray:
         return -np.ones(len(achieved))
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         self.n_steps = 0
         return self._seen(), {}
 
@@ -325,7 +357,9 @@ def test_hindsight_goals_are_not_among_the_steps_of_a_her_buffer(tmp_path: Path)
 
 
 def test_other_buffers_are_refused_with_the_reason() -> None:
-    with pytest.raises(TypeError, match=r"a RolloutBuffer does not keep what its actions led to.*record_policy"):
+    with pytest.raises(
+        TypeError, match=r"a RolloutBuffer does not keep what its actions led to.*record_policy"
+    ):
         ReplayBufferSource(RolloutBuffer(5, PLACE, FORCE, "cpu"))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a PromptReplayBuffer was made of a data set; give that"):
         ReplayBufferSource(make_buffer([traced(0, 1, 5), traced(0, 2, 5)]))
@@ -336,7 +370,9 @@ def test_other_buffers_are_refused_with_the_reason() -> None:
 def test_a_buffer_of_an_old_version_is_refused_with_what_to_do() -> None:
     buffer = filled(3)
     del buffer.handle_timeout_termination
-    with pytest.raises(ValueError, match=r"did not keep time limits; load it into a model with load_replay_buffer"):
+    with pytest.raises(
+        ValueError, match=r"did not keep time limits; load it into a model with load_replay_buffer"
+    ):
         ReplayBufferSource(buffer)
 
 
@@ -345,7 +381,9 @@ def test_an_empty_buffer_and_actions_that_are_no_numbers_in_bounds_are_refused()
         ReplayBufferSource(filled(0))
     buffer = filled(3)
     buffer.action_space = spaces.Discrete(2)
-    with pytest.raises(ValueError, match="replay buffer: the action space must be a Box of continuous actions"):
+    with pytest.raises(
+        ValueError, match="replay buffer: the action space must be a Box of continuous actions"
+    ):
         ReplayBufferSource(buffer)
     buffer.action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     with pytest.raises(ValueError, match="replay buffer: the action space must have finite bounds"):

@@ -33,7 +33,9 @@ BOXES = {
     "a matrix": action_box((2, 2), np.float32),
     "a tensor of doubles": action_box((2, 1, 3), np.float64),
     "positive": action_box((10, 7), np.float32, 1.0, 5.0),
-    "bounds of its own for each entry": spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([0.5, 10.0], np.float32)),
+    "bounds of its own for each entry": spaces.Box(
+        np.array([-2.0, 0.0], np.float32), np.array([0.5, 10.0], np.float32)
+    ),
 }
 
 
@@ -55,7 +57,9 @@ def test_observations_of_unusual_spaces_are_learned_from_and_acted_on(space: spa
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_discrete_observations_are_learned_from_and_acted_on(n_envs: int) -> None:
     """Answers `test_spaces.py::test_discrete_obs_space`."""
-    model = model_of(make_vec_env(lambda: SpacesEnv(spaces.Discrete(5), FLOAT32), n_envs=n_envs, seed=0)).learn(3)
+    model = model_of(
+        make_vec_env(lambda: SpacesEnv(spaces.Discrete(5), FLOAT32), n_envs=n_envs, seed=0)
+    ).learn(3)
     actions, _ = model.predict(np.arange(5), deterministic=True)
     assert actions.shape == (5, 2)
     assert len(np.unique(actions, axis=0)) == 5
@@ -111,7 +115,9 @@ def test_actions_are_of_the_type_of_their_space_whatever_the_observations_are(
 ) -> None:
     """Answers `test_spaces.py::test_float64_action_space`."""
     env = SpacesEnv(space, action_space)
-    model = model_of(env, policy="MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy").learn(3)
+    model = model_of(env, policy="MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy").learn(
+        3
+    )
     observation, _ = env.reset()
     for deterministic in (False, True):
         assert model.predict(observation, deterministic=deterministic)[0].dtype == action_space.dtype
@@ -142,7 +148,9 @@ OUTSIDE: dict[str, tuple[spaces.Space[Any], Any]] = {
 
 
 @pytest.mark.parametrize(("space", "rows"), OUTSIDE.values(), ids=OUTSIDE)
-def test_numbered_observations_outside_their_space_are_refused_by_the_data_set(space: spaces.Space[Any], rows: Any) -> None:
+def test_numbered_observations_outside_their_space_are_refused_by_the_data_set(
+    space: spaces.Space[Any], rows: Any
+) -> None:
     """Beyond `test_spaces.py::test_discrete_obs_space`: torch would only say that a class value is too large."""
     episode = Episode(np.array(rows), np.zeros((4, 2)), np.zeros(4), source="logs, episode 7")
     with pytest.raises(ValueError, match=r"logs, episode 7: .*observations"):

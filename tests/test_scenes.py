@@ -48,7 +48,9 @@ def test_less_than_two_millimetres_tell_nothing() -> None:
 
 def test_hiding_the_goal_makes_the_faucets_alike() -> None:
     faucets = {
-        visible: [first_observations(f"faucet-{task}", 20, goal_visible=visible) for task in ("open", "close")]
+        visible: [
+            first_observations(f"faucet-{task}", 20, goal_visible=visible) for task in ("open", "close")
+        ]
         for visible in (True, False)
     }
     assert can_be_told_apart(*faucets[True])
@@ -93,7 +95,11 @@ def test_a_shared_scene_is_told_both_sentences_where_what_is_done_says_what_was_
     assert [(cell.task, cell.condition.name, cell.seen) for cell in cells] == [
         ("pick-place", "told:pick-place", True),
         ("pick-place", "told:reach", True),
-        ("reach", "told:reach", False),  # told to pick and place, the hand would rightly reach the goal as well
+        (
+            "reach",
+            "told:reach",
+            False,
+        ),  # told to pick and place, the hand would rightly reach the goal as well
     ]
 
 

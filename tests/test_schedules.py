@@ -8,7 +8,9 @@ import pytest
 from sb3_llmdpd.common.schedules import CosineSchedule
 
 
-@pytest.mark.parametrize(("progress", "rate"), [(0.0, 1.0), (0.25, 0.5 + 0.5 * math.cos(math.pi / 4)), (0.5, 0.5), (1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("progress", "rate"), [(0.0, 1.0), (0.25, 0.5 + 0.5 * math.cos(math.pi / 4)), (0.5, 0.5), (1.0, 0.0)]
+)
 def test_the_rate_follows_half_a_cosine(progress: float, rate: float) -> None:
     assert CosineSchedule(1.0)(1.0 - progress) == pytest.approx(rate, abs=1e-12)
 
@@ -31,7 +33,9 @@ def test_the_rate_never_rises_again_after_the_warmup() -> None:
     assert all(earlier >= later for earlier, later in pairwise(rates))
 
 
-@pytest.mark.parametrize("arguments", [dict(initial=0.0), dict(final=-1.0), dict(warmup=1.0), dict(warmup=-0.1)])
+@pytest.mark.parametrize(
+    "arguments", [dict(initial=0.0), dict(final=-1.0), dict(warmup=1.0), dict(warmup=-0.1)]
+)
 def test_impossible_schedules_are_refused(arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"initial > 0, final >= 0 and 0 <= warmup < 1, got initial="):
         CosineSchedule(**{"initial": 1.0, **arguments})

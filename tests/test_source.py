@@ -92,7 +92,9 @@ def test_a_bad_episode_is_refused_by_source_episode_and_field_and_the_others_are
         read_sources([source])
     refused: list[str] = []
     kept = list(source.episodes(refused.append))
-    assert [episode.source for episode in kept] == [f"logs, episode {seed}" for seed in range(4) if seed != number]
+    assert [episode.source for episode in kept] == [
+        f"logs, episode {seed}" for seed in range(4) if seed != number
+    ]
     assert len(refused) == 1
     assert refused[0].startswith(f"logs, episode {number}: ")
 
@@ -102,11 +104,16 @@ def test_a_bad_episode_is_refused_by_source_episode_and_field_and_the_others_are
     st.sampled_from([np.float64, np.float32, np.float16, np.int64, np.int8]),
     st.integers(0, 2**32 - 1),
 )
-def test_sound_episodes_of_any_kind_of_number_are_read_as_they_are(lengths: list[int], dtype: type[Any], seed: int) -> None:
+def test_sound_episodes_of_any_kind_of_number_are_read_as_they_are(
+    lengths: list[int], dtype: type[Any], seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     records = [
         record(
-            n, number, actions=np.clip(rng.normal(size=(n, 2)), -1, 1).astype(dtype), rewards=rng.normal(size=n).astype(dtype)
+            n,
+            number,
+            actions=np.clip(rng.normal(size=(n, 2)), -1, 1).astype(dtype),
+            rewards=rng.normal(size=n).astype(dtype),
         )
         for number, n in enumerate(lengths)
     ]
@@ -117,7 +124,9 @@ def test_sound_episodes_of_any_kind_of_number_are_read_as_they_are(lengths: list
 
 
 @given(st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=12), st.integers(0, 5))
-def test_actions_outside_are_clipped_and_counted_and_those_inside_are_untouched(entries: list[float], seed: int) -> None:
+def test_actions_outside_are_clipped_and_counted_and_those_inside_are_untouched(
+    entries: list[float], seed: int
+) -> None:
     actions = np.array(entries[: len(entries) // 2 * 2], np.float32).reshape(-1, 2)
     n_outside = int((np.abs(actions) > 1).any(axis=1).sum())
     source = Logs([record(len(actions), seed, actions=actions)])
@@ -128,8 +137,12 @@ def test_actions_outside_are_clipped_and_counted_and_those_inside_are_untouched(
     said = [str(warning.message) for warning in caught]
     assert len(said) == (n_outside > 0)
     if n_outside:
-        assert said[0].startswith(f"logs: {n_outside} of {len(actions)} actions lay outside the action space [-1.0, 1.0]")
-        with pytest.raises(ValueError, match=f"logs, episode {seed}: {n_outside} of {len(actions)} actions lie outside"):
+        assert said[0].startswith(
+            f"logs: {n_outside} of {len(actions)} actions lay outside the action space [-1.0, 1.0]"
+        )
+        with pytest.raises(
+            ValueError, match=f"logs, episode {seed}: {n_outside} of {len(actions)} actions lie outside"
+        ):
             list(Logs([record(len(actions), seed, actions=actions)], reading=Reading(strict=True)).episodes())
 
 
@@ -140,7 +153,9 @@ def test_rounding_of_double_precision_is_not_clipping() -> None:
 
 def test_mixed_spaces_are_refused_by_both_names() -> None:
     wide = spaces.Box(-np.inf, np.inf, (4,), np.float64)
-    with pytest.raises(ValueError, match=r"share their observation space: one has .*\(3,\).*, two has .*\(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"share their observation space: one has .*\(3,\).*, two has .*\(4,\)"
+    ):
         read_sources([Logs([record()], name="one"), Logs([], wide, name="two")])
 
 
@@ -150,7 +165,9 @@ def test_a_source_without_episodes_is_refused() -> None:
 
 
 def test_actions_that_are_no_box_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"logs: the action space must be a Box of continuous actions, got Discrete\(3\)"):
+    with pytest.raises(
+        ValueError, match=r"logs: the action space must be a Box of continuous actions, got Discrete\(3\)"
+    ):
         Logs([], actions=spaces.Discrete(3))
 
 
@@ -166,7 +183,8 @@ def test_a_given_sentence_goes_before_the_sources_own() -> None:
 
 def test_a_sentence_for_nobody_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"`task_texts` speaks of \['c'\], but the data sets are \['logs'\] and their tasks \['a'\]"
+        ValueError,
+        match=r"`task_texts` speaks of \['c'\], but the data sets are \['logs'\] and their tasks \['a'\]",
     ):
         read_sources([Logs([record(task="a")], reading=Reading({"c": "do it"}))])
 
@@ -175,7 +193,9 @@ def test_a_sentence_for_nobody_is_refused() -> None:
 
 NESTED = spaces.Dict(
     {
-        "b": spaces.Dict({"y": spaces.Box(-1, 1, (2,), np.float64), "x": spaces.Box(-1, 1, (1, 2), np.float64)}),
+        "b": spaces.Dict(
+            {"y": spaces.Box(-1, 1, (2,), np.float64), "x": spaces.Box(-1, 1, (1, 2), np.float64)}
+        ),
         "a": spaces.Box(-1, 1, (1,), np.float64),
     }
 )
@@ -203,14 +223,17 @@ def test_flattened_observations_stand_in_gymnasiums_order() -> None:
 
 def test_nested_observations_that_are_not_flattened_are_refused_with_the_remedy() -> None:
     with pytest.raises(
-        ValueError, match=r"logs: observations must be one array or a flat Dict of arrays.*`flatten` makes one"
+        ValueError,
+        match=r"logs: observations must be one array or a flat Dict of arrays.*`flatten` makes one",
     ):
         Logs([], NESTED)
 
 
 def test_a_part_that_is_no_box_cannot_be_flattened() -> None:
     space = spaces.Dict({"door": spaces.Discrete(3), "place": spaces.Box(-1, 1, (2,), np.float64)})
-    with pytest.raises(ValueError, match=r"logs: only a Dict of Boxes can be flattened, and this one has a Discrete\(3\)"):
+    with pytest.raises(
+        ValueError, match=r"logs: only a Dict of Boxes can be flattened, and this one has a Discrete\(3\)"
+    ):
         Logs([], space, reading=Reading(flatten=True))
 
 
@@ -218,7 +241,8 @@ def test_a_missing_entry_is_refused_by_name() -> None:
     made = nested_record()
     del made["observations"]["b"]["x"]
     with pytest.raises(
-        ValueError, match=r"logs, episode 0: `observations` must be a dict with the keys \['x', 'y'\], got \['y'\]"
+        ValueError,
+        match=r"logs, episode 0: `observations` must be a dict with the keys \['x', 'y'\], got \['y'\]",
     ):
         list(Logs([made], NESTED, reading=Reading(flatten=True)).episodes())
 

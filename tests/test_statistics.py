@@ -32,7 +32,9 @@ def test_the_bootstrap_interval_of_many_episodes_is_the_normal_one() -> None:
     tasks = [rng.normal(size=400) for _ in range(4)]
     estimate = mean_over_tasks(tasks)
     half = 1.96 * np.sqrt(sum(task.var() / 400 for task in tasks)) / 4
-    assert (estimate.low, estimate.high) == pytest.approx((estimate.value - half, estimate.value + half), abs=0.1 * half)
+    assert (estimate.low, estimate.high) == pytest.approx(
+        (estimate.value - half, estimate.value + half), abs=0.1 * half
+    )
 
 
 def test_episodes_are_drawn_anew_within_each_task_alone() -> None:
@@ -79,7 +81,9 @@ def test_seeds_and_episodes_both_widen_the_interval() -> None:
     means = np.array([np.mean([task.mean() for task in of_seed]) for of_seed in seeds])
     within = np.mean([sum(task.var() / 50 for task in of_seed) / 4 for of_seed in seeds])
     half = 1.96 * np.sqrt((means.var() + within) / 40)
-    assert (estimate.low, estimate.high) == pytest.approx((estimate.value - half, estimate.value + half), abs=0.1 * half)
+    assert (estimate.low, estimate.high) == pytest.approx(
+        (estimate.value - half, estimate.value + half), abs=0.1 * half
+    )
 
 
 def test_one_seed_has_the_interval_of_its_episodes() -> None:
@@ -93,7 +97,9 @@ def test_tasks_weigh_the_same_within_a_seed_and_seeds_among_each_other() -> None
     assert mean_over_seeds([[[1.0] * 9, [0.0]], [[1.0], [1.0]]]).value == 0.75
 
 
-@pytest.mark.parametrize(("values", "counts"), [([], r"\[\]"), ([[[1.0]], []], r"\[\[1\], \[\]\]"), ([[[]]], r"\[\[0\]\]")])
+@pytest.mark.parametrize(
+    ("values", "counts"), [([], r"\[\]"), ([[[1.0]], []], r"\[\[1\], \[\]\]"), ([[[]]], r"\[\[0\]\]")]
+)
 def test_a_seed_without_episodes_is_refused(values: list[list[list[float]]], counts: str) -> None:
     with pytest.raises(ValueError, match=f"at least one episode of a task for each of them, got {counts}"):
         mean_over_seeds(values)

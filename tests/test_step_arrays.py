@@ -95,7 +95,11 @@ def test_nan_is_left_for_the_episode_to_refuse_and_is_no_end() -> None:
 
 
 def test_the_time_limit_is_counted_from_the_start_of_each_episode() -> None:
-    assert found(3, ends=(0,), next_observations=following((0, 3))) == [(0, 1, True), (1, 4, False), (4, 6, False)]
+    assert found(3, ends=(0,), next_observations=following((0, 3))) == [
+        (0, 1, True),
+        (1, 4, False),
+        (4, 6, False),
+    ]
 
 
 def test_a_terminal_at_the_time_limit_is_a_termination() -> None:
@@ -103,7 +107,9 @@ def test_a_terminal_at_the_time_limit_is_a_termination() -> None:
 
 
 def test_a_step_that_is_terminal_and_timeout_is_a_termination_and_warned_about() -> None:
-    with pytest.warns(UserWarning, match="logs: 1 of 2 `timeouts` are `terminals`, too, and are read as terminations"):
+    with pytest.warns(
+        UserWarning, match="logs: 1 of 2 `timeouts` are `terminals`, too, and are read as terminations"
+    ):
         assert found(ends=(1,), timeouts=flags(1, 3)) == [(0, 2, True), (2, 3, False), (4, 5, False)]
 
 
@@ -189,19 +195,37 @@ def test_a_file_is_read_a_slice_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ({"actions": np.zeros((5, 1))}, "logs: .* but `actions` has 5 and `rewards` 6"),
         ({"terminals": np.zeros(7)}, "logs: .* but `terminals` has 7 and `rewards` 6"),
-        ({"observations": {"a": np.zeros((2, 1))}}, r"logs: .* but `observations\['a'\]` has 2 and `rewards` 6"),
-        ({"terminals": np.full(N, 0.5)}, "logs: `terminals` must be 0 or 1 at each step, got 0.5 at step 0, the first of 6"),
-        ({"timeouts": np.array([0, 1, 2, 0, 0, 3])}, "`timeouts` must be 0 or 1 .*, got 2 at step 2, the first of 2 other"),
-        ({"rewards": np.zeros((N, 2))}, r"logs: `rewards` must be \(N,\), one number for each step, got shape \(6, 2\)"),
+        (
+            {"observations": {"a": np.zeros((2, 1))}},
+            r"logs: .* but `observations\['a'\]` has 2 and `rewards` 6",
+        ),
+        (
+            {"terminals": np.full(N, 0.5)},
+            "logs: `terminals` must be 0 or 1 at each step, got 0.5 at step 0, the first of 6",
+        ),
+        (
+            {"timeouts": np.array([0, 1, 2, 0, 0, 3])},
+            "`timeouts` must be 0 or 1 .*, got 2 at step 2, the first of 2 other",
+        ),
+        (
+            {"rewards": np.zeros((N, 2))},
+            r"logs: `rewards` must be \(N,\), one number for each step, got shape \(6, 2\)",
+        ),
         ({"rewards": 1.0}, "logs: `rewards` must be an array over steps, got a single number"),
-        ({"actions": np.zeros(N)}, r"`actions` must be \(N, \*action_shape\), \(N, 1\) for a single number, got shape \(6,\)"),
+        (
+            {"actions": np.zeros(N)},
+            r"`actions` must be \(N, \*action_shape\), \(N, 1\) for a single number, got shape \(6,\)",
+        ),
         ({"observations": {}}, "logs: `observations` is empty"),
         (
             {"next_observations": np.zeros((N, 3))},
             r"like `observations`, float32 of shape \(6, 2\), got float64 of .*\(6, 3\)",
         ),
         ({"next_observations": np.zeros((N, 2), int)}, "must be like `observations`, float32 .*, got int64"),
-        ({"next_observations": {"a": np.zeros((N, 2))}}, "`next_observations` must have the entries of `observations`"),
+        (
+            {"next_observations": {"a": np.zeros((N, 2))}},
+            "`next_observations` must have the entries of `observations`",
+        ),
         ({"n": 0}, "logs: holds no step"),
     ],
 )
@@ -217,7 +241,9 @@ def test_what_is_no_number_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, 2.5, True])
 def test_a_time_limit_is_a_positive_whole_number(limit: Any) -> None:
-    with pytest.raises(ValueError, match="`max_episode_steps` must be a whole number, at least 1, or None; got"):
+    with pytest.raises(
+        ValueError, match="`max_episode_steps` must be a whole number, at least 1, or None; got"
+    ):
         found(limit)
 
 
@@ -225,8 +251,13 @@ def test_a_time_limit_is_a_positive_whole_number(limit: Any) -> None:
 def random_ends(draw: st.DrawFn) -> tuple[dict[str, Any], int | None]:
     """Steps with ends of all kinds, and a time limit."""
     n = draw(st.integers(1, 25))
-    kinds = draw(st.lists(st.sampled_from(["", "", "", "terminal", "timeout", "jump"]), min_size=n, max_size=n))
-    marked = {kind: tuple(step for step in range(n) if kinds[step] == kind) for kind in ("terminal", "timeout", "jump")}
+    kinds = draw(
+        st.lists(st.sampled_from(["", "", "", "terminal", "timeout", "jump"]), min_size=n, max_size=n)
+    )
+    marked = {
+        kind: tuple(step for step in range(n) if kinds[step] == kind)
+        for kind in ("terminal", "timeout", "jump")
+    }
     fields = arrays(n=n, ends=marked["terminal"], timeouts=flags(*marked["timeout"], n=n))
     if draw(st.booleans()):
         ends = sum(marked.values(), ())
@@ -235,7 +266,9 @@ def random_ends(draw: st.DrawFn) -> tuple[dict[str, Any], int | None]:
 
 
 @given(random_ends())
-def test_every_step_is_in_one_episode_or_left_out_for_what_it_led_to(case: tuple[dict[str, Any], int | None]) -> None:
+def test_every_step_is_in_one_episode_or_left_out_for_what_it_led_to(
+    case: tuple[dict[str, Any], int | None],
+) -> None:
     fields, limit = case
     stretches = find_episodes(StepArrays(**fields), limit)
     rows = [row for stretch in stretches for row in range(stretch.start, stretch.stop)]
@@ -247,7 +280,11 @@ def test_every_step_is_in_one_episode_or_left_out_for_what_it_led_to(case: tuple
     starts, stops = {stretch.start for stretch in stretches}, {stretch.stop for stretch in stretches}
     n = len(fields["rewards"])
     for row in left_out:  # the last step of an episode that was cut off
-        cut_off = fields["timeouts"][row] or row == n - 1 or (limit is not None and (row + 1 in starts or row + 1 in left_out))
+        cut_off = (
+            fields["timeouts"][row]
+            or row == n - 1
+            or (limit is not None and (row + 1 in starts or row + 1 in left_out))
+        )
         assert cut_off
         assert row in stops or row == 0 or fields["terminals"][row - 1] or row - 1 in left_out
 
@@ -268,5 +305,7 @@ def test_transitions_of_episodes_are_rows_of_the_arrays(case: tuple[dict[str, An
         if "next_observations" in fields:
             np.testing.assert_array_equal(observations[1:], fields["next_observations"][rows])
         elif not record["terminated"]:
-            np.testing.assert_array_equal(observations[1:], fields["observations"][stretch.start + 1 : stretch.stop + 1])
+            np.testing.assert_array_equal(
+                observations[1:], fields["observations"][stretch.start + 1 : stretch.stop + 1]
+            )
         assert limit is None or len(record["rewards"]) <= limit

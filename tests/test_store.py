@@ -36,7 +36,9 @@ class FromMemory(EpisodeSource):
 
     kind = "memory"
 
-    def __init__(self, file: Path, episodes: Sequence[Episode], space: Any = None, reading: Reading = AS_RECORDED) -> None:
+    def __init__(
+        self, file: Path, episodes: Sequence[Episode], space: Any = None, reading: Reading = AS_RECORDED
+    ) -> None:
         space = space or spaces.Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32)  # type: ignore[union-attr]
         super().__init__("memory", space, ACTIONS, reading)
         self.file, self.given, self.times_read = file, episodes, 0
@@ -59,7 +61,9 @@ def source(tmp_path: Path) -> FromMemory:
 
 def dict_source(tmp_path: Path) -> FromMemory:
     rng = np.random.default_rng(0)
-    space = spaces.Dict({"picture": spaces.Box(0, 255, (36, 36, 3), np.uint8), "place": spaces.Box(-9, 9, (3,), np.float32)})
+    space = spaces.Dict(
+        {"picture": spaces.Box(0, 255, (36, 36, 3), np.uint8), "place": spaces.Box(-9, 9, (3,), np.float32)}
+    )
     episodes = [
         Episode(
             {
@@ -92,7 +96,10 @@ def stores(cache: Path) -> list[Path]:
 
 def test_a_mapped_data_set_says_what_one_in_memory_says(source: FromMemory, tmp_path: Path) -> None:
     mapped, resident = memory_mapped(source, cache=tmp_path / "cache"), read_sources([source])
-    assert (mapped.observation_space, mapped.action_space) == (resident.observation_space, resident.action_space)
+    assert (mapped.observation_space, mapped.action_space) == (
+        resident.observation_space,
+        resident.action_space,
+    )
     assert mapped.summary() == resident.summary()
     assert fingerprint(mapped) == fingerprint(resident)
     for one, other in zip(mapped.episodes, resident.episodes, strict=True):
@@ -103,9 +110,13 @@ def test_a_mapped_data_set_says_what_one_in_memory_says(source: FromMemory, tmp_
 
 
 @pytest.mark.parametrize("return_weight", [0.0, 2.0])
-def test_batches_of_mapped_data_are_those_of_data_in_memory(source: FromMemory, tmp_path: Path, return_weight: float) -> None:
+def test_batches_of_mapped_data_are_those_of_data_in_memory(
+    source: FromMemory, tmp_path: Path, return_weight: float
+) -> None:
     datasets = (memory_mapped(source, cache=tmp_path / "cache"), read_sources([source]))
-    mapped, resident = (PromptReplayBuffer(data, "cpu", 3, seed=1, return_weight=return_weight) for data in datasets)
+    mapped, resident = (
+        PromptReplayBuffer(data, "cpu", 3, seed=1, return_weight=return_weight) for data in datasets
+    )
     for _ in range(3):
         batches = (tensors(mapped.sample(12)), tensors(resident.sample(12)))
         assert len(batches[0]) == len(batches[1]) == 10
@@ -125,21 +136,34 @@ def test_dict_observations_and_images_are_mapped_alike(tmp_path: Path) -> None:
 
 def test_segments_of_mapped_data_are_those_of_data_in_memory(source: FromMemory, tmp_path: Path) -> None:
     datasets = (memory_mapped(source, cache=tmp_path / "cache"), read_sources([source]))
-    mapped, resident = (SegmentBuffer(data, 4, device="cpu", prompts_per_batch=3, seed=1) for data in datasets)
+    mapped, resident = (
+        SegmentBuffer(data, 4, device="cpu", prompts_per_batch=3, seed=1) for data in datasets
+    )
     one, other = mapped.sample_segments(12), resident.sample_segments(12)
     assert all(th.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
 
 
 def test_a_model_learns_the_same_from_mapped_data(source: FromMemory, tmp_path: Path) -> None:
     def learned(data: OfflineDataset) -> dict[str, th.Tensor]:
-        shape: dict[str, Any] = {"batch_size": 6, "prompts_per_batch": 3, "text_encoder": "hashing:16", "device": "cpu"}
-        return LLMDPD("MlpPolicy", dataset=data, seed=0, policy_kwargs=TINY_POLICY, **shape).learn(3).policy.state_dict()
+        shape: dict[str, Any] = {
+            "batch_size": 6,
+            "prompts_per_batch": 3,
+            "text_encoder": "hashing:16",
+            "device": "cpu",
+        }
+        return (
+            LLMDPD("MlpPolicy", dataset=data, seed=0, policy_kwargs=TINY_POLICY, **shape)
+            .learn(3)
+            .policy.state_dict()
+        )
 
     one, other = learned(memory_mapped(source, cache=tmp_path / "cache")), learned(read_sources([source]))
     assert_close(one, other, rtol=0, atol=0)
 
 
-def test_a_part_of_mapped_data_stays_mapped_and_has_nothing_of_the_rest(source: FromMemory, tmp_path: Path) -> None:
+def test_a_part_of_mapped_data_stays_mapped_and_has_nothing_of_the_rest(
+    source: FromMemory, tmp_path: Path
+) -> None:
     whole, resident = memory_mapped(source, cache=tmp_path / "cache"), read_sources([source])
     parts = [data.only(lambda episode: episode.task != "task-1") for data in (whole, resident)]
     assert isinstance(parts[0], StoredDataset)
@@ -158,16 +182,22 @@ def test_a_buffer_of_mapped_data_survives_a_pickle_without_its_steps(tmp_path: P
     file = pickle.dumps(buffer)
     assert len(file) < mapped.file.path.stat().st_size / 2
     again = pickle.loads(file)
-    assert all(th.equal(a, b) for a, b in zip(tensors(again.sample(6)), tensors(buffer.sample(6)), strict=True))
+    assert all(
+        th.equal(a, b) for a, b in zip(tensors(again.sample(6)), tensors(buffer.sample(6)), strict=True)
+    )
 
 
-def test_what_was_read_is_let_go_of_when_it_becomes_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_read_is_let_go_of_when_it_becomes_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(flat_file, "RESIDENT_BYTES", 2**20)
     np.arange(2**22, dtype=np.int64).tofile(tmp_path / "rows")  # 32 MiB
     file = FlatFile(tmp_path / "rows", np.dtype([("number", np.int64)]))
 
     def resident() -> int:
-        pages = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile")]
+        pages = [
+            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile")
+        ]
         return int(pages[0].split()[1]) * 1024
 
     before = resident()
@@ -210,7 +240,9 @@ def test_other_sentences_are_other_data(source: FromMemory, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", [STEPS, REWARDS, EPISODES, ABOUT])
 @pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
-def test_a_damaged_file_is_noticed_and_built_anew(source: FromMemory, tmp_path: Path, name: str, damage: str) -> None:
+def test_a_damaged_file_is_noticed_and_built_anew(
+    source: FromMemory, tmp_path: Path, name: str, damage: str
+) -> None:
     expected = fingerprint(memory_mapped(source, cache=tmp_path / "cache"))
     file = stores(tmp_path / "cache")[0] / name
     content = bytearray(file.read_bytes())
@@ -222,7 +254,10 @@ def test_a_damaged_file_is_noticed_and_built_anew(source: FromMemory, tmp_path: 
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
     mapped = memory_mapped(source, cache=tmp_path / "cache")
-    assert fingerprint(OfflineDataset(mapped.episodes, mapped.observation_space, mapped.action_space)) == expected
+    assert (
+        fingerprint(OfflineDataset(mapped.episodes, mapped.observation_space, mapped.action_space))
+        == expected
+    )
     assert source.times_read == 2
 
 
@@ -234,7 +269,9 @@ def test_files_of_another_format_are_built_anew(source: FromMemory, tmp_path: Pa
     assert source.times_read == 2
 
 
-def test_an_interrupted_building_leaves_nothing(source: FromMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_building_leaves_nothing(
+    source: FromMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted() -> Iterator[Record]:
         yield from list(FromMemory.records(source))[:2]
         raise KeyboardInterrupt
@@ -258,7 +295,9 @@ def test_what_a_killed_building_left_is_removed_by_the_next(source: FromMemory, 
     assert stores(tmp_path / "cache") == [folder]
 
 
-def test_two_that_ask_at_once_build_once(source: FromMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_that_ask_at_once_build_once(
+    source: FromMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def slowly() -> Iterator[Record]:
         time.sleep(0.2)
         yield from FromMemory.records(source)
@@ -266,7 +305,9 @@ def test_two_that_ask_at_once_build_once(source: FromMemory, tmp_path: Path, mon
     monkeypatch.setattr(source, "records", slowly)
     found: list[str] = []
     threads = [
-        threading.Thread(target=lambda: found.append(fingerprint(memory_mapped(source, cache=tmp_path / "cache"))))
+        threading.Thread(
+            target=lambda: found.append(fingerprint(memory_mapped(source, cache=tmp_path / "cache")))
+        )
         for _ in range(2)
     ]
     for thread in threads:
@@ -292,7 +333,11 @@ def test_who_has_mapped_what_is_replaced_keeps_it(source: FromMemory, tmp_path: 
 def test_a_bad_episode_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     good = make_episodes(n_tasks=1, n_episodes=1)[0]
     bad = Episode.trusted(**{**{name: getattr(good, name) for name in SAID}, "source": "logs, episode 3"})
-    for name, value in (("observations", good.observations * np.nan), ("actions", good.actions), ("rewards", good.rewards)):  # type: ignore[operator]
+    for name, value in (
+        ("observations", good.observations * np.nan),
+        ("actions", good.actions),
+        ("rewards", good.rewards),
+    ):  # type: ignore[operator]
         object.__setattr__(bad, name, value)
     with pytest.raises(ValueError, match="logs, episode 3: `observations` holds"):
         memory_mapped(FromMemory(tmp_path / "source", [good, bad]), cache=tmp_path / "cache")
@@ -305,7 +350,9 @@ def test_sentences_for_what_is_not_there_are_refused(source: FromMemory, tmp_pat
         memory_mapped(told, cache=tmp_path / "cache")
 
 
-def test_a_source_that_is_no_file_is_refused(source: FromMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_is_no_file_is_refused(
+    source: FromMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(source, "files", list)
     with pytest.raises(ValueError, match="memory is no file, so that a change of it could not be noticed"):
         memory_mapped(source, cache=tmp_path / "cache")

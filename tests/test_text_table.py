@@ -29,7 +29,9 @@ class FixedEncoder:
         self.vectors = {"probe": [1.0, 0.0], **vectors}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        return np.array([self.vectors["probe" if text == PROBE_SENTENCE else text] for text in texts], np.float32)
+        return np.array(
+            [self.vectors["probe" if text == PROBE_SENTENCE else text] for text in texts], np.float32
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +70,9 @@ def test_known_sentences_need_no_encoder(monkeypatch: pytest.MonkeyPatch) -> Non
     assert table.lookup([]).shape == (0, 8)
 
 
-def test_a_table_of_a_language_model_is_restored_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_of_a_language_model_is_restored_without_transformers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for module in ("transformers", "sentence_transformers"):
         monkeypatch.setitem(sys.modules, module, None)  # importing it now fails
     table = restored(TextTable.encode(TEXTS, HashingTextEncoder(8)), encoder_name="transformers:some/model")
@@ -90,7 +94,9 @@ def test_an_unknown_sentence_is_encoded_once(monkeypatch: pytest.MonkeyPatch) ->
     assert_array_equal(table.lookup(["b", "b"]), first)
 
 
-def test_the_encoder_of_an_unknown_sentence_is_made_once_behind_the_disk_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoder_of_an_unknown_sentence_is_made_once_behind_the_disk_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     table = restored(TextTable.encode(TEXTS, HashingTextEncoder(8)))
     table.lookup(["pull the lever"])
     monkeypatch.setattr(text_table, "make_text_encoder", no_encoder)
@@ -102,19 +108,29 @@ def test_the_encoder_of_an_unknown_sentence_is_made_once_behind_the_disk_cache(m
 
 @pytest.mark.parametrize(
     ("probe", "message"),
-    [([0.9, 0.3], r"relative distance 0\.316"), ([1.0, 0.0, 0.0], "dimension 3 instead of 2"), ([np.nan, 0], "distance nan")],
+    [
+        ([0.9, 0.3], r"relative distance 0\.316"),
+        ([1.0, 0.0, 0.0], "dimension 3 instead of 2"),
+        ([np.nan, 0], "distance nan"),
+    ],
 )
 def test_another_encoder_under_the_same_name_is_noticed(probe: list[float], message: str) -> None:
     table = TextTable.encode(["a"], FixedEncoder(a=[1, 0]))
-    swapped = TextTable.from_parts(table.to_dict(), table.tensors(), encoder=FixedEncoder(probe=probe, b=[0, 1]))
-    with pytest.raises(ValueError, match=r"trained with encoder 'fixed' \(revision abc\).* vectors differ .*" + message):
+    swapped = TextTable.from_parts(
+        table.to_dict(), table.tensors(), encoder=FixedEncoder(probe=probe, b=[0, 1])
+    )
+    with pytest.raises(
+        ValueError, match=r"trained with encoder 'fixed' \(revision abc\).* vectors differ .*" + message
+    ):
         swapped.lookup(["b"])
     assert_array_equal(swapped.lookup(["a"]), [[1, 0]])  # known sentences go on working
 
 
 def test_what_another_device_changes_in_a_vector_is_tolerated() -> None:
     table = TextTable.encode(["a"], FixedEncoder(a=[1, 0]))
-    moved = TextTable.from_parts(table.to_dict(), table.tensors(), encoder=FixedEncoder(probe=[1, 1e-3], b=[0, 1]))
+    moved = TextTable.from_parts(
+        table.to_dict(), table.tensors(), encoder=FixedEncoder(probe=[1, 1e-3], b=[0, 1])
+    )
     assert_array_equal(moved.lookup(["b"]), [[0, 1]])
 
 
@@ -196,7 +212,9 @@ def test_a_missing_part_is_named(part: str) -> None:
         (["a", "a"], np.zeros((2, 4)), np.zeros(4), "the 2 texts of a table must differ, only 1 do"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(texts: list[str], vectors: np.ndarray, probe: np.ndarray, message: str) -> None:
+def test_parts_that_do_not_fit_are_refused(
+    texts: list[str], vectors: np.ndarray, probe: np.ndarray, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         TextTable(texts, vectors, "hashing:4", probe)
 

@@ -23,7 +23,11 @@ def test_the_table_of_standardised_returns_is_what_the_raw_results_give() -> Non
             f"{run['weight']:g}",
             f"{run['eta']:g}",
             *means(run["seen"].values()),
-            *(entry for told in (BOTH, EXAMPLE) for entry in means([cells[told] for cells in run["unseen"].values()])),
+            *(
+                entry
+                for told in (BOTH, EXAMPLE)
+                for entry in means([cells[told] for cells in run["unseen"].values()])
+            ),
         ]
         for run in tuning("weights")
     ]
@@ -33,7 +37,9 @@ def by_data_and_weights(group: str, told: str, value: str) -> dict[tuple[str, st
     """A value by third and task, of cloning with weights of each kind; empty where it was not measured."""
     values: dict[tuple[str, str], dict[str, float]] = {}
     for run in tuning("returns"):
-        of_run = {f"{run['split']} {task}": cells[told] for task, cells in run[group].items() if told in cells}
+        of_run = {
+            f"{run['split']} {task}": cells[told] for task, cells in run[group].items() if told in cells
+        }
         of_kind = values.setdefault((run["data"], run["weights"]), {})
         of_kind |= {key: cell[value] for key, cell in of_run.items() if value in cell}
     return values
@@ -67,11 +73,18 @@ def test_what_the_page_says_of_shortfalls_is_what_the_raw_results_give() -> None
     assert f"On mixed data 4 is too little (8 does {weaker[0]} more, {weaker[1]})" in text
     draws = of_tuning("draws")["expert"]
     short, standard = draws["shortfall, 8"], draws["standardised, 1"]
-    assert f"{short['failures']:.1%} of what it draws is of failed episodes, and {standard['failures']:.1%} with" in text
-    assert f"weigh as much as {short['episodes']} that are drawn alike, and as {standard['episodes']}." in text
+    assert (
+        f"{short['failures']:.1%} of what it draws is of failed episodes, and {standard['failures']:.1%} with"
+        in text
+    )
+    assert (
+        f"weigh as much as {short['episodes']} that are drawn alike, and as {standard['episodes']}." in text
+    )
 
 
-def differences(one: str, other: str, digits: dict[str, int], shown: tuple[tuple[str, str], ...] = TOLD) -> list[str]:
+def differences(
+    one: str, other: str, digits: dict[str, int], shown: tuple[tuple[str, str], ...] = TOLD
+) -> list[str]:
     """By how much weights of one kind do more than another on mixed data, with the standard error: column by column."""
     return [
         "{} ({})".format(*paired(of["mixed", one], of["mixed", other], digits[value]))
@@ -92,7 +105,9 @@ def test_what_the_page_says_of_weights_beside_data_drawn_alike_is_what_the_raw_r
     shown = differences("shortfall, 8", "alike", DIGITS)
     assert said.format(*shown) in words_of(TRIED)
     both, example = shown[1].replace("(", "(standard error "), shown[2]
-    assert f"each unseen once, it gains {both} told both and {example} by the example where an" in words_of(PAGE)
+    assert f"each unseen once, it gains {both} told both and {example} by the example where an" in words_of(
+        PAGE
+    )
 
 
 def test_what_the_page_says_of_weights_by_episodes_is_what_the_raw_results_give() -> None:
@@ -106,7 +121,9 @@ def test_what_the_page_says_of_weights_by_episodes_is_what_the_raw_results_give(
 
 
 def test_what_the_page_says_of_examples_drawn_by_weight_is_what_the_raw_results_give() -> None:
-    success, example, *returns = differences("shortfall, 8, of examples, too", "shortfall, 8", DIGITS, TOLD[1:])
+    success, example, *returns = differences(
+        "shortfall, 8, of examples, too", "shortfall, 8", DIGITS, TOLD[1:]
+    )
     text = words_of(TRIED)
     assert f"give {success} more on unseen tasks told both and {example} by the example, and returns" in text
     assert "and returns that are {} and {} higher.".format(*returns) in text
@@ -118,32 +135,37 @@ def told_means(run: dict[str, Any]) -> list[str]:
 
 
 def test_the_table_of_episodes_recorded_whole_is_what_the_raw_results_give() -> None:
-    assert table_behind("tuning whole") == [
-        [
-            run["recorded"],
-            *told_means(run),
-        ]
-        for run in tuning("whole")
-    ]
+    assert table_behind("tuning whole") == [[run["recorded"], *told_means(run)] for run in tuning("whole")]
 
 
 def test_what_the_page_says_of_episodes_recorded_whole_is_what_the_raw_results_give() -> None:
     short, whole = tuning("whole")
     success, returns = (
         [
-            paired(*({task: cells[told][value] for task, cells in run[group].items()} for run in (whole, short)), digits)
+            paired(
+                *({task: cells[told][value] for task, cells in run[group].items()} for run in (whole, short)),
+                digits,
+            )
             for group, told in TOLD
         ]
         for value, digits in (("success", 2), ("return", 0))
     )
     text = words_of(TRIED)
-    assert f"seen tasks are done less often, by {success[0][0].strip('-')} (standard error {success[0][1]})" in text
-    assert "in {} ({}) more of the episodes told both and in {} ({}) more by".format(*success[1], *success[2]) in text
+    assert (
+        f"seen tasks are done less often, by {success[0][0].strip('-')} (standard error {success[0][1]})"
+        in text
+    )
+    assert (
+        "in {} ({}) more of the episodes told both and in {} ({}) more by".format(*success[1], *success[2])
+        in text
+    )
     said = "by {} ({}) on seen tasks, by {} ({}) on unseen ones told both and by {} ({}) by the example."
     assert said.format(*(entry for pair in returns for entry in pair)) in text
 
 
-def of_reference(setting: str, steps: int, column: tuple[str, str], value: str = "success") -> dict[str, float]:
+def of_reference(
+    setting: str, steps: int, column: tuple[str, str], value: str = "success"
+) -> dict[str, float]:
     """A value by task, of a training measured at the reference budget."""
     (run,) = (run for run in tuning("reference") if (run["setting"], run["steps"]) == (setting, steps))
     group, told = column
@@ -152,17 +174,14 @@ def of_reference(setting: str, steps: int, column: tuple[str, str], value: str =
 
 def test_the_table_of_the_reference_budget_is_what_the_raw_results_give() -> None:
     assert table_behind("tuning reference") == [
-        [
-            run["setting"],
-            f"{run['steps']:,}",
-            *told_means(run),
-        ]
-        for run in tuning("reference")
+        [run["setting"], f"{run['steps']:,}", *told_means(run)] for run in tuning("reference")
     ]
 
 
 def test_what_the_page_says_of_the_reference_budget_is_what_the_raw_results_give() -> None:
-    def above(one: tuple[str, int], other: tuple[str, int], column: tuple[str, str], value: str = "success") -> str:
+    def above(
+        one: tuple[str, int], other: tuple[str, int], column: tuple[str, str], value: str = "success"
+    ) -> str:
         rates = (of_reference(*training, column, value) for training in (one, other))
         return "{} ({})".format(*paired(*rates, DIGITS[value]))
 
@@ -173,7 +192,9 @@ def test_what_the_page_says_of_the_reference_budget_is_what_the_raw_results_give
     assert f"by {gain.replace('(', '(standard error ')} in success and {its_return} in return." in text
     assert "it is not: {} and {} told both, {} and {} by the example.".format(*both, *example) in text
     assert "the Q term: {} and {}.".format(*(above(weighted, alike, column) for column in TOLD[1:])) in text
-    longer = [above((name, 10_000), (name, 5_000), column) for name in ("alike", BY_EPISODES) for column in TOLD[1:]]
+    longer = [
+        above((name, 10_000), (name, 5_000), column) for name in ("alike", BY_EPISODES) for column in TOLD[1:]
+    ]
     said = "data drawn alike do {} more told both and {} by the example, and weights {} and {}."
     assert said.format(*longer) in text
     within_250 = [
@@ -208,8 +229,12 @@ def of_the_three_thirds(weight: float, group: str, told: str, value: str) -> dic
 
 
 def test_what_the_page_says_of_the_strength_of_weights_is_what_the_raw_results_give() -> None:
-    without, two, four = ([of_the_three_thirds(w, *group, "success") for group in TOLD] for w in (0.0, 2.0, 4.0))
-    seen, both, example = (f"{rate(old.values())} into {rate(new.values())}" for old, new in zip(without, four, strict=True))
+    without, two, four = (
+        [of_the_three_thirds(w, *group, "success") for group in TOLD] for w in (0.0, 2.0, 4.0)
+    )
+    seen, both, example = (
+        f"{rate(old.values())} into {rate(new.values())}" for old, new in zip(without, four, strict=True)
+    )
     text = words_of(TRIED)
     assert f"a weight of 4 makes {seen} on seen tasks, and on unseen ones {both} with both" in text
     assert f"prompts and {example} with the example alone" in text
@@ -228,7 +253,9 @@ def test_what_the_page_says_of_the_q_term_beside_weights_is_what_the_raw_results
         for run in tuning("weights")
         if (run["split"], run["weight"]) == ("third-1", 4.0)
     }
-    assert f"{seen[0.0]} without it, {seen[0.1]} with `eta=0.1`, and {seen[1.0]} with `eta=1`" in words_of(TRIED)
+    assert f"{seen[0.0]} without it, {seen[0.1]} with `eta=0.1`, and {seen[1.0]} with `eta=1`" in words_of(
+        TRIED
+    )
 
 
 def test_what_the_page_says_of_critics_on_mixed_data_is_what_the_raw_results_give() -> None:
@@ -237,7 +264,10 @@ def test_what_the_page_says_of_critics_on_mixed_data_is_what_the_raw_results_giv
     gaps = [mean(cell["gap"] for cell in cells) for cells in (td, many_steps)]
     text = words_of(TRIED)
     assert f"to a random one in {preferred[0]:.2f} of the cases, and values it by {gaps[0]:.0%} more" in text
-    assert f"prefers it in {preferred[1]:.2f}, and one of 50-step returns in {preferred[2]:.2f}, by {gaps[1]:.0%}." in text
+    assert (
+        f"prefers it in {preferred[1]:.2f}, and one of 50-step returns in {preferred[2]:.2f}, by {gaps[1]:.0%}."
+        in text
+    )
 
 
 def test_what_the_page_says_of_return_weights_is_what_the_raw_results_give() -> None:
@@ -248,7 +278,11 @@ def test_what_the_page_says_of_return_weights_is_what_the_raw_results_give() -> 
         for group in ("seen", "unseen")
     }
     alone = of["cloning of the successful episodes alone", "seen"] - of["cloning alone", "seen"]
-    weighted = [of[f"{row}, standardised returns, 2", group] for group in ("seen", "unseen") for row in ("eta=1", "cloning")]
+    weighted = [
+        of[f"{row}, standardised returns, 2", group]
+        for group in ("seen", "unseen")
+        for row in ("eta=1", "cloning")
+    ]
     text = words_of(TRIED)
     assert f"Cloning the successful episodes alone does {alone:.2f} more on seen tasks" in text
     said = "({:.2f} and {:.2f} on seen tasks, {:.2f} and {:.2f} on unseen ones"

@@ -30,7 +30,9 @@ def test_the_table_of_what_was_tried_is_what_the_raw_results_give(goal: str) -> 
             str(len(runs)),
             rate(success for run in runs for success in run["seen"].values()),
             *(
-                rate(cells[condition] for run in runs for cells in run["unseen"].values() if condition in cells)
+                rate(
+                    cells[condition] for run in runs for cells in run["unseen"].values() if condition in cells
+                )
                 for condition in CONDITIONS[goal]
             ),
         ]
@@ -38,7 +40,14 @@ def test_the_table_of_what_was_tried_is_what_the_raw_results_give(goal: str) -> 
     ]
 
 
-OF_FOLDS = [("seen", BOTH), ("seen", EXAMPLE), ("seen", TEXT), ("unseen", BOTH), ("unseen", EXAMPLE), ("unseen", TEXT)]
+OF_FOLDS = [
+    ("seen", BOTH),
+    ("seen", EXAMPLE),
+    ("seen", TEXT),
+    ("unseen", BOTH),
+    ("unseen", EXAMPLE),
+    ("unseen", TEXT),
+]
 """Columns of the table of folds, but for the last."""
 SWAPPED = "another task's sentence beside half of the examples"
 
@@ -60,7 +69,10 @@ def test_the_table_of_folds_is_what_the_raw_results_give() -> None:
         [
             setting,
             str(settings.count(setting)),
-            *(rate(of_folds(setting, *column).values()) for column in [*OF_FOLDS, ("unseen", "wrong-trajectory")]),
+            *(
+                rate(of_folds(setting, *column).values())
+                for column in [*OF_FOLDS, ("unseen", "wrong-trajectory")]
+            ),
         ]
         for setting in dict.fromkeys(settings)
     ]
@@ -68,7 +80,8 @@ def test_the_table_of_folds_is_what_the_raw_results_give() -> None:
 
 def test_what_the_page_says_of_another_tasks_sentence_is_what_the_raw_results_give() -> None:
     unseen, seen = (
-        paired(of_folds(SWAPPED, group, BOTH), of_folds("as it is", group, BOTH), 2) for group in ("unseen", "seen")
+        paired(of_folds(SWAPPED, group, BOTH), of_folds("as it is", group, BOTH), 2)
+        for group in ("unseen", "seen")
     )
     of_first = [
         mean(value for key, value in of_folds(setting, "unseen", BOTH).items() if key.endswith(" 0"))
@@ -76,11 +89,19 @@ def test_what_the_page_says_of_another_tasks_sentence_is_what_the_raw_results_gi
     ]
     text = words_of(TRIED)
     assert f"The first seed had {of_first[0] - of_first[1]:.2f} more on unseen tasks" in text
-    assert f"three seeds it is {unseen[0]} (standard error {unseen[1]}), and on seen tasks {seen[0]} ({seen[1]})" in text
+    assert (
+        f"three seeds it is {unseen[0]} (standard error {unseen[1]}), and on seen tasks {seen[0]} ({seen[1]})"
+        in text
+    )
     visible = [rate(cells[BOTH] for cells in run["seen"].values()) for run in tuning("swaps")]
     assert f"With the goal visible, on third 0, it was {visible[0]} into {visible[1]} on seen tasks." in text
     said = "the sentence of an unseen task does {}, the example of another goal {}."
-    assert said.format(*(rate(of_folds("as it is", "unseen", told).values()) for told in (TEXT, "wrong-trajectory"))) in text
+    assert (
+        said.format(
+            *(rate(of_folds("as it is", "unseen", told).values()) for told in (TEXT, "wrong-trajectory"))
+        )
+        in text
+    )
     reach = [value for key, value in of_folds("as it is", "seen", BOTH).items() if key.startswith("reach ")]
     assert f"reach is done in {rate(reach)} of the episodes when it is seen" in text
     as_it_is, longer = (
@@ -101,8 +122,12 @@ def test_what_the_page_says_of_reach_is_what_the_raw_results_give() -> None:
         in text
     )
     at_the_end = [sum(entry**2 for entry in offset) ** 0.5 for offset in trace["end"]]
-    assert f"after 150 steps it is {100 * min(at_the_end):.0f} to {100 * max(at_the_end):.0f} cm away." in text
-    copied = [cell for cell in results_of("hidden-goals").cells if (cell.variant, cell.task) == ("copy", "reach")]
+    assert (
+        f"after 150 steps it is {100 * min(at_the_end):.0f} to {100 * max(at_the_end):.0f} cm away." in text
+    )
+    copied = [
+        cell for cell in results_of("hidden-goals").cells if (cell.variant, cell.task) == ("copy", "reach")
+    ]
     assert copied
     assert all(all(cell.successes) for cell in copied)
     assert "copying does all of it" in text
@@ -147,30 +172,44 @@ def test_what_the_page_says_of_the_draw_of_steps_is_what_the_raw_results_give() 
     less = [f"{1 - new / old:.0%}" for old, new in zip(before, after, strict=True)]
     before, after = (over_thirds(setting, "success") for setting in (UNIFORM, BY_SIGNAL))
     text = words_of(TRIED)
-    assert f"falls by {less[0]} told both and by {less[1]} told the sentence, over three thirds, and by {less[2]} on" in text
-    assert f"where the sentence is all that is told: {before[1]:.2f} into {after[1]:.2f} on seen tasks" in text
-    assert f"told both it is {before[0]:.2f} and {after[0]:.2f} there, {before[2]:.2f} and {after[2]:.2f} on unseen" in text
+    assert (
+        f"falls by {less[0]} told both and by {less[1]} told the sentence, over three thirds, and by {less[2]} on"
+        in text
+    )
+    assert (
+        f"where the sentence is all that is told: {before[1]:.2f} into {after[1]:.2f} on seen tasks" in text
+    )
+    assert (
+        f"told both it is {before[0]:.2f} and {after[0]:.2f} there, {before[2]:.2f} and {after[2]:.2f} on unseen"
+        in text
+    )
 
 
 def test_what_the_page_says_of_weights_among_demonstrations_is_what_the_raw_results_give() -> None:
     (alike, weighted), (success, of_weighted) = (
-        [over_thirds(setting, values) for setting in (BY_SIGNAL, WEIGHTED)] for values in ("errors", "success")
+        [over_thirds(setting, values) for setting in (BY_SIGNAL, WEIGHTED)]
+        for values in ("errors", "success")
     )
     text = words_of(TRIED)
     assert (
-        f"the same on seen tasks ({alike[0]:.4f} and {weighted[0]:.4f}), and {weighted[2] / alike[2] - 1:.0%} larger" in text
+        f"the same on seen tasks ({alike[0]:.4f} and {weighted[0]:.4f}), and {weighted[2] / alike[2] - 1:.0%} larger"
+        in text
     )
     assert f"whose success is {success[2]:.2f} and {of_weighted[2]:.2f}." in text
-    of_hard = {(run["split"], run["setting"]): rate(cells[BOTH] for cells in run["seen"].values()) for run in tuning("hard")}
-    gains = [f"{of_hard[third, BY_SIGNAL]} into {of_hard[third, WEIGHTED]}" for third in ("third-0", "third-1", "third-2")]
+    of_hard = {
+        (run["split"], run["setting"]): rate(cells[BOTH] for cells in run["seen"].values())
+        for run in tuning("hard")
+    }
+    gains = [
+        f"{of_hard[third, BY_SIGNAL]} into {of_hard[third, WEIGHTED]}"
+        for third in ("third-0", "third-1", "third-2")
+    ]
     assert f"told both {gains[0]}, {gains[1]} and {gains[2]} on the three thirds" in text
 
 
 def test_what_the_page_says_of_several_windows_is_what_the_raw_results_give() -> None:
     one, one_example, four, four_example = (mean(run["seen"].values()) for run in tuning("windows"))
-    said = (
-        f"{four:.2f} instead of {one:.2f} with both prompts, {four_example:.2f} instead of {one_example:.2f} with the example"
-    )
+    said = f"{four:.2f} instead of {one:.2f} with both prompts, {four_example:.2f} instead of {one_example:.2f} with the example"
     assert said in words_of(TRIED)
 
 
@@ -201,13 +240,21 @@ FINE = "steps, other dropouts, fine differences"
 @pytest.mark.parametrize(
     ("one", "other", "said"),
     [
-        (("steps", "text+trajectory"), ("concat", "text+trajectory"), "Alone they gain {0} (standard error {1})"),
+        (
+            ("steps", "text+trajectory"),
+            ("concat", "text+trajectory"),
+            "Alone they gain {0} (standard error {1})",
+        ),
         (
             (f"{FINE}, no sentence beside an example", "trajectory"),
             (FINE, "text+trajectory"),
             "reads no sentence beside an example does {0} better (standard error {1}) than one that is told both",
         ),
-        ((f"{FINE}, pair dropout", "trajectory"), (FINE, "trajectory"), "{0} more from the example alone ({1})"),
+        (
+            (f"{FINE}, pair dropout", "trajectory"),
+            (FINE, "trajectory"),
+            "{0} more from the example alone ({1})",
+        ),
     ],
     ids=["nearest steps", "no sentence", "pair dropout"],
 )
@@ -228,7 +275,13 @@ def test_a_difference_that_the_page_states_is_that_of_the_same_tasks(
 
 
 PARAPHRASE = "paraphrase"
-OF_PHRASINGS = (("seen", TEXT), ("seen", PARAPHRASE), ("unseen", BOTH), ("unseen", TEXT), ("unseen", PARAPHRASE))
+OF_PHRASINGS = (
+    ("seen", TEXT),
+    ("seen", PARAPHRASE),
+    ("unseen", BOTH),
+    ("unseen", TEXT),
+    ("unseen", PARAPHRASE),
+)
 """Columns of the table of phrasings."""
 
 
@@ -240,7 +293,8 @@ def with_sentences(n: int, group: str, told: str) -> dict[str, float]:
 
 def test_the_table_of_phrasings_is_what_the_raw_results_give() -> None:
     assert table_behind("tuning phrasings") == [
-        [f"{n} at most", *(rate(with_sentences(n, *column).values()) for column in OF_PHRASINGS)] for n in (4, 10)
+        [f"{n} at most", *(rate(with_sentences(n, *column).values()) for column in OF_PHRASINGS)]
+        for n in (4, 10)
     ]
 
 
@@ -259,7 +313,9 @@ def test_no_further_sentence_that_was_tried_is_one_that_is_measured() -> None:
     further = json.loads((DOCS / "results" / "phrasings.json").read_text(encoding="utf-8"))
     assert set(further) == set(TASKS)
     measured = {sentence.lower() for info in TASKS.values() for sentence in (*info.texts, *info.paraphrases)}
-    assert not [sentence for sentences in further.values() for sentence in sentences if sentence.lower() in measured]
+    assert not [
+        sentence for sentences in further.values() for sentence in sentences if sentence.lower() in measured
+    ]
 
 
 def test_what_the_page_says_of_several_actions_at_once_is_what_the_raw_results_give() -> None:
@@ -267,13 +323,17 @@ def test_what_the_page_says_of_several_actions_at_once_is_what_the_raw_results_g
     (one_by_one,) = (run for run in tuning("returns") if (run["data"], run["weights"], run["split"]) == kind)
     four, first_of_four = (
         [
-            "{} ({})".format(*paired(rates, {task: one_by_one[group][task][told]["success"] for task in rates}, 2))
+            "{} ({})".format(
+                *paired(rates, {task: one_by_one[group][task][told]["success"] for task in rates}, 2)
+            )
             for group, told in TOLD
             for rates in [{task: cells[told] for task, cells in run[group].items()}]
         ]
         for run in tuning("chunks")
     )
     text = words_of(TRIED)
-    said = "on third 0: {} on seen tasks beside one by one, {} on unseen ones told both and {} by the example."
+    said = (
+        "on third 0: {} on seen tasks beside one by one, {} on unseen ones told both and {} by the example."
+    )
     assert said.format(*four) in text
     assert "Only the first of the four executed: {}, {} and {}. Left out.".format(*first_of_four) in text

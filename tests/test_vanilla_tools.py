@@ -14,7 +14,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecVideoRecorder
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecFrameStack,
+    VecMonitor,
+    VecVideoRecorder,
+)
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, Episode
@@ -95,7 +101,9 @@ every_way = pytest.mark.parametrize("how", ["set_task", "prompted", "wrapper"])
 def test_the_three_tasks_ask_for_three_actions(trained: LLMDPD) -> None:
     """Without this, the tests below would prove nothing."""
     actions = actions_of(trained, TEXTS)[:, 0]
-    assert min(abs(actions[0] - actions[1]), abs(actions[1] - actions[2]), abs(actions[0] - actions[2])) > 0.01
+    assert (
+        min(abs(actions[0] - actions[1]), abs(actions[1] - actions[2]), abs(actions[0] - actions[2])) > 0.01
+    )
     assert np.abs(actions).max() < 1.0
 
 
@@ -103,11 +111,17 @@ def test_the_three_tasks_ask_for_three_actions(trained: LLMDPD) -> None:
 
 
 @every_way
-@pytest.mark.parametrize("texts", [TEXTS[1:2], TEXTS, [TEXTS[2], TEXTS[0], TEXTS[2], TEXTS[1]]], ids=["one", "three", "four"])
-def test_evaluate_policy_gives_each_sub_environment_its_own_task(model: LLMDPD, how: str, texts: list[str]) -> None:
+@pytest.mark.parametrize(
+    "texts", [TEXTS[1:2], TEXTS, [TEXTS[2], TEXTS[0], TEXTS[2], TEXTS[1]]], ids=["one", "three", "four"]
+)
+def test_evaluate_policy_gives_each_sub_environment_its_own_task(
+    model: LLMDPD, how: str, texts: list[str]
+) -> None:
     acting, makers = told(model, how, texts)
     vec_env = DummyVecEnv(makers)
-    rewards, lengths = evaluate_policy(acting, vec_env, n_eval_episodes=len(texts), return_episode_rewards=True)
+    rewards, lengths = evaluate_policy(
+        acting, vec_env, n_eval_episodes=len(texts), return_episode_rewards=True
+    )
     expected = actions_of(model, texts)
     assert_array_equal(vec_env.get_attr("last_action"), expected)
     assert_allclose(rewards, 3 * expected[:, 0], atol=1e-5)
@@ -125,7 +139,9 @@ def test_evaluate_policy_takes_an_environment_that_is_not_vectorised(model: LLMD
 @every_way
 def test_the_same_task_everywhere_is_said_once(model: LLMDPD, how: str) -> None:
     acting, makers = told(model, how, TEXTS[1:2])
-    rewards, _ = evaluate_policy(acting, DummyVecEnv(makers * 5), n_eval_episodes=5, return_episode_rewards=True)
+    rewards, _ = evaluate_policy(
+        acting, DummyVecEnv(makers * 5), n_eval_episodes=5, return_episode_rewards=True
+    )
     assert_allclose(rewards, [3 * actions_of(model, TEXTS[1])[0]] * 5, atol=1e-5)
 
 
@@ -140,14 +156,18 @@ def test_an_example_is_shown_to_all_beside_the_sentence_of_each(model: LLMDPD) -
     model.set_task(trajectory=EPISODES[8])
     vec_env = DummyVecEnv([wrapped(text) for text in TEXTS])
     evaluate_policy(model, vec_env, n_eval_episodes=3)
-    expected, _ = model.predict(np.tile(OBSERVATION, (3, 1)), deterministic=True, task_text=TEXTS, trajectory=EPISODES[8])
+    expected, _ = model.predict(
+        np.tile(OBSERVATION, (3, 1)), deterministic=True, task_text=TEXTS, trajectory=EPISODES[8]
+    )
     assert_array_equal(vec_env.get_attr("last_action"), expected)
     assert np.abs(expected - actions_of(model, TEXTS)).max() > 1e-3
 
 
 def test_as_many_tasks_as_sub_environments_or_one_are_needed(model: LLMDPD) -> None:
     model.set_task(task_text=TEXTS)
-    with pytest.raises(ValueError, match="Got 3 prompts for 2 observations: pass one prompt, or one per observation"):
+    with pytest.raises(
+        ValueError, match="Got 3 prompts for 2 observations: pass one prompt, or one per observation"
+    ):
         evaluate_policy(model, DummyVecEnv([plain] * 2), n_eval_episodes=2)
 
 
@@ -168,7 +188,9 @@ def test_vec_monitor_counts_the_rewards_of_each_task(model: LLMDPD, how: str) ->
 def test_frames_are_stacked_for_a_model_that_was_told_its_task() -> None:
     model = tiny_model(dataset=make_episodes(observation_dim=10))
     model.set_task(task_text=TEXTS[0])
-    rewards, _ = evaluate_policy(model, VecFrameStack(DummyVecEnv([plain]), 2), n_eval_episodes=1, return_episode_rewards=True)
+    rewards, _ = evaluate_policy(
+        model, VecFrameStack(DummyVecEnv([plain]), 2), n_eval_episodes=1, return_episode_rewards=True
+    )
     stacked = np.array([[0.0] * 5 + [0.5] * 5, [0.5] * 10, [0.5] * 10])
     assert rewards[0] == pytest.approx(model.predict(stacked, deterministic=True)[0][:, 0].sum(), abs=1e-5)
 
@@ -204,7 +226,9 @@ def test_gymnasiums_vector_environment_is_acted_in(model: LLMDPD, how: str) -> N
 
 
 @every_way
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # of moviepy's pipes
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of moviepy's pipes
 def test_a_video_shows_what_the_policy_does_on_its_task(model: LLMDPD, how: str, tmp_path: Path) -> None:
     acting, makers = told(model, how, TEXTS[1:2])
     vec_env = VecVideoRecorder(DummyVecEnv(makers), str(tmp_path), lambda step: step == 0, video_length=3)
@@ -242,7 +266,9 @@ def test_a_callback_evaluates_the_task_of_a_with_block(learner: LLMDPD) -> None:
 
 
 def test_two_callbacks_evaluate_two_tasks(learner: LLMDPD) -> None:
-    callbacks = [EvalCallback(wrapped(text)(), n_eval_episodes=2, eval_freq=2, verbose=0) for text in TEXTS[:2]]
+    callbacks = [
+        EvalCallback(wrapped(text)(), n_eval_episodes=2, eval_freq=2, verbose=0) for text in TEXTS[:2]
+    ]
     learner.learn(2, callback=callbacks, log_interval=None)
     expected = 3 * actions_of(learner, TEXTS[:2])[:, 0]
     assert_allclose([callback.last_mean_reward for callback in callbacks], expected, atol=1e-5)
@@ -294,18 +320,28 @@ def test_images_are_put_in_order_beside_the_sentence() -> None:
             return image.copy(), *super().step(action)[1:]
 
     episodes = [
-        Episode(np.stack([image] * 21), episode.actions, episode.rewards, task=episode.task, task_texts=episode.task_texts)
+        Episode(
+            np.stack([image] * 21),
+            episode.actions,
+            episode.rewards,
+            task=episode.task,
+            task_texts=episode.task_texts,
+        )
         for episode in EPISODES
     ]
     model = tiny_model(policy="CnnPolicy", dataset=episodes, batch_size=6)
-    env = DummyVecEnv([lambda text=text: Monitor(TaskTextWrapper(ImageEnv(), text, "hashing")) for text in TEXTS])  # type: ignore[misc]
+    env = DummyVecEnv(
+        [lambda text=text: Monitor(TaskTextWrapper(ImageEnv(), text, "hashing")) for text in TEXTS]
+    )  # type: ignore[misc]
     model.set_env(env)
     evaluate_policy(model.learn(1, log_interval=None), model.get_env(), n_eval_episodes=3)
     expected, _ = model.predict(np.stack([image] * 3), deterministic=True, task_text=TEXTS)
     assert_array_equal(env.get_attr("last_action"), expected)
 
 
-def test_a_model_that_learned_from_the_vector_acts_on_it_like_on_any_other_observation(tmp_path: Path) -> None:
+def test_a_model_that_learned_from_the_vector_acts_on_it_like_on_any_other_observation(
+    tmp_path: Path,
+) -> None:
     """Data recorded in a wrapped environment: the vector is a part of the observation, and the prompt comes beside it."""
     vector = make_text_encoder("hashing:4").encode(["go"])[0]
     episodes = [
@@ -319,7 +355,9 @@ def test_a_model_that_learned_from_the_vector_acts_on_it_like_on_any_other_obser
         for episode in EPISODES
     ]
     env = DummyVecEnv([lambda: Monitor(TaskTextWrapper(RecordingEnv(), "go", "hashing:4"))])
-    tiny_model(policy="MultiInputPolicy", dataset=episodes, env=env).learn(1, log_interval=None).save(tmp_path / "model")
+    tiny_model(policy="MultiInputPolicy", dataset=episodes, env=env).learn(1, log_interval=None).save(
+        tmp_path / "model"
+    )
     model = LLMDPD.load(tmp_path / "model", env=env)
     observation = {"observation": OBSERVATION, "task_embedding": vector}
     evaluate_policy(model.prompted(task_text=TEXTS[0]), env, n_eval_episodes=1)
@@ -330,5 +368,7 @@ def test_a_model_that_learned_from_the_vector_acts_on_it_like_on_any_other_obser
 def test_data_that_say_their_task_in_the_observation_are_not_those_of_a_plain_model() -> None:
     rows = {"observation": EPISODES[0].observations, "task_embedding": np.zeros((21, 4))}
     episodes = [Episode(rows, EPISODES[0].actions, np.zeros(20)) for _ in range(2)]
-    with pytest.raises(ValueError, match=r"the observation space of the data is Dict.*and that of the model is Box"):
+    with pytest.raises(
+        ValueError, match=r"the observation space of the data is Dict.*and that of the model is Box"
+    ):
         tiny_model(dataset=EPISODES).set_dataset(episodes)

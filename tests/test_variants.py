@@ -4,7 +4,14 @@ import re
 
 import pytest
 
-from sb3_llmdpd.benchmarks.common.variants import KEY_VARIANTS, VARIANTS, Variant, make_variant, make_variants, merged
+from sb3_llmdpd.benchmarks.common.variants import (
+    KEY_VARIANTS,
+    VARIANTS,
+    Variant,
+    make_variant,
+    make_variants,
+    merged,
+)
 from sb3_llmdpd.benchmarks.metaworld.splits import folds, tasks_of_split
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
 from sb3_llmdpd.evaluation.conditions import make_cells
@@ -13,7 +20,10 @@ from sb3_llmdpd.evaluation.conditions import make_cells
 
 
 def test_all_means_every_listed_row_once() -> None:
-    assert [variant.name for variant in make_variants(["bc", "all"])] == ["bc", *(name for name in VARIANTS if name != "bc")]
+    assert [variant.name for variant in make_variants(["bc", "all"])] == [
+        "bc",
+        *(name for name in VARIANTS if name != "bc"),
+    ]
 
 
 def test_the_key_rows_are_listed() -> None:
@@ -32,7 +42,10 @@ def test_a_row_that_acts_with_the_model_of_another_names_one_that_is_trained(var
 
 
 def test_a_row_without_a_kind_of_prompt_is_told_none_of_it() -> None:
-    told = {name: (VARIANTS[name].model, VARIANTS[name].conditions) for name in ("no-text", "no-trajectory", "no-prompt")}
+    told = {
+        name: (VARIANTS[name].model, VARIANTS[name].conditions)
+        for name in ("no-text", "no-trajectory", "no-prompt")
+    }
     assert told == {
         "no-text": ({"text_dropout": 1.0}, ("trajectory",)),
         "no-trajectory": ({"trajectory_dropout": 1.0}, ("text",)),
@@ -68,7 +81,10 @@ def test_arguments_are_merged_into_new_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no-txt", r"unknown variant 'no-txt': did you mean 'no-text'.*Known are full, .*text-encoder:<spec>"),
+        (
+            "no-txt",
+            r"unknown variant 'no-txt': did you mean 'no-text'.*Known are full, .*text-encoder:<spec>",
+        ),
         ("text-encoder:", "unknown variant 'text-encoder:'"),
         ("full+leaning_rate=1", r"unknown argument 'leaning_rate': did you mean 'learning_rate'"),
         ("full+policy_kwargs.layer_norms=true", r"unknown argument 'layer_norms': did you mean 'layer_norm'"),
@@ -130,9 +146,17 @@ def test_a_hold_out_of_ones_own_trains_on_all_others() -> None:
 @pytest.mark.parametrize(
     ("name", "unseen", "message"),
     [
-        ("custom", None, "the split 'custom' goes with a list of unseen tasks, and no other does; got 'custom' and None"),
+        (
+            "custom",
+            None,
+            "the split 'custom' goes with a list of unseen tasks, and no other does; got 'custom' and None",
+        ),
         ("ml45", ["reach"], "no other does; got 'ml45' and ['reach']"),
-        ("fold-9", None, "unknown split 'fold-9': use ml45, ml10, fold-0 to fold-8, third-0 to third-2, or custom"),
+        (
+            "fold-9",
+            None,
+            "unknown split 'fold-9': use ml45, ml10, fold-0 to fold-8, third-0 to third-2, or custom",
+        ),
         ("custom", ["rech"], "unknown Meta-World task 'rech'"),
     ],
 )

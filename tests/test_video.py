@@ -51,13 +51,20 @@ def test_drawing_can_be_switched_off(linux: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="needs a library that draws without a screen")
+@pytest.mark.skipif(
+    ctypes.util.find_library("EGL") is None, reason="needs a library that draws without a screen"
+)
 def test_an_episode_becomes_an_mp4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "egl")
     tiny_model(dataset=make_episodes(observation_dim=39, action_dim=4)).save(tmp_path / "model.zip")
     try:
         rollout = film_episode(
-            tmp_path / "film.mp4", tmp_path / "model.zip", "reach", Prompt(text="reach it"), 5, max_episode_steps=8
+            tmp_path / "film.mp4",
+            tmp_path / "model.zip",
+            "reach",
+            Prompt(text="reach it"),
+            5,
+            max_episode_steps=8,
         )
     except RuntimeError as error:
         pytest.skip(f"the library is there and cannot draw: {error}")

@@ -40,7 +40,9 @@ class DictEnv(ActionEnv):
         return self._zeros(), *super().step(action)[1:]
 
     def _zeros(self) -> dict[str, np.ndarray]:
-        return {key: np.zeros(space.shape, space.dtype) for key, space in self.observation_space.spaces.items()}
+        return {
+            key: np.zeros(space.shape, space.dtype) for key, space in self.observation_space.spaces.items()
+        }
 
 
 def wrapped(text: str = OPEN) -> TaskTextWrapper:
@@ -101,17 +103,24 @@ def test_an_encoder_may_be_given_itself() -> None:
     ],
     ids=["array", "dict"],
 )
-def test_the_plain_space_is_that_of_the_environment_inside(env: gym.Env[Any, Any], plain: spaces.Space[Any]) -> None:
+def test_the_plain_space_is_that_of_the_environment_inside(
+    env: gym.Env[Any, Any], plain: spaces.Space[Any]
+) -> None:
     assert plain_observation_space(TaskTextWrapper(env, OPEN, ENCODER).observation_space) == plain
 
 
-@pytest.mark.parametrize("space", [BOX, spaces.Discrete(3), spaces.Dict(observation=BOX), spaces.Dict(image=IMAGE, state=BOX)])
+@pytest.mark.parametrize(
+    "space", [BOX, spaces.Discrete(3), spaces.Dict(observation=BOX), spaces.Dict(image=IMAGE, state=BOX)]
+)
 def test_any_other_space_is_plain_already(space: spaces.Space[Any]) -> None:
     assert plain_observation_space(space) is space
 
 
 def test_an_observation_is_split_as_it_was_joined() -> None:
-    array_env, dict_env = wrapped(), TaskTextWrapper(DictEnv(spaces.Dict(image=IMAGE, state=BOX)), CLOSE, ENCODER)
+    array_env, dict_env = (
+        wrapped(),
+        TaskTextWrapper(DictEnv(spaces.Dict(image=IMAGE, state=BOX)), CLOSE, ENCODER),
+    )
     plain, vector = split_observation(array_env.reset()[0], ActionEnv.observation_space)
     assert_array_equal(plain, np.full(5, 0.5))
     assert_array_equal(vector, VECTOR[OPEN])
@@ -163,7 +172,9 @@ def test_gymnasiums_vector_environment_batches_the_vectors() -> None:
 # As an environment ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("env", [ActionEnv(), DictEnv(spaces.Dict(state=BOX, speed=BOX))], ids=["array", "dict"])
+@pytest.mark.parametrize(
+    "env", [ActionEnv(), DictEnv(spaces.Dict(state=BOX, speed=BOX))], ids=["array", "dict"]
+)
 def test_it_passes_stable_baselines3s_check(env: gym.Env[Any, Any]) -> None:
     check_env_of_sb3(TaskTextWrapper(env, OPEN, ENCODER))
 
@@ -220,9 +231,13 @@ def test_a_refused_sentence_leaves_the_one_of_before() -> None:
     assert_array_equal(env.reset()[0]["task_embedding"], VECTOR[OPEN])
 
 
-@pytest.mark.parametrize("env", [wrapped(), DictEnv(spaces.Dict(observation=BOX))], ids=["wrapped twice", "ambiguous key"])
+@pytest.mark.parametrize(
+    "env", [wrapped(), DictEnv(spaces.Dict(observation=BOX))], ids=["wrapped twice", "ambiguous key"]
+)
 def test_a_dict_without_room_is_refused(env: gym.Env[Any, Any]) -> None:
-    with pytest.raises(ValueError, match=r"a dict with the keys \['observation'.*is ambiguous: wrap an environment once"):
+    with pytest.raises(
+        ValueError, match=r"a dict with the keys \['observation'.*is ambiguous: wrap an environment once"
+    ):
         TaskTextWrapper(env, OPEN, ENCODER)
 
 

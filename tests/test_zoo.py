@@ -119,8 +119,14 @@ def mean_rewards(printed: str) -> list[float]:
 
 
 @pytest.mark.slow
-def test_the_zoo_trains_evaluates_saves_and_enjoys_a_model_that_the_environment_tells_its_task(folder: Path) -> None:
-    wrapper = {"sb3_llmdpd.envs.task_text_wrapper.TaskTextWrapper": dict(task_text="do task number 1", text_encoder="hashing")}
+def test_the_zoo_trains_evaluates_saves_and_enjoys_a_model_that_the_environment_tells_its_task(
+    folder: Path,
+) -> None:
+    wrapper = {
+        "sb3_llmdpd.envs.task_text_wrapper.TaskTextWrapper": dict(
+            task_text="do task number 1", text_encoder="hashing"
+        )
+    }
     write_hyperparameters(env_wrapper=[wrapper])
     printed = run_zoo(
         f"{TRAIN} --eval-freq 2 --save-freq 2 {TOY_MODEL}",
@@ -151,13 +157,19 @@ def test_the_zoo_needs_no_wrapper_for_a_model_of_one_task_and_goes_on_with_it(fo
         f"{TRAIN} --eval-freq -1 -i logs/llmdpd/Toy-v0_1/Toy-v0.zip {TOY_MODEL}",
         f"{ENJOY} --exp-id 1 {TOY_MODEL}",
     )
-    first, second = (LLMDPD.load(folder / "logs" / "llmdpd" / f"Toy-v0_{run}" / "Toy-v0.zip") for run in (1, 2))
-    assert mean_rewards(printed) == pytest.approx([3 * first.predict(OBSERVATION, deterministic=True)[0][0]], abs=0.01)
+    first, second = (
+        LLMDPD.load(folder / "logs" / "llmdpd" / f"Toy-v0_{run}" / "Toy-v0.zip") for run in (1, 2)
+    )
+    assert mean_rewards(printed) == pytest.approx(
+        [3 * first.predict(OBSERVATION, deterministic=True)[0][0]], abs=0.01
+    )
     assert (first._n_updates, second._n_updates) == (4, 8)
 
 
 def test_the_search_suggests_arguments_that_a_model_takes() -> None:
-    suggested = dict(learning_rate=1e-3, eta=0.1, gamma=0.97, text_dropout=0.2, trajectory_dropout=0.4, prompt_noise=0.5)
+    suggested = dict(
+        learning_rate=1e-3, eta=0.1, gamma=0.97, text_dropout=0.2, trajectory_dropout=0.4, prompt_noise=0.5
+    )
     sampled = zoo.sample_hyperparameters(optuna.trial.FixedTrial(suggested), 2, 1, {})  # type: ignore[arg-type]
     assert sampled == suggested
     model = tiny_model(**sampled)

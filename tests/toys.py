@@ -22,7 +22,9 @@ class ActionEnv(gym.Env[np.ndarray, np.ndarray]):
         self.observation = np.full(5, observation, np.float32)
         self.n_steps = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.n_steps = 0
         return self.observation, {}
@@ -40,14 +42,18 @@ class SpacesEnv(gym.Env[Any, np.ndarray]):
     :param length: steps until the time limit.
     """
 
-    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], length: int = 10) -> None:
+    def __init__(
+        self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], length: int = 10
+    ) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
         self.length = length
         self.n_steps = 0
         self.n_resets = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
             self.observation_space.seed(seed)

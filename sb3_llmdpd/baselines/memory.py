@@ -57,7 +57,12 @@ class Memory:
         """
         at = th.as_tensor(list(rows))
         self._returns[at] -= self._units[at] * th.as_tensor(rewards, dtype=th.float32)
-        now = (th.tensor(observations), th.zeros(len(at), self._steps.actions.shape[-1]), self._returns[at], True)
+        now = (
+            th.tensor(observations),
+            th.zeros(len(at), self._steps.actions.shape[-1]),
+            self._returns[at],
+            True,
+        )
         for memory, entry in zip(self._steps, now, strict=True):
             memory[at] = memory[at].roll(-1, dims=1)
             memory[at, -1] = th.as_tensor(entry, dtype=memory.dtype)
@@ -66,7 +71,9 @@ class Memory:
         actions = self.network(recent, self._prompts_of(at.to(device)))[:, -1].cpu()  # (n, action_dim)
         self._steps.actions[at, -1] = actions
         low, high = self.action_space.low, self.action_space.high
-        environment_units: np.ndarray = low + (actions.numpy().reshape(-1, *low.shape) + 1.0) / 2.0 * (high - low)
+        environment_units: np.ndarray = low + (actions.numpy().reshape(-1, *low.shape) + 1.0) / 2.0 * (
+            high - low
+        )
         return environment_units.astype(self.action_space.dtype)
 
     def _prompts_of(self, at: th.Tensor) -> PromptBatch:

@@ -59,10 +59,14 @@ def prompt_batch(
 
 def _vector(prompt: Prompt, text_table: TextTable | None, text_dim: int) -> np.ndarray:
     if text_table is None:
-        raise ValueError("this model was trained without task texts and cannot read a sentence; prompt it with a trajectory")
+        raise ValueError(
+            "this model was trained without task texts and cannot read a sentence; prompt it with a trajectory"
+        )
     vector = text_table.lookup([prompt.text])[0] if prompt.text is not None else prompt.text_vector
     assert vector is not None  # one of both is there
     if vector.shape != (text_dim,):
-        raise ValueError(f"the vector of the sentence has shape {vector.shape}, and this model reads {(text_dim,)}")
+        raise ValueError(
+            f"the vector of the sentence has shape {vector.shape}, and this model reads {(text_dim,)}"
+        )
     found: np.ndarray = vector
     return found

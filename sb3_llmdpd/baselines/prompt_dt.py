@@ -132,7 +132,9 @@ class PromptDT:
 
     def _set_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Box) -> None:
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
-            raise ValueError(f"PromptDT reads observations that are one vector, Box of shape (n,), got {observation_space}")
+            raise ValueError(
+                f"PromptDT reads observations that are one vector, Box of shape (n,), got {observation_space}"
+            )
         self.observation_space, self.action_space = observation_space, action_space
 
     def _set_up(self, seed: int | None) -> None:
@@ -140,17 +142,24 @@ class PromptDT:
             set_random_seed(seed)
             self.generator.manual_seed(seed)
         self.network = self._make_network().to(self.device)
-        self.optimizer = th.optim.AdamW(self.network.parameters(), lr=self._arguments["learning_rate"], weight_decay=1e-4)
+        self.optimizer = th.optim.AdamW(
+            self.network.parameters(), lr=self._arguments["learning_rate"], weight_decay=1e-4
+        )
 
     def _make_network(self) -> PromptDTNetwork:
         encoder = self._arguments["text_encoder"]
         extractor = self._arguments["features_extractor_class"]
         if extractor not in EXTRACTORS:
-            raise ValueError(f"`features_extractor_class` of PromptDT must be one of {EXTRACTORS}, got {extractor!r}")
+            raise ValueError(
+                f"`features_extractor_class` of PromptDT must be one of {EXTRACTORS}, got {extractor!r}"
+            )
         text_dim = 0
         if encoder is not None:  # which, once there is a table, need not be installed
             text_dim = (make_text_encoder(encoder) if self.text_table is None else self.text_table).dim
-        sizes = {name: self._arguments[name] for name in ("prompt_window", "context", "token_dim", "n_layers", "n_heads")}
+        sizes = {
+            name: self._arguments[name]
+            for name in ("prompt_window", "context", "token_dim", "n_layers", "n_heads")
+        }
         extract = features_extractor_named(extractor)(self.observation_space)
         return PromptDTNetwork(extract, int(np.prod(self.action_space.shape)), text_dim, **sizes)
 
@@ -158,7 +167,9 @@ class PromptDT:
         """Fit sentences, statistics and returns to the data."""
         encoder = self._arguments["text_encoder"]
         if encoder is not None and buffer.texts:
-            self.text_table = TextTable.encode(buffer.texts_by_task, CachedTextEncoder(make_text_encoder(encoder)))
+            self.text_table = TextTable.encode(
+                buffer.texts_by_task, CachedTextEncoder(make_text_encoder(encoder))
+            )
             buffer.set_text_vectors(self.text_table.lookup(buffer.texts))
             self.network.text_normaliser.fit(buffer.text_vectors)
         else:
@@ -168,9 +179,13 @@ class PromptDT:
         assert isinstance(observations, th.Tensor)  # `_set_up` has checked
         self.network.feature_normaliser.fit(self.network.extractor(observations))
         self.return_scale = float(np.abs(buffer.best_returns).max()) or 1.0
-        for texts, best, scale in zip(buffer.texts_by_task.values(), buffer.best_returns, buffer.reward_scales, strict=True):
+        for texts, best, scale in zip(
+            buffer.texts_by_task.values(), buffer.best_returns, buffer.reward_scales, strict=True
+        ):
             self.targets.update(
-                dict.fromkeys(texts, (float(best) / self.return_scale, 1.0 / (float(scale) * self.return_scale)))
+                dict.fromkeys(
+                    texts, (float(best) / self.return_scale, 1.0 / (float(scale) * self.return_scale))
+                )
             )
 
     # Training -----------------------------------------------------------------------------------------------------------
@@ -198,7 +213,9 @@ class PromptDT:
         self.network.eval()
         bad = first_bad_weight(self.network.state_dict())
         if bad is not None:
-            raise TrainingDiverged(f"the training has diverged: the weight {bad!r} is not finite; lower `learning_rate`")
+            raise TrainingDiverged(
+                f"the training has diverged: the weight {bad!r} is not finite; lower `learning_rate`"
+            )
         return self
 
     def loss(self) -> th.Tensor:
@@ -210,7 +227,9 @@ class PromptDT:
         segments, prompts = self.buffer.sample_segments(self.batch_size)
         draws = th.rand((2, len(prompts.has_text)), generator=self.generator, device=self.device)
         prompts = prompts.dropped_at_random(draws, *self.dropout)
-        predicted = self.network(segments._replace(returns_to_go=segments.returns_to_go / self.return_scale), prompts)
+        predicted = self.network(
+            segments._replace(returns_to_go=segments.returns_to_go / self.return_scale), prompts
+        )
         errors = F.mse_loss(predicted, segments.actions, reduction="none").mean(dim=-1)  # (B, K)
         return (errors * segments.is_step).sum() / segments.is_step.sum()
 
@@ -228,8 +247,12 @@ class PromptDT:
         self.network.eval()
         text_dim = self.network.text_normaliser.mean.shape[0]
         spaces_of_model = self.observation_space, self.action_space
-        batch = prompt_batch(prompts, *spaces_of_model, self.prompt_window, self.text_table, text_dim, self.device)
-        return Memory(self.network, self.action_space, self.context, batch, [self._target(prompt) for prompt in prompts])
+        batch = prompt_batch(
+            prompts, *spaces_of_model, self.prompt_window, self.text_table, text_dim, self.device
+        )
+        return Memory(
+            self.network, self.action_space, self.context, batch, [self._target(prompt) for prompt in prompts]
+        )
 
     def _target(self, prompt: Prompt) -> tuple[float, float]:
         """The return to ask for, as the network is told it, and what a raw reward of 1 takes from it."""
@@ -276,13 +299,19 @@ class PromptDT:
         """
         saved = checkpoint.read(path)
         if saved.data.get("network") != "PromptDT":
-            raise ValueError(f"{checkpoint.shown_path(path)} holds no PromptDT; LLMDPD.load reads the method's own models")
+            raise ValueError(
+                f"{checkpoint.shown_path(path)} holds no PromptDT; LLMDPD.load reads the method's own models"
+            )
         try:
-            model = cls(None, device=device, **from_json(saved.data["arguments"], "arguments", no_custom_objects))
+            model = cls(
+                None, device=device, **from_json(saved.data["arguments"], "arguments", no_custom_objects)
+            )
             if saved.data["text_table"] is not None:
                 arrays = {name: tensor.numpy() for name, tensor in saved.tensors["text_table"].items()}
                 model.text_table = TextTable.from_parts(saved.data["text_table"], arrays)
-            model.targets = {text: (float(goal), float(unit)) for text, (goal, unit) in saved.data["targets"].items()}
+            model.targets = {
+                text: (float(goal), float(unit)) for text, (goal, unit) in saved.data["targets"].items()
+            }
             model.return_scale = float(saved.data["return_scale"])
             model._set_spaces(*(space_from_json(saved.data[name]) for name in SPACES))  # type: ignore[arg-type]
             check_weights(model._make_network, saved.tensors["network"])

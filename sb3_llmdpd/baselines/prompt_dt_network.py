@@ -46,7 +46,10 @@ class PromptDTNetwork(nn.Module):
         self.extractor = extractor
         self.feature_normaliser, self.text_normaliser = Normaliser(features_dim), Normaliser(text_dim)
         self.text = nn.Linear(text_dim, token_dim) if text_dim else None
-        self.example_state, self.example_action = nn.Linear(features_dim, token_dim), nn.Linear(action_dim, token_dim)
+        self.example_state, self.example_action = (
+            nn.Linear(features_dim, token_dim),
+            nn.Linear(action_dim, token_dim),
+        )
         self.return_to_go = nn.Linear(1, token_dim)
         self.state, self.action = nn.Linear(features_dim, token_dim), nn.Linear(action_dim, token_dim)
         self.null_text = nn.Parameter(0.02 * th.randn(token_dim))
@@ -55,9 +58,17 @@ class PromptDTNetwork(nn.Module):
         self.example_positions = nn.Parameter(0.02 * th.randn(prompt_window, 1, token_dim))
         self.positions = nn.Parameter(0.02 * th.randn(context, 1, token_dim))
         layer = nn.TransformerEncoderLayer(
-            token_dim, n_heads, 4 * token_dim, dropout=0.1, activation="relu", batch_first=True, norm_first=True
+            token_dim,
+            n_heads,
+            4 * token_dim,
+            dropout=0.1,
+            activation="relu",
+            batch_first=True,
+            norm_first=True,
         )
-        self.transformer = nn.TransformerEncoder(layer, n_layers, nn.LayerNorm(token_dim), enable_nested_tensor=False)
+        self.transformer = nn.TransformerEncoder(
+            layer, n_layers, nn.LayerNorm(token_dim), enable_nested_tensor=False
+        )
         self.head = nn.Sequential(nn.Linear(token_dim, action_dim), nn.Tanh())
         self.n_prompt_tokens = 1 + 2 * prompt_window
         n_tokens = self.n_prompt_tokens + 3 * context
@@ -84,15 +95,24 @@ class PromptDTNetwork(nn.Module):
         steps = th.stack(
             [
                 self.return_to_go(segments.returns_to_go[..., None]),
-                self.state(self.encode_observations(segments.observations.flatten(0, 1)).unflatten(0, (n_rows, context))),
+                self.state(
+                    self.encode_observations(segments.observations.flatten(0, 1)).unflatten(
+                        0, (n_rows, context)
+                    )
+                ),
                 self.action(segments.actions),
             ],
             dim=2,
         )  # (B, K, 3, token_dim)
         tokens = th.cat([told, (steps + self.positions).flatten(1, 2)], dim=1)
-        absent = th.cat([told.new_zeros(told.shape[:2], dtype=th.bool), ~segments.is_step.repeat_interleave(3, dim=1)], dim=1)
+        absent = th.cat(
+            [told.new_zeros(told.shape[:2], dtype=th.bool), ~segments.is_step.repeat_interleave(3, dim=1)],
+            dim=1,
+        )
         hidden = self.transformer(tokens, mask=self.blocked, src_key_padding_mask=absent)
-        return self.head(hidden[:, self.n_prompt_tokens :].unflatten(1, (context, 3))[:, :, 1])  # where the state is known
+        return self.head(
+            hidden[:, self.n_prompt_tokens :].unflatten(1, (context, 3))[:, :, 1]
+        )  # where the state is known
 
     def _prompt_tokens(self, prompts: PromptBatch) -> th.Tensor:
         """(M, 1 + 2 L, token_dim)."""
@@ -103,6 +123,10 @@ class PromptDTNetwork(nn.Module):
             text = th.where(prompts.has_text[:, None], told, text)
         assert isinstance(prompts.observations, th.Tensor)  # the policy has seen to it
         features = self.encode_observations(prompts.observations).unflatten(0, (n_prompts, window))
-        shown = th.stack([self.example_state(features), self.example_action(prompts.actions)], dim=2)  # (M, L, 2, token_dim)
-        example = th.where(prompts.has_trajectory[:, None, None, None], shown + self.example_positions, self.null_example)
+        shown = th.stack(
+            [self.example_state(features), self.example_action(prompts.actions)], dim=2
+        )  # (M, L, 2, token_dim)
+        example = th.where(
+            prompts.has_trajectory[:, None, None, None], shown + self.example_positions, self.null_example
+        )
         return th.cat([text[:, None], example.flatten(1, 2)], dim=1)

@@ -54,7 +54,9 @@ class PlacesEnv(gym.Env[np.ndarray, np.ndarray]):
         self._position = np.zeros(2)
         self._n_steps = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin near the middle.
 
         :param seed: of where exactly.
@@ -110,7 +112,12 @@ def record(tasks: Sequence[str], n_episodes: int, noise: float = 0.2, seed: int 
     episodes = []
     for task, number in product(tasks, range(n_episodes)):
         env = PlacesEnv(task)
-        observations, actions, rewards, truncated = [env.reset(seed=int(rng.integers(2**31)))[0]], [], [], False
+        observations, actions, rewards, truncated = (
+            [env.reset(seed=int(rng.integers(2**31)))[0]],
+            [],
+            [],
+            False,
+        )
         successes: list[bool] = []
         while not truncated:
             actions.append(np.clip(env.expert_action(observations[-1]) + rng.normal(0, noise, 2), -1.0, 1.0))

@@ -97,7 +97,12 @@ class QuickstartSettings:
             n_episodes=2,
             n_examples=1,
             n_steps=4,
-            model={"batch_size": 8, "prompts_per_batch": 2, "text_encoder": "hashing:16", "policy_kwargs": {"net_arch": [16]}},
+            model={
+                "batch_size": 8,
+                "prompts_per_batch": 2,
+                "text_encoder": "hashing:16",
+                "policy_kwargs": {"net_arch": [16]},
+            },
             log_interval=2,
             n_unseen_episodes=2,
             n_seen_episodes=1,
@@ -118,15 +123,21 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
     evaluated = (*settings.unseen_tasks, *settings.seen_tasks)
     shared: dict[str, Any] = {"noise": settings.noise, "n_processes": n_processes, "root": out / "data"}
-    with _stage(f"1/4 Collecting {settings.n_episodes} episodes of each of {len(settings.train_tasks)} tasks"):
+    with _stage(
+        f"1/4 Collecting {settings.n_episodes} episodes of each of {len(settings.train_tasks)} tasks"
+    ):
         ids = collect(settings.train_tasks, n_episodes=settings.n_episodes, seed=settings.seed, **shared)
-        typer.echo(f"    and {settings.n_examples} of each of {len(evaluated)} tasks, to be shown as examples")
+        typer.echo(
+            f"    and {settings.n_examples} of each of {len(evaluated)} tasks, to be shown as examples"
+        )
         examples = example_episodes(evaluated, settings.n_examples, seed=settings.seed, **shared)
     with _stage(f"2/4 Training for {settings.n_steps:,} gradient steps"):
         model_path = _train(out, settings, ids)
     cells = make_cells(evaluated, settings.conditions, unseen=settings.unseen_tasks, seed=settings.seed)
     cells = [replace(cell, n_episodes=settings.n_seen_episodes) if cell.seen else cell for cell in cells]
-    cells += [Cell(scenes, Condition(f"told:{told}", text_of=told)) for scenes, told in settings.shared_scenes]
+    cells += [
+        Cell(scenes, Condition(f"told:{told}", text_of=told)) for scenes, told in settings.shared_scenes
+    ]
     with _stage(f"3/4 Evaluating {model_path}: {len(evaluated)} tasks, beside the controls"):
         results = evaluate_into(
             out,
@@ -181,7 +192,11 @@ def _film(
     settings: QuickstartSettings,
 ) -> None:
     """The unseen task that the model does best, with its first condition; a successful episode, if there is one."""
-    candidates = [result for result in results if result.seen is False and result.condition.name == settings.conditions[0]]
+    candidates = [
+        result
+        for result in results
+        if result.seen is False and result.condition.name == settings.conditions[0]
+    ]
     best = max(candidates, key=lambda result: result.success_rate)
     prompts = prompts_of(best.condition, examples, {}, best.n_episodes)
     episode = best.successes.index(True) if any(best.successes) else 0

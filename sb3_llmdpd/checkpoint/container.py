@@ -92,7 +92,9 @@ def read(path: FileLike) -> Checkpoint:
     except (_Refused, FileNotFoundError):
         raise
     except Exception as error:  # damaged bytes make zipfile raise errors of a dozen kinds
-        raise ValueError(f"{shown} is not a whole model file of sb3_llmdpd ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{shown} is not a whole model file of sb3_llmdpd ({type(error).__name__}: {error})"
+        ) from error
     return Checkpoint(Parts(pairs), Parts(tensors), members.get(SYSTEM_INFO, b"").decode(errors="replace"))
 
 
@@ -174,7 +176,10 @@ def _write_zip(checkpoint: Checkpoint, file: Any) -> None:
         # NaN and Infinity are no JSON: `values.to_json` has words for them.
         add(DATA, json.dumps({**_HEADER, **checkpoint.data}, indent=1, allow_nan=False))
         for name, tensors in checkpoint.tensors.items():
-            add(f"{name}.safetensors", save_safetensors({key: tensor.contiguous() for key, tensor in tensors.items()}))
+            add(
+                f"{name}.safetensors",
+                save_safetensors({key: tensor.contiguous() for key, tensor in tensors.items()}),
+            )
         add(SB3_VERSION, stable_baselines3.__version__)
         add(SYSTEM_INFO, get_system_info(print_info=False)[1])
 

@@ -51,7 +51,9 @@ def arguments_of(local_variables: dict[str, Any], *left_out: str) -> dict[str, A
     :param left_out: names that another one than the caller gives.
     :return: the arguments by name.
     """
-    return {key: value for key, value in local_variables.items() if key not in ("self", "__class__", *left_out)}
+    return {
+        key: value for key, value in local_variables.items() if key not in ("self", "__class__", *left_out)
+    }
 
 
 class SavedNetwork(BaseModel):
@@ -76,7 +78,9 @@ class SavedNetwork(BaseModel):
         write(Checkpoint(data, {"network": self.state_dict()}), path)
 
     @classmethod
-    def load(cls, path: FileLike, device: th.device | str = "auto", custom: dict[str, Any] | None = None) -> Self:
+    def load(
+        cls, path: FileLike, device: th.device | str = "auto", custom: dict[str, Any] | None = None
+    ) -> Self:
         """Read a network. Nothing in the file is executed.
 
         :param path: of `save`.
@@ -97,7 +101,9 @@ class SavedNetwork(BaseModel):
             network = cls._remade(arguments)
             network.load_state_dict(weights)
         except Exception as error:
-            raise ValueError(f"{shown_path(path)} describes no {cls.__name__} ({type(error).__name__}: {error})") from error
+            raise ValueError(
+                f"{shown_path(path)} describes no {cls.__name__} ({type(error).__name__}: {error})"
+            ) from error
         return network.to(get_device(device))
 
     @classmethod

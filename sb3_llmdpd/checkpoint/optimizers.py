@@ -44,13 +44,19 @@ def restore_optimizer(optimizer: th.optim.Optimizer, groups: Any, tensors: Tenso
     for number, entries in state.items():
         found, wanted = _shapes(entries), _shapes(expected[number])
         if found != wanted:
-            raise ValueError(f"the state of parameter {number} is {found} in the file, and {wanted} in the optimiser")
+            raise ValueError(
+                f"the state of parameter {number} is {found} in the file, and {wanted} in the optimiser"
+            )
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _uncaptured(group: dict[str, Any]) -> dict[str, Any]:
     """The settings as they are outside of a CUDA graph, for which rates are tensors."""
-    return group | {"lr": float(group["lr"]), "capturable": False} if isinstance(group["lr"], th.Tensor) else group
+    return (
+        group | {"lr": float(group["lr"]), "capturable": False}
+        if isinstance(group["lr"], th.Tensor)
+        else group
+    )
 
 
 def _kinds(group: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +67,9 @@ def _kinds(group: dict[str, Any]) -> dict[str, Any]:
 def _kind(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_kind(entry) for entry in value]
-    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+    return (
+        "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+    )
 
 
 def _shapes(entries: Tensors) -> dict[str, tuple[Any, ...]]:

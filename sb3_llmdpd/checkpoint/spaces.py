@@ -20,7 +20,10 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
     :raises ValueError: on another kind, which Stable-Baselines3 cannot read either.
     """
     if isinstance(space, spaces.Dict):
-        return {"type": "Dict", "spaces": {name: space_to_json(subspace) for name, subspace in space.spaces.items()}}
+        return {
+            "type": "Dict",
+            "spaces": {name: space_to_json(subspace) for name, subspace in space.spaces.items()},
+        }
     if isinstance(space, spaces.Box):
         bounds = {name: _bound(bound) for name, bound in (("low", space.low), ("high", space.high))}
         return {"type": "Box", "dtype": str(space.dtype), "shape": list(space.shape), **bounds}
@@ -31,7 +34,9 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
         return {"type": "MultiDiscrete", "dtype": str(space.dtype), **parts}
     if isinstance(space, spaces.MultiBinary):
         return {"type": "MultiBinary", "n": to_json(space.n)}
-    raise ValueError(f"a model file cannot hold the space {space}: use Box, Discrete, MultiDiscrete, MultiBinary or Dict")
+    raise ValueError(
+        f"a model file cannot hold the space {space}: use Box, Discrete, MultiDiscrete, MultiBinary or Dict"
+    )
 
 
 def space_from_json(value: Any) -> spaces.Space[Any]:

@@ -17,7 +17,11 @@ CustomObjects = Callable[[str, str], Any]
 
 
 def _named_classes(module: Any, base: type, prefix: str) -> dict[str, type]:
-    classes = {name: value for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)}
+    classes = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base)
+    }
     return {f"{prefix}.{name}": value for name, value in classes.items()}
 
 
@@ -49,7 +53,10 @@ def to_json(value: Any) -> Any:
         return [to_json(entry) for entry in value]
     for name, (schedule, arguments) in SCHEDULES.items():
         if type(value) is schedule:
-            return {":schedule:": name, **{argument: to_json(getattr(value, argument)) for argument in arguments}}
+            return {
+                ":schedule:": name,
+                **{argument: to_json(getattr(value, argument)) for argument in arguments},
+            }
     if isinstance(value, type):
         known = next((name for name, known_class in KNOWN_CLASSES.items() if known_class is value), None)
         return {":class:": known} if known else {":custom:": f"{value.__module__}.{value.__qualname__}"}
@@ -88,7 +95,9 @@ def from_json(value: Any, name: str, custom: CustomObjects) -> Any:
         return float(value[":float:"])
     if ":class:" in value:
         if value[":class:"] not in KNOWN_CLASSES:
-            raise ValueError(f"the model file names a class {value[':class:']!r} for `{name}` that this version does not know")
+            raise ValueError(
+                f"the model file names a class {value[':class:']!r} for `{name}` that this version does not know"
+            )
         return KNOWN_CLASSES[value[":class:"]]
     return {key: from_json(entry, key, custom) for key, entry in value.items()}
 

@@ -52,7 +52,9 @@ app.add_typer(benchmark.app, name="benchmark")
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of everything that it makes.")] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option(help="Of data, training and evaluation.")] = 0,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")
+    ] = False,
     processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
 ) -> None:
     """Collect Meta-World's ML45, train, and evaluate on the five tasks held out: about 9 minutes on two CPU cores."""

@@ -36,7 +36,10 @@ def metaworld(
         str | None, typer.Option(help="With --split custom: tasks between commas to hold out of all others.")
     ] = None,
     goal: Annotated[
-        str, typer.Option(help=f"{' or '.join(GOALS)}; hidden, only an example of the same goal says where it is.")
+        str,
+        typer.Option(
+            help=f"{' or '.join(GOALS)}; hidden, only an example of the same goal says where it is."
+        ),
     ] = _REFERENCE.goal,
     data: Annotated[
         str, typer.Option(help=f"{' or '.join(DATA)}: action noise of 0.1, or from none to random actions.")
@@ -55,21 +58,31 @@ def metaworld(
     ] = _REFERENCE.n_unseen_episodes,
     seen_episodes: Annotated[
         int | None,
-        typer.Option(help="Evaluation episodes of a seen task, under each condition: 10, and 50 where the goal is hidden."),
+        typer.Option(
+            help="Evaluation episodes of a seen task, under each condition: 10, and 50 where the goal is hidden."
+        ),
     ] = None,
     max_steps: Annotated[
         int, typer.Option(help="Steps after which an evaluated episode ends.")
     ] = _REFERENCE.max_episode_steps,
     stop_at_success: Annotated[
-        bool, typer.Option("--stop-at-success", help="End an episode at its first success: faster, and no full returns.")
+        bool,
+        typer.Option(
+            "--stop-at-success", help="End an episode at its first success: faster, and no full returns."
+        ),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder of everything that it makes; a stopped benchmark goes on there.")] = Path(
-        "runs/benchmark"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder of everything that it makes; a stopped benchmark goes on there.")
+    ] = Path("runs/benchmark"),
     root: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets, which several benchmarks may share; by default in --out.")
+        Path | None,
+        typer.Option(
+            help="Folder of the data sets, which several benchmarks may share; by default in --out."
+        ),
     ] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")
+    ] = False,
     processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
 ) -> None:
     """Train the method, its ablations and its baselines on Meta-World, and measure all of them on tasks held out.
@@ -77,7 +90,9 @@ def metaworld(
     Given again with the same --out it goes on where it was stopped, or adds rows and seeds.
     """
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
-    encoders = [] if text_encoders is None else [ENCODER + spec for spec in names(text_encoders, "--text-encoders")]
+    encoders = (
+        [] if text_encoders is None else [ENCODER + spec for spec in names(text_encoders, "--text-encoders")]
+    )
     rows = make_variants([*names(variants, "--variants"), *encoders])
     budget: dict[str, Any] = {"n_episodes": episodes, "n_steps": steps, "max_episode_steps": max_steps}
     budget |= {"stop_at_success": stop_at_success, "n_unseen_episodes": unseen_episodes}
@@ -101,14 +116,21 @@ def d4rl(
     ],
     seeds: Annotated[int, typer.Option(help="How many trainings of each row: seeds 0, 1, ...", min=1)] = 3,
     steps: Annotated[int, typer.Option(help="Gradient steps of each training.")] = _PUBLISHED.n_steps,
-    eval_freq: Annotated[int, typer.Option(help="Gradient steps between two evaluations.")] = _PUBLISHED.eval_freq,
+    eval_freq: Annotated[
+        int, typer.Option(help="Gradient steps between two evaluations.")
+    ] = _PUBLISHED.eval_freq,
     eval_episodes: Annotated[
-        int, typer.Option(help="Episodes of each; with 50 candidates an action takes some ten times as long as one of one.")
+        int,
+        typer.Option(
+            help="Episodes of each; with 50 candidates an action takes some ten times as long as one of one."
+        ),
     ] = _PUBLISHED.n_eval_episodes,
-    variants: Annotated[str, typer.Option(help="Rows between commas: all, or of " + ", ".join(ROWS) + ".")] = ",".join(ROWS),
-    text_encoder: Annotated[str, typer.Option(help="Spec of the language model that reads the sentence.")] = _PUBLISHED.model[
-        "text_encoder"
-    ],
+    variants: Annotated[
+        str, typer.Option(help="Rows between commas: all, or of " + ", ".join(ROWS) + ".")
+    ] = ",".join(ROWS),
+    text_encoder: Annotated[
+        str, typer.Option(help="Spec of the language model that reads the sentence.")
+    ] = _PUBLISHED.model["text_encoder"],
     env: Annotated[
         str | None,
         typer.Option(
@@ -116,11 +138,13 @@ def d4rl(
             f" {', '.join(robot.env_id for robot in ROBOTS.values())}. Walker2d-v4 has the feet of D4RL's own walker."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of everything that it makes; a stopped benchmark goes on there.")] = Path(
-        "runs/d4rl"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder of everything that it makes; a stopped benchmark goes on there.")
+    ] = Path("runs/d4rl"),
     root: Root = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
 ) -> None:
     """Train on D4RL's locomotion as Diffusion-QL was trained, with a prompt and without, and report normalised scores.
@@ -149,7 +173,10 @@ def report(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Of several folders: where what they make together is written.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Of several folders: where what they make together is written.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Write the reports of an earlier benchmark anew, from its results.json alone."""
@@ -168,10 +195,16 @@ def report(
 
 def _report_together(folders: list[Path], out: Path | None) -> None:
     if out is None or len(folders) == 1:
-        given = f"{len(folders)} folder{'s' if len(folders) > 1 else ''}{' and no --out' if out is None else ''}"
-        raise ValueError(f"several folders are read as one benchmark, whose report goes to --out; got {given}")
+        given = (
+            f"{len(folders)} folder{'s' if len(folders) > 1 else ''}{' and no --out' if out is None else ''}"
+        )
+        raise ValueError(
+            f"several folders are read as one benchmark, whose report goes to --out; got {given}"
+        )
     if (out / SETTINGS).exists():
-        raise ValueError(f"{out} is the folder of a benchmark, whose results stay as they are: give another --out")
+        raise ValueError(
+            f"{out} is the folder of a benchmark, whose results stay as they are: give another --out"
+        )
     of_d4rl = [folder for folder in folders if is_d4rl(folder / RESULTS)]
     if of_d4rl:
         raise ValueError(f"{of_d4rl[0]} is a benchmark on D4RL, whose reports are made one at a time")
@@ -185,7 +218,9 @@ def _report_together(folders: list[Path], out: Path | None) -> None:
 def _show(results: GridResults, folder: Path) -> None:
     for table in tables(results):
         typer.echo(f"\n{table.text()}", nl=False)
-    typer.echo(f"\nThe results are {folder / RESULTS}; the report is {folder / REPORT} and, with charts, {folder / PAGE}")
+    typer.echo(
+        f"\nThe results are {folder / RESULTS}; the report is {folder / REPORT} and, with charts, {folder / PAGE}"
+    )
 
 
 def _show_d4rl(results: D4RLResults, folder: Path) -> None:

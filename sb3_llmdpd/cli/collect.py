@@ -21,25 +21,40 @@ def _only_here_so_that_the_command_has_a_name() -> None:
 
 @app.command("metaworld")
 def metaworld(
-    tasks: Annotated[str | None, typer.Option(help="Tasks between commas, instead of those of a split.")] = None,
-    split_name: Annotated[str, typer.Option("--split", help="ml45 or ml10: its training tasks are recorded.")] = "ml45",
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks between commas, instead of those of a split.")
+    ] = None,
+    split_name: Annotated[
+        str, typer.Option("--split", help="ml45 or ml10: its training tasks are recorded.")
+    ] = "ml45",
     unseen: Annotated[
-        str | None, typer.Option(help="Tasks between commas to hold out, instead of the split's: all others are recorded.")
+        str | None,
+        typer.Option(
+            help="Tasks between commas to hold out, instead of the split's: all others are recorded."
+        ),
     ] = None,
     episodes: Annotated[int, typer.Option(help="Episodes a task, failed ones included.")] = 10,
     noise: Annotated[
-        str, typer.Option(help="Standard deviations of the action noise between commas; the episodes take turns.")
+        str,
+        typer.Option(help="Standard deviations of the action noise between commas; the episodes take turns."),
     ] = "0.1",
     episodes_per_goal: Annotated[int, typer.Option(help="Consecutive episodes that share their goal.")] = 1,
     steps_after_success: Annotated[
-        int, typer.Option(help="Steps recorded after an episode's first success; 500 record every episode to its end.")
+        int,
+        typer.Option(
+            help="Steps recorded after an episode's first success; 500 record every episode to its end."
+        ),
     ] = STEPS_AFTER_SUCCESS,
-    hide_goal: Annotated[bool, typer.Option("--hide-goal", help="Leave the goal out of the observations.")] = False,
+    hide_goal: Annotated[
+        bool, typer.Option("--hide-goal", help="Leave the goal out of the observations.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "--root", help="Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."
+            "--out",
+            "--root",
+            help="Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.",
         ),
     ] = None,
     processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
@@ -65,4 +80,6 @@ def metaworld(
     for dataset_id, rate in zip(ids, collected_success(ids, out).values(), strict=True):
         typer.echo(f"{dataset_id}  the expert succeeded in {rate:.0%}")
     typer.echo(f"Together {load_minari(ids, root=out).summary()}")
-    typer.echo(f"{len(ids)} data sets in {datasets_root(out)}. Next: sb3-llmdpd train --dataset 'metaworld/*' --out runs/mine")
+    typer.echo(
+        f"{len(ids)} data sets in {datasets_root(out)}. Next: sb3-llmdpd train --dataset 'metaworld/*' --out runs/mine"
+    )

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from sb3_llmdpd.cli.sources import SOURCES_HELP, AllowPickle, Flatten, Root, Strict, TaskTexts, read_task_texts, source_names
+from sb3_llmdpd.cli.sources import (
+    SOURCES_HELP,
+    AllowPickle,
+    Flatten,
+    Root,
+    Strict,
+    TaskTexts,
+    read_task_texts,
+    source_names,
+)
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.data.episode_source import EpisodeSource, refuse_unknown_texts
 from sb3_llmdpd.data.episodes import Episode
@@ -30,15 +39,24 @@ def inspect(
     sources: Sources,
     root: Root = None,
     text_encoder: Annotated[
-        str, typer.Option(help="Spec of the language model that looks for nearly identical sentences; none for letters alone.")
+        str,
+        typer.Option(
+            help="Spec of the language model that looks for nearly identical sentences; none for letters alone."
+        ),
     ] = "minilm",
     flatten: Flatten = False,
     allow_pickle: AllowPickle = False,
-    everything: Annotated[bool, typer.Option("--all", help="Show all tasks and entries, however many there are.")] = False,
-    json_path: Annotated[Path | None, typer.Option("--json", help="File to write all the numbers to.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show all tasks and entries, however many there are.")
+    ] = False,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="File to write all the numbers to.")
+    ] = None,
 ) -> None:
     """Print what data hold and what to mend in them before training; a bad episode is counted and stops nothing."""
-    opened, unopened = _open_each(source_names(sources, root), root=root, flatten=flatten, allow_pickle=allow_pickle)
+    opened, unopened = _open_each(
+        source_names(sources, root), root=root, flatten=flatten, allow_pickle=allow_pickle
+    )
     found = inspect_sources(opened, None if text_encoder == "none" else text_encoder, unopened=unopened)
     typer.echo(page(found, None if everything else ROWS))
     if json_path is not None:
@@ -58,7 +76,9 @@ def convert(
     strict: Strict = False,
     flatten: Flatten = False,
     allow_pickle: AllowPickle = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an .npz file that is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an .npz file that is there.")
+    ] = False,
 ) -> None:
     """Write data of any format as one Minari data set or one .npz file, whole or not at all.
 
@@ -85,7 +105,9 @@ def convert(
 
         write_npz(out, episodes, observation_space, action_space)
         place = Path(out)
-    typer.echo(f"{counts.episodes:,} episodes of {len(counts.tasks)} tasks, {counts.steps:,} transitions are in {place}")
+    typer.echo(
+        f"{counts.episodes:,} episodes of {len(counts.tasks)} tasks, {counts.steps:,} transitions are in {place}"
+    )
     where = [] if root is None or to == "npz" else ["--root", str(root)]
     look, train = ["data", "inspect", out, *where], ["train", "--dataset", out, *where]
     typer.echo(f"Next: sb3-llmdpd {shlex.join(look)}, then sb3-llmdpd {shlex.join(train)}")
@@ -112,7 +134,9 @@ def _check_target(to: str, out: str, overwrite: bool) -> None:
     if to not in TARGETS:
         raise ValueError(f"--to must be {' or '.join(TARGETS)}, got {to!r}")
     if to == "minari" and overwrite:
-        raise ValueError("--overwrite replaces .npz files alone: a Minari data set is never overwritten, delete its folder")
+        raise ValueError(
+            "--overwrite replaces .npz files alone: a Minari data set is never overwritten, delete its folder"
+        )
     if to == "npz" and Path(out).expanduser().exists() and not overwrite:
         raise ValueError(f"{out} is there already: give --overwrite to replace it, or another --out")
 

@@ -25,8 +25,12 @@ from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 def evaluate(
     model: Annotated[Path, typer.Option(help="Model file.")],
-    tasks: Annotated[str | None, typer.Option(help="Tasks between commas; by default those of --unseen.")] = None,
-    unseen: Annotated[str, typer.Option(help="Tasks between commas that training held out.")] = ",".join(SPLITS["ml45"][1]),
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks between commas; by default those of --unseen.")
+    ] = None,
+    unseen: Annotated[str, typer.Option(help="Tasks between commas that training held out.")] = ",".join(
+        SPLITS["ml45"][1]
+    ),
     conditions: Annotated[
         str,
         typer.Option(
@@ -36,7 +40,10 @@ def evaluate(
     ] = ",".join(CONDITIONS),
     shared_scenes: Annotated[
         bool,
-        typer.Option("--shared-scenes", help="Play the scenes, too, in which only the sentence says which task is meant."),
+        typer.Option(
+            "--shared-scenes",
+            help="Play the scenes, too, in which only the sentence says which task is meant.",
+        ),
     ] = False,
     episodes: Annotated[int, typer.Option(help="Episodes of each task under each condition.")] = N_EPISODES,
     examples: Annotated[
@@ -47,14 +54,19 @@ def evaluate(
         ),
     ] = None,
     max_steps: Annotated[int, typer.Option(help="Steps after which an episode ends.")] = HORIZON,
-    stop_at_success: Annotated[bool, typer.Option("--stop-at-success", help="End an episode at its first success.")] = False,
+    stop_at_success: Annotated[
+        bool, typer.Option("--stop-at-success", help="End an episode at its first success.")
+    ] = False,
     stochastic: Annotated[bool, typer.Option("--stochastic", help="Let the policy act with noise.")] = False,
     sampler: Annotated[
         str | None,
-        typer.Option(help=f"How it goes from noise to actions: {', '.join(SAMPLERS)}; by default the model's own way."),
+        typer.Option(
+            help=f"How it goes from noise to actions: {', '.join(SAMPLERS)}; by default the model's own way."
+        ),
     ] = None,
     sampling_steps: Annotated[
-        int | None, typer.Option(help="In how many steps, with --sampler; by default in all that the model learned.")
+        int | None,
+        typer.Option(help="In how many steps, with --sampler; by default in all that the model learned."),
     ] = None,
     hide_goal: Annotated[
         bool,
@@ -65,12 +77,16 @@ def evaluate(
         ),
     ] = False,
     phases: Annotated[
-        bool, typer.Option("--phases", help="Report how far the episodes came: reach, grasp, lift, move, place.")
+        bool,
+        typer.Option("--phases", help="Report how far the episodes came: reach, grasp, lift, move, place."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the episodes and the examples.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of results.json, results.md and success.png.")] = Path("runs/evaluate"),
+    out: Annotated[Path, typer.Option(help="Folder of results.json, results.md and success.png.")] = Path(
+        "runs/evaluate"
+    ),
     root: Annotated[
-        Path | None, typer.Option(help="Folder of the examples; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
+        Path | None,
+        typer.Option(help="Folder of the examples; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
     ] = None,
     processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
     n_envs: Annotated[int, typer.Option(help="Episodes that a process runs at a time.")] = 10,
@@ -79,7 +95,9 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
     if sampler is None and sampling_steps is not None:
         raise ValueError("--sampling-steps needs --sampler: fewer steps are taken by ddim or dpm_solver++")
-    chain: dict[str, Any] = {} if sampler is None else {"sampler": sampler, "n_sampling_steps": sampling_steps}
+    chain: dict[str, Any] = (
+        {} if sampler is None else {"sampler": sampler, "n_sampling_steps": sampling_steps}
+    )
     loaded = LLMDPD.load(model, device="cpu", **chain)
     held_out = [task_info(task).name for task in names(unseen, "--unseen")]
     chosen = held_out if tasks is None else [task_info(task).name for task in names(tasks, "--tasks")]

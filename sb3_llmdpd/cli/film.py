@@ -26,15 +26,23 @@ _CONDITIONS = (BOTH, TEXT, EXAMPLE, NOTHING)
 def film(
     model: Annotated[Path, typer.Option(help="Model file.")],
     task: Annotated[str, typer.Option(help="Whose scene is played.")],
-    condition: Annotated[str, typer.Option(help=f"What the model is told: {', '.join(_CONDITIONS)}.")] = _CONDITIONS[0],
-    seed: Annotated[int, typer.Option(help="Of the scene, as in the seeds of results.json, and of the example.")] = 0,
+    condition: Annotated[
+        str, typer.Option(help=f"What the model is told: {', '.join(_CONDITIONS)}.")
+    ] = _CONDITIONS[0],
+    seed: Annotated[
+        int, typer.Option(help="Of the scene, as in the seeds of results.json, and of the example.")
+    ] = 0,
     hide_goal: Annotated[
-        bool, typer.Option("--hide-goal", help="Leave the goal out of the observations: the scene then has the example's.")
+        bool,
+        typer.Option(
+            "--hide-goal", help="Leave the goal out of the observations: the scene then has the example's."
+        ),
     ] = False,
     max_steps: Annotated[int, typer.Option(help="Steps after which the episode ends.")] = HORIZON,
     out: Annotated[Path, typer.Option(help="An .mp4, or a .png with eight frames.")] = Path("film.mp4"),
     root: Annotated[
-        Path | None, typer.Option(help="Folder of the example; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
+        Path | None,
+        typer.Option(help="Folder of the example; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
     ] = None,
 ) -> None:
     """Film a model in one episode of one of Meta-World's tasks."""
@@ -54,6 +62,10 @@ def film(
     (prompt,) = prompts_of(cell.condition, examples, {}, 1)
     (goal,) = goals_of(cell, examples, 1)
     make_env = partial(MetaWorldEnv, goal_visible=not hide_goal, render_mode="rgb_array")
-    rollout = film_episode(out, model, name, prompt, seed, goal=goal, make_env=make_env, max_episode_steps=max_steps)
-    success = "no success" if rollout.first_success is None else f"success at step {rollout.first_success + 1}"
+    rollout = film_episode(
+        out, model, name, prompt, seed, goal=goal, make_env=make_env, max_episode_steps=max_steps
+    )
+    success = (
+        "no success" if rollout.first_success is None else f"success at step {rollout.first_success + 1}"
+    )
     typer.echo(f"{out}: {rollout.length} steps, {success}")

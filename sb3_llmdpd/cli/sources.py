@@ -17,15 +17,26 @@ SOURCES_HELP = (
 )
 
 Root = Annotated[
-    Path | None, typer.Option(help="Folder of the Minari data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.")
+    Path | None,
+    typer.Option(
+        help="Folder of the Minari data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."
+    ),
 ]
 TaskTexts = Annotated[
-    Path | None, typer.Option(help="JSON file of sentences by data set or task, which go before those in the data.")
+    Path | None,
+    typer.Option(help="JSON file of sentences by data set or task, which go before those in the data."),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse actions outside the action space instead of clipping them.")]
-Flatten = Annotated[bool, typer.Option("--flatten", help="Put the entries of Dict observations into one vector.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse actions outside the action space instead of clipping them.")
+]
+Flatten = Annotated[
+    bool, typer.Option("--flatten", help="Put the entries of Dict observations into one vector.")
+]
 AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Open pickled replay buffers, which execute what they hold: your own alone.")
+    bool,
+    typer.Option(
+        "--allow-pickle", help="Open pickled replay buffers, which execute what they hold: your own alone."
+    ),
 ]
 
 
@@ -67,7 +78,11 @@ def read_task_texts(path: str | Path | None) -> Mapping[str, Any] | None:
     try:
         texts = json.loads(Path(path).read_text())
     except ValueError as error:
-        raise ValueError(f"--task-texts takes a JSON file as {accepted}, and {path} is none ({error})") from error
+        raise ValueError(
+            f"--task-texts takes a JSON file as {accepted}, and {path} is none ({error})"
+        ) from error
     if not isinstance(texts, dict) or not all(isinstance(value, str | list) for value in texts.values()):
-        raise ValueError(f"--task-texts takes a JSON file as {accepted}, and {path} holds {json.dumps(texts)[:80]}")
+        raise ValueError(
+            f"--task-texts takes a JSON file as {accepted}, and {path} holds {json.dumps(texts)[:80]}"
+        )
     return texts

@@ -8,7 +8,16 @@ import typer
 
 from sb3_llmdpd.benchmarks.common.run_folder import SAVE_FREQ, RunFolder
 from sb3_llmdpd.cli.options import check_device, names, whole_numbers
-from sb3_llmdpd.cli.sources import SOURCES_HELP, AllowPickle, Flatten, Root, Strict, TaskTexts, read_task_texts, source_names
+from sb3_llmdpd.cli.sources import (
+    SOURCES_HELP,
+    AllowPickle,
+    Flatten,
+    Root,
+    Strict,
+    TaskTexts,
+    read_task_texts,
+    source_names,
+)
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.fingerprint import fingerprint
@@ -23,8 +32,12 @@ from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
 
 # The defaults of the algorithm stand in its signature and nowhere else.
-_MODEL: dict[str, Any] = {name: parameter.default for name, parameter in inspect.signature(LLMDPD).parameters.items()}
-_POLICY: dict[str, Any] = {name: parameter.default for name, parameter in inspect.signature(LLMDPDPolicy).parameters.items()}
+_MODEL: dict[str, Any] = {
+    name: parameter.default for name, parameter in inspect.signature(LLMDPD).parameters.items()
+}
+_POLICY: dict[str, Any] = {
+    name: parameter.default for name, parameter in inspect.signature(LLMDPDPolicy).parameters.items()
+}
 
 
 # Options that may change when a run goes on.
@@ -38,9 +51,9 @@ FINGERPRINT = "fingerprint"
 def train(
     ctx: typer.Context,
     dataset: Annotated[list[str] | None, typer.Option(help=SOURCES_HELP)] = None,
-    out: Annotated[Path, typer.Option(help="Folder of run.json, model.zip, progress.csv and curves.png.")] = Path(
-        "runs/train"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder of run.json, model.zip, progress.csv and curves.png.")
+    ] = Path("runs/train"),
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -59,45 +72,68 @@ def train(
         Path | None,
         typer.Option(help="Folder of those files; by default in $SB3_LLMDPD_CACHE or ~/.cache/sb3_llmdpd."),
     ] = None,
-    unseen: Annotated[str | None, typer.Option(help="Tasks between commas whose episodes are left out.")] = None,
+    unseen: Annotated[
+        str | None, typer.Option(help="Tasks between commas whose episodes are left out.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Gradient steps of the whole run.", min=1)] = 10_000,
     batch_size: Annotated[int, typer.Option(help="Transitions in a step.")] = _MODEL["batch_size"],
-    q_batch_size: Annotated[int | None, typer.Option(help="How many of them the critic sees; by default all.")] = _MODEL[
-        "q_batch_size"
-    ],
+    q_batch_size: Annotated[
+        int | None, typer.Option(help="How many of them the critic sees; by default all.")
+    ] = _MODEL["q_batch_size"],
     prompts_per_batch: Annotated[int, typer.Option(help="Prompts in a step.")] = _MODEL["prompts_per_batch"],
     learning_rate: Annotated[float, typer.Option(help="Of actor and encoders.")] = _MODEL["learning_rate"],
-    cosine: Annotated[bool, typer.Option("--cosine", help="Let the learning rate fall along half a cosine.")] = False,
-    critic_learning_rate: Annotated[float | None, typer.Option(help="Of the critic; by default the actor's.")] = _MODEL[
-        "critic_learning_rate"
-    ],
+    cosine: Annotated[
+        bool, typer.Option("--cosine", help="Let the learning rate fall along half a cosine.")
+    ] = False,
+    critic_learning_rate: Annotated[
+        float | None, typer.Option(help="Of the critic; by default the actor's.")
+    ] = _MODEL["critic_learning_rate"],
     gamma: Annotated[float, typer.Option(help="Discount.")] = _MODEL["gamma"],
     eta: Annotated[float, typer.Option(help="Weight of the Q term; 0 is behaviour cloning.")] = _MODEL["eta"],
-    policy_objective: Annotated[str, typer.Option(help=f"{' or '.join(POLICY_OBJECTIVES)}.")] = _MODEL["policy_objective"],
-    critic_objective: Annotated[str, typer.Option(help=f"{' or '.join(CRITIC_OBJECTIVES)}.")] = _MODEL["critic_objective"],
-    expectile: Annotated[float, typer.Option(help="Of the expectile critic, in (0, 1).")] = _MODEL["expectile"],
+    policy_objective: Annotated[str, typer.Option(help=f"{' or '.join(POLICY_OBJECTIVES)}.")] = _MODEL[
+        "policy_objective"
+    ],
+    critic_objective: Annotated[str, typer.Option(help=f"{' or '.join(CRITIC_OBJECTIVES)}.")] = _MODEL[
+        "critic_objective"
+    ],
+    expectile: Annotated[float, typer.Option(help="Of the expectile critic, in (0, 1).")] = _MODEL[
+        "expectile"
+    ],
     return_weight: Annotated[
-        float, typer.Option(help="How much more often the steps of better episodes are drawn; 0 for all alike.")
+        float,
+        typer.Option(help="How much more often the steps of better episodes are drawn; 0 for all alike."),
     ] = _MODEL["return_weight"],
     ema_decay: Annotated[float, typer.Option(help="Of the averaged actor.")] = _MODEL["ema_decay"],
-    text_dropout: Annotated[float, typer.Option(help="Share of prompts without their sentence.")] = _MODEL["text_dropout"],
-    trajectory_dropout: Annotated[float, typer.Option(help="Share of prompts without their example.")] = _MODEL[
-        "trajectory_dropout"
+    text_dropout: Annotated[float, typer.Option(help="Share of prompts without their sentence.")] = _MODEL[
+        "text_dropout"
     ],
-    pair_dropout: Annotated[float, typer.Option(help="Share of those with both that lose their sentence.")] = _MODEL[
-        "pair_dropout"
+    trajectory_dropout: Annotated[
+        float, typer.Option(help="Share of prompts without their example.")
+    ] = _MODEL["trajectory_dropout"],
+    pair_dropout: Annotated[
+        float, typer.Option(help="Share of those with both that lose their sentence.")
+    ] = _MODEL["pair_dropout"],
+    prompt_noise: Annotated[float, typer.Option(help="Noise on the prompt vectors in training.")] = _MODEL[
+        "prompt_noise"
     ],
-    prompt_noise: Annotated[float, typer.Option(help="Noise on the prompt vectors in training.")] = _MODEL["prompt_noise"],
-    text_encoder: Annotated[str, typer.Option(help="Spec of the language model; none for no text.")] = _MODEL["text_encoder"],
-    same_goal: Annotated[bool, typer.Option("--same-goal", help="Examples share the goal.")] = _MODEL["same_goal"],
-    conditioning: Annotated[str, typer.Option(help=f"{' or '.join(CONDITIONINGS)}.")] = _POLICY["conditioning"],
+    text_encoder: Annotated[str, typer.Option(help="Spec of the language model; none for no text.")] = _MODEL[
+        "text_encoder"
+    ],
+    same_goal: Annotated[bool, typer.Option("--same-goal", help="Examples share the goal.")] = _MODEL[
+        "same_goal"
+    ],
+    conditioning: Annotated[str, typer.Option(help=f"{' or '.join(CONDITIONINGS)}.")] = _POLICY[
+        "conditioning"
+    ],
     features_extractor: Annotated[
         str | None, typer.Option(help=f"{', '.join(FEATURES_EXTRACTORS)}; by default the policy's.")
     ] = None,
     net_arch: Annotated[
         str | None, typer.Option(help="Widths of the hidden layers between commas; by default the policy's.")
     ] = None,
-    layer_norm: Annotated[bool, typer.Option("--layer-norm", help="Normalise the hidden layers.")] = _POLICY["layer_norm"],
+    layer_norm: Annotated[bool, typer.Option("--layer-norm", help="Normalise the hidden layers.")] = _POLICY[
+        "layer_norm"
+    ],
     prompt_window: Annotated[int, typer.Option(help="Steps of an example.")] = _POLICY["prompt_window"],
     policy: Annotated[str, typer.Option(help=f"{', '.join(LLMDPD.policy_aliases)}.")] = "MlpPolicy",
     acceleration: Annotated[
@@ -109,8 +145,12 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of networks, batches and noise.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = _MODEL["device"],
-    log_interval: Annotated[int, typer.Option(help="Gradient steps between two points of the learning curve.", min=1)] = 100,
-    save_freq: Annotated[int, typer.Option(help="Gradient steps between two saves of model.zip.", min=1)] = SAVE_FREQ,
+    log_interval: Annotated[
+        int, typer.Option(help="Gradient steps between two points of the learning curve.", min=1)
+    ] = 100,
+    save_freq: Annotated[
+        int, typer.Option(help="Gradient steps between two saves of model.zip.", min=1)
+    ] = SAVE_FREQ,
 ) -> None:
     """Train one model on all the data sets, and write it with its learning curve; or go on where a run was stopped."""
     if resume is None:
@@ -149,7 +189,9 @@ def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
     """What was given, as JSON that means the same wherever the run goes on."""
     options = {name: value for name, value in ctx.params.items() if name not in ("out", "resume")}
     if not options["dataset"]:
-        raise ValueError("Missing option '--dataset', the data to train on; or --resume, the folder of a run to go on with")
+        raise ValueError(
+            "Missing option '--dataset', the data to train on; or --resume, the folder of a run to go on with"
+        )
     options |= {name: _absolute(options[name]) for name in _PATHS}
     return {"command": "train", **options, "dataset": source_names(options["dataset"], options["root"])}
 
@@ -200,7 +242,9 @@ def _is_finished(run: RunFolder, steps: int) -> bool:
 
 def _new_model(options: dict[str, Any], data: OfflineDataset) -> LLMDPD:
     if options["policy"] not in LLMDPD.policy_aliases:
-        raise ValueError(f"--policy must be one of {', '.join(LLMDPD.policy_aliases)}, got {options['policy']!r}")
+        raise ValueError(
+            f"--policy must be one of {', '.join(LLMDPD.policy_aliases)}, got {options['policy']!r}"
+        )
     arguments = {name: value for name, value in options.items() if name in _MODEL}
     if options["cosine"]:
         arguments["learning_rate"] = CosineSchedule(options["learning_rate"])
@@ -222,7 +266,10 @@ def _acceleration(given: str | None) -> dict[str, Any] | None:
     if given is None:
         return None
     ways = names(given, "--acceleration")
-    return {"matmul_precision" if way in MATMUL_PRECISIONS else way: way if way in MATMUL_PRECISIONS else True for way in ways}
+    return {
+        "matmul_precision" if way in MATMUL_PRECISIONS else way: way if way in MATMUL_PRECISIONS else True
+        for way in ways
+    }
 
 
 def _read(options: dict[str, Any]) -> OfflineDataset:
@@ -236,7 +283,9 @@ def _read(options: dict[str, Any]) -> OfflineDataset:
 def _without(data: OfflineDataset, unseen: list[str]) -> OfflineDataset:
     unknown = [task for task in unseen if task not in data.tasks and task not in TASKS]
     if unknown:
-        raise ValueError(f"--unseen names {', '.join(unknown)}, and the tasks of the data are {', '.join(data.tasks)}")
+        raise ValueError(
+            f"--unseen names {', '.join(unknown)}, and the tasks of the data are {', '.join(data.tasks)}"
+        )
     if all(task in unseen for task in data.tasks):
         raise ValueError("--unseen leaves no episode to train on")
     return data.only(lambda episode: episode.task not in unseen) if unseen else data

@@ -19,7 +19,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     temporary = target.with_name(f".{os.getpid()}-{target.name}")
     try:
         yield temporary
-        _to_disk(temporary)  # before the name changes: a power cut must not leave the new name with half the bytes
+        _to_disk(
+            temporary
+        )  # before the name changes: a power cut must not leave the new name with half the bytes
         os.replace(temporary, target)
         _to_disk(target.parent)
     finally:

@@ -29,7 +29,9 @@ def worker_pool(
     :param arguments: of the initializer.
     :return: a context that yields the pool.
     """
-    pool = ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"), _start_worker, (initializer, arguments))
+    pool = ProcessPoolExecutor(
+        n_processes, multiprocessing.get_context("spawn"), _start_worker, (initializer, arguments)
+    )
     try:
         yield pool
     finally:

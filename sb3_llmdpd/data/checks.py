@@ -24,7 +24,9 @@ def check_texts(texts: Sequence[str] | str, source: str) -> tuple[str, ...]:
         if not isinstance(text, str):
             raise TypeError(f"{source}: a task text must be a string, got {type(text).__name__}")
         if not text.strip():
-            raise ValueError(f"{source}: a task text is empty; write a sentence that says what the task is, or give none")
+            raise ValueError(
+                f"{source}: a task text is empty; write a sentence that says what the task is, or give none"
+            )
     return tuple(text.strip() for text in phrasings)
 
 
@@ -46,15 +48,23 @@ def check_fits(
     """
     if isinstance(observation_space, spaces.Dict):
         if not isinstance(observations, dict) or set(observations) != set(observation_space.spaces):
-            raise ValueError(f"{source}: observations must be a dict with the keys {sorted(observation_space.spaces)}")
-        parts = [(f"observations[{key!r}]", observations[key], observation_space[key]) for key in observation_space]
+            raise ValueError(
+                f"{source}: observations must be a dict with the keys {sorted(observation_space.spaces)}"
+            )
+        parts = [
+            (f"observations[{key!r}]", observations[key], observation_space[key]) for key in observation_space
+        ]
     else:
         if isinstance(observations, dict):
-            raise ValueError(f"{source}: observations are a dict, but the observation space is {observation_space}")
+            raise ValueError(
+                f"{source}: observations are a dict, but the observation space is {observation_space}"
+            )
         parts = [("observations", observations, observation_space)]
     for name, array, space in [*parts, ("actions", actions, action_space)]:
         if array.shape[1:] != space.shape:
-            raise ValueError(f"{source}: a row of `{name}` must have the space's shape {space.shape}, got {array.shape[1:]}")
+            raise ValueError(
+                f"{source}: a row of `{name}` must have the space's shape {space.shape}, got {array.shape[1:]}"
+            )
         _check_categories(name, array, space, source)
     # In the precision of the actions: 0.1 as float32 is larger than 0.1 as float64.
     low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
@@ -89,7 +99,9 @@ def n_categories(space: spaces.Space[Any]) -> np.ndarray | int | None:
         are not counted from 0.
     """
     if isinstance(space, spaces.Box) and not space.shape:
-        raise ValueError(f"{space} has no axis; give a single number one of its own, as in observations of shape (T + 1, 1)")
+        raise ValueError(
+            f"{space} has no axis; give a single number one of its own, as in observations of shape (T + 1, 1)"
+        )
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
         raise ValueError(
             f"{space} counts from start={space.start}, and Stable-Baselines3 reads categories from 0 on:"

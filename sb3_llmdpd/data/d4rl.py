@@ -107,5 +107,7 @@ def _opened_entry(group: Any, key: Any) -> Any:
         return entry
     parts = {part: entry[part] for part in entry} if isinstance(entry, Mapping) else {"": entry}
     for array in parts.values():
-        getattr(array, "dtype", None)  # h5py reads it here, and a damaged one must not seem to be a mistake of the user's
+        getattr(
+            array, "dtype", None
+        )  # h5py reads it here, and a damaged one must not seem to be a mistake of the user's
     return parts if isinstance(entry, Mapping) else entry

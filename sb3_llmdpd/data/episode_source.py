@@ -75,10 +75,16 @@ class EpisodeSource(ABC):
     Read together, such sources have those of all."""
 
     def __init__(
-        self, name: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], reading: Reading
+        self,
+        name: str,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        reading: Reading,
     ) -> None:
         if not isinstance(action_space, spaces.Box):
-            raise ValueError(f"{name}: the action space must be a Box of continuous actions, got {action_space}")
+            raise ValueError(
+                f"{name}: the action space must be a Box of continuous actions, got {action_space}"
+            )
         self.name = name
         self.reading = reading
         self._as_recorded = float32_space(observation_space)
@@ -131,7 +137,9 @@ class EpisodeSource(ABC):
         given = self.reading.texts_of(self.name, record.get("task", "task"))
         texts = given or record.get("task_texts", ())
         episode = Episode(**{**record, "observations": observations, "actions": actions, "task_texts": texts})
-        check_fits(episode.observations, episode.actions, self.observation_space, self.action_space, episode.source)
+        check_fits(
+            episode.observations, episode.actions, self.observation_space, self.action_space, episode.source
+        )
         return episode
 
 
@@ -162,7 +170,9 @@ def refuse_unknown_texts(sources: Sequence[EpisodeSource], tasks: Sequence[str])
     given = {key for source in sources for key in source.reading.task_texts}
     unknown = sorted(given - set(names) - set(known))
     if unknown:
-        raise ValueError(f"`task_texts` speaks of {unknown}, but the data sets are {names} and their tasks {list(known)}")
+        raise ValueError(
+            f"`task_texts` speaks of {unknown}, but the data sets are {names} and their tasks {list(known)}"
+        )
 
 
 class _Clipped:

@@ -54,7 +54,9 @@ class Episode:
             )
         n_steps = len(actions)
         if n_steps == 0:
-            raise ValueError(f"{self.source}: an episode needs at least one step, got `actions` of shape {actions.shape}")
+            raise ValueError(
+                f"{self.source}: an episode needs at least one step, got `actions` of shape {actions.shape}"
+            )
         rewards = self._checked("rewards", self.rewards)
         if rewards.shape != (n_steps,):
             raise ValueError(
@@ -65,11 +67,15 @@ class Episode:
         object.__setattr__(self, "observations", self._checked_observations(n_steps))
         object.__setattr__(self, "task_texts", check_texts(self.task_texts, self.source))
         if self.success is not None:
-            object.__setattr__(self, "success", bool(self.success))  # numpy's False is no `False`, and files hold numpy's
+            object.__setattr__(
+                self, "success", bool(self.success)
+            )  # numpy's False is no `False`, and files hold numpy's
         if not isinstance(self.task, str) or not self.task:
             raise ValueError(f"{self.source}: `task` must be a non-empty string, got {self.task!r}")
         if self.first_success is not None and self.success is False:
-            raise ValueError(f"{self.source}: `first_success` is {self.first_success}, but `success` is False")
+            raise ValueError(
+                f"{self.source}: `first_success` is {self.first_success}, but `success` is False"
+            )
         if self.first_success is not None and not 0 <= self.first_success < n_steps:
             raise ValueError(
                 f"{self.source}: `first_success` must be the index of one of the {n_steps} steps, got {self.first_success}"
@@ -81,7 +87,8 @@ class Episode:
         if not self.observations:
             raise ValueError(f"{self.source}: `observations` is an empty dict")
         return {
-            key: self._checked_length(f"observations[{key!r}]", value, n_steps) for key, value in self.observations.items()
+            key: self._checked_length(f"observations[{key!r}]", value, n_steps)
+            for key, value in self.observations.items()
         }
 
     def _checked_length(self, name: str, value: np.ndarray, n_steps: int) -> np.ndarray:
@@ -170,7 +177,13 @@ class OfflineDataset:
                 f" out of `action_space` and `actions`; got bounds {self.action_space.low} and {self.action_space.high}"
             )
         for episode in self.episodes:
-            check_fits(episode.observations, episode.actions, self.observation_space, self.action_space, episode.source)
+            check_fits(
+                episode.observations,
+                episode.actions,
+                self.observation_space,
+                self.action_space,
+                episode.source,
+            )
 
     @classmethod
     def from_episodes(

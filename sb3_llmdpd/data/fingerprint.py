@@ -25,7 +25,14 @@ def episode_digest(episode: Episode) -> str:
     :return: 32 hexadecimal digits.
     """
     digest = hashlib.blake2b(digest_size=16)
-    said = (episode.task, episode.task_texts, episode.terminated, episode.success, episode.first_success, episode.goal)
+    said = (
+        episode.task,
+        episode.task_texts,
+        episode.terminated,
+        episode.success,
+        episode.first_success,
+        episode.goal,
+    )
     digest.update(repr(said).encode())
     parts = episode.observations if isinstance(episode.observations, dict) else {"": episode.observations}
     for name, array in [*sorted(parts.items()), ("actions", episode.actions), ("rewards", episode.rewards)]:

@@ -26,7 +26,9 @@ class FlatFile:
         self.dtype = dtype
         size = path.stat().st_size
         if size == 0 or size % dtype.itemsize:
-            raise ValueError(f"{path} has {size} bytes, which is no whole number of records of {dtype.itemsize} bytes")
+            raise ValueError(
+                f"{path} has {size} bytes, which is no whole number of records of {dtype.itemsize} bytes"
+            )
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.records: np.ndarray = np.frombuffer(self._map, dtype)

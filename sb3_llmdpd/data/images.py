@@ -4,7 +4,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first, maybe_transpose
+from stable_baselines3.common.preprocessing import (
+    is_image_space,
+    is_image_space_channels_first,
+    maybe_transpose,
+)
 from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_llmdpd.data.checks import Observations

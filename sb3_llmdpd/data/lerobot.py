@@ -75,16 +75,22 @@ class LeRobotSource(EpisodeSource):
             if record is not None:
                 yield record
         for remark, n in counts.items():
-            warnings.warn(f"{self.name}: {n:,} of {self._contents.n_episodes:,} episodes {remark}", stacklevel=2)
+            warnings.warn(
+                f"{self.name}: {n:,} of {self._contents.n_episodes:,} episodes {remark}", stacklevel=2
+            )
 
     def _record(self, frames: Frames, counts: Counter[str]) -> Record | None:
         """One episode, None when it has no step; what a user should know of it is counted."""
         actions, rewards = frames.floats(ACTION), frames.column(REWARD)
         dones, successes = frames.column(DONE).astype(bool), frames.column(SUCCESS).astype(bool)
         n_frames = len(actions)
-        observations = np.concatenate([frames.floats(key).reshape(n_frames, -1) for key in self._keys], axis=1)
+        observations = np.concatenate(
+            [frames.floats(key).reshape(n_frames, -1) for key in self._keys], axis=1
+        )
 
-        closed = n_frames > 1 and bool(dones[-2])  # the last frame shows what the end led to, and its action is none
+        closed = n_frames > 1 and bool(
+            dones[-2]
+        )  # the last frame shows what the end led to, and its action is none
         n_steps = n_frames - 1
         told = successes if SUCCESS in frames.shapes else rewards != 0
         if not closed and dones[-1] and _first(told) == n_steps:
@@ -103,7 +109,9 @@ class LeRobotSource(EpisodeSource):
             counts["have several tasks, of which that of their first frame was taken"] += 1
         if tasks[0] not in self._contents.tasks:
             known = sorted(self._contents.tasks)
-            raise ValueError(f"{frames.source}: `task_index` is {tasks[0]:g}, and the table of the tasks has {known}")
+            raise ValueError(
+                f"{frames.source}: `task_index` is {tasks[0]:g}, and the table of the tasks has {known}"
+            )
         text = self._contents.tasks[tasks[0]]
         return {
             "observations": observations,

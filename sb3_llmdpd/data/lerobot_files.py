@@ -18,7 +18,13 @@ ACTION, REWARD, DONE, SUCCESS = "action", "next.reward", "next.done", "next.succ
 _NO_OBSERVATION = (ACTION, REWARD, DONE, SUCCESS, "episode_index", "index", "task_index")
 """Features of numbers that an observation must not show: what follows it, or where in the data it stands."""
 
-_NUMBERS = {"bool", "float16", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+_NUMBERS = {
+    "bool",
+    "float16",
+    "float32",
+    "float64",
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+}
 
 _INFO = Path("meta", "info.json")
 _TASKS = {"v2.1": Path("meta", "tasks.jsonl"), "v3.0": Path("meta", "tasks.parquet")}
@@ -27,7 +33,16 @@ _TASKS = {"v2.1": Path("meta", "tasks.jsonl"), "v3.0": Path("meta", "tasks.parqu
 _BATCH = 4_096
 """Frames that are decoded at once."""
 
-_BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, NotImplementedError)
+_BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    NotImplementedError,
+)
 """What reading a damaged file gives; arrow's errors are of these kinds, too."""
 
 
@@ -48,21 +63,29 @@ class Frames(NamedTuple):
         """One feature in the shape given or its own, as float32: (n_frames, *shape). What is too large is infinite."""
         arrow, compute = require("pyarrow", "lerobot"), require("pyarrow.compute", "lerobot")
         array = arrow.concat_arrays([piece.column(key) for piece in self.pieces])
-        if isinstance(array, arrow.ExtensionArray):  # features of several axes, once anyone imported `datasets`
+        if isinstance(
+            array, arrow.ExtensionArray
+        ):  # features of several axes, once anyone imported `datasets`
             array = array.storage
         n_frames, shape = len(array), shape or self.shapes[key]
         while isinstance(array, arrow.ListArray | arrow.LargeListArray | arrow.FixedSizeListArray):
             sizes = compute.list_value_length(array).unique().to_pylist()
             if len(sizes) > 1 or None in sizes:
-                raise ValueError(f"{self.source}: rows of `{key}` must be of one size, got {sizes}; repair the episode")
+                raise ValueError(
+                    f"{self.source}: rows of `{key}` must be of one size, got {sizes}; repair the episode"
+                )
             array = array.flatten()
         if array.null_count:
-            raise ValueError(f"{self.source}: `{key}` lacks {array.null_count} values; repair or leave out the episode")
+            raise ValueError(
+                f"{self.source}: `{key}` lacks {array.null_count} values; repair or leave out the episode"
+            )
         values = array.to_numpy(zero_copy_only=False)
         if values.dtype.kind not in "fiub":
             raise TypeError(f"{self.source}: `{key}` must be numbers, got {array.type}")
         if len(values) != n_frames * math.prod(shape):
-            raise ValueError(f"{self.source}: a row of `{key}` must be of shape {shape}, got {len(values) // n_frames} values")
+            raise ValueError(
+                f"{self.source}: a row of `{key}` must be of shape {shape}, got {len(values) // n_frames} values"
+            )
         with np.errstate(over="ignore"):
             return values.reshape(n_frames, *shape).astype(np.float32)
 
@@ -93,12 +116,20 @@ class Contents:
         if ACTION not in self.shapes:
             raise ValueError(f"{name}: there is no feature `{ACTION}` of numbers, which a policy is to learn")
         self._v2 = version == "v2.1"
-        tables = [folder / "meta/episodes.jsonl"] if self._v2 else sorted((folder / "meta/episodes").glob("*/*.parquet"))
+        tables = (
+            [folder / "meta/episodes.jsonl"]
+            if self._v2
+            else sorted((folder / "meta/episodes").glob("*/*.parquet"))
+        )
         self.tasks = self._read_tasks(folder / _TASKS[version])
-        self._entries = sorted(entry for table in tables for entry in self._read_entries(table))  # index, n_frames, file
+        self._entries = sorted(
+            entry for table in tables for entry in self._read_entries(table)
+        )  # index, n_frames, file
         self.n_episodes = info.get("total_episodes", len(self._entries))
         if self.n_episodes != len(self._entries) or not self._entries:
-            counted = f"{_INFO} speaks of {self.n_episodes} episodes, and meta/episodes of {len(self._entries)}"
+            counted = (
+                f"{_INFO} speaks of {self.n_episodes} episodes, and meta/episodes of {len(self._entries)}"
+            )
             raise ValueError(f"{name}: {counted}; download or record the data set again")
         data = dict.fromkeys(file for _, _, file in self._entries)
         self.files = [folder / _INFO, folder / _TASKS[version], *tables, *data]
@@ -106,11 +137,18 @@ class Contents:
     def _read_tasks(self, path: Path) -> dict[int, str]:
         with _sound(self._name, path):
             rows = list(self._rows(path))
-            key = "__index_level_0__" if "task" not in rows[0] else "task"  # pandas' name of an index that has none
+            key = (
+                "__index_level_0__" if "task" not in rows[0] else "task"
+            )  # pandas' name of an index that has none
             return {int(row["task_index"]): row[key].strip() for row in rows}
 
     def _read_entries(self, table: Path) -> Iterator[tuple[int, int, Path]]:
-        columns = ["data/chunk_index", "data/file_index", "episode_index", "length"]  # there are hundreds of statistics
+        columns = [
+            "data/chunk_index",
+            "data/file_index",
+            "episode_index",
+            "length",
+        ]  # there are hundreds of statistics
         with _sound(self._name, table):
             for row in self._rows(table, columns):
                 index = int(row["episode_index"])
@@ -137,11 +175,17 @@ class Contents:
         keys = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         known = [key for key in self.shapes if key not in _NO_OBSERVATION]
         if not keys or not all(isinstance(key, str) for key in keys):
-            raise TypeError(f"{self._name}: `observation_key` must be a name or several, of {known}; got {given!r}")
+            raise TypeError(
+                f"{self._name}: `observation_key` must be a name or several, of {known}; got {given!r}"
+            )
         for key in keys:
             if key not in known:
                 dtype = self._dtypes.get(key)
-                reason = f"{key!r} is no observation of numbers, but {dtype}" if dtype else f"there is no feature {key!r}"
+                reason = (
+                    f"{key!r} is no observation of numbers, but {dtype}"
+                    if dtype
+                    else f"there is no feature {key!r}"
+                )
                 raise ValueError(f"{self._name}: {reason}; `observation_key` may name {known}")
         if len(set(keys)) < len(keys):
             raise ValueError(f"{self._name}: `observation_key` names a feature twice, got {keys}")
@@ -165,17 +209,23 @@ class Contents:
         """Read the episodes in the order of their numbers; one file is open at a time."""
         for path, entries in groupby(self._entries, key=lambda entry: entry[2]):
             with _sound(self._name, path):
-                runs = groupby(_pieces(self._batches(path, ["episode_index", *keys])), key=lambda piece: piece[0])
+                runs = groupby(
+                    _pieces(self._batches(path, ["episode_index", *keys])), key=lambda piece: piece[0]
+                )
                 for index, n_frames, _ in entries:
                     found, run = next(runs, (None, ()))
                     pieces = [piece for _, piece in run]
                     n_found = sum(map(len, pieces))
                     if (found, n_found) != (index, n_frames):
                         said = f"{n_frames} frames of episode {index}"
-                        raise ValueError(f"it holds {n_found} frames of episode {found}, and meta/episodes says {said}")
+                        raise ValueError(
+                            f"it holds {n_found} frames of episode {found}, and meta/episodes says {said}"
+                        )
                     yield Frames(f"{self._name}, episode {index}", pieces, self.shapes)
                 if extra := next(runs, None):
-                    raise ValueError(f"it holds episode {extra[0]} besides those that meta/episodes speaks of")
+                    raise ValueError(
+                        f"it holds episode {extra[0]} besides those that meta/episodes speaks of"
+                    )
 
 
 def _pieces(batches: Iterator[Any]) -> Iterator[tuple[Any, Any]]:

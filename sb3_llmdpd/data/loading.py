@@ -8,7 +8,9 @@ from typing import Any
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, read_sources
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 
-DatasetLike = str | Sequence[str] | Sequence[Episode] | Sequence[EpisodeSource] | EpisodeSource | OfflineDataset
+DatasetLike = (
+    str | Sequence[str] | Sequence[Episode] | Sequence[EpisodeSource] | EpisodeSource | OfflineDataset
+)
 """Names of sources (see `open_source`), sources, episodes, or a data set."""
 
 FORMATS: dict[str, tuple[str, str]] = {
@@ -82,7 +84,9 @@ def open_sources(
     """
     reading = Reading(task_texts or {}, strict, flatten)
     return [
-        name if isinstance(name, EpisodeSource) else open_source(name, root=root, reading=reading, allow_pickle=allow_pickle)
+        name
+        if isinstance(name, EpisodeSource)
+        else open_source(name, root=root, reading=reading, allow_pickle=allow_pickle)
         for name in names
     ]
 

@@ -63,7 +63,9 @@ def memory_mapped(
     if not opened:
         raise ValueError("`sources` names no data set; give at least one")
     identity = [_identity(source) for source in opened]
-    folder = _folder(identity, Path(cache).expanduser() if cache is not None else default_cache_directory() / "datasets")
+    folder = _folder(
+        identity, Path(cache).expanduser() if cache is not None else default_cache_directory() / "datasets"
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
     with lock:
@@ -112,7 +114,9 @@ def _is_of(folder: Path, identity: Sequence[Mapping[str, Any]]) -> bool:
         sizes = {name: (folder / name).stat().st_size for name in about["files"]}
     except (OSError, ValueError, KeyError):
         return False
-    return about.get("identity") == list(identity) and sizes == {name: size for name, (size, _) in about["files"].items()}
+    return about.get("identity") == list(identity) and sizes == {
+        name: size for name, (size, _) in about["files"].items()
+    }
 
 
 def _is_whole(folder: Path, about: Mapping[str, Any]) -> bool:
@@ -122,7 +126,9 @@ def _is_whole(folder: Path, about: Mapping[str, Any]) -> bool:
         return False
 
 
-def _build(folder: Path, sources: Sequence[EpisodeSource], identity: Sequence[Mapping[str, Any]], progress_bar: bool) -> None:
+def _build(
+    folder: Path, sources: Sequence[EpisodeSource], identity: Sequence[Mapping[str, Any]], progress_bar: bool
+) -> None:
     """Write the files beside their place and move them there. The lock is held: what another left half-way is dead."""
     for leftover in folder.parent.glob(f"{_BUILDING}{folder.name}-*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -130,8 +136,12 @@ def _build(folder: Path, sources: Sequence[EpisodeSource], identity: Sequence[Ma
         new = Path(temporary, "new")
         new.mkdir()
         about = _write(new, sources, progress_bar)
-        files = {name: [(new / name).stat().st_size, checksum(new / name)] for name in (STEPS, REWARDS, EPISODES)}
-        (new / ABOUT).write_text(json.dumps({"format": FORMAT, "identity": list(identity), "files": files, **about}, indent=1))
+        files = {
+            name: [(new / name).stat().st_size, checksum(new / name)] for name in (STEPS, REWARDS, EPISODES)
+        }
+        (new / ABOUT).write_text(
+            json.dumps({"format": FORMAT, "identity": list(identity), "files": files, **about}, indent=1)
+        )
         if folder.exists():
             os.replace(folder, Path(temporary, "old"))  # whoever has mapped it keeps what it has
         os.replace(new, folder)
@@ -158,7 +168,10 @@ def _write(folder: Path, sources: Sequence[EpisodeSource], progress_bar: bool) -
     refuse_unknown_texts(sources, list(tasks))
     if not layout:
         raise ValueError(f"{' and '.join(source.name for source in sources)}: the data set holds no episode")
-    spaces = {"observation_space": space_to_json(observation_space), "action_space": space_to_json(action_space)}
+    spaces = {
+        "observation_space": space_to_json(observation_space),
+        "action_space": space_to_json(action_space),
+    }
     return {**layout, **spaces}
 
 

@@ -41,7 +41,9 @@ def load_minari(
     """
     names = [ids] if isinstance(ids, str) else list(ids)
     if not names:
-        raise ValueError("`ids` names no data set; give at least one Minari id, e.g. 'metaworld/drawer-open-v0'")
+        raise ValueError(
+            "`ids` names no data set; give at least one Minari id, e.g. 'metaworld/drawer-open-v0'"
+        )
     reading = Reading(task_texts or {}, strict, flatten)
     return read_sources([MinariSource(name, root=root, reading=reading) for name in names])
 
@@ -70,7 +72,9 @@ class MinariSource(EpisodeSource):
         self._dataset = _open(name, folder)
         self._folder = folder / name / "data"
         space = self._dataset.observation_space
-        self._sentences = [key for key, part in space.items() if _is_text(part)] if isinstance(space, spaces.Dict) else []
+        self._sentences = (
+            [key for key, part in space.items() if _is_text(part)] if isinstance(space, spaces.Dict) else []
+        )
         if self._sentences:
             space = spaces.Dict({key: part for key, part in space.items() if key not in self._sentences})
         super().__init__(name, space, self._dataset.action_space, reading)
@@ -82,7 +86,9 @@ class MinariSource(EpisodeSource):
     def records(self) -> Iterator[Record]:
         """See `EpisodeSource.records`."""
         name, given = self.name, self.reading.task_texts
-        texts = [row.texts for row in self._rows(whole=bool(self._sentences))]  # a pass of its own, to keep no episode
+        texts = [
+            row.texts for row in self._rows(whole=bool(self._sentences))
+        ]  # a pass of its own, to keep no episode
         several = len(set(texts)) > 1
         common = () if name in given or all(texts) else _dataset_texts(name, self._dataset)
         for row in self._rows(whole=True):
@@ -91,7 +97,8 @@ class MinariSource(EpisodeSource):
                 "observations": row.observations,
                 "actions": row.record["actions"],
                 "rewards": row.record["rewards"],
-                "task": _text(row.metadata.get("task_id")) or (f"{name}: {row.texts[0]}" if several and row.texts else name),
+                "task": _text(row.metadata.get("task_id"))
+                or (f"{name}: {row.texts[0]}" if several and row.texts else name),
                 "task_texts": row.texts or common,
                 "terminated": bool(row.record["terminations"][-1]),
                 "success": success,
@@ -104,7 +111,10 @@ class MinariSource(EpisodeSource):
         """The episodes as Minari has them; unless ``whole``, only what their metadata say."""
         indices = self._dataset.episode_indices
         storage = self._dataset.storage
-        records, metadata = storage.get_episodes(indices) if whole else None, storage.get_episode_metadata(indices)
+        records, metadata = (
+            storage.get_episodes(indices) if whole else None,
+            storage.get_episode_metadata(indices),
+        )
         for index in indices:
             source = f"{self.name}, episode {index}"
             try:
@@ -140,7 +150,9 @@ def local_ids(root: str | Path | None = None) -> list[str]:
     """
     folder = datasets_root(root)
     paths = (path.parents[1].relative_to(folder) for path in folder.glob("**/data/metadata.json"))
-    return sorted(path.as_posix() for path in paths if not path.as_posix().startswith("."))  # not half-written ones
+    return sorted(
+        path.as_posix() for path in paths if not path.as_posix().startswith(".")
+    )  # not half-written ones
 
 
 @dataclass(frozen=True)
@@ -191,7 +203,9 @@ def _open(name: str, folder: Path) -> Any:
 
 def _damaged(source: str, error: Exception) -> ValueError:
     reason = f"{type(error).__name__}: {error}"
-    return ValueError(f"{source}: the files are damaged or half-written ({reason}); download or collect the data set again")
+    return ValueError(
+        f"{source}: the files are damaged or half-written ({reason}); download or collect the data set again"
+    )
 
 
 def _texts(metadata: Mapping[str, Any]) -> tuple[str, ...]:
@@ -220,7 +234,10 @@ def _dataset_texts(name: str, dataset: Any) -> tuple[str, ...]:
     if texts := _texts(metadata):
         return texts
     env_name = dataset.env_spec.kwargs.get("env_name") if dataset.env_spec is not None else None
-    for origin, text in (("description", _text(metadata.get("description"))), ("`env_name`", _text(env_name))):
+    for origin, text in (
+        ("description", _text(metadata.get("description"))),
+        ("`env_name`", _text(env_name)),
+    ):
         if text:
             warnings.warn(
                 f"{name} has no task text; its {origin} {text!r} is taken for one. Say what the task is with"

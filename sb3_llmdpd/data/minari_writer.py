@@ -35,7 +35,15 @@ _SAID_BY_EPISODES = {
 """Metadata of an episode that come from the `Episode`, or would be read in its place."""
 
 _SAID_BY_MINARI = {
-    *("dataset_id", "observation_space", "action_space", "env_spec", "data_format", "jpeg_encoding", "minari_version"),
+    *(
+        "dataset_id",
+        "observation_space",
+        "action_space",
+        "env_spec",
+        "data_format",
+        "jpeg_encoding",
+        "minari_version",
+    ),
     *("total_episodes", "total_steps", "dataset_size", "combined_datasets", "algorithm_name", "description"),
 }
 """Metadata of a data set that Minari keeps itself, or that are arguments."""
@@ -84,7 +92,9 @@ def write_minari(
         algorithm_name=algorithm_name,
         metadata=metadata,
     ) as storage:
-        storage.update_episodes(_buffers(rows, entries))  # asks for an episode when it has stored the one before
+        storage.update_episodes(
+            _buffers(rows, entries)
+        )  # asks for an episode when it has stored the one before
         if not entries:
             raise ValueError(f"{dataset_id}: a data set needs at least one episode, got none")
         storage.update_episode_metadata(entries)
@@ -124,7 +134,9 @@ def whole_dataset(
     _remove_leftovers(folder)
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder) as temporary:
         with _minari_root(Path(temporary)), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about fields for a public release: e-mail, permalink
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # about fields for a public release: e-mail, permalink
             storage = minari.create_dataset_from_buffers(
                 dataset_id,
                 [],
@@ -170,11 +182,15 @@ def _check_new_id(folder: Path, dataset_id: str) -> str | None:
     return None if namespace is None else str(namespace)
 
 
-def _check_spaces(dataset_id: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+def _check_spaces(
+    dataset_id: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+) -> None:
     check_flat(dataset_id, observation_space)
     keys = list(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else []
     if nested := [key for key in keys if "/" in key]:
-        raise ValueError(f"{dataset_id}: '/' separates folders in hdf5; rename the entries {nested} of `observation_space`")
+        raise ValueError(
+            f"{dataset_id}: '/' separates folders in hdf5; rename the entries {nested} of `observation_space`"
+        )
     if not isinstance(action_space, spaces.Box) or not action_space.is_bounded():
         raise ValueError(f"{dataset_id}: `action_space` must be a Box with finite bounds, got {action_space}")
 
@@ -182,7 +198,9 @@ def _check_spaces(dataset_id: str, observation_space: spaces.Space[Any], action_
 def _dataset_metadata(dataset_id: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata of the data set as Minari takes them."""
     if taken := sorted(_SAID_BY_MINARI & set(metadata)):
-        raise ValueError(f"{dataset_id}: `metadata` must not hold {taken}, which are arguments or written by Minari itself")
+        raise ValueError(
+            f"{dataset_id}: `metadata` must not hold {taken}, which are arguments or written by Minari itself"
+        )
     said = dict(metadata)
     for key in ("author", "author_email"):
         if key in said:
@@ -190,8 +208,12 @@ def _dataset_metadata(dataset_id: str, metadata: Mapping[str, Any]) -> dict[str,
     try:
         json.dumps(said)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{dataset_id}: `metadata` must be JSON values: strings, numbers, lists, dicts; {error}") from error
-    return {key: set(value) if key.startswith("author") else value for key, value in said.items()}  # Minari wants sets
+        raise TypeError(
+            f"{dataset_id}: `metadata` must be JSON values: strings, numbers, lists, dicts; {error}"
+        ) from error
+    return {
+        key: set(value) if key.startswith("author") else value for key, value in said.items()
+    }  # Minari wants sets
 
 
 def _checked_rows(
@@ -213,7 +235,9 @@ def _checked_rows(
         if further is not None:
             entry = next(further, None)
             if entry is None:
-                raise ValueError(f"{source}: `episode_metadata` must hold an entry for each episode, and has no more")
+                raise ValueError(
+                    f"{source}: `episode_metadata` must hold an entry for each episode, and has no more"
+                )
             said |= _checked_entry(entry, source)
         yield episode, said
     if further is not None and next(further, None) is not None:
@@ -226,7 +250,9 @@ def _said_by(episode: Episode, source: str) -> dict[str, Any]:
     """What an episode says of itself, under the names that `MinariSource` reads."""
     for name, value in (("task", episode.task), ("goal", episode.goal)):
         if value is not None and (not value or value != value.strip()):
-            raise ValueError(f"{source}: `{name}` must be a name without white space around it, got {value!r}")
+            raise ValueError(
+                f"{source}: `{name}` must be a name without white space around it, got {value!r}"
+            )
     said: dict[str, Any] = {"task_id": episode.task}
     if episode.task_texts:
         said |= {"task_text": episode.task_texts[0], "task_texts": json.dumps(episode.task_texts)}
@@ -236,7 +262,9 @@ def _said_by(episode: Episode, source: str) -> dict[str, Any]:
 
 def _checked_entry(entry: Mapping[str, Any], source: str) -> dict[str, Any]:
     if taken := sorted(_SAID_BY_EPISODES & set(entry)):
-        raise ValueError(f"{source}: `episode_metadata` must not hold {taken}, which the `Episode` itself says")
+        raise ValueError(
+            f"{source}: `episode_metadata` must not hold {taken}, which the `Episode` itself says"
+        )
     for key, value in entry.items():
         if not isinstance(value, str | bool | numbers.Real) and np.asarray(value).dtype.kind not in "fiub":
             raise TypeError(

@@ -81,7 +81,9 @@ class NpzSource(StepFileSource):
                     yield {**record, **entry, "task_texts": tuple(entry["task_texts"]), **task}
                 n_found += 1
         if n_found != len(said):
-            raise _contradicted(self.name, f"it speaks of {len(said)} episodes, and the arrays hold {n_found}")
+            raise _contradicted(
+                self.name, f"it speaks of {len(said)} episodes, and the arrays hold {n_found}"
+            )
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[StepArrays]:
@@ -178,7 +180,9 @@ def _flat_arrays(episodes: list[Episode]) -> dict[str, Any]:
 
 def _said_by(episode: Episode) -> dict[str, Any]:
     """What an episode says besides its arrays."""
-    first_success = None if episode.first_success is None else int(episode.first_success)  # numpy's are no JSON
+    first_success = (
+        None if episode.first_success is None else int(episode.first_success)
+    )  # numpy's are no JSON
     return {**{name: getattr(episode, name) for name in _SAID}, "first_success": first_success}
 
 

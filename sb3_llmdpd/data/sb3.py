@@ -133,7 +133,9 @@ class ReplayBufferSource(EpisodeSource):
         """Rows of an environment, in the shapes of the space: SB3 gives a Discrete one an axis."""
         space = self._buffer.observation_space
         if isinstance(space, spaces.Dict):
-            return {key: stored[key][rows, column].reshape(len(rows), *(space[key].shape or ())) for key in space}
+            return {
+                key: stored[key][rows, column].reshape(len(rows), *(space[key].shape or ())) for key in space
+            }
         return stored[rows, column].reshape(len(rows), *(space.shape or ()))
 
     @property
@@ -145,13 +147,17 @@ class ReplayBufferSource(EpisodeSource):
     def _in_environment_units(self, scaled: np.ndarray) -> np.ndarray:
         """The actions that the environment got."""
         low, high = self._action_box.low, self._action_box.high
-        actions = np.clip(low + 0.5 * (scaled + 1.0) * (high - low), low, high)  # of rounding, see `_check_scale`
+        actions = np.clip(
+            low + 0.5 * (scaled + 1.0) * (high - low), low, high
+        )  # of rounding, see `_check_scale`
         return np.where((low == -1.0) & (high == 1.0), scaled, actions)  # to the bit where nothing was scaled
 
     def _check_scale(self) -> None:
         """Refuse actions that leave [-1, 1], and so are not scaled to it."""
         low, high = self._action_box.low, self._action_box.high
-        rescaled = ((low != -1.0) | (high != 1.0)).reshape(-1)  # what is in [-1, 1] anyway is clipped or refused later
+        rescaled = ((low != -1.0) | (high != 1.0)).reshape(
+            -1
+        )  # what is in [-1, 1] anyway is clipped or refused later
         actions = self._buffer.actions[self._rows][..., rescaled]
         farthest = float(np.abs(actions).max(initial=0.0))
         if self._scaled and farthest > 1.0 + _ROUNDING:
@@ -165,7 +171,9 @@ def _checked(buffer: Any, name: str) -> ReplayBuffer:
     """Refuse what holds no steps that could be read."""
     accepted = "a ReplayBuffer or DictReplayBuffer of Stable-Baselines3, or the path of a file from save_replay_buffer"
     if isinstance(buffer, ReplayBuffer) and not hasattr(buffer, "observations"):
-        raise TypeError(f"{name}: a {type(buffer).__name__} was made of a data set; give that. Accepted is {accepted}")
+        raise TypeError(
+            f"{name}: a {type(buffer).__name__} was made of a data set; give that. Accepted is {accepted}"
+        )
     if isinstance(buffer, BaseBuffer) and not isinstance(buffer, ReplayBuffer):
         raise TypeError(
             f"{name}: a {type(buffer).__name__} does not keep what its actions led to, and forgets them after each update;"
@@ -186,7 +194,9 @@ def _checked(buffer: Any, name: str) -> ReplayBuffer:
 def _file_of(path: str | Path) -> Path:
     """The file that ``save_replay_buffer`` wrote, which appends a suffix where there is none."""
     with_suffix = Path(f"{path}.pkl")
-    return existing_file(with_suffix if not Path(path).suffix and with_suffix.expanduser().is_file() else path)
+    return existing_file(
+        with_suffix if not Path(path).suffix and with_suffix.expanduser().is_file() else path
+    )
 
 
 def _unpickled(file: Path, name: str, allow_pickle: bool) -> Any:

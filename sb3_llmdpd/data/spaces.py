@@ -63,7 +63,9 @@ def flat_space(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
         return space
     others = [part for part in _leaves(space) if not isinstance(part, spaces.Box)]
     if others:
-        raise ValueError(f"{name}: only a Dict of Boxes can be flattened, and this one has a {others[0]}: keep it as it is")
+        raise ValueError(
+            f"{name}: only a Dict of Boxes can be flattened, and this one has a {others[0]}: keep it as it is"
+        )
     return float32_space(flatten_space(space))
 
 
@@ -80,7 +82,9 @@ def flat_observations(space: spaces.Space[Any], observations: Any, source: str) 
         return observations
     if not isinstance(observations, dict) or set(observations) != set(space.spaces):
         found = sorted(observations) if isinstance(observations, dict) else type(observations).__name__
-        raise ValueError(f"{source}: `observations` must be a dict with the keys {sorted(space.spaces)}, got {found}")
+        raise ValueError(
+            f"{source}: `observations` must be a dict with the keys {sorted(space.spaces)}, got {found}"
+        )
     parts = [np.asarray(flat_observations(part, observations[key], source)) for key, part in space.items()]
     return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
 
@@ -118,7 +122,9 @@ def _joint_space(one: spaces.Space[Any], other: spaces.Space[Any]) -> Any:
     if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
         if (one.shape, one.dtype) != (other.shape, other.dtype):
             return None
-        return spaces.Box(np.minimum(one.low, other.low), np.maximum(one.high, other.high), dtype=one.dtype.type)
+        return spaces.Box(
+            np.minimum(one.low, other.low), np.maximum(one.high, other.high), dtype=one.dtype.type
+        )
     if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict) and set(one) == set(other):
         parts = {key: _joint_space(one[key], other[key]) for key in one}
         return None if None in parts.values() else spaces.Dict(parts)
@@ -126,7 +132,11 @@ def _joint_space(one: spaces.Space[Any], other: spaces.Space[Any]) -> Any:
 
 
 def _leaves(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
-    return [leaf for part in space.values() for leaf in _leaves(part)] if isinstance(space, spaces.Dict) else [space]
+    return (
+        [leaf for part in space.values() for leaf in _leaves(part)]
+        if isinstance(space, spaces.Dict)
+        else [space]
+    )
 
 
 def unbounded_box(observations: np.ndarray) -> spaces.Box:

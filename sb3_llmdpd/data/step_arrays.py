@@ -49,7 +49,9 @@ class StepArrays:
         for name in ("terminals", "timeouts", "successes"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, self._flags(name, getattr(self, name)))
-        object.__setattr__(self, "observations", self._checked_observations("observations", self.observations))
+        object.__setattr__(
+            self, "observations", self._checked_observations("observations", self.observations)
+        )
         object.__setattr__(self, "actions", self._checked("actions", self.actions))
         if len(self.actions.shape) < 2:
             raise ValueError(
@@ -70,7 +72,9 @@ class StepArrays:
         if array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
         if array.ndim != 1:
-            raise ValueError(f"{self.source}: `{name}` must be (N,), one number for each step, got shape {array.shape}")
+            raise ValueError(
+                f"{self.source}: `{name}` must be (N,), one number for each step, got shape {array.shape}"
+            )
         return array
 
     def _flags(self, name: str, value: Any) -> np.ndarray:
@@ -89,7 +93,9 @@ class StepArrays:
         if not isinstance(value, Mapping):
             return self._checked(name, value)
         if not value:
-            raise ValueError(f"{self.source}: `{name}` is empty; it must hold an array, or one for each key of a Dict space")
+            raise ValueError(
+                f"{self.source}: `{name}` is empty; it must hold an array, or one for each key of a Dict space"
+            )
         return {key: self._checked(f"{name}[{key!r}]", part) for key, part in value.items()}
 
     def _checked(self, name: str, value: Any) -> Any:
@@ -188,7 +194,9 @@ def find_episodes(steps: StepArrays, max_episode_steps: int | None = None) -> li
             last = min(first + limit, stop)
             terminated = bool(steps.terminals[last - 1])
             if steps.next_observations is None and not terminated:
-                last -= 1  # what its last action led to was not recorded: the next row may be another episode's
+                last -= (
+                    1  # what its last action led to was not recorded: the next row may be another episode's
+                )
             if last > first:
                 stretches.append(Stretch(first, last, terminated))
     return stretches
@@ -211,7 +219,9 @@ def read_episode(steps: StepArrays, stretch: Stretch) -> Record:
         last = _rows(steps.observations, stop, stop + 1)  # the row of the step that `find_episodes` left out
     first = _parts(_rows(steps.observations, start, stop))
     joined = {key: np.concatenate([rows, _parts(last)[key]]) for key, rows in first.items()}
-    observations = dict(zip(steps.observations, joined.values(), strict=True)) if _is_dict(steps) else joined[""]
+    observations = (
+        dict(zip(steps.observations, joined.values(), strict=True)) if _is_dict(steps) else joined[""]
+    )
     record: Record = {
         "observations": observations,
         "actions": np.asarray(steps.actions[start:stop]),
@@ -234,7 +244,9 @@ def check_limit(max_episode_steps: int | None) -> None:
     if max_episode_steps is None:
         return
     if isinstance(max_episode_steps, bool) or not isinstance(max_episode_steps, int) or max_episode_steps < 1:
-        raise ValueError(f"`max_episode_steps` must be a whole number, at least 1, or None; got {max_episode_steps!r}")
+        raise ValueError(
+            f"`max_episode_steps` must be a whole number, at least 1, or None; got {max_episode_steps!r}"
+        )
 
 
 def _is_dict(steps: StepArrays) -> bool:
@@ -263,7 +275,9 @@ def _jumps(steps: StepArrays) -> np.ndarray:
         size = max(1, _CHUNK_BYTES // max(1, rows.dtype.itemsize * int(np.prod(rows.shape[1:]))))
         for start in range(0, n_steps - 1, size):
             stop = min(start + size, n_steps - 1)
-            jumps[start:stop] |= ~_same(np.asarray(following[key][start:stop]), np.asarray(rows[start + 1 : stop + 1]))
+            jumps[start:stop] |= ~_same(
+                np.asarray(following[key][start:stop]), np.asarray(rows[start + 1 : stop + 1])
+            )
     return jumps
 
 
@@ -274,7 +288,9 @@ def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     if one.dtype.kind == "f":
         rest = np.flatnonzero(~same)
         with np.errstate(over="ignore"):  # values that are far apart
-            close = np.isclose(one[rest], other[rest], rtol=1e-5, atol=1e-6, equal_nan=True)  # NaN is refused as such, later
+            close = np.isclose(
+                one[rest], other[rest], rtol=1e-5, atol=1e-6, equal_nan=True
+            )  # NaN is refused as such, later
         same[rest] = close.all(axis=axes)
     return same
 

@@ -155,9 +155,12 @@ def existing_file(path: str | Path) -> Path:
         raise ValueError(f"{path} is a folder; give the path of one file in it")
     if not file.parent.is_dir():
         raise ValueError(f"there is no file {path}, and no folder {file.parent}")
-    others = sorted(other.name for other in file.parent.iterdir() if other.is_file() and not other.name.startswith("."))
+    others = sorted(
+        other.name for other in file.parent.iterdir() if other.is_file() and not other.name.startswith(".")
+    )
     near = (
-        difflib.get_close_matches(file.name, others, n=3) or [name for name in others if Path(name).suffix == file.suffix][:3]
+        difflib.get_close_matches(file.name, others, n=3)
+        or [name for name in others if Path(name).suffix == file.suffix][:3]
     )
     nearest = f"nearest there: {', '.join(near)}" if near else "there is nothing like it in that folder"
     raise ValueError(f"there is no file {path}; {nearest}")
@@ -172,7 +175,9 @@ def damaged(source: str, kind: str, error: Exception) -> ValueError:
     :return: the error that says so.
     """
     reason = f"{type(error).__name__}: {error}"
-    return ValueError(f"{source}: is not {kind}, or damaged or half-written ({reason}); download or write it again")
+    return ValueError(
+        f"{source}: is not {kind}, or damaged or half-written ({reason}); download or write it again"
+    )
 
 
 def _space_of(array: Any) -> spaces.Box:

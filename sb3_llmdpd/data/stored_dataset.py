@@ -19,7 +19,9 @@ FORMAT = 1
 ABOUT, STEPS, REWARDS, EPISODES = "store.json", "steps.bin", "rewards.bin", "episodes.jsonl"
 """Spaces and checksums; records of observation and action, a row a step; a float32 for each; a line for each episode."""
 
-SAID = tuple(field.name for field in fields(Episode) if field.name not in ("observations", "actions", "rewards"))
+SAID = tuple(
+    field.name for field in fields(Episode) if field.name not in ("observations", "actions", "rewards")
+)
 """What an episode says besides its arrays."""
 
 _BLOCK = 2**24
@@ -78,7 +80,9 @@ def open_stored(folder: Path) -> StoredDataset:
         digests.append(digest)
         row += n_steps + 1
     if not row == len(file) == len(rewards):
-        raise ValueError(f"{folder} holds {len(file)} rows of steps, {len(rewards)} rewards and episodes of {row} rows")
+        raise ValueError(
+            f"{folder} holds {len(file)} rows of steps, {len(rewards)} rewards and episodes of {row} rows"
+        )
     spaces = (space_from_json(about["observation_space"]), space_from_json(about["action_space"]))
     return StoredDataset(tuple(episodes), *spaces, file, np.array(first_rows), tuple(digests))  # type: ignore[arg-type]
 

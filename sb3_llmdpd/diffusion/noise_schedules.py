@@ -44,4 +44,8 @@ def cosine_betas(n_steps: int, offset: float = 0.008, beta_max: float = 0.999) -
     return (1.0 - alphas_bar[1:] / alphas_bar[:-1]).clamp(max=beta_max)
 
 
-NOISE_SCHEDULES: dict[str, Callable[[int], th.Tensor]] = {"vp": vp_betas, "linear": linear_betas, "cosine": cosine_betas}
+NOISE_SCHEDULES: dict[str, Callable[[int], th.Tensor]] = {
+    "vp": vp_betas,
+    "linear": linear_betas,
+    "cosine": cosine_betas,
+}

@@ -31,12 +31,18 @@ class DiffusionProcess(nn.Module):
     alphas_bar: th.Tensor
     _draw_ends: th.Tensor
 
-    def __init__(self, n_steps: int = 5, noise_schedule: str = "vp", step_distribution: str = "uniform") -> None:
+    def __init__(
+        self, n_steps: int = 5, noise_schedule: str = "vp", step_distribution: str = "uniform"
+    ) -> None:
         super().__init__()
         if noise_schedule not in NOISE_SCHEDULES:
-            raise ValueError(f"`noise_schedule` must be one of {sorted(NOISE_SCHEDULES)}, got {noise_schedule!r}")
+            raise ValueError(
+                f"`noise_schedule` must be one of {sorted(NOISE_SCHEDULES)}, got {noise_schedule!r}"
+            )
         if step_distribution not in STEP_DISTRIBUTIONS:
-            raise ValueError(f"`step_distribution` must be one of {STEP_DISTRIBUTIONS}, got {step_distribution!r}")
+            raise ValueError(
+                f"`step_distribution` must be one of {STEP_DISTRIBUTIONS}, got {step_distribution!r}"
+            )
         if n_steps < 1:
             raise ValueError(f"a diffusion process needs at least one step, got n_steps={n_steps}")
         self.n_steps = n_steps
@@ -47,7 +53,9 @@ class DiffusionProcess(nn.Module):
         self.register_buffer("alphas_bar", alphas_bar.float(), persistent=False)
         self.step_distribution = step_distribution
         # Where the shares of the steps end in [0, 1); that of the last one ends at 1.
-        self.register_buffer("_draw_ends", (alphas_bar.cumsum(0) / alphas_bar.sum())[:-1].float(), persistent=False)
+        self.register_buffer(
+            "_draw_ends", (alphas_bar.cumsum(0) / alphas_bar.sum())[:-1].float(), persistent=False
+        )
         # Python floats: a chain visits the steps in a fixed order, so no gather is needed there.
         self._alphas_bar: list[float] = alphas_bar.tolist()
         self._chains: dict[tuple[str, int | None], list[ChainStep]] = {}
@@ -94,7 +102,9 @@ class DiffusionProcess(nn.Module):
         alphas_bar = self.alphas_bar[steps].unsqueeze(-1)
         return ((noisy_actions - (1.0 - alphas_bar).sqrt() * noise) / alphas_bar.sqrt()).clamp(-1.0, 1.0)
 
-    def sample(self, predict_noise: NoisePredictor, noise: th.Tensor, chain: Sequence[ChainStep] | None = None) -> th.Tensor:
+    def sample(
+        self, predict_noise: NoisePredictor, noise: th.Tensor, chain: Sequence[ChainStep] | None = None
+    ) -> th.Tensor:
         """Run the whole chain from noise to actions; gradients flow through it.
 
         :param predict_noise: eps_theta.

@@ -25,7 +25,9 @@ class ChainStep(NamedTuple):
     std: float
 
 
-def make_chain(alphas_bar: Sequence[float], sampler: str = "ddpm", n_steps: int | None = None) -> list[ChainStep]:
+def make_chain(
+    alphas_bar: Sequence[float], sampler: str = "ddpm", n_steps: int | None = None
+) -> list[ChainStep]:
     r"""The steps of a chain from pure noise to a clean action.
 
     DDPM draws a_{k-1} from q(a_{k-1} | a_k, a_0 = s) (Ho et al., 2020, Eq. 7). DDIM (Song et al., 2021, Eq. 12 with

@@ -31,7 +31,9 @@ class DatasetEnv(gym.Env[Any, np.ndarray]):
         self.observation_space = observation_space
         self.action_space = action_space
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Start an episode that has no steps.
 
         :param seed: ignored, there is nothing random.
@@ -73,7 +75,11 @@ def check_readable(observation_space: spaces.Space[Any], action_space: spaces.Bo
     :param action_space: of the model.
     :raises ValueError: when categories are not counted from 0, or an entry of an action has no range.
     """
-    for space in observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]:
+    for space in (
+        observation_space.spaces.values()
+        if isinstance(observation_space, spaces.Dict)
+        else [observation_space]
+    ):
         n_categories(space)
     if not (action_space.low < action_space.high).all():
         raise ValueError(
@@ -98,7 +104,9 @@ def check_spaces(what: str, found: HasSpaces, model: HasSpaces, remedy: str) -> 
         ("action", found.action_space, model.action_space),
     ):
         if of_found != of_model:
-            raise ValueError(f"the {kind} space of {what} is {of_found}, and that of the model is {of_model}: {remedy}")
+            raise ValueError(
+                f"the {kind} space of {what} is {of_found}, and that of the model is {of_model}: {remedy}"
+            )
 
 
 def _zeros(space: spaces.Space[Any]) -> Any:

@@ -87,7 +87,9 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
         self._steps: _Steps | None = None
         self._n_finished = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
 
         :param seed: the environment's.
@@ -110,7 +112,9 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
         """
         if self._steps is None:
             raise gym.error.ResetNeeded(f"{self._name}: no episode has begun; call reset() before step()")
-        if not self._steps.actions:  # not at the reset: of vectorised environments it is told its next task after that
+        if (
+            not self._steps.actions
+        ):  # not at the reset: of vectorised environments it is told its next task after that
             self._steps.own_sentence = self._own_sentence()
         action = np.clip(np.asarray(action, self._bounds.dtype), self._bounds.low, self._bounds.high)
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -139,7 +143,9 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
         :raises ValueError: see `write_minari`; the episodes are still here then.
         :raises TypeError: see `write_minari`.
         """
-        path = write_minari(dataset_id, self.episodes, self.recorded_space, self.action_space, root=root, **about)
+        path = write_minari(
+            dataset_id, self.episodes, self.recorded_space, self.action_space, root=root, **about
+        )
         self.episodes.clear()
         return path
 

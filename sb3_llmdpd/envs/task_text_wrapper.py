@@ -30,8 +30,12 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
         ``observation`` alone.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], task_text: str, text_encoder: str | TextEncoder = "minilm") -> None:
-        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, task_text=task_text, text_encoder=text_encoder)
+    def __init__(
+        self, env: gym.Env[Any, Any], task_text: str, text_encoder: str | TextEncoder = "minilm"
+    ) -> None:
+        gym.utils.RecordConstructorArgs.__init__(
+            self, _disable_deepcopy=True, task_text=task_text, text_encoder=text_encoder
+        )
         super().__init__(env)
         keys = set(_keys(env.observation_space))
         if TASK_EMBEDDING in keys or keys == {OBSERVATION}:
@@ -56,9 +60,13 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
         :raises ValueError: when it is empty.
         """
         if not isinstance(task_text, str):
-            raise TypeError(f"`task_text` must be a string, got {type(task_text).__name__}: one environment does one task")
+            raise TypeError(
+                f"`task_text` must be a string, got {type(task_text).__name__}: one environment does one task"
+            )
         texts = check_texts(task_text, "`task_text`")
-        encoder = _encoder_named(self.text_encoder) if isinstance(self.text_encoder, str) else self.text_encoder
+        encoder = (
+            _encoder_named(self.text_encoder) if isinstance(self.text_encoder, str) else self.text_encoder
+        )
         self._vector = check_vectors(encoder.encode(texts), texts, encoder)[0]
         self._task_text = texts[0]
 
@@ -72,7 +80,9 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
         """The sentence, under the name that LeRobot looks for."""
         return self._task_text
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
 
         :param seed: the environment's.
@@ -89,11 +99,20 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
         :return: as the environment, with the sentence's vector in the observation and the sentence in the info.
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._with_task(observation), reward, terminated, truncated, {**info, "task_text": self._task_text}
+        return (
+            self._with_task(observation),
+            reward,
+            terminated,
+            truncated,
+            {**info, "task_text": self._task_text},
+        )
 
     def _with_task(self, observation: Any) -> dict[str, Any]:
         own = observation if _keys(self.env.observation_space) else {OBSERVATION: observation}
-        return {**own, TASK_EMBEDDING: self._vector.copy()}  # a copy: who changes an observation changes no task
+        return {
+            **own,
+            TASK_EMBEDDING: self._vector.copy(),
+        }  # a copy: who changes an observation changes no task
 
 
 def plain_observation_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
@@ -115,7 +134,11 @@ def split_observation(observation: Any, space: spaces.Space[Any]) -> tuple[Any, 
     :param space: the model's; where it holds a ``task_embedding`` of its own, nothing is taken out.
     :return: the observation without the vector, and the vector (dim,) or vectors (n, dim); None where there are none.
     """
-    if not isinstance(observation, dict) or TASK_EMBEDDING not in observation or TASK_EMBEDDING in _keys(space):
+    if (
+        not isinstance(observation, dict)
+        or TASK_EMBEDDING not in observation
+        or TASK_EMBEDDING in _keys(space)
+    ):
         return observation, None
     rest = {key: value for key, value in observation.items() if key != TASK_EMBEDDING}
     plain = rest[OBSERVATION] if set(rest) == {OBSERVATION} else rest

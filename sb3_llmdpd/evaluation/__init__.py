@@ -1,6 +1,13 @@
 """Evaluation of prompted models with the controls that a number needs beside it."""
 
-from sb3_llmdpd.evaluation.conditions import CONDITIONS, CONTROLS, Cell, Condition, make_cells, shared_scene_cells
+from sb3_llmdpd.evaluation.conditions import (
+    CONDITIONS,
+    CONTROLS,
+    Cell,
+    Condition,
+    make_cells,
+    shared_scene_cells,
+)
 from sb3_llmdpd.evaluation.players import Player
 from sb3_llmdpd.evaluation.tasks import CellResult, evaluate_tasks, prompts_of
 

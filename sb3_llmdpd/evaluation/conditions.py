@@ -103,7 +103,12 @@ def make_cells(
     circle = np.random.default_rng(seed).permutation(len(tasks))
     following = {tasks[one]: tasks[other] for one, other in zip(circle, np.roll(circle, -1), strict=True)}
     return [
-        Cell(task, _condition(name, task, following[task], same_goal), _is_seen(task, unseen), same_goal=same_goal)
+        Cell(
+            task,
+            _condition(name, task, following[task], same_goal),
+            _is_seen(task, unseen),
+            same_goal=same_goal,
+        )
         for task in tasks
         for name in conditions
         if _has(name, task, same_goal)
@@ -168,7 +173,9 @@ def _condition(name: str, task: str, other: str, same_goal: bool) -> Condition:
         "none": Condition(name),
         "wrong": Condition(name, text_of=other, trajectory_of=other),
         "wrong-text": Condition(name, text_of=other, trajectory_of=task),
-        "wrong-trajectory": Condition(name, text_of=task, trajectory_of=task if same_goal else other, other_goal=same_goal),
+        "wrong-trajectory": Condition(
+            name, text_of=task, trajectory_of=task if same_goal else other, other_goal=same_goal
+        ),
         "paraphrase": Condition(name, text_of=task, paraphrased=True),
         "copy": Condition(name, trajectory_of=task, copy=True),
         "expert": Condition(name, expert=True),

@@ -83,7 +83,9 @@ class ExpertPlayer:
 
         def act(observations: Any, rows: Sequence[int], rewards: np.ndarray) -> np.ndarray:
             experts = [self.envs[row].get_wrapper_attr("expert_action") for row in rows]
-            return np.stack([expert(observation) for expert, observation in zip(experts, observations, strict=True)])
+            return np.stack(
+                [expert(observation) for expert, observation in zip(experts, observations, strict=True)]
+            )
 
         return act
 
@@ -101,7 +103,9 @@ class CopyPlayer:
         replays = [_Replay(prompt) for prompt in prompts]
 
         def act(observations: Any, rows: Sequence[int], rewards: np.ndarray) -> np.ndarray:
-            return np.stack([replays[row](observation) for row, observation in zip(rows, observations, strict=True)])
+            return np.stack(
+                [replays[row](observation) for row, observation in zip(rows, observations, strict=True)]
+            )
 
         return act
 
@@ -111,7 +115,9 @@ class _Replay:
 
     def __init__(self, prompt: Prompt) -> None:
         if prompt.trajectory is None:
-            raise ValueError("the copy policy repeats an example, and the prompt has none: give it a `trajectory`")
+            raise ValueError(
+                "the copy policy repeats an example, and the prompt has none: give it a `trajectory`"
+            )
         example = Trajectory.of(prompt.trajectory)
         if isinstance(example.observations, dict):
             raise ValueError("the copy policy compares observations that are arrays, and these are dicts")
@@ -122,7 +128,9 @@ class _Replay:
         self.step = 0
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
-        distances = np.square((self.observations[self.step :] - observation.reshape(-1)) * self.weights).sum(axis=1)
+        distances = np.square((self.observations[self.step :] - observation.reshape(-1)) * self.weights).sum(
+            axis=1
+        )
         self.step += int(distances.argmin())
         action: np.ndarray = self.actions[self.step]
         return action

@@ -14,7 +14,12 @@ from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.evaluation.conditions import Condition
 from sb3_llmdpd.evaluation.phases import PHASES, Phases, phase_rates
-from sb3_llmdpd.evaluation.statistics import Estimate, interquartile_mean_over_tasks, mean_over_tasks, success_rate
+from sb3_llmdpd.evaluation.statistics import (
+    Estimate,
+    interquartile_mean_over_tasks,
+    mean_over_tasks,
+    success_rate,
+)
 from sb3_llmdpd.evaluation.tasks import CellResult
 
 FORMAT_VERSION = 1
@@ -70,7 +75,10 @@ class Table:
         widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
         rule = ["-" * width for width in widths]
         lines = [
-            "  ".join(entry.rjust(width) if number else entry.ljust(width) for number, (entry, width) in enumerate(columns))
+            "  ".join(
+                entry.rjust(width) if number else entry.ljust(width)
+                for number, (entry, width) in enumerate(columns)
+            )
             for columns in (zip(row, widths, strict=True) for row in (self.header, rule, *self.rows))
         ]
         return "\n".join([self.title, *lines, ""])
@@ -93,7 +101,9 @@ def write_results(path: str | Path, results: Sequence[CellResult], settings: Map
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "settings": to_json(settings),
-        "cells": [{**asdict(result), "success_rate": asdict(success_rate(result.successes))} for result in results],
+        "cells": [
+            {**asdict(result), "success_rate": asdict(success_rate(result.successes))} for result in results
+        ],
         "groups": [asdict(summary) for summary in summarise(results)],
     }
     with whole_file(path) as temporary:
@@ -114,8 +124,12 @@ def read_results(path: str | Path) -> tuple[list[CellResult], dict[str, Any]]:
         if found == FORMAT_VERSION:
             return [_result_of(cell) for cell in document["cells"]], document["settings"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not hold results of an evaluation ({type(error).__name__}: {error})") from error
-    raise ValueError(f"{path} has format version {found!r}, and this sb3_llmdpd reads version {FORMAT_VERSION}")
+        raise ValueError(
+            f"{path} does not hold results of an evaluation ({type(error).__name__}: {error})"
+        ) from error
+    raise ValueError(
+        f"{path} has format version {found!r}, and this sb3_llmdpd reads version {FORMAT_VERSION}"
+    )
 
 
 def versions() -> dict[str, str | None]:
@@ -138,7 +152,9 @@ def summarise(results: Sequence[CellResult]) -> list[GroupSummary]:
     summaries = []
     for seen in GROUPS:
         for condition in _conditions(results):
-            of_group = [result for result in results if result.seen is seen and result.condition.name == condition]
+            of_group = [
+                result for result in results if result.seen is seen and result.condition.name == condition
+            ]
             if of_group:
                 summaries.append(_summary(seen, condition, of_group))
     return summaries
@@ -176,7 +192,9 @@ def _task_table(results: Sequence[CellResult]) -> Table:
     rates = {(result.task, result.condition.name): f"{result.success_rate:.2f}" for result in results}
     groups = {result.task: GROUPS[result.seen] for result in results if not result.condition.is_told}
     tasks = sorted(groups, key=lambda task: list(GROUPS.values()).index(groups[task]))
-    rows = tuple((task, groups[task], *(rates.get((task, name), "") for name in conditions)) for task in tasks)
+    rows = tuple(
+        (task, groups[task], *(rates.get((task, name), "") for name in conditions)) for task in tasks
+    )
     return Table("Success at any step, by task", ("task", "", *conditions), rows)
 
 
@@ -190,20 +208,31 @@ def told_rates(results: Sequence[CellResult], values: str = "successes") -> dict
     """
     told = [result for result in results if result.condition.is_told]
     rates = {
-        "does what it is told": [getattr(result, values) for result in told if result.condition.text_of == result.task],
-        "does the other": [getattr(result, values) for result in told if result.condition.text_of != result.task],
+        "does what it is told": [
+            getattr(result, values) for result in told if result.condition.text_of == result.task
+        ],
+        "does the other": [
+            getattr(result, values) for result in told if result.condition.text_of != result.task
+        ],
     }
     return {name: mean_over_tasks(of_tasks) for name, of_tasks in rates.items() if of_tasks}
 
 
 def _told_table(results: Sequence[CellResult]) -> Table:
     rows = [
-        (result.task, str(result.condition.text_of), *map(_with_interval, map(success_rate, (result.successes, result.soon))))
+        (
+            result.task,
+            str(result.condition.text_of),
+            *map(_with_interval, map(success_rate, (result.successes, result.soon))),
+        )
         for result in results
         if result.condition.is_told
     ]
     soon = told_rates(results, "soon")
-    rows += [("mean", name, _with_interval(rate), _with_interval(soon[name])) for name, rate in told_rates(results).items()]
+    rows += [
+        ("mean", name, _with_interval(rate), _with_interval(soon[name]))
+        for name, rate in told_rates(results).items()
+    ]
     header = ("scenes of", "told the sentence of", "success", "soon")
     return Table("Scenes where the sentence alone decides [95% interval]", header, tuple(rows))
 
@@ -220,7 +249,9 @@ def _phase_table(results: Sequence[CellResult]) -> Table:
         if result.phases is not None
     )
     header = ("task", "prompt", *PHASES, "closest [cm]")
-    return Table("Share of the episodes that came so far, and the median of how near the hand came", header, rows)
+    return Table(
+        "Share of the episodes that came so far, and the median of how near the hand came", header, rows
+    )
 
 
 def _conditions(results: Sequence[CellResult]) -> list[str]:

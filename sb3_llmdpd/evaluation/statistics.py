@@ -33,7 +33,9 @@ def success_rate(successes: Sequence[bool]) -> Estimate:
     :param successes: (n,), at least one.
     :return: in [0, 1].
     """
-    interval = scipy.stats.binomtest(int(sum(successes)), len(successes)).proportion_ci(CONFIDENCE, method="wilson")
+    interval = scipy.stats.binomtest(int(sum(successes)), len(successes)).proportion_ci(
+        CONFIDENCE, method="wilson"
+    )
     return Estimate(float(np.mean(successes)), float(interval.low), float(interval.high))
 
 
@@ -70,9 +72,13 @@ def mean_over_seeds(values: Sequence[Sequence[Sequence[float]]], seed: int = 0) 
     :raises ValueError: without a training, or with one that lacks a task or an episode.
     """
     samples = [[np.asarray(of_task, np.float64) for of_task in of_seed] for of_seed in values]
-    if not samples or any(not of_seed or any(len(of_task) == 0 for of_task in of_seed) for of_seed in samples):
+    if not samples or any(
+        not of_seed or any(len(of_task) == 0 for of_task in of_seed) for of_seed in samples
+    ):
         counts = [[len(of_task) for of_task in of_seed] for of_seed in samples]
-        raise ValueError(f"a mean over seeds needs at least one episode of a task for each of them, got {counts}")
+        raise ValueError(
+            f"a mean over seeds needs at least one episode of a task for each of them, got {counts}"
+        )
     rng = np.random.default_rng(seed)
     means = np.zeros(N_RESAMPLES)
     for drawn in rng.integers(len(samples), size=(len(samples), N_RESAMPLES)):
@@ -88,10 +94,14 @@ def _resampled_means(sample: np.ndarray, n: int, rng: np.random.Generator) -> np
     return sample[rng.integers(len(sample), size=(n, len(sample)))].mean(axis=1)
 
 
-def _over_tasks(values: Sequence[Sequence[float]], combine: Callable[[np.ndarray], Any], seed: int) -> Estimate:
+def _over_tasks(
+    values: Sequence[Sequence[float]], combine: Callable[[np.ndarray], Any], seed: int
+) -> Estimate:
     samples = [np.asarray(of_task, np.float64) for of_task in values]
     if not samples or any(len(of_task) == 0 for of_task in samples):
-        raise ValueError(f"a mean over tasks needs at least one episode of each, got {[len(of_task) for of_task in samples]}")
+        raise ValueError(
+            f"a mean over tasks needs at least one episode of each, got {[len(of_task) for of_task in samples]}"
+        )
 
     def statistic(*resampled: np.ndarray, axis: int = -1) -> Any:
         return combine(np.stack([np.mean(of_task, axis=axis) for of_task in resampled]))

@@ -156,8 +156,15 @@ def evaluate_tasks(
     blocks: list[list[Rollout]] = [[] for _ in jobs]
     n_processes = min(len(jobs), n_processes or n_cores())
     with (
-        tqdm(total=sum(len(job.seeds) for job in jobs), desc="evaluating", unit="episode", disable=not progress_bar) as bar,
-        closing(play_jobs(jobs, player, settings, n_processes)) as played,  # so that an interruption ends the processes
+        tqdm(
+            total=sum(len(job.seeds) for job in jobs),
+            desc="evaluating",
+            unit="episode",
+            disable=not progress_bar,
+        ) as bar,
+        closing(
+            play_jobs(jobs, player, settings, n_processes)
+        ) as played,  # so that an interruption ends the processes
     ):
         for number, block in played:
             blocks[number] = block
@@ -194,7 +201,9 @@ def prompts_of(
     if condition.text_of is not None:
         told = _sentences(condition, texts)
     if condition.trajectory_of is not None:
-        shown = _successful(condition.trajectory_of, examples, f"the condition {condition.name!r} shows an example")
+        shown = _successful(
+            condition.trajectory_of, examples, f"the condition {condition.name!r} shows an example"
+        )
         shown = _of_other_goals(shown) if condition.other_goal else shown
     return [Prompt(told[i % len(told)], shown[i % len(shown)]) for i in range(n_episodes)]
 
@@ -209,7 +218,9 @@ def _sentences(condition: Condition, texts: Mapping[str, str]) -> Sequence[str]:
 def _successful(task: str, examples: Mapping[str, Sequence[Episode]], why: str) -> list[Episode]:
     found = [episode for episode in examples.get(task, ()) if episode.success is not False]
     if not found:
-        raise ValueError(f"{why} of {task!r}, and `examples` has no successful one; it has tasks {sorted(examples)}")
+        raise ValueError(
+            f"{why} of {task!r}, and `examples` has no successful one; it has tasks {sorted(examples)}"
+        )
     return found
 
 
@@ -232,7 +243,11 @@ def _of_other_goals(episodes: Sequence[Episode]) -> list[Episode]:
 def _end(episode: Episode) -> np.ndarray:
     """Its last observation as one vector."""
     observations = episode.observations
-    parts = [observations[key] for key in sorted(observations)] if isinstance(observations, dict) else [observations]
+    parts = (
+        [observations[key] for key in sorted(observations)]
+        if isinstance(observations, dict)
+        else [observations]
+    )
     return np.concatenate([np.ravel(part[-1]).astype(np.float64) for part in parts])
 
 
@@ -249,7 +264,9 @@ def goals_of(cell: Cell, examples: Mapping[str, Sequence[Episode]], n_episodes: 
         return [None] * n_episodes
     episodes = _successful(cell.task, examples, "the scenes have the goals of the examples")
     if lacking := next((episode for episode in episodes if episode.goal is None), None):
-        raise ValueError(f"`same_goal` needs the goal of every example, and {lacking.source} has none: set Episode.goal")
+        raise ValueError(
+            f"`same_goal` needs the goal of every example, and {lacking.source} has none: set Episode.goal"
+        )
     return [episodes[i % len(episodes)].goal for i in range(n_episodes)]
 
 
@@ -264,7 +281,11 @@ def _jobs(
     """The cell's episodes in blocks. The blocks are the same for all numbers of processes, and so are the numbers."""
 
     def draw(*entropy: int) -> int:
-        return int(np.random.SeedSequence([_EVALUATION, seed, crc32(cell.task.encode()), *entropy]).generate_state(1)[0])
+        return int(
+            np.random.SeedSequence([_EVALUATION, seed, crc32(cell.task.encode()), *entropy]).generate_state(
+                1
+            )[0]
+        )
 
     prompts = prompts_of(cell.condition, examples, texts, n_episodes)
     goals = goals_of(cell, examples, n_episodes)

@@ -64,7 +64,12 @@ def film_episode(
         job = pool.submit(_film, temporary, model_path, task, prompt, seed, goal, make_env, max_episode_steps)
         try:
             return job.result()
-        except (BrokenProcessPool, ImportError, RuntimeError, AttributeError) as error:  # of drivers that cannot start
+        except (
+            BrokenProcessPool,
+            ImportError,
+            RuntimeError,
+            AttributeError,
+        ) as error:  # of drivers that cannot start
             raise RuntimeError(f"drawing with {library or 'the default library'} failed: {error}") from error
 
 
@@ -133,7 +138,9 @@ class _Strip:
             rows, columns = STRIP
             chosen = np.linspace(0, len(self.frames) - 1, rows * columns).round().astype(int)
             picture = np.stack([self.frames[index] for index in chosen])
-            picture = np.concatenate(np.concatenate(picture.reshape(rows, columns, *picture.shape[1:]), axis=1), axis=1)
+            picture = np.concatenate(
+                np.concatenate(picture.reshape(rows, columns, *picture.shape[1:]), axis=1), axis=1
+            )
             require("imageio.v2", "video").imwrite(self.path, picture)
 
 
@@ -157,7 +164,11 @@ def _film(
     model = LLMDPD.load(model_path, device="cpu").prompted(prompt=prompt)
     env = make_env(task)
     fps = env.metadata.get("render_fps", 30) / STEPS_PER_FRAME
-    with _Strip(path) if path.suffix == ".png" else require("imageio.v2", "video").get_writer(path, fps=fps) as writer:
+    with (
+        _Strip(path)
+        if path.suffix == ".png"
+        else require("imageio.v2", "video").get_writer(path, fps=fps) as writer
+    ):
         camera = _Camera(env, writer)
         (rollout,) = run_episodes(
             [camera],

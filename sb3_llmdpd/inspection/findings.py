@@ -83,7 +83,9 @@ def _warned(inspection: Inspection) -> Iterator[Finding]:
     sentences = [f"{sentence.rstrip('.')}." for source in inspection.sources for sentence in source.warnings]
     if len(sentences) > SHOWN:  # of many sources, mostly the same
         yield Finding(
-            "warning", f"Reading gave {len(sentences):,} warnings, each of which says what to do.", _first(sentences)
+            "warning",
+            f"Reading gave {len(sentences):,} warnings, each of which says what to do.",
+            _first(sentences),
         )
     else:
         yield from (Finding("warning", sentence) for sentence in sentences)
@@ -142,7 +144,9 @@ def _observations(inspection: Inspection) -> Iterator[Finding]:
             f"{_entries(entries, 'observations', fixed)} never {_verb(sum(fixed), 'changes', 'change')}: padding does no"
             " harm, but a sensor that was not recorded does.",
         )
-    moving = sorted((entry for entry in entries if not entry.never_changes), key=lambda entry: entry.deviation)
+    moving = sorted(
+        (entry for entry in entries if not entry.never_changes), key=lambda entry: entry.deviation
+    )
     if moving and moving[-1].deviation > SCALE_RATIO * moving[0].deviation:
         smallest, largest = moving[0], moving[-1]
         yield Finding(

@@ -42,7 +42,9 @@ def page(inspection: Inspection, n_rows: int | None = ROWS) -> str:
         _histogram("Returns", _return_bins([episode.total_reward for episode in inspection.episodes])),
         _histogram("Lengths", _length_bins([episode.n_steps for episode in inspection.episodes])),
         _action_table(inspection.actions, n_rows),
-        _observation_summary(inspection.observations) if n_rows is not None else _observation_table(inspection.observations),
+        _observation_summary(inspection.observations)
+        if n_rows is not None
+        else _observation_table(inspection.observations),
     )
     lines = "\n\n".join(section.strip("\n") for section in sections).splitlines()
     return "\n".join(line.rstrip() for line in lines)
@@ -65,7 +67,11 @@ def _heading(inspection: Inspection, n_rows: int | None) -> str:
 
 def _findings(inspection: Inspection) -> str:
     found = findings(inspection)
-    lines = [line for finding in found for line in (f"- {finding.sentence}", *(f"    {detail}" for detail in finding.details))]
+    lines = [
+        line
+        for finding in found
+        for line in (f"- {finding.sentence}", *(f"    {detail}" for detail in finding.details))
+    ]
     if inspection.texts.left_out is not None:
         note = f"(Left out was the search for nearly identical sentences: {inspection.texts.left_out}.)"
         lines.append(note.replace("..)", ".)"))
@@ -89,7 +95,18 @@ def _task_table(tasks: Sequence[TaskNumbers], n_rows: int | None) -> str:
         )
         for task in shown
     ]
-    header = ("task", "episodes", "steps", "success", "return: min", "mean", "max", "mean length", "phrasings", "the first")
+    header = (
+        "task",
+        "episodes",
+        "steps",
+        "success",
+        "return: min",
+        "mean",
+        "max",
+        "mean length",
+        "phrasings",
+        "the first",
+    )
     width = max(len(row[-1]) for row in (header, *rows))
     # The table sets all columns but the first to the right, and sentences read better from the left.
     table = Table("Tasks", _left_last(header, width), tuple(_left_last(row, width) for row in rows))
@@ -114,7 +131,11 @@ def _outcomes(inspection: Inspection) -> str:
         lines.append(f"{silent:,} of {n} do not say whether they succeeded")
     low = min(episode.lowest_reward for episode in episodes)
     high = max(episode.highest_reward for episode in episodes)
-    lines.append("Every reward is 0" if low == high == 0 else f"Rewards of a step from {_number(low)} to {_number(high)}")
+    lines.append(
+        "Every reward is 0"
+        if low == high == 0
+        else f"Rewards of a step from {_number(low)} to {_number(high)}"
+    )
     return "\n".join(lines)
 
 
@@ -193,7 +214,9 @@ def _space(space: spaces.Space[object]) -> str:
     """A space in short, without its bounds."""
     if isinstance(space, spaces.Dict):
         return "{" + ", ".join(f"{key}: {_space(part)}" for key, part in space.items()) + "}"
-    return f"{' x '.join(map(str, space.shape))} {space.dtype}" if isinstance(space, spaces.Box) else str(space)
+    return (
+        f"{' x '.join(map(str, space.shape))} {space.dtype}" if isinstance(space, spaces.Box) else str(space)
+    )
 
 
 def _number(value: float) -> str:

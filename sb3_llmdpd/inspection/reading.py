@@ -22,7 +22,10 @@ AT_BOUND = 1e-3
 
 
 def inspect_sources(
-    sources: Sequence[EpisodeSource], encoder: TextEncoder | str | None = None, *, unopened: Sequence[str] = ()
+    sources: Sequence[EpisodeSource],
+    encoder: TextEncoder | str | None = None,
+    *,
+    unopened: Sequence[str] = (),
 ) -> Inspection:
     """Read sources and say what is in them. One episode is in memory at a time, and a bad one stops nothing.
 
@@ -40,7 +43,9 @@ def inspect_sources(
     reader = _Reader(action_space)
     read = tuple(map(reader.read, sources))
     if not reader.episodes:
-        reasons = [reason for source in read for reason in (*source.refused, source.broken_off) if reason is not None]
+        reasons = [
+            reason for source in read for reason in (*source.refused, source.broken_off) if reason is not None
+        ]
         if not reasons:
             raise ValueError(f"{' and '.join(source.name for source in sources)}: the data hold no episode")
         more = f" (and {len(reasons) - 1:,} more such sentences)" if len(reasons) > 1 else ""
@@ -92,7 +97,9 @@ class _Reader:
         n_steps = sum(episode.n_steps for episode in self.episodes[n_before:])
         said = dict.fromkeys(str(warning.message) for warning in caught)
         n_episodes = len(self.episodes) - n_before
-        return SourceNumbers(source.name, source.kind, n_episodes, n_steps, tuple(refused), broken_off, tuple(said))
+        return SourceNumbers(
+            source.name, source.kind, n_episodes, n_steps, tuple(refused), broken_off, tuple(said)
+        )
 
     def _add(self, episode: Episode) -> None:
         rewards = episode.rewards.astype(np.float64)
@@ -119,14 +126,19 @@ class _Reader:
     def at_bound(self) -> list[float | None]:
         """Of each entry of an action the share of the steps at a bound; None where it has none."""
         shares = self._n_at_bound / sum(episode.n_steps for episode in self.episodes)
-        return [float(share) if bounded else None for share, bounded in zip(shares.flat, self._is_bounded.flat, strict=True)]
+        return [
+            float(share) if bounded else None
+            for share, bounded in zip(shares.flat, self._is_bounded.flat, strict=True)
+        ]
 
     def tasks(self) -> tuple[TaskNumbers, ...]:
         """The numbers of each task."""
         of_task: dict[str, list[EpisodeNumbers]] = {task: [] for task in self.texts}
         for episode in self.episodes:
             of_task[episode.task].append(episode)
-        return tuple(TaskNumbers.of(task, episodes, tuple(self.texts[task])) for task, episodes in of_task.items())
+        return tuple(
+            TaskNumbers.of(task, episodes, tuple(self.texts[task])) for task, episodes in of_task.items()
+        )
 
 
 class _Moments:
@@ -184,7 +196,9 @@ def _without_pixels(key: str, rows: np.ndarray) -> tuple[str, np.ndarray]:
     """Of images their mean brightness, in [0, 1]; all else as it is."""
     if rows.dtype != np.uint8 or rows.ndim < 3:
         return key, rows
-    return f"{key}: brightness" if key else "brightness", rows.mean(axis=tuple(range(1, rows.ndim))) / 255.0  # (n,)
+    return f"{key}: brightness" if key else "brightness", rows.mean(
+        axis=tuple(range(1, rows.ndim))
+    ) / 255.0  # (n,)
 
 
 def _entry_name(key: str, index: tuple[Any, ...]) -> str:

@@ -57,7 +57,9 @@ class TextComparer:
         self._encoder: TextEncoder | None = None
         self._left_out = "no text encoder was named"
         try:
-            self._encoder = CachedTextEncoder(make_text_encoder(encoder)) if isinstance(encoder, str) else encoder
+            self._encoder = (
+                CachedTextEncoder(make_text_encoder(encoder)) if isinstance(encoder, str) else encoder
+            )
         except ImportError as error:
             self._left_out = str(error)
 
@@ -74,7 +76,9 @@ class TextComparer:
                 letters = " ".join(text.casefold().split())
                 owners.setdefault(letters, {})[task] = None
                 wording.setdefault(letters, text)
-        shared = tuple(AlikeTexts(tuple(tasks), (wording[key],), 1.0) for key, tasks in owners.items() if len(tasks) > 1)
+        shared = tuple(
+            AlikeTexts(tuple(tasks), (wording[key],), 1.0) for key, tasks in owners.items() if len(tasks) > 1
+        )
         encoder = self._encoder
         if encoder is None:
             return TextComparison(shared, (), None, self._left_out)
@@ -83,13 +87,19 @@ class TextComparer:
         sentences = [wording[key] for key in owners]
         try:
             vectors = check_vectors(encoder.encode(sentences), sentences, encoder)
-        except (ImportError, OSError, ValueError) as error:  # of packages or weights that are asked for at the first use
+        except (
+            ImportError,
+            OSError,
+            ValueError,
+        ) as error:  # of packages or weights that are asked for at the first use
             return TextComparison(shared, (), None, str(error))
         similar = _similar(sentences, vectors, [tuple(tasks) for tasks in owners.values()])
         return TextComparison(shared, similar, encoder.name, None)
 
 
-def _similar(sentences: Sequence[str], vectors: np.ndarray, owners: Sequence[tuple[str, ...]]) -> tuple[AlikeTexts, ...]:
+def _similar(
+    sentences: Sequence[str], vectors: np.ndarray, owners: Sequence[tuple[str, ...]]
+) -> tuple[AlikeTexts, ...]:
     """The nearest sentence of another task, for each sentence that has one near.
 
     :param sentences: n distinct ones, at least one.

@@ -60,7 +60,9 @@ class Acceleration:
         :raises ValueError: on an unknown name or precision.
         """
         if given is not None and not isinstance(given, dict):
-            raise TypeError(f"`acceleration` must be None or a dict such as {{'compile': True}}, got {given!r}")
+            raise TypeError(
+                f"`acceleration` must be None or a dict such as {{'compile': True}}, got {given!r}"
+            )
         known = [field.name for field in fields(cls)]
         unknown = sorted(map(str, set(given or {}) - set(known)))
         if unknown:
@@ -105,10 +107,14 @@ class Acceleration:
             yield None
             return
         if device.type != "cuda":
-            raise ValueError(f"`acceleration`: cuda_graph needs a CUDA device, and the model is on {device.type!r}")
+            raise ValueError(
+                f"`acceleration`: cuda_graph needs a CUDA device, and the model is on {device.type!r}"
+            )
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         if not all("capturable" in group for group in groups):
-            raise ValueError("`acceleration`: cuda_graph needs an optimiser that can be captured, such as Adam")
+            raise ValueError(
+                "`acceleration`: cuda_graph needs an optimiser that can be captured, such as Adam"
+            )
         for group in groups:
             group |= {"capturable": True, "lr": th.tensor(float(group["lr"]), device=device)}
         try:
@@ -154,7 +160,9 @@ class GraphedUpdate:
         if self._graph is None:
             self._inputs = tree_map_only(th.Tensor, th.clone, inputs)
             self._graph = th.cuda.CUDAGraph()
-            with th.cuda.graph(self._graph, stream=self._stream):  # what is called here is recorded, and not done
+            with th.cuda.graph(
+                self._graph, stream=self._stream
+            ):  # what is called here is recorded, and not done
                 self._outputs = self._update(*self._inputs)
         else:
             for fixed, latest in zip(_tensors(self._inputs), _tensors(inputs), strict=True):

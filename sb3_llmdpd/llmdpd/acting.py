@@ -74,7 +74,9 @@ class PromptedActing(OffPolicyAlgorithm):
         prompts = as_prompts(task_text, trajectory, prompt)
         return self._act(observation, state, deterministic, prompts, is_whole=prompt is not None)
 
-    def set_task(self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None) -> None:
+    def set_task(
+        self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None
+    ) -> None:
         """Say once what the task is, so that plain SB3 tools can call `predict`.
 
         The arguments are those of `predict`; with none of them the task is forgotten. Lists hold one entry for each
@@ -88,7 +90,9 @@ class PromptedActing(OffPolicyAlgorithm):
         self._task = task
 
     @contextmanager
-    def using_task(self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None) -> Iterator[Self]:
+    def using_task(
+        self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None
+    ) -> Iterator[Self]:
         """`set_task` for the length of a ``with`` block.
 
         The arguments are those of `predict`.
@@ -173,7 +177,9 @@ class PromptedActing(OffPolicyAlgorithm):
         """The task of the observations, where they carry a sentence, or else the one that is set."""
         task = self._task if self._task is not None else self._only_task
         if sentences is not None:
-            return with_sentences([Prompt(trajectory=prompt.trajectory) for prompt in task or [Prompt()]], sentences)
+            return with_sentences(
+                [Prompt(trajectory=prompt.trajectory) for prompt in task or [Prompt()]], sentences
+            )
         if task is None:
             raise ValueError(
                 "LLMDPD does not know which task to do: pass predict(..., task_text=... and/or trajectory=...), or, for tools"
@@ -189,7 +195,9 @@ class PromptedActing(OffPolicyAlgorithm):
         weights_version = (self.policy.actor_target.prompt_encoder.null_text._version, self._n_updates)
         if self._encoded is not None:
             known, known_version, encoding = self._encoded
-            same = len(known) == len(prompts) and all(a.is_same(b) for a, b in zip(known, prompts, strict=True))
+            same = len(known) == len(prompts) and all(
+                a.is_same(b) for a, b in zip(known, prompts, strict=True)
+            )
             if same and known_version == weights_version:
                 return encoding
         encoding = self.prompter.encode(prompts)
@@ -240,7 +248,9 @@ def as_prompts(task_text: TaskText, trajectory: Examples, prompt: PromptLike) ->
         return prompts
     if task_text is None and trajectory is None:
         return None
-    texts = list(task_text) if isinstance(task_text, Sequence) and not isinstance(task_text, str) else [task_text]
+    texts = (
+        list(task_text) if isinstance(task_text, Sequence) and not isinstance(task_text, str) else [task_text]
+    )
     examples: list[TrajectoryLike | None] = list(trajectory) if isinstance(trajectory, list) else [trajectory]
     sizes = {len(texts), len(examples)} - {1}
     if len(sizes) > 1 or 0 in sizes:
@@ -267,9 +277,13 @@ def with_sentences(prompts: list[Prompt], vectors: np.ndarray) -> list[Prompt]:
     rows = vectors[:1] if (vectors == vectors[:1]).all() else vectors
     n = max(len(prompts), len(rows))
     if not {len(prompts), len(rows)} <= {1, n}:
-        raise ValueError(f"Got {len(prompts)} prompts for {len(rows)} observations: pass one prompt, or one per observation.")
+        raise ValueError(
+            f"Got {len(prompts)} prompts for {len(rows)} observations: pass one prompt, or one per observation."
+        )
     pairs = zip(prompts * (n // len(prompts)), np.broadcast_to(rows, (n, *rows.shape[1:])), strict=True)
-    return [prompt if prompt.has_text else Prompt(None, prompt.trajectory, vector) for prompt, vector in pairs]
+    return [
+        prompt if prompt.has_text else Prompt(None, prompt.trajectory, vector) for prompt, vector in pairs
+    ]
 
 
 def check_kind(observation: Any, space: spaces.Space[Any]) -> None:
@@ -286,8 +300,12 @@ def check_kind(observation: Any, space: spaces.Space[Any]) -> None:
     keys = sorted(space.spaces) if isinstance(space, spaces.Dict) else None
     given = sorted(observation) if isinstance(observation, dict) else None
     if given != keys:
-        wanted, got = ("an array" if names is None else f"a dict with the keys {names}" for names in (keys, given))
+        wanted, got = (
+            "an array" if names is None else f"a dict with the keys {names}" for names in (keys, given)
+        )
         raise ValueError(f"the observation must be {wanted}, got {got}")
-    for name, value in observation.items() if isinstance(observation, dict) else [("the observation", observation)]:
+    for name, value in (
+        observation.items() if isinstance(observation, dict) else [("the observation", observation)]
+    ):
         if (np.asarray(value) != np.asarray(value)).any():  # as NaN alone does, of any dtype
             raise ValueError(f"{name} holds NaN, of which no network can make an action")

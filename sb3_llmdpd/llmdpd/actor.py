@@ -117,7 +117,9 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         """
         n_prompts, window = prompts.actions.shape[:2]
         if window:
-            features = self.encode_observations(prompts.observations).unflatten(0, (n_prompts, window))  # (M, L, F)
+            features = self.encode_observations(prompts.observations).unflatten(
+                0, (n_prompts, window)
+            )  # (M, L, F)
         else:
             features = prompts.actions.new_zeros(n_prompts, 0, len(self.feature_normaliser.mean))
         if prompts.text_vectors.shape[1]:
@@ -146,7 +148,9 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         embeddings = F.embedding(steps, self.denoiser.step_embeddings())  # (M, N, width)
         return self.denoiser(noisy_actions, embeddings, condition)
 
-    def sample(self, condition: th.Tensor, noise: th.Tensor, chain: Sequence[ChainStep] | None = None) -> th.Tensor:
+    def sample(
+        self, condition: th.Tensor, noise: th.Tensor, chain: Sequence[ChainStep] | None = None
+    ) -> th.Tensor:
         """Run the chain.
 
         :param condition: (M, N, width), from `condition`.
@@ -155,7 +159,9 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         :return: (M, N, action_dim), in [-1, 1].
         """
         steps = self.denoiser.step_embeddings().unbind()
-        return self.diffusion.sample(lambda actions, k: self.denoiser(actions, steps[k], condition), noise, chain)
+        return self.diffusion.sample(
+            lambda actions, k: self.denoiser(actions, steps[k], condition), noise, chain
+        )
 
     def forward(
         self,
@@ -184,7 +190,9 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self._prompts is None:
-            raise ValueError("the policy has no prompt: use model.predict(..., task_text=...), or model.set_task(...) first")
+            raise ValueError(
+                "the policy has no prompt: use model.predict(..., task_text=...), or model.set_task(...) first"
+            )
         n_prompts = len(self._prompts.has_text)
         n_rows = count_rows(observation, n_prompts)
         shape = (self.diffusion.n_steps, n_prompts, n_rows // n_prompts, self.denoiser.action_dim)
@@ -202,7 +210,11 @@ def count_rows(observations: TensorObs, n_prompts: int) -> int:
     :raises ValueError: when there are neither one prompt nor one per row.
     """
     first = next(iter(observations.values())) if isinstance(observations, dict) else observations
-    n_rows = first.shape[0]  # `len` would make a number of it, where a program for any number of rows is exported
+    n_rows = first.shape[
+        0
+    ]  # `len` would make a number of it, where a program for any number of rows is exported
     if n_prompts not in (1, n_rows):
-        raise ValueError(f"Got {n_prompts} prompts for {n_rows} observations: pass one prompt, or one per observation.")
+        raise ValueError(
+            f"Got {n_prompts} prompts for {n_rows} observations: pass one prompt, or one per observation."
+        )
     return n_rows

@@ -57,13 +57,24 @@ _WHOLE = {
 }
 _NUMBERS = {
     **dict.fromkeys(
-        ("gamma", "tau", "expectile", "ema_decay", "text_dropout", "trajectory_dropout", "pair_dropout"), (0.0, 1.0)
+        ("gamma", "tau", "expectile", "ema_decay", "text_dropout", "trajectory_dropout", "pair_dropout"),
+        (0.0, 1.0),
     ),
-    **dict.fromkeys(("eta", "prompt_noise", "candidate_temperature", "max_grad_norm", "return_weight"), (0.0, float("inf"))),
+    **dict.fromkeys(
+        ("eta", "prompt_noise", "candidate_temperature", "max_grad_norm", "return_weight"),
+        (0.0, float("inf")),
+    ),
     **dict.fromkeys(("learning_rate", "critic_learning_rate"), (0.0, float("inf"))),
 }
 _SCHEDULES = ("learning_rate", "critic_learning_rate")
-_OPTIONAL = ("q_batch_size", "n_sampling_steps", "seed", "critic_learning_rate", "text_encoder", "tensorboard_log")
+_OPTIONAL = (
+    "q_batch_size",
+    "n_sampling_steps",
+    "seed",
+    "critic_learning_rate",
+    "text_encoder",
+    "tensorboard_log",
+)
 
 _MOST_OF = {
     "net_arch": 1_000,
@@ -109,7 +120,9 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     _check_ends(arguments)
     check_return_weight(arguments["return_weight"], arguments["gamma"])
     if arguments["n_candidates"] > 1 and arguments["eta"] == 0:
-        raise ValueError(f"`n_candidates` must be 1 where eta=0 trains no critic to choose, got {arguments['n_candidates']}")
+        raise ValueError(
+            f"`n_candidates` must be 1 where eta=0 trains no critic to choose, got {arguments['n_candidates']}"
+        )
     _check_batch_sizes(arguments["batch_size"], arguments["q_batch_size"], arguments["prompts_per_batch"])
 
 
@@ -149,12 +162,16 @@ def _check_ends(arguments: Mapping[str, Any]) -> None:
     if arguments["max_grad_norm"] == 0:
         raise ValueError("`max_grad_norm` must be > 0, got 0; float('inf') never clips")
     if arguments["expectile"] in (0, 1):
-        raise ValueError(f"`expectile` must be in (0, 1), got {arguments['expectile']}: 0.5 is the mean, near 1 the maximum")
+        raise ValueError(
+            f"`expectile` must be in (0, 1), got {arguments['expectile']}: 0.5 is the mean, near 1 the maximum"
+        )
 
 
 def _check_batch_sizes(batch_size: int, q_batch_size: int | None, prompts_per_batch: int) -> None:
     if batch_size % min(prompts_per_batch, batch_size):
-        raise ValueError(f"`batch_size` must be a multiple of `prompts_per_batch`, got {batch_size} and {prompts_per_batch}")
+        raise ValueError(
+            f"`batch_size` must be a multiple of `prompts_per_batch`, got {batch_size} and {prompts_per_batch}"
+        )
     q_size = batch_size if q_batch_size is None else q_batch_size
     if q_size % min(prompts_per_batch, batch_size) or q_size > batch_size:
         raise ValueError(

@@ -95,7 +95,9 @@ def _members(callback: BaseCallback) -> Iterator[BaseCallback]:
 
 def _numbers(callback: BaseCallback) -> dict[str, Any]:
     settings = {name for cls in type(callback).__mro__ for name in inspect.signature(cls).parameters}
-    return {name: value for name, value in vars(callback).items() if name not in settings and _is_numeric(value)}
+    return {
+        name: value for name, value in vars(callback).items() if name not in settings and _is_numeric(value)
+    }
 
 
 def _is_numeric(value: Any) -> bool:

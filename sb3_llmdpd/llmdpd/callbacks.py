@@ -71,7 +71,9 @@ class _RowWriter(KVWriter):
     def __init__(self, curve: LearningCurve) -> None:
         self.curve = curve
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
         numbers = {key: float(value) for key, value in key_values.items() if isinstance(value, Real)}
         self.curve.add({"step": float(step), **numbers})
 
@@ -107,7 +109,9 @@ def read_curve(path: str | Path) -> list[CurveRow]:
         rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(whole)]
         return [{"step": row.pop("step"), **row} for row in rows]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no learning curve that a training could go on with: move it away") from error
+        raise ValueError(
+            f"{path} is no learning curve that a training could go on with: move it away"
+        ) from error
 
 
 class SaveLatest(BaseCallback):
@@ -183,7 +187,9 @@ class StopOnSignal(BaseCallback):
 
     def _init_callback(self) -> None:
         if self._handlers_before is None:
-            raise ValueError("StopOnSignal listens inside its block alone: with StopOnSignal() as stop: model.learn(...)")
+            raise ValueError(
+                "StopOnSignal listens inside its block alone: with StopOnSignal() as stop: model.learn(...)"
+            )
 
     def _on_step(self) -> bool:
         return self.stopped_by is None

@@ -43,13 +43,7 @@ class PromptedCritic(SavedNetwork):
         action_dim = int(np.prod(action_space.shape))
         self.attention = make_state_reader(conditioning, features_dim, action_dim, token_dim, n_heads)
         self.q_networks = QEnsemble(
-            action_dim,
-            self.attention.output_dim,
-            prompt_dim,
-            n_critics,
-            net_arch,
-            activation_fn,
-            layer_norm,
+            action_dim, self.attention.output_dim, prompt_dim, n_critics, net_arch, activation_fn, layer_norm
         )
 
     def forward(self, features: th.Tensor, prompts: PromptEncoding, actions: th.Tensor) -> th.Tensor:
@@ -88,7 +82,9 @@ class PromptedStateValue(nn.Module):
     ) -> None:
         super().__init__()
         self.attention = make_state_reader(conditioning, features_dim, action_dim, token_dim, n_heads)
-        self.value_network = StateValue(self.attention.output_dim, prompt_dim, net_arch, activation_fn, layer_norm)
+        self.value_network = StateValue(
+            self.attention.output_dim, prompt_dim, net_arch, activation_fn, layer_norm
+        )
 
     def forward(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
         """Values of states.
@@ -97,11 +93,17 @@ class PromptedStateValue(nn.Module):
         :param prompts: M prompts as the EMA actor encodes them.
         :return: (M, N).
         """
-        return self.value_network(self.attention.project(self.value_network.from_state, features, prompts), prompts.vectors)
+        return self.value_network(
+            self.attention.project(self.value_network.from_state, features, prompts), prompts.vectors
+        )
 
 
 def choose(
-    actions: th.Tensor, values: th.Tensor, n_candidates: int, temperature: float, generator: th.Generator | None
+    actions: th.Tensor,
+    values: th.Tensor,
+    n_candidates: int,
+    temperature: float,
+    generator: th.Generator | None,
 ) -> th.Tensor:
     """One action of each row's candidates, by value.
 
@@ -119,6 +121,8 @@ def choose(
         # Standardised: the scale of Q depends on rewards and horizon, and says nothing about how sure the critic is.
         centred = values - values.mean(dim=-1, keepdim=True)
         logits = centred / (values.std(dim=-1, keepdim=True) + 1e-6) / temperature
-        picked = th.multinomial(logits.softmax(dim=-1).flatten(0, 1), 1, generator=generator).view(values.shape[:2])
+        picked = th.multinomial(logits.softmax(dim=-1).flatten(0, 1), 1, generator=generator).view(
+            values.shape[:2]
+        )
     candidates = actions.unflatten(1, values.shape[1:])  # (M, N, C, A)
     return candidates.take_along_dim(picked[:, :, None, None], dim=2).squeeze(2)

@@ -24,7 +24,9 @@ class ActingNetwork(nn.Module):
     low: th.Tensor
     high: th.Tensor
 
-    def __init__(self, actor: PromptedDiffusionActor, prompt: PromptEncoding, chain: Sequence[ChainStep]) -> None:
+    def __init__(
+        self, actor: PromptedDiffusionActor, prompt: PromptEncoding, chain: Sequence[ChainStep]
+    ) -> None:
         super().__init__()
         self.actor, self.chain = actor, list(chain)
         for name, value in prompt._asdict().items():
@@ -42,7 +44,9 @@ class ActingNetwork(nn.Module):
         """
         prompt = PromptEncoding(*(getattr(self, name) for name in PromptEncoding._fields))
         if noise is None:
-            noise = self.low.new_zeros(len(self.chain), count_rows(observations, 1), self.actor.denoiser.action_dim)
+            noise = self.low.new_zeros(
+                len(self.chain), count_rows(observations, 1), self.actor.denoiser.action_dim
+            )
         actions = self.actor(observations, prompt, noise.unsqueeze(1), self.chain)
         scaled = actions.reshape(-1, *self.low.shape)
         return self.low + 0.5 * (scaled + 1.0) * (self.high - self.low)
@@ -68,7 +72,9 @@ def export_network(network: ActingNetwork, path: str | Path, deterministic: bool
     )
     along = {key: {0: rows} for key in observations} if isinstance(observations, dict) else {0: rows}
     noise = th.zeros(len(network.chain), n_examples, network.actor.denoiser.action_dim, device=device)
-    inputs, shapes = ((observations,), (along,)) if deterministic else ((observations, noise), (along, {1: rows}))
+    inputs, shapes = (
+        ((observations,), (along,)) if deterministic else ((observations, noise), (along, {1: rows}))
+    )
     with th.no_grad():
         program = th.export.export(network, inputs, dynamic_shapes=shapes)
     with whole_file(place) as temporary:

@@ -51,7 +51,11 @@ class GradientSteps(PromptedLosses):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the losses that were made of this model's: a copy makes its own."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_critic_loss", "_actor_loss")}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_critic_loss", "_actor_loss")
+        }
 
     @contextmanager
     def _accelerating(self) -> Iterator[None]:
@@ -77,20 +81,26 @@ class GradientSteps(PromptedLosses):
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size)
             n_prompts = len(batch.prompts.has_text)
-            noise = self.draw_noise(n_prompts, batch_size // n_prompts, (self.q_batch_size or batch_size) // n_prompts)
+            noise = self.draw_noise(
+                n_prompts, batch_size // n_prompts, (self.q_batch_size or batch_size) // n_prompts
+            )
             self._n_updates += 1
             # What the averaged actor keeps of itself: little in the beginning, when there is little to keep.
             decay = min(self.ema_decay, (1 + self._n_updates) / (10 + self._n_updates))
             update = self._graphed_update or self._update
             self._accumulate(update(batch, noise, decay))
 
-    def _update(self, batch: PromptReplayBufferSamples, noise: StepNoise, decay: float | th.Tensor) -> Metrics:
+    def _update(
+        self, batch: PromptReplayBufferSamples, noise: StepNoise, decay: float | th.Tensor
+    ) -> Metrics:
         """The critic's step, the actor's step, the targets: a function of tensors, which waits for none of them."""
         batch = batch._replace(prompts=self._drop_prompts(batch.prompts, noise.dropout))
         metrics: Metrics = {}
         encoded = None
         if self.eta > 0:
-            critic_batch = batch.leading((self.q_batch_size or len(batch.actions)) // len(batch.prompts.has_text))
+            critic_batch = batch.leading(
+                (self.q_batch_size or len(batch.actions)) // len(batch.prompts.has_text)
+            )
             encoded = self.encode_for_critic(critic_batch)
             critic_loss, metrics = self._critic_loss(critic_batch, encoded, noise)
             self._step(self.critic.optimizer, critic_loss)

@@ -101,7 +101,11 @@ class OfflineLearning(OffPolicyAlgorithm):
         return self
 
     def _learn(
-        self, total_timesteps: int, callback: BaseCallback, log_interval: int | None, behind: list[BaseCallback]
+        self,
+        total_timesteps: int,
+        callback: BaseCallback,
+        log_interval: int | None,
+        behind: list[BaseCallback],
     ) -> None:
         callback.on_training_start(locals(), globals())
         seen = [each.on_step() for each in behind]
@@ -181,7 +185,11 @@ class OfflineLearning(OffPolicyAlgorithm):
             what = f"after gradient step {self.num_timesteps} the weight {bad_weight!r} is not finite"
         else:
             return
-        kept = "No model was saved before" if self.last_saved is None else f"The last good model is {self.last_saved}"
+        kept = (
+            "No model was saved before"
+            if self.last_saved is None
+            else f"The last good model is {self.last_saved}"
+        )
         raise TrainingDiverged(
             f"the training has diverged: {what}. {kept}; try a lower `learning_rate`, `eta` or `max_grad_norm`"
         )

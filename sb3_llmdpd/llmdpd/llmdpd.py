@@ -196,7 +196,9 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
             self.observation_space = plain_observation_space(self.observation_space)
         check_readable(self.observation_space, self.action_space)  # type: ignore[arg-type]  # a Box: see above
         if isinstance(self.observation_space, spaces.Dict) and policy in ("MlpPolicy", "CnnPolicy"):
-            raise ValueError(f"You must use `MultiInputPolicy` when working with dict observation space, not {policy}")
+            raise ValueError(
+                f"You must use `MultiInputPolicy` when working with dict observation space, not {policy}"
+            )
         self.policy_kwargs = policy_kwargs  # OffPolicyAlgorithm adds `use_sde` to its own copy
         self.stats_window_size = stats_window_size
         if data is not None:
@@ -215,7 +217,9 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
         """Of the noise in `predict`, apart so that acting changes nothing in training."""
         self.set_random_seed(self.seed)
         self.policy = self._make_policy().to(self.device)
-        self.policy.actor.diffusion.chain(self.sampler, self.n_sampling_steps)  # which refuses one that cannot be
+        self.policy.actor.diffusion.chain(
+            self.sampler, self.n_sampling_steps
+        )  # which refuses one that cannot be
         self._create_aliases()
         self._prepare_steps()
         if self.replay_buffer is not None:

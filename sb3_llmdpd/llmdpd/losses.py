@@ -77,7 +77,9 @@ class PromptedLosses(OffPolicyAlgorithm):
         return StepNoise(
             dropout=th.rand((2, n_prompts), generator=generator, device=device),
             next_actions=normal(*chain) if improves and self.critic_objective == "td" else None,
-            prompt_vectors=normal(n_prompts, actor.prompt_encoder.vector_dim) if self.prompt_noise > 0 else None,
+            prompt_vectors=normal(n_prompts, actor.prompt_encoder.vector_dim)
+            if self.prompt_noise > 0
+            else None,
             actions=normal(n_prompts, n, chain[-1]),
             steps=actor.diffusion.draw_steps((n_prompts, n), generator),
             new_actions=normal(*chain) if improves and self.policy_objective == "diffusion_ql" else None,
@@ -127,10 +129,14 @@ class PromptedLosses(OffPolicyAlgorithm):
             assert self.state_value is not None  # the policy was told to have one
             return self.state_value(next_features, prompts)
         assert noise.next_actions is not None  # of this objective
-        next_actions = self.actor_target.sample(self.actor_target.condition(next_features, prompts), noise.next_actions)
+        next_actions = self.actor_target.sample(
+            self.actor_target.condition(next_features, prompts), noise.next_actions
+        )
         return self.critic_target(next_features, prompts, next_actions).min(dim=0).values
 
-    def _value_loss(self, features: th.Tensor, prompts: PromptEncoding, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def _value_loss(
+        self, features: th.Tensor, prompts: PromptEncoding, actions: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
         """Expectile regression of V on the values of the data's actions (IQL, Eq. 5), and the mean of V."""
         assert self.state_value is not None  # the policy was told to have one
         with th.no_grad():
@@ -169,7 +175,9 @@ class PromptedLosses(OffPolicyAlgorithm):
         if noise.new_actions is not None:
             new_actions = actor.sample(condition[:, shown], noise.new_actions)
         else:
-            new_actions = actor.diffusion.predict_start(noisy_actions[:, shown], predicted_noise[:, shown], steps[:, shown])
+            new_actions = actor.diffusion.predict_start(
+                noisy_actions[:, shown], predicted_noise[:, shown], steps[:, shown]
+            )
         q_loss = self._q_loss(new_actions, encoded, noise.head)
         loss = bc_loss + self.eta * q_loss
         return loss, {"actor_loss": loss, "bc_loss": bc_loss, "q_loss": q_loss}
@@ -198,4 +206,6 @@ def expectile_loss(errors: th.Tensor, expectile: float) -> th.Tensor:
 
 def _constant(network: nn.Module, *inputs: Any) -> Any:
     """What a network says, without gradients for its weights; those of the inputs still flow."""
-    return functional_call(network, {name: weight.detach() for name, weight in network.named_parameters()}, inputs)
+    return functional_call(
+        network, {name: weight.detach() for name, weight in network.named_parameters()}, inputs
+    )

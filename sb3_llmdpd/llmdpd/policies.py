@@ -106,11 +106,15 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class=features_extractor_named(features_extractor_class or self.default_features_extractor),
+            features_extractor_class=features_extractor_named(
+                features_extractor_class or self.default_features_extractor
+            ),
             features_extractor_kwargs=features_extractor_kwargs,
             optimizer_class=optimizer_class,
             # One kernel for all parameters, instead of several for each.
-            optimizer_kwargs=dict(optimizer_kwargs or ({"fused": True} if optimizer_class is th.optim.Adam else {})),
+            optimizer_kwargs=dict(
+                optimizer_kwargs or ({"fused": True} if optimizer_class is th.optim.Adam else {})
+            ),
             squash_output=True,
             normalize_images=normalize_images,
         )
@@ -272,7 +276,9 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         actions = actor.sample(condition, chain_noise, chain)
         if n_candidates > 1:
             values = self.critic_target(features, prompts, actions).min(dim=0).values
-            actions = choose(actions, values, n_candidates, candidate_temperature if noise is not None else 0.0, noise)
+            actions = choose(
+                actions, values, n_candidates, candidate_temperature if noise is not None else 0.0, noise
+            )
         scaled = actions.reshape(-1, *self.action_space.shape).cpu().numpy()
         unscaled = self.unscale_action(scaled).astype(self.action_space.dtype)
         return unscaled if vectorized else unscaled[0]

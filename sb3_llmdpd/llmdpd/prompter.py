@@ -43,7 +43,9 @@ class Prompter:
         device, policy = self.policy.device, self.policy
         windows = [self._window(prompt.trajectory) for prompt in prompts]
         actions = np.stack([window.actions for window in windows])
-        scaled = policy.scale_action(actions.reshape(-1, *policy.action_space.shape)).reshape(*actions.shape[:2], -1)
+        scaled = policy.scale_action(actions.reshape(-1, *policy.action_space.shape)).reshape(
+            *actions.shape[:2], -1
+        )
         return PromptBatch(
             text_vectors=th.as_tensor(self._text_vectors(prompts), device=device),
             has_text=th.tensor([prompt.has_text for prompt in prompts], device=device),

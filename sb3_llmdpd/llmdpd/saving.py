@@ -42,7 +42,9 @@ class SavedWithoutPickle(TrainingData):
     _setup_schedules: Callable[[], None]
     _make_policy: Callable[[], LLMDPDPolicy]
 
-    def save(self, path: FileLike, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+    def save(
+        self, path: FileLike, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    ) -> None:
         """Write the model with all that acting and going on with the training need; the data set stays outside.
 
         :param path: a path (``.zip`` is added where there is no suffix), or a binary file open for writing. A file is
@@ -64,8 +66,12 @@ class SavedWithoutPickle(TrainingData):
         self.check_health()
         saved = Checkpoint(
             data={
-                "arguments": {name: to_json(getattr(self, name)) for name in SAVED_ARGUMENTS if name not in left_out},
-                "policy": next((name for name, known in self.policy_aliases.items() if known is self.policy_class), None),
+                "arguments": {
+                    name: to_json(getattr(self, name)) for name in SAVED_ARGUMENTS if name not in left_out
+                },
+                "policy": next(
+                    (name for name, known in self.policy_aliases.items() if known is self.policy_class), None
+                ),
                 "policy_class": f"{self.policy_class.__module__}.{self.policy_class.__qualname__}",
                 **{name: space_to_json(getattr(self, name)) for name in SPACES},
                 "counters": {name.lstrip("_"): getattr(self, name) for name in COUNTERS},
@@ -82,10 +88,14 @@ class SavedWithoutPickle(TrainingData):
             },
         )
         if self.text_table is not None:
-            saved.tensors["text_table"] = {name: th.tensor(array) for name, array in self.text_table.tensors().items()}
+            saved.tensors["text_table"] = {
+                name: th.tensor(array) for name, array in self.text_table.tensors().items()
+            }
         for name in OPTIMIZERS:
             if name not in left_out:
-                saved.data["optimizers"][name], saved.tensors[name] = optimizer_to_parts(self._optimizer(name))
+                saved.data["optimizers"][name], saved.tensors[name] = optimizer_to_parts(
+                    self._optimizer(name)
+                )
         self.last_saved = checkpoint.write(saved, path) or self.last_saved
 
     @classmethod
@@ -123,14 +133,20 @@ class SavedWithoutPickle(TrainingData):
             get_system_info()
             print("== SAVED MODEL SYSTEM INFO ==", saved.system_info, sep="\n")  # noqa: T201
         device = get_device(device)
-        given = {name: value for name, value in (custom_objects or {}).items() if name in SAVED_ARGUMENTS} | overrides
+        given = {
+            name: value for name, value in (custom_objects or {}).items() if name in SAVED_ARGUMENTS
+        } | overrides
         try:
-            model = cls._from_file(saved, device, given, answers_from({**(custom_objects or {}), **overrides}))
+            model = cls._from_file(
+                saved, device, given, answers_from({**(custom_objects or {}), **overrides})
+            )
         except ValueError:
             raise
         except Exception as error:  # values of the wrong kind make networks raise errors of a dozen kinds
             shown = checkpoint.shown_path(path)
-            raise ValueError(f"{shown} describes no model that can be built ({type(error).__name__}: {error})") from error
+            raise ValueError(
+                f"{shown} describes no model that can be built ({type(error).__name__}: {error})"
+            ) from error
         model.last_saved = checkpoint.existing(path)
         if env is not None:
             model.set_env(env, force_reset)
@@ -139,7 +155,9 @@ class SavedWithoutPickle(TrainingData):
         return model
 
     @classmethod
-    def _from_file(cls, saved: Checkpoint, device: th.device | str, given: dict[str, Any], custom: CustomObjects) -> Self:
+    def _from_file(
+        cls, saved: Checkpoint, device: th.device | str, given: dict[str, Any], custom: CustomObjects
+    ) -> Self:
         """Build the whole model that a file describes, but for what ``given`` says instead."""
         data = saved.data
         model = cls(
@@ -157,7 +175,9 @@ class SavedWithoutPickle(TrainingData):
             try:
                 check_weights(model._make_policy, saved.tensors["policy"])
             except ValueError as error:
-                stored = {name: data["arguments"].get(name, "its default") for name in _SHAPING if name in given}
+                stored = {
+                    name: data["arguments"].get(name, "its default") for name in _SHAPING if name in given
+                }
                 if not stored:
                     raise
                 made = " and ".join(f"{name}={value}" for name, value in stored.items())
@@ -176,7 +196,9 @@ class SavedWithoutPickle(TrainingData):
                 raise ValueError(f"the model file counts {count!r} for {name!r}, which is no count")
             setattr(self, name, count)
         self._to_count_on = counters_from_json(data["callbacks"])
-        self._metric_sums = {name: total.reshape(()).to(self.device) for name, total in saved.tensors["metrics"].items()}
+        self._metric_sums = {
+            name: total.reshape(()).to(self.device) for name, total in saved.tensors["metrics"].items()
+        }
         if self.text_table is not None and self.text_table.dim != self.policy.text_dim:
             raise ValueError(
                 f"the model file has sentence vectors of size {self.text_table.dim} for a model of {self.policy.text_dim}"
@@ -185,7 +207,9 @@ class SavedWithoutPickle(TrainingData):
             self._only_task = [Prompt(text=text) for text in data["only_task"]]
             self.set_task()
         if data["buffer_generator"] is not None:
-            np.random.default_rng().bit_generator.state = data["buffer_generator"]  # which refuses what is none
+            np.random.default_rng().bit_generator.state = data[
+                "buffer_generator"
+            ]  # which refuses what is none
         self._saved_buffer_state = data["buffer_generator"]
         for name in GENERATORS:
             generator, state = getattr(self, name), saved.tensors["generators"][name]
@@ -209,7 +233,10 @@ class SavedWithoutPickle(TrainingData):
         return ["policy", *OPTIMIZERS], []
 
     def set_parameters(
-        self, load_path_or_dict: FileLike | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+        self,
+        load_path_or_dict: FileLike | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
     ) -> None:
         """Take weights and states of optimisers, all of them or none.
 
@@ -229,7 +256,9 @@ class SavedWithoutPickle(TrainingData):
             super().set_parameters(before)  # type: ignore[arg-type]  # SB3's own answer
             if isinstance(load_path_or_dict, dict) or isinstance(error, ValueError | FileNotFoundError):
                 raise
-            raise ValueError(f"the parameters do not fit the model ({type(error).__name__}: {error})") from error
+            raise ValueError(
+                f"the parameters do not fit the model ({type(error).__name__}: {error})"
+            ) from error
 
     def _set_from_file(self, saved: Checkpoint, exact_match: bool) -> None:
         missing = set(OPTIMIZERS) - set(saved.data["optimizers"])
@@ -269,7 +298,9 @@ def _arguments(saved: dict[str, Any], given: dict[str, Any], custom: CustomObjec
             f"the model file holds arguments that this version of sb3_llmdpd does not know: {', '.join(sorted(newer))};"
             " install the version that wrote it"
         )
-    return {name: from_json(value, name, custom) for name, value in saved.items() if name not in given} | given
+    return {
+        name: from_json(value, name, custom) for name, value in saved.items() if name not in given
+    } | given
 
 
 def _names_custom_objects(data: dict[str, Any]) -> bool:

@@ -89,7 +89,9 @@ class TrainingData(PromptedActing, OfflineLearning):
             self._saved_buffer_state = None
         return buffer
 
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+    def load_replay_buffer(
+        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
+    ) -> None:
         """Train on a buffer that SB3's `save_replay_buffer` wrote. It is pickled: open only your own.
 
         :param path: of the buffer.
@@ -99,7 +101,9 @@ class TrainingData(PromptedActing, OfflineLearning):
         """
         buffer = load_from_pkl(path, self.verbose)
         if not isinstance(buffer, PromptReplayBuffer):
-            raise TypeError(f"LLMDPD learns from a PromptReplayBuffer, and {path} holds a {type(buffer).__name__}")
+            raise TypeError(
+                f"LLMDPD learns from a PromptReplayBuffer, and {path} holds a {type(buffer).__name__}"
+            )
         self.set_dataset(buffer)
 
     def _attach(self, buffer: PromptReplayBuffer) -> None:

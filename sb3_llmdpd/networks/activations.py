@@ -22,7 +22,9 @@ class _FastMish(th.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: th.Tensor) -> th.Tensor:
         x, p, w = ctx.saved_tensors
-        if th.is_grad_enabled():  # a second derivative is wanted, and what was saved does not know that it came from x
+        if (
+            th.is_grad_enabled()
+        ):  # a second derivative is wanted, and what was saved does not know that it came from x
             p, w = _gate(x)
         return grads[0] * (w + x * p * (1.0 - w * w))  # d mish / dx, since dw/dx = p (1 - w^2)
 

@@ -135,7 +135,10 @@ class NearestSteps(StateReader):
         if features.device.type != "cpu" or th.compiler.is_compiling():
             return super().project(layer, features, prompts)
         of_state, of_example, of_flag = layer.weight.split([features.shape[-1], self.example_dim, 1], dim=1)
-        alone, shown = (~prompts.has_trajectory).nonzero().squeeze(1), prompts.has_trajectory.nonzero().squeeze(1)
+        alone, shown = (
+            (~prompts.has_trajectory).nonzero().squeeze(1),
+            prompts.has_trajectory.nonzero().squeeze(1),
+        )
         read = self._beside(features.index_select(0, shown), prompts.steps.index_select(0, shown))
         parts = [
             F.linear(features.index_select(0, alone), of_state, layer.bias),
@@ -149,12 +152,20 @@ class NearestSteps(StateReader):
         states, actions = steps[..., :feature_dim], steps[..., feature_dim:]  # (M, L, F), (M, L, A)
         n_steps = states.shape[1]
         ways = th.cat([states, *(_shifted(states, steps) for steps in _AHEAD)], dim=-1)  # (M, L, (1 + h) F)
-        times = th.linspace(0.0, 1.0, n_steps, device=states.device).expand(len(states), n_steps).unsqueeze(-1)
+        times = (
+            th.linspace(0.0, 1.0, n_steps, device=states.device).expand(len(states), n_steps).unsqueeze(-1)
+        )
         weights = self._weights(features, states)  # (M, heads, N, L)
-        nearest = weights @ th.cat([ways, actions, times], dim=-1).unsqueeze(1)  # (M, heads, N, (1 + h) F + A + 1)
+        nearest = weights @ th.cat([ways, actions, times], dim=-1).unsqueeze(
+            1
+        )  # (M, heads, N, (1 + h) F + A + 1)
         targets, beside = nearest.tensor_split([ways.shape[-1]], dim=-1)
         differences = targets - th.cat([features] * (1 + len(_AHEAD)), dim=-1).unsqueeze(1)
-        return th.cat([differences, th.tanh(differences / _FINE_SCALE), beside], dim=-1).transpose(1, 2).flatten(2)
+        return (
+            th.cat([differences, th.tanh(differences / _FINE_SCALE), beside], dim=-1)
+            .transpose(1, 2)
+            .flatten(2)
+        )
 
     def _weights(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
         """(M, heads, N, L): of each step for each state, summing to one over the steps."""
@@ -173,7 +184,9 @@ def _shifted(states: th.Tensor, steps: int) -> th.Tensor:
     return th.cat([states[:, steps:], states[:, -1:].expand(-1, steps, -1)], dim=1)
 
 
-def make_state_reader(conditioning: str, feature_dim: int, action_dim: int, token_dim: int, n_heads: int) -> StateReader:
+def make_state_reader(
+    conditioning: str, feature_dim: int, action_dim: int, token_dim: int, n_heads: int
+) -> StateReader:
     """How a policy reads a state beside its example.
 
     :param conditioning: one of ``CONDITIONINGS``.
@@ -185,4 +198,6 @@ def make_state_reader(conditioning: str, feature_dim: int, action_dim: int, toke
     """
     if conditioning == "cross_attention":
         return TrajectoryAttention(feature_dim, token_dim, n_heads)
-    return NearestSteps(feature_dim, action_dim) if conditioning == "nearest_steps" else StateAlone(feature_dim)
+    return (
+        NearestSteps(feature_dim, action_dim) if conditioning == "nearest_steps" else StateAlone(feature_dim)
+    )

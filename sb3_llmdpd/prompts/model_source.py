@@ -26,9 +26,13 @@ class LanguageModelSource:
     :raises ValueError: when ``model`` holds a question mark, which begins the options.
     """
 
-    def __init__(self, kind: str, model: str, revision: str | None, local_files_only: bool, index_file: str) -> None:
+    def __init__(
+        self, kind: str, model: str, revision: str | None, local_files_only: bool, index_file: str
+    ) -> None:
         if "?" in model:
-            raise ValueError(f"a model's name or path cannot hold a question mark, got {model!r}; rename the folder")
+            raise ValueError(
+                f"a model's name or path cannot hold a question mark, got {model!r}; rename the folder"
+            )
         self.kind = kind
         folder = Path(model).expanduser()
         self.is_folder = folder.is_dir()
@@ -72,13 +76,17 @@ class LanguageModelSource:
         attempts = [True] * try_here + [False] * (not only_local)
         for local_files_only in attempts:
             try:
-                with th.random.fork_rng(devices=[]):  # what a model draws for weights it lacks must not move the training
+                with th.random.fork_rng(
+                    devices=[]
+                ):  # what a model draws for weights it lacks must not move the training
                     return load(local_files_only)
             except (OSError, ValueError) as error:
                 failure = error
         reason = f"{type(failure).__name__}: {failure}".splitlines()[0]
         download = (
-            "" if self.is_folder else f" download it once with `hf download {self.model}`, then no network is needed; or"
+            ""
+            if self.is_folder
+            else f" download it once with `hf download {self.model}`, then no network is needed; or"
         )
         raise ValueError(
             f"text encoder {self.kind}:{self.model} could not be loaded ({reason}). Looked for in:"

@@ -124,7 +124,9 @@ def window_steps(lengths: np.ndarray, window: int, offsets: np.ndarray | float =
     """
     parts = (np.arange(window) + offsets) / window  # (window,) or (n, window)
     ends = np.asarray(lengths)[:, None]
-    return np.minimum(np.floor(ends * parts).astype(np.int64), ends - 1)  # an offset just below 1 may round up to it
+    return np.minimum(
+        np.floor(ends * parts).astype(np.int64), ends - 1
+    )  # an offset just below 1 may round up to it
 
 
 def take(observations: Observations, index: Any) -> Observations:

@@ -48,9 +48,13 @@ class PromptEncoder(nn.Module):
         self.trajectory = None
         if trajectory_embedding_dim:
             self.trajectory = TrajectoryEncoder(feature_dim, action_dim, window, token_dim, n_layers, n_heads)
-            self.pool = nn.Sequential(nn.Linear(token_dim, trajectory_embedding_dim), nn.LayerNorm(trajectory_embedding_dim))
+            self.pool = nn.Sequential(
+                nn.Linear(token_dim, trajectory_embedding_dim), nn.LayerNorm(trajectory_embedding_dim)
+            )
         self.null_text = nn.Parameter(0.02 * th.randn(text_embedding_dim))
-        if trajectory_embedding_dim:  # behind the text's null: the order of the draws decides what a seed begins with
+        if (
+            trajectory_embedding_dim
+        ):  # behind the text's null: the order of the draws decides what a seed begins with
             self.null_trajectory = nn.Parameter(0.02 * th.randn(trajectory_embedding_dim))
 
     def forward(self, prompts: PromptBatch, features: th.Tensor) -> PromptEncoding:
@@ -68,9 +72,13 @@ class PromptEncoder(nn.Module):
             return PromptEncoding(text, steps[..., :0], steps, prompts.has_trajectory)
         if not steps.shape[1]:  # no example is shown, and none has to be encoded
             trajectory = self.null_trajectory.expand(len(text), -1)
-            return PromptEncoding(th.cat([text, trajectory], dim=1), steps[..., :0], steps, prompts.has_trajectory)
+            return PromptEncoding(
+                th.cat([text, trajectory], dim=1), steps[..., :0], steps, prompts.has_trajectory
+            )
         tokens = self.trajectory(steps)  # (M, L, token_dim)
-        trajectory = th.where(prompts.has_trajectory[:, None], self.pool(tokens.mean(dim=1)), self.null_trajectory)
+        trajectory = th.where(
+            prompts.has_trajectory[:, None], self.pool(tokens.mean(dim=1)), self.null_trajectory
+        )
         return PromptEncoding(th.cat([text, trajectory], dim=1), tokens, steps, prompts.has_trajectory)
 
 

@@ -21,13 +21,17 @@ class KnownTasks:
 
     def __init__(self, registry: str) -> None:
         if registry not in REGISTRIES:
-            raise ValueError(f"the tasks known by their sentences are those of {', '.join(REGISTRIES)}, got {registry!r}")
+            raise ValueError(
+                f"the tasks known by their sentences are those of {', '.join(REGISTRIES)}, got {registry!r}"
+            )
         self.registry = registry
 
     @cached_property
     def by_text(self) -> dict[str, str]:
         """The name of the task that each known sentence stands for."""
-        from sb3_llmdpd.data.metaworld.sentences import SENTENCES  # here, since its package imports the data sources
+        from sb3_llmdpd.data.metaworld.sentences import (
+            SENTENCES,
+        )  # here, since its package imports the data sources
 
         return {text: task for task, texts in SENTENCES.items() for text in texts}
 
@@ -102,7 +106,10 @@ class RandomTextEncoder:
         """
         known = self.tasks.by_text
         # No sentence can be taken for a task: their kinds are part of the seed.
-        seeds = [f"task {known[text]}" if text in known else f"sentence {text}" for text in check_texts(texts, "`texts`")]
+        seeds = [
+            f"task {known[text]}" if text in known else f"sentence {text}"
+            for text in check_texts(texts, "`texts`")
+        ]
         return np.array([self._draw(seed) for seed in seeds], np.float32).reshape(len(seeds), self.dim)
 
     def _draw(self, seed: str) -> np.ndarray:

@@ -64,7 +64,9 @@ class CachedTextEncoder:
         found = self._read(sentences)
         missing = [text for text in dict.fromkeys(sentences) if text not in found]
         if missing:
-            new = dict(zip(missing, check_vectors(self.encoder.encode(missing), missing, self.encoder), strict=True))
+            new = dict(
+                zip(missing, check_vectors(self.encoder.encode(missing), missing, self.encoder), strict=True)
+            )
             self._write(new)
             found |= new
         return np.stack([found[text] for text in sentences])

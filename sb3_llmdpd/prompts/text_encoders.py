@@ -98,13 +98,17 @@ def make_text_encoder(spec: str) -> TextEncoder:
     :raises ValueError: on an unknown form, option or value.
     """
     if not isinstance(spec, str):
-        raise TypeError(f"a text encoder is named by a string, got {type(spec).__name__}. Known are:\n{KNOWN_SPECS}")
+        raise TypeError(
+            f"a text encoder is named by a string, got {type(spec).__name__}. Known are:\n{KNOWN_SPECS}"
+        )
     head, _, query = spec.partition("?")
     kind, _, model = head.partition(":")
     if kind == "minilm" and not model:
         return MiniLMTextEncoder(**_read_options(spec, query, {}))
     if kind == "hashing" and (model.isdecimal() or not model):
-        return HashingTextEncoder(int(model or HashingTextEncoder.default_dim), **_read_options(spec, query, {}))
+        return HashingTextEncoder(
+            int(model or HashingTextEncoder.default_dim), **_read_options(spec, query, {})
+        )
     if kind == "one-hot" and model in REGISTRIES:
         return OneHotTextEncoder(model, **_read_options(spec, query, {}))
     if kind == "random" and model in REGISTRIES:
@@ -177,7 +181,9 @@ def _read_options(spec: str, query: str, readers: Mapping[str, Callable[[str], A
     options: dict[str, Any] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in readers:
-            raise ValueError(f"text encoder {spec!r}: unknown option {key!r}, known here are {sorted(readers) or 'none'}")
+            raise ValueError(
+                f"text encoder {spec!r}: unknown option {key!r}, known here are {sorted(readers) or 'none'}"
+            )
         try:
             options[key] = readers[key](value)
         except (KeyError, ValueError) as error:

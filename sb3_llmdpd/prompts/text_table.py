@@ -55,7 +55,9 @@ class TextTable:
             )
         self._index = {text: i for i, text in enumerate(self.texts)}
         if len(self._index) < len(self.texts):
-            raise ValueError(f"the {len(self.texts)} texts of a table must differ, only {len(self._index)} do")
+            raise ValueError(
+                f"the {len(self.texts)} texts of a table must differ, only {len(self._index)} do"
+            )
         self._encoder = encoder
         self._encoder_is_checked = False
         self._other_vectors: dict[str, np.ndarray] = {}
@@ -71,11 +73,21 @@ class TextTable:
         :raises ValueError: on an empty sentence, or when the encoder gives NaN or a wrong shape.
         """
         by_task = texts if isinstance(texts, Mapping) else {"": texts}
-        checked = {task: check_texts(of_task, f"task {task!r}" if task else "`texts`") for task, of_task in by_task.items()}
+        checked = {
+            task: check_texts(of_task, f"task {task!r}" if task else "`texts`")
+            for task, of_task in by_task.items()
+        }
         distinct = tuple(dict.fromkeys(text for of_task in checked.values() for text in of_task))
         probe_vector = check_vectors(probe(encoder)[None], ["the probe sentence"], encoder)[0]
         vectors = check_vectors(encoder.encode(distinct), distinct, encoder)
-        table = cls(distinct, vectors, encoder.name, probe_vector, encoder_revision=revision_of(encoder), encoder=encoder)
+        table = cls(
+            distinct,
+            vectors,
+            encoder.name,
+            probe_vector,
+            encoder_revision=revision_of(encoder),
+            encoder=encoder,
+        )
         table._encoder_is_checked = True
         table._warn_of_similar_tasks(checked)
         return table
@@ -106,11 +118,20 @@ class TextTable:
             of training.
         """
         sentences = check_texts(texts, "`texts`")
-        others = [text for text in dict.fromkeys(sentences) if text not in self._index and text not in self._other_vectors]
+        others = [
+            text
+            for text in dict.fromkeys(sentences)
+            if text not in self._index and text not in self._other_vectors
+        ]
         if others:
             encoder = self._checked_encoder()
-            self._other_vectors.update(zip(others, check_vectors(encoder.encode(others), others, encoder), strict=True))
-        rows = [self.vectors[self._index[text]] if text in self._index else self._other_vectors[text] for text in sentences]
+            self._other_vectors.update(
+                zip(others, check_vectors(encoder.encode(others), others, encoder), strict=True)
+            )
+        rows = [
+            self.vectors[self._index[text]] if text in self._index else self._other_vectors[text]
+            for text in sentences
+        ]
         return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
 
     def extended(self, texts: Sequence[str]) -> "TextTable":
@@ -149,7 +170,11 @@ class TextTable:
 
     def to_dict(self) -> dict[str, Any]:
         """What of the table is JSON; `tensors` is the rest."""
-        return {"texts": list(self.texts), "encoder_name": self.encoder_name, "encoder_revision": self.encoder_revision}
+        return {
+            "texts": list(self.texts),
+            "encoder_name": self.encoder_name,
+            "encoder_revision": self.encoder_revision,
+        }
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What of the table is arrays: ``vectors`` (n, dim) and ``probe`` (dim,), float32."""
@@ -167,9 +192,13 @@ class TextTable:
         :return: the table; no encoder is made yet.
         :raises ValueError: when a part is missing or does not fit.
         """
-        missing = ({"texts", "encoder_name", "encoder_revision"} - set(data)) | ({"vectors", "probe"} - set(tensors))
+        missing = ({"texts", "encoder_name", "encoder_revision"} - set(data)) | (
+            {"vectors", "probe"} - set(tensors)
+        )
         if missing:
-            raise ValueError(f"the table of task texts lacks {', '.join(sorted(missing))}; the file was not written whole")
+            raise ValueError(
+                f"the table of task texts lacks {', '.join(sorted(missing))}; the file was not written whole"
+            )
         return cls(
             data["texts"],
             tensors["vectors"],
@@ -194,7 +223,11 @@ class TextTable:
         length = float(np.linalg.norm(self.probe)) or 1.0
         distance = float(np.linalg.norm(found - self.probe)) / length if same_dim else np.inf
         if not distance <= PROBE_TOLERANCE:
-            detail = f"relative distance {distance:.3g}" if same_dim else f"dimension {len(found)} instead of {self.dim}"
+            detail = (
+                f"relative distance {distance:.3g}"
+                if same_dim
+                else f"dimension {len(found)} instead of {self.dim}"
+            )
             raise ValueError(
                 f"this model was trained with encoder {self.encoder_name!r} (revision {self.encoder_revision or 'unknown'}),"
                 f" whose vectors differ from those of {encoder.name!r} (revision {revision_of(encoder) or 'unknown'}) as found"
@@ -203,8 +236,12 @@ class TextTable:
             )
 
     def _warn_of_similar_tasks(self, texts_by_task: Mapping[str, Sequence[str]]) -> None:
-        tasks_of = {text: {task for task, texts in texts_by_task.items() if text in texts} for text in self.texts}
-        shared = [f"{text!r} stands for {sorted(names)}" for text, names in tasks_of.items() if len(names) > 1]
+        tasks_of = {
+            text: {task for task, texts in texts_by_task.items() if text in texts} for text in self.texts
+        }
+        shared = [
+            f"{text!r} stands for {sorted(names)}" for text, names in tasks_of.items() if len(names) > 1
+        ]
         # Sentences of zeros, which an encoder of labels does not know, are all alike to it.
         is_zero = ~self.vectors.any(axis=1, keepdims=True)
         unit = np.hstack([unit_length(self.vectors), is_zero])

@@ -18,15 +18,29 @@ class TrajectoryEncoder(nn.Module):
     """
 
     def __init__(
-        self, feature_dim: int, action_dim: int, window: int, token_dim: int = 64, n_layers: int = 2, n_heads: int = 4
+        self,
+        feature_dim: int,
+        action_dim: int,
+        window: int,
+        token_dim: int = 64,
+        n_layers: int = 2,
+        n_heads: int = 4,
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(feature_dim + action_dim, token_dim)
         self.positions = nn.Parameter(0.02 * th.randn(window, token_dim))
         layer = nn.TransformerEncoderLayer(
-            token_dim, n_heads, 4 * token_dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            token_dim,
+            n_heads,
+            4 * token_dim,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
         )
-        self.transformer = nn.TransformerEncoder(layer, n_layers, nn.LayerNorm(token_dim), enable_nested_tensor=False)
+        self.transformer = nn.TransformerEncoder(
+            layer, n_layers, nn.LayerNorm(token_dim), enable_nested_tensor=False
+        )
 
     def forward(self, steps: th.Tensor) -> th.Tensor:
         """Encode the steps.

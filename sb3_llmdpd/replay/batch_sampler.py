@@ -51,11 +51,16 @@ class BatchDraws:
             )
         index, tasks = self._index, self._tasks(n_prompts, generator)
         pools = index.pools_of(index.task_first_lot[tasks] + generator.integers(index.task_n_lots[tasks]))
-        examples = index.examples[index.pool_first_example[pools] + generator.integers(index.pool_n_examples[pools])]
+        examples = index.examples[
+            index.pool_first_example[pools] + generator.integers(index.pool_n_examples[pools])
+        ]
         first_step, n_steps = self._shown(pools, examples, generator)
         # What is shown is not what is explained: the rest of a single episode, or else the other episodes of the pool.
         is_single = index.pool_is_single[pools]
-        kept_out = (np.where(is_single, first_step, 0), np.where(is_single, n_steps, index.episode_length[examples]))
+        kept_out = (
+            np.where(is_single, first_step, 0),
+            np.where(is_single, n_steps, index.episode_length[examples]),
+        )
         rows = self._transitions(pools, examples, *kept_out, batch_size // n_prompts, generator)
         offsets = generator.random((n_prompts, self.window))
         # Of an episode of one step nothing is shown, and nothing read.
@@ -75,7 +80,9 @@ class BatchDraws:
         drawn = [generator.permutation(n_tasks) for _ in range(rounds)]
         return np.concatenate(drawn)[:n_prompts]
 
-    def _shown(self, pools: np.ndarray, examples: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _shown(
+        self, pools: np.ndarray, examples: np.ndarray, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """First step and number of steps of each example that its prompt may show, each (M,).
 
         All that are worth it; of an episode that has no other in its pool a half of those, at a random place.

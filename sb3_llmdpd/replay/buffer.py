@@ -107,7 +107,9 @@ class PromptReplayBuffer(ReplayBuffer):
         self.reward_scales = self._reward_scales(episodes)
         ends = index.episode_row + index.episode_length  # the rows behind the last transitions
         rewards = np.zeros(ends.max() + 1)
-        for episode, first, scale in zip(episodes, index.episode_row, self.reward_scales[index.episode_task], strict=True):
+        for episode, first, scale in zip(
+            episodes, index.episode_row, self.reward_scales[index.episode_task], strict=True
+        ):
             rewards[first : first + len(episode)] = episode.rewards / scale
         dones = np.zeros(len(rewards), np.float32)
         dones[ends - 1] = [episode.terminated for episode in episodes]

@@ -54,7 +54,9 @@ class EpisodeIndex:
         keys = [pool_key(episode, same_goal) for episode in episodes]
         order = sorted(range(len(episodes)), key=keys.__getitem__)
         self.episodes = [episodes[i] for i in order]
-        number_of_task = {task: number for number, task in enumerate(sorted({episode.task for episode in episodes}))}
+        number_of_task = {
+            task: number for number, task in enumerate(sorted({episode.task for episode in episodes}))
+        }
         self.tasks = tuple(number_of_task)
         lengths = np.array([len(episode) for episode in self.episodes])
         rows = lengths + 1
@@ -99,7 +101,10 @@ class EpisodeIndex:
         :return: the rows of the transitions, of the same shape.
         """
         episodes = np.searchsorted(self.episode_first_lot, lots, side="right") - 1
-        return self.episode_row[episodes] + (lots - self.episode_first_lot[episodes]) // self.transition_lots[episodes]
+        return (
+            self.episode_row[episodes]
+            + (lots - self.episode_first_lot[episodes]) // self.transition_lots[episodes]
+        )
 
     def some_rows(self, n: int) -> np.ndarray:
         """Rows spread evenly over all episodes.
@@ -145,4 +150,7 @@ class EpisodeIndex:
     def texts_by_task(self) -> dict[str, tuple[str, ...]]:
         """The phrasings of each task's sentence."""
         ends = self.task_first_text + self.task_n_texts
-        return {task: self.texts[first:end] for task, first, end in zip(self.tasks, self.task_first_text, ends, strict=True)}
+        return {
+            task: self.texts[first:end]
+            for task, first, end in zip(self.tasks, self.task_first_text, ends, strict=True)
+        }

@@ -20,7 +20,9 @@ def check_return_weight(strength: float, gamma: float) -> None:
     if not 0 <= strength < np.inf:
         raise ValueError(f"`return_weight` must be a finite number of at least 0, got {strength}")
     if strength > 0 and not 0 <= gamma < 1:
-        raise ValueError(f"`return_weight` above 0 goes by discounted returns: `gamma` must be in [0, 1), got {gamma}")
+        raise ValueError(
+            f"`return_weight` above 0 goes by discounted returns: `gamma` must be in [0, 1), got {gamma}"
+        )
 
 
 def lasting_return(episode: Episode, gamma: float) -> float:
@@ -66,5 +68,7 @@ def return_lots(episodes: Sequence[Episode], strength: float, gamma: float) -> n
     best, largest = np.full((2, task.max() + 1), -np.inf)
     np.maximum.at(best, task, returns)
     np.maximum.at(largest, task, np.abs(returns))
-    shortfalls = np.divide(best[task] - returns, largest[task], out=np.zeros_like(returns), where=largest[task] > 0)
+    shortfalls = np.divide(
+        best[task] - returns, largest[task], out=np.zeros_like(returns), where=largest[task] > 0
+    )
     return np.maximum(1, np.round(MOST_LOTS * np.exp(-strength * shortfalls))).astype(np.int64)

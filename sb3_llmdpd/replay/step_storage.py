@@ -59,7 +59,9 @@ class ResidentSteps:
         parts: list[Any] = [channels_first(episode.observations, observation_space) for episode in episodes]
         keys = list(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else None
         joined = (
-            np.concatenate(parts) if keys is None else {key: np.concatenate([part[key] for part in parts]) for key in keys}
+            np.concatenate(parts)
+            if keys is None
+            else {key: np.concatenate([part[key] for part in parts]) for key in keys}
         )
         flat = [episode.actions.reshape(len(episode), -1) for episode in episodes]
         actions = np.concatenate([np.vstack([rows, np.zeros_like(rows[:1])]) for rows in flat])
@@ -96,7 +98,11 @@ class MappedSteps:
     """
 
     def __init__(
-        self, file: FlatFile, observation_space: spaces.Space[Any], action_space: spaces.Box, device: th.device
+        self,
+        file: FlatFile,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        device: th.device,
     ) -> None:
         self._file = file
         self._observation_space = observation_space
@@ -124,7 +130,10 @@ class MappedSteps:
         together: Any = channels_first(observations, self._observation_space)
         if names is None:
             return th.from_numpy(np.ascontiguousarray(together)).to(self._device)
-        return {name: th.from_numpy(np.ascontiguousarray(part)).to(self._device) for name, part in together.items()}
+        return {
+            name: th.from_numpy(np.ascontiguousarray(part)).to(self._device)
+            for name, part in together.items()
+        }
 
 
 def scaled_actions(actions: np.ndarray, space: spaces.Box) -> np.ndarray:

@@ -24,10 +24,16 @@ def section(rounds: int) -> str:
     texts = [f"do task number {i}" for i in range(50)]
     tensor, actions = th.from_numpy(rows[:1]), th.randn(1, model.action_space.shape[0])
     reference = ReferenceActing(model, model.prompter.encode([Prompt(TEXT)]).vectors)
-    td3 = TD3("MlpPolicy", model.env, policy_kwargs={"net_arch": [256, 256, 256]}, buffer_size=1, device="cpu")
+    td3 = TD3(
+        "MlpPolicy", model.env, policy_kwargs={"net_arch": [256, 256, 256]}, buffer_size=1, device="cpu"
+    )
 
     def predict(
-        observations: np.ndarray, n_candidates: int = 1, sampler: str = "ddpm", n_steps: int | None = None, **task: object
+        observations: np.ndarray,
+        n_candidates: int = 1,
+        sampler: str = "ddpm",
+        n_steps: int | None = None,
+        **task: object,
     ) -> Callable[[], object]:
         def call() -> object:
             model.n_candidates, model.sampler, model.n_sampling_steps = n_candidates, sampler, n_steps

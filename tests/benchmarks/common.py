@@ -31,7 +31,9 @@ class Synthetic(EpisodeSource):
 
     def __init__(self, n_transitions: int, n_tasks: int = TASKS) -> None:
         box = spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
-        super().__init__(f"synthetic-{n_transitions}", box, spaces.Box(-1.0, 1.0, (ACTION,), np.float32), AS_RECORDED)
+        super().__init__(
+            f"synthetic-{n_transitions}", box, spaces.Box(-1.0, 1.0, (ACTION,), np.float32), AS_RECORDED
+        )
         self.length = min(LENGTH, n_transitions // (2 * n_tasks))  # two episodes a task, at least
         self.n_episodes, self.n_tasks = n_transitions // self.length, n_tasks
         self.file = FOLDER / "synthetic"  # stands for the data, whose source has to have one

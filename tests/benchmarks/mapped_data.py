@@ -53,8 +53,13 @@ def section(rounds: int) -> str:
     alone = subprocess.run([sys.executable, __file__], check=True, capture_output=True, text=True)
     mib = {name: value / 2**20 for name, value in json.loads(alone.stdout).items()}
     models = {"mapped": model_on(data), "100,000 transitions in memory": model_on(data_in_memory())}
-    times = by_turns({name: partial(model.train, 1, model.batch_size) for name, model in models.items()}, rounds)
-    rows = [[name, f"{times.milliseconds(name):.1f}", times.ratio(name, "100,000 transitions in memory")] for name in models]
+    times = by_turns(
+        {name: partial(model.train, 1, model.batch_size) for name, model in models.items()}, rounds
+    )
+    rows = [
+        [name, f"{times.milliseconds(name):.1f}", times.ratio(name, "100,000 transitions in memory")]
+        for name in models
+    ]
     return (
         f"{TRANSITIONS:,} transitions of {TASKS} tasks in a file of {size / 2**30:.2f} GiB, default settings of `LLMDPD` with"
         f" hashed sentences, one thread, {machine()}; {rounds} rounds.\n\nLargest resident memory: {mib['peak']:,.0f} MiB"

@@ -42,7 +42,10 @@ def section(rounds: int) -> str:
     }
     times = by_turns(calls, rounds, seconds=0.5)
     first, second, _ = calls
-    rows = [[name, f"{times.milliseconds(name):.0f}", times.ratio(name, first), times.ratio(name, second)] for name in calls]
+    rows = [
+        [name, f"{times.milliseconds(name):.0f}", times.ratio(name, first), times.ratio(name, second)]
+        for name in calls
+    ]
     head = (
         f"{TRANSITIONS:,} transitions in episodes of {LENGTH:,}, {file.stat().st_size / 2**20:.0f} MiB, {machine()};"
         f" {rounds} rounds."

@@ -118,7 +118,9 @@ class ReferenceCritic(nn.Module):
         """(n_critics, B)."""
         first = self.from_state(states) + self.from_action(actions)
         if prompts is not None and self.from_prompt is not None:
-            first = (first.unflatten(0, (len(prompts), -1)) + self.from_prompt(prompts)[:, None]).flatten(0, 1)
+            first = (first.unflatten(0, (len(prompts), -1)) + self.from_prompt(prompts)[:, None]).flatten(
+                0, 1
+            )
         return self.trunk(first)
 
     def trunk(self, first: th.Tensor) -> th.Tensor:
@@ -138,12 +140,22 @@ class ReferenceStep:
 
     def __init__(self, model: LLMDPD, prompted: bool) -> None:
         assert model.replay_buffer is not None
-        self.gamma, self.tau, self.eta, self.max_grad_norm = model.gamma, model.tau, model.eta, model.max_grad_norm
+        self.gamma, self.tau, self.eta, self.max_grad_norm = (
+            model.gamma,
+            model.tau,
+            model.eta,
+            model.max_grad_norm,
+        )
         self.ema_decay, self.batch_size = model.ema_decay, model.batch_size
-        self.actor, self.actor_target = ReferenceActor(model.actor, prompted), ReferenceActor(model.actor_target, prompted)
+        self.actor, self.actor_target = (
+            ReferenceActor(model.actor, prompted),
+            ReferenceActor(model.actor_target, prompted),
+        )
         self.critic = ReferenceCritic(model.critic, prompted)
         self.critic_target = ReferenceCritic(model.critic_target, prompted)
-        self.optimizers = [th.optim.Adam(net.parameters(), lr=3e-4, fused=True) for net in (self.critic, self.actor)]
+        self.optimizers = [
+            th.optim.Adam(net.parameters(), lr=3e-4, fused=True) for net in (self.critic, self.actor)
+        ]
         self.n_steps, self.action_dim = len(self.actor.constants), model.actor.denoiser.action_dim
         self.n_updates = 0
         self.features, self.standardised = model.actor.encode_observations, model.actor.text_normaliser
@@ -151,7 +163,9 @@ class ReferenceStep:
     def pack(self, model: LLMDPD, n_rows: int) -> None:
         """Lay transitions out as one array of rows."""
         assert model.replay_buffer is not None
-        batches = [model.replay_buffer.sample(model.batch_size) for _ in range(-(-n_rows // model.batch_size))]
+        batches = [
+            model.replay_buffer.sample(model.batch_size) for _ in range(-(-n_rows // model.batch_size))
+        ]
         self.rows = th.cat([self.rows_of(batch) for batch in batches])
         self.prompts = self.prompts_of(batches[0])
 
@@ -178,13 +192,19 @@ class ReferenceStep:
         vectors: th.Tensor = actor.encoder(prompts, features).vectors
         return vectors
 
-    def losses(self, rows: th.Tensor, prompts: PromptBatch | None, draws: Draws) -> Iterable[tuple[str, th.Tensor]]:
+    def losses(
+        self, rows: th.Tensor, prompts: PromptBatch | None, draws: Draws
+    ) -> Iterable[tuple[str, th.Tensor]]:
         """The critic's loss and, once its step was taken, the actor's."""
         size = (rows.shape[1] - self.action_dim - 2) // 2
-        states, next_states, actions, rewards, not_done = rows.split([size, size, self.action_dim, 1, 1], dim=1)
+        states, next_states, actions, rewards, not_done = rows.split(
+            [size, size, self.action_dim, 1, 1], dim=1
+        )
         with th.no_grad():
             encoded = self.encode(self.actor_target, prompts)
-            next_actions = self.actor_target.sample(self.actor_target.condition(next_states, encoded), draws.target_chain)
+            next_actions = self.actor_target.sample(
+                self.actor_target.condition(next_states, encoded), draws.target_chain
+            )
             next_values = self.critic_target(next_states, encoded, next_actions).amin(dim=0)
             targets = rewards[:, 0] + self.gamma * not_done[:, 0] * next_values
         yield "critic_loss", (self.critic(states, encoded, actions) - targets).square().mean(dim=1).sum()
@@ -235,7 +255,10 @@ class ReferenceActing:
     """
 
     def __init__(self, model: LLMDPD, prompt: th.Tensor) -> None:
-        self.actor, self.critic = ReferenceActor(model.actor_target, True), ReferenceCritic(model.critic_target, True)
+        self.actor, self.critic = (
+            ReferenceActor(model.actor_target, True),
+            ReferenceCritic(model.critic_target, True),
+        )
         self.prompt, self.features = prompt, model.actor_target.encode_observations
         self.n_steps, self.action_dim = len(self.actor.constants), model.actor.denoiser.action_dim
 
@@ -254,5 +277,9 @@ class ReferenceActing:
         features = self.features(observation)
         noise = th.randn(self.n_steps, n_candidates, self.action_dim)
         actions = self.actor.sample(self.actor.condition(features, self.prompt), noise)
-        first = self.critic.from_state(features) + self.critic.from_prompt(self.prompt) + self.critic.from_action(actions)
+        first = (
+            self.critic.from_state(features)
+            + self.critic.from_prompt(self.prompt)
+            + self.critic.from_action(actions)
+        )
         return actions[self.critic.trunk(first).amin(dim=0).argmax(dim=0, keepdim=True)]

@@ -30,8 +30,12 @@ SECTIONS: dict[str, Callable[[int], str]] = {
 def main() -> None:
     """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections; by default all")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"in which each variant has its turn; {ROUNDS} by default")
+    parser.add_argument(
+        "--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections; by default all"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"in which each variant has its turn; {ROUNDS} by default"
+    )
     parser.add_argument("--page", type=Path, default=PAGE, help="whose results are replaced")
     given = parser.parse_args()
     for name in given.only:

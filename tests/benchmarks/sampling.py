@@ -29,7 +29,13 @@ def plain_buffer(n_transitions: int) -> ReplayBuffer:
     """SB3's, full of numbers of the same sizes."""
     box = spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
     buffer = ReplayBuffer(n_transitions, box, spaces.Box(-1.0, 1.0, (ACTION,), np.float32), "cpu")
-    for array in (buffer.observations, buffer.next_observations, buffer.actions, buffer.rewards, buffer.dones):
+    for array in (
+        buffer.observations,
+        buffer.next_observations,
+        buffer.actions,
+        buffer.rewards,
+        buffer.dones,
+    ):
         array[:] = 0.5  # not only asked for: written to
     buffer.full = True
     return buffer
@@ -39,13 +45,19 @@ def bare_gathers(buffer: PromptReplayBuffer, n_transitions: int) -> Callable[[],
     """Nothing but the rows of a batch of ours, at random places of one packed array: less than this cannot be had."""
     width = OBSERVATION + ACTION + 2
     packed, texts = th.full((n_transitions, width), 0.5), buffer.text_vectors
-    with_next = packed.as_strided((n_transitions - 1, 2 * width), (width, 1))  # a row, and behind it the next one
+    with_next = packed.as_strided(
+        (n_transitions - 1, 2 * width), (width, 1)
+    )  # a row, and behind it the next one
     n_shown = buffer.prompts_per_batch * buffer.prompt_window
 
     def gather() -> object:
         rows = [th.randint(n_transitions - 1, (n,)) for n in (BATCH, n_shown)]
         sentences = th.randint(len(texts), (buffer.prompts_per_batch,))
-        return with_next.index_select(0, rows[0]), packed.index_select(0, rows[1]), texts.index_select(0, sentences)
+        return (
+            with_next.index_select(0, rows[0]),
+            packed.index_select(0, rows[1]),
+            texts.index_select(0, sentences),
+        )
 
     return gather
 
@@ -60,7 +72,9 @@ def section(rounds: int) -> str:
             "mapped": prompted_buffer(memory_mapped(Synthetic(n_transitions), cache=FOLDER)),
         }
         plain = plain_buffer(n_transitions)
-        calls: dict[str, Callable[[], object]] = {name: lambda b=b: b.sample(BATCH) for name, b in buffers.items()}
+        calls: dict[str, Callable[[], object]] = {
+            name: lambda b=b: b.sample(BATCH) for name, b in buffers.items()
+        }
         calls["bare gathers"] = bare_gathers(buffers["in memory"], n_transitions)
         times = by_turns({**calls, "SB3": lambda: plain.sample(BATCH)}, rounds, seconds=0.1)  # noqa: B023 - called here
         for name in calls:

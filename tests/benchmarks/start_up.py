@@ -8,7 +8,9 @@ from common import FOLDER, data_in_memory, machine, model_on, table
 from timing import by_turns
 
 ACT = "from sb3_llmdpd import LLMDPD; m = LLMDPD.load({path!r}, device='cpu')"
-FIRST = ACT + "; import numpy; m.predict(numpy.zeros(m.observation_space.shape), task_text='do task number 3')"
+FIRST = (
+    ACT + "; import numpy; m.predict(numpy.zeros(m.observation_space.shape), task_text='do task number 3')"
+)
 
 
 def section(rounds: int) -> str:
@@ -21,8 +23,12 @@ def section(rounds: int) -> str:
         "and act for the first time on a known sentence": FIRST.format(path=path),
     }
     calls: dict[str, Callable[[], object]] = {
-        name: lambda code=code: subprocess.run([sys.executable, "-c", code], check=True) for name, code in codes.items()
+        name: lambda code=code: subprocess.run([sys.executable, "-c", code], check=True)
+        for name, code in codes.items()
     }
     times = by_turns(calls, rounds, seconds=0.0)
-    rows = [[name, f"{times.milliseconds(name) / 1e3:.2f}", times.ratio(name, "import stable_baselines3")] for name in codes]
+    rows = [
+        [name, f"{times.milliseconds(name) / 1e3:.2f}", times.ratio(name, "import stable_baselines3")]
+        for name in codes
+    ]
     return f"A new process, {machine()}; {rounds} rounds.\n\n{table(['what', 's', 'ratio'], rows)}"

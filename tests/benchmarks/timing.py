@@ -40,7 +40,9 @@ class Times:
         return Ratio(*np.quantile(self.seconds[variant] / self.seconds[other], [0.25, 0.5, 0.75]).tolist())
 
 
-def by_turns(variants: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, seconds: float = 0.2) -> Times:
+def by_turns(
+    variants: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, seconds: float = 0.2
+) -> Times:
     """Time variants in random order, round after round, so that what else the machine does falls on all of them.
 
     :param variants: what to call, by name.

@@ -19,7 +19,20 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
-ELEMENTWISE = ("mul", "mul_", "sub", "add", "add_", "div", "div_", "sigmoid", "rsub", "mish", "mish_backward", "clamp")
+ELEMENTWISE = (
+    "mul",
+    "mul_",
+    "sub",
+    "add",
+    "add_",
+    "div",
+    "div_",
+    "sigmoid",
+    "rsub",
+    "mish",
+    "mish_backward",
+    "clamp",
+)
 """Most of them are Mish."""
 
 
@@ -50,7 +63,10 @@ def _steps(n_threads: int, rounds: int) -> str:
     models |= {
         "prompted, action_approximation": model_on(data, **edp),
         "unprompted, action_approximation": model_on(data, **edp, **UNPROMPTED),
-        **{f"unprompted, {name}": model_on(data, acceleration=way, **UNPROMPTED) for name, way in WAYS.items()},
+        **{
+            f"unprompted, {name}": model_on(data, acceleration=way, **UNPROMPTED)
+            for name, way in WAYS.items()
+        },
     }
     calls: dict[str, Callable[[], object]] = {name: step_of(model) for name, model in models.items()}
     for name in ("prompted", "unprompted"):
@@ -58,7 +74,11 @@ def _steps(n_threads: int, rounds: int) -> str:
         reference.pack(models[name], 10**5)
         calls[f"reference, {name}"] = reference
     times = by_turns(calls, rounds)
-    pairs = [("unprompted", "reference, unprompted"), ("prompted", "reference, prompted"), ("prompted", "unprompted")]
+    pairs = [
+        ("unprompted", "reference, unprompted"),
+        ("prompted", "reference, prompted"),
+        ("prompted", "unprompted"),
+    ]
     pairs += [(f"{name}, action_approximation", name) for name in ("unprompted", "prompted")]
     pairs += [(f"unprompted, {name}", "reference, unprompted") for name in WAYS]
     rows = [[one, f"{times.milliseconds(one):.1f}", other, times.ratio(one, other)] for one, other in pairs]
@@ -77,10 +97,14 @@ def profile(n_steps: int) -> str:
         with th.profiler.profile(activities=[th.profiler.ProfilerActivity.CPU]) as profiler:
             for _ in range(n_steps):
                 step()
-        spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiler.key_averages()}
+        spent = {
+            event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiler.key_averages()
+        }
         n_calls = sum(event.count for event in profiler.key_averages()) / n_steps
         total = sum(spent.values())
-        shares = [f"{sum(spent.get(key, 0.0) for key in keys) / total:.0%}" for keys in (PRODUCTS, ELEMENTWISE)]
+        shares = [
+            f"{sum(spent.get(key, 0.0) for key in keys) / total:.0%}" for keys in (PRODUCTS, ELEMENTWISE)
+        ]
         rows.append([name, *shares, f"{n_calls:,.0f}"])
     head = f"A step on one thread, {machine()}, by PyTorch's profiler; {n_steps} steps."
     return f"{head}\n\n{table(['step', 'products of matrices', 'number by number', 'operations, nested ones too'], rows)}"
@@ -91,11 +115,19 @@ def growth(rounds: int) -> str:
     th.set_num_threads(1)
     data = data_in_memory()
     families: dict[str, Mapping[str, Callable[[], LLMDPD]]] = {
-        "diffusion steps K": {str(k): lambda k=k: model_on(data, policy_kwargs={"n_diffusion_steps": k}) for k in (5, 10, 20)},
-        "transitions in a batch": {str(n): lambda n=n: model_on(data, batch_size=n) for n in (256, 1_024, 2_048)},
-        "prompts in a batch of 256": {str(m): lambda m=m: model_on(data, prompts_per_batch=m) for m in (8, 32, 128)},
+        "diffusion steps K": {
+            str(k): lambda k=k: model_on(data, policy_kwargs={"n_diffusion_steps": k}) for k in (5, 10, 20)
+        },
+        "transitions in a batch": {
+            str(n): lambda n=n: model_on(data, batch_size=n) for n in (256, 1_024, 2_048)
+        },
+        "prompts in a batch of 256": {
+            str(m): lambda m=m: model_on(data, prompts_per_batch=m) for m in (8, 32, 128)
+        },
         "tasks": {str(n): lambda n=n: model_on(data_in_memory(10**5, n)) for n in (10, 50, 500)},
-        "transitions in memory": {f"{n:,}": lambda n=n: model_on(data_in_memory(n)) for n in (10**5, 10**6, 10**7)},
+        "transitions in memory": {
+            f"{n:,}": lambda n=n: model_on(data_in_memory(n)) for n in (10**5, 10**6, 10**7)
+        },
     }
     rows: list[list[object]] = []
     for family, models in families.items():
@@ -107,4 +139,7 @@ def growth(rounds: int) -> str:
 
 def _family(family: str, names: list[str], times: Times) -> list[list[object]]:
     ratios = ["1", *(str(times.ratio(name, names[0])) for name in names[1:])]
-    return [[family, name, f"{times.milliseconds(name):.1f}", ratio] for name, ratio in zip(names, ratios, strict=True)]
+    return [
+        [family, name, f"{times.milliseconds(name):.1f}", ratio]
+        for name, ratio in zip(names, ratios, strict=True)
+    ]

@@ -91,7 +91,9 @@ class GridBar:
 
         :param cell: which.
         """
-        self._bar.set_description_str(f"{self._n_finished}/{self._n_cells} cells; {cell.variant}, seed {cell.seed}")
+        self._bar.set_description_str(
+            f"{self._n_finished}/{self._n_cells} cells; {cell.variant}, seed {cell.seed}"
+        )
 
     def end(self) -> None:
         """The cell is finished."""
@@ -151,7 +153,9 @@ def open_grid(out: Path, settings: Mapping[str, Any]) -> None:
         try:
             there = dict(json.loads(path.read_text()))
         except ValueError as error:
-            raise ValueError(f"{path} does not hold the settings of a benchmark: choose another --out") from error
+            raise ValueError(
+                f"{path} does not hold the settings of a benchmark: choose another --out"
+            ) from error
         refuse_others(there, settings, path)
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(settings, indent=1) + "\n")
@@ -167,8 +171,12 @@ def refuse_others(there: Mapping[str, Any], asked: Mapping[str, Any], path: Path
     """
     keys = [key for key in {**there, **asked} if there.get(key) != asked.get(key)]
     if keys:
-        differences = "; ".join(f"{key} {_brief(there.get(key))} there, {_brief(asked.get(key))} asked" for key in keys)
-        raise ValueError(f"{path} was made with other settings ({differences}). Ask for those, or choose another --out")
+        differences = "; ".join(
+            f"{key} {_brief(there.get(key))} there, {_brief(asked.get(key))} asked" for key in keys
+        )
+        raise ValueError(
+            f"{path} was made with other settings ({differences}). Ask for those, or choose another --out"
+        )
 
 
 def begin_or_go_on(run: RunFolder, arguments: Mapping[str, Any]) -> None:

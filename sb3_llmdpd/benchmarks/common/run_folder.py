@@ -82,7 +82,9 @@ class RunFolder:
         except (KeyError, TypeError, ValueError):
             whole = False
         if not whole:
-            raise ValueError(f"{self.path / ARGUMENTS} does not describe a run of sb3_llmdpd: begin anew in another folder")
+            raise ValueError(
+                f"{self.path / ARGUMENTS} does not describe a run of sb3_llmdpd: begin anew in another folder"
+            )
         return dict(arguments)
 
     def steps_done(self) -> int:
@@ -117,7 +119,12 @@ class RunFolder:
         """
         self.refuse_unfinished()
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in (ARGUMENTS, MODEL, CURVE, CHART):  # the first makes it a run: without it the others are no part of one
+        for name in (
+            ARGUMENTS,
+            MODEL,
+            CURVE,
+            CHART,
+        ):  # the first makes it a run: without it the others are no part of one
             (self.path / name).unlink(missing_ok=True)
         self.go_on(arguments)
 
@@ -155,7 +162,12 @@ class RunFolder:
             with StopOnSignal() as stop:
                 model.learn(
                     n_steps - model.num_timesteps,
-                    callback=[*shown, LearningCurve(self.path / CURVE), stop, SaveLatest(self.model_path, save_freq)],
+                    callback=[
+                        *shown,
+                        LearningCurve(self.path / CURVE),
+                        stop,
+                        SaveLatest(self.model_path, save_freq),
+                    ],
                     log_interval=log_interval,
                     reset_num_timesteps=False,
                     progress_bar=progress is None,

@@ -57,14 +57,30 @@ _LISTED = (
         (NOTHING,),
     ),
     Variant(
-        "one-hot", "a one-hot vector of the task instead of sentences", {"text_encoder": "one-hot:metaworld"}, (BOTH, TEXT)
+        "one-hot",
+        "a one-hot vector of the task instead of sentences",
+        {"text_encoder": "one-hot:metaworld"},
+        (BOTH, TEXT),
     ),
     Variant(
-        "random-text", "a random vector of the task instead of sentences", {"text_encoder": "random:metaworld"}, (BOTH, TEXT)
+        "random-text",
+        "a random vector of the task instead of sentences",
+        {"text_encoder": "random:metaworld"},
+        (BOTH, TEXT),
     ),
     Variant("no-q", "cloning alone, of better episodes more often", {"eta": 0.0}, (BOTH, EXAMPLE)),
-    Variant("no-weights", "the Q term beside cloning of all episodes alike", {"return_weight": 0.0}, (BOTH, EXAMPLE)),
-    Variant("bc", "plain behaviour cloning, of all episodes alike", {"eta": 0.0, "return_weight": 0.0}, (BOTH, EXAMPLE)),
+    Variant(
+        "no-weights",
+        "the Q term beside cloning of all episodes alike",
+        {"return_weight": 0.0},
+        (BOTH, EXAMPLE),
+    ),
+    Variant(
+        "bc",
+        "plain behaviour cloning, of all episodes alike",
+        {"eta": 0.0, "return_weight": 0.0},
+        (BOTH, EXAMPLE),
+    ),
     Variant(
         "hashing",
         "sentences read by a bag of hashed words instead of a language model",
@@ -88,8 +104,12 @@ _LISTED = (
         "the critic learns by expectiles, as in IQL, and asks no policy",
         {"critic_objective": "expectile"},
     ),
-    Variant("candidates-10", "full, best of 10 actions by the critic", {"n_candidates": 10}, trained_as="full"),
-    Variant("candidates-50", "full, best of 50 actions by the critic", {"n_candidates": 50}, trained_as="full"),
+    Variant(
+        "candidates-10", "full, best of 10 actions by the critic", {"n_candidates": 10}, trained_as="full"
+    ),
+    Variant(
+        "candidates-50", "full, best of 50 actions by the critic", {"n_candidates": 50}, trained_as="full"
+    ),
     Variant(
         "prompt-dt",
         "Prompt-DT with the same prompts, the closest relative without diffusion",
@@ -97,8 +117,20 @@ _LISTED = (
         (BOTH, TEXT),
         method=PROMPT_DT,
     ),
-    Variant("copy", "the example's actions, step by step those of the nearest of its states", {}, ("copy",), method=CONTROL),
-    Variant("expert", "the scripted experts, which know goal and task: the ceiling", {}, ("expert",), method=CONTROL),
+    Variant(
+        "copy",
+        "the example's actions, step by step those of the nearest of its states",
+        {},
+        ("copy",),
+        method=CONTROL,
+    ),
+    Variant(
+        "expert",
+        "the scripted experts, which know goal and task: the ceiling",
+        {},
+        ("expert",),
+        method=CONTROL,
+    ),
 )
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _LISTED}
@@ -125,10 +157,16 @@ def make_variant(name: str) -> Variant:
     else:
         raise ValueError(_unknown("variant", base, list(VARIANTS)) + f", {ENCODER}<spec>")
     if changes and (variant.trained_as is not None or variant.method != LEARNED):
-        raise ValueError(f"{base!r} trains no LLMDPD of its own: change {variant.trained_as or 'full'!r} instead")
+        raise ValueError(
+            f"{base!r} trains no LLMDPD of its own: change {variant.trained_as or 'full'!r} instead"
+        )
     for change in changes:
         variant = replace(variant, model=merged(variant.model, _argument(change)))
-    return replace(variant, name=name, sentence=f"{variant.sentence}; {', '.join(changes)}") if changes else variant
+    return (
+        replace(variant, name=name, sentence=f"{variant.sentence}; {', '.join(changes)}")
+        if changes
+        else variant
+    )
 
 
 def make_variants(names: Sequence[str]) -> list[Variant]:
@@ -162,7 +200,9 @@ def _argument(change: str) -> dict[str, Any]:
     known = list(inspect.signature(LLMDPDPolicy if of_policy else LLMDPD).parameters)
     short = name.removeprefix(_POLICY)
     if not sign or short not in known:
-        raise ValueError(_unknown("argument", short, known) + f". A change is written argument=value, got {change!r}")
+        raise ValueError(
+            _unknown("argument", short, known) + f". A change is written argument=value, got {change!r}"
+        )
     try:
         value = json.loads(text)
     except json.JSONDecodeError:

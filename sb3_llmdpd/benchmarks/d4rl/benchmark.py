@@ -109,7 +109,9 @@ class D4RLBenchmark:
         if (self.out / RESULTS).is_file():
             read = read_d4rl(self.out / RESULTS)
             refuse_others(read.settings, self._shared, self.out / RESULTS)
-            self._gather([]).merged(read, self.out / RESULTS)  # refuses data sets that are others under the same label
+            self._gather([]).merged(
+                read, self.out / RESULTS
+            )  # refuses data sets that are others under the same label
         cells = self.cells()
         run_grid(self.out, cells, self._run_cell, after_cell=lambda: self._report(cells))
         return self._report(cells)
@@ -148,7 +150,13 @@ class D4RLBenchmark:
 
     def _settings_of(self, label: str, row: Variant, seed: int) -> dict[str, Any]:
         changes = {"name": row.name, "model": to_json(row.model), "prompt": shows_a_prompt(row)}
-        return {**self._shared, "dataset": label, **self.datasets[label].deciding, "row": changes, "seed": seed}
+        return {
+            **self._shared,
+            "dataset": label,
+            **self.datasets[label].deciding,
+            "row": changes,
+            "seed": seed,
+        }
 
     def _model_arguments(self, label: str, row: Variant) -> dict[str, Any]:
         of_dataset = merged(self.settings.model, self.datasets[label].model)
@@ -197,7 +205,9 @@ class D4RLBenchmark:
         limit = None if spec is None else spec.max_episode_steps
         act = ModelPlayer(model).make_act([prompt] * n, noise_seed=draw(0), deterministic=False)
         seeds = [draw(1, episode) for episode in range(n)]
-        rollouts = run_episodes(envs, act, seeds, max_steps=self.settings.max_episode_steps or limit or _HORIZON)
+        rollouts = run_episodes(
+            envs, act, seeds, max_steps=self.settings.max_episode_steps or limit or _HORIZON
+        )
         return tuple(rollout.total_reward for rollout in rollouts)
 
     # What it leaves -------------------------------------------------------------------------------------------------------

@@ -80,7 +80,10 @@ class DatasetInfo:
         :return: the same.
         """
         minari = document["minari"]
-        references = {"d4rl": References(**document["d4rl"]), "minari": None if minari is None else References(**minari)}
+        references = {
+            "d4rl": References(**document["d4rl"]),
+            "minari": None if minari is None else References(**minari),
+        }
         return cls(**{**document, **references, "notes": tuple(document["notes"])})
 
 
@@ -105,7 +108,9 @@ def read_data(name: str, root: str | Path | None = None) -> OfflineDataset:
     return data
 
 
-def describe(name: str, data: OfflineDataset, env_id: str | None = None, root: str | Path | None = None) -> DatasetInfo:
+def describe(
+    name: str, data: OfflineDataset, env_id: str | None = None, root: str | Path | None = None
+) -> DatasetInfo:
     """Say what is known of a data set, and make sure that it can be evaluated.
 
     :param name: of its source.
@@ -121,7 +126,10 @@ def describe(name: str, data: OfflineDataset, env_id: str | None = None, root: s
     env = make_env(env_id)
     _check_spaces(label, data, env_id, env)
     env.close()
-    if robots_in(env_id) not in ([], [robot]):  # sizes do not tell: those of halfcheetah and walker2d are the same
+    if robots_in(env_id) not in (
+        [],
+        [robot],
+    ):  # sizes do not tell: those of halfcheetah and walker2d are the same
         raise ValueError(
             f"{label} has data of {robot}, and {env_id}, which would evaluate, is an environment of"
             f" {' and '.join(robots_in(env_id))}: leave --env out, or give the data sets of each robot a command of their own"
@@ -172,7 +180,9 @@ def make_env(env_id: str) -> gym.Env[Any, Any]:
     try:
         return gym.make(env_id)
     except gym.error.Error as error:
-        raise ValueError(f"the environment {env_id!r}, which would evaluate, cannot be made: {error}") from error
+        raise ValueError(
+            f"the environment {env_id!r}, which would evaluate, cannot be made: {error}"
+        ) from error
 
 
 def _open(name: str, root: str | Path | None, reading: Reading) -> EpisodeSource:
@@ -198,7 +208,9 @@ def _check_spaces(label: str, data: OfflineDataset, env_id: str, env: gym.Env[An
     there, played = data.observation_space, env.observation_space
     acted, acts = data.action_space, env.action_space
     if not isinstance(played, spaces.Box) or not isinstance(acts, spaces.Box):
-        raise ValueError(f"{env_id} has {played} and {acts}, and this benchmark needs Boxes of observations and actions")
+        raise ValueError(
+            f"{env_id} has {played} and {acts}, and this benchmark needs Boxes of observations and actions"
+        )
     if there.shape != played.shape or acted.shape != acts.shape:
         raise ValueError(
             f"{label} has observations of shape {there.shape} and actions of shape {acted.shape}, and {env_id}, which would"
@@ -214,7 +226,9 @@ def _notes(name: str, robot: str, quality: str | None, env_id: str) -> list[str]
         of_what = "data whose name says no quality" if quality is None else f"{quality} data"
         notes.append(f"No settings were published for {of_what}: those of medium are used.")
     elif not is_of_d4rl(name):
-        notes.append(f"The settings were published for D4RL's {robot}, {quality}, version 2; these are other data.")
+        notes.append(
+            f"The settings were published for D4RL's {robot}, {quality}, version 2; these are other data."
+        )
     if robot == "walker2d" and format_of(name)[0] == "d4rl" and env_id == ROBOTS[robot].env_id:
         notes.append(
             "D4RL recorded its walker with less friction under the right foot (0.9) than under the left (1.9), and"

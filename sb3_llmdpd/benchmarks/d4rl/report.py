@@ -76,7 +76,9 @@ def d4rl_facts(results: D4RLResults) -> list[str]:
     """
     settings = results.settings
     model = settings["model"]
-    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version is not None)
+    versions = ", ".join(
+        f"{name} {version}" for name, version in results.versions.items() if version is not None
+    )
     hardware = results.hardware
     seeds = sorted({point.seed for point in results.points})
     return [
@@ -128,7 +130,9 @@ def learning_chart(results: D4RLResults, path: str | Path) -> None:
     :raises ImportError: without matplotlib.
     """
     labels = [label for label in results.datasets if any(point.dataset == label for point in results.points)]
-    figure = require("matplotlib.figure", "plots").Figure(figsize=(7.0, 3.2 * len(labels)), layout="constrained")
+    figure = require("matplotlib.figure", "plots").Figure(
+        figsize=(7.0, 3.2 * len(labels)), layout="constrained"
+    )
     for number, label in enumerate(labels):
         axes = figure.add_subplot(len(labels), 1, number + 1)
         _draw_curves(axes, {row: results.of(label, row) for row in results.rows}, results, label)
@@ -166,7 +170,9 @@ def _table(results: D4RLResults, label: str) -> Table:
     return Table(label, (*header, *(["Minari score [95%]"] if with_minari else [])), tuple(rows))
 
 
-def _draw_curves(axes: Any, rows: Mapping[str, Mapping[int, Sequence[Point]]], results: D4RLResults, label: str) -> None:
+def _draw_curves(
+    axes: Any, rows: Mapping[str, Mapping[int, Sequence[Point]]], results: D4RLResults, label: str
+) -> None:
     info = results.datasets[label]
     for number, (name, by_seed) in enumerate((name, by_seed) for name, by_seed in rows.items() if by_seed):
         colour = COLOURS[number % len(COLOURS)]

@@ -72,7 +72,9 @@ class D4RLCell(GridCell):
     def is_finished(self, out: Path) -> bool:
         """See `GridCell.is_finished`; the last evaluation alone does not make it so, as the last model is saved behind it."""
         points = self.points(out)  # read in any case: those of other settings are refused
-        return (self.folder(out) / RESULTS).is_file() and any(point.step == self.settings["n_steps"] for point in points)
+        return (self.folder(out) / RESULTS).is_file() and any(
+            point.step == self.settings["n_steps"] for point in points
+        )
 
     def finish(self, out: Path) -> None:
         """Leave its evaluations as its results, last of all.
@@ -208,7 +210,9 @@ def read_d4rl(path: Path) -> D4RLResults:
     """
     head, points = _read(path)
     try:
-        datasets = {label: DatasetInfo.from_json(document) for label, document in head.pop("datasets").items()}
+        datasets = {
+            label: DatasetInfo.from_json(document) for label, document in head.pop("datasets").items()
+        }
         return D4RLResults(datasets=datasets, points=tuple(points), **head)
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
@@ -238,7 +242,9 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Point]]:
         document = dict(json.loads(path.read_text()))
         found, benchmark = document.pop("format_version"), document.pop("benchmark")
         if (found, benchmark) == (D4RL_VERSION, BENCHMARK):
-            return document, [Point(**{**point, "returns": tuple(point["returns"])}) for point in document.pop("points")]
+            return document, [
+                Point(**{**point, "returns": tuple(point["returns"])}) for point in document.pop("points")
+            ]
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
     raise ValueError(

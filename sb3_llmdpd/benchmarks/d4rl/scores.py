@@ -78,4 +78,6 @@ def minari_references(name: str, root: str | Path | None = None) -> References |
         return None
     metadata = json.loads((datasets_root(root) / dataset_id / "data" / "metadata.json").read_text())
     lowest, highest = (metadata.get(key) for key in _MINARI_KEYS)
-    return None if lowest is None or highest is None else References(float(lowest), float(highest), dataset_id)
+    return (
+        None if lowest is None or highest is None else References(float(lowest), float(highest), dataset_id)
+    )

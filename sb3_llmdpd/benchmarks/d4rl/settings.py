@@ -47,7 +47,9 @@ MAX_GRAD_NORMS: dict[str, dict[str, float]] = {
 ROWS: dict[str, Variant] = {
     row.name: row
     for row in (
-        Variant("full", "the robot's sentence and one trajectory of the data as prompt; cloning beside the Q term"),
+        Variant(
+            "full", "the robot's sentence and one trajectory of the data as prompt; cloning beside the Q term"
+        ),
         Variant(
             "no-prompt",
             "plain Diffusion-QL: no prompt in training or evaluation",
@@ -144,7 +146,9 @@ def make_rows(names: Sequence[str]) -> list[Variant]:
     each = list(dict.fromkeys(row for name in names for row in (ROWS if name == "all" else [name])))
     unknown = [name for name in each if name not in ROWS]
     if unknown:
-        raise ValueError(f"unknown variant {unknown[0]!r}: known are {', '.join(ROWS)}, and all for all of them")
+        raise ValueError(
+            f"unknown variant {unknown[0]!r}: known are {', '.join(ROWS)}, and all for all of them"
+        )
     return [ROWS[name] for name in each]
 
 

@@ -21,7 +21,15 @@ from sb3_llmdpd.benchmarks.common.grid import (
 )
 from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
 from sb3_llmdpd.benchmarks.common.runs import example_episodes
-from sb3_llmdpd.benchmarks.common.variants import CONTROL, PROMPT_DT, TEXT, VARIANTS, Variant, make_variant, merged
+from sb3_llmdpd.benchmarks.common.variants import (
+    CONTROL,
+    PROMPT_DT,
+    TEXT,
+    VARIANTS,
+    Variant,
+    make_variant,
+    merged,
+)
 from sb3_llmdpd.benchmarks.metaworld.report import write_report
 from sb3_llmdpd.benchmarks.metaworld.results import GridResults, gather, read_grid, write_grid
 from sb3_llmdpd.benchmarks.metaworld.settings import DATA, EPISODES_PER_GOAL, MetaworldSettings
@@ -132,11 +140,15 @@ class MetaworldBenchmark:
         cells = make_cells(tasks, variant.conditions, unseen=unseen, same_goal=same_goal, seed=seed)
         of_others = settings.n_unseen_episodes
         cells = [
-            replace(cell, n_episodes=settings.n_seen_episodes_under(cell.condition) if cell.seen else of_others)
+            replace(
+                cell, n_episodes=settings.n_seen_episodes_under(cell.condition) if cell.seen else of_others
+            )
             for cell in cells
         ]
         if TEXT in variant.conditions:  # whoever is measured by its sentence alone can be held to it
-            shared = shared_scene_cells(settings.train_tasks, goal_visible=settings.goal_visible, unseen=unseen)
+            shared = shared_scene_cells(
+                settings.train_tasks, goal_visible=settings.goal_visible, unseen=unseen
+            )
             cells += [replace(cell, n_episodes=of_others) for cell in shared]
         return cells
 
@@ -144,7 +156,11 @@ class MetaworldBenchmark:
 
     def _collect(self) -> None:
         settings = self.settings
-        shared: dict[str, Any] = {"seed": settings.data_seed, "n_processes": self.n_processes, "root": self.root}
+        shared: dict[str, Any] = {
+            "seed": settings.data_seed,
+            "n_processes": self.n_processes,
+            "root": self.root,
+        }
         shared["goal_visible"] = settings.goal_visible
         named = {"goal": settings.goal, "seed": settings.data_seed}
         self._ids = collect(
@@ -170,7 +186,9 @@ class MetaworldBenchmark:
             self._evaluated(variant, cell.seed),
             examples=self._examples,
             make_env=partial(MetaWorldEnv, goal_visible=self.settings.goal_visible),
-            n_envs=max(self.settings.n_unseen_episodes, self.settings.n_seen_episodes),  # a call for all costs little more
+            n_envs=max(
+                self.settings.n_unseen_episodes, self.settings.n_seen_episodes
+            ),  # a call for all costs little more
             max_episode_steps=self.settings.max_episode_steps,
             seed=cell.seed,
             stop_at_success=self.settings.stop_at_success,
@@ -221,7 +239,11 @@ class MetaworldBenchmark:
     def _run_folder(self, variant: Variant, cell: GridCell) -> RunFolder:
         """The folder of a training, begun or gone on with."""
         run = RunFolder(cell_folder(self.out, variant.name, cell.seed))
-        arguments = {"command": "benchmark", "steps": self.settings.n_steps, **self._settings_of(variant, cell.seed)}
+        arguments = {
+            "command": "benchmark",
+            "steps": self.settings.n_steps,
+            **self._settings_of(variant, cell.seed),
+        }
         del arguments["variant"]["conditions"]  # nothing to the training
         begin_or_go_on(run, arguments)
         return run
@@ -233,7 +255,11 @@ class MetaworldBenchmark:
 
     def _new_model(self, variant: Variant, seed: int) -> LLMDPD:
         settings = self.settings
-        base = {"learning_rate": settings.learning_rate, "same_goal": not settings.goal_visible, **settings.model}
+        base = {
+            "learning_rate": settings.learning_rate,
+            "same_goal": not settings.goal_visible,
+            **settings.model,
+        }
         arguments = merged(base, variant.model)
         arguments["learning_rate"] = CosineSchedule(arguments["learning_rate"])
         return LLMDPD("MlpPolicy", dataset=self.data, seed=seed, device="cpu", **arguments)
@@ -247,7 +273,9 @@ class MetaworldBenchmark:
         if path.is_file():
             results = results.merged(read_grid(path))
         order = [*VARIANTS, *results.variants]
-        results = replace(results, variants=dict(sorted(results.variants.items(), key=lambda row: order.index(row[0]))))
+        results = replace(
+            results, variants=dict(sorted(results.variants.items(), key=lambda row: order.index(row[0])))
+        )
         write_grid(path, results)
         write_report(self.out, results)
         return results

@@ -35,7 +35,13 @@ class Panel:
     estimates: Mapping[str, Estimate]
 
 
-def page(title: str, facts: Sequence[str], panels: Sequence[Panel], tables: Sequence[Table], not_shown: Sequence[str]) -> str:
+def page(
+    title: str,
+    facts: Sequence[str],
+    panels: Sequence[Panel],
+    tables: Sequence[Table],
+    not_shown: Sequence[str],
+) -> str:
     """Put a report together.
 
     :param title: of the page.
@@ -57,7 +63,9 @@ def page(title: str, facts: Sequence[str], panels: Sequence[Panel], tables: Sequ
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style>"
     )
-    return "\n".join(["<!doctype html>", f'<html lang="en"><head>{head}</head><body>', *body, "</body></html>", ""])
+    return "\n".join(
+        ["<!doctype html>", f'<html lang="en"><head>{head}</head><body>', *body, "</body></html>", ""]
+    )
 
 
 def chart(panel: Panel) -> str:
@@ -100,4 +108,6 @@ def _table(table: Table) -> str:
 
     of_words = ' class="words"' if len(table.header) == 2 else ""
     rows = "\n".join(line(row, "td") for row in table.rows)
-    return f"<table{of_words}>\n<thead>{line(table.header, 'th')}</thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+    return (
+        f"<table{of_words}>\n<thead>{line(table.header, 'th')}</thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+    )

@@ -32,20 +32,33 @@ def pooled(grids: Sequence[GridResults]) -> GridResults:
         _check_same("row", *({name: of.variants[name] for name in names} for of in (first, grid)))
     own = [{name: grid.settings[name] for name in HOLD_OUT} for grid in grids]
     if len({frozenset(of_grid["unseen_tasks"]) for of_grid in own}) < len(own):
-        raise ValueError(f"two of the grids hold out the same tasks; their splits are {[of_grid['split'] for of_grid in own]}")
+        raise ValueError(
+            f"two of the grids hold out the same tasks; their splits are {[of_grid['split'] for of_grid in own]}"
+        )
     trainings = [{(cell.variant, cell.seed) for cell in grid.cells} for grid in grids]
     common = {training for training in set.intersection(*trainings) if training[0] in names}
     if not common:
-        found = "; ".join(sorted({f"{name} with seed {seed}" for of_grid in trainings for name, seed in of_grid}))
-        raise ValueError(f"the grids have no row of the same seed in common, which is what can be read together: {found}")
+        found = "; ".join(
+            sorted({f"{name} with seed {seed}" for of_grid in trainings for name, seed in of_grid})
+        )
+        raise ValueError(
+            f"the grids have no row of the same seed in common, which is what can be read together: {found}"
+        )
     cells = [
         replace(cell, seed=cell.seed * len(grids) + number)
         for number, grid in enumerate(grids)
         for cell in grid.cells
         if (cell.variant, cell.seed) in common
     ]
-    joint = {name: list(dict.fromkeys(task for of_grid in own for task in of_grid[name])) for name in HOLD_OUT[1:]}
-    settings = {**first.settings, **joint, "split": ", ".join(str(of_grid["split"]) for of_grid in own), "pooled": own}
+    joint = {
+        name: list(dict.fromkeys(task for of_grid in own for task in of_grid[name])) for name in HOLD_OUT[1:]
+    }
+    settings = {
+        **first.settings,
+        **joint,
+        "split": ", ".join(str(of_grid["split"]) for of_grid in own),
+        "pooled": own,
+    }
     played = {name for name, _ in common}
     variants = {name: first.variants[name] for name in names if name in played}
     return replace(first, settings=settings, variants=variants, cells=tuple(cells))
@@ -53,7 +66,9 @@ def pooled(grids: Sequence[GridResults]) -> GridResults:
 
 def _shared(grid: GridResults) -> dict[str, Any]:
     if "pooled" in grid.settings:
-        raise ValueError("a report of several grids is read together with no other: give the folders of all of its grids")
+        raise ValueError(
+            "a report of several grids is read together with no other: give the folders of all of its grids"
+        )
     return {name: value for name, value in grid.settings.items() if name not in HOLD_OUT}
 
 

@@ -48,11 +48,19 @@ def facts(results: GridResults) -> list[str]:
     most = max(seeds.values(), default=0)
     fewer = ", ".join(f"{name} {n}" for name, n in seeds.items() if n < most)
     goal_known = "" if settings["goal"] == "visible" else f" {GOAL_KNOWN}"
-    of_seen = {cell.condition: len(cell.successes) for cell in results.cells if cell.seen and cell.told is None}
-    fewer_of = ", ".join(name for name, n_episodes in of_seen.items() if n_episodes < settings["n_seen_episodes"])
+    of_seen = {
+        cell.condition: len(cell.successes) for cell in results.cells if cell.seen and cell.told is None
+    }
+    fewer_of = ", ".join(
+        name for name, n_episodes in of_seen.items() if n_episodes < settings["n_seen_episodes"]
+    )
     controls = f" (a fifth as many under {fewer_of})" if fewer_of else ""
-    ends = "; it ends there, so that returns say little, and are left out" if settings["stop_at_success"] else ""
-    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version is not None)
+    ends = (
+        "; it ends there, so that returns say little, and are left out" if settings["stop_at_success"] else ""
+    )
+    versions = ", ".join(
+        f"{name} {version}" for name, version in results.versions.items() if version is not None
+    )
     shared = [SHARED_SCENES] if any(cell.told for cell in results.cells) else []
     return [
         *(_hold_out(of_grid) for of_grid in settings.get("pooled", [settings])),
@@ -102,5 +110,10 @@ def _panels(results: GridResults) -> list[Panel]:
     panels = []
     for title, group in (("Unseen tasks", unseen), ("Seen tasks", seen)):
         found = ((row, row.estimate(group.has, "successes")) for row in rows_of(results))
-        panels.append(Panel(title, {f"{row.variant}, told {row.condition}": rate for row, rate in found if rate is not None}))
+        panels.append(
+            Panel(
+                title,
+                {f"{row.variant}, told {row.condition}": rate for row, rate in found if rate is not None},
+            )
+        )
     return [panel for panel in panels if panel.estimates]

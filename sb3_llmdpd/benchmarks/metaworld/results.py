@@ -65,7 +65,9 @@ class PlayedCell:
             result.seen,
             tuple(int(success) for success in result.successes),
             tuple(round(total, 1) for total in result.returns),
-            None if result.phases is None else tuple(round(rate, 3) for rate in phase_rates(result.phases).values()),
+            None
+            if result.phases is None
+            else tuple(round(rate, 3) for rate in phase_rates(result.phases).values()),
             tuple(int(success) for success in result.soon) if result.condition.is_told else None,
         )
 
@@ -99,7 +101,10 @@ class GridResults:
 
 
 def gather(
-    out: Path, settings: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]], cells: Sequence[GridCell]
+    out: Path,
+    settings: Mapping[str, Any],
+    variants: Mapping[str, Mapping[str, Any]],
+    cells: Sequence[GridCell],
 ) -> GridResults:
     """Read the finished cells of a grid.
 
@@ -146,10 +151,14 @@ def read_grid(path: Path) -> GridResults:
         if found == GRID_VERSION:
             return GridResults(cells=tuple(_played(cell) for cell in document.pop("cells")), **document)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not hold results of a benchmark ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{path} does not hold results of a benchmark ({type(error).__name__}: {error})"
+        ) from error
     raise ValueError(f"{path} has format version {found!r}, and this sb3_llmdpd reads version {GRID_VERSION}")
 
 
 def _played(cell: Mapping[str, Any]) -> PlayedCell:
-    arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in cell.items()}
+    arguments: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in cell.items()
+    }
     return PlayedCell(**arguments)

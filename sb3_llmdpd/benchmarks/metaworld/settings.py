@@ -23,7 +23,10 @@ SEEN_EPISODES = {"visible": 10, "hidden": 50}
 """Played of a seen task, by the goal: there are 45 of them where it is visible, and hardly ten whose goal has to be told."""
 
 HIDDEN_GOAL_MODEL: Mapping[str, Any] = {
-    "policy_kwargs": {"features_extractor_class": "metaworld_relative", "features_extractor_kwargs": {"positions": True}}
+    "policy_kwargs": {
+        "features_extractor_class": "metaworld_relative",
+        "features_extractor_kwargs": {"positions": True},
+    }
 }
 """Further arguments of `LLMDPD` there: only positions say where the example's goal is."""
 
@@ -72,7 +75,14 @@ class MetaworldSettings:
         for name, value, known in (("goal", self.goal, GOALS), ("data", self.data, tuple(DATA))):
             if value not in known:
                 raise ValueError(f"`{name}` must be {' or '.join(map(repr, known))}, got {value!r}")
-        numbers = ("n_episodes", "n_steps", "n_unseen_episodes", "n_seen_episodes", "n_examples", "max_episode_steps")
+        numbers = (
+            "n_episodes",
+            "n_steps",
+            "n_unseen_episodes",
+            "n_seen_episodes",
+            "n_examples",
+            "max_episode_steps",
+        )
         for name in numbers:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
@@ -94,7 +104,10 @@ class MetaworldSettings:
         """
         train, held_out = tasks_of_split(split, unseen)
         made = cls(split, train, held_out, **settings)
-        suited: dict[str, Any] = {"n_seen_episodes": SEEN_EPISODES[made.goal], "model": _suited(made.model, made.goal)}
+        suited: dict[str, Any] = {
+            "n_seen_episodes": SEEN_EPISODES[made.goal],
+            "model": _suited(made.model, made.goal),
+        }
         return replace(made, **{name: value for name, value in suited.items() if name not in settings})
 
     def smoke(self) -> Self:
@@ -141,12 +154,18 @@ class MetaworldSettings:
 
         In the others it is known, hidden or not (`TaskInfo.goal_needs_telling`).
         """
-        return tuple(task for task in self.train_tasks if self.goal_visible or task_info(task).goal_needs_telling)
+        return tuple(
+            task for task in self.train_tasks if self.goal_visible or task_info(task).goal_needs_telling
+        )
 
     @property
     def goal_known_tasks(self) -> tuple[str, ...]:
         """The unseen tasks of which the same is true: they are evaluated, and left out of means."""
-        return tuple(task for task in self.unseen_tasks if not (self.goal_visible or task_info(task).goal_needs_telling))
+        return tuple(
+            task
+            for task in self.unseen_tasks
+            if not (self.goal_visible or task_info(task).goal_needs_telling)
+        )
 
     @property
     def goal_visible(self) -> bool:

@@ -80,7 +80,10 @@ def rows_of(results: GridResults) -> list[Row]:
         if cell.told is None:
             found.setdefault((cell.variant, cell.condition), []).append(cell)
     order = list(results.variants)
-    return [Row(*key, tuple(cells)) for key, cells in sorted(found.items(), key=lambda item: order.index(item[0][0]))]
+    return [
+        Row(*key, tuple(cells))
+        for key, cells in sorted(found.items(), key=lambda item: order.index(item[0][0]))
+    ]
 
 
 def method_of(results: GridResults) -> Row | None:
@@ -147,10 +150,7 @@ def _means(results: GridResults) -> list[Group]:
     goal_known = results.settings["goal_known_tasks"]
     seen = frozenset(cell.task for cell in results.cells if cell.seen and cell.told is None)
     unseen = frozenset(results.settings["unseen_tasks"]) - frozenset(goal_known)
-    return [
-        Group(f"seen ({len(seen)})", seen, True),
-        Group(f"unseen ({len(unseen)})", unseen, False),
-    ]
+    return [Group(f"seen ({len(seen)})", seen, True), Group(f"unseen ({len(unseen)})", unseen, False)]
 
 
 def _single_tasks(results: GridResults) -> list[Group]:
@@ -164,7 +164,12 @@ def _single_tasks(results: GridResults) -> list[Group]:
 def _table(title: str, results: GridResults, values: str, digits: int) -> Table:
     columns = groups(results)
     rows = tuple(
-        (row.variant, row.condition, str(row.n_seeds), *(_shown(row.estimate(group.has, values), digits) for group in columns))
+        (
+            row.variant,
+            row.condition,
+            str(row.n_seeds),
+            *(_shown(row.estimate(group.has, values), digits) for group in columns),
+        )
         for row in rows_of(results)
     )
     return Table(title, ("row", "told", "seeds", *(group.title for group in columns)), rows)
@@ -180,7 +185,11 @@ def _above_table(results: GridResults, values: str, digits: int) -> Table:
     if method is None:
         return Table("", (), ())
     means = _means(results)
-    others = [(row, [method.above(row, group.has, values) for group in means]) for row in rows_of(results) if row != method]
+    others = [
+        (row, [method.above(row, group.has, values) for group in means])
+        for row in rows_of(results)
+        if row != method
+    ]
     return Table(
         f"{method.variant} told {method.condition}: {values} above those of each row, scene by scene [95% interval]",
         ("row", "told", *(group.title for group in means)),
@@ -200,7 +209,9 @@ def _task_table(results: GridResults) -> Table:
         rates = (row.estimate(task.has, "successes") for row in rows)
         lines.append((task.title, *("" if rate is None else f"{rate.value:.2f}" for rate in rates)))
     return Table(
-        "Success on each unseen task", ("unseen task", *(f"{row.variant}, {row.condition}" for row in rows)), tuple(lines)
+        "Success on each unseen task",
+        ("unseen task", *(f"{row.variant}, {row.condition}" for row in rows)),
+        tuple(lines),
     )
 
 
@@ -208,7 +219,11 @@ def _told_tables(results: GridResults) -> list[Table]:
     """Whether the scene's task is done when its sentence is told, and when that of the other task is, at all and soon."""
     means, single = [], []
     for variant in results.variants:
-        row = Row(variant, "", tuple(cell for cell in results.cells if cell.variant == variant and cell.told is not None))
+        row = Row(
+            variant,
+            "",
+            tuple(cell for cell in results.cells if cell.variant == variant and cell.told is not None),
+        )
         if not row.cells:
             continue
         own, other, soon = (
@@ -221,13 +236,23 @@ def _told_tables(results: GridResults) -> list[Table]:
         )
         means.append((variant, str(row.n_seeds), own, other, soon))
         for task, told in dict.fromkeys((cell.task, cell.told) for cell in row.cells):
-            pair = replace(row, cells=tuple(cell for cell in row.cells if (cell.task, cell.told) == (task, told)))
+            pair = replace(
+                row, cells=tuple(cell for cell in row.cells if (cell.task, cell.told) == (task, told))
+            )
             rates = (_shown(pair.estimate(lambda cell: True, values), 2) for values in ("successes", "soon"))
             single.append((variant, task, str(told), *rates))
     title = "Scenes that two tasks share [95% interval]"
     return [
-        Table(title, ("row", "seeds", "does what it is told", "does the other", "does the other soon"), tuple(means)),
-        Table(f"{title}, one by one", ("row", "scenes of", "told the sentence of", "success", "soon"), tuple(single)),
+        Table(
+            title,
+            ("row", "seeds", "does what it is told", "does the other", "does the other soon"),
+            tuple(means),
+        ),
+        Table(
+            f"{title}, one by one",
+            ("row", "scenes of", "told the sentence of", "success", "soon"),
+            tuple(single),
+        ),
     ]
 
 
@@ -238,9 +263,15 @@ def _phase_table(results: GridResults) -> Table:
     rows = []
     for task in results.settings["unseen_tasks"]:
         for row in shown:
-            passed = [cell.phases for cell in row.cells if cell.task == task and not cell.seen and cell.phases is not None]
+            passed = [
+                cell.phases
+                for cell in row.cells
+                if cell.task == task and not cell.seen and cell.phases is not None
+            ]
             if passed:
-                rows.append((task, row.variant, *(f"{mean(rates):.2f}" for rates in zip(*passed, strict=True))))
+                rows.append(
+                    (task, row.variant, *(f"{mean(rates):.2f}" for rates in zip(*passed, strict=True)))
+                )
     return Table("Share of the episodes that came so far", ("unseen task", "row", *PHASES), tuple(rows))
 
 

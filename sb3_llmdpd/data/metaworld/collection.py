@@ -61,20 +61,34 @@ def collect(
         raise ValueError(f"`n_processes` must be at least 1, or None for one a CPU core, got {n_processes}")
     names = [task_info(task).name for task in ([tasks] if isinstance(tasks, str) else tasks)]
     if "{task}" not in id_format:
-        raise ValueError(f"`id_format` must hold '{{task}}', so that every task gets its own data set, got {id_format!r}")
+        raise ValueError(
+            f"`id_format` must hold '{{task}}', so that every task gets its own data set, got {id_format!r}"
+        )
     recipes = {
         id_format.format(task=name): Recipe(
-            name, n_episodes, tuple(float(std) for std in noise), episodes_per_goal, goal_visible, seed, steps_after_success
+            name,
+            n_episodes,
+            tuple(float(std) for std in noise),
+            episodes_per_goal,
+            goal_visible,
+            seed,
+            steps_after_success,
         )
         for name in names
     }
     _check_ids(recipes)
     folder = datasets_root(root)
-    missing = {dataset_id: recipe for dataset_id, recipe in recipes.items() if not _is_there(folder, dataset_id, recipe)}
+    missing = {
+        dataset_id: recipe
+        for dataset_id, recipe in recipes.items()
+        if not _is_there(folder, dataset_id, recipe)
+    }
     parts: dict[str, dict[int, list[RecordedEpisode]]] = {dataset_id: {} for dataset_id in missing}
     n_missing = n_episodes * len(missing)
     with (
-        tqdm(total=n_missing, desc="collecting", unit="episode", disable=not progress_bar or not missing) as bar,
+        tqdm(
+            total=n_missing, desc="collecting", unit="episode", disable=not progress_bar or not missing
+        ) as bar,
         closing(_collected(missing, n_processes)) as stream,
     ):
         for dataset_id, first, episodes in stream:
@@ -134,7 +148,9 @@ def _is_there(folder: Path, dataset_id: str, recipe: Recipe) -> bool:
     )
 
 
-def _collected(recipes: dict[str, Recipe], n_processes: int | None) -> Generator[tuple[str, int, list[RecordedEpisode]]]:
+def _collected(
+    recipes: dict[str, Recipe], n_processes: int | None
+) -> Generator[tuple[str, int, list[RecordedEpisode]]]:
     """Parts of the data sets as they come: id, index of the first episode, episodes."""
     jobs = [
         (dataset_id, first, min(first + length, recipe.n_episodes))

@@ -65,7 +65,9 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
             raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
         self.task_info = task_info(task)
         self.task_name = self.task_info.name
-        self.task_text = self.task_info.text if task_text is None else check_texts(task_text, "`task_text`")[0]
+        self.task_text = (
+            self.task_info.text if task_text is None else check_texts(task_text, "`task_text`")[0]
+        )
         self.goal_visible = goal_visible
         self.render_mode = render_mode
         self.observation_space = spaces.Box(-np.inf, np.inf, (39,), np.float32)
@@ -82,7 +84,9 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         """The task's sentence, under the name that LeRobot looks for."""
         return self.task_text
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode with a new goal and placement.
 
         :param seed: seeds goal and placement of this and the following episodes; None goes on from where they are.
@@ -187,7 +191,9 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         task, _, seed = goal.partition("/")
         fits = seed.isdecimal() if self.task_info.goal_separate else goal == self.task_name
         if task != self.task_name or not fits:
-            raise ValueError(f"{goal!r} is no goal of {self.task_name!r}, whose goals are like {goal_id(self.task_name, 7)!r}")
+            raise ValueError(
+                f"{goal!r} is no goal of {self.task_name!r}, whose goals are like {goal_id(self.task_name, 7)!r}"
+            )
         if not seed:
             return None
         before = self.np_random
@@ -206,14 +212,18 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         space = self.simulator._random_reset_space
         for given in (fixed, goal_of):
             if given is not None and np.shape(given) != space.shape:
-                raise ValueError(f"a layout of {self.task_name!r} has shape {space.shape}, got {np.shape(given)}")
+                raise ValueError(
+                    f"a layout of {self.task_name!r} has shape {space.shape}, got {np.shape(given)}"
+                )
         n_draws = 0
 
         def draw() -> np.ndarray:
             nonlocal n_draws
             n_draws += 1
             if n_draws > (1 if fixed is not None else _MAX_DRAWS):
-                raise ValueError(f"{self.task_name!r} refuses this layout: its object is too near to its goal")
+                raise ValueError(
+                    f"{self.task_name!r} refuses this layout: its object is too near to its goal"
+                )
             if fixed is not None:
                 self.layout = np.array(fixed, np.float64)
             else:

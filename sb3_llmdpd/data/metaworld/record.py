@@ -48,7 +48,9 @@ class Recipe:
                 f" got {self.n_episodes} and {self.episodes_per_goal}"
             )
         if not self.noise or not all(np.isfinite(std) and std >= 0 for std in self.noise):
-            raise ValueError(f"`noise` must be one or several standard deviations of at least 0, got {self.noise}")
+            raise ValueError(
+                f"`noise` must be one or several standard deviations of at least 0, got {self.noise}"
+            )
         for name in ("seed", "steps_after_success"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}")
@@ -70,7 +72,9 @@ class Recipe:
 
     def episode_seed(self, episode: int) -> int:
         """Seed of one episode, whatever else is collected and by however many processes."""
-        return int(np.random.SeedSequence([self.seed, crc32(self.task.encode()), episode]).generate_state(1)[0])
+        return int(
+            np.random.SeedSequence([self.seed, crc32(self.task.encode()), episode]).generate_state(1)[0]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +112,9 @@ def record_episode(env: MetaWorldEnv, recipe: Recipe, episode: int) -> RecordedE
     :param episode: index of the episode in its data set; it decides seed, noise and goal.
     :return: what happened.
     """
-    seed, goal_seed = (recipe.episode_seed(index) for index in (episode, episode - episode % recipe.episodes_per_goal))
+    seed, goal_seed = (
+        recipe.episode_seed(index) for index in (episode, episode - episode % recipe.episodes_per_goal)
+    )
     goal = goal_id(recipe.task, goal_seed)
     observation, _ = env.reset(seed=seed, options=None if seed == goal_seed else {"goal_of": goal})
     std = recipe.noise[episode % len(recipe.noise)]
@@ -118,7 +124,9 @@ def record_episode(env: MetaWorldEnv, recipe: Recipe, episode: int) -> RecordedE
     rewards: list[float] = []
     end = HORIZON
     while len(actions) < end:
-        action = np.clip(env.expert_action(observation) + std * rng.standard_normal(4), -1.0, 1.0).astype(np.float32)
+        action = np.clip(env.expert_action(observation) + std * rng.standard_normal(4), -1.0, 1.0).astype(
+            np.float32
+        )
         observation, reward, _, _, info = env.step(action)
         observations.append(observation)
         actions.append(action)

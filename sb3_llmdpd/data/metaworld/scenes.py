@@ -49,10 +49,14 @@ SHARED_SCENES: tuple[SharedScenes, ...] = (
     SharedScenes(("pick-place", "reach"), goal_visible=True, exclusive=("pick-place",)),
     SharedScenes(("pick-place-wall", "reach-wall"), goal_visible=True, exclusive=("pick-place-wall",)),
     SharedScenes(("push", "push-wall"), goal_visible=True, exclusive=()),
-    SharedScenes(("faucet-close", "faucet-open"), goal_visible=False, exclusive=("faucet-close", "faucet-open")),
+    SharedScenes(
+        ("faucet-close", "faucet-open"), goal_visible=False, exclusive=("faucet-close", "faucet-open")
+    ),
     SharedScenes(("pick-place", "push"), goal_visible=False, exclusive=("push",)),
     SharedScenes(("pick-place", "push-wall"), goal_visible=False, exclusive=("push-wall",)),
-    SharedScenes(("plate-slide", "plate-slide-side"), goal_visible=False, exclusive=("plate-slide", "plate-slide-side")),
+    SharedScenes(
+        ("plate-slide", "plate-slide-side"), goal_visible=False, exclusive=("plate-slide", "plate-slide-side")
+    ),
     SharedScenes(("push", "reach"), goal_visible=False, exclusive=("push",)),
     SharedScenes(("push-wall", "reach"), goal_visible=False, exclusive=("push-wall", "reach")),
     SharedScenes(("stick-pull", "stick-push"), goal_visible=False, exclusive=("stick-pull",)),
@@ -76,7 +80,9 @@ EXPERT_STEPS: dict[str, int] = {
 """Steps that the tasks which are exclusive in a pair take their experts, measured likewise, see `expert_steps`."""
 
 
-def first_observations(task: str, n_resets: int = 20, *, goal_visible: bool = True, seed: int = 0) -> np.ndarray:
+def first_observations(
+    task: str, n_resets: int = 20, *, goal_visible: bool = True, seed: int = 0
+) -> np.ndarray:
     """What is seen at the beginning of episodes.
 
     :param task: name.
@@ -130,7 +136,9 @@ def can_be_told_apart(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(min(p_values) < SIGNIFICANCE / len(p_values))
 
 
-def expert_success(task: str, expert_of: str, n_episodes: int = 10, *, goal_visible: bool = True, seed: int = 0) -> float:
+def expert_success(
+    task: str, expert_of: str, n_episodes: int = 10, *, goal_visible: bool = True, seed: int = 0
+) -> float:
     """How often a task is done by an expert that wants to do another one.
 
     :param task: whose scenes are played, and whose success counts.
@@ -171,7 +179,9 @@ def soon(task: str, first_successes: Sequence[int | None]) -> tuple[bool, ...]:
     return tuple(step is not None and step < limit for step in first_successes)
 
 
-def _first_successes(task: str, expert_of: str, n_episodes: int, *, goal_visible: bool, seed: int) -> list[int | None]:
+def _first_successes(
+    task: str, expert_of: str, n_episodes: int, *, goal_visible: bool, seed: int
+) -> list[int | None]:
     env, own = MetaWorldEnv(task), MetaWorldEnv(expert_of)
     found: list[int | None] = []
     for episode in range(n_episodes):
@@ -203,7 +213,9 @@ def shared_scenes(
     """
     found: list[SharedScenes] = []
     for goal_visible in (True, False):
-        first = {task: first_observations(task, n_resets, goal_visible=goal_visible, seed=seed) for task in tasks}
+        first = {
+            task: first_observations(task, n_resets, goal_visible=goal_visible, seed=seed) for task in tasks
+        }
         for one, other in combinations(tasks, 2):
             known = any(pair.tasks == (one, other) for pair in found)
             if not known and not can_be_told_apart(first[one], first[other]):
@@ -224,4 +236,6 @@ if __name__ == "__main__":
         sys.stdout.write(f"    {task!r}: {expert_steps(task)},\n")
     for info in TASKS.values():
         if info.goal_separate:
-            sys.stdout.write(f"    {info.name}: goals are {mean_goal_distance(info.name):.3f} m from each other\n")
+            sys.stdout.write(
+                f"    {info.name}: goals are {mean_goal_distance(info.name):.3f} m from each other\n"
+            )

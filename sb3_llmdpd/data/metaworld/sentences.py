@@ -80,7 +80,12 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "disassemble the parts: remove the nut from the peg",
         "grab the nut by its handle and free it from the peg",
     ),
-    "door-close": ("close the door", "push the open door shut", "swing the door back into its frame", "shut the door"),
+    "door-close": (
+        "close the door",
+        "push the open door shut",
+        "swing the door back into its frame",
+        "shut the door",
+    ),
     "door-lock": (
         "lock the door",
         "turn the door's latch clockwise until it points down",

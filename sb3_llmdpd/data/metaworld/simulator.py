@@ -37,7 +37,9 @@ def make_simulator(env_id: str, max_episode_steps: int, render_mode: str | None,
     if render_mode is not None:
         camera = simulator.model.camera(_CAMERA)
         camera.pos[:] = _CAMERA_POSITION
-        simulator.model.vis.quality.offsamples = 0  # no anti-aliasing and no shadows: 15 times faster without a GPU
+        simulator.model.vis.quality.offsamples = (
+            0  # no anti-aliasing and no shadows: 15 times faster without a GPU
+        )
         simulator.model.vis.quality.shadowsize = 0
     return simulator
 

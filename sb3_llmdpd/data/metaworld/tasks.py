@@ -16,7 +16,15 @@ _GOAL_SEPARATE = {
 }  # fmt: skip
 # Of these, where it hardly moves: two scenes' goals are nearer to each other than about what success forgives, so that one is
 # as good as the other. ``python -m sb3_llmdpd.data.metaworld.scenes`` measures it.
-_GOAL_STAYS = {"bin-picking", "coffee-push", "hand-insert", "push-wall", "stick-pull", "stick-push", "sweep-into"}
+_GOAL_STAYS = {
+    "bin-picking",
+    "coffee-push",
+    "hand-insert",
+    "push-wall",
+    "stick-pull",
+    "stick-push",
+    "sweep-into",
+}
 
 _OPPOSITES = (
     ("assembly", "disassemble"), ("coffee-pull", "coffee-push"), ("door-close", "door-open"), ("door-lock", "door-unlock"),
@@ -64,7 +72,14 @@ class TaskInfo:
 
 
 TASKS: dict[str, TaskInfo] = {
-    name: TaskInfo(name, texts, name in _GOAL_SEPARATE, name not in _GOAL_STAYS, PARAPHRASES[name], _OPPOSITE_OF.get(name))
+    name: TaskInfo(
+        name,
+        texts,
+        name in _GOAL_SEPARATE,
+        name not in _GOAL_STAYS,
+        PARAPHRASES[name],
+        _OPPOSITE_OF.get(name),
+    )
     for name, texts in SENTENCES.items()
 }
 """Every task by its name."""
@@ -94,7 +109,9 @@ def task_info(name: str) -> TaskInfo:
     if known is None:
         near = difflib.get_close_matches(name, TASKS, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"unknown Meta-World task {name!r}: {hint}The {len(TASKS)} tasks are {', '.join(sorted(TASKS))}")
+        raise ValueError(
+            f"unknown Meta-World task {name!r}: {hint}The {len(TASKS)} tasks are {', '.join(sorted(TASKS))}"
+        )
     return known
 
 

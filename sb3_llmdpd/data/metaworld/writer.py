@@ -53,7 +53,11 @@ def write_dataset(folder: Path, dataset_id: str, recipe: Recipe, episodes: Seque
 def _describe(storage: Any, recipe: Recipe, episodes: Sequence[RecordedEpisode]) -> None:
     """Say in the data set, and in every episode of it, what the task is and how it went."""
     shared = {key: recipe.as_json()[key] for key in ("metaworld_version", "mujoco_version", "goal_visible")}
-    shared |= {"task_id": recipe.task, "task_text": recipe.info.text, "goal_separate": recipe.info.goal_separate}
+    shared |= {
+        "task_id": recipe.task,
+        "task_text": recipe.info.text,
+        "goal_separate": recipe.info.goal_separate,
+    }
     texts = list(recipe.info.texts)
     storage.update_episode_metadata(
         {
