@@ -48,8 +48,8 @@ def test_the_precision_is_set_back_when_learning_fails() -> None:
 
 def test_in_bfloat16_the_losses_are_nearly_those_of_float32_and_weights_stay_float32() -> None:
     model, plain = tiny_model(acceleration={"bfloat16": True}), tiny_model()
-    batch, noise = plain.replay_buffer.sample(24), plain.draw_noise(3, 8, 8)
-    metrics, expected = model._update(batch, noise, 0.5), plain._update(batch, noise, 0.5)
+    batch, noise = plain.replay_buffer.sample(24), plain.losses.draw_noise(3, 8, 8, plain.generator)
+    metrics, expected = model.gradient_step.update(batch, noise, 0.5), plain.gradient_step.update(batch, noise, 0.5)
     for name in expected:
         assert_close(metrics[name].float(), expected[name], rtol=0.05, atol=0.02)
         assert not th.equal(metrics[name].float(), expected[name])
@@ -84,9 +84,9 @@ def test_each_loss_is_compiled_in_one_piece(critic_objective: str, conditioning:
     model = tiny_model(
         critic_objective=critic_objective, prompt_noise=0.1, policy_kwargs=dict(conditioning=conditioning)
     )
-    batch, noise = model.replay_buffer.sample(24), model.draw_noise(3, 8, 8)
-    encoded = model.encode_for_critic(batch)
-    for loss in (model.critic_loss, model.actor_loss):
+    batch, noise = model.replay_buffer.sample(24), model.losses.draw_noise(3, 8, 8, model.generator)
+    encoded = model.losses.encode_for_critic(batch)
+    for loss in (model.losses.critic_loss, model.losses.actor_loss):
         whole = th.compile(loss, backend="eager", fullgraph=True)
         assert_close(whole(batch, encoded, noise)[0], loss(batch, encoded, noise)[0])
 
@@ -201,14 +201,14 @@ def test_a_replayed_update_learns_what_the_plain_one_does(conditioning: str, cri
         learning_rate=rate, critic_objective=critic_objective, policy_kwargs=dict(conditioning=conditioning)
     )
     plain, graphed = as_in_learn(tiny_model(**how)), as_in_learn(tiny_model(**how))
-    graphed._graphed_update = GraphedUpdate(graphed._update, th.device("cpu"))
+    graphed.gradient_step.graphed_update = GraphedUpdate(graphed.gradient_step.update, th.device("cpu"))
     for model in (plain, graphed):
         for progress in (1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1):
             model._current_progress_remaining = progress
             model.train(1, model.batch_size)
     assert FakeGraph.n_replays == 4
-    for name, total in plain._metric_sums.items():
-        assert_close(graphed._metric_sums[name], total)
+    for name, total in plain._metrics.sums.items():
+        assert_close(graphed._metrics.sums[name], total)
     for replayed, expected in zip(weights(graphed), weights(plain), strict=True):
         assert_close(replayed, expected)
 
@@ -216,7 +216,7 @@ def test_a_replayed_update_learns_what_the_plain_one_does(conditioning: str, cri
 @pytest.mark.usefixtures("recorder")
 def test_another_batch_size_is_captured_anew() -> None:
     model = as_in_learn(tiny_model())
-    model._graphed_update = GraphedUpdate(model._update, th.device("cpu"))
+    model.gradient_step.graphed_update = GraphedUpdate(model.gradient_step.update, th.device("cpu"))
     for batch_size in [24] * 5 + [12] * 5:
         model.train(1, batch_size)
     assert FakeGraph.n_replays == 4

@@ -34,9 +34,9 @@ def test_the_reference_has_our_losses_with_the_same_weights_and_noise(prompted: 
     model = model if prompted else without_prompts(model)
     reference = ReferenceStep(model, prompted)
     for number in range(3):
-        batch, noise = model.replay_buffer.sample(24), model.draw_noise(3, 8, 8)
+        batch, noise = model.replay_buffer.sample(24), model.losses.draw_noise(3, 8, 8, model.generator)
         losses = reference.step(reference.rows_of(batch), reference.prompts_of(batch), draws_of(noise))
-        metrics = model._update(batch, noise, (2 + number) / (11 + number))
+        metrics = model.gradient_step.update(batch, noise, (2 + number) / (11 + number))
         for name, loss in losses.items():
             assert_close(loss, metrics[name].detach())
     assert_close(reference.actor_target.from_state.weight, model.actor_target.denoiser.from_state.weight)

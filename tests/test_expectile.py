@@ -109,7 +109,7 @@ def test_the_losses_are_those_of_iql_by_hand(model: LLMDPD, batch: PromptReplayB
 
 
 def test_v_follows_the_least_of_the_target_critics(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
-    model.critic_target, model.state_value = FixedCritic(3.0, -2.0), FixedValue(1.0)
+    model.policy.critic_target, model.policy.state_value = FixedCritic(3.0, -2.0), FixedValue(1.0)
     metrics = critic_loss(model, batch)[1]
     assert_close(metrics["value_loss"], th.tensor(0.2 * (-2.0 - 1.0) ** 2))
     assert_close(metrics["value"], th.tensor(1.0))
@@ -142,7 +142,7 @@ def test_no_loss_waits_for_the_device(conditioning: str, monkeypatch: pytest.Mon
     with NoWaiting():
         loss, metrics = critic_loss(model, batch)
         loss.backward()
-        model._accumulate(metrics)
+        model._metrics.add(metrics)
 
 
 # Learning ------------------------------------------------------------------------------------------------------------------
@@ -180,11 +180,11 @@ def test_v_comes_to_the_expectile_of_the_values_of_the_datas_actions(expectile: 
     )
     for _ in range(150):
         batch = model.replay_buffer.sample(32)
-        model._step(model.critic.optimizer, critic_loss(model, batch)[0])
-        model._update_targets(0.5)
+        model.gradient_step.descend(model.critic.optimizer, critic_loss(model, batch)[0])
+        model.gradient_step.move_targets(0.5)
     with th.no_grad():
         batch = batch._replace(observations=th.tensor([[0.0], [1.0]]))
-        features, prompts = model.encode_for_critic(batch)
+        features, prompts = model.losses.encode_for_critic(batch)
         values = model.state_value(features, prompts).flatten()
         q_values = (
             model.critic(features[:, [1, 1]], prompts, th.tensor([[[-1.0], [1.0]]])).mean(dim=0).flatten()

@@ -30,7 +30,7 @@ from toys import ActionEnv
 from sb3_llmdpd import LLMDPD, CosineSchedule, OfflineDataset, Prompt, PromptReplayBuffer
 from sb3_llmdpd.diffusion.process import DiffusionProcess
 from sb3_llmdpd.envs.dataset_env import DatasetEnv
-from sb3_llmdpd.llmdpd import llmdpd, training_data
+from sb3_llmdpd.llmdpd import llmdpd
 from sb3_llmdpd.networks.attention import StateAlone
 from sb3_llmdpd.prompts.text_encoders import HashingTextEncoder
 from sb3_llmdpd.type_aliases import PromptBatch
@@ -163,7 +163,7 @@ def test_the_critic_may_see_a_share_of_the_batch() -> None:
 def test_gradients_are_clipped() -> None:
     model = tiny_model(max_grad_norm=1e-3)
     loss = sum((parameter**2).sum() for parameter in model.actor.parameters())
-    model._step(model.actor.optimizer, loss)
+    model.gradient_step.descend(model.actor.optimizer, loss)
     norm = th.stack([parameter.grad.norm() for parameter in model.actor.parameters()]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
@@ -237,7 +237,7 @@ def test_the_averaged_actor_acts() -> None:
     before, _ = model.predict(np.zeros((4, 5)), deterministic=True, task_text=TEXT)
     for parameter in model.actor.parameters():
         parameter.data.zero_()
-    model._encoded = None
+    model.prompter.forget()
     assert_array_equal(model.predict(np.zeros((4, 5)), deterministic=True, task_text=TEXT)[0], before)
     for parameter in model.actor_target.denoiser.parameters():
         parameter.data.zero_()
@@ -266,7 +266,7 @@ def many_prompts(model: LLMDPD, n: int) -> PromptBatch:
 def test_texts_and_trajectories_are_dropped_independently_at_their_rates() -> None:
     model = tiny_model(text_dropout=0.3, trajectory_dropout=0.6)
     n = 20_000
-    dropped = model._drop_prompts(many_prompts(model, n), th.rand(2, n))
+    dropped = model.gradient_step.drop_prompts(many_prompts(model, n), th.rand(2, n))
     no_text, no_trajectory = ~dropped.has_text, ~dropped.has_trajectory
     shares = [x.float().mean().item() for x in (no_text, no_trajectory, no_text & no_trajectory)]
     assert shares == pytest.approx([0.3, 0.6, 0.18], abs=0.015)
@@ -275,7 +275,7 @@ def test_texts_and_trajectories_are_dropped_independently_at_their_rates() -> No
 def test_of_the_pairs_that_remain_a_further_share_loses_its_sentence() -> None:
     model = tiny_model(text_dropout=0.2, trajectory_dropout=0.5, pair_dropout=0.5)
     n = 20_000
-    dropped = model._drop_prompts(many_prompts(model, n), th.rand(2, n))
+    dropped = model.gradient_step.drop_prompts(many_prompts(model, n), th.rand(2, n))
     text, trajectory = dropped.has_text, dropped.has_trajectory
     shares = [x.float().mean().item() for x in (text & trajectory, ~text & trajectory, text & ~trajectory)]
     assert shares == pytest.approx([0.2, 0.3, 0.4], abs=0.015)
@@ -285,7 +285,7 @@ def test_a_sentence_without_an_example_is_no_pair() -> None:
     model = tiny_model(text_dropout=0.0, trajectory_dropout=0.0, pair_dropout=1.0)
     prompts = model.replay_buffer.sample(3).prompts
     alone = prompts._replace(has_trajectory=th.tensor([True, False, False]))
-    assert model._drop_prompts(alone, th.rand(2, 3)).has_text.tolist() == [False, True, True]
+    assert model.gradient_step.drop_prompts(alone, th.rand(2, 3)).has_text.tolist() == [False, True, True]
 
 
 def shown(model: LLMDPD, n_steps: int = 6) -> tuple[set[bool], set[bool]]:
@@ -344,8 +344,7 @@ class EncoderWithWeights(HashingTextEncoder):
 def encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EncoderWithWeights:
     encoder = EncoderWithWeights()
     monkeypatch.setenv("SB3_LLMDPD_CACHE", str(tmp_path))
-    for module in (llmdpd, training_data):
-        monkeypatch.setattr(module, "make_text_encoder", lambda spec: encoder)
+    monkeypatch.setattr(llmdpd, "make_text_encoder", lambda spec: encoder)
     return encoder
 
 
@@ -500,18 +499,18 @@ def wide_actions() -> OfflineDataset:
         (dict(policy_objective="sac"), r"`policy_objective` must be one of \('diffusion_ql', .*got 'sac'"),
         (dict(critic_objective="iql"), r"`critic_objective` must be one of \('td', 'expectile'\), got 'iql'"),
         (dict(expectile=1), r"`expectile` must be in \(0, 1\), got 1: 0.5 is the mean"),
-        (dict(expectile=-0.1), r"`expectile` must be in \[0.0, 1.0\], got -0.1"),
-        (dict(gamma=1.5), r"`gamma` must be in \[0.0, 1.0\], got 1.5"),
-        (dict(tau=-0.1), r"`tau` must be in \[0.0, 1.0\], got -0.1"),
-        (dict(text_dropout=1.1), r"`text_dropout` must be in \[0.0, 1.0\], got 1.1"),
-        (dict(trajectory_dropout=-1), r"`trajectory_dropout` must be in \[0.0, 1.0\], got -1"),
-        (dict(pair_dropout=2), r"`pair_dropout` must be in \[0.0, 1.0\], got 2"),
-        (dict(eta=-1.0), r"`eta` must be in \[0.0, inf\], got -1.0"),
-        (dict(eta=float("nan")), r"`eta` must be in \[0.0, inf\], got nan"),
-        (dict(prompt_noise=-0.1), r"`prompt_noise` must be in \[0.0, inf\], got -0.1"),
-        (dict(candidate_temperature=-1.0), r"`candidate_temperature` must be in \[0.0, inf\], got -1.0"),
-        (dict(ema_decay=1.0), r"`ema_decay` must be in \[0, 1\): at 1"),
-        (dict(max_grad_norm=0.0), r"`max_grad_norm` must be > 0, got 0"),
+        (dict(expectile=-0.1), r"`expectile` must be in \(0, 1\), got -0.1"),
+        (dict(gamma=1.5), r"`gamma` must be in \[0, 1\], got 1.5"),
+        (dict(tau=-0.1), r"`tau` must be in \[0, 1\], got -0.1"),
+        (dict(text_dropout=1.1), r"`text_dropout` must be in \[0, 1\], got 1.1"),
+        (dict(trajectory_dropout=-1), r"`trajectory_dropout` must be in \[0, 1\], got -1"),
+        (dict(pair_dropout=2), r"`pair_dropout` must be in \[0, 1\], got 2"),
+        (dict(eta=-1.0), r"`eta` must be in \[0, inf\], got -1.0"),
+        (dict(eta=float("nan")), r"`eta` must be in \[0, inf\], got nan"),
+        (dict(prompt_noise=-0.1), r"`prompt_noise` must be in \[0, inf\], got -0.1"),
+        (dict(candidate_temperature=-1.0), r"`candidate_temperature` must be in \[0, inf\], got -1.0"),
+        (dict(ema_decay=1.0), r"`ema_decay` must be in \[0, 1\), got 1.0: at 1"),
+        (dict(max_grad_norm=0.0), r"`max_grad_norm` must be in \(0, inf\], got 0"),
         (dict(batch_size=25), "`batch_size` must be a multiple .*got 25 and 3"),
         (dict(batch_size=0), r"`batch_size` must be in \[1, .*got 0"),
         (dict(prompts_per_batch=0), r"`prompts_per_batch` must be in \[1, .*got 0"),
@@ -521,7 +520,7 @@ def wide_actions() -> OfflineDataset:
         (dict(n_candidates=0), r"`n_candidates` must be in \[1, .*got 0"),
         (dict(n_candidates=2, eta=0.0), "1 where eta=0 trains no critic to choose, got 2"),
         (dict(reward_scale="max"), r"`reward_scale` must be one of \('per_task', 'none'\), got 'max'"),
-        (dict(return_weight=-1.0), r"`return_weight` must be in \[0.0, inf\], got -1.0"),
+        (dict(return_weight=-1.0), r"`return_weight` must be in \[0, inf\], got -1.0"),
         (dict(return_weight=1.0, gamma=1.0), r"`gamma` must be in \[0, 1\), got 1.0"),
         (dict(text_encoder="bert"), "unknown text encoder 'bert'. Known are"),
         (dict(same_goal=True), "`same_goal` needs the goal of every episode"),
@@ -663,14 +662,14 @@ def test_the_log_holds_what_was_trained_and_nothing_of_rollouts(eta: float, keys
 def test_a_logged_loss_is_the_mean_since_the_last_line() -> None:
     losses: list[float] = []
     model = tiny_model()
-    original = model.actor_loss
+    original = model.losses.actor_loss
 
     def remembered(*args: Any) -> Any:
         loss, metrics = original(*args)
         losses.append(loss.item())
         return loss, metrics
 
-    model.actor_loss = remembered  # type: ignore[method-assign]
+    model.losses.actor_loss = remembered  # type: ignore[method-assign]
     lines = logged(model)
     model.learn(4, log_interval=2)
     means = [np.mean(losses[:2]), np.mean(losses[2:])]

@@ -60,15 +60,16 @@ def one_prompt(prompts: PromptBatch, m: int) -> PromptBatch:
 
 def noise_of(model: LLMDPD, batch: PromptReplayBufferSamples) -> StepNoise:
     n_prompts = len(batch.prompts.has_text)
-    return model.draw_noise(n_prompts, len(batch.actions) // n_prompts, len(batch.actions) // n_prompts)
+    n = len(batch.actions) // n_prompts
+    return model.losses.draw_noise(n_prompts, n, n, model.generator)
 
 
 def actor_loss(model: LLMDPD, batch: PromptReplayBufferSamples) -> tuple[th.Tensor, dict[str, th.Tensor]]:
-    return model.actor_loss(batch, model.encode_for_critic(batch), noise_of(model, batch))
+    return model.losses.actor_loss(batch, model.losses.encode_for_critic(batch), noise_of(model, batch))
 
 
 def critic_loss(model: LLMDPD, batch: PromptReplayBufferSamples) -> tuple[th.Tensor, dict[str, th.Tensor]]:
-    return model.critic_loss(batch, model.encode_for_critic(batch), noise_of(model, batch))
+    return model.losses.critic_loss(batch, model.losses.encode_for_critic(batch), noise_of(model, batch))
 
 
 class FixedCritic(nn.Module):
@@ -120,7 +121,7 @@ def test_the_critics_loss_is_the_squared_distance_to_the_target_by_hand(
             values = model.critic(features, prompt, batch.actions[row][None, None]).flatten()  # (n_critics,)
         losses.append((values - target).square().sum())
     assert_close(
-        model.critic_loss(batch, model.encode_for_critic(batch), drawn)[0].detach(), th.stack(losses).mean()
+        model.losses.critic_loss(batch, model.losses.encode_for_critic(batch), drawn)[0].detach(), th.stack(losses).mean()
     )
 
 
@@ -134,13 +135,13 @@ def test_a_transition_that_ended_its_task_is_worth_its_reward(
 def test_the_target_follows_the_least_of_the_target_critics(
     model: LLMDPD, batch: PromptReplayBufferSamples
 ) -> None:
-    model.critic_target = FixedCritic(3.0, -2.0)
+    model.policy.critic_target = FixedCritic(3.0, -2.0)
     expected = (batch.rewards + 0.9 * (1 - batch.dones) * -2.0).mean()
     assert_close(critic_loss(model, batch)[1]["target_q_value"], expected)
 
 
 def test_the_critic_reads_the_ema_actors_encodings(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
-    features, prompts = model.encode_for_critic(batch)
+    features, prompts = model.losses.encode_for_critic(batch)
     assert_close(features.flatten(0, 1), model.actor_target.encode_observations(batch.observations))
     assert_close(prompts.vectors, model.actor_target.encode_prompts(batch.prompts).vectors)
 
@@ -163,7 +164,7 @@ def test_the_cloning_loss_is_the_error_of_the_predicted_noise_by_hand(
         condition = model.actor.condition(features, model.actor.encode_prompts(one_prompt(batch.prompts, m)))
         predicted = model.actor.predict_noise(noisy_action[None, None], steps[m, n][None, None], condition)
         errors.append((predicted.flatten() - noise[m, n]).square())
-    assert_close(model.actor_loss(batch, None, drawn)[0], th.stack(errors).mean())
+    assert_close(model.losses.actor_loss(batch, None, drawn)[0], th.stack(errors).mean())
 
 
 def test_the_actors_loss_is_cloning_plus_eta_times_the_q_term(batch: PromptReplayBufferSamples) -> None:
@@ -179,7 +180,7 @@ def test_the_actors_loss_is_cloning_plus_eta_times_the_q_term(batch: PromptRepla
 def test_the_q_term_is_one_heads_value_by_the_size_of_anothers_and_every_head_has_its_turn(
     model: LLMDPD, batch: PromptReplayBufferSamples, values: tuple[float, ...], terms: set[float]
 ) -> None:
-    model.critic = FixedCritic(*values)
+    model.policy.critic = FixedCritic(*values)
     assert {round(actor_loss(model, batch)[1]["q_loss"].item(), 5) for _ in range(20)} == {
         round(term, 5) for term in terms
     }
@@ -194,8 +195,8 @@ def test_the_scale_of_the_q_term_is_the_mean_size_of_the_values_and_gets_no_grad
         def forward(self, features: th.Tensor, prompts: Any, actions: th.Tensor) -> th.Tensor:
             return th.stack([actions.sum(dim=-1), -4 * actions.sum(dim=-1)])
 
-    model.critic = Doubling(0.0, 0.0)
-    loss = model._q_loss(action, model.encode_for_critic(batch), th.tensor(0))
+    model.policy.critic = Doubling(0.0, 0.0)
+    loss = model.losses.q_loss(action, model.losses.encode_for_critic(batch), th.tensor(0))
     (gradient,) = th.autograd.grad(loss, action)
     # d/da of -Q_0 / E|Q_1| = -1 / 4 per row of 24; with the scale's own gradient it would be 0.
     assert round(gradient.sum().item() / 2, 5) == -0.25
@@ -211,7 +212,7 @@ def test_diffusion_ql_sends_a_gradient_to_every_step_of_the_chain(batch: PromptR
     original = model.actor.denoiser.step_embeddings
     model.actor.denoiser.step_embeddings = lambda: steps.append(original()) or steps[-1]  # type: ignore[method-assign, func-returns-value]
     quiet = noise_of(model, batch)._replace(new_actions=th.zeros(N_STEPS, N_PROMPTS, N_ROWS, 2))
-    q_loss = model.actor_loss(batch, model.encode_for_critic(batch), quiet)[1]["q_loss"]
+    q_loss = model.losses.actor_loss(batch, model.losses.encode_for_critic(batch), quiet)[1]["q_loss"]
     (gradient,) = th.autograd.grad(q_loss, steps[-1])  # (K, width); the last call is the chain's
     assert (gradient.abs().sum(dim=1) > 0).tolist() == [True] * N_STEPS
 
@@ -223,8 +224,8 @@ def test_the_denoiser_is_called_once_to_clone_and_for_each_step_of_a_chain(
     objective: str, n_calls: int, batch: PromptReplayBufferSamples
 ) -> None:
     model = make_model(policy_objective=objective)
-    encoded, calls = model.encode_for_critic(batch), CountCalls(model.actor.denoiser)
-    model.actor_loss(batch, encoded, noise_of(model, batch))
+    encoded, calls = model.losses.encode_for_critic(batch), CountCalls(model.actor.denoiser)
+    model.losses.actor_loss(batch, encoded, noise_of(model, batch))
     assert len(calls) == n_calls
 
 
@@ -235,7 +236,7 @@ def test_action_approximation_values_the_action_from_which_the_noise_was_taken(
     noise = noise_of(model, batch)
     model.actor.predict_noise = lambda noisy_actions, steps, condition: noise.actions  # type: ignore[method-assign]  # all of it
     calls = CountCalls(model.critic)
-    model.actor_loss(batch, model.encode_for_critic(batch), noise)
+    model.losses.actor_loss(batch, model.losses.encode_for_critic(batch), noise)
     ((_, _, valued_actions),) = calls.inputs
     assert_close(valued_actions.flatten(0, 1), batch.actions, atol=1e-5, rtol=0)
 
@@ -247,9 +248,9 @@ def test_noise_on_the_prompt_reaches_the_actor_and_not_the_critic(batch: PromptR
     model.actor.condition = lambda features, prompts: (
         told.append(prompts.vectors) or original(features, prompts)
     )  # type: ignore[method-assign, func-returns-value]
-    encoded, calls = model.encode_for_critic(batch), CountCalls(model.critic)
+    encoded, calls = model.losses.encode_for_critic(batch), CountCalls(model.critic)
     noise = noise_of(model, batch)
-    model.actor_loss(batch, encoded, noise)
+    model.losses.actor_loss(batch, encoded, noise)
     assert_close(told[0], model.actor.encode_prompts(batch.prompts).vectors + 0.5 * noise.prompt_vectors)
     assert_close(calls.inputs[0][1].vectors, encoded.prompts.vectors)
 
@@ -357,7 +358,7 @@ def test_cloning_learns_at_the_steps_that_the_process_draws(monkeypatch: pytest.
     monkeypatch.setattr(model.actor, "predict_noise", predict_noise)
     model.generator.manual_seed(0)
     batch = model.replay_buffer.sample(2400)
-    model.actor_loss(batch, None, noise_of(model, batch))
+    model.losses.actor_loss(batch, None, noise_of(model, batch))
     assert (learned[0] == 0).float().mean().item() == pytest.approx(
         0.557, abs=0.04
     )  # a fifth, were all drawn alike
@@ -387,8 +388,8 @@ def test_no_loss_waits_for_the_device(
     )
     batch = model.replay_buffer.sample(24)
     with NoWaiting():
-        model._accumulate(model._update(batch, noise_of(model, batch), 0.5))
-    assert model._metric_steps == 1
+        model._metrics.add(model.gradient_step.update(batch, noise_of(model, batch), 0.5))
+    assert model._metrics.n_steps == 1
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
@@ -402,7 +403,7 @@ def test_a_prompt_that_is_never_shown_is_not_encoded_and_changes_nothing(conditi
     batch = never.replay_buffer.sample(24)
     noise = noise_of(never, batch)._replace(dropout=th.zeros(2, 3))  # below each share
     calls = CountCalls(never.actor.prompt_encoder.text)
-    metrics, expected = never._update(batch, noise, 0.5), dropped._update(batch, noise, 0.5)
+    metrics, expected = never.gradient_step.update(batch, noise, 0.5), dropped.gradient_step.update(batch, noise, 0.5)
     assert len(calls) == 0
     for name in expected:
         assert_close(metrics[name], expected[name])
@@ -414,9 +415,9 @@ def test_a_prompt_that_is_never_shown_is_not_encoded_and_changes_nothing(conditi
 def test_metrics_are_scalars_on_the_device(eta: float) -> None:
     model = tiny_model(eta=eta)
     batch = model.replay_buffer.sample(24)
-    encoded = model.encode_for_critic(batch) if eta else None
+    encoded = model.losses.encode_for_critic(batch) if eta else None
     noise = noise_of(model, batch)
-    metrics = model.actor_loss(batch, encoded, noise)[1] | (
-        model.critic_loss(batch, encoded, noise)[1] if encoded else {}
+    metrics = model.losses.actor_loss(batch, encoded, noise)[1] | (
+        model.losses.critic_loss(batch, encoded, noise)[1] if encoded else {}
     )
     assert {(type(value), value.shape) for value in metrics.values()} == {(th.Tensor, th.Size())}

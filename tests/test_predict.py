@@ -486,7 +486,7 @@ class Encodings:
 
 @pytest.fixture
 def encodings(model: LLMDPD) -> Iterator[Encodings]:
-    model._encoded = None
+    model.prompter.forget()
     encodings = Encodings(model)
     yield encodings
     encodings.handle.remove()

@@ -17,7 +17,7 @@ from toys import SpacesEnv
 
 from sb3_llmdpd import LLMDPD, Episode, OfflineDataset
 from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS
-from sb3_llmdpd.llmdpd.acting import as_prompts
+from sb3_llmdpd.llmdpd.prompter import as_prompts
 from sb3_llmdpd.prompts.prompt import Trajectory, take
 
 NUMBERS = [np.float16, np.float32, np.float64, np.int8, np.uint8, np.uint16, np.int32, np.int64, np.bool_]

@@ -32,7 +32,7 @@ from toys import ActionEnv
 from sb3_llmdpd import LLMDPD, CosineSchedule, LLMDPDPolicy, Prompt, checkpoint
 from sb3_llmdpd.checkpoint import container
 from sb3_llmdpd.checkpoint.optimizers import optimizer_to_parts
-from sb3_llmdpd.llmdpd.saving import OPTIMIZERS, SAVED_ARGUMENTS
+from sb3_llmdpd.llmdpd.saving import OPTIMIZERS, optimizer_of
 
 TEXT = "do task number 1"
 OBSERVATIONS = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)
@@ -70,7 +70,7 @@ def changed(content: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
 
 def state_of(model: LLMDPD) -> dict[str, Any]:
     """Everything that goes on changing in training."""
-    optimizers = {name: optimizer_to_parts(model._optimizer(name)) for name in OPTIMIZERS}
+    optimizers = {name: optimizer_to_parts(optimizer_of(model, name)) for name in OPTIMIZERS}
     return {
         **model.policy.state_dict(),
         **{
@@ -451,7 +451,7 @@ def test_a_model_of_another_algorithm_is_refused_by_name(tmp_path: Path) -> None
 
 def test_every_argument_that_is_not_data_environment_or_device_is_saved() -> None:
     arguments = set(inspect.signature(LLMDPD).parameters)
-    assert set(SAVED_ARGUMENTS) == arguments - {"policy", "env", "dataset", "device", "_init_setup_model"}
+    assert set(LLMDPD.saved_arguments()) == arguments - {"policy", "env", "dataset", "device", "_init_setup_model"}
 
 
 def test_arguments_come_back() -> None:

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from sb3_llmdpd import checkpoint
 from sb3_llmdpd.baselines.memory import Memory
-from sb3_llmdpd.baselines.prompt_batch import prompt_batch
 from sb3_llmdpd.baselines.prompt_dt_network import PromptDTNetwork
 from sb3_llmdpd.baselines.segments import SegmentBuffer
 from sb3_llmdpd.checkpoint import Checkpoint, FileLike
@@ -22,8 +21,9 @@ from sb3_llmdpd.checkpoint.values import from_json, no_custom_objects, to_json
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.loading import DatasetLike, load_dataset
 from sb3_llmdpd.evaluation.rollouts import Act
+from sb3_llmdpd.llmdpd.llmdpd import STATISTICS_ROWS
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged, first_bad_weight
-from sb3_llmdpd.llmdpd.training_data import STATISTICS_ROWS
+from sb3_llmdpd.llmdpd.prompter import prompt_batch
 from sb3_llmdpd.networks.features import features_extractor_named
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, Prompt
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
@@ -173,8 +173,7 @@ class PromptDT:
             buffer.set_text_vectors(self.text_table.lookup(buffer.texts))
             self.network.text_normaliser.fit(buffer.text_vectors)
         else:
-            text_dim = self.network.text_normaliser.mean.shape[0]
-            buffer.set_text_vectors(np.zeros((len(buffer.texts), text_dim), np.float32))
+            buffer.set_text_vectors(np.zeros((len(buffer.texts), self.text_dim), np.float32))
         observations = buffer.some_observations(STATISTICS_ROWS)
         assert isinstance(observations, th.Tensor)  # `_set_up` has checked
         self.network.feature_normaliser.fit(self.network.extractor(observations))
@@ -245,14 +244,14 @@ class PromptDT:
         :raises ValueError: when an example does not fit, or a sentence is given to a model without text.
         """
         self.network.eval()
-        text_dim = self.network.text_normaliser.mean.shape[0]
-        spaces_of_model = self.observation_space, self.action_space
-        batch = prompt_batch(
-            prompts, *spaces_of_model, self.prompt_window, self.text_table, text_dim, self.device
-        )
-        return Memory(
-            self.network, self.action_space, self.context, batch, [self._target(prompt) for prompt in prompts]
-        )
+        batch = prompt_batch(prompts, self, self.text_table)
+        targets = [self._target(prompt) for prompt in prompts]
+        return Memory(self.network, self.action_space, self.context, batch, targets)
+
+    @property
+    def text_dim(self) -> int:
+        """Size of a sentence's vector; 0 for a model without text."""
+        return len(self.network.text_normaliser.mean)
 
     def _target(self, prompt: Prompt) -> tuple[float, float]:
         """The return to ask for, as the network is told it, and what a raw reward of 1 takes from it."""

@@ -5,8 +5,8 @@ import numpy as np
 
 from sb3_llmdpd.common.optional import require
 from sb3_llmdpd.data.metaworld.tasks import task_info
-from sb3_llmdpd.llmdpd.acting import Examples, PromptLike, TaskText
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.llmdpd.prompter import Examples, PromptLike, TaskText
 
 VectorEnv = gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv
 

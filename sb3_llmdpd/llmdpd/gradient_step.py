@@ -2,151 +2,157 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch as th
 from torch import nn
 
 from sb3_llmdpd.llmdpd.acceleration import Acceleration, GraphedUpdate
-from sb3_llmdpd.llmdpd.losses import PromptedLosses, StepNoise
-from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
-from sb3_llmdpd.replay.buffer import PromptReplayBuffer
+from sb3_llmdpd.llmdpd.losses import Losses, StepNoise
 from sb3_llmdpd.type_aliases import Metrics, PromptBatch, PromptReplayBufferSamples
 
 _FOREACH = ("cpu", "cuda")
-"""Devices on which norms are taken over lists of tensors; PyTorch itself would do so on a GPU alone."""
+"""Devices on which norms are taken over lists of tensors; PyTorch itself does so on a GPU alone."""
 
 
-class GradientSteps(PromptedLosses):
-    """The gradient step of `LLMDPD`."""
+class GradientStep:
+    """One step of all networks: drop prompts, step the critic, step the actor, move the targets.
 
-    policy: LLMDPDPolicy
-    replay_buffer: PromptReplayBuffer | None
-    acceleration: dict[str, Any] | None
-    q_batch_size: int | None
-    text_dropout: float
-    trajectory_dropout: float
-    pair_dropout: float
-    max_grad_norm: float
-    ema_decay: float
-    _accumulate: Callable[[Metrics], None]
-    _asked: Acceleration
-    _followers: "tuple[Follower, Follower]"
-    _graphed_update: GraphedUpdate | None = None
-    """While it learns, where a CUDA graph was asked for."""
+    :param losses: losses of the policy that learns.
+    :param settings: arguments of `LLMDPD` by name, as of the current step.
+    :param acceleration: ways to be faster.
+    """
 
-    def _prepare_steps(self) -> None:
-        """Prepare the steps."""
-        self._asked = Acceleration.of(self.acceleration)
-        self._followers = (Follower(self.actor_target, self.actor), Follower(self.critic_target, self.critic))
-
-    @cached_property
-    def _critic_loss(self) -> Callable[..., tuple[th.Tensor, Metrics]]:
-        return self._asked.of_loss(self.critic_loss, self.device)
-
-    @cached_property
-    def _actor_loss(self) -> Callable[..., tuple[th.Tensor, Metrics]]:
-        return self._asked.of_loss(self.actor_loss, self.device)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the losses that were made of this model's: a copy makes its own."""
-        return {
-            name: value
-            for name, value in self.__dict__.items()
-            if name not in ("_critic_loss", "_actor_loss")
-        }
+    def __init__(self, losses: Losses, settings: SimpleNamespace, acceleration: Acceleration) -> None:
+        self.losses, self.settings, self.acceleration = losses, settings, acceleration
+        self.policy = policy = losses.policy
+        self._actor_follower = Follower(policy.actor_target, policy.actor)
+        self._critic_follower = Follower(policy.critic_target, policy.critic)
+        self.graphed_update: GraphedUpdate | None = None
+        """The update as a CUDA graph, inside `accelerated` where that is asked for."""
 
     @contextmanager
-    def _accelerating(self) -> Iterator[None]:
-        """All that was asked for beside the losses, inside the block and not behind it."""
-        optimizers = [self.actor.optimizer, self.critic.optimizer]
-        with self._asked.matmuls(), self._asked.graph(self._update, optimizers, self.device) as update:
-            self._graphed_update = update
+    def accelerated(self) -> Iterator[None]:
+        """Take the steps inside the block at the precision, and in the CUDA graph, that are asked for."""
+        policy, acceleration = self.policy, self.acceleration
+        optimizers = [policy.actor.optimizer, policy.critic.optimizer]
+        with acceleration.matmuls(), acceleration.graph(self.update, optimizers, policy.device) as graph:
+            self.graphed_update = graph
             try:
                 yield
             finally:
-                self._graphed_update = None
+                self.graphed_update = None
 
-    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        """Algorithm 1, several times.
+    def critic_batch_size(self, batch_size: int) -> int:
+        """Transitions of a batch that the critic and the Q term see."""
+        return self.settings.q_batch_size or batch_size
 
-        :param gradient_steps: how often.
-        :param batch_size: transitions in each.
+    def __call__(self, batch: PromptReplayBufferSamples, generator: th.Generator, n_updates: int) -> Metrics:
+        """Take the step.
+
+        :param batch: B transitions with M prompts.
+        :param generator: source of all that is random in the step.
+        :param n_updates: number of this step, from 1 on.
+        :return: scalars, on the device.
         """
-        assert self.replay_buffer is not None  # `learn` has checked
-        if not self.policy.training:
-            self.policy.set_training_mode(True)
-        self._update_learning_rate([])
-        for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size)
-            n_prompts = len(batch.prompts.has_text)
-            noise = self.draw_noise(
-                n_prompts, batch_size // n_prompts, (self.q_batch_size or batch_size) // n_prompts
-            )
-            self._n_updates += 1
-            # What the averaged actor keeps of itself: little in the beginning, when there is little to keep.
-            decay = min(self.ema_decay, (1 + self._n_updates) / (10 + self._n_updates))
-            update = self._graphed_update or self._update
-            self._accumulate(update(batch, noise, decay))
+        n, n_prompts = len(batch.actions), len(batch.prompts.has_text)
+        n_for_critic = self.critic_batch_size(n) // n_prompts
+        noise = self.losses.draw_noise(n_prompts, n // n_prompts, n_for_critic, generator)
+        # The averaged actor keeps little of itself in the beginning, when there is little to keep.
+        decay = min(self.settings.ema_decay, (1 + n_updates) / (10 + n_updates))
+        return (self.graphed_update or self.update)(batch, noise, decay)
 
-    def _update(
-        self, batch: PromptReplayBufferSamples, noise: StepNoise, decay: float | th.Tensor
-    ) -> Metrics:
-        """The critic's step, the actor's step, the targets: a function of tensors, which waits for none of them."""
-        batch = batch._replace(prompts=self._drop_prompts(batch.prompts, noise.dropout))
+    def update(self, batch: PromptReplayBufferSamples, noise: StepNoise, decay: float | th.Tensor) -> Metrics:
+        """Take the step as a function of tensors, which waits for none of them.
+
+        :param batch: B transitions with M prompts.
+        :param noise: draws of the step.
+        :param decay: share of itself that the averaged actor keeps.
+        :return: scalars, on the device.
+        """
+        batch = batch._replace(prompts=self.drop_prompts(batch.prompts, noise.dropout))
         metrics: Metrics = {}
         encoded = None
-        if self.eta > 0:
-            critic_batch = batch.leading(
-                (self.q_batch_size or len(batch.actions)) // len(batch.prompts.has_text)
-            )
-            encoded = self.encode_for_critic(critic_batch)
-            critic_loss, metrics = self._critic_loss(critic_batch, encoded, noise)
-            self._step(self.critic.optimizer, critic_loss)
-        actor_loss, actor_metrics = self._actor_loss(batch, encoded, noise)
-        self._step(self.actor.optimizer, actor_loss)
-        self._update_targets(decay)
+        if self.settings.eta > 0:
+            n_leading = self.critic_batch_size(len(batch.actions)) // len(batch.prompts.has_text)
+            critic_batch = batch.leading(n_leading)
+            encoded = self.losses.encode_for_critic(critic_batch)
+            loss, metrics = self._loss("critic_loss")(critic_batch, encoded, noise)
+            self.descend(self.policy.critic.optimizer, loss)
+        loss, actor_metrics = self._loss("actor_loss")(batch, encoded, noise)
+        self.descend(self.policy.actor.optimizer, loss)
+        self.move_targets(decay)
         return {**metrics, **actor_metrics}
 
-    def _drop_prompts(self, prompts: PromptBatch, draws: th.Tensor) -> PromptBatch:
-        if self.trajectory_dropout == 1:
-            prompts = prompts.without_examples()
-        if self.text_dropout == 1:
-            prompts = prompts.without_texts()
-        return prompts.dropped_at_random(draws, self.text_dropout, self.trajectory_dropout, self.pair_dropout)
+    def _loss(self, name: str) -> Callable[..., tuple[th.Tensor, Metrics]]:
+        if not (self.acceleration.compile or self.acceleration.bfloat16):
+            loss: Callable[..., tuple[th.Tensor, Metrics]] = getattr(self.losses, name)
+            return loss
+        accelerated = _accelerated(getattr(type(self.losses), name), self.acceleration, self.policy.device)
+        return partial(accelerated, self.losses)
 
-    def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
+    def drop_prompts(self, prompts: PromptBatch, draws: th.Tensor) -> PromptBatch:
+        """Drop the shares of texts and examples that the settings name.
+
+        :param prompts: M prompts.
+        :param draws: (2, M), uniform in [0, 1).
+        :return: the prompts that remain.
+        """
+        settings = self.settings
+        if settings.trajectory_dropout == 1:
+            prompts = prompts.without_examples()
+        if settings.text_dropout == 1:
+            prompts = prompts.without_texts()
+        shares = settings.text_dropout, settings.trajectory_dropout, settings.pair_dropout
+        return prompts.dropped_at_random(draws, *shares)
+
+    def descend(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
+        """Step an optimiser down the clipped gradient of a loss.
+
+        :param optimizer: of the loss's weights.
+        :param loss: scalar.
+        """
         optimizer.zero_grad()
         loss.backward()
-        foreach = True if self.device.type in _FOREACH else None
-        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.max_grad_norm, foreach=foreach)
+        foreach = True if loss.device.type in _FOREACH else None
+        parameters = optimizer.param_groups[0]["params"]
+        nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm, foreach=foreach)
         optimizer.step()
 
-    def _update_targets(self, decay: float | th.Tensor) -> None:
-        """Move the targets.
+    def move_targets(self, decay: float | th.Tensor) -> None:
+        """Move the averaged actor and the target critic towards the networks that learn.
 
-        :param decay: what the averaged actor keeps of itself.
+        :param decay: share of itself that the averaged actor keeps.
         """
-        actor, critic = self._followers
-        actor.move(1.0 - decay)
-        if self.eta > 0:
-            critic.move(self.tau)
+        self._actor_follower.move(1.0 - decay)
+        if self.settings.eta > 0:
+            self._critic_follower.move(self.settings.tau)
+
+
+@cache
+def _accelerated(
+    loss: Callable[..., Any], acceleration: Acceleration, device: th.device
+) -> Callable[..., Any]:
+    """Accelerate a loss once for all models: a copied model must not call the losses of the original."""
+    return acceleration.of_loss(loss, device)
 
 
 class Follower:
-    """A network whose weights follow those of another one. The weights are listed once: a walk through the modules takes
-    longer than the move.
+    """A network whose weights follow those of another one.
 
-    :param target: that follows.
-    :param network: of the same shape.
+    The weights are listed once: a walk through the modules takes longer than the move.
+
+    :param target: network that follows.
+    :param network: network of the same shape.
     """
 
     def __init__(self, target: nn.Module, network: nn.Module) -> None:
         self._averages: list[th.Tensor] = list(target.parameters())
         self._latest: list[th.Tensor] = list(network.parameters())
-        self._statistics = list(zip(target.buffers(), network.buffers(), strict=True))
-        """Of a batch norm, say."""
+        # Statistics, such as those of a batch norm.
+        self._buffers = list(zip(target.buffers(), network.buffers(), strict=True))
 
     @th.no_grad()
     def move(self, step: float | th.Tensor) -> None:
@@ -158,5 +164,5 @@ class Follower:
             th._foreach_lerp_(self._averages, self._latest, [step] * len(self._latest))
         else:
             th._foreach_lerp_(self._averages, self._latest, step)
-        for followed, latest in self._statistics:
+        for followed, latest in self._buffers:
             followed.copy_(latest)

@@ -1,33 +1,74 @@
 """`LLMDPD`, LLM-Driven Policy Diffusion as a Stable-Baselines3 algorithm."""
 
-from typing import Any, ClassVar
+import copy
+import inspect
+import io
+import pathlib
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.save_util import load_from_pkl
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_llmdpd.checkpoint import FileLike
+from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.images import channels_first_space
-from sb3_llmdpd.data.loading import DatasetLike
-from sb3_llmdpd.envs.dataset_env import DatasetEnv, check_readable, refuse_vec_normalize
-from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space
-from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor
+from sb3_llmdpd.data.loading import DatasetLike, load_dataset
+from sb3_llmdpd.envs.dataset_env import DatasetEnv, check_readable, check_spaces, refuse_vec_normalize
+from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space, split_observation
+from sb3_llmdpd.llmdpd import saving
+from sb3_llmdpd.llmdpd.acceleration import Acceleration
 from sb3_llmdpd.llmdpd.arguments import check_arguments
-from sb3_llmdpd.llmdpd.critic import PromptedCritic
-from sb3_llmdpd.llmdpd.gradient_step import GradientSteps
+from sb3_llmdpd.llmdpd.callback_counters import Counters, counters_of, give_back
+from sb3_llmdpd.llmdpd.export import ActingNetwork, export_network
+from sb3_llmdpd.llmdpd.gradient_step import GradientStep
+from sb3_llmdpd.llmdpd.loss_watch import (
+    CHECK_EVERY,
+    LossWatch,
+    MetricMeans,
+    TrainingDiverged,
+    first_bad_weight,
+    loss_limits,
+)
+from sb3_llmdpd.llmdpd.losses import Losses
 from sb3_llmdpd.llmdpd.policies import CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy
-from sb3_llmdpd.llmdpd.prompter import Prompter
-from sb3_llmdpd.llmdpd.saving import SavedWithoutPickle
-from sb3_llmdpd.llmdpd.training_data import read_dataset
-from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
+from sb3_llmdpd.llmdpd.prompter import (
+    Examples,
+    Prompter,
+    PromptLike,
+    TaskText,
+    as_prompts,
+    check_kind,
+    with_sentences,
+)
+from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, Prompt
+from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
 from sb3_llmdpd.replay.buffer import PromptReplayBuffer
 
+Predictions = tuple[np.ndarray, tuple[np.ndarray, ...] | None]
+"""Actions, and the state that `predict` was given."""
 
-class LLMDPD(GradientSteps, SavedWithoutPickle):
-    r"""Offline reinforcement learning of one policy for many tasks, prompted with a sentence and an example trajectory.
+STATISTICS_ROWS = 200_000
+"""Observations that the normalisers are fitted to, at most; they are spread evenly over the data."""
+
+_NOT_SAVED = ("self", "policy", "env", "dataset", "device", "_init_setup_model")
+
+
+class LLMDPD(OffPolicyAlgorithm):
+    r"""Offline RL of one policy for many tasks, prompted with a sentence and an example trajectory.
 
     Paper: https://arxiv.org/abs/2509.00347 (LLMDPD), on top of https://arxiv.org/abs/2208.06193 (Diffusion-QL).
     With z the encoded prompt of a transition's task and a' drawn from the averaged (EMA) actor, a step minimises
@@ -38,55 +79,59 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
         - \eta \, Q(s, \pi_\theta(s, z), z) / \mathbb{E} |Q|
 
     One timestep of `learn` is one gradient step: SB3's ``eval_freq``, ``save_freq`` and ``log_interval`` count them.
+    The ranges of the arguments stand in `sb3_llmdpd.llmdpd.arguments`.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class.
-    :param env: an environment of the data's spaces, for callbacks that evaluate; training never steps it.
-    :param dataset: Minari ids or other names of sources (one or several, see `format_of`), `Episode`s, an `OfflineDataset`,
-        or a `PromptReplayBuffer`, whose own settings then go before those given here.
-    :param learning_rate: of actor and encoders; a float, or a function of the progress remaining (`CosineSchedule`).
-    :param critic_learning_rate: of the critic; None for the same.
+    :param env: environment of the data's spaces, for callbacks that evaluate; training never steps it.
+    :param dataset: Minari ids or other names of sources (one or several, see `format_of`), `Episode`s, an
+        `OfflineDataset`, or a `PromptReplayBuffer`, whose own settings then go before those given here.
+    :param learning_rate: rate of actor and encoders; a float, or a function of the progress remaining
+        (`CosineSchedule`).
+    :param critic_learning_rate: rate of the critic; None for the actor's.
     :param batch_size: transitions in a gradient step, a multiple of ``prompts_per_batch``.
-    :param q_batch_size: how many of them the critic and the Q term see, a multiple of ``prompts_per_batch``; None for all.
-        These cost several times what behaviour cloning does.
+    :param q_batch_size: how many of them the critic and the Q term see, a multiple of ``prompts_per_batch``; None for
+        all. These cost several times what behaviour cloning does.
     :param prompts_per_batch: M, prompts in a batch, each for batch_size / M transitions; one each of as many tasks.
     :param gamma: discount.
-    :param tau: how far the critic's target moves towards the critic in a step.
-    :param ema_decay: what the averaged actor keeps of itself in a step; ramps up from 0, as (1 + n) / (10 + n).
+    :param tau: share of the way that the critic's target moves towards the critic in a step.
+    :param ema_decay: share of itself that the averaged actor keeps in a step; ramps up from 0, as (1 + n) / (10 + n).
     :param eta: weight of the Q term in the actor's loss; 0 is behaviour cloning, which trains no critic.
     :param policy_objective: ``"diffusion_ql"``: the Q term sees actions sampled through the whole chain.
         ``"action_approximation"``: it sees the one-step estimate of EDP (https://arxiv.org/abs/2305.20081), which
         costs less.
     :param critic_objective: ``"td"``: the critic's target asks the averaged actor for the next action, as above.
         ``"expectile"``: it asks V, the ``expectile`` of Q over the data's own actions, as in IQL
-        (https://arxiv.org/abs/2110.06169): nothing is sampled for the critic, or asked that the data do not answer.
-    :param expectile: of V, in (0, 1): 0.5 is the mean over the data's actions, towards 1 their best.
-    :param max_grad_norm: gradients of actor and critic are clipped to this norm.
+        (https://arxiv.org/abs/2110.06169). Nothing is sampled for the critic then.
+    :param expectile: expectile that V learns, in (0, 1): 0.5 is the mean over the data's actions, towards 1 their best.
+    :param max_grad_norm: norm to which the gradients of actor and critic are clipped.
     :param text_dropout: share of the prompts whose sentence is replaced by the learned null; 1 trains without text.
     :param trajectory_dropout: the same for the example trajectory, independently.
-    :param pair_dropout: of the prompts that still have both, the share that loses its sentence, too: what a sentence says of
-        known tasks is no help in a new one, and an example has to be followed without it.
-    :param prompt_noise: standard deviation of the noise on the prompt vectors (whose entries have unit variance) while the
-        actor trains, so that a neighbourhood of each training prompt means its task, and not one point.
+    :param pair_dropout: share of the prompts with both that lose their sentence. A sentence of a known task is no help
+        in a new one, and an example has to be followed without it.
+    :param prompt_noise: standard deviation of the noise on the prompt vectors (whose entries have unit variance) while
+        the actor trains, so that a neighbourhood of each training prompt means its task, and not one point.
     :param text_encoder: name of the frozen language model (see `make_text_encoder`); None for a model without text.
-    :param same_goal: examples come from episodes of the same goal (needed where the goal is hidden).
+    :param same_goal: draw examples from episodes of the same goal (needed where the goal is hidden).
     :param reward_scale: ``"per_task"`` or ``"none"``, see `PromptReplayBuffer`.
-    :param return_weight: above 0, transitions of better episodes are drawn more often, see `PromptReplayBuffer`; for data of
-        mixed quality, where cloning would otherwise clone the bad majority.
-    :param n_candidates: actions drawn at `predict`, of which the critic picks one. Above 1 a critic is asked about actions
-        that it may never have seen: measure it before use on an unseen task.
+    :param return_weight: above 0, transitions of better episodes are drawn more often, see `PromptReplayBuffer`; for
+        data of mixed quality, where cloning would otherwise clone the bad majority.
+    :param n_candidates: actions drawn at `predict`, of which the critic picks one. Above 1 a critic is asked about
+        actions that it may never have seen: measure it before use on an unseen task.
     :param candidate_temperature: 0 picks the best candidate, see `LLMDPDPolicy.predict_prompted`.
-    :param sampler: how `predict` runs the chain: ``"ddpm"``, as in training; ``"ddim"`` or ``"dpm_solver++"``, which have no
-        noise behind the first draw and may take fewer steps, see `make_chain`.
-    :param n_sampling_steps: in how many steps; None for all K.
-    :param acceleration: ways to train faster that depend on the machine, such as ``{"compile": True}``, see `Acceleration`.
+    :param sampler: way in which `predict` runs the chain: ``"ddpm"``, as in training; ``"ddim"`` or
+        ``"dpm_solver++"``, which draw noise once and may take fewer steps, see `make_chain`.
+    :param n_sampling_steps: steps that the sampler takes; None for all K.
+    :param acceleration: ways to train faster that depend on the machine, such as ``{"compile": True}``, see
+        `Acceleration`.
     :param policy_kwargs: arguments of the policy, see `LLMDPDPolicy`.
     :param stats_window_size: kept for SB3's callbacks.
     :param tensorboard_log: folder of the tensorboard log.
     :param verbose: 0 silent, 1 info, 2 debug.
-    :param seed: of networks, batches and noise.
+    :param seed: seed of networks, batches and noise.
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     :param _init_setup_model: whether to build the networks at once.
-    :raises ValueError: on arguments out of range, on spaces that differ between ``env`` and ``dataset``, or with neither.
+    :raises ValueError: on arguments out of range, on spaces that differ between ``env`` and ``dataset``, or with
+        neither.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -96,10 +141,6 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
     }
     policy: LLMDPDPolicy
     replay_buffer: PromptReplayBuffer | None
-    actor: PromptedDiffusionActor
-    actor_target: PromptedDiffusionActor
-    critic: PromptedCritic
-    critic_target: PromptedCritic
 
     def __init__(
         self,
@@ -165,7 +206,16 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
         self.acceleration = acceleration
         policy_kwargs = dict(policy_kwargs or {})
         self.text_table: TextTable | None = None
-        data = None if dataset is None else read_dataset(dataset)
+        self.last_saved: pathlib.Path | None = None
+        """The file that this model was last saved to, or loaded from."""
+        self._metrics = MetricMeans()
+        self._watch: LossWatch | None = None
+        # While it learns: its callbacks. After that: their counters, and those of a loaded model until the next `learn`.
+        self._callback: BaseCallback | None = None
+        self._counted: list[Counters] = []
+        self._to_count_on: list[Counters] = []
+        self._saved_buffer_state: dict[str, Any] | None = None
+        data = None if dataset is None else _read_dataset(dataset)
         if env is None and data is not None:
             env = DatasetEnv(channels_first_space(data.observation_space), data.action_space)
         if env is None:
@@ -206,22 +256,35 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
         if _init_setup_model:
             self._setup_model()
 
-    # Set-up -------------------------------------------------------------------------------------------------------------
+    # Set-up -----------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def saved_arguments() -> tuple[str, ...]:
+        """Name the arguments that a model file keeps: all that are not the data, the environment or the device."""
+        parameters = inspect.signature(LLMDPD.__init__).parameters
+        return tuple(name for name in parameters if name not in _NOT_SAVED)
 
     def _setup_model(self) -> None:
-        """Build networks and generators. Not SB3's own, which would allocate an empty buffer of a million rows."""
+        """Build networks and generators; SB3's own would allocate an empty buffer of a million rows."""
         self._setup_schedules()
         self.generator = th.Generator(self.device)
-        """Of everything random in training but the batches: noise, diffusion steps, prompt dropout."""
+        """Source of everything random in training but the batches: noise, diffusion steps, prompt dropout."""
         self.action_generator = th.Generator(self.device)
-        """Of the noise in `predict`, apart so that acting changes nothing in training."""
+        """Source of the noise in `predict`, apart so that acting changes nothing in training."""
         self.set_random_seed(self.seed)
         self.policy = self._make_policy().to(self.device)
         self.policy.actor.diffusion.chain(
             self.sampler, self.n_sampling_steps
-        )  # which refuses one that cannot be
-        self._create_aliases()
-        self._prepare_steps()
+        )  # which refuses an impossible one
+        self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
+        self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
+        self.state_value = self.policy.state_value
+        self.prompter = Prompter(self.policy, self.text_table)
+        self._settings = SimpleNamespace()
+        self._update_settings()
+        self.losses = Losses(self.policy, self._settings)
+        acceleration = Acceleration.of(self.acceleration)
+        self.gradient_step = GradientStep(self.losses, self._settings, acceleration)
         if self.replay_buffer is not None:
             self._attach(self.replay_buffer)
 
@@ -232,7 +295,8 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
 
     def _make_policy(self) -> LLMDPDPolicy:
         if self.text_encoder is not None and "text_dim" not in self.policy_kwargs:
-            encoder = make_text_encoder(self.text_encoder) if self.text_table is None else self.text_table
+            known = self.text_table
+            encoder = make_text_encoder(self.text_encoder) if known is None else known
             self.policy_kwargs["text_dim"] = encoder.dim
         if self.critic_objective == "expectile":
             self.policy_kwargs["state_value"] = True
@@ -244,11 +308,9 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
             **self.policy_kwargs,
         )
 
-    def _create_aliases(self) -> None:
-        self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
-        self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
-        self.state_value = self.policy.state_value
-        self.prompter = Prompter(self.policy, self.text_table)
+    def _update_settings(self) -> None:
+        """Hand the arguments as they are now to losses and gradient step: SB3's users change them on the model."""
+        vars(self._settings).update({name: getattr(self, name) for name in _SETTINGS})
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed networks, batches and noise.
@@ -263,3 +325,502 @@ class LLMDPD(GradientSteps, SavedWithoutPickle):
                 generator.manual_seed(seed + offset)
         if self.replay_buffer is not None and seed is not None:
             self.replay_buffer.seed(seed)
+
+    def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
+        """Give callbacks another environment; training never steps it.
+
+        :param env: environment of the model's spaces, with or without `TaskTextWrapper`, or its registered name.
+        :param force_reset: kept for SB3: the next `learn` resets it.
+        :raises ValueError: when its spaces are others, or it is a VecNormalize.
+        """
+        vec_env = self._wrap_env(maybe_make_env(env, self.verbose), self.verbose)
+        refuse_vec_normalize(vec_env)
+        check_spaces("the environment", vec_env, self, "pass one of the model's spaces")
+        self.env, self.n_envs = vec_env, vec_env.num_envs
+        if force_reset:
+            self._last_obs = None
+
+    # Data -------------------------------------------------------------------------------------------------
+
+    def set_dataset(self, dataset: DatasetLike | PromptReplayBuffer) -> PromptReplayBuffer:
+        """Train on other data from now on; the normalisers keep the statistics of the first training.
+
+        :param dataset: as in the constructor.
+        :return: the new replay buffer.
+        :raises ValueError: when its spaces are not the model's.
+        """
+        buffer = self._make_buffer(_read_dataset(dataset), self.policy.prompt_window)
+        self._attach(buffer)
+        self.replay_buffer = buffer
+        if self._saved_buffer_state is not None:  # the batches of a loaded model go on where they were
+            buffer.generator.bit_generator.state = self._saved_buffer_state
+            self._saved_buffer_state = None
+        return buffer
+
+    def load_replay_buffer(
+        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
+    ) -> None:
+        """Train on a buffer that SB3's `save_replay_buffer` wrote. It is pickled: open only your own.
+
+        :param path: path of the buffer.
+        :param truncate_last_traj: kept for SB3; episodes here are whole.
+        :raises TypeError: when the file holds something else.
+        :raises ValueError: when its spaces are not the model's. In either case the earlier buffer stays.
+        """
+        buffer = load_from_pkl(path, self.verbose)
+        if not isinstance(buffer, PromptReplayBuffer):
+            kind = type(buffer).__name__
+            raise TypeError(f"LLMDPD learns from a PromptReplayBuffer, and {path} holds a {kind}")
+        self.set_dataset(buffer)
+
+    def _make_buffer(self, dataset: OfflineDataset | PromptReplayBuffer, window: int) -> PromptReplayBuffer:
+        """Lay a data set out, with the vectors of its sentences."""
+        names = ("prompts_per_batch", "same_goal", "reward_scale", "return_weight")
+        if isinstance(dataset, PromptReplayBuffer):
+            buffer = dataset.to(self.device)
+            if buffer.prompt_window != window:
+                raise ValueError(
+                    f"the buffer's `prompt_window` is {buffer.prompt_window} and the policy's is {window}:"
+                    " make them equal"
+                )
+            for name in names:
+                setattr(self, name, getattr(buffer, name))
+        else:
+            buffer = PromptReplayBuffer(
+                dataset,
+                self.device,
+                prompt_window=window,
+                gamma=self.gamma,
+                seed=self.seed,
+                observation_space=self.observation_space,
+                **{name: getattr(self, name) for name in names},
+            )
+        if self.text_encoder is not None and buffer.texts:
+            if self.text_table is None:
+                encoder = CachedTextEncoder(make_text_encoder(self.text_encoder))
+                self.text_table = TextTable.encode(buffer.texts_by_task, encoder)
+            self.text_table = self.text_table.extended(buffer.texts)
+            buffer.set_text_vectors(self.text_table.lookup(buffer.texts))
+        return buffer
+
+    def _attach(self, buffer: PromptReplayBuffer) -> None:
+        """Fit data and model together: spaces, sentences, statistics, and whether there is more than one task."""
+        remedy = "say what the data are, with OfflineDataset.from_episodes(episodes, observation_space, action_space)"
+        check_spaces("the data", buffer, self, remedy)
+        if self.text_encoder is None or not buffer.texts:
+            buffer.set_text_vectors(np.zeros((len(buffer.texts), self.policy.text_dim), np.float32))
+        if self._n_updates == 0:
+            self.policy.fit_normalisers(buffer.some_observations(STATISTICS_ROWS), buffer.text_vectors)
+        self._start_watch(buffer)
+        self.prompter.text_table = self.text_table
+        tasks = buffer.texts_by_task
+        self.prompter.only_task = None
+        if len(tasks) == 1:  # a model of one task needs no prompt to act
+            texts = next(iter(tasks.values())) if self.text_table is not None else ()
+            self.prompter.only_task = [Prompt(text=texts[0] if texts else None)]
+        self.prompter.set_task(self.prompter.task)
+
+    # Training ---------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 100,
+        tb_log_name: str = "LLMDPD",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train on the data set.
+
+        :param total_timesteps: gradient steps.
+        :param callback: SB3 callbacks, called once a gradient step. In the first `learn` after `LLMDPD.load` that
+            goes on counting, callbacks of the classes that were saved count on, too.
+        :param log_interval: gradient steps between two lines of the log; None for no log.
+        :param tb_log_name: name of the run in tensorboard.
+        :param reset_num_timesteps: False to go on counting where the last call ended.
+        :param progress_bar: whether to show one.
+        :return: the model itself.
+        :raises ValueError: when the model has no data set, or ``log_interval`` is below one.
+        :raises TrainingDiverged: when a loss or a weight is no longer a sane number; noticed at the latest after
+            ``CHECK_EVERY`` steps, and before the model is saved.
+        """
+        if self.replay_buffer is None:
+            raise ValueError(
+                "LLMDPD has no data to learn from: pass `dataset` to the constructor or to"
+                " LLMDPD.load(path, dataset=...)"
+            )
+        if log_interval is not None and log_interval < 1:
+            raise ValueError(f"`log_interval` must be at least 1, or None for no log, got {log_interval}")
+        total_timesteps, callback = BaseAlgorithm._setup_learn(
+            self, total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        late = [] if reset_num_timesteps else give_back(callback, self._to_count_on, self.num_timesteps)
+        self._to_count_on, self._callback = [], callback
+        self._start_watch(self.replay_buffer)
+        try:
+            with self.gradient_step.accelerated():
+                self._learn(total_timesteps, callback, log_interval, late)
+        finally:  # the callbacks may hold environments, which nothing needs any more
+            self._counted, self._callback = counters_of(callback), None
+        return self
+
+    def _learn(
+        self, total_timesteps: int, callback: BaseCallback, log_interval: int | None, late: list[BaseCallback]
+    ) -> None:
+        """Run the loop of `learn`; the late callbacks have yet to see the step at which the model was saved."""
+        callback.on_training_start(locals(), globals())
+        seen = [each.on_step() for each in late]
+        goes_on = all(seen)
+        while goes_on and self.num_timesteps < total_timesteps:
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self.train(gradient_steps=1, batch_size=self.batch_size)
+            self.num_timesteps += 1
+            if self.num_timesteps % CHECK_EVERY == 0:
+                self.check_health()
+            # Before the callbacks: what one of them saves at this step, or stops, has logged all steps up to it.
+            if log_interval is not None and self.num_timesteps % log_interval == 0:
+                self.dump_logs()
+            callback.update_locals(locals())
+            goes_on = callback.on_step()
+        self.check_health()
+        callback.on_training_end()
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """Run Algorithm 1: sample a batch, step critic and actor, move the targets.
+
+        :param gradient_steps: number of steps.
+        :param batch_size: transitions in each.
+        """
+        assert self.replay_buffer is not None and self._watch is not None  # `learn` has checked
+        if not self.policy.training:
+            self.policy.set_training_mode(True)
+        self._update_learning_rate([])
+        self._update_settings()
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size)
+            self._n_updates += 1
+            metrics = self.gradient_step(batch, self.generator, self._n_updates)
+            self._watch.see(metrics)
+            self._metrics.add(metrics)
+        self.prompter.forget()
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        if not progress_bar:
+            return super()._init_callback(callback)
+        given = callback if isinstance(callback, list) else [callback] * (callback is not None)
+        callbacks = [each if isinstance(each, BaseCallback) else ConvertCallback(each) for each in given]
+        return super()._init_callback([_StepsBar(), *callbacks])  # first, so that one that saves can be last
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        """Set both learning rates; SB3's own would set one for all.
+
+        :param optimizers: ignored, the policy owns them.
+        """
+        progress = self._current_progress_remaining
+        for name, optimizer, schedule in (
+            ("learning_rate", self.policy.actor.optimizer, self.lr_schedule),
+            ("critic_learning_rate", self.policy.critic.optimizer, self.critic_lr_schedule),
+        ):
+            rate = schedule(progress)
+            self.logger.record(f"train/{name}", rate)
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], th.Tensor):  # which a CUDA graph reads
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+
+    def _start_watch(self, buffer: PromptReplayBuffer) -> None:
+        limits = loss_limits(buffer.largest_reward, self.gamma, self.policy.critic.n_critics, self.eta)
+        self._watch = LossWatch(limits, self.device, self.num_timesteps)
+
+    def check_health(self) -> None:
+        """Make sure that the training has not diverged; waits for the device.
+
+        :raises TrainingDiverged: when a loss or a weight is no longer a sane number; names the step, the loss and
+            the last file that this model was saved to.
+        """
+        found = None if self._watch is None else self._watch.first_insane()
+        bad_weight = first_bad_weight(self.policy.state_dict()) if found is None else None
+        if found is not None:
+            n_before, name, value = found
+            what = f"{name} was {value:.3g} in gradient step {n_before + 1}"
+        elif bad_weight is not None:
+            what = f"after gradient step {self.num_timesteps} the weight {bad_weight!r} is not finite"
+        else:
+            return
+        saved = self.last_saved
+        kept = "No model was saved before" if saved is None else f"The last good model is {saved}"
+        raise TrainingDiverged(
+            f"the training has diverged: {what}. {kept}; try a lower `learning_rate`, `eta` or `max_grad_norm`"
+        )
+
+    def dump_logs(self) -> None:
+        """Write the means of the metrics since the last line, and the speed of training."""
+        for name, mean in self._metrics.pop().items():
+            self.logger.record(f"train/{name}", mean)
+        seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
+        steps = self.num_timesteps - self._num_timesteps_at_start
+        self.logger.record("time/gradient_steps_per_s", steps / seconds)
+        self.logger.record("time/time_elapsed", int(seconds), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+    # Acting -----------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        *,
+        task_text: TaskText = None,
+        trajectory: Examples = None,
+        prompt: PromptLike = None,
+    ) -> Predictions:
+        """Act on observations under a prompt.
+
+        An observation of a `TaskTextWrapper` brings its sentence along. That sentence goes before the task of
+        `set_task`, whose example it joins, as it joins ``trajectory``; ``task_text`` and ``prompt`` go before it.
+
+        :param observation: (*obs_shape) or (n, *obs_shape), environment units; or that of a `TaskTextWrapper`.
+        :param state: handed back as it came; the policy has no memory.
+        :param episode_start: ignored, for the same reason.
+        :param deterministic: True for the chain without noise (with ``n_candidates`` above 1, for the best of always
+            the same candidates). The action of a row then depends on that row alone.
+        :param task_text: a sentence for all rows, or a list with one (or None) for each row.
+        :param trajectory: an example for all rows (see `Trajectory.of`), or a list with one (or None) for each row.
+        :param prompt: instead of the two: a `Prompt` or a list of them. ``Prompt()`` asks for the policy without a
+            prompt. With none of the three, the observation's sentence or the task of `set_task` counts.
+        :return: (action_shape) or (n, *action_shape), environment units, and ``state``.
+        :raises ValueError: when there is no prompt at all, when as many prompts fit neither one nor each row, or when
+            an observation does not fit the space.
+        """
+        prompts = as_prompts(task_text, trajectory, prompt)
+        return self._act(observation, state, deterministic, prompts, is_whole=prompt is not None)
+
+    def _act(
+        self, observation: Any, state: Any, deterministic: bool, prompts: list[Prompt] | None, is_whole: bool
+    ) -> Predictions:
+        """Act; a prompt that is not whole takes a missing sentence from its observation."""
+        observation, sentences = split_observation(observation, self.observation_space)
+        check_kind(observation, self.observation_space)
+        if prompts is None:
+            prompts = self.prompter.current(sentences)
+        elif sentences is not None and not is_whole:
+            prompts = with_sentences(prompts, sentences)
+        actions = self.policy.predict_prompted(
+            observation,
+            self.prompter.encode(prompts),
+            None if deterministic else self.action_generator,
+            n_candidates=self.n_candidates,
+            candidate_temperature=self.candidate_temperature,
+            sampler=self.sampler,
+            n_sampling_steps=self.n_sampling_steps,
+        )
+        return actions, state
+
+    def set_task(
+        self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None
+    ) -> None:
+        """Set the task once, so that plain SB3 tools can call `predict`.
+
+        The arguments are those of `predict`; with none of them the task is forgotten. Lists hold one entry for each
+        sub-environment. The policy itself (``model.policy.predict``) acts on this task, too.
+
+        :raises ValueError: when a prompt does not fit the model; the earlier task then remains.
+        """
+        self.prompter.set_task(as_prompts(task_text, trajectory, prompt))
+
+    @contextmanager
+    def using_task(
+        self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None
+    ) -> Iterator[Self]:
+        """Set the task for the length of a ``with`` block, as `set_task` does.
+
+        :return: a context that yields the model.
+        """
+        before = self.prompter.task
+        self.set_task(task_text, trajectory, prompt)
+        try:
+            yield self
+        finally:
+            self.set_task(prompt=before)
+
+    def prompted(
+        self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None
+    ) -> "PromptedPredictor":
+        """Bind the model to a task in a view that has SB3's ``predict`` alone: enough for `evaluate_policy`.
+
+        The arguments are those of `predict`.
+
+        :return: the view.
+        :raises ValueError: when all three are None.
+        """
+        prompts = as_prompts(task_text, trajectory, prompt)
+        if prompts is None:
+            raise ValueError("`prompted` needs a task: pass `task_text`, `trajectory` or `prompt`")
+        return PromptedPredictor(self, prompts, is_whole=prompt is not None)
+
+    def export(
+        self,
+        path: str | pathlib.Path,
+        task_text: TaskText = None,
+        trajectory: Examples = None,
+        prompt: PromptLike = None,
+        deterministic: bool = True,
+    ) -> pathlib.Path:
+        """Write the acting network for one task as a program of PyTorch's own, which runs without this package.
+
+        ``torch.export.load(path).module()(observations)`` gives the actions of `predict`, with one candidate and the
+        model's sampler: (n, *obs_shape) of the model's observation space, or a dict of such tensors, to
+        (n, *action_shape), in environment units. It runs on the model's device: load a model with ``device="cpu"`` to
+        export it for a CPU.
+
+        The arguments that say the task are those of `predict`.
+
+        :param path: path of the file; ``.pt2`` is added where there is no suffix.
+        :param deterministic: False for a program that takes standard normal noise (S, n, action_dim) beside the
+            observations, S the number of sampling steps.
+        :return: the file, which is there whole or not at all.
+        :raises ValueError: when there is no prompt or more than one.
+        """
+        prompts = as_prompts(task_text, trajectory, prompt) or self.prompter.current()
+        if len(prompts) > 1:
+            raise ValueError(f"a program is for one task, got {len(prompts)} prompts: export one for each")
+        actor = self.policy.actor_target
+        chain = actor.diffusion.chain(self.sampler, self.n_sampling_steps)
+        network = ActingNetwork(actor, self.prompter.encode(prompts), chain)
+        return export_network(network, path, deterministic)
+
+    @property
+    def known_task_texts(self) -> tuple[str, ...]:
+        """The sentences of training; understanding these needs no language model."""
+        return self.text_table.texts if self.text_table is not None else ()
+
+    # The file ---------------------------------------------------------------------------------------------
+
+    def save(
+        self, path: FileLike, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    ) -> None:
+        """Write the model with all that acting and going on with the training need; the data set stays outside.
+
+        :param path: a path (``.zip`` is added where there is no suffix), or a binary file open for writing. A file is
+            replaced whole or not at all.
+        :param exclude: parts to leave out: names of arguments, which then have their defaults after loading, and of
+            optimisers, ``"actor.optimizer"`` and ``"critic.optimizer"``, which then start anew.
+        :param include: parts to keep although ``exclude`` names them.
+        :raises ValueError: on a name that a model file does not have.
+        :raises TrainingDiverged: when the weights are no longer sane; the earlier file then remains.
+        :raises OSError: when the place cannot be written to, or the disk is full; the earlier file then remains.
+        """
+        self.last_saved = saving.to_file(self, path, exclude, include) or self.last_saved
+
+    @classmethod
+    def load(
+        cls,
+        path: FileLike,
+        env: GymEnv | str | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        dataset: DatasetLike | PromptReplayBuffer | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """Read a model. Nothing in the file is executed.
+
+        :param path: path that `save` was given.
+        :param env: as in `set_env`, for callbacks that evaluate.
+        :param device: target device.
+        :param custom_objects: classes and functions of your own that the model was built with, by argument name; in
+            place of other arguments, too.
+        :param print_system_info: whether to print the system that wrote the file, and this one.
+        :param force_reset: as in `set_env`.
+        :param dataset: data to go on training with; the normalisers keep their statistics.
+        :param overrides: arguments of the constructor to change, e.g. ``learning_rate=1e-4``.
+        :return: the model.
+        :raises FileNotFoundError: when there is no such file.
+        :raises TypeError: on an unknown argument.
+        :raises ValueError: when the file is damaged or foreign, or does not fit ``env`` or ``dataset``.
+        """
+        model = saving.from_file(cls, path, device, custom_objects or {}, overrides, print_system_info)
+        if env is not None:
+            model.set_env(env, force_reset)
+        if dataset is not None:
+            model.set_dataset(dataset)
+        return model
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        """Name the parts that SB3's `get_parameters` and `set_parameters` speak of."""
+        return ["policy", *saving.OPTIMIZERS], []
+
+    def set_parameters(
+        self,
+        load_path_or_dict: FileLike | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """Take weights and states of optimisers, all of them or none.
+
+        :param load_path_or_dict: a model file, or the dict of SB3's `get_parameters`.
+        :param exact_match: whether all parts must be given.
+        :param device: ignored: the weights go where the model is.
+        :raises ValueError: when parts are missing or unknown, or those of a file do not fit; the model then is as it
+            was.
+        :raises RuntimeError: when weights of a dict do not fit; the model then is as it was.
+        """
+        before = copy.deepcopy(self.get_parameters())
+        try:
+            if isinstance(load_path_or_dict, dict):
+                super().set_parameters(load_path_or_dict, exact_match, device)
+            else:
+                saving.parameters_from_file(self, load_path_or_dict, exact_match)
+        except Exception as error:
+            super().set_parameters(before)  # type: ignore[arg-type]  # SB3's own answer
+            if isinstance(load_path_or_dict, dict) or isinstance(error, ValueError | FileNotFoundError):
+                raise
+            kind = type(error).__name__
+            raise ValueError(f"the parameters do not fit the model ({kind}: {error})") from error
+
+
+_SETTINGS = LLMDPD.saved_arguments()
+"""Arguments that losses and gradient step read at each step."""
+
+
+class PromptedPredictor:
+    """A model bound to a task: SB3's ``predict`` and nothing else.
+
+    :param model: model that acts.
+    :param prompts: one, or one for each observation.
+    :param is_whole: False when a prompt without a sentence takes that of its observation.
+    """
+
+    def __init__(self, model: LLMDPD, prompts: list[Prompt], is_whole: bool = True) -> None:
+        self._model = model
+        self._prompts = prompts
+        self._is_whole = is_whole
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> Predictions:
+        """Act on the bound task; see `LLMDPD.predict`."""
+        return self._model._act(observation, state, deterministic, self._prompts, self._is_whole)
+
+
+class _StepsBar(ProgressBarCallback):
+    """SB3's bar, which adds the number of environments at each step; here a gradient step is one."""
+
+    def _on_step(self) -> bool:
+        self.pbar.update(1)
+        return True
+
+
+def _read_dataset(dataset: DatasetLike | PromptReplayBuffer) -> OfflineDataset | PromptReplayBuffer:
+    return dataset if isinstance(dataset, PromptReplayBuffer) else load_dataset(dataset)

@@ -1,4 +1,4 @@
-"""Notices that a training has diverged, without waiting for the device at each step."""
+"""Watches the metrics of a training: their means for the log, and whether the training has diverged."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,24 +6,27 @@ import torch as th
 
 from sb3_llmdpd.type_aliases import Metrics
 
+CHECK_EVERY = 100
+"""Gradient steps between two looks at whether the losses are sane: each look waits for the device."""
 ACTOR_LOSS_LIMIT = 1e6
-"""Per unit of (1 + eta): denoising error and normalised Q term are of the order of 1, whatever the data."""
+"""Largest sane loss per unit of (1 + eta): denoising error and normalised Q term are of the order of 1."""
 VALUE_LIMIT = 10.0
-"""How many times larger than any value that the data's rewards allow."""
+"""Largest sane value, as a multiple of any value that the data's rewards allow."""
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss or a weight is no longer a sane number, and nothing that is learned from here on would be worth anything."""
+    """A loss or a weight is no longer a sane number, and nothing that is learned from here on is worth anything."""
 
 
 def loss_limits(largest_reward: float, gamma: float, n_critics: int, eta: float) -> dict[str, float]:
-    """How large the losses may become before the training counts as diverged.
+    """Limit the losses, beyond which the training counts as diverged.
 
-    No policy's value exceeds r_max / (1 - gamma). Values ``VALUE_LIMIT`` times as large come from bootstrapping on themselves.
+    No policy's value exceeds r_max / (1 - gamma). Values ``VALUE_LIMIT`` times as large come from bootstrapping on
+    themselves.
 
     :param largest_reward: r_max, the largest magnitude of a (scaled) reward.
     :param gamma: discount; 1 bounds no value, and so no critic loss.
-    :param n_critics: over which the critic's loss is summed.
+    :param n_critics: critics over which the critic's loss is summed.
     :param eta: weight of the Q term.
     :return: limit of each loss by its name.
     """
@@ -39,21 +42,22 @@ class LossWatch:
     """Remembers, on the device, the first step at which a loss was not sane.
 
     :param limits: largest sane magnitude by the name of the loss.
-    :param device: of the losses.
+    :param device: device of the losses.
+    :param n_steps_before: gradient steps before the first that is watched.
     """
 
-    def __init__(self, limits: Mapping[str, float], device: th.device) -> None:
+    def __init__(self, limits: Mapping[str, float], device: th.device, n_steps_before: int = 0) -> None:
         self.names = tuple(limits)
         self._limits = th.tensor([limits[name] for name in self.names], device=device)
         self._sane = th.ones(len(self.names), dtype=th.bool, device=device)
         self._n_sane = th.zeros(len(self.names), dtype=th.int64, device=device)
         self._losses = th.zeros(len(self.names), device=device)
-        self._n_seen = 0
+        self._n_seen, self._n_before = 0, n_steps_before
 
     def see(self, metrics: Metrics) -> None:
         """Look at the losses of one step; the host does not wait for them.
 
-        :param metrics: of the step; a loss that it lacks counts as 0.
+        :param metrics: metrics of the step; a loss that it lacks counts as 0.
         """
         absent = self._losses.new_zeros(())
         losses = th.stack([metrics.get(name, absent).detach() for name in self.names])
@@ -63,19 +67,47 @@ class LossWatch:
         self._n_seen += 1
 
     def first_insane(self) -> tuple[int, str, float] | None:
-        """What went wrong first; waits for the device.
+        """Find what went wrong first; waits for the device.
 
-        :return: how many steps were sane before it, the name of the loss and its value; None when all is well.
+        :return: number of gradient steps before it, name of the loss, and its value; None when all is well.
         """
         counts: Sequence[int] = self._n_sane.tolist()
         n_sane, loss = min(zip(counts, range(len(counts)), strict=True))
-        return None if n_sane == self._n_seen else (n_sane, self.names[loss], self._losses[loss].item())
+        if n_sane == self._n_seen:
+            return None
+        return self._n_before + n_sane, self.names[loss], self._losses[loss].item()
 
 
 def first_bad_weight(weights: Mapping[str, th.Tensor]) -> str | None:
-    """The name of a weight that is not finite.
+    """Name the first weight that is not finite.
 
     :param weights: by name.
-    :return: the first, or None.
+    :return: the name, or None.
     """
     return next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
+
+
+class MetricMeans:
+    """Sums the metrics of the steps that are not logged yet, on the device."""
+
+    def __init__(self) -> None:
+        self.sums: Metrics = {}
+        self.n_steps = 0
+
+    def add(self, metrics: Metrics) -> None:
+        """Add the metrics of one step; the host does not wait for them.
+
+        :param metrics: scalars by name.
+        """
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+        self.n_steps += 1
+
+    def pop(self) -> dict[str, float]:
+        """Take the means and start anew; waits for the device.
+
+        :return: means over the steps since the last call, by name.
+        """
+        means = {name: total.item() / self.n_steps for name, total in self.sums.items()}
+        self.sums, self.n_steps = {}, 0
+        return means

@@ -12,10 +12,9 @@ from torch import nn
 
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor, count_rows
-from sb3_llmdpd.llmdpd.arguments import check_sizes
+from sb3_llmdpd.llmdpd.arguments import check_policy_arguments
 from sb3_llmdpd.llmdpd.critic import PromptedCritic, PromptedStateValue, choose
 from sb3_llmdpd.networks.activations import Mish
-from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.networks.features import features_extractor_named
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
@@ -100,9 +99,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         n_text_layers: int = 2,
     ) -> None:
         self._arguments = arguments_of(locals(), "lr_schedule", "critic_lr_schedule")
-        if conditioning not in CONDITIONINGS:
-            raise ValueError(f"`conditioning` must be one of {CONDITIONINGS}, got {conditioning!r}")
-        check_sizes(self._arguments)
+        check_policy_arguments(self._arguments)
         super().__init__(
             observation_space,
             action_space,

@@ -40,7 +40,7 @@ def step_of(model: LLMDPD) -> Callable[[], None]:
     """One gradient step of a model, as `learn` takes it, but for callbacks and the log."""
 
     def step() -> None:
-        with model._accelerating():
+        with model.gradient_step.accelerated():
             model.train(1, model.batch_size)
 
     return step
