@@ -49,7 +49,10 @@ def test_the_precision_is_set_back_when_learning_fails() -> None:
 def test_in_bfloat16_the_losses_are_nearly_those_of_float32_and_weights_stay_float32() -> None:
     model, plain = tiny_model(acceleration={"bfloat16": True}), tiny_model()
     batch, noise = plain.replay_buffer.sample(24), plain.losses.draw_noise(3, 8, 8, plain.generator)
-    metrics, expected = model.gradient_step.update(batch, noise, 0.5), plain.gradient_step.update(batch, noise, 0.5)
+    metrics, expected = (
+        model.gradient_step.update(batch, noise, 0.5),
+        plain.gradient_step.update(batch, noise, 0.5),
+    )
     for name in expected:
         assert_close(metrics[name].float(), expected[name], rtol=0.05, atol=0.02)
         assert not th.equal(metrics[name].float(), expected[name])

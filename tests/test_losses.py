@@ -121,7 +121,8 @@ def test_the_critics_loss_is_the_squared_distance_to_the_target_by_hand(
             values = model.critic(features, prompt, batch.actions[row][None, None]).flatten()  # (n_critics,)
         losses.append((values - target).square().sum())
     assert_close(
-        model.losses.critic_loss(batch, model.losses.encode_for_critic(batch), drawn)[0].detach(), th.stack(losses).mean()
+        model.losses.critic_loss(batch, model.losses.encode_for_critic(batch), drawn)[0].detach(),
+        th.stack(losses).mean(),
     )
 
 
@@ -403,7 +404,10 @@ def test_a_prompt_that_is_never_shown_is_not_encoded_and_changes_nothing(conditi
     batch = never.replay_buffer.sample(24)
     noise = noise_of(never, batch)._replace(dropout=th.zeros(2, 3))  # below each share
     calls = CountCalls(never.actor.prompt_encoder.text)
-    metrics, expected = never.gradient_step.update(batch, noise, 0.5), dropped.gradient_step.update(batch, noise, 0.5)
+    metrics, expected = (
+        never.gradient_step.update(batch, noise, 0.5),
+        dropped.gradient_step.update(batch, noise, 0.5),
+    )
     assert len(calls) == 0
     for name in expected:
         assert_close(metrics[name], expected[name])

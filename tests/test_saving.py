@@ -32,6 +32,7 @@ from toys import ActionEnv
 from sb3_llmdpd import LLMDPD, CosineSchedule, LLMDPDPolicy, Prompt, checkpoint
 from sb3_llmdpd.checkpoint import container
 from sb3_llmdpd.checkpoint.optimizers import optimizer_to_parts
+from sb3_llmdpd.llmdpd.llmdpd import SAVED_ARGUMENTS
 from sb3_llmdpd.llmdpd.saving import OPTIMIZERS, optimizer_of
 
 TEXT = "do task number 1"
@@ -451,7 +452,7 @@ def test_a_model_of_another_algorithm_is_refused_by_name(tmp_path: Path) -> None
 
 def test_every_argument_that_is_not_data_environment_or_device_is_saved() -> None:
     arguments = set(inspect.signature(LLMDPD).parameters)
-    assert set(LLMDPD.saved_arguments()) == arguments - {"policy", "env", "dataset", "device", "_init_setup_model"}
+    assert set(SAVED_ARGUMENTS) == arguments - {"policy", "env", "dataset", "device", "_init_setup_model"}
 
 
 def test_arguments_come_back() -> None:

@@ -133,8 +133,10 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     """
     for name, its_range in RANGES.items():
         its_range.check(name, arguments[name])
-    Acceleration.of(arguments["acceleration"])
-    check_return_weight(arguments["return_weight"], arguments["gamma"])
+    if arguments["acceleration"] is not None:
+        Acceleration.of(arguments["acceleration"])
+    if arguments["return_weight"] > 0:
+        check_return_weight(arguments["return_weight"], arguments["gamma"])
     n_candidates = arguments["n_candidates"]
     if n_candidates > 1 and arguments["eta"] == 0:
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_llmdpd.checkpoint.values import from_json, no_custom_objects, to_json
+from sb3_llmdpd.checkpoint.values import from_json, no_custom_objects
 
 _CHILDREN = ("callbacks", "callback", "callback_on_new_best")
 """Where SB3's callbacks keep the callbacks that they call."""
@@ -53,26 +53,17 @@ def give_back(callback: BaseCallback, counted: Sequence[Counters], step: int) ->
     return behind
 
 
-def counters_to_json(counted: Sequence[Counters]) -> list[Any]:
-    """Encode counters.
+def counters_from_json(value: Any) -> Counters:
+    """Decode the counters of one callback.
 
-    :param counted: from `counters_of`.
-    :return: JSON.
-    """
-    return [to_json(entry._asdict()) for entry in counted]
-
-
-def counters_from_json(value: Any) -> list[Counters]:
-    """Decode counters.
-
-    :param value: from `counters_to_json`.
+    :param value: JSON of their fields.
     :return: the counters.
-    :raises ValueError: when it is something else.
+    :raises ValueError: when they are not all numbers.
     """
-    counted = [Counters(**from_json(entry, "callbacks", no_custom_objects)) for entry in value]
-    if not all(_is_numeric(number) for entry in counted for number in entry.numbers.values()):
+    counters = Counters(**from_json(value, "callbacks", no_custom_objects))
+    if not all(_is_numeric(number) for number in counters.numbers.values()):
         raise ValueError("the counters of a callback are not all numbers")
-    return counted
+    return counters
 
 
 def _tree(callback: BaseCallback | None) -> Iterator[BaseCallback]:

@@ -1,12 +1,14 @@
 """`LLMDPD`, LLM-Driven Policy Diffusion as a Stable-Baselines3 algorithm."""
 
 import copy
+import difflib
 import inspect
 import io
 import pathlib
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
@@ -63,8 +65,6 @@ Predictions = tuple[np.ndarray, tuple[np.ndarray, ...] | None]
 
 STATISTICS_ROWS = 200_000
 """Observations that the normalisers are fitted to, at most; they are spread evenly over the data."""
-
-_NOT_SAVED = ("self", "policy", "env", "dataset", "device", "_init_setup_model")
 
 
 class LLMDPD(OffPolicyAlgorithm):
@@ -241,9 +241,9 @@ class LLMDPD(OffPolicyAlgorithm):
             supported_action_spaces=(spaces.Box,),
         )
         refuse_vec_normalize(self.env)
-        stated = env if isinstance(env, DatasetEnv) else data
-        if stated is None or channels_first_space(stated.observation_space) != self.observation_space:
-            self.observation_space = plain_observation_space(self.observation_space)
+        if not isinstance(env, DatasetEnv):  # its spaces are those of data
+            if data is None or channels_first_space(data.observation_space) != self.observation_space:
+                self.observation_space = plain_observation_space(self.observation_space)
         check_readable(self.observation_space, self.action_space)  # type: ignore[arg-type]  # a Box: see above
         if isinstance(self.observation_space, spaces.Dict) and policy in ("MlpPolicy", "CnnPolicy"):
             raise ValueError(
@@ -257,12 +257,6 @@ class LLMDPD(OffPolicyAlgorithm):
             self._setup_model()
 
     # Set-up -----------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def saved_arguments() -> tuple[str, ...]:
-        """Name the arguments that a model file keeps: all that are not the data, the environment or the device."""
-        parameters = inspect.signature(LLMDPD.__init__).parameters
-        return tuple(name for name in parameters if name not in _NOT_SAVED)
 
     def _setup_model(self) -> None:
         """Build networks and generators; SB3's own would allocate an empty buffer of a million rows."""
@@ -280,11 +274,6 @@ class LLMDPD(OffPolicyAlgorithm):
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
         self.state_value = self.policy.state_value
         self.prompter = Prompter(self.policy, self.text_table)
-        self._settings = SimpleNamespace()
-        self._update_settings()
-        self.losses = Losses(self.policy, self._settings)
-        acceleration = Acceleration.of(self.acceleration)
-        self.gradient_step = GradientStep(self.losses, self._settings, acceleration)
         if self.replay_buffer is not None:
             self._attach(self.replay_buffer)
 
@@ -308,9 +297,24 @@ class LLMDPD(OffPolicyAlgorithm):
             **self.policy_kwargs,
         )
 
-    def _update_settings(self) -> None:
-        """Hand the arguments as they are now to losses and gradient step: SB3's users change them on the model."""
-        vars(self._settings).update({name: getattr(self, name) for name in _SETTINGS})
+    @cached_property
+    def _settings(self) -> SimpleNamespace:
+        """The arguments by name, as losses and gradient step read them."""
+        return SimpleNamespace(**self._arguments())
+
+    @cached_property
+    def losses(self) -> Losses:
+        """The losses that a gradient step minimises; made when training begins."""
+        return Losses(self.policy, self._settings)
+
+    @cached_property
+    def gradient_step(self) -> GradientStep:
+        """Algorithm 1; made when training begins."""
+        return GradientStep(self.losses, self._settings, Acceleration.of(self.acceleration))
+
+    def _arguments(self) -> dict[str, Any]:
+        """The saved arguments as they are now: SB3's users change them on the model."""
+        return {name: getattr(self, name) for name in SAVED_ARGUMENTS}
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed networks, batches and noise.
@@ -496,14 +500,13 @@ class LLMDPD(OffPolicyAlgorithm):
         if not self.policy.training:
             self.policy.set_training_mode(True)
         self._update_learning_rate([])
-        self._update_settings()
+        vars(self._settings).update(self._arguments())
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size)
             self._n_updates += 1
             metrics = self.gradient_step(batch, self.generator, self._n_updates)
             self._watch.see(metrics)
             self._metrics.add(metrics)
-        self.prompter.forget()
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         if not progress_bar:
@@ -605,7 +608,9 @@ class LLMDPD(OffPolicyAlgorithm):
         self, observation: Any, state: Any, deterministic: bool, prompts: list[Prompt] | None, is_whole: bool
     ) -> Predictions:
         """Act; a prompt that is not whole takes a missing sentence from its observation."""
-        observation, sentences = split_observation(observation, self.observation_space)
+        sentences = None
+        if isinstance(observation, dict):  # as that of a `TaskTextWrapper` is
+            observation, sentences = split_observation(observation, self.observation_space)
         check_kind(observation, self.observation_space)
         if prompts is None:
             prompts = self.prompter.current(sentences)
@@ -613,7 +618,7 @@ class LLMDPD(OffPolicyAlgorithm):
             prompts = with_sentences(prompts, sentences)
         actions = self.policy.predict_prompted(
             observation,
-            self.prompter.encode(prompts),
+            self.prompter.encode(prompts, self._n_updates),
             None if deterministic else self.action_generator,
             n_candidates=self.n_candidates,
             candidate_temperature=self.candidate_temperature,
@@ -716,7 +721,7 @@ class LLMDPD(OffPolicyAlgorithm):
         :raises TrainingDiverged: when the weights are no longer sane; the earlier file then remains.
         :raises OSError: when the place cannot be written to, or the disk is full; the earlier file then remains.
         """
-        self.last_saved = saving.to_file(self, path, exclude, include) or self.last_saved
+        self.last_saved = saving.to_file(self, path, SAVED_ARGUMENTS, exclude, include) or self.last_saved
 
     @classmethod
     def load(
@@ -746,7 +751,17 @@ class LLMDPD(OffPolicyAlgorithm):
         :raises TypeError: on an unknown argument.
         :raises ValueError: when the file is damaged or foreign, or does not fit ``env`` or ``dataset``.
         """
-        model = saving.from_file(cls, path, device, custom_objects or {}, overrides, print_system_info)
+        unknown = sorted(set(overrides) - set(SAVED_ARGUMENTS))
+        if unknown:
+            nearest = difflib.get_close_matches(unknown[0], SAVED_ARGUMENTS, n=1)
+            hint = f", did you mean {nearest[0]!r}?" if nearest else "."
+            raise TypeError(
+                f"LLMDPD.load got an unknown argument {unknown[0]!r}{hint} Known: {', '.join(SAVED_ARGUMENTS)}"
+            )
+        known = {name: value for name, value in (custom_objects or {}).items() if name in SAVED_ARGUMENTS}
+        custom = {**(custom_objects or {}), **overrides}
+        given = known | overrides
+        model = saving.from_file(cls, path, SAVED_ARGUMENTS, device, given, custom, print_system_info)
         if env is not None:
             model.set_env(env, force_reset)
         if dataset is not None:
@@ -786,8 +801,9 @@ class LLMDPD(OffPolicyAlgorithm):
             raise ValueError(f"the parameters do not fit the model ({kind}: {error})") from error
 
 
-_SETTINGS = LLMDPD.saved_arguments()
-"""Arguments that losses and gradient step read at each step."""
+_NOT_SAVED = ("policy", "env", "dataset", "device", "_init_setup_model")
+SAVED_ARGUMENTS = tuple(name for name in inspect.signature(LLMDPD).parameters if name not in _NOT_SAVED)
+"""Arguments that a model file keeps: all that are not the data, the environment or the device."""
 
 
 class PromptedPredictor:

@@ -1,6 +1,7 @@
 """Watches the metrics of a training: their means for the log, and whether the training has diverged."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch as th
 
@@ -87,12 +88,12 @@ def first_bad_weight(weights: Mapping[str, th.Tensor]) -> str | None:
     return next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
 
 
+@dataclass
 class MetricMeans:
     """Sums the metrics of the steps that are not logged yet, on the device."""
 
-    def __init__(self) -> None:
-        self.sums: Metrics = {}
-        self.n_steps = 0
+    sums: Metrics = field(default_factory=dict)
+    n_steps: int = 0
 
     def add(self, metrics: Metrics) -> None:
         """Add the metrics of one step; the host does not wait for them.

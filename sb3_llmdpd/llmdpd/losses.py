@@ -139,7 +139,7 @@ class Losses:
         :param generator: source of the draws.
         :return: the draws, on the device.
         """
-        actor, device = self.policy.actor, self.policy.device
+        actor, device = self.policy.actor, generator.device
 
         def normal(*shape: int) -> th.Tensor:
             return th.randn(shape, generator=generator, device=device)

@@ -60,21 +60,23 @@ class Prompter:
         """The prompt of a model that was trained on one task, which needs none to act."""
         self.task: list[Prompt] | None = None
         """The task of `set_task`."""
-        self._encoded: tuple[Sequence[Prompt], int, PromptEncoding] | None = None
+        self._encoded: tuple[Sequence[Prompt], tuple[int, int], PromptEncoding] | None = None
 
     def batch(self, prompts: Sequence[Prompt]) -> PromptBatch:
         """Turn prompts into tensors, see `prompt_batch`."""
         return prompt_batch(prompts, self.policy, self.text_table)
 
-    def encode(self, prompts: Sequence[Prompt]) -> PromptEncoding:
+    def encode(self, prompts: Sequence[Prompt], n_updates: int = 0) -> PromptEncoding:
         """Encode prompts for acting, unless they are those of the last call and the encoders are the same.
 
         :param prompts: M prompts; an empty one becomes the learned nulls.
+        :param n_updates: gradient steps so far; the encoders change with each.
         :return: encoding by the EMA actor.
         :raises ValueError: when a trajectory does not fit the model's spaces, or the model has no text encoder.
         """
-        # PyTorch counts the changes of a tensor in place, such as those that loading makes.
-        version = self.policy.actor_target.prompt_encoder.null_text._version
+        # PyTorch counts the changes of a tensor in place, such as those that loading makes, but not those of a CUDA
+        # graph.
+        version = (self.policy.actor_target.prompt_encoder.null_text._version, n_updates)
         if self._encoded is not None:
             known, known_version, encoding = self._encoded
             if known_version == version and len(known) == len(prompts):
@@ -130,13 +132,13 @@ def prompt_batch(prompts: Sequence[Prompt], model: ReadsPrompts, text_table: Tex
     """
     device = model.device
     windows = [_window(prompt.trajectory, model) for prompt in prompts]
-    actions = np.stack([window.actions for window in windows])
+    actions = np.stack([window_actions for _, window_actions in windows])
     low, high = model.action_space.low, model.action_space.high
     scaled = (2.0 * ((actions - low) / (high - low)) - 1.0).reshape(*actions.shape[:2], -1)
     return PromptBatch(
         text_vectors=th.as_tensor(_text_vectors(prompts, model.text_dim, text_table), device=device),
         has_text=th.tensor([prompt.has_text for prompt in prompts], device=device),
-        observations=_joined([window.observations for window in windows], device),
+        observations=_joined([window_observations for window_observations, _ in windows], device),
         actions=th.as_tensor(scaled, dtype=th.float32, device=device),
         has_trajectory=th.tensor([prompt.trajectory is not None for prompt in prompts], device=device),
     )
@@ -165,16 +167,16 @@ def _text_vectors(prompts: Sequence[Prompt], text_dim: int, text_table: TextTabl
     return vectors
 
 
-def _window(example: TrajectoryLike | None, model: ReadsPrompts) -> Trajectory:
-    """Spread L steps over the example; zeros where there is none."""
+def _window(example: TrajectoryLike | None, model: ReadsPrompts) -> tuple[Any, np.ndarray]:
+    """Observations and actions of L steps spread over the example; zeros where there is none."""
     space, action_space = model.observation_space, model.action_space
     if example is None:
-        return Trajectory(_zeros(space, model.prompt_window), _zeros(action_space, model.prompt_window))
+        return _zeros(space, model.prompt_window), _zeros(action_space, model.prompt_window)
     trajectory = Trajectory.of(example)
     observations = channels_first(trajectory.observations, space)
     check_fits(observations, trajectory.actions, space, action_space, "`trajectory`")
     steps = window_steps(np.array([len(trajectory)]), model.prompt_window)[0]
-    return Trajectory(take(observations, steps), trajectory.actions[steps])
+    return take(observations, steps), trajectory.actions[steps]
 
 
 def _zeros(space: spaces.Space[Any], n: int) -> Any:

@@ -1,8 +1,7 @@
 """Writes a model to a file without pickle, and makes a model of the file again."""
 
-import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +16,7 @@ from sb3_llmdpd.checkpoint.optimizers import optimizer_to_parts, restore_optimiz
 from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
 from sb3_llmdpd.checkpoint.values import CustomObjects, custom_objects, from_json, to_json
 from sb3_llmdpd.envs.dataset_env import DatasetEnv
-from sb3_llmdpd.llmdpd.callback_counters import counters_from_json, counters_of, counters_to_json
+from sb3_llmdpd.llmdpd.callback_counters import counters_from_json, counters_of
 from sb3_llmdpd.prompts.prompt import Prompt
 from sb3_llmdpd.prompts.text_table import TextTable
 
@@ -34,17 +33,21 @@ _SHAPING = ("policy_kwargs", "critic_objective")
 
 
 def to_file(
-    model: "LLMDPD", path: FileLike, exclude: Iterable[str] | None, include: Iterable[str] | None
+    model: "LLMDPD",
+    path: FileLike,
+    names: Sequence[str],
+    exclude: Iterable[str] | None,
+    include: Iterable[str] | None,
 ) -> Path | None:
     """Write a model, see `LLMDPD.save`.
 
     :param model: model to write.
     :param path: path, or binary file.
+    :param names: arguments of the constructor to keep.
     :param exclude: parts to leave out.
     :param include: parts to keep all the same.
     :return: the file; None for a binary file.
     """
-    names = model.saved_arguments()
     left_out = set(exclude or ()) - set(include or ())
     unknown = (set(exclude or ()) | set(include or ())) - {*names, *OPTIMIZERS}
     if unknown:
@@ -56,7 +59,8 @@ def to_file(
     aliases, policy_class, table = model.policy_aliases, model.policy_class, model.text_table
     only_task, metrics = model.prompter.only_task, model._metrics
     # The callbacks that are at work, those of a loaded model, or those of the last `learn`.
-    counted = counters_of(model._callback) or model._to_count_on or model._counted
+    at_work = [] if model._callback is None else counters_of(model._callback)
+    counted = at_work or model._to_count_on or model._counted
     saved = Checkpoint(
         data={
             "arguments": {name: to_json(getattr(model, name)) for name in names if name not in left_out},
@@ -67,7 +71,7 @@ def to_file(
                 **{name.lstrip("_"): getattr(model, name) for name in COUNTERS},
                 "metric_steps": metrics.n_steps,
             },
-            "callbacks": counters_to_json(counted),
+            "callbacks": [to_json(counters._asdict()) for counters in counted],
             "only_task": None if only_task is None else [prompt.text for prompt in only_task],
             "text_table": None if table is None else table.to_dict(),
             "buffer_generator": _buffer_state(model),
@@ -91,31 +95,30 @@ def to_file(
 def from_file(
     model_class: type[Model],
     path: FileLike,
+    names: Sequence[str],
     device: th.device | str,
+    given: dict[str, Any],
     custom: dict[str, Any],
-    overrides: dict[str, Any],
     print_system_info: bool,
 ) -> Model:
     """Make the model that a file describes, see `LLMDPD.load`.
 
     :param model_class: class of the model.
     :param path: path, or binary file.
+    :param names: arguments of the constructor that a file may hold.
     :param device: target device.
+    :param given: arguments that are to be others than the file says.
     :param custom: objects that only the user has, by argument name.
-    :param overrides: arguments that are to be others than the file says.
     :param print_system_info: whether to print the system that wrote the file, and this one.
     :return: the model, without data.
     """
-    names = model_class.saved_arguments()
-    _refuse_unknown(overrides, names)
     saved = checkpoint.read(path)
     if print_system_info:
         print("== CURRENT SYSTEM INFO ==")  # noqa: T201 - asked for, in SB3's words
         get_system_info()
         print("== SAVED MODEL SYSTEM INFO ==", saved.system_info, sep="\n")  # noqa: T201
-    given = {name: value for name, value in custom.items() if name in names} | overrides
     try:
-        model = _build(model_class, saved, get_device(device), given, custom_objects({**custom, **overrides}))
+        model = _build(model_class, saved, names, get_device(device), given, custom_objects(custom))
         _restore(model, saved)
     except ValueError:
         raise
@@ -158,6 +161,7 @@ def optimizer_of(model: "LLMDPD", name: str) -> th.optim.Optimizer:
 def _build(
     model_class: type[Model],
     saved: Checkpoint,
+    names: Sequence[str],
     device: th.device,
     given: dict[str, Any],
     custom: CustomObjects,
@@ -166,7 +170,7 @@ def _build(
     data = saved.data
     policy = data["policy"] or custom("policy", str(data["policy_class"]))
     arguments = data["arguments"]
-    newer = set(arguments) - set(model_class.saved_arguments())
+    newer = set(arguments) - set(names)
     if newer:
         raise ValueError(
             "the model file holds arguments that this version of sb3_llmdpd does not know:"
@@ -203,7 +207,7 @@ def _restore(model: "LLMDPD", saved: Checkpoint) -> None:
     _restore_networks(model, saved)
     for name in COUNTERS:
         setattr(model, name, _count(data["counters"], name.lstrip("_")))
-    model._to_count_on = counters_from_json(data["callbacks"])
+    model._to_count_on = [counters_from_json(each) for each in data["callbacks"]]
     sums = saved.tensors["metrics"].items()
     model._metrics.sums = {name: total.reshape(()).to(model.device) for name, total in sums}
     model._metrics.n_steps = _count(data["counters"], "metric_steps")
@@ -241,15 +245,6 @@ def _count(counters: dict[str, Any], name: str) -> Any:
     if not isinstance(count, int | float) or not count >= 0:
         raise ValueError(f"the model file counts {count!r} for {name!r}, which is no count")
     return count
-
-
-def _refuse_unknown(overrides: dict[str, Any], known: tuple[str, ...]) -> None:
-    unknown = set(overrides) - set(known)
-    if unknown:
-        name = min(unknown)
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f", did you mean {nearest[0]!r}?" if nearest else "."
-        raise TypeError(f"LLMDPD.load got an unknown argument {name!r}{hint} Known: {', '.join(known)}")
 
 
 def _names_custom_objects(data: dict[str, Any]) -> bool:
