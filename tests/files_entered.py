@@ -1,4 +1,4 @@
-"""Counts the files of the package that a reader enters to follow one call: `python tests/files_entered.py`."""
+"""Counts the files that a reader enters to follow one call: `python tests/files_entered.py`."""
 
 import sys
 import tempfile
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from factories import make_episodes, tiny_model
+from factories import tiny_model
 
 import sb3_llmdpd
 from sb3_llmdpd import LLMDPD
@@ -39,7 +39,6 @@ def files_entered(call: Callable[[], Any]) -> list[str]:
 
 def calls() -> dict[str, list[str]]:
     """Name the files that a tiny model enters in each of the calls of `MOST`."""
-    episodes = make_episodes()
     model = tiny_model().learn(1)
     observation = np.zeros(5, np.float32)
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,7 @@
 import csv
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self
@@ -31,7 +31,7 @@ class LearningCurve(BaseCallback):
         self.path = None if path is None else Path(path)
         self.rows: list[CurveRow] = []
         self._columns: list[str] = []
-        self._writer = _RowWriter(self)
+        self._writer = _RowWriter(self.add)
 
     def _on_training_start(self) -> None:
         if self.path is not None and not self.rows and self.num_timesteps > 0 and self.path.is_file():
@@ -66,16 +66,19 @@ class LearningCurve(BaseCallback):
 
 
 class _RowWriter(KVWriter):
-    """Hands what the logger dumps to a `LearningCurve`."""
+    """Hands the rows that the logger dumps to a function.
 
-    def __init__(self, curve: LearningCurve) -> None:
-        self.curve = curve
+    :param add: takes numbers by the name they are logged under.
+    """
+
+    def __init__(self, add: Callable[[CurveRow], None]) -> None:
+        self.add = add
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
         numbers = {key: float(value) for key, value in key_values.items() if isinstance(value, Real)}
-        self.curve.add({"step": float(step), **numbers})
+        self.add({"step": float(step), **numbers})
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -70,16 +70,17 @@ STATISTICS_ROWS = 200_000
 class LLMDPD(OffPolicyAlgorithm):
     r"""Offline RL of one policy for many tasks, prompted with a sentence and an example trajectory.
 
-    Paper: https://arxiv.org/abs/2509.00347 (LLMDPD), on top of https://arxiv.org/abs/2208.06193 (Diffusion-QL).
-    With z the encoded prompt of a transition's task and a' drawn from the averaged (EMA) actor, a step minimises
+    Paper: https://arxiv.org/abs/2509.00347 (LLMDPD), on top of https://arxiv.org/abs/2208.06193
+    (Diffusion-QL). With z the encoded prompt of a transition's task and a' drawn from the averaged (EMA)
+    actor, a step minimises
 
     .. math::
         L_Q = \sum_j (Q_j(s, a, z) - r - \gamma (1 - d) \min_i Q'_i(s', a', z))^2 \\
         L_\pi = \lVert \epsilon - \epsilon_\theta(a^k, k, s, z) \rVert^2
         - \eta \, Q(s, \pi_\theta(s, z), z) / \mathbb{E} |Q|
 
-    One timestep of `learn` is one gradient step: SB3's ``eval_freq``, ``save_freq`` and ``log_interval`` count them.
-    The ranges of the arguments stand in `sb3_llmdpd.llmdpd.arguments`.
+    One timestep of `learn` is one gradient step: SB3's ``eval_freq``, ``save_freq`` and ``log_interval``
+    count them. The ranges of the arguments stand in `sb3_llmdpd.llmdpd.arguments`.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class.
     :param env: environment of the data's spaces, for callbacks that evaluate; training never steps it.
@@ -89,34 +90,40 @@ class LLMDPD(OffPolicyAlgorithm):
         (`CosineSchedule`).
     :param critic_learning_rate: rate of the critic; None for the actor's.
     :param batch_size: transitions in a gradient step, a multiple of ``prompts_per_batch``.
-    :param q_batch_size: how many of them the critic and the Q term see, a multiple of ``prompts_per_batch``; None for
-        all. These cost several times what behaviour cloning does.
-    :param prompts_per_batch: M, prompts in a batch, each for batch_size / M transitions; one each of as many tasks.
+    :param q_batch_size: how many of them the critic and the Q term see, a multiple of ``prompts_per_batch``;
+        None for all. These cost several times what behaviour cloning does.
+    :param prompts_per_batch: M, prompts in a batch, each for batch_size / M transitions; one each of as many
+        tasks.
     :param gamma: discount.
     :param tau: share of the way that the critic's target moves towards the critic in a step.
-    :param ema_decay: share of itself that the averaged actor keeps in a step; ramps up from 0, as (1 + n) / (10 + n).
+    :param ema_decay: share of itself that the averaged actor keeps in a step; ramps up from 0, as (1 + n) /
+        (10 + n).
     :param eta: weight of the Q term in the actor's loss; 0 is behaviour cloning, which trains no critic.
     :param policy_objective: ``"diffusion_ql"``: the Q term sees actions sampled through the whole chain.
-        ``"action_approximation"``: it sees the one-step estimate of EDP (https://arxiv.org/abs/2305.20081), which
-        costs less.
-    :param critic_objective: ``"td"``: the critic's target asks the averaged actor for the next action, as above.
-        ``"expectile"``: it asks V, the ``expectile`` of Q over the data's own actions, as in IQL
+        ``"action_approximation"``: it sees the one-step estimate of EDP (https://arxiv.org/abs/2305.20081),
+        which costs less.
+    :param critic_objective: ``"td"``: the critic's target asks the averaged actor for the next action, as
+        above. ``"expectile"``: it asks V, the ``expectile`` of Q over the data's own actions, as in IQL
         (https://arxiv.org/abs/2110.06169). Nothing is sampled for the critic then.
-    :param expectile: expectile that V learns, in (0, 1): 0.5 is the mean over the data's actions, towards 1 their best.
+    :param expectile: expectile that V learns, in (0, 1): 0.5 is the mean over the data's actions, towards 1
+        their best.
     :param max_grad_norm: norm to which the gradients of actor and critic are clipped.
-    :param text_dropout: share of the prompts whose sentence is replaced by the learned null; 1 trains without text.
+    :param text_dropout: share of the prompts whose sentence is replaced by the learned null; 1 trains without
+        text.
     :param trajectory_dropout: the same for the example trajectory, independently.
-    :param pair_dropout: share of the prompts with both that lose their sentence. A sentence of a known task is no help
-        in a new one, and an example has to be followed without it.
-    :param prompt_noise: standard deviation of the noise on the prompt vectors (whose entries have unit variance) while
-        the actor trains, so that a neighbourhood of each training prompt means its task, and not one point.
-    :param text_encoder: name of the frozen language model (see `make_text_encoder`); None for a model without text.
+    :param pair_dropout: share of the prompts with both that lose their sentence. A sentence of a known task
+        is no help in a new one, and an example has to be followed without it.
+    :param prompt_noise: standard deviation of the noise on the prompt vectors (whose entries have unit
+        variance) while the actor trains, so that a neighbourhood of each training prompt means its task, and
+        not one point.
+    :param text_encoder: name of the frozen language model (see `make_text_encoder`); None for a model without
+        text.
     :param same_goal: draw examples from episodes of the same goal (needed where the goal is hidden).
     :param reward_scale: ``"per_task"`` or ``"none"``, see `PromptReplayBuffer`.
-    :param return_weight: above 0, transitions of better episodes are drawn more often, see `PromptReplayBuffer`; for
-        data of mixed quality, where cloning would otherwise clone the bad majority.
-    :param n_candidates: actions drawn at `predict`, of which the critic picks one. Above 1 a critic is asked about
-        actions that it may never have seen: measure it before use on an unseen task.
+    :param return_weight: above 0, transitions of better episodes are drawn more often, see
+        `PromptReplayBuffer`; for data of mixed quality, where cloning would otherwise clone the bad majority.
+    :param n_candidates: actions drawn at `predict`, of which the critic picks one. Above 1 a critic is asked
+        about actions that it may never have seen: measure it before use on an unseen task.
     :param candidate_temperature: 0 picks the best candidate, see `LLMDPDPolicy.predict_prompted`.
     :param sampler: way in which `predict` runs the chain: ``"ddpm"``, as in training; ``"ddim"`` or
         ``"dpm_solver++"``, which draw noise once and may take fewer steps, see `make_chain`.
@@ -130,8 +137,8 @@ class LLMDPD(OffPolicyAlgorithm):
     :param seed: seed of networks, batches and noise.
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     :param _init_setup_model: whether to build the networks at once.
-    :raises ValueError: on arguments out of range, on spaces that differ between ``env`` and ``dataset``, or with
-        neither.
+    :raises ValueError: on arguments out of range, on spaces that differ between ``env`` and ``dataset``, or
+        with neither.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -210,7 +217,8 @@ class LLMDPD(OffPolicyAlgorithm):
         """The file that this model was last saved to, or loaded from."""
         self._metrics = MetricMeans()
         self._watch: LossWatch | None = None
-        # While it learns: its callbacks. After that: their counters, and those of a loaded model until the next `learn`.
+        # While it learns: its callbacks. After that: their counters, and those of a loaded model until the
+        # next `learn`.
         self._callback: BaseCallback | None = None
         self._counted: list[Counters] = []
         self._to_count_on: list[Counters] = []
@@ -241,8 +249,9 @@ class LLMDPD(OffPolicyAlgorithm):
             supported_action_spaces=(spaces.Box,),
         )
         refuse_vec_normalize(self.env)
-        if not isinstance(env, DatasetEnv):  # its spaces are those of data
-            if data is None or channels_first_space(data.observation_space) != self.observation_space:
+        if not isinstance(env, DatasetEnv):  # whose spaces are those of data
+            of_data = None if data is None else channels_first_space(data.observation_space)
+            if of_data != self.observation_space:
                 self.observation_space = plain_observation_space(self.observation_space)
         check_readable(self.observation_space, self.action_space)  # type: ignore[arg-type]  # a Box: see above
         if isinstance(self.observation_space, spaces.Dict) and policy in ("MlpPolicy", "CnnPolicy"):
@@ -333,7 +342,8 @@ class LLMDPD(OffPolicyAlgorithm):
     def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
         """Give callbacks another environment; training never steps it.
 
-        :param env: environment of the model's spaces, with or without `TaskTextWrapper`, or its registered name.
+        :param env: environment of the model's spaces, with or without `TaskTextWrapper`, or its registered
+            name.
         :param force_reset: kept for SB3: the next `learn` resets it.
         :raises ValueError: when its spaces are others, or it is a VecNormalize.
         """
@@ -408,8 +418,9 @@ class LLMDPD(OffPolicyAlgorithm):
         return buffer
 
     def _attach(self, buffer: PromptReplayBuffer) -> None:
-        """Fit data and model together: spaces, sentences, statistics, and whether there is more than one task."""
-        remedy = "say what the data are, with OfflineDataset.from_episodes(episodes, observation_space, action_space)"
+        """Fit data and model together: spaces, sentences, statistics, and the only task."""
+        how = "OfflineDataset.from_episodes(episodes, observation_space, action_space)"
+        remedy = f"say what the data are, with {how}"
         check_spaces("the data", buffer, self, remedy)
         if self.text_encoder is None or not buffer.texts:
             buffer.set_text_vectors(np.zeros((len(buffer.texts), self.policy.text_dim), np.float32))
@@ -438,16 +449,16 @@ class LLMDPD(OffPolicyAlgorithm):
         """Train on the data set.
 
         :param total_timesteps: gradient steps.
-        :param callback: SB3 callbacks, called once a gradient step. In the first `learn` after `LLMDPD.load` that
-            goes on counting, callbacks of the classes that were saved count on, too.
+        :param callback: SB3 callbacks, called once a gradient step. In the first `learn` after `LLMDPD.load`
+            that goes on counting, callbacks of the classes that were saved count on, too.
         :param log_interval: gradient steps between two lines of the log; None for no log.
         :param tb_log_name: name of the run in tensorboard.
         :param reset_num_timesteps: False to go on counting where the last call ended.
         :param progress_bar: whether to show one.
         :return: the model itself.
         :raises ValueError: when the model has no data set, or ``log_interval`` is below one.
-        :raises TrainingDiverged: when a loss or a weight is no longer a sane number; noticed at the latest after
-            ``CHECK_EVERY`` steps, and before the model is saved.
+        :raises TrainingDiverged: when a loss or a weight is no longer a sane number; noticed at the latest
+            after ``CHECK_EVERY`` steps, and before the model is saved.
         """
         if self.replay_buffer is None:
             raise ValueError(
@@ -472,7 +483,7 @@ class LLMDPD(OffPolicyAlgorithm):
     def _learn(
         self, total_timesteps: int, callback: BaseCallback, log_interval: int | None, late: list[BaseCallback]
     ) -> None:
-        """Run the loop of `learn`; the late callbacks have yet to see the step at which the model was saved."""
+        """Run the loop of `learn`; the late callbacks have yet to see the step of a loaded model."""
         callback.on_training_start(locals(), globals())
         seen = [each.on_step() for each in late]
         goes_on = all(seen)
@@ -482,7 +493,7 @@ class LLMDPD(OffPolicyAlgorithm):
             self.num_timesteps += 1
             if self.num_timesteps % CHECK_EVERY == 0:
                 self.check_health()
-            # Before the callbacks: what one of them saves at this step, or stops, has logged all steps up to it.
+            # Before the callbacks: what one of them saves or stops has logged all steps up to this one.
             if log_interval is not None and self.num_timesteps % log_interval == 0:
                 self.dump_logs()
             callback.update_locals(locals())
@@ -496,16 +507,18 @@ class LLMDPD(OffPolicyAlgorithm):
         :param gradient_steps: number of steps.
         :param batch_size: transitions in each.
         """
-        assert self.replay_buffer is not None and self._watch is not None  # `learn` has checked
+        buffer, watch = self.replay_buffer, self._watch
+        assert buffer is not None  # `learn` has checked
+        assert watch is not None  # there are data
         if not self.policy.training:
             self.policy.set_training_mode(True)
         self._update_learning_rate([])
         vars(self._settings).update(self._arguments())
         for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size)
+            batch = buffer.sample(batch_size)
             self._n_updates += 1
             metrics = self.gradient_step(batch, self.generator, self._n_updates)
-            self._watch.see(metrics)
+            watch.see(metrics)
             self._metrics.add(metrics)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -540,8 +553,8 @@ class LLMDPD(OffPolicyAlgorithm):
     def check_health(self) -> None:
         """Make sure that the training has not diverged; waits for the device.
 
-        :raises TrainingDiverged: when a loss or a weight is no longer a sane number; names the step, the loss and
-            the last file that this model was saved to.
+        :raises TrainingDiverged: when a loss or a weight is no longer a sane number; names the step, the loss
+            and the last file that this model was saved to.
         """
         found = None if self._watch is None else self._watch.first_insane()
         bad_weight = first_bad_weight(self.policy.state_dict()) if found is None else None
@@ -555,7 +568,8 @@ class LLMDPD(OffPolicyAlgorithm):
         saved = self.last_saved
         kept = "No model was saved before" if saved is None else f"The last good model is {saved}"
         raise TrainingDiverged(
-            f"the training has diverged: {what}. {kept}; try a lower `learning_rate`, `eta` or `max_grad_norm`"
+            f"the training has diverged: {what}. {kept}; try a lower `learning_rate`, `eta` or"
+            f" `max_grad_norm`"
         )
 
     def dump_logs(self) -> None:
@@ -586,20 +600,24 @@ class LLMDPD(OffPolicyAlgorithm):
         """Act on observations under a prompt.
 
         An observation of a `TaskTextWrapper` brings its sentence along. That sentence goes before the task of
-        `set_task`, whose example it joins, as it joins ``trajectory``; ``task_text`` and ``prompt`` go before it.
+        `set_task`, whose example it joins, as it joins ``trajectory``; ``task_text`` and ``prompt`` go before
+        it.
 
-        :param observation: (*obs_shape) or (n, *obs_shape), environment units; or that of a `TaskTextWrapper`.
+        :param observation: (*obs_shape) or (n, *obs_shape), environment units; or that of a
+            `TaskTextWrapper`.
         :param state: handed back as it came; the policy has no memory.
         :param episode_start: ignored, for the same reason.
-        :param deterministic: True for the chain without noise (with ``n_candidates`` above 1, for the best of always
-            the same candidates). The action of a row then depends on that row alone.
+        :param deterministic: True for the chain without noise (with ``n_candidates`` above 1, for the best of
+            always the same candidates). The action of a row then depends on that row alone.
         :param task_text: a sentence for all rows, or a list with one (or None) for each row.
-        :param trajectory: an example for all rows (see `Trajectory.of`), or a list with one (or None) for each row.
-        :param prompt: instead of the two: a `Prompt` or a list of them. ``Prompt()`` asks for the policy without a
-            prompt. With none of the three, the observation's sentence or the task of `set_task` counts.
+        :param trajectory: an example for all rows (see `Trajectory.of`), or a list with one (or None) for
+            each row.
+        :param prompt: instead of the two: a `Prompt` or a list of them. ``Prompt()`` asks for the policy
+            without a prompt. With none of the three, the observation's sentence or the task of `set_task`
+            counts.
         :return: (action_shape) or (n, *action_shape), environment units, and ``state``.
-        :raises ValueError: when there is no prompt at all, when as many prompts fit neither one nor each row, or when
-            an observation does not fit the space.
+        :raises ValueError: when there is no prompt at all, when as many prompts fit neither one nor each row,
+            or when an observation does not fit the space.
         """
         prompts = as_prompts(task_text, trajectory, prompt)
         return self._act(observation, state, deterministic, prompts, is_whole=prompt is not None)
@@ -632,8 +650,8 @@ class LLMDPD(OffPolicyAlgorithm):
     ) -> None:
         """Set the task once, so that plain SB3 tools can call `predict`.
 
-        The arguments are those of `predict`; with none of them the task is forgotten. Lists hold one entry for each
-        sub-environment. The policy itself (``model.policy.predict``) acts on this task, too.
+        The arguments are those of `predict`; with none of them the task is forgotten. Lists hold one entry
+        for each sub-environment. The policy itself (``model.policy.predict``) acts on this task, too.
 
         :raises ValueError: when a prompt does not fit the model; the earlier task then remains.
         """
@@ -677,18 +695,18 @@ class LLMDPD(OffPolicyAlgorithm):
         prompt: PromptLike = None,
         deterministic: bool = True,
     ) -> pathlib.Path:
-        """Write the acting network for one task as a program of PyTorch's own, which runs without this package.
+        """Write the acting network for one task as a program of PyTorch's, which needs no package of ours.
 
-        ``torch.export.load(path).module()(observations)`` gives the actions of `predict`, with one candidate and the
-        model's sampler: (n, *obs_shape) of the model's observation space, or a dict of such tensors, to
-        (n, *action_shape), in environment units. It runs on the model's device: load a model with ``device="cpu"`` to
-        export it for a CPU.
+        ``torch.export.load(path).module()(observations)`` gives the actions of `predict`, with one candidate
+        and the model's sampler: (n, *obs_shape) of the model's observation space, or a dict of such tensors,
+        to (n, *action_shape), in environment units. It runs on the model's device: load a model with
+        ``device="cpu"`` to export it for a CPU.
 
         The arguments that say the task are those of `predict`.
 
         :param path: path of the file; ``.pt2`` is added where there is no suffix.
-        :param deterministic: False for a program that takes standard normal noise (S, n, action_dim) beside the
-            observations, S the number of sampling steps.
+        :param deterministic: False for a program that takes standard normal noise (S, n, action_dim) beside
+            the observations, S the number of sampling steps.
         :return: the file, which is there whole or not at all.
         :raises ValueError: when there is no prompt or more than one.
         """
@@ -710,16 +728,17 @@ class LLMDPD(OffPolicyAlgorithm):
     def save(
         self, path: FileLike, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
     ) -> None:
-        """Write the model with all that acting and going on with the training need; the data set stays outside.
+        """Write the model with all that acting and further training need; the data set stays outside.
 
-        :param path: a path (``.zip`` is added where there is no suffix), or a binary file open for writing. A file is
-            replaced whole or not at all.
-        :param exclude: parts to leave out: names of arguments, which then have their defaults after loading, and of
-            optimisers, ``"actor.optimizer"`` and ``"critic.optimizer"``, which then start anew.
+        :param path: a path (``.zip`` is added where there is no suffix), or a binary file open for writing. A
+            file is replaced whole or not at all.
+        :param exclude: parts to leave out: names of arguments, which then have their defaults after loading,
+            and of optimisers, ``"actor.optimizer"`` and ``"critic.optimizer"``, which then start anew.
         :param include: parts to keep although ``exclude`` names them.
         :raises ValueError: on a name that a model file does not have.
         :raises TrainingDiverged: when the weights are no longer sane; the earlier file then remains.
-        :raises OSError: when the place cannot be written to, or the disk is full; the earlier file then remains.
+        :raises OSError: when the place cannot be written to, or the disk is full; the earlier file then
+            remains.
         """
         self.last_saved = saving.to_file(self, path, SAVED_ARGUMENTS, exclude, include) or self.last_saved
 
@@ -740,8 +759,8 @@ class LLMDPD(OffPolicyAlgorithm):
         :param path: path that `save` was given.
         :param env: as in `set_env`, for callbacks that evaluate.
         :param device: target device.
-        :param custom_objects: classes and functions of your own that the model was built with, by argument name; in
-            place of other arguments, too.
+        :param custom_objects: classes and functions of your own that the model was built with, by argument
+            name; in place of other arguments, too.
         :param print_system_info: whether to print the system that wrote the file, and this one.
         :param force_reset: as in `set_env`.
         :param dataset: data to go on training with; the normalisers keep their statistics.
@@ -756,7 +775,8 @@ class LLMDPD(OffPolicyAlgorithm):
             nearest = difflib.get_close_matches(unknown[0], SAVED_ARGUMENTS, n=1)
             hint = f", did you mean {nearest[0]!r}?" if nearest else "."
             raise TypeError(
-                f"LLMDPD.load got an unknown argument {unknown[0]!r}{hint} Known: {', '.join(SAVED_ARGUMENTS)}"
+                f"LLMDPD.load got an unknown argument {unknown[0]!r}{hint} Known:"
+                f" {', '.join(SAVED_ARGUMENTS)}"
             )
         known = {name: value for name, value in (custom_objects or {}).items() if name in SAVED_ARGUMENTS}
         custom = {**(custom_objects or {}), **overrides}
@@ -783,8 +803,8 @@ class LLMDPD(OffPolicyAlgorithm):
         :param load_path_or_dict: a model file, or the dict of SB3's `get_parameters`.
         :param exact_match: whether all parts must be given.
         :param device: ignored: the weights go where the model is.
-        :raises ValueError: when parts are missing or unknown, or those of a file do not fit; the model then is as it
-            was.
+        :raises ValueError: when parts are missing or unknown, or those of a file do not fit; the model then
+            is as it was.
         :raises RuntimeError: when weights of a dict do not fit; the model then is as it was.
         """
         before = copy.deepcopy(self.get_parameters())

@@ -16,14 +16,16 @@ VALUE_LIMIT = 10.0
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss or a weight is no longer a sane number, and nothing that is learned from here on is worth anything."""
+    """A loss or a weight is no longer a sane number, and nothing that is learned from here on is worth
+    anything.
+    """
 
 
 def loss_limits(largest_reward: float, gamma: float, n_critics: int, eta: float) -> dict[str, float]:
     """Limit the losses, beyond which the training counts as diverged.
 
-    No policy's value exceeds r_max / (1 - gamma). Values ``VALUE_LIMIT`` times as large come from bootstrapping on
-    themselves.
+    No policy's value exceeds r_max / (1 - gamma). Values ``VALUE_LIMIT`` times as large come from
+    bootstrapping on themselves.
 
     :param largest_reward: r_max, the largest magnitude of a (scaled) reward.
     :param gamma: discount; 1 bounds no value, and so no critic loss.

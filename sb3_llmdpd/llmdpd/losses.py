@@ -1,4 +1,4 @@
-"""The losses of the paper, as functions of a batch: no optimiser, no logger, no draw, no wait for the device."""
+"""The losses of the paper, as pure functions of a batch and the noise of a step."""
 
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ class EncodedBatch(NamedTuple):
 
 
 class StepNoise(NamedTuple):
-    """Everything random in a gradient step but its batch, drawn beforehand: the losses are functions of tensors."""
+    """Everything random in a gradient step but its batch, drawn beforehand so that losses are pure."""
 
     dropout: th.Tensor
     """(2, M), uniform in [0, 1): which prompts lose their text and their trajectory."""
@@ -121,8 +121,8 @@ class Losses:
     """The losses of critic and actor.
 
     :param policy: policy that learns.
-    :param settings: arguments of `LLMDPD` by name, as of the current step; ``gamma``, ``eta``, ``expectile`` and
-        ``prompt_noise`` are read at each call, the two objectives once.
+    :param settings: arguments of `LLMDPD` by name, as of the current step; ``gamma``, ``eta``, ``expectile``
+        and ``prompt_noise`` are read at each call, the two objectives once.
     """
 
     def __init__(self, policy: LLMDPDPolicy, settings: SimpleNamespace) -> None:
@@ -200,8 +200,8 @@ class Losses:
         """Behaviour cloning by denoising, plus policy improvement by the critic (paper, Eq. 8).
 
         :param batch: B = M * N transitions with M prompts.
-        :param encoded: the same, or the leading transitions of each prompt, encoded by `encode_for_critic`; None for
-            cloning alone.
+        :param encoded: the same, or the leading transitions of each prompt, encoded by `encode_for_critic`;
+            None for cloning alone.
         :param noise: draws of the step.
         :return: scalar loss, and metrics.
         """
@@ -221,7 +221,7 @@ class Losses:
         if encoded is None:
             return bc_loss, {"actor_loss": bc_loss, "bc_loss": bc_loss}
 
-        # Policy improvement: raise the value of the actor's own actions, through the whole chain, or of EDP's estimate.
+        # Policy improvement: raise the value of the actor's actions, through the chain or estimated.
         leading = slice(encoded.features.shape[1])  # the transitions that the critic has encoded
         if noise.new_actions is not None:
             new_actions = actor.sample(condition[:, leading], noise.new_actions)
@@ -250,7 +250,7 @@ class Losses:
 
 
 def expectile_loss(errors: th.Tensor, expectile: float) -> th.Tensor:
-    """Asymmetric square whose least sum is at the expectile: 0.5 gives the mean, towards 1 it nears the maximum.
+    """Mean asymmetric square, least at the expectile: 0.5 gives the mean, towards 1 the maximum.
 
     :param errors: of any shape, target minus prediction.
     :param expectile: weight of errors above 0; those below have the rest to 1.

@@ -1,4 +1,4 @@
-"""`LLMDPDPolicy`, which owns every network: the prompted diffusion actor, the prompted twin Q, their targets, optimisers."""
+"""`LLMDPDPolicy`, which owns every network of the algorithm, their targets and optimisers."""
 
 from typing import Any, Self
 
@@ -23,8 +23,8 @@ from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 class LLMDPDPolicy(SavedNetwork, BasePolicy):
     """Actor, critic, their targets and optimisers.
 
-    `actor_target` is the exponential moving average of `actor`: it is what acts, what the targets of the critic are made
-    of, and whose encodings the critic reads.
+    `actor_target` is the exponential moving average of `actor`. It acts, it draws the actions of the critic's
+    targets, and the critic reads its encodings.
 
     :param observation_space: Box, Dict, Discrete ... as SB3 preprocesses them.
     :param action_space: finite Box.
@@ -33,32 +33,34 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     :param net_arch: widths of the hidden layers, or ``dict(pi=..., qf=...)``.
     :param activation_fn: activation of actor and critic; Diffusion-QL's Mish by default.
     :param layer_norm: whether a layer norm stands before each activation.
-    :param features_extractor_class: a class, or a name in `sb3_llmdpd.networks.features.FEATURES_EXTRACTORS`. One that learns
-        reads vectors that are standardised; the output of one that does not is standardised.
-    :param features_extractor_kwargs: its arguments beside the observation space.
+    :param features_extractor_class: a class, or a name in `sb3_llmdpd.networks.features.FEATURES_EXTRACTORS`.
+        The input of one that learns is standardised, and the output of one that does not.
+    :param features_extractor_kwargs: arguments of the extractor beside the observation space.
     :param normalize_images: whether uint8 images are divided by 255.
-    :param optimizer_class: of both optimisers.
-    :param optimizer_kwargs: their arguments beside the learning rate; by default ``fused=True`` for Adam.
+    :param optimizer_class: class of both optimisers.
+    :param optimizer_kwargs: arguments of the optimisers beside the learning rate; by default ``fused=True``
+        for Adam.
     :param n_critics: size of the Q ensemble.
-    :param state_value: whether there is a V beside the Q ensemble, for the expectile critic; the critic's optimiser trains it.
-    :param conditioning: ``"concat"``: state and pooled prompt vectors side by side. ``"cross_attention"``: beside them, the
-        current state attends to the encoded steps of the example. ``"nearest_steps"``: where there is an example, the state is
-        only seen as its difference to the nearest of the example's steps, see
-        `sb3_llmdpd.networks.attention.NearestSteps`; no transformer, and no vector of the whole example.
-    :param n_diffusion_steps: K.
-    :param noise_schedule: ``"vp"``, ``"linear"`` or ``"cosine"``.
-    :param step_distribution: of the diffusion steps that cloning learns at: ``"uniform"``, or ``"signal"``, mostly those that
-        decide the action, see `sb3_llmdpd.diffusion.process.DiffusionProcess`.
+    :param state_value: whether there is a V beside the Q ensemble, for the expectile critic.
+    :param conditioning: ``"concat"``: state and pooled prompt vectors side by side. ``"cross_attention"``:
+        beside them, the current state attends to the encoded steps of the example. ``"nearest_steps"``:
+        beside an example, the state is only seen as its difference to the nearest of the example's steps, see
+        `sb3_llmdpd.networks.attention.NearestSteps`; without a transformer or a vector of the whole example.
+    :param n_diffusion_steps: K, steps of the diffusion chain.
+    :param noise_schedule: noise level of the steps: ``"vp"``, ``"linear"`` or ``"cosine"``.
+    :param step_distribution: distribution of the steps that cloning learns at: ``"uniform"``, or
+        ``"signal"``, mostly those that decide the action, see
+        `sb3_llmdpd.diffusion.process.DiffusionProcess`.
     :param text_dim: size of the text encoder's vectors; 0 for a model without text.
     :param prompt_window: L, steps of an example.
     :param text_embedding_dim: size of the text's share of a prompt vector.
     :param trajectory_embedding_dim: size of the trajectory's share of a prompt vector.
     :param token_dim: width of the trajectory transformer.
-    :param n_encoder_layers: its layers.
-    :param n_heads: its heads, and those of the cross-attention.
-    :param n_text_layers: layers that the sentence's vector goes through; 1 is a linear map.
-    :raises ValueError: on an unknown conditioning, schedule, distribution or extractor name, on sizes below one, or a
-        ``token_dim`` that ``n_heads`` does not divide.
+    :param n_encoder_layers: layers of the trajectory transformer.
+    :param n_heads: heads of the trajectory transformer and of the cross-attention.
+    :param n_text_layers: layers that read the sentence's vector; 1 is a linear map.
+    :raises ValueError: on an unknown conditioning, schedule, distribution or extractor name, on sizes below
+        one, or a ``token_dim`` that ``n_heads`` does not divide.
     """
 
     action_space: spaces.Box
@@ -116,7 +118,8 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
             normalize_images=normalize_images,
         )
         if conditioning == "nearest_steps":
-            # A vector of the whole example tells which of the known tasks it is most like, and would be learned by heart.
+            # A vector of the whole example tells which of the known tasks it is most like, and would be
+            # learned by heart.
             trajectory_embedding_dim = 0
         actor_arch, critic_arch = get_actor_critic_arch(net_arch if net_arch is not None else [256, 256, 256])
         shared = dict(activation_fn=activation_fn, layer_norm=layer_norm, conditioning=conditioning)
@@ -165,25 +168,23 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
             (self.critic, critics, critic_lr_schedule),
         ):
             parameters = [parameter for module in trained for parameter in module.parameters()]
-            network.optimizer = self.optimizer_class(parameters, lr=schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+            kwargs: dict[str, Any] = {"lr": schedule(1), **self.optimizer_kwargs}
+            network.optimizer = self.optimizer_class(parameters, **kwargs)
         for target in (self.actor_target, self.critic_target):
             target.set_training_mode(False)
             target.requires_grad_(False)
 
     @property
     def device(self) -> th.device:
-        """Where the networks are; asked for each action, and SB3's own answer walks through all modules."""
+        """Device of the networks; SB3's own walks through all modules, at each action."""
         return self.actor_target.feature_normaliser.mean.device
 
     def make_actor(self) -> PromptedDiffusionActor:
-        """A new actor with a features extractor of its own.
-
-        :return: the actor, on the CPU.
-        """
+        """Make an actor, on the CPU, with a features extractor of its own."""
         return PromptedDiffusionActor(self.observation_space, self.action_space, **self._actor_kwargs)
 
     def make_critic(self, features_dim: int) -> PromptedCritic:
-        """A new critic.
+        """Make a critic.
 
         :param features_dim: size of the actor's features.
         :return: the critic, on the CPU.
@@ -192,7 +193,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         return PromptedCritic(self.observation_space, self.action_space, **kwargs)
 
     def make_state_value(self, features_dim: int) -> PromptedStateValue:
-        """A new V, shaped as the critic.
+        """Make a V, shaped as the critic.
 
         :param features_dim: size of the actor's features.
         :return: V, on the CPU.
@@ -203,7 +204,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     def fit_normalisers(self, observations: TensorObs, text_vectors: th.Tensor) -> None:
         """Fit the statistics that standardise observations and texts, from training data only.
 
-        A features extractor that learns has no statistics of its output yet: the vectors that it reads are standardised.
+        A features extractor that learns has no statistics of its output yet: its input is standardised.
 
         :param observations: (n, *obs_shape), environment units.
         :param text_vectors: (n_texts, text_dim); may be empty.
@@ -243,16 +244,16 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         sampler: str = "ddpm",
         n_sampling_steps: int | None = None,
     ) -> np.ndarray:
-        """Actions for observations under given prompts.
+        """Act on observations under given prompts.
 
         :param observation: (*obs_shape), or (n, *obs_shape), environment units.
         :param prompts: one for all rows, or one per row, encoded by the EMA actor.
-        :param noise: where the chain's noise comes from; None for the deterministic action of each row.
+        :param noise: source of the chain's noise; None for the deterministic action of each row.
         :param n_candidates: actions drawn per row, of which the critic picks one.
-        :param candidate_temperature: 0 picks the best; above, one is drawn from the softmax of the values, standardised
-            over the candidates, divided by it. Without ``noise`` it is always the best.
-        :param sampler: how the chain is run, see `make_chain`.
-        :param n_sampling_steps: in how many steps; None for all K.
+        :param candidate_temperature: 0 picks the best; above, one is drawn from the softmax of the values,
+            standardised over the candidates, divided by it. Without ``noise`` it is always the best.
+        :param sampler: way to run the chain, see `make_chain`.
+        :param n_sampling_steps: steps that it takes; None for all K.
         :return: (action_shape) or (n, *action_shape), environment units.
         :raises ValueError: when there are neither one prompt nor one per row, or no such chain.
         """
@@ -273,15 +274,16 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         actions = actor.sample(condition, chain_noise, chain)
         if n_candidates > 1:
             values = self.critic_target(features, prompts, actions).min(dim=0).values
-            actions = choose(
-                actions, values, n_candidates, candidate_temperature if noise is not None else 0.0, noise
-            )
+            temperature = candidate_temperature if noise is not None else 0.0
+            actions = choose(actions, values, n_candidates, temperature, noise)
         scaled = actions.reshape(-1, *self.action_space.shape).cpu().numpy()
         unscaled = self.unscale_action(scaled).astype(self.action_space.dtype)
         return unscaled if vectorized else unscaled[0]
 
     def _fixed_noise(self, n_candidates: int) -> th.Tensor:
-        """The same noise for every row, (K, C, action_dim): none for its first candidate, a draw of old for the others."""
+        """Noise of every row's candidates, (K, C, action_dim): zeros for the first, a fixed draw for the
+        others.
+        """
         size = (self.actor_target.diffusion.n_steps, n_candidates, self.actor_target.denoiser.action_dim)
         noise = th.randn(size, generator=th.Generator().manual_seed(0))
         noise[:, 0] = 0.0

@@ -50,7 +50,8 @@ class Prompter:
     """Encodes prompts with the policy's EMA actor and the table of known sentences.
 
     :param policy: policy that acts on the prompts.
-    :param text_table: known sentences; it loads its encoder for an unknown one. None for a model without text.
+    :param text_table: known sentences; it loads its encoder for an unknown one. None for a model without
+        text.
     """
 
     def __init__(self, policy: LLMDPDPolicy, text_table: TextTable | None) -> None:
@@ -72,16 +73,17 @@ class Prompter:
         :param prompts: M prompts; an empty one becomes the learned nulls.
         :param n_updates: gradient steps so far; the encoders change with each.
         :return: encoding by the EMA actor.
-        :raises ValueError: when a trajectory does not fit the model's spaces, or the model has no text encoder.
+        :raises ValueError: when a trajectory does not fit the model's spaces, or the model has no text
+            encoder.
         """
-        # PyTorch counts the changes of a tensor in place, such as those that loading makes, but not those of a CUDA
-        # graph.
+        # PyTorch counts the changes of a tensor in place, such as those that loading makes, but not those of
+        # a CUDA graph.
         version = (self.policy.actor_target.prompt_encoder.null_text._version, n_updates)
         if self._encoded is not None:
             known, known_version, encoding = self._encoded
-            if known_version == version and len(known) == len(prompts):
-                if all(a.is_same(b) for a, b in zip(known, prompts, strict=True)):
-                    return encoding
+            same = len(known) == len(prompts) and all(map(Prompt.is_same, known, prompts))
+            if same and known_version == version:
+                return encoding
         with th.no_grad():
             encoding = self.policy.actor_target.encode_prompts(self.batch(prompts))
         self._encoded = (prompts, version, encoding)
@@ -114,8 +116,10 @@ class Prompter:
             return with_sentences(examples, sentences)
         if task is None:
             raise ValueError(
-                "LLMDPD does not know which task to do: pass predict(..., task_text=... and/or trajectory=...), or,"
-                " for tools that cannot, call model.set_task(...) or wrap the environment in TaskTextWrapper. To act"
+                "LLMDPD does not know which task to do: pass predict(..., task_text=... and/or"
+                " trajectory=...), or,"
+                " for tools that cannot, call model.set_task(...) or wrap the environment in"
+                " TaskTextWrapper. To act"
                 " without a prompt on purpose: prompt=Prompt()."
             )
         return task
@@ -152,13 +156,15 @@ def _text_vectors(prompts: Sequence[Prompt], text_dim: int, text_table: TextTabl
         return vectors
     if text_table is None:
         raise ValueError(
-            "this model was trained without task texts and cannot read `task_text`, nor the sentence in an observation"
+            "this model was trained without task texts and cannot read `task_text`, nor the sentence in an"
+            " observation"
             " of TaskTextWrapper; prompt it with a trajectory, or train it on data that has texts"
         )
     for i, vector in given.items():
         if len(vector) != text_dim:
             raise ValueError(
-                f"the vector of the sentence has {len(vector)} entries, and this model reads {text_dim}: make it with"
+                f"the vector of the sentence has {len(vector)} entries, and this model reads {text_dim}:"
+                f" make it with"
                 f" the model's own text encoder, TaskTextWrapper(env, task_text, {text_table.encoder_name!r})"
             )
         vectors[i] = vector
@@ -200,7 +206,8 @@ def as_prompts(task_text: TaskText, trajectory: Examples, prompt: PromptLike) ->
     :param trajectory: an example, or a list.
     :param prompt: a prompt, or a list.
     :return: one prompt for all observations, or one for each; None when nothing is given.
-    :raises ValueError: when ``prompt`` comes with one of the others, a list is empty, or two lists differ in length.
+    :raises ValueError: when ``prompt`` comes with one of the others, a list is empty, or two lists differ in
+        length.
     :raises TypeError: when ``prompt`` holds something else.
     """
     if prompt is not None:
@@ -218,7 +225,8 @@ def as_prompts(task_text: TaskText, trajectory: Examples, prompt: PromptLike) ->
     sizes = {len(texts), len(examples)} - {1}
     if len(sizes) > 1 or 0 in sizes:
         raise ValueError(
-            f"got {len(texts)} task texts and {len(examples)} trajectories: pass one, or lists of one for each"
+            f"got {len(texts)} task texts and {len(examples)} trajectories: pass one, or lists of one for"
+            f" each"
             " observation"
         )
     n = max(len(texts), len(examples))
@@ -231,8 +239,10 @@ def with_sentences(prompts: list[Prompt], vectors: np.ndarray) -> list[Prompt]:
 
     :param prompts: one for all observations, or one for each.
     :param vectors: (n, text_dim), the sentences of n observations; or (text_dim,), of one.
-    :return: one prompt where all are the same, so that it is encoded once; otherwise one for each observation.
-    :raises ValueError: when there are neither one prompt nor one per observation, or a vector is not a sentence's.
+    :return: one prompt where all are the same, so that it is encoded once; otherwise one for each
+        observation.
+    :raises ValueError: when there are neither one prompt nor one per observation, or a vector is not a
+        sentence's.
     """
     if all(prompt.has_text for prompt in prompts):
         return prompts
@@ -241,7 +251,8 @@ def with_sentences(prompts: list[Prompt], vectors: np.ndarray) -> list[Prompt]:
     n = max(len(prompts), len(rows))
     if not {len(prompts), len(rows)} <= {1, n}:
         raise ValueError(
-            f"Got {len(prompts)} prompts for {len(rows)} observations: pass one prompt, or one per observation."
+            f"Got {len(prompts)} prompts for {len(rows)} observations: pass one prompt, or one per"
+            f" observation."
         )
     pairs = zip(prompts * (n // len(prompts)), np.broadcast_to(rows, (n, *rows.shape[1:])), strict=True)
     return [prompt if prompt.has_text else Prompt(None, prompt.trajectory, row) for prompt, row in pairs]
@@ -256,7 +267,8 @@ def check_kind(observation: Any, space: spaces.Space[Any]) -> None:
     """
     if isinstance(observation, tuple):
         raise ValueError(
-            "the observation is a tuple: Gymnasium's env.reset() gives (observation, info); pass the observation alone"
+            "the observation is a tuple: Gymnasium's env.reset() gives (observation, info); pass the"
+            " observation alone"
         )
     keys = sorted(space.spaces) if isinstance(space, spaces.Dict) else None
     given = sorted(observation) if isinstance(observation, dict) else None
