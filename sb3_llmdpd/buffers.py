@@ -1,4 +1,4 @@
-"""The public path of the replay buffer, `sb3_llmdpd.replay`."""
+"""Public path of the replay buffer, which is in `sb3_llmdpd.replay`."""
 
 from sb3_llmdpd.replay.buffer import PromptReplayBuffer
 

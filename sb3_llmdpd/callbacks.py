@@ -1,4 +1,4 @@
-"""The public path of the callbacks, `sb3_llmdpd.llmdpd.callbacks`."""
+"""Public path of the callbacks, which are in `sb3_llmdpd.llmdpd.callbacks`."""
 
 from sb3_llmdpd.llmdpd.callbacks import LearningCurve, SaveLatest, StopOnSignal
 

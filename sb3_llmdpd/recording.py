@@ -1,4 +1,4 @@
-"""The old path of recording, which is in `sb3_llmdpd.envs.recording`."""
+"""Former path of recording, which is in `sb3_llmdpd.envs.recording`."""
 
 from sb3_llmdpd.envs.recording import RecordEpisodes, record_policy
 

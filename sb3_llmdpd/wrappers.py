@@ -1,4 +1,4 @@
-"""The old path of `TaskTextWrapper`, which is in `sb3_llmdpd.envs`."""
+"""Former path of `TaskTextWrapper`, which is in `sb3_llmdpd.envs`."""
 
 from sb3_llmdpd.envs.task_text_wrapper import TaskTextWrapper
 

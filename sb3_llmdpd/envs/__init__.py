@@ -1,4 +1,4 @@
-"""Environments: one that only states the data's spaces, one that says its task, and one that records episodes."""
+"""Environments: one that states the data's spaces, one that says its task, one that records episodes."""
 
 from sb3_llmdpd.envs.dataset_env import DatasetEnv
 from sb3_llmdpd.envs.recording import RecordEpisodes

@@ -1,30 +1,23 @@
-"""Environments of a model that never steps one: `DatasetEnv`, which only states the spaces of the data, and what may stand
-in its place.
-"""
+"""`DatasetEnv`, which stands where Stable-Baselines3 wants an environment, and checks of spaces."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_llmdpd.data.checks import n_categories
 from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space
 
 
-class HasSpaces(Protocol):
-    """An environment, a buffer, or a model."""
-
-    observation_space: spaces.Space[Any]
-    action_space: spaces.Space[Any]
-
-
 class DatasetEnv(gym.Env[Any, np.ndarray]):
     """Spaces without a simulator: reset gives zeros, step says what to do instead.
 
-    :param observation_space: the data's.
-    :param action_space: the data's.
+    :param observation_space: space of the data's observations.
+    :param action_space: space of the data's actions.
     """
 
     def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
@@ -36,7 +29,7 @@ class DatasetEnv(gym.Env[Any, np.ndarray]):
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode that has no steps.
 
-        :param seed: ignored, there is nothing random.
+        :param seed: ignored, as nothing is random.
         :param options: ignored.
         :return: an observation of zeros, and an empty info.
         """
@@ -50,50 +43,50 @@ class DatasetEnv(gym.Env[Any, np.ndarray]):
         :raises RuntimeError: always.
         """
         raise RuntimeError(
-            "LLMDPD learns offline from logged data, and this environment only states the data's spaces. To act or to"
-            " evaluate, use an environment of your own: evaluate_policy(model, env), or model.set_env(env)."
+            "LLMDPD learns offline from logged data, and this environment only states the data's spaces. To"
+            " act or evaluate, use an environment of your own: evaluate_policy(model, env), or"
+            " model.set_env(env)."
         )
 
 
 def refuse_vec_normalize(env: VecEnv | None) -> None:
-    """Refuse VecNormalize: the observations would be normalised with statistics that nobody ever moves.
+    """Refuse VecNormalize: its statistics move only with steps, and nothing steps offline.
 
-    :param env: of the model.
+    :param env: environment of the model.
     :raises ValueError: when it is one, or wraps one.
     """
     if env is not None and unwrap_vec_normalize(env) is not None:
         raise ValueError(
-            "`env` is wrapped in VecNormalize, whose statistics only move when it is stepped, which nothing does offline."
-            " Drop it: the policy standardises observations with statistics of the data set"
+            "`env` is wrapped in VecNormalize, whose statistics only move when it is stepped, which nothing"
+            " does offline. Drop it: the policy standardises observations with statistics of the data set"
         )
 
 
 def check_readable(observation_space: spaces.Space[Any], action_space: spaces.Box) -> None:
     """Refuse spaces that the networks cannot read or scale.
 
-    :param observation_space: of the model.
-    :param action_space: of the model.
+    :param observation_space: space of the model's observations.
+    :param action_space: space of the model's actions.
     :raises ValueError: when categories are not counted from 0, or an entry of an action has no range.
     """
-    for space in (
-        observation_space.spaces.values()
-        if isinstance(observation_space, spaces.Dict)
-        else [observation_space]
-    ):
-        n_categories(space)
+    parts = (
+        observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    )
+    for part in parts.values():
+        n_categories(part)
     if not (action_space.low < action_space.high).all():
         raise ValueError(
-            f"each entry of an action must have a range, low < high, got {action_space}: leave constant entries out"
+            f"each entry of an action must have a range, low < high, got {action_space}: leave constants out"
         )
 
 
-def check_spaces(what: str, found: HasSpaces, model: HasSpaces, remedy: str) -> None:
-    """Refuse what is not of the model's spaces.
+def check_spaces(what: str, found: VecEnv | BaseBuffer, model: BaseAlgorithm, remedy: str) -> None:
+    """Refuse an environment or a buffer whose spaces are not the model's.
 
-    :param what: is checked, for the message.
-    :param found: environment or buffer; that an environment says its task in the observation makes no difference.
-    :param model: whose spaces count.
-    :param remedy: what to do, for the message.
+    :param what: name of what is checked, for the message.
+    :param found: environment or buffer; the vector of a `TaskTextWrapper` makes no difference.
+    :param model: model whose spaces count.
+    :param remedy: advice, for the message.
     :raises ValueError: when the observation or action spaces differ.
     """
     observation_space = found.observation_space

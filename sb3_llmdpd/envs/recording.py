@@ -15,7 +15,7 @@ from sb3_llmdpd.data.spaces import check_flat
 from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space, split_observation
 
 _SENTENCE_ATTRIBUTES = ("task_description", "task")
-"""Where environments keep their sentence, best first."""
+"""Attributes in which environments keep their sentence, best first."""
 
 
 class Predicts(Protocol):
@@ -30,53 +30,58 @@ class Predicts(Protocol):
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Choose an action.
 
-        :param observation: one, environment units.
-        :param state: of a recurrent policy, as the last call returned it; None at first.
-        :param episode_start: (1,), bool, whether an episode begins here.
-        :param deterministic: whether to leave out exploration.
+        :param observation: one observation, environment units.
+        :param state: state of a recurrent policy as the last call returned it, None at first.
+        :param episode_start: (1,), bool, True at the start of an episode.
+        :param deterministic: leave exploration out.
         :return: action, and the next state.
         """
         ...
 
 
 class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Keeps what passes through `reset` and `step` as episodes, whoever acts: a policy in training, a script, a person.
+    """Records what passes through `reset` and `step` as episodes, of a policy in training, a script or a person.
 
-    An episode that is left by `reset` or `close` before its end is kept as one that was cut off. What the environment says
-    in ``info["success"]`` or ``info["is_success"]`` becomes the success of the episode, and a string in ``info["goal_id"]``
-    its goal. Actions outside the action space are clipped before the environment gets them, as Stable-Baselines3 does, so
-    that what is recorded is what was done.
+    An episode that `reset` or `close` leaves before its end is kept as one that was cut off.
+    ``info["success"]`` or ``info["is_success"]`` becomes its success, and a string in ``info["goal_id"]`` its
+    goal. Actions outside the action space are clipped before the environment gets them, as Stable-Baselines3
+    does, so that the record holds what was done. The vector that a `TaskTextWrapper` puts into the
+    observation is left out: the sentence is recorded instead.
 
-    The vector that a `TaskTextWrapper` puts into the observation is left out: the sentence is recorded in its place.
-
-    Of vectorised environments each has a wrapper of its own: ``vec_env.get_attr("episodes")`` holds a list for each.
+    Wrap each of several vectorised environments: ``vec_env.get_attr("episodes")`` then holds a list for each.
 
     :param env: environment whose episodes end by themselves or at a time limit.
-    :param task: identifier of the task. By default the environment's id, or its class where it has none; where the
-        environment says the sentence itself, which may change with every episode, then ``"id: sentence"``.
-    :param task_text: the task's sentence, or several phrasings of it. By default what the environment says of itself as
-        an episode takes its first step: its attribute ``task_description``, else ``task``, when it is a string.
-    :raises ValueError: when a policy could not learn in these spaces, the task's name is empty, or a sentence is.
+    :param task: identifier of the task. By default the environment's id, or its class where it has none.
+        Where the environment itself says the sentence, which may change with every episode, it is
+        ``"id: sentence"``.
+    :param task_text: sentence of the task, or several phrasings. By default the environment's own, read when
+        an episode takes its first step: its attribute ``task_description``, else ``task``, when it is a
+        string.
+    :raises ValueError: when a policy could not learn in these spaces, or a name or a sentence is empty.
     :raises TypeError: when this is no single gymnasium environment, or a sentence is no string.
     """
 
     episodes: list[Episode]
-    """Finished episodes, in their order."""
+    """Finished episodes in order."""
     recorded_space: spaces.Space[Any]
-    """Of their observations."""
+    """Space of their observations."""
 
     def __init__(
         self, env: gym.Env[Any, Any], *, task: str | None = None, task_text: str | Sequence[str] | None = None
     ) -> None:
         if not isinstance(env, gym.Env):
             raise TypeError(
-                f"`env` must be one gymnasium environment, got {type(env).__name__}: of vectorised environments wrap each, as"
-                " with make_vec_env(..., wrapper_class=RecordEpisodes)"
+                f"`env` must be one gymnasium environment, got {type(env).__name__}: of vectorised"
+                " environments wrap each, as with make_vec_env(..., wrapper_class=RecordEpisodes)"
             )
         gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, task=task, task_text=task_text)
         super().__init__(env)
         self._name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-        self._bounds = _bounded(self._name, self.action_space)
+        if not isinstance(self.action_space, spaces.Box) or not self.action_space.is_bounded():
+            raise ValueError(
+                f"{self._name}: the action space must be a Box with finite bounds, got {self.action_space}"
+            )
+        self._bounds = self.action_space
         self.recorded_space = plain_observation_space(self.observation_space)
         check_flat(self._name, self.recorded_space)
         if task is not None and not task.strip():
@@ -92,9 +97,9 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
 
-        :param seed: the environment's.
-        :param options: the environment's.
-        :return: observation and info, as the environment gives them.
+        :param seed: seed for the environment.
+        :param options: options for the environment.
+        :return: observation and info of the environment.
         :raises ValueError: when the episode that ends here holds NaN.
         """
         self._finish(terminated=False)
@@ -106,15 +111,14 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
         """Take a step.
 
         :param action: environment units; clipped to the action space.
-        :return: as the environment.
+        :return: the environment's answer.
         :raises ResetNeeded: when no episode was started.
         :raises ValueError: when the episode that ends here holds NaN.
         """
         if self._steps is None:
             raise gym.error.ResetNeeded(f"{self._name}: no episode has begun; call reset() before step()")
-        if (
-            not self._steps.actions
-        ):  # not at the reset: of vectorised environments it is told its next task after that
+        # not at the reset, after which a vectorised environment is told its next task
+        if not self._steps.actions:
             self._steps.own_sentence = self._own_sentence()
         action = np.clip(np.asarray(action, self._bounds.dtype), self._bounds.low, self._bounds.high)
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -136,12 +140,12 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
     def write(self, dataset_id: str, root: str | Path | None = None, **about: Any) -> Path:
         """Write the finished episodes as a Minari data set, and forget them.
 
-        :param dataset_id: see `write_minari`.
-        :param root: see `write_minari`.
+        :param dataset_id: id of the data set, ``"namespace/name-v0"``.
+        :param root: folder of Minari data sets.
         :param about: further arguments of `write_minari`, such as ``description``.
         :return: folder of the data set.
-        :raises ValueError: see `write_minari`; the episodes are still here then.
-        :raises TypeError: see `write_minari`.
+        :raises ValueError: as `write_minari`; the episodes are kept then.
+        :raises TypeError: as `write_minari`.
         """
         path = write_minari(
             dataset_id, self.episodes, self.recorded_space, self.action_space, root=root, **about
@@ -150,19 +154,22 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
         return path
 
     def _finish(self, terminated: bool) -> None:
-        steps, self._steps = self._steps, None  # even when the episode is refused: the next one may be sound
+        steps, self._steps = self._steps, None  # also when the episode is refused: the next may be sound
         if steps is None or not steps.actions:
             return
         source = f"{self._name}, recorded episode {self._n_finished}"
         self._n_finished += 1
-        own = steps.own_sentence if self._task_texts is None else None
+        name, texts = self._name, self._task_texts
+        if texts is None:
+            texts = () if steps.own_sentence is None else (steps.own_sentence,)
+            name = ": ".join([name, *texts])
         self.episodes.append(
             Episode(
-                steps.stacked_observations,
+                steps.stacked_observations(),
                 np.stack(steps.actions),
                 np.array(steps.rewards),
-                task=self._task or (f"{self._name}: {own}" if own else self._name),
-                task_texts=((own,) if own else ()) if self._task_texts is None else self._task_texts,
+                task=self._task or name,
+                task_texts=texts,
                 terminated=terminated,
                 success=any(steps.successes.values()) if steps.successes else None,
                 first_success=next((step for step, success in steps.successes.items() if success), None),
@@ -195,16 +202,16 @@ def record_policy(
     """Let a policy act, and record it.
 
     :param model: an SB3 model, ``model.prompted(...)``, or anything else that has their `predict`.
-    :param env: see `RecordEpisodes`; one of its own, not the one that a model is in the middle of an episode of.
-    :param n_episodes: how many, at least one.
-    :param seed: of the environment's first reset, as gymnasium seeds one. A policy that is not deterministic draws from its
-        own generator.
-    :param deterministic: whether the policy leaves out exploration; without it, episodes differ more.
-    :param task: see `RecordEpisodes`.
-    :param task_text: see `RecordEpisodes`.
-    :return: the episodes in their order. The environment stays open.
-    :raises ValueError: when there is nothing to record, and see `RecordEpisodes`.
-    :raises TypeError: see `RecordEpisodes`.
+    :param env: environment as for `RecordEpisodes`, in which nobody else is in the middle of an episode.
+    :param n_episodes: number of episodes, at least one.
+    :param seed: seed of the environment's first reset. A policy that is not deterministic draws from its own
+        generator.
+    :param deterministic: leave exploration out; episodes then differ less.
+    :param task: identifier of the task, as for `RecordEpisodes`.
+    :param task_text: sentence of the task, as for `RecordEpisodes`.
+    :return: the episodes in order. The environment stays open.
+    :raises ValueError: when ``n_episodes`` is below 1, and as `RecordEpisodes`.
+    :raises TypeError: as `RecordEpisodes`.
     """
     if n_episodes < 1:
         raise ValueError(f"`n_episodes` must be at least 1, got {n_episodes}")
@@ -222,31 +229,21 @@ def record_policy(
 
 
 class _Steps:
-    """An episode that has begun.
-
-    :param observation: the first.
-    :param info: of the reset.
-    """
+    """Steps of an episode that has begun."""
 
     def __init__(self, observation: Any, info: dict[str, Any]) -> None:
         self.observations = [_copied(observation)]
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
         self.successes: dict[int, bool] = {}
-        """By the index of the step, where the environment said something."""
+        """By the index of the step, where the environment says something about it."""
         self.goal: str | None = None
         self.own_sentence: str | None = None
-        """What the environment says of its task."""
+        """Sentence that the environment says of itself."""
         self._look_for_goal(info)
 
     def add(self, action: np.ndarray, observation: Any, reward: float, info: dict[str, Any]) -> None:
-        """Add a step.
-
-        :param action: as the environment got it.
-        :param observation: that it led to.
-        :param reward: raw.
-        :param info: of the step.
-        """
+        """Add an action in environment units, and the observation, raw reward and info that it led to."""
         success = info.get("success", info.get("is_success"))
         if success is not None:
             self.successes[len(self.actions)] = bool(success)
@@ -255,9 +252,8 @@ class _Steps:
         self.rewards.append(reward)
         self._look_for_goal(info)
 
-    @property
     def stacked_observations(self) -> Any:
-        """(T + 1, *obs_shape), or a dict of such arrays."""
+        """Stack the observations: (T + 1, *obs_shape), or a dict of such arrays."""
         first = self.observations[0]
         if isinstance(first, dict):
             return {key: np.stack([row[key] for row in self.observations]) for key in first}
@@ -270,13 +266,7 @@ class _Steps:
 
 
 def _copied(observation: Any) -> Any:
-    """A copy, since some environments hand out the same array at every step."""
+    """Copy an observation, since some environments hand out the same array at every step."""
     if isinstance(observation, dict):
         return {key: np.array(value) for key, value in observation.items()}
     return np.array(observation)
-
-
-def _bounded(name: str, space: spaces.Space[Any]) -> spaces.Box:
-    if not isinstance(space, spaces.Box) or not space.is_bounded():
-        raise ValueError(f"{name}: the action space must be a Box with finite bounds, got {space}")
-    return space

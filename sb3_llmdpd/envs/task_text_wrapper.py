@@ -16,46 +16,46 @@ OBSERVATION, TASK_EMBEDDING = "observation", "task_embedding"
 
 
 class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Puts the vector of a task's sentence into the observation, so that tools that know no tasks carry it to `predict`.
+    """Puts the vector of a task's sentence into the observation: tools that know no tasks carry it to
+    `predict`.
 
-    The observation becomes ``Dict(observation=<the environment's>, task_embedding=Box(dim))``. SB3 knows no nested dicts:
-    where the environment's observation is a dict itself, ``task_embedding`` stands beside its keys. The sentence is also in
-    ``info["task_text"]`` and in the attributes ``task_text`` and ``task_description``.
+    The observation becomes ``Dict(observation=<the environment's>, task_embedding=Box(dim))``. SB3 knows no
+    nested dicts: where the environment's observation is a dict itself, ``task_embedding`` joins its keys. The
+    sentence is also in ``info["task_text"]`` and in the attributes ``task_text`` and ``task_description``.
 
-    :param env: environment of one task, or of several that are told apart by `set_task_text`.
-    :param task_text: the sentence.
-    :param text_encoder: the model's own (``model.text_encoder``): a name (see `make_text_encoder`), or an encoder.
+    :param env: environment of one task, or of several that `set_task_text` switches between.
+    :param task_text: sentence of the task.
+    :param text_encoder: the model's own (``model.text_encoder``): a name (see `make_text_encoder`), or an
+        encoder.
     :raises TypeError: when the sentence is no string.
-    :raises ValueError: when it is empty, or when the environment's dict has no room: it holds ``task_embedding`` already, or
-        ``observation`` alone.
+    :raises ValueError: when it is empty, or when the environment's dict has no room because it already holds
+        ``task_embedding``, or ``observation`` alone.
     """
 
     def __init__(
         self, env: gym.Env[Any, Any], task_text: str, text_encoder: str | TextEncoder = "minilm"
     ) -> None:
-        gym.utils.RecordConstructorArgs.__init__(
-            self, _disable_deepcopy=True, task_text=task_text, text_encoder=text_encoder
-        )
+        arguments = {"task_text": task_text, "text_encoder": text_encoder}
+        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, **arguments)
         super().__init__(env)
-        keys = set(_keys(env.observation_space))
-        if TASK_EMBEDDING in keys or keys == {OBSERVATION}:
+        keys = _keys(env.observation_space)
+        if TASK_EMBEDDING in keys or keys == [OBSERVATION]:
             raise ValueError(
-                f"the environment's observation is a dict with the keys {sorted(keys)}, beside which `{TASK_EMBEDDING}` is"
-                " ambiguous: wrap an environment once, and name an only entry otherwise or make it an array"
+                f"the environment's observation is a dict with the keys {sorted(keys)}, beside which"
+                f" `{TASK_EMBEDDING}` is ambiguous: wrap an environment once, and name an only entry"
+                " otherwise or make it an array"
             )
         self.text_encoder = text_encoder
         self.set_task_text(task_text)
-        self.observation_space = spaces.Dict(
-            {
-                **(dict(env.observation_space.spaces) if keys else {OBSERVATION: env.observation_space}),  # type: ignore[attr-defined]
-                TASK_EMBEDDING: spaces.Box(-np.inf, np.inf, self._vector.shape, np.float32),
-            }
-        )
+        own = dict(env.observation_space.spaces) if keys else {OBSERVATION: env.observation_space}  # type: ignore[attr-defined]
+        vector_space = spaces.Box(-np.inf, np.inf, self._vector.shape, np.float32)
+        self.observation_space = spaces.Dict({**own, TASK_EMBEDDING: vector_space})
 
     def set_task_text(self, task_text: str) -> None:
-        """Change the task, from the next observation on: ``vec_env.env_method("set_task_text", text, indices=[i])``.
+        """Change the task from the next observation on: ``vec_env.env_method("set_task_text", text,
+        indices=[i])``.
 
-        :param task_text: the sentence.
+        :param task_text: sentence of the task.
         :raises TypeError: when it is no string.
         :raises ValueError: when it is empty.
         """
@@ -64,9 +64,8 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
                 f"`task_text` must be a string, got {type(task_text).__name__}: one environment does one task"
             )
         texts = check_texts(task_text, "`task_text`")
-        encoder = (
-            _encoder_named(self.text_encoder) if isinstance(self.text_encoder, str) else self.text_encoder
-        )
+        given = self.text_encoder
+        encoder = _encoder_named(given) if isinstance(given, str) else given
         self._vector = check_vectors(encoder.encode(texts), texts, encoder)[0]
         self._task_text = texts[0]
 
@@ -85,8 +84,8 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
 
-        :param seed: the environment's.
-        :param options: the environment's.
+        :param seed: seed for the environment.
+        :param options: options for the environment.
         :return: observation with the sentence's vector, and info with the sentence.
         """
         observation, info = self.env.reset(seed=seed, options=options)
@@ -95,30 +94,24 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step.
 
-        :param action: the environment's.
-        :return: as the environment, with the sentence's vector in the observation and the sentence in the info.
+        :param action: action for the environment.
+        :return: the environment's answer, with the sentence's vector in the observation and the sentence in
+            the info.
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return (
-            self._with_task(observation),
-            reward,
-            terminated,
-            truncated,
-            {**info, "task_text": self._task_text},
-        )
+        info = {**info, "task_text": self._task_text}
+        return self._with_task(observation), reward, terminated, truncated, info
 
     def _with_task(self, observation: Any) -> dict[str, Any]:
         own = observation if _keys(self.env.observation_space) else {OBSERVATION: observation}
-        return {
-            **own,
-            TASK_EMBEDDING: self._vector.copy(),
-        }  # a copy: who changes an observation changes no task
+        # a copy: to change an observation must not change the task
+        return {**own, TASK_EMBEDDING: self._vector.copy()}
 
 
 def plain_observation_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """What a `TaskTextWrapper` would have been given.
+    """Undo the change of a `TaskTextWrapper` to the observation space.
 
-    :param space: of an environment, wrapped or not.
+    :param space: observation space of an environment, wrapped or not.
     :return: the space without the sentence's vector; any other space unchanged.
     """
     if TASK_EMBEDDING not in _keys(space):
@@ -131,8 +124,9 @@ def split_observation(observation: Any, space: spaces.Space[Any]) -> tuple[Any, 
     """Take the sentence's vector out of the observations of a `TaskTextWrapper`.
 
     :param observation: one, or a batch.
-    :param space: the model's; where it holds a ``task_embedding`` of its own, nothing is taken out.
-    :return: the observation without the vector, and the vector (dim,) or vectors (n, dim); None where there are none.
+    :param space: the model's; nothing is taken out where it holds a ``task_embedding`` itself.
+    :return: the observation without the vector, and the vector (dim,) or vectors (n, dim); None where there
+        are none.
     """
     if (
         not isinstance(observation, dict)
@@ -151,5 +145,5 @@ def _keys(space: spaces.Space[Any]) -> list[str]:
 
 @cache
 def _encoder_named(spec: str) -> TextEncoder:
-    """One for all environments of a process, and outside of what is pickled with them: it may hold a language model."""
+    """Make one encoder for all environments of a process, which is not pickled with them: it may be large."""
     return CachedTextEncoder(make_text_encoder(spec))

@@ -1,4 +1,4 @@
-"""How far an episode of Meta-World came: reached its object, grasped it, lifted it, moved it, and was done."""
+"""Phases of a Meta-World episode: it reached its object, grasped it, lifted it, moved it, and was done."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -6,27 +6,23 @@ from typing import Any
 
 import numpy as np
 
-HAND, GRIPPER, OBJECT = slice(0, 3), 3, slice(4, 7)
-"""Where they stand in an observation."""
+from sb3_llmdpd.networks.metaworld_layout import GRIPPER, HAND, OBJECT
 
-# Read off the scripted experts. The simulator's own `near_object`, `grasp_success` and `obj_to_target` mean another thing in
-# each task, and nothing in some.
-_NEAR = 0.10
-_REACH = 0.07
+# Read off the scripted experts: the simulator's own `near_object`, `grasp_success` and `obj_to_target` mean
+# another thing in each task, and nothing in some.
+_NEAR, _REACH, _LIFT, _MOVE = 0.10, 0.07, 0.01, 0.04  # metres
 _OPEN = 0.9
-_LIFT = 0.01
-_MOVE = 0.04
 
 
 @dataclass(frozen=True)
 class Phases:
-    """What happened at any step of one episode. The thresholds are the same in all tasks.
+    """Events of one episode, at any of its steps. The thresholds are the same in all tasks.
 
     :param reach: the hand was within 7 cm of the object.
     :param grasp: there, the fingers were closed to less than 0.9 of their opening.
     :param lift: the object rose by 1 cm, since the hand first came within 10 cm of it.
-    :param move: the object was 4 cm from where it was then, in any direction. (Before, it may fall or slide by itself: in some
-        tasks the simulator lets it settle over the first steps.)
+    :param move: the object was 4 cm from where it was then, in any direction. Before that, some tasks let the
+        object settle over the first steps.
     :param place: success.
     :param closest: least distance of hand and object, in metres; that of the expert is 2 to 7 cm, by task.
     """
@@ -40,14 +36,14 @@ class Phases:
 
 
 PHASES = tuple(field.name for field in fields(Phases) if field.name != "closest")
-"""Their names, in the order in which they come. Not every task has all of them, as its expert's row shows: locking a door
-grasps nothing, and the expert of hand-insert drags its cube without lifting it."""
+"""Names of the phases in order. Not every task has all of them: locking a door grasps nothing, and the expert
+of hand-insert drags its cube without lifting it."""
 
 
 class PhaseWatch:
-    """Looks on while episodes run.
+    """Observer of the phases that running episodes pass.
 
-    :param n_rows: how many run.
+    :param n_rows: number of episodes that run side by side.
     """
 
     def __init__(self, n_rows: int) -> None:
@@ -59,9 +55,9 @@ class PhaseWatch:
     def see(self, row: int, observation: np.ndarray, info: dict[str, Any]) -> None:
         """Take note of a step.
 
-        :param row: of the episode.
-        :param observation: (39,), behind the step.
-        :param info: of the step, with ``success``.
+        :param row: index of the episode.
+        :param observation: (39,), after the step.
+        :param info: info of the step, with ``success``.
         """
         thing = observation[OBJECT]
         distance = float(np.linalg.norm(observation[HAND] - thing))
@@ -79,19 +75,18 @@ class PhaseWatch:
         )
 
     def phases(self, row: int) -> Phases:
-        """What came of an episode.
+        """Sum an episode up.
 
-        :param row: which.
+        :param row: index of the episode.
         :return: its phases.
         """
-        reach, grasp, lift, move, place = (bool(passed) for passed in self._passed[row])
-        return Phases(reach, grasp, lift, move, place, float(self._closest[row]))
+        return Phases(*self._passed[row].tolist(), float(self._closest[row]))
 
 
 def phase_rates(phases: Sequence[Phases]) -> dict[str, float]:
     """Share of the episodes that passed each phase.
 
-    :param phases: of the episodes of a cell.
-    :return: by phase, in [0, 1].
+    :param phases: phases of the episodes of a cell.
+    :return: shares by phase, in [0, 1].
     """
     return {name: float(np.mean([getattr(episode, name) for episode in phases])) for name in PHASES}
