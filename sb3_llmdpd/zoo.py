@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 ALGORITHM = "llmdpd"
-"""What the zoo's ``--algo`` is told."""
+"""Value of the zoo's ``--algo``."""
 
 METAWORLD_ENV_ID = "sb3-llmdpd/{task}-v0"
-"""Under which each Meta-World task is an environment of the zoo: ``sb3-llmdpd/drawer-open-v0``."""
+"""Id of each Meta-World task as an environment of the zoo: ``sb3-llmdpd/drawer-open-v0``."""
 
 SCRIPTS = ("train", "enjoy", "record_video")
 
@@ -30,22 +30,20 @@ def register() -> None:
     zoo, options = require("rl_zoo3", "zoo"), require("rl_zoo3.hyperparams_opt", "zoo")
     zoo.ALGOS[ALGORITHM] = LLMDPD
     options.HYPERPARAMS_SAMPLER[ALGORITHM] = sample_hyperparameters
-    options.HYPERPARAMS_CONVERTER[ALGORITHM] = dict  # what is sampled are LLMDPD's own arguments
+    options.HYPERPARAMS_CONVERTER[ALGORITHM] = dict  # the sampled values are LLMDPD's own arguments
     for task in TASKS:
         env_id = METAWORLD_ENV_ID.format(task=task)
         if env_id not in gym.registry:
-            gym.register(
-                env_id, entry_point="sb3_llmdpd.data.metaworld.envs:MetaWorldEnv", kwargs={"task": task}
-            )
+            gym.register(env_id, "sb3_llmdpd.data.metaworld.envs:MetaWorldEnv", kwargs={"task": task})
 
 
 def sample_hyperparameters(
     trial: "Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, float]:
-    """Arguments of LLMDPD for one trial of the zoo's search (``train --optimize-hyperparameters``).
+    """Suggest arguments of LLMDPD for one trial of the zoo's search (``train --optimize-hyperparameters``).
 
-    :param trial: Optuna's, which suggests them.
-    :param n_actions: ignored, as the two behind it, which concern other algorithms.
+    :param trial: Optuna's trial, which suggests the values.
+    :param n_actions: ignored, like the next two, which concern other algorithms.
     :param n_envs: ignored.
     :param additional_args: ignored.
     :return: values by the name of the argument.
@@ -63,9 +61,8 @@ def sample_hyperparameters(
 def main() -> None:
     """Run a script of the zoo, which reads the rest of the command line itself."""
     if len(sys.argv) < 2 or sys.argv[1] not in SCRIPTS:
-        sys.exit(
-            f"usage: python -m sb3_llmdpd.zoo {{{','.join(SCRIPTS)}}} [arguments of the zoo's script, or --help]"
-        )
+        scripts = ",".join(SCRIPTS)
+        sys.exit(f"usage: python -m sb3_llmdpd.zoo {{{scripts}}} [arguments of the zoo's script, or --help]")
     register()
     runpy.run_module(f"rl_zoo3.{sys.argv.pop(1)}", run_name="__main__")
 

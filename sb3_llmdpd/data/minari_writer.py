@@ -274,17 +274,34 @@ def _checked_entry(entry: Mapping[str, Any], source: str) -> dict[str, Any]:
     return dict(entry)
 
 
+def episode_buffer(
+    observations: Any, actions: np.ndarray, rewards: np.ndarray, *, terminated: bool = False, **more: Any
+) -> Any:
+    """Make Minari's buffer of one whole episode.
+
+    :param observations: (T + 1, *obs_shape), or a dict of such arrays.
+    :param actions: (T, action_dim).
+    :param rewards: (T,).
+    :param terminated: mark the last step as the end of the task, else as cut off or at a time limit.
+    :param more: further arguments of the buffer, such as ``seed``.
+    :return: the buffer.
+    """
+    last = np.arange(len(actions)) == len(actions) - 1
+    return require("minari.data_collector", "all").EpisodeBuffer(
+        observations=observations,
+        actions=actions,
+        rewards=rewards,
+        terminations=last & terminated,
+        truncations=last & (not terminated),
+        **more,
+    )
+
+
 def _buffers(rows: Iterable[tuple[Episode, dict[str, Any]]], entries: list[dict[str, Any]]) -> Iterator[Any]:
     """Episodes as Minari takes them; what goes into their metadata is added to ``entries``."""
-    make = require("minari.data_collector", "all").EpisodeBuffer
     for episode, said in rows:
-        last = np.arange(len(episode)) == len(episode) - 1
-        yield make(
-            observations=episode.observations,
-            actions=episode.actions,
-            rewards=episode.rewards,
-            terminations=last & episode.terminated,
-            truncations=last & (not episode.terminated),  # at a time limit, or cut off
+        yield episode_buffer(
+            episode.observations, episode.actions, episode.rewards, terminated=episode.terminated
         )
         entries.append(said)
 

@@ -40,7 +40,7 @@ class Predicts(Protocol):
 
 
 class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Records what passes through `reset` and `step` as episodes, of a policy in training, a script or a person.
+    """Records what passes through `reset` and `step` as episodes: of a policy, a script or a person.
 
     An episode that `reset` or `close` leaves before its end is kept as one that was cut off.
     ``info["success"]`` or ``info["is_success"]`` becomes its success, and a string in ``info["goal_id"]`` its

@@ -1,4 +1,4 @@
-"""Writes episodes of Meta-World's scripted experts as Minari data sets that say what their task is."""
+"""Collects episodes of Meta-World's scripted experts into Minari data sets that say their task."""
 
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import as_completed
@@ -18,7 +18,7 @@ from sb3_llmdpd.data.metaworld.writer import read_metadata, write_dataset
 from sb3_llmdpd.data.minari import datasets_root
 
 _EPISODES_PER_JOB = 10
-"""What a process collects before it reports back."""
+"""Episodes that a process collects before it reports back."""
 
 
 def collect(
@@ -37,58 +37,47 @@ def collect(
 ) -> list[str]:
     """Record the scripted experts, one Minari data set (hdf5) a task.
 
-    An episode ends some steps after its first success, or at 500 steps; failed ones are kept and marked.
-    A data set appears when it is complete and not before, so that an interrupted collection can simply be run again: what
-    is there already, from the same recipe, is kept.
+    An episode ends some steps after its first success, or at 500 steps; failed ones are kept and marked. A
+    data set appears only when it is complete. After an interruption, the same call goes on: it keeps the data
+    sets that are there from the same recipe.
 
     :param tasks: names of tasks, see `TASKS`.
     :param n_episodes: episodes a task, failed ones included.
-    :param noise: standard deviations of the Gaussian noise on the expert's actions, taken in turns by the episodes.
+    :param noise: standard deviations of the Gaussian noise on the expert's actions; the episodes take turns.
     :param episodes_per_goal: consecutive episodes that share a goal while the object is placed anew; see
         `Recipe.episodes_per_goal` for the tasks whose goal is a part of the object.
-    :param goal_visible: whether observations hold the goal's position; the expert knows it anyway.
-    :param steps_after_success: see `Recipe`: few show how a task is done and not what to do then, which is part of the return
-        of a whole episode.
-    :param seed: of all random numbers; the result does not depend on the number of processes.
-    :param n_processes: as many as there are CPU cores by default; 1 collects in this process.
-    :param root: folder of the data sets; by default Minari's own, $MINARI_DATASETS_PATH or ~/.minari/datasets.
+    :param goal_visible: show the goal's position in the observations; the expert knows it anyway.
+    :param steps_after_success: steps of an episode after its first success. Few show how a task is done, and
+        not what to do then, which is part of the return of a whole episode.
+    :param seed: seed of all random numbers; the result does not depend on the number of processes.
+    :param n_processes: number of processes, by default one a CPU core; 1 collects in this process.
+    :param root: folder of the data sets; by default Minari's own, $MINARI_DATASETS_PATH or
+        ~/.minari/datasets.
     :param id_format: Minari id of a task's data set, with ``{task}`` in it.
-    :param progress_bar: whether to show one.
+    :param progress_bar: show a progress bar.
     :return: ids of the data sets, in the order of ``tasks``.
-    :raises ValueError: on unknown tasks, impossible numbers, and where a data set of another recipe is in the way.
+    :raises ValueError: on unknown tasks or impossible numbers, and where a data set of another recipe is in
+        the way.
     """
     if n_processes is not None and n_processes < 1:
         raise ValueError(f"`n_processes` must be at least 1, or None for one a CPU core, got {n_processes}")
     names = [task_info(task).name for task in ([tasks] if isinstance(tasks, str) else tasks)]
     if "{task}" not in id_format:
-        raise ValueError(
-            f"`id_format` must hold '{{task}}', so that every task gets its own data set, got {id_format!r}"
-        )
+        raise ValueError(f"`id_format` must hold '{{task}}', which names each data set, got {id_format!r}")
+    stds = tuple(float(std) for std in noise)
     recipes = {
         id_format.format(task=name): Recipe(
-            name,
-            n_episodes,
-            tuple(float(std) for std in noise),
-            episodes_per_goal,
-            goal_visible,
-            seed,
-            steps_after_success,
+            name, n_episodes, stds, episodes_per_goal, goal_visible, seed, steps_after_success
         )
         for name in names
     }
     _check_ids(recipes)
     folder = datasets_root(root)
-    missing = {
-        dataset_id: recipe
-        for dataset_id, recipe in recipes.items()
-        if not _is_there(folder, dataset_id, recipe)
-    }
+    missing = {name: recipe for name, recipe in recipes.items() if not _is_there(folder, name, recipe)}
+    n_missing, hidden = n_episodes * len(missing), not progress_bar or not missing
     parts: dict[str, dict[int, list[RecordedEpisode]]] = {dataset_id: {} for dataset_id in missing}
-    n_missing = n_episodes * len(missing)
     with (
-        tqdm(
-            total=n_missing, desc="collecting", unit="episode", disable=not progress_bar or not missing
-        ) as bar,
+        tqdm(total=n_missing, desc="collecting", unit="episode", disable=hidden) as bar,
         closing(_collected(missing, n_processes)) as stream,
     ):
         for dataset_id, first, episodes in stream:
@@ -101,12 +90,12 @@ def collect(
 
 
 def collected_success(ids: Sequence[str], root: str | Path | None = None) -> dict[str, float]:
-    """How often the expert succeeded, with the noise that it was recorded with.
+    """Read how often the expert succeeded, under the noise that it was recorded with.
 
     :param ids: ids that `collect` returned.
-    :param root: as in `collect`.
+    :param root: folder of the data sets, as in `collect`.
     :return: share of successful episodes by task name, in [0, 1].
-    :raises ValueError: when an id was not written by `collect`.
+    :raises ValueError: when `collect` did not write one of the data sets.
     """
     rates = {}
     for dataset_id in ids:
@@ -124,39 +113,38 @@ def _check_ids(ids: Iterable[str]) -> None:
             parse(dataset_id)
         except (ValueError, TypeError) as error:  # a TypeError where the version is missing
             raise ValueError(
-                f"`id_format` gives {dataset_id!r}, which is no Minari id: write it as 'namespace/{{task}}-v0', of letters,"
-                " digits, '-' and '_'"
+                f"`id_format` gives {dataset_id!r}, which is no Minari id: write it as"
+                f" 'namespace/{{task}}-v0', of letters, digits, '-' and '_'"
             ) from error
 
 
 def _is_there(folder: Path, dataset_id: str, recipe: Recipe) -> bool:
-    """Whether the very data set stands there already; another one in its place is refused."""
+    """Tell if this data set is there already, and refuse another one in its place."""
     metadata = read_metadata(folder, dataset_id)
     if metadata is None:
         return False
     there, asked = metadata.get("recipe"), recipe.as_json()
     if there == asked:
         return True
+    reasons = ["`collect` did not write it"]
     if isinstance(there, dict):
-        differences = ", ".join(f"{key} {there.get(key)!r} there, {value!r} asked" for key, value in asked.items()
-                                if there.get(key) != value)  # fmt: skip
-    else:
-        differences = "`collect` did not write it"
+        differing = [(key, there.get(key), value) for key, value in asked.items() if there.get(key) != value]
+        reasons = [f"{key} {old!r} there, {new!r} asked" for key, old, new in differing]
     raise ValueError(
-        f"another data set {dataset_id!r} is already in {folder} ({differences}). Delete {folder / dataset_id}, choose another"
-        " `root` or `id_format`, or collect with the recipe that is there"
+        f"another data set {dataset_id!r} is already in {folder} ({', '.join(reasons)}). Delete"
+        f" {folder / dataset_id}, choose another `root` or `id_format`, or collect with the recipe that is"
+        " there"
     )
 
 
 def _collected(
     recipes: dict[str, Recipe], n_processes: int | None
 ) -> Generator[tuple[str, int, list[RecordedEpisode]]]:
-    """Parts of the data sets as they come: id, index of the first episode, episodes."""
+    """Yield parts of the data sets as they are ready: id, index of the first episode, episodes."""
     jobs = [
-        (dataset_id, first, min(first + length, recipe.n_episodes))
+        (dataset_id, first, min(first + _EPISODES_PER_JOB, recipe.n_episodes))
         for dataset_id, recipe in recipes.items()
-        for length in [max(1, _EPISODES_PER_JOB // recipe.episodes_per_goal) * recipe.episodes_per_goal]
-        for first in range(0, recipe.n_episodes, length)
+        for first in range(0, recipe.n_episodes, _EPISODES_PER_JOB)
     ]
     n_processes = min(len(jobs), n_cores() if n_processes is None else n_processes)
     if n_processes <= 1:

@@ -1,9 +1,9 @@
-"""A Meta-World task as a plain Gymnasium environment that really seeds, speaks float32 and says what its task is."""
+"""A Meta-World task as a plain Gymnasium environment that obeys seeds, gives float32 and says its task."""
 
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ctypes.util import find_library
 from functools import partial
 from typing import Any
@@ -16,31 +16,29 @@ from sb3_llmdpd.common.optional import require
 from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.data.metaworld.simulator import make_simulator
 from sb3_llmdpd.data.metaworld.tasks import task_info
+from sb3_llmdpd.networks.metaworld_layout import GOAL, NOW, PREVIOUS, SHAPE
 
 HORIZON = 500
 """Steps after which an episode is truncated, as in Meta-World's own benchmarks."""
 
-GOAL = slice(36, 39)
-"""Where the goal's position stands in an observation."""
-
 _MAX_DRAWS = 1_000
-"""Placements to draw before giving up; the simulator refuses those whose object is too near to its goal."""
+"""Limit of draws for one placement; the simulator refuses those whose object is too near to its goal."""
 
 
 class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
     """One task of Meta-World, goal and placement drawn at every reset.
 
-    It holds the simulator's environment instead of wrapping it: Stable-Baselines3 would take a wrapped one for a
-    goal-conditioned environment, and the simulator's own ``reset`` ignores its seed.
+    It holds the simulator's environment instead of wrapping it: Stable-Baselines3 would take a wrapped one
+    for a goal-conditioned environment, and the simulator's own ``reset`` ignores its seed.
 
-    Observation: hand, gripper and two objects now (18 numbers) and one step ago (18), then the goal's position (3).
-    ``info`` has what the simulator reports, with ``success`` of this very step, and beside it ``is_success`` (success at
-    any step so far) and ``task_text``.
+    An observation holds hand, gripper and two objects now (18 numbers) and one step ago (18), and the goal's
+    position (3). ``info`` holds the simulator's report, with ``success`` of this very step, ``is_success``
+    (success at any step so far) and ``task_text``.
 
-    :param task: name, see `tasks.TASKS`.
-    :param seed: of the first episodes; ``reset(seed=...)`` seeds again.
-    :param goal_visible: whether the last three entries of an observation are the goal's position, or zeros.
-    :param task_text: the sentence in ``info``; the task's canonical one by default.
+    :param task: name of the task, a key of `tasks.TASKS`.
+    :param seed: seed of the first episodes; ``reset(seed=...)`` seeds again.
+    :param goal_visible: show the goal's position in the last three entries of an observation, else zeros.
+    :param task_text: sentence in ``info``; the task's canonical one by default.
     :param max_episode_steps: steps until truncation. The simulator never terminates.
     :param render_mode: None or ``"rgb_array"``.
     :param image_size: width and height of a rendered frame, in pixels.
@@ -65,12 +63,11 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
             raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
         self.task_info = task_info(task)
         self.task_name = self.task_info.name
-        self.task_text = (
-            self.task_info.text if task_text is None else check_texts(task_text, "`task_text`")[0]
-        )
+        sentence = self.task_info.text if task_text is None else task_text
+        self.task_text = check_texts(sentence, "`task_text`")[0]
         self.goal_visible = goal_visible
         self.render_mode = render_mode
-        self.observation_space = spaces.Box(-np.inf, np.inf, (39,), np.float32)
+        self.observation_space = spaces.Box(-np.inf, np.inf, SHAPE, np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.simulator = make_simulator(self.task_info.env_id, max_episode_steps, render_mode, image_size)
         self.layout = np.zeros(0)
@@ -89,14 +86,14 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode with a new goal and placement.
 
-        :param seed: seeds goal and placement of this and the following episodes; None goes on from where they are.
+        :param seed: seed of goal and placement from this episode on; None continues the last seed.
         :param options: ``{"layout": env.layout}`` repeats an earlier episode's goal and placement;
-            ``{"goal_of": env.layout}`` keeps its goal and places the object anew (where the task's goal is not separate
-            from its object, see `TaskInfo.goal_separate`, it repeats both). In place of the layout, ``goal_of`` takes the
-            goal's identifier (see `goal_id`), as recorded episodes have it: `Episode.goal`.
+            ``{"goal_of": env.layout}`` keeps its goal and places the object anew (it repeats both where the
+            goal is not separate from the object, see `TaskInfo.goal_separate`). ``goal_of`` also takes the
+            goal's identifier (see `goal_id`) that recorded episodes have: `Episode.goal`.
         :return: observation (39,), float32, and info.
-        :raises ValueError: on an unknown option, a goal of another task, or a layout of another shape or one that the
-            simulator refuses.
+        :raises ValueError: on an unknown option, a goal of another task, or a layout of another shape or one
+            that the simulator refuses.
         """
         options = dict(options or {})
         if isinstance(options.get("goal_of"), str):
@@ -105,7 +102,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         draw = self._placement(options)
         simulator = self.simulator
         simulator.curr_path_length = 0
-        # A first pass, without moving the hand, finds a layout that the simulator's own distance rule accepts.
+        # A first pass, without moving the hand, finds a layout that the simulator's distance rule accepts.
         simulator._freeze_rand_vec = False
         simulator._get_state_rand_vec = draw
         simulator._reset_hand = partial(type(simulator)._reset_hand, simulator, 0)
@@ -113,22 +110,22 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
             simulator.reset_model()
         finally:
             del simulator._get_state_rand_vec, simulator._reset_hand
-        # The second pass shows that layout: bodies are placed before their poses are computed, so that a first pass alone
-        # would leave the former episode's poses in the observation. This is the simulator's `reset` less its first pass.
+        # The second pass, which is the simulator's `reset` less its first pass, shows that layout. Bodies are
+        # placed before their poses are computed: a first pass alone would leave the former episode's poses.
         simulator._freeze_rand_vec = True
         simulator._last_rand_vec = self.layout
         observation, _ = require("gymnasium.envs.mujoco", "metaworld").MujocoEnv.reset(simulator)
-        observation[18:36] = observation[:18]
-        simulator._prev_obs = observation[:18].copy()
+        observation[PREVIOUS] = observation[NOW]
+        simulator._prev_obs = observation[NOW].copy()
         self._succeeded = False
         return self._seen(observation), {"success": 0.0, "is_success": False, "task_text": self.task_text}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move the hand and the gripper.
 
-        :param action: (4,), in [-1, 1]: the hand's displacement in units of 1 cm, and the gripper's effort. Clipped.
+        :param action: (4,), clipped to [-1, 1]: the hand's displacement in cm, and the gripper's effort.
         :return: observation, reward (0 to 10), terminated (always False), truncated, info.
-        :raises ValueError: on a wrong shape, NaN, or a step behind the truncation.
+        :raises ValueError: on a wrong shape, NaN, or a step after the truncation.
         """
         action = np.asarray(action, np.float32)
         if action.shape != (4,) or not np.isfinite(action).all():
@@ -139,9 +136,9 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         return self._seen(observation), float(reward), terminated, truncated, info
 
     def expert_action(self, observation: np.ndarray) -> np.ndarray:
-        """What Meta-World's scripted expert does; it knows the goal, whether the observation shows it or not.
+        """Ask Meta-World's scripted expert, which knows the goal even where the observation does not show it.
 
-        :param observation: (39,), of this environment's current step.
+        :param observation: (39,), observation of this environment's current step.
         :return: (4,), float32, clipped to [-1, 1] as the simulator does.
         """
         if self._expert is None:
@@ -166,12 +163,13 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         if renderer.viewer is None and sys.platform == "linux" and find_library("EGL"):
             os.environ.setdefault("MUJOCO_GL", "egl")  # it needs no display
         try:
-            # All environments of a process draw into the context that was made last, unless their own is made current.
+            # All environments of a process draw into the context made last, unless their own is made current.
             renderer._get_viewer(self.render_mode).make_context_current()
         except Exception as error:  # each GL library, where it lacks something, raises an error of its own
             raise RuntimeError(
-                "cannot render: no working GL library was found. On Debian or Ubuntu install libegl1 and libgl1-mesa-dri, or"
-                " name another backend with the environment variable MUJOCO_GL (egl, osmesa or glfw)"
+                "cannot render: no working GL library was found. On Debian or Ubuntu install libegl1 and"
+                " libgl1-mesa-dri, or name another backend with the environment variable MUJOCO_GL (egl,"
+                " osmesa or glfw)"
             ) from error
         image: np.ndarray = renderer.render(self.render_mode)
         return np.ascontiguousarray(image[::-1, ::-1])  # the camera hangs upside down
@@ -187,13 +185,11 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         return observation
 
     def _layout_of(self, goal: str) -> np.ndarray | None:
-        """The layout that a goal was first drawn in; None where all scenes of the task have that goal."""
-        task, _, seed = goal.partition("/")
-        fits = seed.isdecimal() if self.task_info.goal_separate else goal == self.task_name
-        if task != self.task_name or not fits:
-            raise ValueError(
-                f"{goal!r} is no goal of {self.task_name!r}, whose goals are like {goal_id(self.task_name, 7)!r}"
-            )
+        """Find the layout that a goal was first drawn in, None where all scenes of the task have it."""
+        task, (named, _, seed) = self.task_name, goal.partition("/")
+        fits = seed.isdecimal() if self.task_info.goal_separate else goal == task
+        if named != task or not fits:
+            raise ValueError(f"{goal!r} is no goal of {task!r}, whose goals are like {goal_id(task, 7)!r}")
         if not seed:
             return None
         before = self.np_random
@@ -202,9 +198,8 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         return self.layout
 
     def _placement(self, options: dict[str, Any]) -> Callable[[], np.ndarray]:
-        """What the simulator asks for its random numbers, until it accepts them."""
-        fixed = options.pop("layout", None)
-        goal_of = options.pop("goal_of", None)
+        """Make the function that the simulator asks for random numbers until it accepts them."""
+        task, fixed, goal_of = self.task_name, options.pop("layout", None), options.pop("goal_of", None)
         if options:
             raise ValueError(f"unknown reset options {sorted(options)}: use 'layout' or 'goal_of'")
         if goal_of is not None and not self.task_info.goal_separate:
@@ -212,36 +207,29 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         space = self.simulator._random_reset_space
         for given in (fixed, goal_of):
             if given is not None and np.shape(given) != space.shape:
-                raise ValueError(
-                    f"a layout of {self.task_name!r} has shape {space.shape}, got {np.shape(given)}"
-                )
-        n_draws = 0
+                raise ValueError(f"a layout of {task!r} has shape {space.shape}, got {np.shape(given)}")
 
-        def draw() -> np.ndarray:
-            nonlocal n_draws
-            n_draws += 1
-            if n_draws > (1 if fixed is not None else _MAX_DRAWS):
-                raise ValueError(
-                    f"{self.task_name!r} refuses this layout: its object is too near to its goal"
-                )
-            if fixed is not None:
-                self.layout = np.array(fixed, np.float64)
-            else:
-                self.layout = self.np_random.uniform(space.low, space.high)
-                if goal_of is not None:
-                    self.layout[3:] = goal_of[3:]
-            return self.layout
+        def layouts() -> Iterator[np.ndarray]:
+            for _ in range(_MAX_DRAWS if fixed is None else 1):
+                if fixed is not None:
+                    self.layout = np.array(fixed, np.float64)
+                else:
+                    self.layout = self.np_random.uniform(space.low, space.high)
+                    if goal_of is not None:
+                        self.layout[3:] = goal_of[3:]
+                yield self.layout
+            raise ValueError(f"{task!r} refuses this layout: its object is too near to its goal")
 
-        return draw
+        return partial(next, layouts())
 
 
 def goal_id(task: str, seed: int) -> str:
-    """Identifier of a goal.
+    """Name a goal.
 
     :param task: name of the task.
-    :param seed: of the reset that first drew the goal.
-    :return: the task's name and the seed, from which the goal can be drawn again; the name alone where the goal is a part of
-        the object: all scenes of such a task ask for the same of it.
+    :param seed: seed of the reset that first drew the goal.
+    :return: the task's name and the seed, from which the goal can be drawn again. The name alone where the
+        goal is a part of the object: all scenes of such a task share their goal.
     """
     return f"{task}/{seed}" if task_info(task).goal_separate else task
 

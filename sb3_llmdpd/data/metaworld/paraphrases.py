@@ -1,4 +1,4 @@
-"""Phrasings of the Meta-World tasks for the test alone: no data set ever holds them, so no policy was trained on them."""
+"""Phrasings of the Meta-World tasks for tests alone: no data set holds them, so no policy trains on them."""
 
 PARAPHRASES: dict[str, tuple[str, str]] = {
     "assembly": ("fit the wrench's eye over the post", "mount the nut on the peg that stands up"),

@@ -1,4 +1,4 @@
-"""Runs a scripted expert of Meta-World for one episode, exactly as a recipe says."""
+"""Runs a scripted expert of Meta-World for one episode as a recipe says."""
 
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,18 +14,19 @@ from sb3_llmdpd.data.metaworld.tasks import TaskInfo, task_info
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what a collected data set holds: the same recipe collects the same episodes.
+    """Full description of a data set to collect: the same recipe collects the same episodes.
 
     :param task: name of the task.
-    :param n_episodes: episodes, failed ones included.
-    :param noise: standard deviations of the Gaussian noise on the expert's actions, in the actions' own units. What is
-        executed and recorded is clip(expert + noise, -1, 1). Episode i has ``noise[i % len(noise)]``.
-    :param episodes_per_goal: consecutive episodes that share their goal, where the task's goal is separate from its object.
-        Else every episode has a scene of its own: the same one twice could be solved by copying.
-    :param goal_visible: whether the observations hold the goal.
-    :param seed: of all random numbers.
-    :param steps_after_success: how many steps of an episode follow its first success; 500 or more record every episode to
-        its end.
+    :param n_episodes: number of episodes, failed ones included.
+    :param noise: standard deviations of the Gaussian noise on the expert's actions, in the actions' own
+        units. The executed and recorded action is clip(expert + noise, -1, 1). Episode i has ``noise[i %
+        len(noise)]``.
+    :param episodes_per_goal: number of consecutive episodes that share a goal, where the task's goal is
+        separate from its object. Else every episode has a scene of its own: copying would solve a repeated
+        one.
+    :param goal_visible: show the goal in the observations.
+    :param seed: seed of all random numbers.
+    :param steps_after_success: steps of an episode after its first success; 500 or more record all of it.
     :raises ValueError: on numbers that make no data set.
     """
 
@@ -38,14 +39,13 @@ class Recipe:
     steps_after_success: int = STEPS_AFTER_SUCCESS
 
     def __post_init__(self) -> None:
+        numbers = f"got {self.n_episodes} and {self.episodes_per_goal}"
         if self.n_episodes < 1 or self.episodes_per_goal < 1:
-            raise ValueError(
-                f"`n_episodes` and `episodes_per_goal` must be at least 1, got {self.n_episodes} and {self.episodes_per_goal}"
-            )
+            raise ValueError(f"`n_episodes` and `episodes_per_goal` must be at least 1, {numbers}")
         if self.n_episodes % self.episodes_per_goal:
             raise ValueError(
                 "`n_episodes` must be a multiple of `episodes_per_goal`, so that every goal gets as many,"
-                f" got {self.n_episodes} and {self.episodes_per_goal}"
+                f" {numbers}"
             )
         if not self.noise or not all(np.isfinite(std) and std >= 0 for std in self.noise):
             raise ValueError(
@@ -57,11 +57,11 @@ class Recipe:
 
     @property
     def info(self) -> TaskInfo:
-        """The task it collects."""
+        """The task that it collects."""
         return task_info(self.task)
 
     def as_json(self) -> dict[str, Any]:
-        """What is written beside the data, and compared when it is collected again."""
+        """Recipe and software as JSON, to write into a data set and to compare with it later."""
         return {
             **asdict(self),
             "noise": list(self.noise),
@@ -71,10 +71,9 @@ class Recipe:
         }
 
     def episode_seed(self, episode: int) -> int:
-        """Seed of one episode, whatever else is collected and by however many processes."""
-        return int(
-            np.random.SeedSequence([self.seed, crc32(self.task.encode()), episode]).generate_state(1)[0]
-        )
+        """Seed of one episode, which depends on nothing else that is collected."""
+        entropy = [self.seed, crc32(self.task.encode()), episode]
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +84,9 @@ class RecordedEpisode:
     :param actions: (T, 4), float32, in [-1, 1].
     :param rewards: (T,), raw.
     :param successes: (T + 1,), success as the simulator reported it; 0 at the reset.
-    :param seed: of the environment and the noise.
+    :param seed: seed of the environment and the noise.
     :param noise: standard deviation of the action noise.
-    :param goal_id: shared by the episodes of the same goal, see `envs.goal_id`.
+    :param goal_id: name of the goal, see `envs.goal_id`.
     """
 
     observations: np.ndarray
@@ -105,28 +104,26 @@ class RecordedEpisode:
 
 
 def record_episode(env: MetaWorldEnv, recipe: Recipe, episode: int) -> RecordedEpisode:
-    """Run the expert once, until as long after its first success as the recipe says, or the step limit.
+    """Run the expert once, to as many steps after its first success as the recipe says, or the step limit.
 
     :param env: environment of the recipe's task.
-    :param recipe: what to collect.
-    :param episode: index of the episode in its data set; it decides seed, noise and goal.
-    :return: what happened.
+    :param recipe: description of the data set.
+    :param episode: index of the episode in its data set, which decides seed, noise and goal.
+    :return: the episode.
     """
-    seed, goal_seed = (
-        recipe.episode_seed(index) for index in (episode, episode - episode % recipe.episodes_per_goal)
-    )
+    seed = recipe.episode_seed(episode)
+    goal_seed = recipe.episode_seed(episode - episode % recipe.episodes_per_goal)
     goal = goal_id(recipe.task, goal_seed)
     observation, _ = env.reset(seed=seed, options=None if seed == goal_seed else {"goal_of": goal})
     std = recipe.noise[episode % len(recipe.noise)]
-    rng = np.random.default_rng([seed, 1])  # another stream than the one that the placement came from
+    rng = np.random.default_rng([seed, 1])  # another stream than that of the placement
     observations, successes = [observation], [0.0]
     actions: list[np.ndarray] = []
     rewards: list[float] = []
     end = HORIZON
     while len(actions) < end:
-        action = np.clip(env.expert_action(observation) + std * rng.standard_normal(4), -1.0, 1.0).astype(
-            np.float32
-        )
+        noisy = env.expert_action(observation) + std * rng.standard_normal(4)
+        action = np.clip(noisy, -1.0, 1.0).astype(np.float32)
         observation, reward, _, _, info = env.step(action)
         observations.append(observation)
         actions.append(action)
@@ -135,11 +132,11 @@ def record_episode(env: MetaWorldEnv, recipe: Recipe, episode: int) -> RecordedE
         if info["success"] and end == HORIZON:
             end = min(HORIZON, len(actions) + recipe.steps_after_success)
     return RecordedEpisode(
-        observations=np.stack(observations),
-        actions=np.stack(actions),
-        rewards=np.array(rewards, np.float32),
-        successes=np.array(successes, np.float32),
-        seed=seed,
+        np.stack(observations),
+        np.stack(actions),
+        np.array(rewards, np.float32),
+        np.array(successes, np.float32),
+        seed,
         noise=std,
         goal_id=goal,
     )

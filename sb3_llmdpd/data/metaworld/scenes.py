@@ -1,4 +1,4 @@
-"""What Meta-World's scenes leave open: which task is meant, where two begin alike, and where the goal is, if it moves.
+"""Measures what Meta-World's scenes leave open: the task, where two begin alike, and a goal that moves.
 
 ``python -m sb3_llmdpd.data.metaworld.scenes`` measures `SHARED_SCENES`, `EXPERT_STEPS`, and which goals move
 (`TaskInfo.goal_moves`).
@@ -7,8 +7,10 @@
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import scipy
@@ -17,13 +19,14 @@ from sb3_llmdpd.data.metaworld.envs import MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import TASKS
 
 RESOLUTION = 2e-3
-"""An entry that varies by less than this over both tasks, in metres, tells nothing that a policy could act on."""
+"""Metres. An entry that varies by less over both tasks tells nothing that a policy could act on."""
 
 SIGNIFICANCE = 0.01
 """Chance of calling two tasks different that are not."""
 
 GOAL_DISTANCE = 0.06
-"""Metres. Success forgives 0.05 to 0.07 in most tasks: goals that are nearer to each other on average are one goal."""
+"""Metres. Success forgives 0.05 to 0.07 in most tasks: goals that are nearer to each other on average are one
+goal."""
 
 _EXPERT_STEPS = 300
 
@@ -33,9 +36,9 @@ class SharedScenes:
     """Two tasks that begin alike.
 
     :param tasks: names of the two.
-    :param goal_visible: whether they do so although the observation shows the goal.
-    :param exclusive: those of the two in whose scenes the other's expert, doing its own task, did not once do this one too:
-        there, what is done says what was understood.
+    :param goal_visible: True when they begin alike although the observation shows the goal.
+    :param exclusive: those of the two that the other's expert, in their scenes, never did by chance: there,
+        what is done shows what was understood.
     """
 
     tasks: tuple[str, str]
@@ -61,8 +64,8 @@ SHARED_SCENES: tuple[SharedScenes, ...] = (
     SharedScenes(("push-wall", "reach"), goal_visible=False, exclusive=("push-wall", "reach")),
     SharedScenes(("stick-pull", "stick-push"), goal_visible=False, exclusive=("stick-pull",)),
 )
-"""Measured with Meta-World 3.1.1, 20 resets and 10 episodes of each expert in the other's scenes. Walls are not in the
-observation."""
+"""Measured with Meta-World 3.1.1, 20 resets and 10 episodes of each expert in the other's scenes.
+Observations do not show walls."""
 
 
 EXPERT_STEPS: dict[str, int] = {
@@ -77,53 +80,51 @@ EXPERT_STEPS: dict[str, int] = {
     "reach": 46,
     "stick-pull": 109,
 }
-"""Steps that the tasks which are exclusive in a pair take their experts, measured likewise, see `expert_steps`."""
+"""`expert_steps` of the tasks that are exclusive in a pair, measured likewise."""
 
 
 def first_observations(
     task: str, n_resets: int = 20, *, goal_visible: bool = True, seed: int = 0
 ) -> np.ndarray:
-    """What is seen at the beginning of episodes.
+    """Observe the beginning of episodes.
 
-    :param task: name.
-    :param n_resets: how many.
-    :param goal_visible: whether the observation shows the goal.
-    :param seed: of the scenes.
+    :param task: name of the task.
+    :param n_resets: number of episodes.
+    :param goal_visible: show the goal in the observations.
+    :param seed: seed of the scenes.
     :return: (n_resets, 39).
     """
-    env = MetaWorldEnv(task, goal_visible=goal_visible)
-    rows = [env.reset(seed=seed if i == 0 else None)[0] for i in range(n_resets)]
-    env.close()
-    return np.stack(rows)
+    with closing(MetaWorldEnv(task, seed=seed, goal_visible=goal_visible)) as env:
+        return np.stack([env.reset()[0] for _ in range(n_resets)])
 
 
 def mean_goal_distance(task: str, n_resets: int = 40, seed: int = 0) -> float:
-    """How far from each other the goals of two scenes are, on average.
+    """Measure the mean distance between the goals of two scenes.
 
-    :param task: name.
-    :param n_resets: scenes, at least 2.
-    :param seed: of the scenes.
+    :param task: name of the task.
+    :param n_resets: number of scenes, at least 2.
+    :param seed: seed of the scenes.
     :return: metres.
     """
-    env = MetaWorldEnv(task)
     goals = []
-    for i in range(n_resets):
-        env.reset(seed=seed if i == 0 else None)
-        goals.append(env.simulator._target_pos.copy())
-    env.close()
+    with closing(MetaWorldEnv(task, seed=seed)) as env:
+        for _ in range(n_resets):
+            env.reset()
+            goals.append(env.simulator._target_pos.copy())
     return float(np.mean(scipy.spatial.distance.pdist(np.stack(goals))))
 
 
 def can_be_told_apart(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether any single entry tells two samples of observations apart.
+    """Tell if any single entry tells two samples of observations apart.
 
-    It does where it varies by more than `RESOLUTION` and its ranges do not overlap, or where the two-sample test of
-    Kolmogorov and Smirnov says that its values have different distributions, at `SIGNIFICANCE` over all entries together.
-    What only several entries together would tell is not looked for.
+    An entry does when it varies by more than `RESOLUTION` and its ranges do not overlap, or when the
+    two-sample test of Kolmogorov and Smirnov says that its values have different distributions, at
+    `SIGNIFICANCE` over all entries together. Differences that only several entries together would show are
+    not looked for.
 
     :param one: (n, obs_dim).
     :param other: (m, obs_dim).
-    :return: whether.
+    :return: True when one does.
     """
     both = np.concatenate([one, other])
     telling = np.ptp(both, axis=0) > RESOLUTION
@@ -139,14 +140,14 @@ def can_be_told_apart(one: np.ndarray, other: np.ndarray) -> bool:
 def expert_success(
     task: str, expert_of: str, n_episodes: int = 10, *, goal_visible: bool = True, seed: int = 0
 ) -> float:
-    """How often a task is done by an expert that wants to do another one.
+    """Measure how often an expert that wants to do another task does this one.
 
-    :param task: whose scenes are played, and whose success counts.
-    :param expert_of: the task whose expert acts.
-    :param n_episodes: how many.
-    :param goal_visible: whether the expert goes for the goal of the scene; else for one of its own task, as a policy does that
-        cannot see the scene's.
-    :param seed: of the scenes.
+    :param task: task whose scenes are played, and whose success counts.
+    :param expert_of: task whose expert acts.
+    :param n_episodes: number of episodes.
+    :param goal_visible: let the expert go for the goal of the scene, else for one of its own task, as a
+        policy does that cannot see the scene's.
+    :param seed: seed of the scenes.
     :return: share of the episodes with a success, in [0, 1].
     """
     first = _first_successes(task, expert_of, n_episodes, goal_visible=goal_visible, seed=seed)
@@ -154,11 +155,11 @@ def expert_success(
 
 
 def expert_steps(task: str, n_episodes: int = 10, seed: int = 0) -> int:
-    """How many steps a task takes its own expert.
+    """Measure how many steps a task takes its own expert.
 
-    :param task: name.
-    :param n_episodes: how many.
-    :param seed: of the scenes.
+    :param task: name of the task.
+    :param n_episodes: number of episodes.
+    :param seed: seed of the scenes.
     :return: median over the episodes that succeed.
     """
     first = _first_successes(task, task, n_episodes, goal_visible=True, seed=seed)
@@ -166,13 +167,13 @@ def expert_steps(task: str, n_episodes: int = 10, seed: int = 0) -> int:
 
 
 def soon(task: str, first_successes: Sequence[int | None]) -> tuple[bool, ...]:
-    """Which successes came within twice the steps that the task takes its expert.
+    """Find the successes within twice the steps that the task takes its expert.
 
-    Nothing ends an episode when another task than the scene's is done. Who turns a handle as told and goes on may turn it
-    back, much later: such a success says nothing about what was understood.
+    Nothing ends an episode when another task than the scene's is done. A policy that turns a handle as told
+    and goes on may turn it back, much later: such a success says nothing about what was understood.
 
-    :param task: whose success it was.
-    :param first_successes: index of each episode's first successful step; None where there was none.
+    :param task: task of the success.
+    :param first_successes: index of each episode's first successful step, None where there was none.
     :return: one for each; where the expert's steps were not measured (`EXPERT_STEPS`), every success counts.
     """
     limit = 2 * EXPERT_STEPS[task] if task in EXPERT_STEPS else math.inf
@@ -182,11 +183,12 @@ def soon(task: str, first_successes: Sequence[int | None]) -> tuple[bool, ...]:
 def _first_successes(
     task: str, expert_of: str, n_episodes: int, *, goal_visible: bool, seed: int
 ) -> list[int | None]:
-    env, own = MetaWorldEnv(task), MetaWorldEnv(expert_of)
+    # with the same seed both goals would lie alike
+    env, own = MetaWorldEnv(task, seed=seed), MetaWorldEnv(expert_of, seed=seed + 1)
     found: list[int | None] = []
-    for episode in range(n_episodes):
-        observation, _ = env.reset(seed=seed if episode == 0 else None)
-        own.reset(seed=seed + 1 if episode == 0 else None)  # with the same seed both goals would lie alike
+    for _ in range(n_episodes):
+        observation, _ = env.reset()
+        own.reset()
         if goal_visible:
             own.simulator._target_pos = env.simulator._target_pos
         found.append(None)
@@ -195,8 +197,8 @@ def _first_successes(
             if info["is_success"]:
                 found[-1] = step
                 break
-    for used in (env, own):
-        used.close()
+    env.close()
+    own.close()
     return found
 
 
@@ -205,25 +207,23 @@ def shared_scenes(
 ) -> list[SharedScenes]:
     """Measure which pairs of tasks begin in scenes that cannot be told apart.
 
-    :param tasks: names.
-    :param n_resets: of each task, see `can_be_told_apart`.
-    :param n_episodes: of each expert in the scenes of the other.
-    :param seed: of the scenes.
-    :return: the pairs; one that begins alike with the goal visible does so with the goal hidden, too, and is named once.
+    :param tasks: names of tasks.
+    :param n_resets: episodes of each task that `can_be_told_apart` compares.
+    :param n_episodes: episodes of each expert in the scenes of the other.
+    :param seed: seed of the scenes.
+    :return: the pairs, each once: one that begins alike with the goal visible does so with the goal hidden,
+        too.
     """
     found: list[SharedScenes] = []
     for goal_visible in (True, False):
-        first = {
-            task: first_observations(task, n_resets, goal_visible=goal_visible, seed=seed) for task in tasks
-        }
+        shown: dict[str, Any] = {"goal_visible": goal_visible, "seed": seed}
+        first = {task: first_observations(task, n_resets, **shown) for task in tasks}
         for one, other in combinations(tasks, 2):
             known = any(pair.tasks == (one, other) for pair in found)
             if not known and not can_be_told_apart(first[one], first[other]):
                 both_ways = ((one, other), (other, one))
                 exclusive = tuple(
-                    task
-                    for task, acts in both_ways
-                    if expert_success(task, acts, n_episodes, goal_visible=goal_visible, seed=seed) == 0
+                    task for task, acts in both_ways if expert_success(task, acts, n_episodes, **shown) == 0
                 )
                 found.append(SharedScenes((one, other), goal_visible, exclusive))
     return found
@@ -236,6 +236,5 @@ if __name__ == "__main__":
         sys.stdout.write(f"    {task!r}: {expert_steps(task)},\n")
     for info in TASKS.values():
         if info.goal_separate:
-            sys.stdout.write(
-                f"    {info.name}: goals are {mean_goal_distance(info.name):.3f} m from each other\n"
-            )
+            distance = mean_goal_distance(info.name)
+            sys.stdout.write(f"    {info.name}: goals are {distance:.3f} m from each other\n")

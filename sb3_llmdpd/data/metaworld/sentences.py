@@ -1,7 +1,7 @@
-"""What each Meta-World task asks, in several phrasings, checked against the simulator.
+"""Sentences of the Meta-World tasks in several phrasings, checked against the simulator.
 
-Left and right, towards and away, are the robot's own: it faces the table, +x is to its right and +y is away from it.
-Clockwise is seen from above for what turns flat on the table, and from the robot's side for the lock on the door.
+Left and right, towards and away, are the robot's: it faces the table, +x is to its right, +y away from it.
+Clockwise is seen from above for what turns flat on the table, and from the robot's side for the door's lock.
 """
 
 SENTENCES: dict[str, tuple[str, ...]] = {

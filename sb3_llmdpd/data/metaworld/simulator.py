@@ -1,4 +1,4 @@
-"""Makes Meta-World's own environment of a task, with two of its methods made fast: what they give is the same."""
+"""Makes Meta-World's own environment of a task, with faster versions of two methods that give the same."""
 
 import copy
 from functools import cache
@@ -12,8 +12,8 @@ _CAMERA = "corner2"
 _CAMERA_POSITION = (0.75, 0.075, 0.7)
 
 _models: dict[tuple[str, int, int], Any] = {}
-"""The model that was compiled last, as it came from the compiler, by its file and the size of a frame. Those who ask for many
-environments ask for them task by task."""
+"""Model that was compiled last, as it came from the compiler, by its file and the size of a frame. One is
+enough: many environments are made task by task."""
 
 
 def make_simulator(env_id: str, max_episode_steps: int, render_mode: str | None, image_size: int) -> Any:
@@ -28,8 +28,8 @@ def make_simulator(env_id: str, max_episode_steps: int, render_mode: str | None,
     make = _made_fast(require("metaworld.env_dict", "metaworld").ENV_CLS_MAP[env_id])
     simulator = make(render_mode=render_mode, camera_name=_CAMERA, width=image_size, height=image_size)
     simulator.max_path_length = max_episode_steps
-    # What `set_task` does, without a task: the goal stands in every observation, and the bounds that the simulator clips
-    # observations to are computed again to hold it.
+    # As `set_task` does, without a task: every observation holds the goal, and the bounds that the simulator
+    # clips observations to are computed again to hold it.
     simulator._set_task_called = True
     simulator._partially_observable = False
     simulator.__dict__.pop("sawyer_observation_space", None)
@@ -37,16 +37,14 @@ def make_simulator(env_id: str, max_episode_steps: int, render_mode: str | None,
     if render_mode is not None:
         camera = simulator.model.camera(_CAMERA)
         camera.pos[:] = _CAMERA_POSITION
-        simulator.model.vis.quality.offsamples = (
-            0  # no anti-aliasing and no shadows: 15 times faster without a GPU
-        )
-        simulator.model.vis.quality.shadowsize = 0
+        # no anti-aliasing and no shadows: 15 times faster without a GPU
+        simulator.model.vis.quality.offsamples = simulator.model.vis.quality.shadowsize = 0
     return simulator
 
 
 @cache
 def _made_fast(simulator_class: Any) -> Any:
-    """The same class, but a task's model is compiled once, and contacts are looked through as arrays."""
+    """Derive a class that compiles a task's model once, and looks through contacts as arrays."""
 
     def initialize_simulation(self: Any) -> tuple[Any, Any]:
         key = (self.fullpath, self.width, self.height)
@@ -61,11 +59,12 @@ def _made_fast(simulator_class: Any) -> Any:
 
 
 def touching_object(simulator: Any, object_geom_id: int) -> bool:
-    """Whether both pads of the gripper press on an object. The simulator's own method visits each contact twice in Python.
+    """Tell if both pads of the gripper press on an object. The simulator's method visits each contact twice
+    in Python.
 
     :param simulator: an environment of Meta-World.
     :param object_geom_id: the object's geometry.
-    :return: whether the forces of either pad's contacts with it add up to more than 0.
+    :return: True when, for either pad, the forces of its contacts with the object add up to more than 0.
     """
     data = simulator.data
     pairs = data.contact.geom  # (n_contacts, 2)

@@ -7,29 +7,24 @@ from dataclasses import dataclass
 from sb3_llmdpd.data.metaworld.paraphrases import PARAPHRASES
 from sb3_llmdpd.data.metaworld.sentences import SENTENCES
 
-# Where the simulator draws the object apart from the goal. In the other tasks the goal is a part of the object (a drawer and
-# its open position), or the object always lies in the same place.
+# Tasks whose object the simulator draws apart from the goal. In the others, the goal is a part of the object
+# (a drawer and its open position), or the object always lies in the same place.
 _GOAL_SEPARATE = {
-    "basketball", "bin-picking", "box-close", "coffee-pull", "coffee-push", "hand-insert", "peg-insert-side", "pick-place",
-    "pick-place-wall", "push", "push-back", "push-wall", "reach", "reach-wall", "shelf-place", "soccer", "stick-pull",
-    "stick-push", "sweep-into",
+    "basketball", "bin-picking", "box-close", "coffee-pull", "coffee-push", "hand-insert", "peg-insert-side",
+    "pick-place", "pick-place-wall", "push", "push-back", "push-wall", "reach", "reach-wall", "shelf-place",
+    "soccer", "stick-pull", "stick-push", "sweep-into",
 }  # fmt: skip
-# Of these, where it hardly moves: two scenes' goals are nearer to each other than about what success forgives, so that one is
-# as good as the other. ``python -m sb3_llmdpd.data.metaworld.scenes`` measures it.
+# Those of them whose goal hardly moves: the goals of two scenes are nearer to each other than about what
+# success forgives. ``python -m sb3_llmdpd.data.metaworld.scenes`` measures it.
 _GOAL_STAYS = {
-    "bin-picking",
-    "coffee-push",
-    "hand-insert",
-    "push-wall",
-    "stick-pull",
-    "stick-push",
-    "sweep-into",
-}
+    "bin-picking", "coffee-push", "hand-insert", "push-wall", "stick-pull", "stick-push", "sweep-into",
+}  # fmt: skip
 
 _OPPOSITES = (
-    ("assembly", "disassemble"), ("coffee-pull", "coffee-push"), ("door-close", "door-open"), ("door-lock", "door-unlock"),
-    ("drawer-close", "drawer-open"), ("faucet-close", "faucet-open"), ("handle-press", "handle-pull"),
-    ("handle-press-side", "handle-pull-side"), ("peg-insert-side", "peg-unplug-side"), ("plate-slide", "plate-slide-back"),
+    ("assembly", "disassemble"), ("coffee-pull", "coffee-push"), ("door-close", "door-open"),
+    ("door-lock", "door-unlock"), ("drawer-close", "drawer-open"), ("faucet-close", "faucet-open"),
+    ("handle-press", "handle-pull"), ("handle-press-side", "handle-pull-side"),
+    ("peg-insert-side", "peg-unplug-side"), ("plate-slide", "plate-slide-back"),
     ("plate-slide-side", "plate-slide-back-side"), ("push", "push-back"), ("stick-pull", "stick-push"),
     ("window-close", "window-open"),
 )  # fmt: skip
@@ -41,11 +36,12 @@ class TaskInfo:
     """One task of Meta-World.
 
     :param name: its name without the version, e.g. ``"drawer-open"``.
-    :param texts: phrasings of what it asks; the first is the canonical one.
-    :param goal_separate: whether the goal can stay while the object is placed elsewhere.
-    :param goal_moves: whether two scenes' goals are farther from each other than success forgives, on average.
-    :param paraphrases: further phrasings, for the test alone: they are in no data set.
-    :param opposite: name of the task that asks for the opposite, as closing does of opening; None where none does.
+    :param texts: phrasings of its sentence; the first is the canonical one.
+    :param goal_separate: True when the goal can stay while the object is placed elsewhere.
+    :param goal_moves: True when the goals of two scenes are, on average, farther apart than success forgives.
+    :param paraphrases: further phrasings, for tests alone: no data set holds them.
+    :param opposite: name of the task that asks for the opposite, as closing does of opening; None without
+        one.
     """
 
     name: str
@@ -67,7 +63,7 @@ class TaskInfo:
 
     @property
     def goal_needs_telling(self) -> bool:
-        """Whether nothing but an example says where the goal is, where the observation does not show it."""
+        """True when a goal that the observation hides can only be told by an example."""
         return self.goal_separate and self.goal_moves
 
 
@@ -75,18 +71,18 @@ TASKS: dict[str, TaskInfo] = {
     name: TaskInfo(
         name,
         texts,
-        name in _GOAL_SEPARATE,
-        name not in _GOAL_STAYS,
-        PARAPHRASES[name],
-        _OPPOSITE_OF.get(name),
+        goal_separate=name in _GOAL_SEPARATE,
+        goal_moves=name not in _GOAL_STAYS,
+        paraphrases=PARAPHRASES[name],
+        opposite=_OPPOSITE_OF.get(name),
     )
     for name, texts in SENTENCES.items()
 }
-"""Every task by its name."""
+"""All tasks by name."""
 
 _ML10_TRAIN = (
-    "reach", "push", "pick-place", "door-open", "drawer-close", "button-press-topdown", "peg-insert-side", "window-open",
-    "sweep", "basketball",
+    "reach", "push", "pick-place", "door-open", "drawer-close", "button-press-topdown", "peg-insert-side",
+    "window-open", "sweep", "basketball",
 )  # fmt: skip
 _ML10_TEST = ("drawer-open", "door-close", "shelf-place", "sweep-into", "lever-pull")
 _ML45_TEST = ("bin-picking", "box-close", "hand-insert", "door-lock", "door-unlock")
@@ -95,13 +91,13 @@ SPLITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ml10": (_ML10_TRAIN, _ML10_TEST),
     "ml45": (tuple(name for name in TASKS if name not in _ML45_TEST), _ML45_TEST),
 }
-"""Tasks to train on and tasks to hold out, by the name of the benchmark."""
+"""Tasks to train on and tasks to hold out, by the name of the split."""
 
 
 def task_info(name: str) -> TaskInfo:
     """Look a task up.
 
-    :param name: e.g. ``"drawer-open"``; the simulator's ``"drawer-open-v3"`` is understood too.
+    :param name: name of the task, ``"drawer-open"`` or, as the simulator has it, ``"drawer-open-v3"``.
     :return: the task.
     :raises ValueError: when there is none of that name; the message names the nearest ones.
     """
@@ -109,45 +105,41 @@ def task_info(name: str) -> TaskInfo:
     if known is None:
         near = difflib.get_close_matches(name, TASKS, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(
-            f"unknown Meta-World task {name!r}: {hint}The {len(TASKS)} tasks are {', '.join(sorted(TASKS))}"
-        )
+        every = ", ".join(sorted(TASKS))
+        raise ValueError(f"unknown Meta-World task {name!r}: {hint}The {len(TASKS)} tasks are {every}")
     return known
 
 
 def by_need_of_goal(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The tasks in which a hidden goal has to be told by an example, and the others.
+    """Part tasks by `TaskInfo.goal_needs_telling`.
 
-    :param tasks: names.
-    :return: those of `TaskInfo.goal_needs_telling`, and those in which scene or task say where the goal is.
+    :param tasks: names of tasks.
+    :return: those in which an example has to tell a hidden goal, and those in which scene or task tell it.
     :raises ValueError: on an unknown task.
     """
     known = [task_info(task) for task in tasks]
-    return [info.name for info in known if info.goal_needs_telling], [
-        info.name for info in known if not info.goal_needs_telling
-    ]
+    told = [info.name for info in known if info.goal_needs_telling]
+    return told, [info.name for info in known if not info.goal_needs_telling]
 
 
 def split(name: str = "ml45", unseen: Sequence[str] | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Tasks to train on, and tasks that stay unseen.
+    """Choose tasks to train on, and tasks that stay unseen.
 
-    :param name: ``"ml45"`` or ``"ml10"``; not looked at when ``unseen`` is given.
-    :param unseen: a hold-out of one's own; training then gets every other one of the 50 tasks.
+    :param name: ``"ml45"`` or ``"ml10"``; ignored when ``unseen`` is given.
+    :param unseen: names of a custom hold-out; training then gets all others of the 50 tasks.
     :return: names to train on, names held out; no name is in both.
     :raises ValueError: on an unknown split or task, a task named twice, and a hold-out that leaves nothing.
     """
     if unseen is None:
         if name not in SPLITS:
-            raise ValueError(
-                f"unknown split {name!r}: use {' or '.join(map(repr, sorted(SPLITS)))}, or name the `unseen` tasks"
-            )
+            splits = " or ".join(map(repr, sorted(SPLITS)))
+            raise ValueError(f"unknown split {name!r}: use {splits}, or name the `unseen` tasks")
         return SPLITS[name]
     held_out = tuple(task_info(task).name for task in unseen)
     if len(set(held_out)) < len(held_out):
         raise ValueError(f"`unseen` names a task twice: {', '.join(held_out)}")
     train = tuple(task for task in TASKS if task not in held_out)
     if not held_out or not train:
-        raise ValueError(
-            f"`unseen` must name at least one task and leave at least one of the {len(TASKS)}, got {len(held_out)}"
-        )
+        asked = f"name at least one task and leave at least one of the {len(TASKS)}"
+        raise ValueError(f"`unseen` must {asked}, got {len(held_out)}")
     return train, held_out

@@ -1,4 +1,4 @@
-"""Puts recorded episodes on disk as one Minari data set that says how they came about."""
+"""Writes recorded episodes as one Minari data set that says its recipe and its task."""
 
 import json
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.common.optional import require
 from sb3_llmdpd.data.metaworld.record import Recipe, RecordedEpisode
-from sb3_llmdpd.data.minari_writer import whole_dataset
+from sb3_llmdpd.data.minari_writer import episode_buffer, whole_dataset
+from sb3_llmdpd.networks.metaworld_layout import SHAPE
 
 
 def read_metadata(folder: Path, dataset_id: str) -> dict[str, Any] | None:
-    """What a data set says about itself.
+    """Read the metadata of a data set.
 
-    :param folder: where the data sets are.
+    :param folder: folder of the data sets.
     :param dataset_id: its Minari id.
-    :return: its metadata, empty when they cannot be read; None when there is nothing under that id.
+    :return: its metadata, empty when they cannot be read, or None when there is nothing under that id.
     """
     if not (folder / dataset_id).exists():
         return None
@@ -32,33 +32,35 @@ def read_metadata(folder: Path, dataset_id: str) -> dict[str, Any] | None:
 def write_dataset(folder: Path, dataset_id: str, recipe: Recipe, episodes: Sequence[RecordedEpisode]) -> None:
     """Write a data set, whole or not at all.
 
-    :param folder: where the data sets are; made when it is not there.
+    :param folder: folder of the data sets, made when it is not there.
     :param dataset_id: its Minari id.
-    :param recipe: what it was collected with.
-    :param episodes: its episodes, in their order.
+    :param recipe: recipe that the episodes were collected with.
+    :param episodes: its episodes in order.
     """
     info = recipe.info
     with whole_dataset(
         dataset_id,
-        spaces.Box(-np.inf, np.inf, (39,), np.float32),
+        spaces.Box(-np.inf, np.inf, SHAPE, np.float32),
         spaces.Box(-1.0, 1.0, (4,), np.float32),
         root=folder,
         algorithm_name="Meta-World's scripted expert with action noise",
         description=f"Scripted expert of Meta-World's {info.env_id}: {info.text}.",
     ) as storage:
-        storage.update_episodes(_buffer(episode) for episode in episodes)
+        storage.update_episodes(
+            episode_buffer(
+                one.observations, one.actions, one.rewards, seed=one.seed, infos={"success": one.successes}
+            )
+            for one in episodes
+        )
         _describe(storage, recipe, episodes)
 
 
 def _describe(storage: Any, recipe: Recipe, episodes: Sequence[RecordedEpisode]) -> None:
-    """Say in the data set, and in every episode of it, what the task is and how it went."""
-    shared = {key: recipe.as_json()[key] for key in ("metaworld_version", "mujoco_version", "goal_visible")}
-    shared |= {
-        "task_id": recipe.task,
-        "task_text": recipe.info.text,
-        "goal_separate": recipe.info.goal_separate,
-    }
-    texts = list(recipe.info.texts)
+    """Write the task and the outcome into the data set and every episode of it."""
+    said, info = recipe.as_json(), recipe.info
+    shared = {key: said[key] for key in ("metaworld_version", "mujoco_version", "goal_visible")}
+    shared |= {"task_id": info.name, "task_text": info.text, "goal_separate": info.goal_separate}
+    texts = list(info.texts)
     storage.update_episode_metadata(
         {
             **shared,
@@ -71,19 +73,4 @@ def _describe(storage: Any, recipe: Recipe, episodes: Sequence[RecordedEpisode])
         for episode in episodes
     )
     rate = float(np.mean([episode.first_success >= 0 for episode in episodes]))
-    storage.update_metadata({**shared, "task_texts": texts, "success_rate": rate, "recipe": recipe.as_json()})
-
-
-def _buffer(episode: RecordedEpisode) -> Any:
-    n_steps = len(episode.actions)
-    ends = np.zeros(n_steps, bool)
-    ends[-1] = True  # cut or at the step limit, both of which are truncations
-    return require("minari.data_collector", "all").EpisodeBuffer(
-        seed=episode.seed,
-        observations=episode.observations,
-        actions=episode.actions,
-        rewards=episode.rewards,
-        terminations=np.zeros(n_steps, bool),
-        truncations=ends,
-        infos={"success": episode.successes},
-    )
+    storage.update_metadata({**shared, "task_texts": texts, "success_rate": rate, "recipe": said})
