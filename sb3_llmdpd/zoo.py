@@ -1,4 +1,4 @@
-"""Stable-Baselines3's zoo with LLMDPD in it: ``python -m sb3_llmdpd.zoo train --algo llmdpd ...``, then ``enjoy``."""
+"""Stable-Baselines3's zoo with LLMDPD: ``python -m sb3_llmdpd.zoo train --algo llmdpd``, then ``enjoy``."""
 
 import runpy
 import sys

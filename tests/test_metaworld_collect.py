@@ -1,4 +1,4 @@
-"""Collecting scripted experts: what is recorded, what it is called, and what an interruption leaves behind."""
+"""Collecting scripted experts: the record, its names, and the remains of an interruption."""
 
 import json
 import os
@@ -10,19 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS, OfflineDataset
+from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS, Episode
 from sb3_llmdpd.data.metaworld import TASKS, MetaWorldEnv, collect, collected_success, writer
-from sb3_llmdpd.data.metaworld.envs import GOAL
 from sb3_llmdpd.data.metaworld.record import Recipe, record_episode
 from sb3_llmdpd.data.minari import load_minari
+from sb3_llmdpd.networks.metaworld_layout import GOAL, OBJECT
 
-OBJECT = slice(4, 7)
 REACH = "metaworld/reach-v0"
 
 
 def collect_here(root: Path, tasks: str | list[str] = "reach", **options: Any) -> list[str]:
     options = {"n_episodes": 2, "n_processes": 1, "progress_bar": False, **options}
     return collect(tasks, root=root, **options)
+
+
+def collected(root: Path, tasks: str | list[str] = "reach", **options: Any) -> tuple[Episode, ...]:
+    return load_minari(collect_here(root, tasks, **options), root=root).episodes
 
 
 def episode_metadata(root: Path, dataset_id: str) -> list[dict[str, Any]]:
@@ -41,15 +44,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dataset(root: Path) -> OfflineDataset:
-    return load_minari(REACH, root=root)
+def episodes(root: Path) -> tuple[Episode, ...]:
+    return load_minari(REACH, root=root).episodes
 
 
 def test_replaying_the_recorded_actions_gives_the_recorded_observations(
-    root: Path, dataset: OfflineDataset
+    root: Path, episodes: tuple[Episode, ...]
 ) -> None:
     env = MetaWorldEnv("reach")
-    for episode, metadata in zip(dataset.episodes, episode_metadata(root, REACH), strict=True):
+    for episode, metadata in zip(episodes, episode_metadata(root, REACH), strict=True):
         observations = [env.reset(seed=metadata["seed"])[0]]
         rewards = []
         for action in episode.actions:
@@ -80,8 +83,8 @@ def test_episodes_take_turns_in_their_noise(root: Path) -> None:
     assert [metadata["noise"] for metadata in episode_metadata(root, REACH)] == [0.0, 0.3, 1.0]
 
 
-def test_an_episode_ends_shortly_after_its_first_success(dataset: OfflineDataset) -> None:
-    for episode in dataset.episodes:
+def test_an_episode_ends_shortly_after_its_first_success(episodes: tuple[Episode, ...]) -> None:
+    for episode in episodes:
         assert episode.success
         assert episode.first_success is not None
         assert len(episode) == episode.first_success + 1 + STEPS_AFTER_SUCCESS == episode.prompt_length
@@ -90,43 +93,36 @@ def test_an_episode_ends_shortly_after_its_first_success(dataset: OfflineDataset
 
 @pytest.mark.parametrize("steps", [0, 3])
 def test_as_many_steps_as_asked_follow_the_first_success(steps: int) -> None:
-    episode = record_episode(
-        MetaWorldEnv("reach"), Recipe("reach", 1, (0.0,), 1, True, 0, steps_after_success=steps), 0
-    )
+    recipe = Recipe("reach", 1, (0.0,), 1, True, 0, steps_after_success=steps)
+    episode = record_episode(MetaWorldEnv("reach"), recipe, 0)
     assert len(episode.actions) == episode.first_success + 1 + steps
 
 
 def test_an_episode_recorded_to_its_end_is_shown_until_shortly_after_its_success(tmp_path: Path) -> None:
-    ids = collect_here(tmp_path, n_episodes=1, steps_after_success=500)
-    (episode,) = load_minari(ids, root=tmp_path).episodes
+    (episode,) = collected(tmp_path, n_episodes=1, steps_after_success=500)
     assert episode.first_success is not None
     assert len(episode) == 500
     assert episode.prompt_length == episode.first_success + 1 + STEPS_AFTER_SUCCESS
 
 
 def test_a_failed_episode_is_kept_whole_and_marked(tmp_path: Path) -> None:
-    ids = collect_here(tmp_path, "pick-place", n_episodes=1, noise=[5.0])
-    (episode,) = load_minari(ids, root=tmp_path).episodes
-    assert len(episode) == 500
-    assert episode.success is False
-    assert episode.first_success is None
-    assert collected_success(ids, tmp_path) == {"pick-place": 0.0}
+    (episode,) = collected(tmp_path, "pick-place", n_episodes=1, noise=[5.0])
+    assert (len(episode), episode.success, episode.first_success) == (500, False, None)
+    assert collected_success(["metaworld/pick-place-v0"], tmp_path) == {"pick-place": 0.0}
 
 
-def test_episodes_and_data_set_say_what_they_are(root: Path) -> None:
+def test_episodes_and_data_set_say_what_they_are(root: Path, episodes: tuple[Episode, ...]) -> None:
     metadata = json.loads((root / REACH / "data" / "metadata.json").read_text())
     episode = episode_metadata(root, REACH)[0]
+    said = {"task_id": "reach", "task_text": TASKS["reach"].texts[0], "goal_separate": True}
+    said |= {f"{package}_version": version(package) for package in ("mujoco", "metaworld")}
     for entry in (metadata, episode):
-        assert entry["task_id"] == "reach"
-        assert entry["task_text"] == TASKS["reach"].texts[0]
-        assert bool(entry["goal_separate"]) is True
-        assert entry["mujoco_version"] == version("mujoco")
-        assert entry["metaworld_version"] == version("metaworld")
+        assert {key: entry[key] for key in said} == said
     assert metadata["task_texts"] == json.loads(episode["task_texts"]) == list(TASKS["reach"].texts)
     assert metadata["dataset_id"] == REACH
     assert metadata["success_rate"] == 1.0
     assert bool(episode["success"]) is True
-    assert episode["first_success"] == load_minari(REACH, root=root).episodes[0].first_success
+    assert episode["first_success"] == episodes[0].first_success
 
 
 def test_minari_itself_reads_what_was_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,61 +141,52 @@ def test_minari_itself_reads_what_was_written(root: Path, monkeypatch: pytest.Mo
 
 
 def test_episodes_of_the_same_goal_share_it_and_place_the_object_anew(tmp_path: Path) -> None:
-    ids = collect_here(tmp_path, "push", n_episodes=4, episodes_per_goal=2)
-    episodes = load_minari(ids, root=tmp_path).episodes
-    starts = np.stack([episode.observations[0] for episode in episodes])
+    pushes = collected(tmp_path, "push", n_episodes=4, episodes_per_goal=2)
+    starts = np.stack([episode.observations[0] for episode in pushes])
     np.testing.assert_allclose(starts[0, GOAL], starts[1, GOAL], atol=1e-6)
     np.testing.assert_allclose(starts[2, GOAL], starts[3, GOAL], atol=1e-6)
     assert np.abs(starts[0, GOAL] - starts[2, GOAL]).max() > 0.01
     assert np.abs(starts[0, OBJECT] - starts[1, OBJECT]).max() > 0.01
-    goals = [episode.goal for episode in episodes]
+    goals = [episode.goal for episode in pushes]
     assert goals[0] == goals[1] != goals[2] == goals[3]
 
 
 def test_the_goal_of_a_recorded_episode_can_be_played_again_with_the_object_elsewhere(tmp_path: Path) -> None:
-    ids = collect_here(tmp_path, "push", n_episodes=2, episodes_per_goal=2)
     env = MetaWorldEnv("push")
-    for episode in load_minari(ids, root=tmp_path).episodes:
+    for episode in collected(tmp_path, "push", n_episodes=2, episodes_per_goal=2):
         observation, _ = env.reset(seed=5, options={"goal_of": episode.goal})
         np.testing.assert_allclose(observation[GOAL], episode.observations[0][GOAL], atol=1e-6)
         assert np.abs(observation[OBJECT] - episode.observations[0][OBJECT]).max() > 0.01
 
 
-def test_where_the_goal_is_a_part_of_the_object_all_episodes_share_it_and_no_two_the_scene(
+def test_a_goal_that_is_a_part_of_the_object_is_shared_by_all_episodes_and_no_scene_is(
     tmp_path: Path,
 ) -> None:
-    ids = collect_here(tmp_path, "drawer-close", n_episodes=2, episodes_per_goal=2)
-    one, other = load_minari(ids, root=tmp_path).episodes
+    one, other = collected(tmp_path, "drawer-close", n_episodes=2, episodes_per_goal=2)
     assert one.goal == other.goal == "drawer-close"
     assert np.abs(one.observations[0][OBJECT] - other.observations[0][OBJECT]).max() > 0.01
 
 
 def test_a_hidden_goal_is_not_in_the_data(tmp_path: Path) -> None:
-    ids = collect_here(tmp_path, n_episodes=1, goal_visible=False)
-    (episode,) = load_minari(ids, root=tmp_path).episodes
+    (episode,) = collected(tmp_path, n_episodes=1, goal_visible=False)
     assert episode.success
     assert not episode.observations[:, GOAL].any()
 
 
 def test_an_episode_depends_on_the_seed_and_not_on_what_is_collected_beside_it(tmp_path: Path) -> None:
-    alone, beside, other = (tmp_path / name for name in ("alone", "beside", "other"))
-    collect_here(alone, n_episodes=1)
-    collect_here(beside, ["window-open", "reach"], n_episodes=2)
-    collect_here(other, n_episodes=1, seed=1)
-    actions = [load_minari(REACH, root=folder).episodes[0].actions for folder in (alone, beside, other)]
-    np.testing.assert_array_equal(actions[0], actions[1])
-    assert actions[0].shape != actions[2].shape or not np.array_equal(actions[0], actions[2])
+    (alone,) = collected(tmp_path / "alone", n_episodes=1)
+    _, _, beside, _ = collected(tmp_path / "beside", ["window-open", "reach"], n_episodes=2)
+    (other,) = collected(tmp_path / "other", n_episodes=1, seed=1)
+    np.testing.assert_array_equal(alone.actions, beside.actions)
+    assert not np.array_equal(alone.actions, other.actions)
 
 
 @pytest.mark.slow  # two processes import the simulator
 def test_the_result_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
-    tasks = ["reach", "push"]
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert collect_here(one, tasks, n_episodes=12) == collect_here(two, tasks, n_episodes=12, n_processes=2)
-    for task in tasks:
-        pair = [load_minari(f"metaworld/{task}-v0", root=folder).episodes for folder in (one, two)]
-        for mine, theirs in zip(*pair, strict=True):
-            np.testing.assert_array_equal(mine.observations, theirs.observations)
+    one, two = (collected(tmp_path / str(n), ["reach", "push"], n_episodes=12, n_processes=n) for n in (1, 2))
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine.task == theirs.task
+        np.testing.assert_array_equal(mine.observations, theirs.observations)
 
 
 def test_a_complete_data_set_of_the_same_recipe_is_kept(root: Path) -> None:
@@ -210,10 +197,8 @@ def test_a_complete_data_set_of_the_same_recipe_is_kept(root: Path) -> None:
 
 
 def test_a_data_set_of_another_recipe_is_never_overwritten(root: Path) -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"'metaworld/reach-v0' is already in .*n_episodes 3 there, 2 asked.*Delete .*id_format",
-    ):
+    message = r"'metaworld/reach-v0' is already in .*n_episodes 3 there, 2 asked.*Delete .*id_format"
+    with pytest.raises(ValueError, match=message):
         collect_here(root)
 
 
@@ -228,15 +213,20 @@ def test_what_collect_did_not_write_is_never_overwritten(tmp_path: Path) -> None
 def test_an_interrupted_collection_leaves_complete_data_sets_only_and_can_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tasks = ["reach", "window-open"]
+    tasks, describe = ["reach", "window-open"], writer._describe
+
+    def interrupted(storage: Any, recipe: Recipe, episodes: Any) -> None:
+        if recipe.task == "window-open":
+            raise KeyboardInterrupt
+        describe(storage, recipe, episodes)
+
     with monkeypatch.context() as patch:
-        patch.setattr(writer, "_describe", stop_at("window-open", writer._describe))
+        patch.setattr(writer, "_describe", interrupted)  # after the first bytes are on disk
         with pytest.raises(KeyboardInterrupt):
             collect_here(tmp_path, tasks, n_episodes=1)
     assert sorted(path.name for path in (tmp_path / "metaworld").iterdir() if path.is_dir()) == ["reach-v0"]
     assert not list(tmp_path.glob(".*"))
-    ids = collect_here(tmp_path, tasks, n_episodes=1)
-    assert load_minari(ids, root=tmp_path).tasks == ("reach", "window-open")
+    assert [episode.task for episode in collected(tmp_path, tasks, n_episodes=1)] == tasks
 
 
 def test_what_a_killed_collection_left_is_removed_and_a_running_ones_is_not(tmp_path: Path) -> None:
@@ -255,10 +245,7 @@ def test_what_a_killed_collection_left_is_removed_and_a_running_ones_is_not(tmp_
     [
         ({"tasks": "raech"}, "unknown Meta-World task 'raech': did you mean 'reach'"),
         ({"n_episodes": 0}, "must be at least 1, got 0 and 1"),
-        (
-            {"n_episodes": 3, "episodes_per_goal": 2},
-            "must be a multiple of `episodes_per_goal`.* got 3 and 2",
-        ),
+        ({"n_episodes": 3, "episodes_per_goal": 2}, "a multiple of `episodes_per_goal`.* got 3 and 2"),
         ({"noise": ()}, "`noise` must be one or several standard deviations"),
         ({"noise": (-0.1,)}, "`noise` must be one or several standard deviations"),
         ({"seed": -1}, "`seed` must be at least 0, got -1"),
@@ -282,18 +269,6 @@ def test_the_success_of_a_data_set_that_is_not_there_is_an_error(root: Path) -> 
         collected_success(["metaworld/push-v0"], root)
 
 
-def stop_at(task: str, describe: Any) -> Any:
-    """The writer's step behind the first bytes on disk, with a Ctrl-C at one task."""
-
-    def interrupted(dataset: Any, recipe: Recipe, episodes: Any) -> None:
-        if recipe.task == task:
-            raise KeyboardInterrupt
-        describe(dataset, recipe, episodes)
-
-    return interrupted
-
-
 def test_a_relative_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ids = collect_here(Path("data"), n_episodes=1)
-    assert len(load_minari(ids, root="data").episodes) == 1
+    assert len(collected(Path("data"), n_episodes=1)) == 1

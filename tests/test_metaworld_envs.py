@@ -5,15 +5,20 @@ import pytest
 from stable_baselines3.common.env_checker import check_env
 
 from sb3_llmdpd.data.metaworld import TASKS, MetaWorldEnv, make_metaworld_env
-from sb3_llmdpd.data.metaworld.envs import GOAL, goal_id
+from sb3_llmdpd.data.metaworld.envs import goal_id
+from sb3_llmdpd.networks.metaworld_layout import GOAL, OBJECT
 
-OBJECT = slice(4, 7)
 NOTHING = np.zeros(4, np.float32)
 
 
 @pytest.fixture(scope="module")
 def push() -> MetaWorldEnv:
     return make_metaworld_env("push")
+
+
+def assert_only_the_object_moved(one: np.ndarray, other: np.ndarray) -> None:
+    np.testing.assert_allclose(one[GOAL], other[GOAL], atol=1e-6)
+    assert np.abs(one[OBJECT] - other[OBJECT]).max() > 0.01
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -36,10 +41,7 @@ def test_a_seed_decides_goal_and_placement_whatever_happened_before(task: str) -
 def test_a_separate_goal_stays_while_the_object_moves(task: str) -> None:
     env = MetaWorldEnv(task)
     first, _ = env.reset(seed=0)
-    layout = env.layout.copy()
-    moved, _ = env.reset(seed=1, options={"goal_of": layout})
-    np.testing.assert_allclose(moved[GOAL], first[GOAL], atol=1e-6)
-    assert np.abs(moved[OBJECT] - first[OBJECT]).max() > 0.01
+    assert_only_the_object_moved(env.reset(seed=1, options={"goal_of": env.layout.copy()})[0], first)
 
 
 def test_where_the_goal_is_a_part_of_the_object_the_same_goal_is_the_same_scene() -> None:
@@ -49,27 +51,25 @@ def test_where_the_goal_is_a_part_of_the_object_the_same_goal_is_the_same_scene(
     np.testing.assert_array_equal(again, first)
 
 
-def test_a_goal_is_found_again_by_its_identifier_and_the_object_is_placed_by_the_seed(
-    push: MetaWorldEnv,
-) -> None:
-    goal = push.reset(seed=11)[0][GOAL]
+def test_a_goal_is_found_again_by_its_name_and_the_object_is_placed_by_the_seed(push: MetaWorldEnv) -> None:
+    goal = push.reset(seed=11)[0]
     first, _ = push.reset(seed=1, options={"goal_of": goal_id("push", 11)})
     other, _ = push.reset(seed=2, options={"goal_of": "push/11"})
     again, _ = push.reset(seed=1, options={"goal_of": "push/11"})
-    np.testing.assert_allclose([first[GOAL], other[GOAL]], [goal, goal], atol=1e-6)
+    assert_only_the_object_moved(first, other)
+    assert_only_the_object_moved(first, goal)
     np.testing.assert_array_equal(again, first)
-    assert np.abs(first[OBJECT] - other[OBJECT]).max() > 0.01
 
 
 def test_where_the_goal_is_a_part_of_the_object_every_scene_has_it() -> None:
-    env = MetaWorldEnv("drawer-open")
     assert goal_id("drawer-open", 11) == "drawer-open"
+    env = MetaWorldEnv("drawer-open")
     with_goal, _ = env.reset(seed=1, options={"goal_of": "drawer-open"})
     np.testing.assert_array_equal(with_goal, env.reset(seed=1)[0])
 
 
 @pytest.mark.parametrize("goal", ["reach/11", "push", "push/x"])
-def test_a_goal_that_is_none_of_the_task_is_refused(push: MetaWorldEnv, goal: str) -> None:
+def test_a_goal_of_another_task_is_refused(push: MetaWorldEnv, goal: str) -> None:
     with pytest.raises(ValueError, match=f"'{goal}' is no goal of 'push', whose goals are like 'push/7'"):
         push.reset(options={"goal_of": goal})
 
@@ -167,7 +167,7 @@ def test_an_action_beyond_its_range_does_what_the_clipped_one_does(push: MetaWor
 
 
 @pytest.mark.parametrize("action", [np.zeros(3), np.array([0.0, np.nan, 0.0, 0.0])])
-def test_an_action_that_is_none_is_refused(push: MetaWorldEnv, action: np.ndarray) -> None:
+def test_an_impossible_action_is_refused(push: MetaWorldEnv, action: np.ndarray) -> None:
     push.reset(seed=0)
     with pytest.raises(ValueError, match="an action must be 4 finite numbers"):
         push.step(action)
@@ -188,9 +188,8 @@ def test_stable_baselines3_accepts_the_environment() -> None:
 
 def test_a_sentence_of_ones_own_reaches_info_and_task_description() -> None:
     env = MetaWorldEnv("reach", task_text="go there")
-    assert env.reset(seed=0)[1]["task_text"] == "go there"
-    assert env.step(NOTHING)[4]["task_text"] == "go there"
-    assert env.task_description == "go there"
+    infos = env.reset(seed=0)[1], env.step(NOTHING)[4]
+    assert {info["task_text"] for info in infos} == {env.task_description} == {"go there"}
     assert env.task_name == "reach"
     with pytest.raises(ValueError, match="`task_text`: a task text is empty"):
         MetaWorldEnv("reach", task_text=" ")
@@ -216,9 +215,8 @@ def test_frames_of_two_environments_do_not_mix() -> None:
     other.close()
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # gymnasium frees what it never got
+# gymnasium frees a renderer that it never got
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_without_a_gl_library_render_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "disabled")
     env = MetaWorldEnv("reach", render_mode="rgb_array", image_size=64)

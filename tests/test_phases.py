@@ -1,4 +1,4 @@
-"""How far an episode came: the phases, and where they are reported."""
+"""Phases of an episode, and where they are reported."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ import pytest
 
 from sb3_llmdpd.data.metaworld import MetaWorldEnv
 from sb3_llmdpd.evaluation.conditions import Cell, Condition
-from sb3_llmdpd.evaluation.phases import Phases, PhaseWatch, phase_rates
+from sb3_llmdpd.evaluation.phases import PHASES, Phases, PhaseWatch, phase_rates
 from sb3_llmdpd.evaluation.report import read_results, tables, write_results
 from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
 from sb3_llmdpd.evaluation.tasks import CellResult
 
+Position = tuple[float, float, float]
 
-def seen(
-    hand: tuple[float, float, float], thing: tuple[float, float, float], gripper: float = 1.0
-) -> np.ndarray:
+
+def seen(hand: Position, thing: Position, gripper: float = 1.0) -> np.ndarray:
     observation = np.zeros(39, np.float32)
     observation[:3], observation[3], observation[4:7] = hand, gripper, thing
     return observation
@@ -33,16 +33,14 @@ LYING = (0.0, 0.0, 0.02)
 
 
 def test_a_hand_that_stays_away_passes_nothing() -> None:
-    assert watched(seen(AWAY, LYING, 0.3), seen((0.0, 0.0, 0.1), LYING, 0.3)) == Phases(
-        False, False, False, False, False, pytest.approx(0.08)
-    )
+    away = watched(seen(AWAY, LYING, 0.3), seen((0.0, 0.0, 0.1), LYING, 0.3))
+    assert away == Phases(False, False, False, False, False, pytest.approx(0.08))
 
 
 def test_the_fingers_grasp_only_within_reach() -> None:
     open_near, closed_near = seen((0.0, 0.0, 0.06), LYING), seen((0.0, 0.0, 0.06), LYING, 0.5)
-    assert watched(open_near, seen(AWAY, LYING, 0.5)) == Phases(
-        True, False, False, False, False, pytest.approx(0.04)
-    )
+    reached = watched(open_near, seen(AWAY, LYING, 0.5))
+    assert reached == Phases(True, False, False, False, False, pytest.approx(0.04))
     assert watched(open_near, closed_near).grasp
 
 
@@ -55,9 +53,8 @@ def test_lifting_counts_from_the_objects_lowest_point_and_moving_from_its_place(
 
 
 def test_what_the_object_does_before_the_hand_is_near_does_not_count() -> None:
-    settled = watched(
-        seen(AWAY, (0.0, 0.0, 0.0)), seen(AWAY, (0.1, 0.0, 0.05)), seen((0.1, 0.0, 0.1), (0.1, 0.0, 0.05))
-    )
+    hand, place = (0.1, 0.0, 0.1), (0.1, 0.0, 0.05)
+    settled = watched(seen(AWAY, (0.0, 0.0, 0.0)), seen(AWAY, place), seen(hand, place))
     assert (settled.reach, settled.lift, settled.move) == (True, False, False)
 
 
@@ -68,18 +65,14 @@ def test_rates_are_shares_of_the_episodes() -> None:
 
 
 def test_phases_go_through_the_file_into_a_table_of_their_own(tmp_path: Path) -> None:
-    phases = Phases(True, True, False, False, False, 0.045)
-    rollouts = [
-        Rollout(0, 1.0, 5, None, False, phases),
-        Rollout(1, 1.0, 5, None, False, Phases(False, False, False, False, False, 0.2)),
-    ]
+    grasped, stayed = Phases(True, True, False, False, False, 0.045), Phases(*[False] * 5, 0.2)
+    rollouts = [Rollout(i, 1.0, 5, None, False, phases) for i, phases in enumerate([grasped, stayed])]
     result = CellResult.of(Cell("bin-picking", Condition("text", text_of="bin-picking")), rollouts)
     write_results(tmp_path / "results.json", [result], {})
     (read,), _ = read_results(tmp_path / "results.json")
     assert read == result
-    assert tables([read])[-1].rows == (
-        ("bin-picking", "text", "0.50", "0.50", "0.00", "0.00", "0.00", "12.2"),
-    )
+    (row,) = tables([read])[-1].rows
+    assert row == ("bin-picking", "text", "0.50", "0.50", "0.00", "0.00", "0.00", "12.2")
 
 
 def test_the_expert_of_a_task_that_grasps_passes_all_phases() -> None:
@@ -91,11 +84,5 @@ def test_the_expert_of_a_task_that_grasps_passes_all_phases() -> None:
     watch = PhaseWatch(1)
     (rollout,) = run_episodes([env], act, [0], max_steps=150, stop_at_success=True, watch=watch)
     assert rollout.phases is not None
-    assert phase_rates([rollout.phases]) == {
-        "reach": 1.0,
-        "grasp": 1.0,
-        "lift": 1.0,
-        "move": 1.0,
-        "place": 1.0,
-    }
+    assert phase_rates([rollout.phases]) == dict.fromkeys(PHASES, 1.0)
     assert 0.02 < rollout.phases.closest < 0.06

@@ -1,4 +1,4 @@
-"""Which tasks begin alike, and the cells that measure whether the sentence decides there."""
+"""Tasks that begin alike, and the cells that measure if the sentence decides there."""
 
 import numpy as np
 import pytest
@@ -47,14 +47,9 @@ def test_less_than_two_millimetres_tell_nothing() -> None:
 
 
 def test_hiding_the_goal_makes_the_faucets_alike() -> None:
-    faucets = {
-        visible: [
-            first_observations(f"faucet-{task}", 20, goal_visible=visible) for task in ("open", "close")
-        ]
-        for visible in (True, False)
-    }
-    assert can_be_told_apart(*faucets[True])
-    assert not can_be_told_apart(*faucets[False])
+    for visible in (True, False):
+        one, other = (first_observations(f"faucet-{way}", goal_visible=visible) for way in ("open", "close"))
+        assert can_be_told_apart(one, other) == visible
 
 
 def test_who_carries_the_puck_to_the_goal_has_reached_it_and_not_the_other_way_round() -> None:
@@ -95,11 +90,7 @@ def test_a_shared_scene_is_told_both_sentences_where_what_is_done_says_what_was_
     assert [(cell.task, cell.condition.name, cell.seen) for cell in cells] == [
         ("pick-place", "told:pick-place", True),
         ("pick-place", "told:reach", True),
-        (
-            "reach",
-            "told:reach",
-            False,
-        ),  # told to pick and place, the hand would rightly reach the goal as well
+        ("reach", "told:reach", False),  # told to pick and place, the hand would rightly reach the goal, too
     ]
 
 

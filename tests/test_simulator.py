@@ -1,4 +1,4 @@
-"""What is made fast in the simulator gives what the simulator's own methods give."""
+"""The faster methods of the simulator give the same as its own."""
 
 from typing import Any
 
