@@ -1,4 +1,4 @@
-"""What networks read: features of observations, standardised with statistics of the training data."""
+"""Inputs of networks: features of observations, standardised with statistics of the training data."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,17 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from torch.testing import assert_close
 
-from sb3_llmdpd.networks.features import (
-    MetaWorldRelativeExtractor,
-    features_extractor_named,
-    is_fixed_function,
-)
+from sb3_llmdpd.networks.features import MetaWorldRelativeExtractor as Relative
+from sb3_llmdpd.networks.features import features_extractor_named, is_fixed_function
 from sb3_llmdpd.networks.normaliser import Normaliser
 
-# Normaliser ----------------------------------------------------------------------------------------------------------
+# Normaliser
+
+
+def fitted(data: th.Tensor) -> Normaliser:
+    normaliser = Normaliser(data.shape[1])
+    normaliser.fit(data)
+    return normaliser
 
 
 def test_an_unfitted_normaliser_does_nothing() -> None:
@@ -24,48 +27,42 @@ def test_an_unfitted_normaliser_does_nothing() -> None:
 
 def test_fitted_data_have_mean_zero_and_deviation_one() -> None:
     data = th.randn(500, 3, dtype=th.float64) * th.tensor([0.01, 1.0, 50.0]) + th.tensor([100.0, 0.0, -3.0])
-    normaliser = Normaliser(3)
-    normaliser.fit(data)
-    standardised = normaliser(data)
+    standardised = fitted(data)(data)
     assert_close(standardised.mean(dim=0), th.zeros(3, dtype=th.float64), rtol=0, atol=1e-3)
     assert_close(standardised.std(dim=0, correction=0), th.ones(3, dtype=th.float64), rtol=0, atol=1e-4)
 
 
 def test_statistics_survive_a_mean_that_dwarfs_the_deviation() -> None:
-    """In float32 the sum of a million numbers near 1000 would already lose the third digit of the deviation."""
+    """In float32 the sum of a million numbers near 1000 would lose the third digit of the deviation."""
     data = 1000.0 + 0.01 * th.randn(200_000, 1)
-    normaliser = Normaliser(1)
-    normaliser.fit(data)
+    normaliser = fitted(data)
     assert normaliser.scale.item() == pytest.approx(data.numpy().astype(np.float64).std(), rel=1e-4)
 
 
 def test_what_never_varied_is_centred_but_not_scaled() -> None:
-    normaliser = Normaliser(2)
-    normaliser.fit(th.tensor([[0.1, 1.0], [0.1, 3.0], [0.1, 5.0]]))
+    normaliser = fitted(th.tensor([[0.1, 1.0], [0.1, 3.0], [0.1, 5.0]]))
     assert_close(normaliser(th.tensor([[0.6, 3.0]])), th.tensor([[0.5, 0.0]]))
 
 
 def test_far_out_values_are_clipped_at_ten_deviations() -> None:
-    normaliser = Normaliser(1)
-    normaliser.fit(th.tensor([[-1.0], [1.0]]))
+    normaliser = fitted(th.tensor([[-1.0], [1.0]]))
     assert_close(normaliser(th.tensor([[-1e6], [9.5], [30.0]])), th.tensor([[-10.0], [9.5], [10.0]]))
 
 
 def test_statistics_are_in_the_state_dict() -> None:
-    fitted, loaded = Normaliser(2), Normaliser(2)
-    fitted.fit(th.tensor([[0.0, 1.0], [4.0, 7.0]]))
-    loaded.load_state_dict(fitted.state_dict())
+    loaded = Normaliser(2)
+    loaded.load_state_dict(fitted(th.tensor([[0.0, 1.0], [4.0, 7.0]])).state_dict())
     assert_close(loaded.mean, th.tensor([2.0, 4.0]))
     assert_close(loaded.scale, th.tensor([2.0, 3.0]))
 
 
-# Features extractors ---------------------------------------------------------------------------------------------------
+# Features extractors
 
 METAWORLD = spaces.Box(-np.inf, np.inf, (39,), np.float32)
 
 
 def scene() -> th.Tensor:
-    """One of Meta-World's observations; every number that is not a position has a value of its own, too."""
+    """One observation of Meta-World, with positions and, as every other number, a hundredth of its index."""
     observation = th.arange(39.0)[None] / 100
     observation[0, 0:3] = th.tensor([0.1, 0.2, 0.3])  # hand
     observation[0, 4:7] = th.tensor([0.5, 0.5, 0.5])  # object
@@ -86,7 +83,7 @@ DISPLACEMENTS = [0.1, 0.0, -0.1, 0.0, 0.1, 0.0]  # of hand and object, since the
 
 
 def test_metaworld_relative_writes_out_the_geometry() -> None:
-    features = MetaWorldRelativeExtractor(METAWORLD)(scene())[0]
+    features = Relative(METAWORLD)(scene())[0]
     assert_close(features[:12].view(4, 3), th.tensor(OFFSETS))
     assert_close(features[36:42], th.tensor(DISPLACEMENTS))
     height_gripper_orientations = [0.3, 0.03, 0.07, 0.08, 0.09, 0.10, 0.14, 0.15, 0.16, 0.17]
@@ -96,23 +93,23 @@ def test_metaworld_relative_writes_out_the_geometry() -> None:
 def test_metaworld_relative_shows_distances_of_a_grasp_at_their_own_scale() -> None:
     close = scene()
     close[0, 4:7] = close[0, 0:3] + th.tensor([0.0, 0.03, -0.003])
-    finest, fine = MetaWorldRelativeExtractor(METAWORLD)(close)[0, 12:36].view(2, 12)
+    finest, fine = Relative(METAWORLD)(close)[0, 12:36].view(2, 12)
     assert_close(finest[:3], th.tensor([0.0, 1.0, -0.1]).tanh())
     assert_close(fine[:3], th.tensor([0.0, 0.3, -0.03]).tanh())
     assert_close(finest[9:], th.ones(3))  # the other object is far away in every direction
 
 
 def test_metaworld_relative_means_the_same_wherever_the_table_stands() -> None:
-    extractor, moved = MetaWorldRelativeExtractor(METAWORLD), scene()
+    extractor, moved = Relative(METAWORLD), scene()
     for position in (0, 4, 11, 18, 22, 36):
         moved[0, position : position + 2] += th.tensor([0.25, -0.5])
     assert_close(extractor(moved), extractor(scene()))
 
 
 def test_metaworld_relative_can_have_positions_beside_the_relations() -> None:
-    features = MetaWorldRelativeExtractor(METAWORLD, positions=True)(scene())
+    features = Relative(METAWORLD, positions=True)(scene())
     assert_close(features[0, 52:], th.tensor([0.1, 0.2, 0.3, 0.5, 0.5, 0.5, 1.0, 2.0, 3.0]))
-    assert th.equal(features[:, :52], MetaWorldRelativeExtractor(METAWORLD)(scene()))
+    assert th.equal(features[:, :52], Relative(METAWORLD)(scene()))
 
 
 def test_a_goal_or_object_that_is_not_there_is_nowhere_relative_to_the_hand() -> None:
@@ -120,26 +117,26 @@ def test_a_goal_or_object_that_is_not_there_is_nowhere_relative_to_the_hand() ->
     hidden = scene()
     hidden[0, 36:39] = 0.0
     hidden[0, 11:14] = 0.0
-    offsets = MetaWorldRelativeExtractor(METAWORLD)(hidden)[0, :24].view(2, 4, 3)  # coarse and fine
+    offsets = Relative(METAWORLD)(hidden)[0, :24].view(2, 4, 3)  # coarse and fine
     assert th.equal(offsets[:, 1:], th.zeros(2, 3, 3))
     assert_close(offsets[0, 0], th.tensor(OFFSETS[0]))
 
 
 @pytest.mark.parametrize("positions", [False, True])
 def test_metaworld_relative_announces_the_features_it_gives(positions: bool) -> None:
-    extractor = MetaWorldRelativeExtractor(METAWORLD, positions)
+    extractor = Relative(METAWORLD, positions)
     assert extractor(th.zeros(2, 39)).shape == (2, extractor.features_dim)
 
 
 def test_metaworld_relative_refuses_other_spaces() -> None:
     with pytest.raises(ValueError, match=r"Box of shape \(39,\); got Box\(.*\(38,\)"):
-        MetaWorldRelativeExtractor(spaces.Box(-1.0, 1.0, (38,)))
+        Relative(spaces.Box(-1.0, 1.0, (38,)))
 
 
 def test_names_stand_for_features_extractors() -> None:
     names = ("flatten", "combined", "nature_cnn", "metaworld_relative")
-    classes = [features_extractor_named(name) for name in names]
-    assert classes == [FlattenExtractor, CombinedExtractor, NatureCNN, MetaWorldRelativeExtractor]
+    classes = [FlattenExtractor, CombinedExtractor, NatureCNN, Relative]
+    assert [features_extractor_named(name) for name in names] == classes
 
 
 def test_a_features_extractor_class_stands_for_itself() -> None:
@@ -147,14 +144,13 @@ def test_a_features_extractor_class_stands_for_itself() -> None:
 
 
 def test_an_unknown_features_extractor_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(
-        ValueError, match=r"'combined', 'flatten', 'metaworld_relative', 'nature_cnn'\], got 'flat'"
-    ):
+    message = r"'combined', 'flatten', 'metaworld_relative', 'nature_cnn'\], got 'flat'"
+    with pytest.raises(ValueError, match=message):
         features_extractor_named("flat")
 
 
 def test_only_extractors_without_weights_are_fixed_functions() -> None:
     image = spaces.Box(0, 255, (3, 36, 36), np.uint8)
     assert is_fixed_function(FlattenExtractor(image))
-    assert is_fixed_function(MetaWorldRelativeExtractor(METAWORLD))
+    assert is_fixed_function(Relative(METAWORLD))
     assert not is_fixed_function(NatureCNN(image))

@@ -1,4 +1,4 @@
-"""Recording what passes through an environment: what an episode is, what it is called, and SB3 around it."""
+"""Recording in an environment: the episodes, their names, and SB3 around it."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from factories import model_of
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import SAC
@@ -16,7 +17,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_llmdpd.data.minari import load_minari
 from sb3_llmdpd.envs.recording import RecordEpisodes, record_policy
 from sb3_llmdpd.envs.task_text_wrapper import TaskTextWrapper
-from tests.factories import model_of
 
 HALF = np.array([0.5], np.float32)
 
@@ -25,8 +25,9 @@ class Counter(gym.Env[Any, Any]):
     """Counts its steps, in one array that it hands out again and again; the action is the reward.
 
     :param ends_at: step that ends the task itself, if any does.
-    :param infos: of each step from the first on; where they end, empty ones.
-    :param reset_info: of each reset.
+    :param infos: info of each step from the first on; empty ones follow.
+    :param reset_info: info of each reset.
+    :param attributes: further attributes.
     """
 
     observation_space: spaces.Space[Any] = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -37,8 +38,10 @@ class Counter(gym.Env[Any, Any]):
         ends_at: int | None = None,
         infos: list[dict[str, Any]] | None = None,
         reset_info: dict[str, Any] | None = None,
+        **attributes: Any,
     ) -> None:
         self.ends_at, self.infos, self.reset_info = ends_at, infos or [], reset_info or {}
+        vars(self).update(attributes)
         self.seen = np.zeros(2, np.float32)
         self.got: list[Any] = []
         self.n_resets = self.n_steps = 0
@@ -78,7 +81,7 @@ class Draws(Counter):
 
 
 class Untiring:
-    """A policy with a memory: the action tells how often it was asked in this episode."""
+    """A policy with a memory: the action counts how often it was asked in this episode."""
 
     def __init__(self) -> None:
         self.starts: list[bool] = []
@@ -99,9 +102,14 @@ def play(env: RecordEpisodes, n_steps: int, action: Any = HALF) -> None:
         env.step(action)
 
 
+def played(inner: gym.Env[Any, Any], n_steps: int, **names: Any) -> RecordEpisodes:
+    env = RecordEpisodes(inner, **names)
+    play(env, n_steps)
+    return env
+
+
 def test_an_episode_holds_what_passed_through() -> None:
-    env = RecordEpisodes(Counter(ends_at=3))
-    play(env, 0)
+    env = played(Counter(ends_at=3), 0)
     for action in (0.25, -0.5, 1.0):
         env.step(np.array([action], np.float32))
     (episode,) = env.episodes
@@ -117,31 +125,26 @@ def test_the_environment_looks_the_same_from_outside() -> None:
     assert recorded.step(HALF)[1:] == bare.step(HALF)[1:]
 
 
-def test_an_episode_that_ends_its_task_is_terminated() -> None:
-    env = RecordEpisodes(Counter(ends_at=2))
-    play(env, 2)
-    assert [episode.terminated for episode in env.episodes] == [True]
-
-
-def test_a_time_limit_is_not_a_termination() -> None:
-    env = RecordEpisodes(TimeLimit(Counter(), 2))
-    play(env, 2)
-    assert [(len(episode), episode.terminated) for episode in env.episodes] == [(2, False)]
+@pytest.mark.parametrize(
+    ("inner", "terminated"),
+    [(Counter(ends_at=2), True), (TimeLimit(Counter(), 2), False)],
+    ids=["end of the task", "time limit"],
+)
+def test_an_episode_is_terminated_by_its_task_and_not_by_a_time_limit(inner: Any, terminated: bool) -> None:
+    (episode,) = played(inner, 2).episodes
+    assert (len(episode), episode.terminated) == (2, terminated)
 
 
 @pytest.mark.parametrize("leave", [lambda env: env.reset(), lambda env: env.close()], ids=["reset", "close"])
 def test_an_episode_that_is_left_is_cut_off_and_kept(leave: Any) -> None:
-    env = RecordEpisodes(Counter())
-    play(env, 2)
+    env = played(Counter(), 2)
     leave(env)
     leave(env)  # the second time there is nothing to keep
     assert [(len(episode), episode.terminated) for episode in env.episodes] == [(2, False)]
 
 
 def test_dict_observations_are_recorded_by_their_keys() -> None:
-    env = RecordEpisodes(Pair(ends_at=2))
-    play(env, 2)
-    observations = env.episodes[0].observations
+    observations = played(Pair(ends_at=2), 2).episodes[0].observations
     assert isinstance(observations, dict)
     np.testing.assert_array_equal(observations["steps"], [[1, 0], [1, 1], [1, 2]])
     np.testing.assert_array_equal(observations["level"], [0, 1, 2])
@@ -149,8 +152,7 @@ def test_dict_observations_are_recorded_by_their_keys() -> None:
 
 def test_actions_are_recorded_as_the_environment_got_them() -> None:
     counter = Counter(ends_at=2)
-    env = RecordEpisodes(counter)
-    env.reset()
+    env = played(counter, 0)
     env.step([3.0])
     env.step(np.array([-0.25]))
     np.testing.assert_array_equal(env.episodes[0].actions, [[1.0], [-0.25]])
@@ -168,18 +170,15 @@ def test_actions_are_recorded_as_the_environment_got_them() -> None:
         ([None, None, True], (True, 2)),
     ],
 )
-def test_success_is_what_the_infos_say_at_each_step(
-    key: str, said: list[Any], outcome: tuple[Any, Any]
-) -> None:
-    env = RecordEpisodes(Counter(ends_at=3, infos=[{} if value is None else {key: value} for value in said]))
-    play(env, 3)
-    assert [(episode.success, episode.first_success) for episode in env.episodes] == [outcome]
+def test_success_is_what_the_infos_say_at_each_step(key: str, said: list[Any], outcome: Any) -> None:
+    infos = [{} if value is None else {key: value} for value in said]
+    (episode,) = played(Counter(ends_at=3, infos=infos), 3).episodes
+    assert (episode.success, episode.first_success) == outcome
 
 
 def test_the_success_of_one_episode_is_not_that_of_the_next() -> None:
     counter = Counter(ends_at=1, infos=[{"success": True}])
-    env = RecordEpisodes(counter)
-    play(env, 1)
+    env = played(counter, 1)
     counter.infos = [{"success": False}]
     play(env, 1)
     assert [episode.success for episode in env.episodes] == [True, False]
@@ -187,25 +186,23 @@ def test_the_success_of_one_episode_is_not_that_of_the_next() -> None:
 
 @pytest.mark.parametrize(
     ("infos", "goal"),
-    [({"reset_info": {"goal_id": "left"}}, "left"), ({"infos": [{}, {"goal_id": "right"}]}, "right"),
-     ({"reset_info": {"goal_id": 7}}, None)],
+    [
+        ({"reset_info": {"goal_id": "left"}}, "left"),
+        ({"infos": [{}, {"goal_id": "right"}]}, "right"),
+        ({"reset_info": {"goal_id": 7}}, None),
+    ],
     ids=["of the reset", "of a step", "no string"],
-)  # fmt: skip
+)
 def test_the_goal_is_a_string_that_an_info_names(infos: dict[str, Any], goal: str | None) -> None:
-    env = RecordEpisodes(Counter(ends_at=2, **infos))
-    play(env, 2)
-    assert env.episodes[0].goal == goal
+    assert played(Counter(ends_at=2, **infos), 2).episodes[0].goal == goal
 
 
 def test_a_given_task_and_its_phrasings_are_those_of_all_episodes() -> None:
-    counter = Counter(ends_at=1)
-    counter.task_description = "not this"  # type: ignore[attr-defined]
-    env = RecordEpisodes(counter, task="count", task_text=["count", "count on"])
+    counter = Counter(ends_at=1, task_description="not this")
+    env = played(counter, 1, task="count", task_text=["count", "count on"])
     play(env, 1)
-    play(env, 1)
-    assert [(episode.task, episode.task_texts) for episode in env.episodes] == [
-        ("count", ("count", "count on"))
-    ] * 2
+    assert [episode.task for episode in env.episodes] == ["count"] * 2
+    assert [episode.task_texts for episode in env.episodes] == [("count", "count on")] * 2
 
 
 @pytest.mark.parametrize(
@@ -216,29 +213,21 @@ def test_a_given_task_and_its_phrasings_are_those_of_all_episodes() -> None:
         ({"task": 3}, None),
     ],
 )
-def test_without_a_sentence_the_environments_own_is_taken(
-    attributes: dict[str, Any], said: str | None
-) -> None:
-    counter = Counter(ends_at=1)
-    for name, value in attributes.items():
-        setattr(counter, name, value)
-    env = RecordEpisodes(TimeLimit(counter, 9))
-    play(env, 1)
-    assert env.episodes[0].task_texts == ((said,) if said else ())
+def test_without_a_sentence_the_environments_own_is_taken(attributes: Any, said: str | None) -> None:
+    (episode,) = played(TimeLimit(Counter(ends_at=1, **attributes), 9), 1).episodes
+    assert episode.task_texts == ((said,) if said else ())
 
 
 def test_the_task_is_called_as_the_environment_is() -> None:
-    registered, own = RecordEpisodes(gym.make("Pendulum-v1")), RecordEpisodes(TimeLimit(Counter(), 1))
-    play(registered, 1, np.zeros(1, np.float32))
-    registered.close()
-    play(own, 1)
-    assert [env.episodes[0].task for env in (registered, own)] == ["Pendulum-v1", "Counter"]
+    envs = played(gym.make("Pendulum-v1"), 1), played(TimeLimit(Counter(), 1), 1)
+    for env in envs:
+        env.close()
+    assert [env.episodes[0].task for env in envs] == ["Pendulum-v1", "Counter"]
 
 
 def test_sentences_that_an_environment_changes_are_tasks_of_their_own() -> None:
     inner = TaskTextWrapper(Counter(ends_at=2), "count up", text_encoder="hashing")
-    env = RecordEpisodes(inner)
-    play(env, 1)
+    env = played(inner, 1)
     inner.set_task_text("count down")  # from the next episode on, as the first step of this one was taken
     play(env, 0)
     inner.set_task_text("stand still")  # after a reset, as is done with environments that reset themselves
@@ -249,15 +238,13 @@ def test_sentences_that_an_environment_changes_are_tasks_of_their_own() -> None:
 
 
 def test_the_vector_of_a_sentence_is_no_part_of_what_is_recorded() -> None:
-    env = RecordEpisodes(TaskTextWrapper(Counter(ends_at=1), "count", text_encoder="hashing"))
-    play(env, 1)
+    env = played(TaskTextWrapper(Counter(ends_at=1), "count", text_encoder="hashing"), 1)
     np.testing.assert_array_equal(env.episodes[0].observations, [[1, 0], [1, 1]])
     assert env.recorded_space == Counter.observation_space
 
 
 def test_what_is_written_is_read_and_forgotten(tmp_path: Path) -> None:
-    env = RecordEpisodes(Counter(ends_at=2), task="count", task_text="count")
-    play(env, 2)
+    env = played(Counter(ends_at=2), 2, task="count", task_text="count")
     play(env, 1)  # has not ended
     path = env.write("lab/count-v0", tmp_path, description="counting")
     assert path == tmp_path / "lab/count-v0"
@@ -271,8 +258,7 @@ def test_what_is_written_is_read_and_forgotten(tmp_path: Path) -> None:
 
 
 def test_what_could_not_be_written_is_not_forgotten(tmp_path: Path) -> None:
-    env = RecordEpisodes(Counter(ends_at=1))
-    play(env, 1)
+    env = played(Counter(ends_at=1), 1)
     with pytest.raises(ValueError, match="'count' is no Minari id"):
         env.write("count", tmp_path)
     assert len(env.episodes) == 1
@@ -293,17 +279,13 @@ def test_environments_that_reset_themselves_are_recorded_each_on_its_own() -> No
 
 def test_a_policy_in_training_is_recorded() -> None:
     vec_env = make_vec_env(lambda: TimeLimit(Draws(), 5), wrapper_class=RecordEpisodes, seed=0)
-    model = SAC(
-        "MlpPolicy", vec_env, learning_starts=100, seed=0, policy_kwargs={"net_arch": [4]}, device="cpu"
-    )
-    model.learn(12)
+    tiny = {"net_arch": [4]}
+    model = SAC("MlpPolicy", vec_env, learning_starts=100, seed=0, policy_kwargs=tiny, device="cpu").learn(12)
     (episodes,) = vec_env.get_attr("episodes")
     assert [len(episode) for episode in episodes] == [5, 5]
-    buffer = model.replay_buffer
-    assert buffer is not None
-    np.testing.assert_array_equal(
-        np.concatenate([episode.actions for episode in episodes]), buffer.actions[:10, 0]
-    )
+    assert model.replay_buffer is not None
+    actions = np.concatenate([episode.actions for episode in episodes])
+    np.testing.assert_array_equal(actions, model.replay_buffer.actions[:10, 0])
 
 
 def test_a_policy_is_recorded_with_its_memory_from_each_episodes_beginning() -> None:
@@ -329,22 +311,16 @@ def test_the_seed_decides_all_episodes_and_no_two_are_the_same() -> None:
 
 
 def test_a_prompted_model_is_recorded() -> None:
-    env = TimeLimit(Counter(), 3)
-    model = model_of(Monitor(TimeLimit(Counter(), 3)))
-    (episode,) = record_policy(model.prompted(task_text="do what the environment rewards"), env, 1)
-    expected, _ = model.predict(
-        episode.observations[0], deterministic=True, task_text="do what the environment rewards"
-    )
+    model, task = model_of(Monitor(TimeLimit(Counter(), 3))), "do what the environment rewards"
+    (episode,) = record_policy(model.prompted(task_text=task), TimeLimit(Counter(), 3), 1)
+    expected, _ = model.predict(episode.observations[0], deterministic=True, task_text=task)
     np.testing.assert_array_equal(episode.actions[0], expected)
 
 
 def test_a_step_before_a_reset_is_refused() -> None:
-    env = RecordEpisodes(Counter(ends_at=1))
-    with pytest.raises(gym.error.ResetNeeded, match="Counter: no episode has begun"):
-        env.step(HALF)
-    play(env, 1)
-    with pytest.raises(gym.error.ResetNeeded, match="Counter: no episode has begun"):
-        env.step(HALF)
+    for env in (RecordEpisodes(Counter()), played(Counter(ends_at=1), 1)):
+        with pytest.raises(gym.error.ResetNeeded, match="Counter: no episode has begun"):
+            env.step(HALF)
 
 
 def test_an_episode_with_nan_is_refused_by_its_number_and_the_next_is_recorded() -> None:
@@ -359,23 +335,19 @@ def test_an_episode_with_nan_is_refused_by_its_number_and_the_next_is_recorded()
 
 @pytest.mark.parametrize("space", [spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,))])
 def test_actions_that_no_policy_here_takes_are_refused(space: spaces.Space[Any]) -> None:
-    env = Counter()
-    env.action_space = space
     with pytest.raises(ValueError, match="Counter: the action space must be a Box with finite bounds, got"):
-        RecordEpisodes(env)
+        RecordEpisodes(Counter(action_space=space))
 
 
 def test_nested_observations_are_refused() -> None:
-    env = Counter()
-    env.observation_space = spaces.Dict({"inner": Pair.observation_space})
+    env = Counter(observation_space=spaces.Dict({"inner": Pair.observation_space}))
     with pytest.raises(ValueError, match="Counter: observations must be one array or a flat Dict of arrays"):
         RecordEpisodes(env)
 
 
 def test_vectorised_environments_are_refused_with_the_way_to_wrap_each() -> None:
-    with pytest.raises(
-        TypeError, match=r"one gymnasium environment, got DummyVecEnv: .*wrapper_class=RecordEpisodes"
-    ):
+    message = "one gymnasium environment, got DummyVecEnv: .*wrapper_class=RecordEpisodes"
+    with pytest.raises(TypeError, match=message):
         RecordEpisodes(DummyVecEnv([Counter]))  # type: ignore[arg-type]
 
 
@@ -387,9 +359,7 @@ def test_vectorised_environments_are_refused_with_the_way_to_wrap_each() -> None
         ({"task_text": [3]}, TypeError, "`task_text`: a task text must be a string, got int"),
     ],
 )
-def test_names_that_say_nothing_are_refused(
-    names: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_names_that_say_nothing_are_refused(names: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         RecordEpisodes(Counter(), **names)
 

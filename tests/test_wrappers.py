@@ -23,6 +23,7 @@ OPEN, CLOSE = "open the drawer", "close the drawer"
 VECTOR = {text: make_text_encoder(ENCODER).encode([text])[0] for text in (OPEN, CLOSE)}
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 IMAGE = spaces.Box(0, 255, (3, 8, 8), np.uint8)
+IMAGE_AND_STATE = spaces.Dict(image=IMAGE, state=BOX)
 
 
 class DictEnv(ActionEnv):
@@ -40,16 +41,15 @@ class DictEnv(ActionEnv):
         return self._zeros(), *super().step(action)[1:]
 
     def _zeros(self) -> dict[str, np.ndarray]:
-        return {
-            key: np.zeros(space.shape, space.dtype) for key, space in self.observation_space.spaces.items()
-        }
+        parts = self.observation_space.spaces
+        return {key: np.zeros(space.shape, space.dtype) for key, space in parts.items()}
 
 
-def wrapped(text: str = OPEN) -> TaskTextWrapper:
-    return TaskTextWrapper(ActionEnv(), text, ENCODER)
+def wrapped(text: str = OPEN, env: gym.Env[Any, Any] | None = None) -> TaskTextWrapper:
+    return TaskTextWrapper(env or ActionEnv(), text, ENCODER)
 
 
-# What an observation holds --------------------------------------------------------------------------------------------------
+# Contents of an observation
 
 
 def test_an_observation_holds_the_environments_own_and_the_vector_of_the_sentence() -> None:
@@ -71,7 +71,7 @@ def test_the_sentence_stands_in_info_and_attributes() -> None:
 
 
 def test_a_dict_observation_gets_the_vector_beside_its_keys() -> None:
-    env = TaskTextWrapper(DictEnv(spaces.Dict(image=IMAGE, state=BOX)), OPEN, ENCODER)
+    env = wrapped(env=DictEnv(IMAGE_AND_STATE))
     observation, _ = env.reset()
     assert set(observation) == {"image", "state", "task_embedding"}
     assert_array_equal(observation["task_embedding"], VECTOR[OPEN])
@@ -97,16 +97,11 @@ def test_an_encoder_may_be_given_itself() -> None:
 
 @pytest.mark.parametrize(
     ("env", "plain"),
-    [
-        (ActionEnv(), ActionEnv.observation_space),
-        (DictEnv(spaces.Dict(image=IMAGE, state=BOX)), spaces.Dict(image=IMAGE, state=BOX)),
-    ],
+    [(ActionEnv(), ActionEnv.observation_space), (DictEnv(IMAGE_AND_STATE), IMAGE_AND_STATE)],
     ids=["array", "dict"],
 )
-def test_the_plain_space_is_that_of_the_environment_inside(
-    env: gym.Env[Any, Any], plain: spaces.Space[Any]
-) -> None:
-    assert plain_observation_space(TaskTextWrapper(env, OPEN, ENCODER).observation_space) == plain
+def test_the_plain_space_is_that_of_the_environment_inside(env: Any, plain: Any) -> None:
+    assert plain_observation_space(wrapped(env=env).observation_space) == plain
 
 
 @pytest.mark.parametrize(
@@ -117,14 +112,11 @@ def test_any_other_space_is_plain_already(space: spaces.Space[Any]) -> None:
 
 
 def test_an_observation_is_split_as_it_was_joined() -> None:
-    array_env, dict_env = (
-        wrapped(),
-        TaskTextWrapper(DictEnv(spaces.Dict(image=IMAGE, state=BOX)), CLOSE, ENCODER),
-    )
-    plain, vector = split_observation(array_env.reset()[0], ActionEnv.observation_space)
+    plain, vector = split_observation(wrapped().reset()[0], ActionEnv.observation_space)
     assert_array_equal(plain, np.full(5, 0.5))
     assert_array_equal(vector, VECTOR[OPEN])
-    plain, vector = split_observation(dict_env.reset()[0], spaces.Dict(image=IMAGE, state=BOX))
+    dict_env = wrapped(CLOSE, DictEnv(IMAGE_AND_STATE))
+    plain, vector = split_observation(dict_env.reset()[0], IMAGE_AND_STATE)
     assert set(plain) == {"image", "state"}
     assert_array_equal(vector, VECTOR[CLOSE])
 
@@ -135,7 +127,7 @@ def test_a_model_that_learned_from_the_vector_keeps_it_in_the_observation() -> N
     assert split_observation(observation, env.observation_space) == (observation, None)
 
 
-# Another sentence -----------------------------------------------------------------------------------------------------------
+# Another sentence
 
 
 def test_another_sentence_counts_from_the_next_observation_on() -> None:
@@ -169,19 +161,20 @@ def test_gymnasiums_vector_environment_batches_the_vectors() -> None:
     assert_array_equal(observations["task_embedding"], [VECTOR[CLOSE]] * 2)
 
 
-# As an environment ----------------------------------------------------------------------------------------------------------
+# As an environment
 
 
-@pytest.mark.parametrize(
-    "env", [ActionEnv(), DictEnv(spaces.Dict(state=BOX, speed=BOX))], ids=["array", "dict"]
-)
+TWO_VECTORS = DictEnv(spaces.Dict(state=BOX, speed=BOX))
+
+
+@pytest.mark.parametrize("env", [ActionEnv(), TWO_VECTORS], ids=["array", "dict"])
 def test_it_passes_stable_baselines3s_check(env: gym.Env[Any, Any]) -> None:
-    check_env_of_sb3(TaskTextWrapper(env, OPEN, ENCODER))
+    check_env_of_sb3(wrapped(env=env))
 
 
 @pytest.mark.filterwarnings("ignore:.*WARN")  # that it is a wrapper, has no bounds, and no registered id
 def test_it_passes_gymnasiums_check() -> None:
-    check_env_of_gymnasium(TaskTextWrapper(DictEnv(spaces.Dict(state=BOX, speed=BOX)), OPEN, ENCODER))
+    check_env_of_gymnasium(wrapped(env=TWO_VECTORS))
 
 
 def test_a_pickled_copy_says_the_same() -> None:
@@ -202,12 +195,12 @@ def registered() -> Iterator[str]:
 
 
 def test_its_spec_makes_it_again(registered: str) -> None:
-    env = TaskTextWrapper(gym.make(registered), CLOSE, ENCODER)
+    env = wrapped(CLOSE, gym.make(registered))
     assert env.spec is not None
     assert_array_equal(gym.make(env.spec).reset()[0]["task_embedding"], VECTOR[CLOSE])
 
 
-# Mistakes -------------------------------------------------------------------------------------------------------------------
+# Mistakes
 
 
 @pytest.mark.parametrize(
@@ -235,10 +228,9 @@ def test_a_refused_sentence_leaves_the_one_of_before() -> None:
     "env", [wrapped(), DictEnv(spaces.Dict(observation=BOX))], ids=["wrapped twice", "ambiguous key"]
 )
 def test_a_dict_without_room_is_refused(env: gym.Env[Any, Any]) -> None:
-    with pytest.raises(
-        ValueError, match=r"a dict with the keys \['observation'.*is ambiguous: wrap an environment once"
-    ):
-        TaskTextWrapper(env, OPEN, ENCODER)
+    message = r"a dict with the keys \['observation'.*is ambiguous: wrap an environment once"
+    with pytest.raises(ValueError, match=message):
+        wrapped(env=env)
 
 
 def test_an_unknown_encoder_is_refused() -> None:

@@ -1,23 +1,21 @@
-"""Stable-Baselines3's zoo trains LLMDPD, saves it, and acts with what it saved."""
+"""Stable-Baselines3's zoo trains LLMDPD, saves it, and acts with the saved model."""
 
 import inspect
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-import minari
 import numpy as np
 import optuna
 import pytest
 import yaml
 from factories import make_episodes, tiny_model
-from minari.data_collector import EpisodeBuffer
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, zoo
+from sb3_llmdpd.data.minari_writer import write_minari
 
 ROOT = Path(__file__).parents[1]
 OBSERVATION = np.full(5, 0.5, np.float32)
@@ -51,38 +49,19 @@ for line in sys.argv[1:]:
     sys.argv = ["zoo", *line.split()]
     zoo.main()
 """
-"""In a process of its own, since the zoo changes Gymnasium where it is imported; and in one, since that takes seconds."""
+"""Importing the zoo changes Gymnasium, and takes seconds: all lines run in one other process."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two Minari data sets, and the environment that they might have been recorded in."""
+    """Two Minari data sets, and an environment of their spaces."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(tmp_path)]))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "zoo_toy.py").write_text(TOY)
     for task in ("task-0", "task-1"):
         episodes = [episode for episode in make_episodes(n_tasks=2) if episode.task == task]
-        last = np.arange(20) == 19
-        buffers = [
-            EpisodeBuffer(
-                observations=episode.observations,
-                actions=episode.actions,
-                rewards=episode.rewards,
-                terminations=np.zeros(20, bool),
-                truncations=last,
-            )
-            for episode in episodes
-        ]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dataset = minari.create_dataset_from_buffers(
-                f"toy/{task}-v0",
-                buffers,
-                observation_space=ActionEnv.observation_space,
-                action_space=ActionEnv.action_space,
-            )
-        dataset.storage.update_episode_metadata([{"task_text": episodes[0].task_texts[0]}] * len(episodes))
+        write_minari(f"toy/{task}-v0", episodes, ActionEnv.observation_space, ActionEnv.action_space)
     return tmp_path
 
 
@@ -101,7 +80,7 @@ def write_hyperparameters(**changes: Any) -> None:
 
 
 def run_zoo(*lines: str) -> str:
-    """What the zoo's scripts print, one after the other."""
+    """Run scripts of the zoo one after the other, and return what they print."""
     command = [sys.executable, "-c", RUN_EACH, *lines]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
@@ -114,20 +93,18 @@ TOY_MODEL = " --algo llmdpd --env Toy-v0 -f logs --device cpu"
 
 
 def mean_rewards(printed: str) -> list[float]:
-    """Of the runs of ``enjoy``."""
+    """Find the mean rewards that runs of ``enjoy`` printed."""
     return [float(line.split()[2]) for line in printed.splitlines() if line.startswith("Mean reward:")]
 
 
+def return_of(model: LLMDPD, **prompt: Any) -> float:
+    return 3 * float(model.predict(OBSERVATION, deterministic=True, **prompt)[0][0])
+
+
 @pytest.mark.slow
-def test_the_zoo_trains_evaluates_saves_and_enjoys_a_model_that_the_environment_tells_its_task(
-    folder: Path,
-) -> None:
-    wrapper = {
-        "sb3_llmdpd.envs.task_text_wrapper.TaskTextWrapper": dict(
-            task_text="do task number 1", text_encoder="hashing"
-        )
-    }
-    write_hyperparameters(env_wrapper=[wrapper])
+def test_the_zoo_serves_a_model_that_the_environment_tells_its_task(folder: Path) -> None:
+    arguments = dict(task_text="do task number 1", text_encoder="hashing")
+    write_hyperparameters(env_wrapper=[{"sb3_llmdpd.envs.TaskTextWrapper": arguments}])
     printed = run_zoo(
         f"{TRAIN} --eval-freq 2 --save-freq 2 {TOY_MODEL}",
         f"{ENJOY} {TOY_MODEL}",
@@ -136,11 +113,7 @@ def test_the_zoo_trains_evaluates_saves_and_enjoys_a_model_that_the_environment_
     )
     run = folder / "logs" / "llmdpd" / "Toy-v0_1"
     files = run / "Toy-v0.zip", run / "rl_model_2_steps.zip"
-    returns = []
-    for file in files:
-        model = LLMDPD.load(file, device="cpu")
-        action, _ = model.predict(OBSERVATION, deterministic=True, task_text="do task number 1")
-        returns.append(3 * float(action[0]))
+    returns = [return_of(LLMDPD.load(file), task_text="do task number 1") for file in files]
     assert mean_rewards(printed) == pytest.approx(returns, abs=0.01)
     with np.load(run / "evaluations.npz") as evaluations:
         assert evaluations["timesteps"].tolist() == [2, 4]
@@ -157,19 +130,15 @@ def test_the_zoo_needs_no_wrapper_for_a_model_of_one_task_and_goes_on_with_it(fo
         f"{TRAIN} --eval-freq -1 -i logs/llmdpd/Toy-v0_1/Toy-v0.zip {TOY_MODEL}",
         f"{ENJOY} --exp-id 1 {TOY_MODEL}",
     )
-    first, second = (
-        LLMDPD.load(folder / "logs" / "llmdpd" / f"Toy-v0_{run}" / "Toy-v0.zip") for run in (1, 2)
-    )
-    assert mean_rewards(printed) == pytest.approx(
-        [3 * first.predict(OBSERVATION, deterministic=True)[0][0]], abs=0.01
-    )
+    runs = folder / "logs" / "llmdpd"
+    first, second = (LLMDPD.load(runs / f"Toy-v0_{run}" / "Toy-v0.zip") for run in (1, 2))
+    assert mean_rewards(printed) == pytest.approx([return_of(first)], abs=0.01)
     assert (first._n_updates, second._n_updates) == (4, 8)
 
 
 def test_the_search_suggests_arguments_that_a_model_takes() -> None:
-    suggested = dict(
-        learning_rate=1e-3, eta=0.1, gamma=0.97, text_dropout=0.2, trajectory_dropout=0.4, prompt_noise=0.5
-    )
+    suggested = dict(learning_rate=1e-3, eta=0.1, gamma=0.97)
+    suggested |= dict(text_dropout=0.2, trajectory_dropout=0.4, prompt_noise=0.5)
     sampled = zoo.sample_hyperparameters(optuna.trial.FixedTrial(suggested), 2, 1, {})  # type: ignore[arg-type]
     assert sampled == suggested
     model = tiny_model(**sampled)
@@ -183,7 +152,7 @@ def test_the_examples_hyperparameters_are_arguments_of_the_model_or_of_the_zoo()
 
 
 @pytest.mark.parametrize("arguments", [[], ["plot_train"]], ids=["none", "unknown"])
-def test_what_scripts_there_are_is_said(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usage_names_the_scripts(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["zoo", *arguments])
     with pytest.raises(SystemExit, match=r"usage: python -m sb3_llmdpd.zoo \{train,enjoy,record_video\}"):
         zoo.main()
