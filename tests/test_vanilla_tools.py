@@ -2,6 +2,8 @@
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,11 @@ from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 TEXTS = ["do task number 0", "do task number 1", "do task number 2"]
 EPISODES = make_episodes()
 OBSERVATION = np.full(5, 0.5, np.float32)
-"""What `ActionEnv` always shows."""
+"""The constant observation of `ActionEnv`."""
 
 
 class RecordingEnv(ActionEnv):
-    """Keeps the last action, and draws a picture that is the brighter, the larger its first entry."""
+    """Keeps the last action, and draws a picture as bright as its first entry is large."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - gymnasium's own declaration
     render_mode = "rgb_array"
@@ -72,13 +74,15 @@ def model(trained: LLMDPD) -> Iterator[LLMDPD]:
 
 
 def actions_of(model: LLMDPD, texts: str | Sequence[str]) -> np.ndarray:
-    """(n_texts, 2), or (2,): what the model does in `ActionEnv`, asked by its own `predict`."""
+    """(n_texts, 2), or (2,): actions of the model in `ActionEnv` by its own `predict`."""
     rows = OBSERVATION if isinstance(texts, str) else np.tile(OBSERVATION, (len(texts), 1))
     return model.predict(rows, deterministic=True, task_text=texts)[0]
 
 
-def wrapped(text: str) -> Callable[[], gym.Env[Any, Any]]:
-    return lambda: Monitor(TaskTextWrapper(RecordingEnv(), text, "hashing"))
+def wrapped(
+    text: str, encoder: str = "hashing", env_class: type[RecordingEnv] = RecordingEnv
+) -> Callable[[], gym.Env[Any, Any]]:
+    return lambda: Monitor(TaskTextWrapper(env_class(), text, encoder))
 
 
 def plain() -> gym.Env[Any, Any]:
@@ -86,7 +90,7 @@ def plain() -> gym.Env[Any, Any]:
 
 
 def told(model: LLMDPD, how: str, texts: list[str]) -> tuple[Any, list[Callable[[], gym.Env[Any, Any]]]]:
-    """What acts, and the sub-environments, one for each text."""
+    """Tell tasks in one of three ways; return the actor, and a maker of a sub-environment for each text."""
     if how == "wrapper":
         return model, [wrapped(text) for text in texts]
     if how == "set_task":
@@ -101,31 +105,31 @@ every_way = pytest.mark.parametrize("how", ["set_task", "prompted", "wrapper"])
 def test_the_three_tasks_ask_for_three_actions(trained: LLMDPD) -> None:
     """Without this, the tests below would prove nothing."""
     actions = actions_of(trained, TEXTS)[:, 0]
-    assert (
-        min(abs(actions[0] - actions[1]), abs(actions[1] - actions[2]), abs(actions[0] - actions[2])) > 0.01
-    )
+    assert np.diff(np.sort(actions)).min() > 0.01
     assert np.abs(actions).max() < 1.0
 
 
-# evaluate_policy ------------------------------------------------------------------------------------------------------------
+def evaluated(acting: Any, env: Any, n_episodes: int) -> list[float]:
+    """Returns of the episodes."""
+    returns, lengths = evaluate_policy(acting, env, n_episodes, return_episode_rewards=True)
+    assert lengths == [3] * n_episodes
+    return returns
+
+
+# evaluate_policy
 
 
 @every_way
 @pytest.mark.parametrize(
     "texts", [TEXTS[1:2], TEXTS, [TEXTS[2], TEXTS[0], TEXTS[2], TEXTS[1]]], ids=["one", "three", "four"]
 )
-def test_evaluate_policy_gives_each_sub_environment_its_own_task(
-    model: LLMDPD, how: str, texts: list[str]
-) -> None:
+def test_evaluate_policy_tells_each_sub_environment_its_task(model: Any, how: str, texts: list[str]) -> None:
     acting, makers = told(model, how, texts)
     vec_env = DummyVecEnv(makers)
-    rewards, lengths = evaluate_policy(
-        acting, vec_env, n_eval_episodes=len(texts), return_episode_rewards=True
-    )
+    returns = evaluated(acting, vec_env, len(texts))
     expected = actions_of(model, texts)
     assert_array_equal(vec_env.get_attr("last_action"), expected)
-    assert_allclose(rewards, 3 * expected[:, 0], atol=1e-5)
-    assert lengths == [3] * len(texts)
+    assert_allclose(returns, 3 * expected[:, 0], atol=1e-5)
 
 
 @every_way
@@ -139,10 +143,8 @@ def test_evaluate_policy_takes_an_environment_that_is_not_vectorised(model: LLMD
 @every_way
 def test_the_same_task_everywhere_is_said_once(model: LLMDPD, how: str) -> None:
     acting, makers = told(model, how, TEXTS[1:2])
-    rewards, _ = evaluate_policy(
-        acting, DummyVecEnv(makers * 5), n_eval_episodes=5, return_episode_rewards=True
-    )
-    assert_allclose(rewards, [3 * actions_of(model, TEXTS[1])[0]] * 5, atol=1e-5)
+    returns = evaluated(acting, DummyVecEnv(makers * 5), 5)
+    assert_allclose(returns, [3 * actions_of(model, TEXTS[1])[0]] * 5, atol=1e-5)
 
 
 def test_a_sub_environment_that_changes_its_task_gets_other_actions(model: LLMDPD) -> None:
@@ -165,13 +167,12 @@ def test_an_example_is_shown_to_all_beside_the_sentence_of_each(model: LLMDPD) -
 
 def test_as_many_tasks_as_sub_environments_or_one_are_needed(model: LLMDPD) -> None:
     model.set_task(task_text=TEXTS)
-    with pytest.raises(
-        ValueError, match="Got 3 prompts for 2 observations: pass one prompt, or one per observation"
-    ):
+    message = "Got 3 prompts for 2 observations: pass one prompt, or one per observation"
+    with pytest.raises(ValueError, match=message):
         evaluate_policy(model, DummyVecEnv([plain] * 2), n_eval_episodes=2)
 
 
-# Around the environments ----------------------------------------------------------------------------------------------------
+# Around the environments
 
 
 @every_way
@@ -188,11 +189,9 @@ def test_vec_monitor_counts_the_rewards_of_each_task(model: LLMDPD, how: str) ->
 def test_frames_are_stacked_for_a_model_that_was_told_its_task() -> None:
     model = tiny_model(dataset=make_episodes(observation_dim=10))
     model.set_task(task_text=TEXTS[0])
-    rewards, _ = evaluate_policy(
-        model, VecFrameStack(DummyVecEnv([plain]), 2), n_eval_episodes=1, return_episode_rewards=True
-    )
+    returns = evaluated(model, VecFrameStack(DummyVecEnv([plain]), 2), 1)
     stacked = np.array([[0.0] * 5 + [0.5] * 5, [0.5] * 10, [0.5] * 10])
-    assert rewards[0] == pytest.approx(model.predict(stacked, deterministic=True)[0][:, 0].sum(), abs=1e-5)
+    assert returns[0] == pytest.approx(model.predict(stacked, deterministic=True)[0][:, 0].sum(), abs=1e-5)
 
 
 def test_a_sentence_that_was_stacked_with_the_frames_is_refused(model: LLMDPD) -> None:
@@ -222,13 +221,11 @@ def test_gymnasiums_vector_environment_is_acted_in(model: LLMDPD, how: str) -> N
     assert_allclose(rewards, actions[:, 0], atol=1e-6)
 
 
-# Video ----------------------------------------------------------------------------------------------------------------------
+# Video
 
 
 @every_way
-@pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # of moviepy's pipes
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_video_shows_what_the_policy_does_on_its_task(model: LLMDPD, how: str, tmp_path: Path) -> None:
     acting, makers = told(model, how, TEXTS[1:2])
     vec_env = VecVideoRecorder(DummyVecEnv(makers), str(tmp_path), lambda step: step == 0, video_length=3)
@@ -236,14 +233,14 @@ def test_a_video_shows_what_the_policy_does_on_its_task(model: LLMDPD, how: str,
     for _ in range(3):
         observations, *_ = vec_env.step(acting.predict(observations, deterministic=True)[0])
     vec_env.close()
-    gc.collect()
+    gc.collect()  # moviepy leaves pipes, which warn here
     (path,) = tmp_path.glob("*.mp4")
     frames = require("imageio.v3", "video").imread(path)  # (n, 32, 32, 3)
     after = 128 + 120 * actions_of(model, TEXTS[1])[0]
     assert_allclose(frames.mean(axis=(1, 2, 3)), [128, after, after, after], atol=4)  # the codec rounds
 
 
-# During training ------------------------------------------------------------------------------------------------------------
+# During training
 
 
 def last_evaluation(model: LLMDPD, env: gym.Env[Any, Any]) -> float:
@@ -253,22 +250,16 @@ def last_evaluation(model: LLMDPD, env: gym.Env[Any, Any]) -> float:
     return callback.last_mean_reward
 
 
-def test_a_callback_evaluates_the_task_that_is_set(learner: LLMDPD) -> None:
-    learner.set_task(task_text=TEXTS[1])
-    mean_reward = last_evaluation(learner, plain())
-    assert mean_reward == pytest.approx(3 * actions_of(learner, TEXTS[1])[0], abs=1e-5)
-
-
-def test_a_callback_evaluates_the_task_of_a_with_block(learner: LLMDPD) -> None:
-    with learner.using_task(task_text=TEXTS[1]):
+@pytest.mark.parametrize("tell", ["set_task", "using_task"])
+def test_a_callback_evaluates_the_task_that_is_set(learner: LLMDPD, tell: str) -> None:
+    with getattr(learner, tell)(task_text=TEXTS[1]) or nullcontext():
         mean_reward = last_evaluation(learner, plain())
     assert mean_reward == pytest.approx(3 * actions_of(learner, TEXTS[1])[0], abs=1e-5)
 
 
 def test_two_callbacks_evaluate_two_tasks(learner: LLMDPD) -> None:
-    callbacks = [
-        EvalCallback(wrapped(text)(), n_eval_episodes=2, eval_freq=2, verbose=0) for text in TEXTS[:2]
-    ]
+    envs = [wrapped(text)() for text in TEXTS[:2]]
+    callbacks = [EvalCallback(env, n_eval_episodes=2, eval_freq=2, verbose=0) for env in envs]
     learner.learn(2, callback=callbacks, log_interval=None)
     expected = 3 * actions_of(learner, TEXTS[:2])[:, 0]
     assert_allclose([callback.last_mean_reward for callback in callbacks], expected, atol=1e-5)
@@ -283,28 +274,33 @@ def test_a_callback_evaluates_a_task_for_each_sub_environment(learner: LLMDPD, t
         assert_allclose(evaluations["results"], [3 * actions_of(learner, TEXTS)[:, 0]], atol=1e-5)
 
 
-# As the model's own environment ---------------------------------------------------------------------------------------------
+# As the model's own environment
+
+
+def assert_acts_in_its_environment(model: LLMDPD, texts: list[str]) -> None:
+    env = model.get_env()
+    assert env is not None
+    evaluate_policy(model, env, n_eval_episodes=len(texts))
+    assert_array_equal(env.get_attr("last_action"), actions_of(model, texts))
 
 
 def test_a_model_takes_wrapped_environments_as_its_own() -> None:
     model = tiny_model(dataset=EPISODES, env=DummyVecEnv([wrapped(text) for text in TEXTS]))
     assert model.observation_space == ActionEnv.observation_space
-    evaluate_policy(model.learn(1, log_interval=None), model.get_env(), n_eval_episodes=3)
-    assert_array_equal(model.get_env().get_attr("last_action"), actions_of(model, TEXTS))  # type: ignore[union-attr]
+    assert_acts_in_its_environment(model.learn(1, log_interval=None), TEXTS)
 
 
 def test_a_model_is_set_to_a_wrapped_environment() -> None:
     model = tiny_model(dataset=EPISODES)
     model.set_env(wrapped(TEXTS[2])())
-    evaluate_policy(model.learn(1, log_interval=None), model.get_env(), n_eval_episodes=1)
-    assert_allclose(model.get_env().get_attr("last_action"), [actions_of(model, TEXTS[2])], atol=1e-6)  # type: ignore[union-attr]
+    model.learn(1, log_interval=None)
+    assert_acts_in_its_environment(model, TEXTS[2:])
 
 
 def test_a_model_is_loaded_with_a_wrapped_environment(tmp_path: Path) -> None:
     tiny_model(dataset=EPISODES).save(tmp_path / "model")
     model = LLMDPD.load(tmp_path / "model", env=wrapped(TEXTS[2])())
-    evaluate_policy(model, model.get_env(), n_eval_episodes=1)
-    assert_allclose(model.get_env().get_attr("last_action"), [actions_of(model, TEXTS[2])], atol=1e-6)  # type: ignore[union-attr]
+    assert_acts_in_its_environment(model, TEXTS[2:])
 
 
 def test_images_are_put_in_order_beside_the_sentence() -> None:
@@ -319,45 +315,30 @@ def test_images_are_put_in_order_beside_the_sentence() -> None:
         def step(self, action: np.ndarray) -> Any:
             return image.copy(), *super().step(action)[1:]
 
-    episodes = [
-        Episode(
-            np.stack([image] * 21),
-            episode.actions,
-            episode.rewards,
-            task=episode.task,
-            task_texts=episode.task_texts,
-        )
-        for episode in EPISODES
-    ]
+    episodes = [replace(episode, observations=np.stack([image] * 21)) for episode in EPISODES]
     model = tiny_model(policy="CnnPolicy", dataset=episodes, batch_size=6)
-    env = DummyVecEnv(
-        [lambda text=text: Monitor(TaskTextWrapper(ImageEnv(), text, "hashing")) for text in TEXTS]
-    )  # type: ignore[misc]
+    env = DummyVecEnv([wrapped(text, env_class=ImageEnv) for text in TEXTS])
     model.set_env(env)
     evaluate_policy(model.learn(1, log_interval=None), model.get_env(), n_eval_episodes=3)
     expected, _ = model.predict(np.stack([image] * 3), deterministic=True, task_text=TEXTS)
     assert_array_equal(env.get_attr("last_action"), expected)
 
 
-def test_a_model_that_learned_from_the_vector_acts_on_it_like_on_any_other_observation(
-    tmp_path: Path,
-) -> None:
-    """Data recorded in a wrapped environment: the vector is a part of the observation, and the prompt comes beside it."""
-    vector = make_text_encoder("hashing:4").encode(["go"])[0]
-    episodes = [
-        Episode(
-            {"observation": episode.observations, "task_embedding": np.tile(vector, (21, 1))},
-            episode.actions,
-            episode.rewards,
-            task_texts=episode.task_texts,
-            task=episode.task,
-        )
+def with_vector(vector: np.ndarray) -> list[Episode]:
+    """Episodes as recorded in a wrapped environment: the vector is a part of the observation."""
+    vectors = np.tile(vector, (21, 1))
+    return [
+        replace(episode, observations={"observation": episode.observations, "task_embedding": vectors})
         for episode in EPISODES
     ]
-    env = DummyVecEnv([lambda: Monitor(TaskTextWrapper(RecordingEnv(), "go", "hashing:4"))])
-    tiny_model(policy="MultiInputPolicy", dataset=episodes, env=env).learn(1, log_interval=None).save(
-        tmp_path / "model"
-    )
+
+
+def test_a_model_that_learned_from_the_vector_acts_on_it_as_on_other_observations(tmp_path: Path) -> None:
+    """The prompt comes beside it."""
+    vector = make_text_encoder("hashing:4").encode(["go"])[0]
+    env = DummyVecEnv([wrapped("go", "hashing:4")])
+    model = tiny_model(policy="MultiInputPolicy", dataset=with_vector(vector), env=env)
+    model.learn(1, log_interval=None).save(tmp_path / "model")
     model = LLMDPD.load(tmp_path / "model", env=env)
     observation = {"observation": OBSERVATION, "task_embedding": vector}
     evaluate_policy(model.prompted(task_text=TEXTS[0]), env, n_eval_episodes=1)
@@ -366,9 +347,6 @@ def test_a_model_that_learned_from_the_vector_acts_on_it_like_on_any_other_obser
 
 
 def test_data_that_say_their_task_in_the_observation_are_not_those_of_a_plain_model() -> None:
-    rows = {"observation": EPISODES[0].observations, "task_embedding": np.zeros((21, 4))}
-    episodes = [Episode(rows, EPISODES[0].actions, np.zeros(20)) for _ in range(2)]
-    with pytest.raises(
-        ValueError, match=r"the observation space of the data is Dict.*and that of the model is Box"
-    ):
-        tiny_model(dataset=EPISODES).set_dataset(episodes)
+    message = "the observation space of the data is Dict.*and that of the model is Box"
+    with pytest.raises(ValueError, match=message):
+        tiny_model(dataset=EPISODES).set_dataset(with_vector(np.zeros(4)))
