@@ -107,25 +107,20 @@ def test_metaworld_relative_means_the_same_wherever_the_table_stands() -> None:
 
 
 def test_metaworld_relative_can_have_positions_beside_the_relations() -> None:
-    features = Relative(METAWORLD, positions=True)(scene())
+    bare, extended = Relative(METAWORLD), Relative(METAWORLD, positions=True)
+    features = extended(scene())
     assert_close(features[0, 52:], th.tensor([0.1, 0.2, 0.3, 0.5, 0.5, 0.5, 1.0, 2.0, 3.0]))
-    assert th.equal(features[:, :52], Relative(METAWORLD)(scene()))
+    assert th.equal(features[:, :52], bare(scene()))
+    assert (bare.features_dim, extended.features_dim) == (52, features.shape[1])
 
 
 def test_a_goal_or_object_that_is_not_there_is_nowhere_relative_to_the_hand() -> None:
     """Meta-World writes zeros for it; minus the hand they would be a place that moves with the hand."""
     hidden = scene()
-    hidden[0, 36:39] = 0.0
-    hidden[0, 11:14] = 0.0
+    hidden[0, 36:39] = hidden[0, 11:14] = 0.0
     offsets = Relative(METAWORLD)(hidden)[0, :24].view(2, 4, 3)  # coarse and fine
     assert th.equal(offsets[:, 1:], th.zeros(2, 3, 3))
     assert_close(offsets[0, 0], th.tensor(OFFSETS[0]))
-
-
-@pytest.mark.parametrize("positions", [False, True])
-def test_metaworld_relative_announces_the_features_it_gives(positions: bool) -> None:
-    extractor = Relative(METAWORLD, positions)
-    assert extractor(th.zeros(2, 39)).shape == (2, extractor.features_dim)
 
 
 def test_metaworld_relative_refuses_other_spaces() -> None:
@@ -133,14 +128,10 @@ def test_metaworld_relative_refuses_other_spaces() -> None:
         Relative(spaces.Box(-1.0, 1.0, (38,)))
 
 
-def test_names_stand_for_features_extractors() -> None:
+def test_names_stand_for_features_extractors_and_a_class_for_itself() -> None:
     names = ("flatten", "combined", "nature_cnn", "metaworld_relative")
     classes = [FlattenExtractor, CombinedExtractor, NatureCNN, Relative]
-    assert [features_extractor_named(name) for name in names] == classes
-
-
-def test_a_features_extractor_class_stands_for_itself() -> None:
-    assert features_extractor_named(FlattenExtractor) is FlattenExtractor
+    assert [features_extractor_named(name) for name in (*names, Relative)] == [*classes, Relative]
 
 
 def test_an_unknown_features_extractor_is_answered_with_the_known_ones() -> None:

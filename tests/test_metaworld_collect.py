@@ -48,9 +48,7 @@ def episodes(root: Path) -> tuple[Episode, ...]:
     return load_minari(REACH, root=root).episodes
 
 
-def test_replaying_the_recorded_actions_gives_the_recorded_observations(
-    root: Path, episodes: tuple[Episode, ...]
-) -> None:
+def test_replayed_actions_give_the_recorded_observations(root: Path, episodes: tuple[Episode, ...]) -> None:
     env = MetaWorldEnv("reach")
     for episode, metadata in zip(episodes, episode_metadata(root, REACH), strict=True):
         observations = [env.reset(seed=metadata["seed"])[0]]
@@ -133,8 +131,7 @@ def test_minari_itself_reads_what_was_written(root: Path, monkeypatch: pytest.Mo
     dataset = minari.load_dataset(REACH)
     episode = dataset[0]
     assert dataset.total_episodes == 3
-    assert episode.observations.shape == (len(episode) + 1, 39)
-    assert episode.observations.dtype == np.float32
+    assert (episode.observations.shape, episode.observations.dtype) == ((len(episode) + 1, 39), np.float32)
     assert episode.truncations[-1]
     assert not episode.terminations.any()
     assert episode.infos["success"].shape == (len(episode) + 1,)
@@ -159,9 +156,7 @@ def test_the_goal_of_a_recorded_episode_can_be_played_again_with_the_object_else
         assert np.abs(observation[OBJECT] - episode.observations[0][OBJECT]).max() > 0.01
 
 
-def test_a_goal_that_is_a_part_of_the_object_is_shared_by_all_episodes_and_no_scene_is(
-    tmp_path: Path,
-) -> None:
+def test_a_goal_that_is_a_part_of_the_object_is_shared_by_all_and_no_scene_is(tmp_path: Path) -> None:
     one, other = collected(tmp_path, "drawer-close", n_episodes=2, episodes_per_goal=2)
     assert one.goal == other.goal == "drawer-close"
     assert np.abs(one.observations[0][OBJECT] - other.observations[0][OBJECT]).max() > 0.01
@@ -210,9 +205,7 @@ def test_what_collect_did_not_write_is_never_overwritten(tmp_path: Path) -> None
     assert (tmp_path / REACH / "notes.txt").read_text() == "mine"
 
 
-def test_an_interrupted_collection_leaves_complete_data_sets_only_and_can_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_collection_keeps_whole_data_sets_and_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
     tasks, describe = ["reach", "window-open"], writer._describe
 
     def interrupted(storage: Any, recipe: Recipe, episodes: Any) -> None:
@@ -231,13 +224,11 @@ def test_an_interrupted_collection_leaves_complete_data_sets_only_and_can_go_on(
 
 def test_what_a_killed_collection_left_is_removed_and_a_running_ones_is_not(tmp_path: Path) -> None:
     old, young = tmp_path / ".collecting-old", tmp_path / ".collecting-young"
-    for folder in (old, young):
+    for folder, age in ((old, 86_400), (young, 0)):
         folder.mkdir()
-    yesterday = time.time() - 86_400
-    os.utime(old, (yesterday, yesterday))
+        os.utime(folder, (time.time() - age,) * 2)
     collect_here(tmp_path, n_episodes=1)
-    assert not old.exists()
-    assert young.exists()
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -256,9 +247,7 @@ def test_what_a_killed_collection_left_is_removed_and_a_running_ones_is_not(tmp_
         ({"id_format": "{task}"}, "which is no Minari id"),
     ],
 )
-def test_impossible_requests_are_refused_before_anything_is_collected(
-    tmp_path: Path, options: dict[str, Any], message: str
-) -> None:
+def test_impossible_requests_are_refused_at_once(tmp_path: Path, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         collect_here(tmp_path, **options)
     assert not list(tmp_path.iterdir())

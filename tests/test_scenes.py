@@ -3,19 +3,8 @@
 import numpy as np
 import pytest
 
-from sb3_llmdpd.data.metaworld.scenes import (
-    EXPERT_STEPS,
-    GOAL_DISTANCE,
-    SHARED_SCENES,
-    SharedScenes,
-    can_be_told_apart,
-    expert_steps,
-    expert_success,
-    first_observations,
-    mean_goal_distance,
-    shared_scenes,
-    soon,
-)
+from sb3_llmdpd.data.metaworld import scenes
+from sb3_llmdpd.data.metaworld.scenes import SHARED_SCENES, can_be_told_apart
 from sb3_llmdpd.data.metaworld.tasks import TASKS, by_need_of_goal
 from sb3_llmdpd.evaluation.conditions import shared_scene_cells
 
@@ -48,33 +37,34 @@ def test_less_than_two_millimetres_tell_nothing() -> None:
 
 def test_hiding_the_goal_makes_the_faucets_alike() -> None:
     for visible in (True, False):
-        one, other = (first_observations(f"faucet-{way}", goal_visible=visible) for way in ("open", "close"))
-        assert can_be_told_apart(one, other) == visible
+        opening = scenes.first_observations("faucet-open", goal_visible=visible)
+        closing = scenes.first_observations("faucet-close", goal_visible=visible)
+        assert can_be_told_apart(opening, closing) == visible
 
 
 def test_who_carries_the_puck_to_the_goal_has_reached_it_and_not_the_other_way_round() -> None:
-    assert expert_success("reach", "pick-place", 1) == 1.0
-    assert expert_success("pick-place", "reach", 1) == 0.0
+    assert scenes.expert_success("reach", "pick-place", 1) == 1.0
+    assert scenes.expert_success("pick-place", "reach", 1) == 0.0
 
 
 def test_soon_is_within_twice_the_steps_of_the_expert() -> None:
-    limit = 2 * EXPERT_STEPS["faucet-open"]
-    assert soon("faucet-open", [limit - 1, limit, None, 0]) == (True, False, False, True)
+    limit = 2 * scenes.EXPERT_STEPS["faucet-open"]
+    assert scenes.soon("faucet-open", [limit - 1, limit, None, 0]) == (True, False, False, True)
 
 
 def test_where_no_expert_was_measured_every_success_is_soon() -> None:
-    assert soon("drawer-open", [499, None]) == (True, False)
+    assert scenes.soon("drawer-open", [499, None]) == (True, False)
 
 
 def test_the_steps_of_experts_are_measured_where_scenes_are_shared() -> None:
-    assert set(EXPERT_STEPS) == {task for pair in SHARED_SCENES for task in pair.exclusive}
-    assert expert_steps("faucet-open") == EXPERT_STEPS["faucet-open"]
+    assert set(scenes.EXPERT_STEPS) == {task for pair in SHARED_SCENES for task in pair.exclusive}
+    assert scenes.expert_steps("faucet-open") == scenes.EXPERT_STEPS["faucet-open"]
 
 
 @pytest.mark.slow  # three simulators, and two experts in the scenes of each other
 def test_a_pair_is_measured_as_it_stands_in_the_list() -> None:
-    measured = shared_scenes(["drawer-open", "pick-place", "reach"], n_episodes=2)
-    assert measured == [SharedScenes(("pick-place", "reach"), True, ("pick-place",))]
+    measured = scenes.shared_scenes(["drawer-open", "pick-place", "reach"], n_episodes=2)
+    assert measured == [scenes.SharedScenes(("pick-place", "reach"), True, ("pick-place",))]
     assert measured[0] in SHARED_SCENES
 
 
@@ -109,4 +99,4 @@ def test_tasks_are_parted_by_whether_a_hidden_goal_has_to_be_told() -> None:
 
 @pytest.mark.parametrize("task", [name for name, info in TASKS.items() if info.goal_separate])
 def test_goals_that_are_said_to_move_are_farther_apart_than_success_forgives(task: str) -> None:
-    assert TASKS[task].goal_moves == (mean_goal_distance(task, n_resets=20) > GOAL_DISTANCE)
+    assert TASKS[task].goal_moves == (scenes.mean_goal_distance(task, n_resets=20) > scenes.GOAL_DISTANCE)

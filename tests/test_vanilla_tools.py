@@ -16,13 +16,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import (
-    DummyVecEnv,
-    SubprocVecEnv,
-    VecFrameStack,
-    VecMonitor,
-    VecVideoRecorder,
-)
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
+from stable_baselines3.common.vec_env.vec_video_recorder import VecVideoRecorder
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, Episode
@@ -79,9 +74,10 @@ def actions_of(model: LLMDPD, texts: str | Sequence[str]) -> np.ndarray:
     return model.predict(rows, deterministic=True, task_text=texts)[0]
 
 
-def wrapped(
-    text: str, encoder: str = "hashing", env_class: type[RecordingEnv] = RecordingEnv
-) -> Callable[[], gym.Env[Any, Any]]:
+Maker = Callable[[], gym.Env[Any, Any]]
+
+
+def wrapped(text: str, encoder: str = "hashing", env_class: type[RecordingEnv] = RecordingEnv) -> Maker:
     return lambda: Monitor(TaskTextWrapper(env_class(), text, encoder))
 
 
@@ -89,7 +85,7 @@ def plain() -> gym.Env[Any, Any]:
     return Monitor(RecordingEnv())
 
 
-def told(model: LLMDPD, how: str, texts: list[str]) -> tuple[Any, list[Callable[[], gym.Env[Any, Any]]]]:
+def told(model: LLMDPD, how: str, texts: list[str]) -> tuple[Any, list[Maker]]:
     """Tell tasks in one of three ways; return the actor, and a maker of a sub-environment for each text."""
     if how == "wrapper":
         return model, [wrapped(text) for text in texts]

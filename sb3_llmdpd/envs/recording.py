@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.data.episodes import Episode
@@ -16,27 +17,6 @@ from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space, split_obs
 
 _SENTENCE_ATTRIBUTES = ("task_description", "task")
 """Attributes in which environments keep their sentence, best first."""
-
-
-class Predicts(Protocol):
-    """Anything that acts as the models of Stable-Baselines3 do."""
-
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Choose an action.
-
-        :param observation: one observation, environment units.
-        :param state: state of a recurrent policy as the last call returned it, None at first.
-        :param episode_start: (1,), bool, True at the start of an episode.
-        :param deterministic: leave exploration out.
-        :return: action, and the next state.
-        """
-        ...
 
 
 class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
@@ -190,7 +170,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
 
 
 def record_policy(
-    model: Predicts,
+    model: PolicyPredictor,
     env: gym.Env[Any, Any],
     n_episodes: int,
     *,
