@@ -80,7 +80,8 @@ class PhaseWatch:
         :param row: index of the episode.
         :return: its phases.
         """
-        return Phases(*self._passed[row].tolist(), float(self._closest[row]))
+        passed = dict(zip(PHASES, self._passed[row].tolist(), strict=True))
+        return Phases(**passed, closest=float(self._closest[row]))
 
 
 def phase_rates(phases: Sequence[Phases]) -> dict[str, float]:
