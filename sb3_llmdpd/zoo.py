@@ -42,10 +42,9 @@ def sample_hyperparameters(
 ) -> dict[str, float]:
     """Suggest arguments of LLMDPD for one trial of the zoo's search (``train --optimize-hyperparameters``).
 
+    The zoo's other three arguments concern other algorithms.
+
     :param trial: Optuna's trial, which suggests the values.
-    :param n_actions: ignored, like the next two, which concern other algorithms.
-    :param n_envs: ignored.
-    :param additional_args: ignored.
     :return: values by the name of the argument.
     """
     return {

@@ -24,7 +24,7 @@ HALF = np.array([0.5], np.float32)
 class Counter(gym.Env[Any, Any]):
     """Counts its steps, in one array that it hands out again and again; the action is the reward.
 
-    :param ends_at: step that ends the task itself, if any does.
+    :param ends_at: step that ends the task itself, 0 for none.
     :param infos: info of each step from the first on; empty ones follow.
     :param reset_info: info of each reset.
     :param attributes: further attributes.
@@ -33,22 +33,14 @@ class Counter(gym.Env[Any, Any]):
     observation_space: spaces.Space[Any] = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def __init__(
-        self,
-        ends_at: int | None = None,
-        infos: list[dict[str, Any]] | None = None,
-        reset_info: dict[str, Any] | None = None,
-        **attributes: Any,
-    ) -> None:
-        self.ends_at, self.infos, self.reset_info = ends_at, infos or [], reset_info or {}
+    def __init__(self, ends_at: int = 0, infos: Any = (), reset_info: Any = None, **attributes: Any) -> None:
+        self.ends_at, self.infos, self.reset_info = ends_at, infos, reset_info or {}
         vars(self).update(attributes)
         self.seen = np.zeros(2, np.float32)
         self.got: list[Any] = []
         self.n_resets = self.n_steps = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, **_: Any) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.n_resets, self.n_steps = self.n_resets + 1, 0
         return self._observation(), self.reset_info
@@ -87,9 +79,7 @@ class Untiring:
         self.starts: list[bool] = []
         self.deterministic: list[bool] = []
 
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> Any:
+    def predict(self, observation: Any, state: Any, episode_start: Any, deterministic: bool) -> Any:
         self.starts.append(bool(episode_start[0]))
         self.deterministic.append(deterministic)
         n_asked = 0 if state is None else int(state[0][0])

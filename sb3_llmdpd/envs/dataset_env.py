@@ -27,21 +27,12 @@ class DatasetEnv(gym.Env[Any, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode that has no steps.
-
-        :param seed: ignored, as nothing is random.
-        :param options: ignored.
-        :return: an observation of zeros, and an empty info.
-        """
+        """Start an episode that has no steps: give an observation of zeros and an empty info."""
         super().reset(seed=seed)
         return _zeros(self.observation_space), {}
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Refuse.
-
-        :param action: any.
-        :raises RuntimeError: always.
-        """
+        """Refuse every action with a RuntimeError."""
         raise RuntimeError(
             "LLMDPD learns offline from logged data, and this environment only states the data's spaces. To"
             " act or evaluate, use an environment of your own: evaluate_policy(model, env), or"

@@ -75,11 +75,8 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode.
+        """Keep the episode that has begun, and start another.
 
-        :param seed: seed for the environment.
-        :param options: options for the environment.
-        :return: observation and info of the environment.
         :raises ValueError: when the episode that ends here holds NaN.
         """
         self._finish(terminated=False)

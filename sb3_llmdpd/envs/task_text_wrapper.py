@@ -82,22 +82,12 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode.
-
-        :param seed: seed for the environment.
-        :param options: options for the environment.
-        :return: observation with the sentence's vector, and info with the sentence.
-        """
+        """Start an episode, with the sentence's vector in the observation and the sentence in the info."""
         observation, info = self.env.reset(seed=seed, options=options)
         return self._with_task(observation), {**info, "task_text": self._task_text}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take a step.
-
-        :param action: action for the environment.
-        :return: the environment's answer, with the sentence's vector in the observation and the sentence in
-            the info.
-        """
+        """Take a step, with the sentence's vector in the observation and the sentence in the info."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         info = {**info, "task_text": self._task_text}
         return self._with_task(observation), reward, terminated, truncated, info
