@@ -28,7 +28,8 @@ GOAL_DISTANCE = 0.06
 """Metres. Success forgives 0.05 to 0.07 in most tasks: goals that are nearer to each other on average are one
 goal."""
 
-_EXPERT_STEPS = 300
+_STEP_LIMIT = 300
+"""Steps that an expert gets in one episode."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def _first_successes(
         if goal_visible:
             own.simulator._target_pos = env.simulator._target_pos
         found.append(None)
-        for step in range(_EXPERT_STEPS):
+        for step in range(_STEP_LIMIT):
             observation, _, _, _, info = env.step(own.expert_action(observation))
             if info["is_success"]:
                 found[-1] = step
