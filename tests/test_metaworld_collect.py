@@ -77,10 +77,6 @@ def test_the_action_recorded_is_the_clipped_sum_of_the_experts_and_the_noise() -
     np.testing.assert_array_equal(calm.observations[0], noisy.observations[0])
 
 
-def test_episodes_take_turns_in_their_noise(root: Path) -> None:
-    assert [metadata["noise"] for metadata in episode_metadata(root, REACH)] == [0.0, 0.3, 1.0]
-
-
 def test_an_episode_ends_shortly_after_its_first_success(episodes: tuple[Episode, ...]) -> None:
     for episode in episodes:
         assert episode.success
@@ -111,7 +107,9 @@ def test_a_failed_episode_is_kept_whole_and_marked(tmp_path: Path) -> None:
 
 def test_episodes_and_data_set_say_what_they_are(root: Path, episodes: tuple[Episode, ...]) -> None:
     metadata = json.loads((root / REACH / "data" / "metadata.json").read_text())
-    episode = episode_metadata(root, REACH)[0]
+    said_by_each = episode_metadata(root, REACH)
+    episode = said_by_each[0]
+    assert [entry["noise"] for entry in said_by_each] == [0.0, 0.3, 1.0]  # in turns
     said = {"task_id": "reach", "task_text": TASKS["reach"].texts[0], "goal_separate": True}
     said |= {f"{package}_version": version(package) for package in ("mujoco", "metaworld")}
     for entry in (metadata, episode):
@@ -137,7 +135,7 @@ def test_minari_itself_reads_what_was_written(root: Path, monkeypatch: pytest.Mo
     assert episode.infos["success"].shape == (len(episode) + 1,)
 
 
-def test_episodes_of_the_same_goal_share_it_and_place_the_object_anew(tmp_path: Path) -> None:
+def test_episodes_share_a_goal_that_can_be_played_again_and_place_the_object_anew(tmp_path: Path) -> None:
     pushes = collected(tmp_path, "push", n_episodes=4, episodes_per_goal=2)
     starts = np.stack([episode.observations[0] for episode in pushes])
     np.testing.assert_allclose(starts[0, GOAL], starts[1, GOAL], atol=1e-6)
@@ -146,11 +144,8 @@ def test_episodes_of_the_same_goal_share_it_and_place_the_object_anew(tmp_path: 
     assert np.abs(starts[0, OBJECT] - starts[1, OBJECT]).max() > 0.01
     goals = [episode.goal for episode in pushes]
     assert goals[0] == goals[1] != goals[2] == goals[3]
-
-
-def test_the_goal_of_a_recorded_episode_can_be_played_again_with_the_object_elsewhere(tmp_path: Path) -> None:
     env = MetaWorldEnv("push")
-    for episode in collected(tmp_path, "push", n_episodes=2, episodes_per_goal=2):
+    for episode in pushes:  # the goal can be played again, with the object elsewhere
         observation, _ = env.reset(seed=5, options={"goal_of": episode.goal})
         np.testing.assert_allclose(observation[GOAL], episode.observations[0][GOAL], atol=1e-6)
         assert np.abs(observation[OBJECT] - episode.observations[0][OBJECT]).max() > 0.01
@@ -184,17 +179,14 @@ def test_the_result_does_not_depend_on_the_number_of_processes(tmp_path: Path) -
         np.testing.assert_array_equal(mine.observations, theirs.observations)
 
 
-def test_a_complete_data_set_of_the_same_recipe_is_kept(root: Path) -> None:
+def test_a_data_set_is_kept_for_the_same_recipe_and_in_the_way_of_another(root: Path) -> None:
     file = root / REACH / "data" / "main_data.hdf5"
     before = file.stat().st_mtime_ns
     assert collect_here(root, n_episodes=3, noise=(0.0, 0.3, 1.0)) == [REACH]
-    assert file.stat().st_mtime_ns == before
-
-
-def test_a_data_set_of_another_recipe_is_never_overwritten(root: Path) -> None:
     message = r"'metaworld/reach-v0' is already in .*n_episodes 3 there, 2 asked.*Delete .*id_format"
     with pytest.raises(ValueError, match=message):
         collect_here(root)
+    assert file.stat().st_mtime_ns == before
 
 
 def test_what_collect_did_not_write_is_never_overwritten(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The Meta-World environments: seeds, goals, dtypes, time limits, the expert, and frames."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from stable_baselines3.common.env_checker import check_env
@@ -44,13 +46,6 @@ def test_a_separate_goal_stays_while_the_object_moves(task: str) -> None:
     assert_only_the_object_moved(env.reset(seed=1, options={"goal_of": env.layout.copy()})[0], first)
 
 
-def test_where_the_goal_is_a_part_of_the_object_the_same_goal_is_the_same_scene() -> None:
-    env = MetaWorldEnv("drawer-open")
-    first, _ = env.reset(seed=0)
-    again, _ = env.reset(seed=1, options={"goal_of": env.layout})
-    np.testing.assert_array_equal(again, first)
-
-
 def test_a_goal_is_found_again_by_its_name_and_the_object_is_placed_by_the_seed(push: MetaWorldEnv) -> None:
     goal = push.reset(seed=11)[0]
     first, _ = push.reset(seed=1, options={"goal_of": goal_id("push", 11)})
@@ -61,11 +56,12 @@ def test_a_goal_is_found_again_by_its_name_and_the_object_is_placed_by_the_seed(
     np.testing.assert_array_equal(again, first)
 
 
-def test_where_the_goal_is_a_part_of_the_object_every_scene_has_it() -> None:
+def test_a_goal_that_is_a_part_of_the_object_is_that_of_every_scene_and_its_layout_a_scene() -> None:
     assert goal_id("drawer-open", 11) == "drawer-open"
     env = MetaWorldEnv("drawer-open")
     with_goal, _ = env.reset(seed=1, options={"goal_of": "drawer-open"})
     np.testing.assert_array_equal(with_goal, env.reset(seed=1)[0])
+    np.testing.assert_array_equal(with_goal, env.reset(seed=2, options={"goal_of": env.layout})[0])
 
 
 @pytest.mark.parametrize("goal", ["reach/11", "push", "push/x"])
@@ -143,26 +139,21 @@ def test_is_success_stays_true_after_the_first_success() -> None:
     assert env.reset(seed=0)[1]["is_success"] is False
 
 
-def test_an_episode_is_truncated_after_500_steps_and_never_terminated(push: MetaWorldEnv) -> None:
-    push.reset(seed=0)
-    ends = [push.step(NOTHING)[2:4] for _ in range(500)]
-    assert ends == [(False, False)] * 499 + [(False, True)]
-    with pytest.raises(ValueError, match="reset"):
-        push.step(NOTHING)
-
-
-def test_another_step_limit_truncates_there() -> None:
-    env = MetaWorldEnv("reach", max_episode_steps=7)
+@pytest.mark.parametrize(("options", "limit"), [({}, 500), ({"max_episode_steps": 7}, 7)])
+def test_an_episode_is_truncated_at_its_limit_and_never_terminated(options: Any, limit: int) -> None:
+    env = MetaWorldEnv("push", **options)
     env.reset(seed=0)
-    assert [env.step(NOTHING)[3] for _ in range(7)] == [False] * 6 + [True]
+    ends = [env.step(NOTHING)[2:4] for _ in range(limit)]
+    assert ends == [(False, False)] * (limit - 1) + [(False, True)]
+    with pytest.raises(ValueError, match="reset"):
+        env.step(NOTHING)
 
 
 def test_an_action_beyond_its_range_does_what_the_clipped_one_does(push: MetaWorldEnv) -> None:
-    results = []
-    for action in (np.array([9.0, -3.0, 1.0, 5.0]), np.array([1.0, -1.0, 1.0, 1.0])):
-        push.reset(seed=0)
-        results.append(push.step(action)[0])
-    np.testing.assert_array_equal(*results)
+    push.reset(seed=0)
+    beyond = push.step(np.array([9.0, -3.0, 1.0, 5.0]))[0]
+    push.reset(seed=0)
+    np.testing.assert_array_equal(beyond, push.step(np.array([1.0, -1.0, 1.0, 1.0]))[0])
 
 
 @pytest.mark.parametrize("action", [np.zeros(3), np.array([0.0, np.nan, 0.0, 0.0])])
@@ -172,7 +163,7 @@ def test_an_impossible_action_is_refused(push: MetaWorldEnv, action: np.ndarray)
         push.step(action)
 
 
-def test_the_experts_actions_are_float32_within_the_action_space(push: MetaWorldEnv) -> None:
+def test_the_experts_actions_are_float32_within_the_action_space() -> None:
     env = MetaWorldEnv("door-close")  # its expert asks for up to twenty times the range
     observation, _ = env.reset(seed=0)
     for _ in range(10):
