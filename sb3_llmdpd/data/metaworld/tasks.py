@@ -4,8 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sb3_llmdpd.data.metaworld.paraphrases import PARAPHRASES
-from sb3_llmdpd.data.metaworld.sentences import SENTENCES
+from sb3_llmdpd.data.metaworld.sentences import PARAPHRASES, SENTENCES
 
 # Tasks whose object the simulator draws apart from the goal. In the others, the goal is a part of the object
 # (a drawer and its open position), or the object always lies in the same place.
