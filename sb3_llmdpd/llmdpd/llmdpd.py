@@ -231,8 +231,10 @@ class LLMDPD(OffPolicyAlgorithm):
                 "LLMDPD needs to know the spaces: pass `dataset` (Minari ids, episodes or a buffer) or `env`,"
                 " or use LLMDPD.load(path)"
             )
+        # The class and not its name, which SB3 would hold against a wrapped `env`.
+        policy_class: Any = self.policy_aliases.get(policy, policy)  # type: ignore[arg-type]
         super().__init__(
-            self.policy_aliases.get(policy, policy),  # type: ignore[arg-type]  # SB3 would hold a name against a wrapped `env`
+            policy_class,
             env,
             learning_rate,
             batch_size=batch_size,
@@ -276,9 +278,7 @@ class LLMDPD(OffPolicyAlgorithm):
         """Source of the noise in `predict`, apart so that acting changes nothing in training."""
         self.set_random_seed(self.seed)
         self.policy = self._make_policy().to(self.device)
-        self.policy.actor.diffusion.chain(
-            self.sampler, self.n_sampling_steps
-        )  # which refuses an impossible one
+        self.policy.actor.diffusion.chain(self.sampler, self.n_sampling_steps)  # refuses an impossible one
         self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
         self.state_value = self.policy.state_value
