@@ -386,5 +386,5 @@ def test_an_empty_buffer_and_actions_that_are_no_numbers_in_bounds_are_refused()
     ):
         ReplayBufferSource(buffer)
     buffer.action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    with pytest.raises(ValueError, match="replay buffer: the action space must have finite bounds"):
+    with pytest.raises(ValueError, match="replay buffer: the action space must be a Box with finite bounds"):
         ReplayBufferSource(buffer)

@@ -1,4 +1,4 @@
-"""Checks of what users bring: sentences, steps against spaces, and spaces themselves."""
+"""Checks of what users bring: sentences, steps against spaces, and the spaces themselves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +10,17 @@ Observations = np.ndarray | dict[str, np.ndarray]
 """Observations of consecutive steps: (n, *obs_shape), or a dict of such arrays for a Dict space."""
 
 
+def entries_of(observations: Any) -> dict[str, Any]:
+    """Read observations of either kind as a dict.
+
+    :param observations: (n, *obs_shape), or a dict of such arrays.
+    :return: the dict; a single array has the key ``""``.
+    """
+    return observations if isinstance(observations, dict) else {"": observations}
+
+
 def check_texts(texts: Sequence[str] | str, source: str) -> tuple[str, ...]:
-    """Sentences as a tuple.
+    """Check sentences.
 
     :param texts: one sentence, or several phrasings of it.
     :param source: named first in the error message.
@@ -46,26 +55,17 @@ def check_fits(
     :param source: named first in the error message.
     :raises ValueError: when shapes differ, or actions leave the space.
     """
-    if isinstance(observation_space, spaces.Dict):
-        if not isinstance(observations, dict) or set(observations) != set(observation_space.spaces):
-            raise ValueError(
-                f"{source}: observations must be a dict with the keys {sorted(observation_space.spaces)}"
-            )
-        parts = [
-            (f"observations[{key!r}]", observations[key], observation_space[key]) for key in observation_space
-        ]
-    else:
-        if isinstance(observations, dict):
-            raise ValueError(
-                f"{source}: observations are a dict, but the observation space is {observation_space}"
-            )
-        parts = [("observations", observations, observation_space)]
-    for name, array, space in [*parts, ("actions", actions, action_space)]:
-        if array.shape[1:] != space.shape:
-            raise ValueError(
-                f"{source}: a row of `{name}` must have the space's shape {space.shape}, got {array.shape[1:]}"
-            )
-        _check_categories(name, array, space, source)
+    known = observation_space.spaces if isinstance(observation_space, spaces.Dict) else None
+    if known is None and isinstance(observations, dict):
+        raise ValueError(
+            f"{source}: observations are a dict, but the observation space is {observation_space}"
+        )
+    if known is not None and (not isinstance(observations, dict) or set(observations) != set(known)):
+        raise ValueError(f"{source}: observations must be a dict with the keys {sorted(known)}")
+    rows = entries_of(observations)
+    for key, space in [("", observation_space)] if known is None else known.items():
+        _check_rows("observations" if known is None else f"observations[{key!r}]", rows[key], space, source)
+    _check_rows("actions", actions, action_space, source)
     # In the precision of the actions: 0.1 as float32 is larger than 0.1 as float64.
     low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
     outside = ((actions < low) | (actions > high)).reshape(len(actions), -1).any(axis=1)
@@ -73,34 +73,38 @@ def check_fits(
         raise ValueError(
             f"{source}: {int(outside.sum())} of {len(actions)} actions lie outside the action space"
             f" [{action_space.low.min()}, {action_space.high.max()}] (values from {actions.min():.4g} to"
-            f" {actions.max():.4g}); clip them as the environment did, or use the action space that they belong to"
+            f" {actions.max():.4g}); clip them as the environment did, or use the action space that they"
+            " belong to"
         )
 
 
-def _check_categories(name: str, array: np.ndarray, space: spaces.Space[Any], source: str) -> None:
-    """Refuse a category that the space does not have: the networks would read it out of bounds."""
+def _check_rows(name: str, array: np.ndarray, space: spaces.Space[Any], source: str) -> None:
+    """Refuse rows of another shape, and categories that the networks would read out of bounds."""
+    if array.shape[1:] != space.shape:
+        raise ValueError(
+            f"{source}: a row of `{name}` must have the space's shape {space.shape}, got {array.shape[1:]}"
+        )
     n = n_categories(space)
-    if n is None:
-        return
-    outside = np.argwhere((array < 0) | (array >= n))
-    if len(outside):
+    if n is not None and len(outside := np.argwhere((array < 0) | (array >= n))):
         step = int(outside[0][0])
         raise ValueError(
-            f"{source}: `{name}` holds {len(outside)} values that {space} lacks, the first at step {step}: {array[step]}"
+            f"{source}: `{name}` holds {len(outside)} values that {space} lacks, the first at step {step}:"
+            f" {array[step]}"
         )
 
 
 def n_categories(space: spaces.Space[Any]) -> np.ndarray | int | None:
-    """How many categories each entry has.
+    """Count the categories of each entry.
 
     :param space: any but Dict.
     :return: a number, or one for each entry; None where the entries are no categories.
-    :raises ValueError: when Stable-Baselines3 cannot read the space: a single number without an axis, or categories that
-        are not counted from 0.
+    :raises ValueError: when Stable-Baselines3 cannot read the space: a single number without an axis, or
+        categories that are not counted from 0.
     """
     if isinstance(space, spaces.Box) and not space.shape:
         raise ValueError(
-            f"{space} has no axis; give a single number one of its own, as in observations of shape (T + 1, 1)"
+            f"{space} has no axis; give a single number one of its own, as in observations of shape (T + 1,"
+            " 1)"
         )
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
         raise ValueError(
@@ -112,3 +116,27 @@ def n_categories(space: spaces.Space[Any]) -> np.ndarray | int | None:
     if isinstance(space, spaces.MultiDiscrete):
         return space.nvec
     return 2 if isinstance(space, spaces.MultiBinary) else None
+
+
+def check_bounded(space: spaces.Space[Any], name: str = "`action_space`") -> None:
+    """Refuse actions without finite bounds.
+
+    :param space: of actions.
+    :param name: the space's name in the message.
+    :raises ValueError: unless the space is a Box with finite bounds.
+    """
+    if not isinstance(space, spaces.Box) or not space.is_bounded():
+        raise ValueError(f"{name} must be a Box with finite bounds, got {space}")
+
+
+def check_varied(space: spaces.Box) -> None:
+    """Refuse actions with a constant entry: scaling it to [-1, 1] would make it NaN.
+
+    :param space: of actions, with finite bounds.
+    :raises ValueError: when an entry's bounds are equal.
+    """
+    if not (space.low < space.high).all():
+        raise ValueError(
+            f"every entry of an action must be free to vary, low < high, got bounds {space.low} and"
+            f" {space.high}: leave constant entries out of `action_space` and `actions`"
+        )

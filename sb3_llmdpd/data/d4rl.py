@@ -12,10 +12,11 @@ from sb3_llmdpd.data.step_arrays import StepArrays
 from sb3_llmdpd.data.step_files import READ, StepFileSource, damaged, steps_under_names
 
 _SUCCESS = ("infos/success", "infos/goal_achieved")
-"""Where a file may say at each step whether it was a success, best first."""
+"""Arrays that may say at each step whether it was a success, best first."""
 
 _BROKEN = (OSError, RuntimeError, KeyError)
-"""What h5py gives for a damaged file: at opening it, and at reading a list of names, an array's header, or its values."""
+"""Errors of h5py for a damaged file: at opening it, and at reading a list of names, an array's header, or its
+values."""
 
 _LOCOMOTION = r"[-_](random|medium|expert|full|mixed)"
 _ADROIT = r"[-_](v\d|human|cloned|expert|demos)"
@@ -26,7 +27,7 @@ LOCOMOTION_TEXTS = {
     "hopper": "make the one-legged hopper hop forward as fast as it can",
     "walker2d": "make the two-legged walker walk forward as fast as it can without falling",
 }
-"""A sentence for each robot of the locomotion tasks, by what data sets call it."""
+"""A sentence for each robot of the locomotion tasks, by its name in data sets."""
 
 _SENTENCES = {
     rf"hopper{_LOCOMOTION}": LOCOMOTION_TEXTS["hopper"],
@@ -46,28 +47,32 @@ _SENTENCES = {
     rf"door{_ADROIT}": "undo the latch and pull the door open",
     rf"relocate{_ADROIT}": "pick up the ball and carry it to the target",
 }
-"""A sentence for each robot, by how the names of its files begin; both D4RL's own names and those of its environments."""
+"""A sentence for each robot, by the beginning of its files' names: D4RL's own names, and those of its
+environments."""
 
 
 class D4RLSource(StepFileSource):
     """A file in D4RL's layout: ``observations``, ``actions``, ``rewards`` and ``terminals``, one row a step.
 
-    `find_episodes` says where episodes end; ``timeouts`` and ``next_observations`` are used where the file has them. A file
-    without any ends is one long episode unless ``max_episode_steps`` says more. Floats of double precision become single.
+    `find_episodes` says where episodes end; ``timeouts`` and ``next_observations`` are used where the file
+    has them. A file without any ends is one long episode unless ``max_episode_steps`` says more. Floats of
+    double precision become single.
 
-    The actions of D4RL's environments are all in Box(-1, 1), which is the action space. The observation space is unbounded.
+    The actions of D4RL's environments are all in Box(-1, 1), which is the action space. The observation space
+    is unbounded.
 
-    The sentence of D4RL's own tasks is known from the name of the file; any other file has none. Success is read off
-    ``infos/success`` or ``infos/goal_achieved``; in an antmaze of sparse rewards, known from the name, a reward of 1 is one.
+    The sentence of D4RL's own tasks is known from the name of the file; any other file has none. Success is
+    read off ``infos/success`` or ``infos/goal_achieved``. In an antmaze of sparse rewards, known from the
+    name, a reward of 1 is a success.
 
-    Only one episode at a time is in memory, beside what is one number a step.
+    Only one episode at a time is in memory, beside arrays of one number a step.
 
     :param path: of the hdf5 file; ``~`` is the home folder.
     :param task: of all episodes; by default the file's name without its suffix.
     :param max_episode_steps: time limit of the environment, for files that do not say where it was reached.
     :param reading: see `Reading`.
     :raises ValueError: when the file is not there, no hdf5 file, damaged, or lacks an array.
-    :raises TypeError: when an array holds something else than numbers.
+    :raises TypeError: when an array does not hold numbers.
     """
 
     kind = "d4rl"
@@ -101,13 +106,12 @@ class D4RLSource(StepFileSource):
 
 
 def _opened_entry(group: Any, key: Any) -> Any:
-    """An array, or a dict of those in a group; of what is not read not even its kind matters."""
+    """Open an array, or a group as a dict of arrays. Entries that are not read may be of any kind."""
     entry = group[key]
     if key not in (*READ, *_SUCCESS):
         return entry
     parts = {part: entry[part] for part in entry} if isinstance(entry, Mapping) else {"": entry}
     for array in parts.values():
-        getattr(
-            array, "dtype", None
-        )  # h5py reads it here, and a damaged one must not seem to be a mistake of the user's
+        # h5py reads the type here. A damaged one must not seem to be a mistake of the user's.
+        getattr(array, "dtype", None)
     return parts if isinstance(entry, Mapping) else entry

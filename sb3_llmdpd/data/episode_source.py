@@ -18,17 +18,19 @@ Record = dict[str, Any]
 """Arguments of `Episode` as a file has them, not checked yet."""
 
 Refused = Callable[[str], None]
-"""Told the sentence with which an episode was refused."""
+"""Takes the sentence with which an episode was refused."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How any source is read.
+    """Options of reading that are the same for any source.
 
-    :param task_texts: sentence, or several phrasings, by the name of a source or by task; it goes before what the source says.
-    :param strict: refuse an action outside the action space; otherwise it is clipped, as many environments do before they
-        act, and a warning says how many were.
-    :param flatten: put the entries of a Dict observation side by side in one vector, as gymnasium's `flatten_space` does.
+    :param task_texts: sentence, or several phrasings, by the name of a source or by task; it replaces the
+        source's own sentence.
+    :param strict: refuse an action outside the action space; otherwise it is clipped, as many environments do
+        before they act, and a warning says how many were.
+    :param flatten: put the entries of a Dict observation side by side in one vector, as gymnasium's
+        `flatten_space` does.
     :raises TypeError: on a sentence that is no string.
     :raises ValueError: on an empty sentence.
     """
@@ -42,28 +44,29 @@ class Reading:
         object.__setattr__(self, "task_texts", texts)
 
     def texts_of(self, source: str, task: str) -> tuple[str, ...]:
-        """The sentences given for an episode.
+        """Look up the sentences given for an episode.
 
-        :param source: name of its source.
-        :param task: that it is of.
+        :param source: name of the episode's source.
+        :param task: task of the episode.
         :return: those for the task, else those for the source, else none.
         """
         return tuple(self.task_texts.get(task) or self.task_texts.get(source) or ())
 
 
 AS_RECORDED = Reading()
-"""Nothing said: actions clipped, Dict observations kept."""
+"""The defaults: actions are clipped, Dict observations kept."""
 
 
 class EpisodeSource(ABC):
-    """One place of logged behaviour. A format is a subclass that knows how to open its files and yields what is in them.
+    """One place of logged behaviour. A format is a subclass that opens its files and yields what is in them.
 
-    Episodes are read one at a time, so that a source may be larger than memory, and can be read again from the start.
+    Episodes are read one at a time, so that a source may be larger than memory, and can be read again from
+    the start.
 
-    :param name: what messages and `Reading.task_texts` call it.
+    :param name: the source's name in messages and in `Reading.task_texts`.
     :param observation_space: of its episodes; floats of any precision are read as float32.
     :param action_space: of its episodes.
-    :param reading: how it is read.
+    :param reading: options of reading.
     :raises ValueError: when the action space is no Box, or observations are nested and not to be flattened.
     """
 
@@ -71,8 +74,8 @@ class EpisodeSource(ABC):
     """Name of the format, which a user may write in front of a source, as in ``"d4rl:hopper.hdf5"``."""
 
     bounds_from_data: bool = False
-    """Whether the format records no bounds of actions, and those of the action space are their smallest and largest values.
-    Read together, such sources have those of all."""
+    """Whether the format records no bounds of actions, so that the smallest and largest values take their
+    place. Sources that are read together then span the values of all."""
 
     def __init__(
         self,
@@ -94,18 +97,19 @@ class EpisodeSource(ABC):
 
     @abstractmethod
     def files(self) -> Sequence[Path]:
-        """What is read: when one of them changes, these are other data."""
+        """List the files that are read: when one of them changes, these are other data."""
 
     @abstractmethod
     def records(self) -> Iterator[Record]:
         """Read the episodes one after the other.
 
-        :return: arguments of `Episode`, ``source`` among them; ``task_texts`` are those that the source itself has.
+        :return: arguments of `Episode`, ``source`` among them; ``task_texts`` are those that the source
+            itself has.
         :raises ValueError: when the files are damaged.
         """
 
     def options(self) -> dict[str, Any]:
-        """What else decides what is read, as JSON values: the further arguments of a format."""
+        """Return the format's further arguments that decide what is read, as JSON values."""
         return {}
 
     def episodes(self, refused: Refused | None = None) -> Iterator[Episode]:
@@ -113,7 +117,7 @@ class EpisodeSource(ABC):
 
         :param refused: told why an episode was left out; None to raise instead.
         :return: the episodes in their order.
-        :raises ValueError: on an episode that is none; names source, episode and field.
+        :raises ValueError: on an unusable episode; names source, episode and field.
         :raises TypeError: on values that are not numbers.
         """
         clipped = _Clipped(self.name, self.action_space)
@@ -136,11 +140,9 @@ class EpisodeSource(ABC):
             observations = flat_observations(self._as_recorded, observations, record.get("source", self.name))
         given = self.reading.texts_of(self.name, record.get("task", "task"))
         texts = given or record.get("task_texts", ())
-        episode = Episode(**{**record, "observations": observations, "actions": actions, "task_texts": texts})
-        check_fits(
-            episode.observations, episode.actions, self.observation_space, self.action_space, episode.source
-        )
-        return episode
+        one = Episode(**{**record, "observations": observations, "actions": actions, "task_texts": texts})
+        check_fits(one.observations, one.actions, self.observation_space, self.action_space, one.source)
+        return one
 
 
 def read_sources(sources: Sequence[EpisodeSource]) -> OfflineDataset:
@@ -148,39 +150,34 @@ def read_sources(sources: Sequence[EpisodeSource]) -> OfflineDataset:
 
     :param sources: at least one, of the same spaces.
     :return: all their episodes.
-    :raises ValueError: when they hold no episode or one that is none, their spaces differ, or sentences were given for what is
-        not there.
+    :raises ValueError: when they hold no episode or an unusable one, their spaces differ, or sentences were
+        given for an unknown source or task.
     """
     observation_space, action_space = joint_spaces(sources)
     episodes = [episode for source in sources for episode in source.episodes()]
     refuse_unknown_texts(sources, [episode.task for episode in episodes])
     if not episodes:
         raise ValueError(f"{' and '.join(source.name for source in sources)}: the data set holds no episode")
-    return OfflineDataset(tuple(episodes), observation_space, action_space)
+    return OfflineDataset.trusted(episodes, observation_space, action_space)
 
 
 def refuse_unknown_texts(sources: Sequence[EpisodeSource], tasks: Sequence[str]) -> None:
-    """Refuse sentences that were given for what is not there.
+    """Refuse sentences that were given for an unknown source or task.
 
     :param sources: as they were read.
     :param tasks: of their episodes.
-    :raises ValueError: names them, the sources and the tasks.
+    :raises ValueError: names the unknown, the sources and the tasks.
     """
     names, known = [source.name for source in sources], dict.fromkeys(tasks)
     given = {key for source in sources for key in source.reading.task_texts}
-    unknown = sorted(given - set(names) - set(known))
-    if unknown:
+    if unknown := sorted(given - {*names, *known}):
         raise ValueError(
             f"`task_texts` speaks of {unknown}, but the data sets are {names} and their tasks {list(known)}"
         )
 
 
 class _Clipped:
-    """Clips the actions of a source, and counts what it changed.
-
-    :param source: its name.
-    :param space: to clip to.
-    """
+    """Clips the actions of a source to a space, and counts the changes."""
 
     def __init__(self, source: str, space: spaces.Box) -> None:
         self._source, self._space = source, space
@@ -188,7 +185,9 @@ class _Clipped:
         self._farthest = 0.0
 
     def __call__(self, actions: Any) -> Any:
-        """Actions inside the space; what is no array of numbers that fit it is left to `Episode` to refuse."""
+        """Clip actions; anything but an array of numbers of the right shape is left to `Episode` to
+        refuse.
+        """
         array = np.asarray(actions)
         if array.dtype.kind not in "fiu" or array.shape[1:] != self._space.shape:
             return actions
@@ -206,8 +205,8 @@ class _Clipped:
         """Warn when anything was changed."""
         if self._n_outside:
             warnings.warn(
-                f"{self._source}: {self._n_outside:,} of {self._n_steps:,} actions lay outside the action space"
-                f" [{self._space.low.min()}, {self._space.high.max()}], by up to {self._farthest:.3g}, and were clipped, as"
-                " many environments do before they act. strict=True refuses them",
+                f"{self._source}: {self._n_outside:,} of {self._n_steps:,} actions lay outside the action"
+                f" space [{self._space.low.min()}, {self._space.high.max()}], by up to {self._farthest:.3g},"
+                " and were clipped, as many environments do before they act. strict=True refuses them",
                 stacklevel=2,
             )

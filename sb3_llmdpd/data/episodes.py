@@ -1,36 +1,37 @@
 """`Episode`, the checked unit of logged behaviour that every data source yields."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.data.checks import Observations, check_fits, check_texts
+from sb3_llmdpd.data.checks import Observations, check_bounded, check_fits, check_texts, check_varied
 from sb3_llmdpd.data.spaces import unbounded_space
 
 STEPS_AFTER_SUCCESS = 10
-"""What follows the first success by more than this is idling, and no part of a prompt."""
+"""Steps after the first success that a prompt may show; later ones are idling."""
 
 
 @dataclass(frozen=True, eq=False)
 class Episode:
     """One logged episode of one task, in environment units.
 
-    Arrays are checked once, here, and made read-only; everything behind this border trusts them.
+    Arrays are checked once, here, and made read-only; everything after this border trusts them.
 
-    :param observations: (T + 1, *obs_shape): what was seen before each of the T actions, and after the last one.
-        A dict of such arrays for a Dict observation space. Floats are stored as float32.
+    :param observations: (T + 1, *obs_shape): what was seen before each of the T actions, and after the last
+        one. A dict of such arrays for a Dict observation space. Floats are stored as float32.
     :param actions: (T, *action_shape), in environment units.
     :param rewards: (T,), raw.
     :param task: identifier of the task, e.g. ``"drawer-open"``. Episodes of one task share it.
     :param task_texts: phrasings of the sentence that says what the task is; may be empty.
     :param terminated: whether the last step ended the task itself. A time limit is not a termination.
-    :param success: whether the episode succeeded at any step; None when nobody knows.
-    :param first_success: index in [0, T) of the first action whose result was a success; None when unknown or never.
+    :param success: whether the episode succeeded at any step; None when unknown.
+    :param first_success: index in [0, T) of the first action whose result was a success; None when unknown or
+        never.
     :param goal: identifier of the hidden goal; episodes of the same goal share it. None when there is none.
-    :param source: where the episode came from, for error messages, e.g. ``"metaworld/drawer-open-v0, episode 3"``.
+    :param source: origin of the episode, for error messages, e.g. ``"metaworld/drawer-open-v0, episode 3"``.
     :raises ValueError: on wrong shapes, NaN or infinity, an empty episode, an empty sentence.
     :raises TypeError: on values that are not numbers.
     """
@@ -50,7 +51,8 @@ class Episode:
         actions = self._checked("actions", self.actions)
         if actions.ndim < 2:
             raise ValueError(
-                f"{self.source}: `actions` must be (T, *action_shape), (T, 1) for a single number, got shape {actions.shape}"
+                f"{self.source}: `actions` must be (T, *action_shape), (T, 1) for a single number, got shape"
+                f" {actions.shape}"
             )
         n_steps = len(actions)
         if n_steps == 0:
@@ -60,25 +62,36 @@ class Episode:
         rewards = self._checked("rewards", self.rewards)
         if rewards.shape != (n_steps,):
             raise ValueError(
-                f"{self.source}: `rewards` must be (T,) = ({n_steps},), one for each action, got shape {rewards.shape}"
+                f"{self.source}: `rewards` must be (T,) = ({n_steps},), one for each action, got shape"
+                f" {rewards.shape}"
             )
-        object.__setattr__(self, "actions", actions)
-        object.__setattr__(self, "rewards", rewards)
-        object.__setattr__(self, "observations", self._checked_observations(n_steps))
-        object.__setattr__(self, "task_texts", check_texts(self.task_texts, self.source))
-        if self.success is not None:
-            object.__setattr__(
-                self, "success", bool(self.success)
-            )  # numpy's False is no `False`, and files hold numpy's
+        self._set(
+            actions=actions,
+            rewards=rewards,
+            observations=self._checked_observations(n_steps),
+            task_texts=check_texts(self.task_texts, self.source),
+            success=None if self.success is None else bool(self.success),  # numpy's False is not `False`
+        )
+        self._check_words(n_steps)
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _check_words(self, n_steps: int) -> None:
+        """Check what is said about the task and its success."""
         if not isinstance(self.task, str) or not self.task:
             raise ValueError(f"{self.source}: `task` must be a non-empty string, got {self.task!r}")
-        if self.first_success is not None and self.success is False:
+        if self.first_success is None:
+            return
+        if self.success is False:
             raise ValueError(
                 f"{self.source}: `first_success` is {self.first_success}, but `success` is False"
             )
-        if self.first_success is not None and not 0 <= self.first_success < n_steps:
+        if not 0 <= self.first_success < n_steps:
             raise ValueError(
-                f"{self.source}: `first_success` must be the index of one of the {n_steps} steps, got {self.first_success}"
+                f"{self.source}: `first_success` must be the index of one of the {n_steps} steps, got"
+                f" {self.first_success}"
             )
 
     def _checked_observations(self, n_steps: int) -> Observations:
@@ -95,8 +108,8 @@ class Episode:
         array = self._checked(name, value)
         if len(array) != n_steps + 1:
             raise ValueError(
-                f"{self.source}: `{name}` must hold T + 1 = {n_steps + 1} rows, one before each of the {n_steps} actions"
-                f" and one after the last, got {len(array)}"
+                f"{self.source}: `{name}` must hold T + 1 = {n_steps + 1} rows, one before each of the"
+                f" {n_steps} actions and one after the last, got {len(array)}"
             )
         return array
 
@@ -113,8 +126,8 @@ class Episode:
             if bad.any():
                 first = int(np.argwhere(bad)[0][0])
                 raise ValueError(
-                    f"{self.source}: `{name}` holds {int(bad.sum())} NaN or infinite values, the first at step {first};"
-                    " repair or leave out the episode"
+                    f"{self.source}: `{name}` holds {int(bad.sum())} NaN or infinite values, the first at"
+                    f" step {first}; repair or leave out the episode"
                 )
         else:
             array = array.copy()
@@ -123,23 +136,24 @@ class Episode:
 
     @classmethod
     def trusted(cls, **arguments: Any) -> "Episode":
-        """An episode of values that were checked before; nothing is checked or copied.
+        """Make an episode of values that were checked before; nothing is checked or copied.
 
         :param arguments: all arguments of the class, arrays as it would have made them.
         :return: the episode.
         """
         episode = object.__new__(cls)
-        for name, value in arguments.items():
-            object.__setattr__(episode, name, value)
+        episode._set(**arguments)
         return episode
 
     def __len__(self) -> int:
-        """The number of steps T."""
+        """Number of steps T."""
         return len(self.actions)
 
     @property
     def prompt_length(self) -> int:
-        """How many leading steps are worth showing as an example: up to shortly after the first success."""
+        """Number of leading steps that are worth showing as an example: up to shortly after the first
+        success.
+        """
         if self.first_success is None:
             return len(self)
         return min(len(self), self.first_success + 1 + STEPS_AFTER_SUCCESS)
@@ -167,23 +181,15 @@ class OfflineDataset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "episodes", tuple(self.episodes))
+        self._check_spaces()
+        for one in self.episodes:
+            check_fits(one.observations, one.actions, self.observation_space, self.action_space, one.source)
+
+    def _check_spaces(self) -> None:
         if not self.episodes:
             raise ValueError("a data set needs at least one episode, got none")
-        if not isinstance(self.action_space, spaces.Box) or not self.action_space.is_bounded():
-            raise ValueError(f"`action_space` must be a Box with finite bounds, got {self.action_space}")
-        if not (self.action_space.low < self.action_space.high).all():
-            raise ValueError(
-                "every entry of an action must be free to vary, but somewhere the lower bound is the upper bound: leave it"
-                f" out of `action_space` and `actions`; got bounds {self.action_space.low} and {self.action_space.high}"
-            )
-        for episode in self.episodes:
-            check_fits(
-                episode.observations,
-                episode.actions,
-                self.observation_space,
-                self.action_space,
-                episode.source,
-            )
+        check_bounded(self.action_space)
+        check_varied(self.action_space)
 
     @classmethod
     def from_episodes(
@@ -195,7 +201,8 @@ class OfflineDataset:
         """Put episodes together, with spaces read off them where none are given.
 
         :param episodes: at least one episode.
-        :param observation_space: by default an unbounded Box (or a Dict of them) of the first episode's shape and dtype.
+        :param observation_space: by default an unbounded Box (or a Dict of them) of the first episode's shape
+            and dtype.
         :param action_space: by default Box(-1, 1), which is refused when an action lies outside it.
         :return: the data set.
         :raises TypeError: when an entry is not an `Episode`.
@@ -213,14 +220,37 @@ class OfflineDataset:
             action_space = spaces.Box(-1.0, 1.0, first.actions.shape[1:], np.float32)
         return cls(tuple(episodes), observation_space, action_space)
 
+    @staticmethod
+    def trusted(
+        episodes: Iterable[Episode], observation_space: spaces.Space[Any], action_space: spaces.Box
+    ) -> "OfflineDataset":
+        """Put together episodes that were checked against the spaces before; their steps are not read again.
+
+        :param episodes: the episodes.
+        :param observation_space: of every episode.
+        :param action_space: of every episode.
+        :return: the data set.
+        :raises ValueError: without episodes, or when actions cannot be scaled.
+        """
+        dataset = object.__new__(OfflineDataset)
+        values = {
+            "episodes": tuple(episodes),
+            "observation_space": observation_space,
+            "action_space": action_space,
+        }
+        for name, value in values.items():
+            object.__setattr__(dataset, name, value)
+        dataset._check_spaces()
+        return dataset
+
     def only(self, kept: Callable[[Episode], bool]) -> "OfflineDataset":
-        """A part of the data.
+        """Select a part of the data.
 
         :param kept: says of each episode whether it is in.
-        :return: a data set of those, in the same spaces.
-        :raises ValueError: when none is.
+        :return: a data set of the selected episodes, in the same spaces.
+        :raises ValueError: when no episode is selected.
         """
-        return OfflineDataset(tuple(filter(kept, self.episodes)), self.observation_space, self.action_space)
+        return self.trusted(filter(kept, self.episodes), self.observation_space, self.action_space)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -235,16 +265,45 @@ class OfflineDataset:
     def summary(self) -> str:
         """Say in one line what a model would learn from.
 
-        :return: numbers of episodes, tasks and transitions; where every episode says whether it succeeded, also the share of
-            those that failed and the share of the transitions that are theirs. Where a success ends soon and a failure is
-            recorded to its end, few failures are most of what is cloned.
+        A success often ends an episode soon, and a failure is recorded to its end: few failures may be most
+        of what is cloned.
+
+        :return: numbers of episodes, tasks and transitions. Where every episode says whether it succeeded,
+            also the share of failed episodes, and the share of the transitions that is theirs.
         """
         size = f"{len(self.episodes):,} episodes of {len(self.tasks)} tasks, {self.n_steps:,} transitions"
         if any(episode.success is None for episode in self.episodes):
             return size
         failed = [episode for episode in self.episodes if not episode.success]
         share = sum(map(len, failed)) / self.n_steps
-        return f"{size}; {len(failed) / len(self.episodes):.0%} of the episodes failed, with {share:.0%} of the transitions"
+        return (
+            f"{size}; {len(failed) / len(self.episodes):.0%} of the episodes failed,"
+            f" with {share:.0%} of the transitions"
+        )
 
     def __repr__(self) -> str:
         return f"<OfflineDataset: {self.summary()}>"
+
+
+def checked_for_file(
+    file: str, episodes: Iterable[Episode], observation_space: spaces.Space[Any], action_space: spaces.Box
+) -> Iterator[tuple[Episode, str]]:
+    """Check episodes on their way into a file, one at a time.
+
+    :param file: name of the file, for messages.
+    :param episodes: to be written.
+    :param observation_space: of every episode.
+    :param action_space: of every episode.
+    :return: each episode, and its name in messages.
+    :raises TypeError: when an entry is not an `Episode`.
+    :raises ValueError: when there is none, or one does not fit the spaces.
+    """
+    number = -1
+    for number, episode in enumerate(episodes):
+        if not isinstance(episode, Episode):
+            raise TypeError(f"{file}: a data set is made of `Episode`s, got {type(episode).__name__}")
+        name = f"{file}, episode {number} ({episode.source})"
+        check_fits(episode.observations, episode.actions, observation_space, action_space, name)
+        yield episode, name
+    if number < 0:
+        raise ValueError(f"{file}: a data set needs at least one episode, got none")

@@ -1,15 +1,19 @@
-"""What tells one data set from another, so that a run is not gone on with on other data than it was begun with."""
+"""Digests that tell one data set from another, so that a run only continues on the data that it began
+with.
+"""
 
 import hashlib
 
 import numpy as np
 
+from sb3_llmdpd.data.checks import entries_of
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.stored_dataset import StoredDataset
 
 
 def fingerprint(dataset: OfflineDataset) -> str:
-    """A digest of all that a model learns from: observations, actions, rewards, tasks, sentences, and how episodes end.
+    """Compute a digest of all that a model learns from: observations, actions, rewards, tasks, sentences,
+    endings.
 
     :param dataset: episodes in any order, in memory or in a file.
     :return: 32 hexadecimal digits, the same for the same episodes.
@@ -19,23 +23,16 @@ def fingerprint(dataset: OfflineDataset) -> str:
 
 
 def episode_digest(episode: Episode) -> str:
-    """The same of one episode.
+    """Compute a digest of all that a model learns from one episode.
 
     :param episode: any.
     :return: 32 hexadecimal digits.
     """
     digest = hashlib.blake2b(digest_size=16)
-    said = (
-        episode.task,
-        episode.task_texts,
-        episode.terminated,
-        episode.success,
-        episode.first_success,
-        episode.goal,
-    )
-    digest.update(repr(said).encode())
-    parts = episode.observations if isinstance(episode.observations, dict) else {"": episode.observations}
-    for name, array in [*sorted(parts.items()), ("actions", episode.actions), ("rewards", episode.rewards)]:
+    names = ("task", "task_texts", "terminated", "success", "first_success", "goal")
+    digest.update(repr(tuple(getattr(episode, name) for name in names)).encode())
+    observations = sorted(entries_of(episode.observations).items())
+    for name, array in [*observations, ("actions", episode.actions), ("rewards", episode.rewards)]:
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

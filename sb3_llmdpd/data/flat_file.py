@@ -1,4 +1,4 @@
-"""Rows of one size in a file, mapped into memory, of which only what was read lately stays there."""
+"""Rows of one size in a file, mapped into memory, of which only those read lately stay there."""
 
 import mmap
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 RESIDENT_BYTES = 2**29
-"""How much of a file may lie in this process's memory; what it held before is then let go, and stays the system's to cache."""
+"""Bytes of a file that may lie in this process's memory before they are let go; the system may still cache
+them."""
 _NEIGHBOURS = 2**16
 """Bytes that Linux maps around a page that is asked for."""
 
@@ -32,11 +33,11 @@ class FlatFile:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.records: np.ndarray = np.frombuffer(self._map, dtype)
-        """(n,), read only; what is read of it stays in memory until `release`."""
+        """(n,), read only; pages that are read stay in memory until `release`."""
         self._touched = 0
 
     def __len__(self) -> int:
-        """The number of records."""
+        """Number of records."""
         return len(self.records)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
@@ -57,7 +58,7 @@ class FlatFile:
         return taken
 
     def release(self) -> None:
-        """Let go of what lies in memory. It is read again when it is asked for."""
+        """Let go of the pages in memory. They are read again when they are asked for."""
         self._touched = 0
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)

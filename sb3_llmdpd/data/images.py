@@ -15,7 +15,7 @@ from sb3_llmdpd.data.checks import Observations
 
 
 def channels_first_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The space of observations after `channels_first`, the same that SB3 gives to a wrapped environment.
+    """Compute the space of `channels_first`, the same that SB3 gives to a wrapped environment.
 
     :param space: of the data; images may have their channels last.
     :return: the space with the channels of images first; other spaces as they are.
@@ -32,13 +32,13 @@ def channels_first(observations: Observations, space: Any) -> Observations:
 
     :param observations: (n, *obs_shape), images in either order, or a dict of such arrays.
     :param space: of the model, from `channels_first_space`.
-    :return: (n, *space.shape); what is no image, or does not fit, as it came.
+    :return: (n, *space.shape); arrays that are no images or do not fit stay as they came.
     """
     if isinstance(observations, dict):
         known = getattr(space, "spaces", {})
-        return {key: _array(value, known.get(key)) for key, value in observations.items()}
-    return _array(observations, space)
+        return {key: _transposed(value, known.get(key)) for key, value in observations.items()}
+    return _transposed(observations, space)
 
 
-def _array(array: np.ndarray, space: Any) -> np.ndarray:
+def _transposed(array: np.ndarray, space: Any) -> np.ndarray:
     return maybe_transpose(array, space) if array.ndim == 4 else array

@@ -17,24 +17,26 @@ from sb3_llmdpd.data.lerobot_files import ACTION, DONE, REWARD, SUCCESS, Content
 class LeRobotSource(EpisodeSource):
     """A local LeRobotDataset of version v2.1 or v3.0, of which numbers are read and images are not.
 
-    A frame is what was seen and the action that followed. What the last of n actions led to is not recorded, so that an
-    episode has n - 1 steps: its last action is left out, with its reward. It has n where the task ended with the last frame:
-    of the observation after it, for which the last one stands again, nothing is learned. Where ``next.done`` is set in the
-    last frame but one, the last one shows what that led to.
+    A frame is an observation and the action after it. The result of the last of n actions is not recorded, so
+    that an episode has n - 1 steps: its last action is left out, with its reward. It has n where the task
+    ended with the last frame. The observation after that frame repeats the last one, and nothing is learned
+    from it. Where ``next.done`` is set in the last frame but one, the last frame shows the result of that
+    one.
 
-    ``next.done`` may be a time limit. It is the end of the task where ``next.success`` is first set in the same frame, or,
-    in a data set without that feature, where the frame has the only reward of the episode. Without ``next.reward`` all
-    rewards are zero, with a warning.
+    ``next.done`` may be a time limit. It is the end of the task where ``next.success`` is first set in the
+    same frame, or, in a data set without that feature, where the frame has the only reward of the episode.
+    Without ``next.reward`` all rewards are zero, with a warning.
 
-    The task is the string of the first frame's ``task_index``, which is also the sentence. An episode of an empty string has
-    none, and its task is the data set. The action space spans the values of each entry, since no limits are recorded; that
-    of several such data sets spans the values of all.
+    The task is the string of the first frame's ``task_index``, which is also the sentence. An episode of an
+    empty string has none, and its task is the data set. The action space spans the values of each entry,
+    since no limits are recorded; that of several such data sets spans the values of all.
 
-    :param folder: that holds ``meta/info.json``; ``~`` is the home folder.
-    :param observation_key: feature that is the observation, or several, which are put side by side in the order given.
+    :param folder: holds ``meta/info.json``; ``~`` is the home folder.
+    :param observation_key: feature that is the observation, or several, which are put side by side in the
+        order given.
     :param reading: see `Reading`.
-    :raises ValueError: when the folder is not there, of another version, damaged or half-written, or lacks a feature; or when
-        one is an image.
+    :raises ValueError: when the folder is not there, of another version, damaged or half-written, or lacks a
+        feature; or when one is an image.
     :raises TypeError: when a key is no string.
     """
 
@@ -67,30 +69,27 @@ class LeRobotSource(EpisodeSource):
         """See `EpisodeSource.records`."""
         told = [key for key in (REWARD, DONE, SUCCESS) if key in self._contents.shapes]
         if REWARD not in told:
-            remark = f"there are no rewards (`{REWARD}`), and all are read as zero: only cloning can be learned, eta=0"
-            warnings.warn(f"{self.name}: {remark}", stacklevel=2)
+            remark = "and all are read as zero: only cloning can be learned, eta=0"
+            warnings.warn(f"{self.name}: there are no rewards (`{REWARD}`), {remark}", stacklevel=2)
         counts: Counter[str] = Counter()
         for frames in self._contents.frames([*self._keys, ACTION, "task_index", *told]):
             record = self._record(frames, counts)
             if record is not None:
                 yield record
         for remark, n in counts.items():
-            warnings.warn(
-                f"{self.name}: {n:,} of {self._contents.n_episodes:,} episodes {remark}", stacklevel=2
-            )
+            told_of = f"{self.name}: {n:,} of {self._contents.n_episodes:,} episodes {remark}"
+            warnings.warn(told_of, stacklevel=2)
 
     def _record(self, frames: Frames, counts: Counter[str]) -> Record | None:
-        """One episode, None when it has no step; what a user should know of it is counted."""
+        """Read one episode, None when it has no step; remarks for the user are counted."""
         actions, rewards = frames.floats(ACTION), frames.column(REWARD)
         dones, successes = frames.column(DONE).astype(bool), frames.column(SUCCESS).astype(bool)
         n_frames = len(actions)
-        observations = np.concatenate(
-            [frames.floats(key).reshape(n_frames, -1) for key in self._keys], axis=1
-        )
+        parts = [frames.floats(key).reshape(n_frames, -1) for key in self._keys]
+        observations = np.concatenate(parts, axis=1)
 
-        closed = n_frames > 1 and bool(
-            dones[-2]
-        )  # the last frame shows what the end led to, and its action is none
+        # The last frame then shows the result of the one before, and its action belongs to no step.
+        closed = n_frames > 1 and bool(dones[-2])
         n_steps = n_frames - 1
         told = successes if SUCCESS in frames.shapes else rewards != 0
         if not closed and dones[-1] and _first(told) == n_steps:
@@ -101,18 +100,11 @@ class LeRobotSource(EpisodeSource):
             return None
         if n_steps < n_frames and not closed and rewards[-1] and not rewards[:-1].any():
             counts[
-                "have no reward but that of their last action, which is left out: what it led to is not recorded."
-                f" `{DONE}` there, with `{SUCCESS}` where that is recorded, would say that the task ended"
+                "have no reward but that of their last action, which is left out: what it led to is not"
+                f" recorded. `{DONE}` there, with `{SUCCESS}` where that is recorded, would say that the task"
+                " ended"
             ] += 1
-        tasks = list(dict.fromkeys(frames.column("task_index").tolist()))
-        if len(tasks) > 1:
-            counts["have several tasks, of which that of their first frame was taken"] += 1
-        if tasks[0] not in self._contents.tasks:
-            known = sorted(self._contents.tasks)
-            raise ValueError(
-                f"{frames.source}: `task_index` is {tasks[0]:g}, and the table of the tasks has {known}"
-            )
-        text = self._contents.tasks[tasks[0]]
+        text = self._task_text(frames, counts)
         return {
             "observations": observations,
             "actions": actions[:n_steps],
@@ -125,7 +117,18 @@ class LeRobotSource(EpisodeSource):
             "source": frames.source,
         }
 
+    def _task_text(self, frames: Frames, counts: Counter[str]) -> str:
+        first, *others = dict.fromkeys(frames.column("task_index").tolist())
+        if others:
+            counts["have several tasks, of which that of their first frame was taken"] += 1
+        if first not in self._contents.tasks:
+            known = sorted(self._contents.tasks)
+            raise ValueError(
+                f"{frames.source}: `task_index` is {first:g}, and the table of the tasks has {known}"
+            )
+        return self._contents.tasks[first]
+
 
 def _first(told: np.ndarray) -> int | None:
-    """Where something is true first, None where it never is."""
+    """Find the first true entry; None where there is none."""
     return int(told.argmax()) if told.any() else None

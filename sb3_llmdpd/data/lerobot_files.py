@@ -1,4 +1,4 @@
-"""Opens the files of LeRobot data sets: what a set says of itself, and its frames by episode."""
+"""Opens the files of LeRobot data sets: tables of features, tasks and episodes, and frames by episode."""
 
 import json
 import math
@@ -16,15 +16,10 @@ from sb3_llmdpd.common.optional import require
 ACTION, REWARD, DONE, SUCCESS = "action", "next.reward", "next.done", "next.success"
 
 _NO_OBSERVATION = (ACTION, REWARD, DONE, SUCCESS, "episode_index", "index", "task_index")
-"""Features of numbers that an observation must not show: what follows it, or where in the data it stands."""
+"""Features of numbers that an observation must not show: its consequences, or its place in the data."""
 
-_NUMBERS = {
-    "bool",
-    "float16",
-    "float32",
-    "float64",
-    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-}
+_WHOLE_NUMBERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_NUMBERS = {"bool", "float16", "float32", "float64"} | _WHOLE_NUMBERS
 
 _INFO = Path("meta", "info.json")
 _TASKS = {"v2.1": Path("meta", "tasks.jsonl"), "v3.0": Path("meta", "tasks.parquet")}
@@ -33,65 +28,56 @@ _TASKS = {"v2.1": Path("meta", "tasks.jsonl"), "v3.0": Path("meta", "tasks.parqu
 _BATCH = 4_096
 """Frames that are decoded at once."""
 
-_BROKEN = (
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    NotImplementedError,
-)
-"""What reading a damaged file gives; arrow's errors are of these kinds, too."""
+_MISREAD = (LookupError, TypeError, AttributeError, ArithmeticError, NotImplementedError)
+_BROKEN = (OSError, EOFError, ValueError, *_MISREAD)
+"""Errors of reading a damaged file; arrow's are of these kinds, too."""
 
 
 class Frames(NamedTuple):
-    """The rows of one episode, not decoded yet: consecutive record batches of arrow, and shapes by feature."""
+    """The rows of one episode, not decoded yet: consecutive record batches of arrow, and shapes by
+    feature.
+    """
 
     source: str
     pieces: list[Any]
     shapes: dict[str, tuple[int, ...]]
 
     def column(self, key: str) -> np.ndarray:
-        """One feature of a single number, (n_frames,); zeros where it is not there, which only what is optional may be."""
+        """Read a feature of a single number, (n_frames,); zeros where an optional one is not there."""
         if key not in self.pieces[0].schema.names:
             return np.zeros(sum(map(len, self.pieces)), np.float32)
         return self.floats(key, (1,))[:, 0]
 
     def floats(self, key: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-        """One feature in the shape given or its own, as float32: (n_frames, *shape). What is too large is infinite."""
+        """Read a feature in the shape given or its own, as float32: (n_frames, *shape). Too large numbers are
+        infinite.
+        """
         arrow, compute = require("pyarrow", "lerobot"), require("pyarrow.compute", "lerobot")
         array = arrow.concat_arrays([piece.column(key) for piece in self.pieces])
-        if isinstance(
-            array, arrow.ExtensionArray
-        ):  # features of several axes, once anyone imported `datasets`
+        if isinstance(array, arrow.ExtensionArray):  # of several axes, where `datasets` is imported
             array = array.storage
         n_frames, shape = len(array), shape or self.shapes[key]
         while isinstance(array, arrow.ListArray | arrow.LargeListArray | arrow.FixedSizeListArray):
             sizes = compute.list_value_length(array).unique().to_pylist()
             if len(sizes) > 1 or None in sizes:
-                raise ValueError(
-                    f"{self.source}: rows of `{key}` must be of one size, got {sizes}; repair the episode"
-                )
+                reason = f"rows of `{key}` must be of one size, got {sizes}; repair the episode"
+                raise ValueError(f"{self.source}: {reason}")
             array = array.flatten()
         if array.null_count:
-            raise ValueError(
-                f"{self.source}: `{key}` lacks {array.null_count} values; repair or leave out the episode"
-            )
+            reason = f"`{key}` lacks {array.null_count} values; repair or leave out the episode"
+            raise ValueError(f"{self.source}: {reason}")
         values = array.to_numpy(zero_copy_only=False)
         if values.dtype.kind not in "fiub":
             raise TypeError(f"{self.source}: `{key}` must be numbers, got {array.type}")
         if len(values) != n_frames * math.prod(shape):
-            raise ValueError(
-                f"{self.source}: a row of `{key}` must be of shape {shape}, got {len(values) // n_frames} values"
-            )
+            reason = f"a row of `{key}` must be of shape {shape}, got {len(values) // n_frames} values"
+            raise ValueError(f"{self.source}: {reason}")
         with np.errstate(over="ignore"):
             return values.reshape(n_frames, *shape).astype(np.float32)
 
 
 class Contents:
-    """What a data set says of itself: features, tasks, and which file holds which episode."""
+    """The tables of a data set: features, tasks, and the file of each episode."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self._name, self._folder = name, folder
@@ -102,10 +88,10 @@ class Contents:
             version = str(info.get("codebase_version"))
         if version not in _TASKS:
             raise ValueError(
-                f"{name}: is of LeRobot's version {version}, and {' and '.join(_TASKS)} are read. LeRobot's own scripts"
-                " convert what is older, one after the other: convert_dataset_v1_to_v2, convert_dataset_v20_to_v21,"
-                " convert_dataset_v21_to_v30, each in its releases of the version that it makes. What is newer needs a newer"
-                " sb3_llmdpd"
+                f"{name}: is of LeRobot's version {version}, and {' and '.join(_TASKS)} are read. LeRobot's"
+                " own scripts convert what is older, one after the other: convert_dataset_v1_to_v2,"
+                " convert_dataset_v20_to_v21, convert_dataset_v21_to_v30, each in its releases of the version"
+                " that it makes. What is newer needs a newer sb3_llmdpd"
             )
         with _sound(name, folder / _INFO):
             self._data_path = str(info["data_path"])
@@ -116,15 +102,11 @@ class Contents:
         if ACTION not in self.shapes:
             raise ValueError(f"{name}: there is no feature `{ACTION}` of numbers, which a policy is to learn")
         self._v2 = version == "v2.1"
-        tables = (
-            [folder / "meta/episodes.jsonl"]
-            if self._v2
-            else sorted((folder / "meta/episodes").glob("*/*.parquet"))
-        )
+        tables = [folder / "meta/episodes.jsonl"]
+        if not self._v2:
+            tables = sorted((folder / "meta/episodes").glob("*/*.parquet"))
         self.tasks = self._read_tasks(folder / _TASKS[version])
-        self._entries = sorted(
-            entry for table in tables for entry in self._read_entries(table)
-        )  # index, n_frames, file
+        self._entries = sorted(entry for table in tables for entry in self._read_entries(table))
         self.n_episodes = info.get("total_episodes", len(self._entries))
         if self.n_episodes != len(self._entries) or not self._entries:
             counted = (
@@ -137,18 +119,13 @@ class Contents:
     def _read_tasks(self, path: Path) -> dict[int, str]:
         with _sound(self._name, path):
             rows = list(self._rows(path))
-            key = (
-                "__index_level_0__" if "task" not in rows[0] else "task"
-            )  # pandas' name of an index that has none
+            key = "task" if "task" in rows[0] else "__index_level_0__"  # pandas' name of a nameless index
             return {int(row["task_index"]): row[key].strip() for row in rows}
 
     def _read_entries(self, table: Path) -> Iterator[tuple[int, int, Path]]:
-        columns = [
-            "data/chunk_index",
-            "data/file_index",
-            "episode_index",
-            "length",
-        ]  # there are hundreds of statistics
+        """Read index, number of frames, and file of each episode."""
+        # All columns would be read otherwise, hundreds of statistics among them.
+        columns = ["data/chunk_index", "data/file_index", "episode_index", "length"]
         with _sound(self._name, table):
             for row in self._rows(table, columns):
                 index = int(row["episode_index"])
@@ -171,7 +148,7 @@ class Contents:
             yield from file.iter_batches(_BATCH, columns=columns)
 
     def checked_keys(self, given: str | Sequence[str]) -> list[str]:
-        """Features to observe, as a list."""
+        """Check the features to observe, and return them as a list."""
         keys = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         known = [key for key in self.shapes if key not in _NO_OBSERVATION]
         if not keys or not all(isinstance(key, str) for key in keys):
@@ -180,19 +157,16 @@ class Contents:
             )
         for key in keys:
             if key not in known:
-                dtype = self._dtypes.get(key)
-                reason = (
-                    f"{key!r} is no observation of numbers, but {dtype}"
-                    if dtype
-                    else f"there is no feature {key!r}"
-                )
+                reason = f"there is no feature {key!r}"
+                if dtype := self._dtypes.get(key):
+                    reason = f"{key!r} is no observation of numbers, but {dtype}"
                 raise ValueError(f"{self._name}: {reason}; `observation_key` may name {known}")
         if len(set(keys)) < len(keys):
             raise ValueError(f"{self._name}: `observation_key` names a feature twice, got {keys}")
         return keys
 
     def action_space(self) -> spaces.Box:
-        """From the smallest to the largest value of each entry, over all frames."""
+        """Measure the smallest and the largest value of each entry over all frames."""
         low = np.full(self.shapes[ACTION], np.inf, np.float32)
         high = -low
         for frames in self.frames([ACTION]):
@@ -209,19 +183,18 @@ class Contents:
         """Read the episodes in the order of their numbers; one file is open at a time."""
         for path, entries in groupby(self._entries, key=lambda entry: entry[2]):
             with _sound(self._name, path):
-                runs = groupby(
-                    _pieces(self._batches(path, ["episode_index", *keys])), key=lambda piece: piece[0]
-                )
+                pieces = _pieces(self._batches(path, ["episode_index", *keys]))
+                runs = groupby(pieces, key=lambda piece: piece[0])
                 for index, n_frames, _ in entries:
                     found, run = next(runs, (None, ()))
-                    pieces = [piece for _, piece in run]
-                    n_found = sum(map(len, pieces))
+                    batches = [batch for _, batch in run]
+                    n_found = sum(map(len, batches))
                     if (found, n_found) != (index, n_frames):
                         said = f"{n_frames} frames of episode {index}"
                         raise ValueError(
                             f"it holds {n_found} frames of episode {found}, and meta/episodes says {said}"
                         )
-                    yield Frames(f"{self._name}, episode {index}", pieces, self.shapes)
+                    yield Frames(f"{self._name}, episode {index}", batches, self.shapes)
                 if extra := next(runs, None):
                     raise ValueError(
                         f"it holds episode {extra[0]} besides those that meta/episodes speaks of"
@@ -229,7 +202,7 @@ class Contents:
 
 
 def _pieces(batches: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-    """Batches cut where the episode changes, each piece with the number of its episode."""
+    """Cut batches where the episode changes; each piece comes with the number of its episode."""
     for batch in batches:
         indices = batch.column("episode_index").to_numpy(zero_copy_only=False)
         cuts = (np.flatnonzero(np.diff(indices)) + 1).tolist()
@@ -239,7 +212,7 @@ def _pieces(batches: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
 
 @contextmanager
 def _sound(source: str, path: Path) -> Iterator[None]:
-    """Whatever goes wrong in reading a file, in a sentence that names it."""
+    """Answer any error of reading a file with a sentence that names it."""
     try:
         yield
     except FileNotFoundError as error:

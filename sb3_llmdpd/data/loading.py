@@ -1,4 +1,4 @@
-"""From whatever a user calls a data set to an `OfflineDataset`."""
+"""Makes an `OfflineDataset` of anything that a user may call a data set."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -20,16 +20,18 @@ FORMATS: dict[str, tuple[str, str]] = {
     "sb3": ("sb3_llmdpd.data.sb3", "ReplayBufferSource"),
     "lerobot": ("sb3_llmdpd.data.lerobot", "LeRobotSource"),
 }
-"""Module and class of each format by its name. Imported when they are used: some of their libraries cost a second."""
+"""Module and class of each format by its name. Imported when they are used: some of their libraries cost a
+second."""
 
 _SUFFIXES = {".hdf5": "d4rl", ".h5": "d4rl", ".npz": "npz", ".pkl": "sb3"}
 
 
 def format_of(name: str) -> tuple[str, str]:
-    """Read what a user calls a source.
+    """Read the format off the name of a source.
 
-    :param name: with its format in front, as in ``"d4rl:data/hopper_medium-v2.hdf5"``, or without: a file is then known by
-        its suffix (.hdf5, .h5, .npz, .pkl), a folder with ``meta/info.json`` is a LeRobot data set, and all else a Minari id.
+    :param name: with its format in front, as in ``"d4rl:data/hopper_medium-v2.hdf5"``, or without. Then the
+        suffix of a file tells the format (.hdf5, .h5, .npz, .pkl), a folder with ``meta/info.json`` is a
+        LeRobot data set, and any other name a Minari id.
     :return: the format, and the rest of the name.
     """
     head, sign, rest = name.partition(":")
@@ -44,21 +46,20 @@ def format_of(name: str) -> tuple[str, str]:
 def open_source(
     name: str, *, root: str | Path | None = None, reading: Reading | None = None, allow_pickle: bool = False
 ) -> EpisodeSource:
-    """Open what a user calls a source.
+    """Open a source by its name.
 
     :param name: see `format_of`.
     :param root: folder of Minari data sets, by default Minari's own.
-    :param reading: how it is read.
-    :param allow_pickle: whether files that execute what they hold may be opened: only your own.
+    :param reading: options of reading.
+    :param allow_pickle: whether files that execute their content may be opened: only your own.
     :return: the source; its episodes are not read yet.
     :raises ValueError: when it is not there, or not of its format, or holds a pickle that was not allowed.
     """
     kind, rest = format_of(name)
     module, class_name = FORMATS[kind]
     own: dict[str, dict[str, Any]] = {"minari": {"root": root}, "sb3": {"allow_pickle": allow_pickle}}
-    source: EpisodeSource = getattr(import_module(module), class_name)(
-        rest, reading=reading or AS_RECORDED, **own.get(kind, {})
-    )
+    source_class = getattr(import_module(module), class_name)
+    source: EpisodeSource = source_class(rest, reading=reading or AS_RECORDED, **own.get(kind, {}))
     return source
 
 
@@ -71,7 +72,7 @@ def open_sources(
     flatten: bool = False,
     allow_pickle: bool = False,
 ) -> list[EpisodeSource]:
-    """Open several, see `open_source` and `Reading`.
+    """Open several sources, see `open_source` and `Reading`.
 
     :param names: of sources; one that is open already stays as it is.
     :param root: see `open_source`.
@@ -82,19 +83,16 @@ def open_sources(
     :return: the sources in their order.
     :raises ValueError: see `open_source`.
     """
-    reading = Reading(task_texts or {}, strict, flatten)
-    return [
-        name
-        if isinstance(name, EpisodeSource)
-        else open_source(name, root=root, reading=reading, allow_pickle=allow_pickle)
-        for name in names
-    ]
+    how: dict[str, Any] = {"root": root, "allow_pickle": allow_pickle}
+    how["reading"] = Reading(task_texts or {}, strict, flatten)
+    return [name if isinstance(name, EpisodeSource) else open_source(name, **how) for name in names]
 
 
 def load_dataset(source: DatasetLike, **how: Any) -> OfflineDataset:
     """Read a data set into memory.
 
-    :param source: name of a source or several (see `format_of`), sources, episodes, or a data set, which is handed back.
+    :param source: name of a source or several (see `format_of`), sources, episodes, or a data set, which is
+        handed back.
     :param how: further arguments of `open_sources`.
     :return: checked episodes with their spaces.
     :raises ValueError: when the source is empty, unknown or damaged.
@@ -110,7 +108,7 @@ def load_dataset(source: DatasetLike, **how: Any) -> OfflineDataset:
         if all(isinstance(entry, str | EpisodeSource) for entry in source):
             return read_sources(open_sources(source, **how))  # type: ignore[arg-type]
     raise TypeError(
-        "`dataset` must be a Minari data set id, a list of ids, a list of Episodes, an OfflineDataset or a PromptReplayBuffer;"
-        " files have their format in front, as in 'd4rl:hopper.hdf5'"
+        "`dataset` must be a Minari data set id, a list of ids, a list of Episodes, an OfflineDataset or a"
+        " PromptReplayBuffer; files have their format in front, as in 'd4rl:hopper.hdf5'"
         f", got {source!r}"[:400]
     )

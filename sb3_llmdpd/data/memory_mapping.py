@@ -14,6 +14,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from sb3_llmdpd.checkpoint.spaces import space_to_json
+from sb3_llmdpd.data.checks import entries_of
 from sb3_llmdpd.data.episode_source import EpisodeSource, refuse_unknown_texts
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.fingerprint import episode_digest
@@ -46,27 +47,28 @@ def memory_mapped(
 ) -> StoredDataset:
     """Read data sets without holding them in memory.
 
-    The first time they are read, checked and laid out in files, episode by episode; from then on the files are mapped, by as
-    many processes as like to. They are built anew when a source has changed (sizes and times of its files, or how it is
-    read), or when they are damaged (their sizes and checksums, which are looked at each time).
+    The first time they are read, checked and laid out in files, episode by episode. From then on the files
+    are mapped, by any number of processes. They are built anew when a source has changed (sizes and times of
+    its files, or options of reading), or when they are damaged (their sizes and checksums are compared each
+    time).
 
-    :param sources: name of a source or several, see `format_of`, or sources; one that is no file cannot be noticed to change
-        and is refused.
-    :param cache: folder of the files, ``datasets`` in `default_cache_directory` by default. It can be deleted at any time.
-    :param progress_bar: whether to show how far the first reading is.
+    :param sources: name of a source or several, see `format_of`, or sources; one without files is refused,
+        since a change of it could not be noticed.
+    :param cache: folder of the files, ``datasets`` in `default_cache_directory` by default. It can be deleted
+        at any time.
+    :param progress_bar: whether to show the progress of the first reading.
     :param how: further arguments of `open_sources`.
     :return: the data set.
-    :raises ValueError: see `open_sources` and `read_sources`; nothing is left behind then.
+    :raises ValueError: see `open_sources` and `read_sources`; nothing is left on disk then.
     :raises OSError: when the folder cannot be written to.
     """
     opened = open_sources([sources] if isinstance(sources, str | EpisodeSource) else list(sources), **how)
     if not opened:
         raise ValueError("`sources` names no data set; give at least one")
     identity = [_identity(source) for source in opened]
-    folder = _folder(
-        identity, Path(cache).expanduser() if cache is not None else default_cache_directory() / "datasets"
-    )
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    parent = Path(cache).expanduser() if cache is not None else default_cache_directory() / "datasets"
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = parent / _folder_name(identity)
     lock = FileLock(folder.with_suffix(".lock"))
     with lock:
         if not _is_of(folder, identity):
@@ -74,18 +76,18 @@ def memory_mapped(
         about = read_about(folder)
     if not _is_whole(folder, about):  # takes a second a gigabyte: not under the lock, for which others wait
         with lock:
-            if _is_of(folder, identity) and read_about(folder) == about:  # nobody has mended it meanwhile
+            if _is_of(folder, identity) and read_about(folder) == about:  # not mended by another meanwhile
                 _build(folder, opened, identity, progress_bar)
     return open_stored(folder)
 
 
 def _identity(source: EpisodeSource) -> dict[str, Any]:
-    """What decides what a source gives, as JSON values."""
+    """Collect what decides the content of a source, as JSON values."""
     files = list(source.files())
     if not files:
         raise ValueError(
-            f"{source.name} is no file, so that a change of it could not be noticed: write it to one, with write_npz or"
-            " write_minari, and name that"
+            f"{source.name} is no file, so that a change of it could not be noticed: write it to one, with"
+            " write_npz or write_minari, and name that"
         )
     reading = source.reading
     said = {
@@ -100,23 +102,21 @@ def _identity(source: EpisodeSource) -> dict[str, Any]:
     return dict(json.loads(json.dumps(said)))
 
 
-def _folder(identity: Sequence[Mapping[str, Any]], cache: Path) -> Path:
-    """Where the files of these sources lie, the same before and after the sources change: what is stale is replaced."""
+def _folder_name(identity: Sequence[Mapping[str, Any]]) -> str:
+    """Name the folder, the same before and after the sources change: stale files are replaced."""
     same = [{**each, "files": sorted(path for path, _, _ in each["files"])[:1]} for each in identity]
-    digest = hashlib.blake2b(json.dumps([FORMAT, same]).encode(), digest_size=12).hexdigest()
-    return cache / digest
+    return hashlib.blake2b(json.dumps([FORMAT, same]).encode(), digest_size=12).hexdigest()
 
 
 def _is_of(folder: Path, identity: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the files are there, as long as they should be, and of these sources as they are now."""
+    """Tell whether the files are there, in their full length, and of these sources as they are now."""
     try:
         about = read_about(folder)
         sizes = {name: (folder / name).stat().st_size for name in about["files"]}
     except (OSError, ValueError, KeyError):
         return False
-    return about.get("identity") == list(identity) and sizes == {
-        name: size for name, (size, _) in about["files"].items()
-    }
+    expected = {name: size for name, (size, _) in about["files"].items()}
+    return about.get("identity") == list(identity) and sizes == expected
 
 
 def _is_whole(folder: Path, about: Mapping[str, Any]) -> bool:
@@ -129,26 +129,26 @@ def _is_whole(folder: Path, about: Mapping[str, Any]) -> bool:
 def _build(
     folder: Path, sources: Sequence[EpisodeSource], identity: Sequence[Mapping[str, Any]], progress_bar: bool
 ) -> None:
-    """Write the files beside their place and move them there. The lock is held: what another left half-way is dead."""
+    """Write the files beside their place and move them there. The lock is held: unfinished folders are
+    dead.
+    """
     for leftover in folder.parent.glob(f"{_BUILDING}{folder.name}-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{_BUILDING}{folder.name}-", dir=folder.parent) as temporary:
         new = Path(temporary, "new")
         new.mkdir()
-        about = _write(new, sources, progress_bar)
-        files = {
-            name: [(new / name).stat().st_size, checksum(new / name)] for name in (STEPS, REWARDS, EPISODES)
-        }
-        (new / ABOUT).write_text(
-            json.dumps({"format": FORMAT, "identity": list(identity), "files": files, **about}, indent=1)
-        )
+        layout = _write(new, sources, progress_bar)
+        written = {name: new / name for name in (STEPS, REWARDS, EPISODES)}
+        files = {name: [path.stat().st_size, checksum(path)] for name, path in written.items()}
+        about = {"format": FORMAT, "identity": list(identity), "files": files, **layout}
+        (new / ABOUT).write_text(json.dumps(about, indent=1))
         if folder.exists():
             os.replace(folder, Path(temporary, "old"))  # whoever has mapped it keeps what it has
         os.replace(new, folder)
 
 
 def _write(folder: Path, sources: Sequence[EpisodeSource], progress_bar: bool) -> dict[str, Any]:
-    """Write all steps and episodes; what is to be said of them."""
+    """Write all steps and episodes; returns the layout of a step, and the spaces."""
     observation_space, action_space = joint_spaces(sources)
     layout: dict[str, Any] = {}
     tasks: dict[str, None] = {}
@@ -168,11 +168,8 @@ def _write(folder: Path, sources: Sequence[EpisodeSource], progress_bar: bool) -
     refuse_unknown_texts(sources, list(tasks))
     if not layout:
         raise ValueError(f"{' and '.join(source.name for source in sources)}: the data set holds no episode")
-    spaces = {
-        "observation_space": space_to_json(observation_space),
-        "action_space": space_to_json(action_space),
-    }
-    return {**layout, **spaces}
+    spaces = {"observation_space": observation_space, "action_space": action_space}
+    return layout | {name: space_to_json(space) for name, space in spaces.items()}
 
 
 def _episodes(sources: Sequence[EpisodeSource], progress_bar: bool) -> Iterator[Episode]:
@@ -184,17 +181,14 @@ def _episodes(sources: Sequence[EpisodeSource], progress_bar: bool) -> Iterator[
 
 
 def _layout(episode: Episode) -> dict[str, Any]:
-    """Types and shapes, which are the same in all episodes: their spaces are."""
+    """Describe types and shapes, which are the same in all episodes, as their spaces are."""
 
     def entry(array: np.ndarray) -> dict[str, Any]:
         return {"dtype": array.dtype.str, "shape": list(array.shape[1:])}
 
-    observations = episode.observations
-    if isinstance(observations, dict):
-        read: dict[str, Any] = {"keys": {key: entry(value) for key, value in observations.items()}}
-    else:
-        read = entry(observations)
-    return {"observations": read, "actions": entry(episode.actions)}
+    entries = {key: entry(rows) for key, rows in entries_of(episode.observations).items()}
+    observations = {"keys": entries} if isinstance(episode.observations, dict) else entries[""]
+    return {"observations": observations, "actions": entry(episode.actions)}
 
 
 def _write_steps(file: BinaryIO, episode: Episode, dtype: np.dtype[Any]) -> None:

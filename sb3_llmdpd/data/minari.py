@@ -17,7 +17,7 @@ from sb3_llmdpd.data.checks import Observations
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record, read_sources
 from sb3_llmdpd.data.episodes import OfflineDataset
 
-_TEXT_KEYS = ("task_texts", "task_text", "language_instruction", "task", "mission")
+TEXT_KEYS = ("task_texts", "task_text", "language_instruction", "task", "mission")
 """Names under which data sets keep their sentence, best first."""
 
 
@@ -33,11 +33,13 @@ def load_minari(
 
     :param ids: one Minari id or several, e.g. ``"metaworld/drawer-open-v0"``. All must share their spaces.
     :param task_texts: sentence, or several phrasings, by Minari id or by task.
-    :param root: folder of the data sets; by default Minari's own, $MINARI_DATASETS_PATH or ~/.minari/datasets.
+    :param root: folder of the data sets; by default Minari's own, $MINARI_DATASETS_PATH or
+        ~/.minari/datasets.
     :param strict: see `Reading`.
     :param flatten: see `Reading`.
     :return: all episodes.
-    :raises ValueError: when an id is not there, a file is damaged or holds NaN, spaces differ, or a sentence is empty.
+    :raises ValueError: when an id is not there, a file is damaged or holds NaN, spaces differ, or a sentence
+        is empty.
     """
     names = [ids] if isinstance(ids, str) else list(ids)
     if not names:
@@ -51,18 +53,19 @@ def load_minari(
 class MinariSource(EpisodeSource):
     """A local Minari data set, in any of Minari's file formats.
 
-    The sentence of an episode is looked up in this order: `Reading.task_texts`; the episode's metadata (``task_texts``,
-    ``task_text``, ``language_instruction``, ``task``, ``mission``); an entry ``task_text`` or ``mission`` of a Dict
-    observation, which is then taken out of it; the data set's metadata; with a warning its description, or the ``env_name``
-    of its environment. An episode without any has no text prompt.
+    The sentence of an episode is looked up in this order: `Reading.task_texts`; the episode's metadata
+    (``task_texts``, ``task_text``, ``language_instruction``, ``task``, ``mission``); an entry ``task_text``
+    or ``mission`` of a Dict observation, which is then taken out of it; the data set's metadata; with a
+    warning its description, or the ``env_name`` of its environment. An episode without any has no text
+    prompt.
 
-    Its task is ``task_id`` of the metadata; else the data set, or, where sentences differ within it, data set and sentence.
-    A time limit is no termination.
+    Its task is ``task_id`` of the metadata; else the data set, or, where sentences differ within it, data set
+    and sentence. A time limit is no termination.
 
     :param name: Minari id.
     :param root: folder of the data sets, see `datasets_root`.
     :param reading: see `Reading`.
-    :raises ValueError: when the id is not there, the files are damaged, or the spaces are none that a policy reads.
+    :raises ValueError: when the id is not there, the files are damaged, or no policy reads the spaces.
     """
 
     kind = "minari"
@@ -72,10 +75,9 @@ class MinariSource(EpisodeSource):
         self._dataset = _open(name, folder)
         self._folder = folder / name / "data"
         space = self._dataset.observation_space
-        self._sentences = (
-            [key for key, part in space.items() if _is_text(part)] if isinstance(space, spaces.Dict) else []
-        )
-        if self._sentences:
+        self._sentences: list[str] = []
+        if isinstance(space, spaces.Dict):
+            self._sentences = [key for key, part in space.items() if isinstance(part, spaces.Text)]
             space = spaces.Dict({key: part for key, part in space.items() if key not in self._sentences})
         super().__init__(name, space, self._dataset.action_space, reading)
 
@@ -88,17 +90,17 @@ class MinariSource(EpisodeSource):
         name, given = self.name, self.reading.task_texts
         texts = [
             row.texts for row in self._rows(whole=bool(self._sentences))
-        ]  # a pass of its own, to keep no episode
+        ]  # a first pass that keeps no episode
         several = len(set(texts)) > 1
         common = () if name in given or all(texts) else _dataset_texts(name, self._dataset)
         for row in self._rows(whole=True):
             success, first_success = row.success
+            unnamed = f"{name}: {row.texts[0]}" if several and row.texts else name
             yield {
                 "observations": row.observations,
                 "actions": row.record["actions"],
                 "rewards": row.record["rewards"],
-                "task": _text(row.metadata.get("task_id"))
-                or (f"{name}: {row.texts[0]}" if several and row.texts else name),
+                "task": _text(row.metadata.get("task_id")) or unnamed,
                 "task_texts": row.texts or common,
                 "terminated": bool(row.record["terminations"][-1]),
                 "success": success,
@@ -108,9 +110,8 @@ class MinariSource(EpisodeSource):
             }
 
     def _rows(self, whole: bool) -> Iterator["_Row"]:
-        """The episodes as Minari has them; unless ``whole``, only what their metadata say."""
-        indices = self._dataset.episode_indices
-        storage = self._dataset.storage
+        """Read the episodes as Minari has them; unless ``whole``, only their metadata."""
+        indices, storage = self._dataset.episode_indices, self._dataset.storage
         records, metadata = (
             storage.get_episodes(indices) if whole else None,
             storage.get_episode_metadata(indices),
@@ -133,26 +134,25 @@ class MinariSource(EpisodeSource):
 
 
 def datasets_root(root: str | Path | None = None) -> Path:
-    """Where Minari data sets are.
+    """Find the folder of Minari data sets.
 
     :param root: a folder of one's own, or None.
-    :return: that folder, else $MINARI_DATASETS_PATH, else ~/.minari/datasets; absolute, since Minari puts a relative path
-        in front of itself.
+    :return: that folder, else $MINARI_DATASETS_PATH, else ~/.minari/datasets; absolute, since Minari puts a
+        relative path in front of itself.
     """
     return Path(root or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser().resolve()
 
 
 def local_ids(root: str | Path | None = None) -> list[str]:
-    """Which Minari data sets are there.
+    """List the local Minari data sets.
 
     :param root: as in `datasets_root`.
-    :return: their ids, sorted.
+    :return: their ids, sorted; half-written data sets are left out.
     """
     folder = datasets_root(root)
-    paths = (path.parents[1].relative_to(folder) for path in folder.glob("**/data/metadata.json"))
-    return sorted(
-        path.as_posix() for path in paths if not path.as_posix().startswith(".")
-    )  # not half-written ones
+    found = folder.glob("**/data/metadata.json")
+    ids = sorted(path.parents[1].relative_to(folder).as_posix() for path in found)
+    return [name for name in ids if not name.startswith(".")]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class _Row:
 
     @property
     def success(self) -> tuple[bool | None, int | None]:
-        """Whether it succeeded, and at which step first; None where nothing says so."""
+        """Success, and the first step with it; None where nothing tells."""
         n_steps = len(self.record["actions"])
         success: bool | None = None
         first: int | None = None
@@ -187,10 +187,10 @@ def _open(name: str, folder: Path) -> Any:
     if not path.is_dir():
         local = local_ids(folder)
         near = difflib.get_close_matches(name, local, n=3) or local[:3]
+        nearest = f"nearest there: {', '.join(near)}" if near else "there is none at all"
         raise ValueError(
             f"no Minari data set {name!r} in {folder} (`root` or $MINARI_DATASETS_PATH name another folder);"
-            f" {'nearest there: ' + ', '.join(near) if near else 'there is none at all'}."
-            f" Fetch a published one with: minari download {name}"
+            f" {nearest}. Fetch a published one with: minari download {name}"
         )
     try:
         dataset = require("minari", "all").MinariDataset(path)
@@ -209,20 +209,20 @@ def _damaged(source: str, error: Exception) -> ValueError:
 
 
 def _texts(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """The sentences under the first of the known names, if any."""
-    for key in _TEXT_KEYS:
+    """Read the sentences under the first of the known names, if any."""
+    for key in TEXT_KEYS:
         value = metadata.get(key)
         if key == "task_texts" and isinstance(value, str):
             value = json.loads(value)
         if isinstance(value, list | tuple):
             return tuple(str(text) for text in value)
-        if _text(value):
-            return (_text(value) or "",)
+        if text := _text(value):
+            return (text,)
     return ()
 
 
 def _text(value: Any) -> str | None:
-    """A value that is a non-empty string, which some data sets store as bytes; None for any other."""
+    """Read a non-empty string, which some data sets store as bytes; None for any other value."""
     if isinstance(value, bytes):
         value = value.decode()
     return str(value).strip() or None if isinstance(value, str) else None
@@ -246,7 +246,3 @@ def _dataset_texts(name: str, dataset: Any) -> tuple[str, ...]:
             )
             return (text,)
     return ()
-
-
-def _is_text(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Text)

@@ -13,58 +13,57 @@ from gymnasium import spaces
 
 from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
 from sb3_llmdpd.common.files import whole_file
-from sb3_llmdpd.data.checks import check_fits
 from sb3_llmdpd.data.episode_source import Record
-from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.episodes import Episode, checked_for_file
 from sb3_llmdpd.data.spaces import check_flat, float32_space
 from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
 from sb3_llmdpd.data.step_files import READ, StepFileSource, damaged, steps_under_names
 
 METADATA = "metadata"
-"""Entry with all that is no number a step, as a JSON string."""
+"""Entry with spaces, tasks, sentences, successes and goals, as a JSON string."""
 
 _VERSION = 1
 
 _SAID = ("task", "task_texts", "success", "first_success", "goal", "source")
-"""What an episode says besides its arrays, and besides whether it terminated, which is among them."""
+"""Fields of an episode that are not in the arrays."""
 
 _NESTED = ("observations", "next_observations")
 """Entries that may stand for several, as in ``observations/image``."""
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
-_BROKEN = (
-    *(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error),
-    *(NotImplementedError, RuntimeError),  # of zipfile, where damage looks like another version or a password
-)
-"""What reading a damaged file gives."""
+_LIKE_ANOTHER_ZIP = (NotImplementedError, RuntimeError)
+"""Errors of zipfile where damage looks like another version or a password."""
+
+_BROKEN = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, *_LIKE_ANOTHER_ZIP)
+"""Errors of reading a damaged file."""
 
 
 class NpzSource(StepFileSource):
     """An npz file in D4RL's layout, from `write_npz` or from anyone.
 
     It holds ``observations``, ``actions``, ``rewards`` and ``terminals``, one row a step; ``timeouts`` and
-    ``next_observations`` are used where it has them, and `find_episodes` says where episodes end. A Dict observation has an
-    entry ``observations/key`` for each key.
+    ``next_observations`` are used where it has them, and `find_episodes` says where episodes end. A Dict
+    observation has an entry ``observations/key`` for each key.
 
-    What `write_npz` wrote comes back as it was: spaces, tasks, sentences, successes and goals. Any other file has one task
-    and no sentence, unbounded observations, and actions in Box(-1, 1).
+    A file of `write_npz` gives equal episodes: spaces, tasks, sentences, successes and goals. Any other file
+    has one task and no sentence, unbounded observations, and actions in Box(-1, 1).
 
     The arrays are in memory while they are read: an npz cannot be read in part.
 
     :param path: of the file; ``~`` is the home folder.
-    :param task: of all episodes; by default what the file says, else its name without its suffix.
+    :param task: of all episodes; by default those in the file, else its name without its suffix.
     :param max_episode_steps: time limit of the environment, for files that do not say where it was reached.
     :param reading: see `Reading`.
-    :raises ValueError: when the file is not there, no npz, damaged, holds pickled objects, or lacks an array; or when
-        ``max_episode_steps`` would cut what `write_npz` wrote.
-    :raises TypeError: when an array holds something else than numbers.
+    :raises ValueError: when the file is not there, no npz, damaged, holds pickled objects, or lacks an array;
+        or when ``max_episode_steps`` would cut episodes of `write_npz`.
+    :raises TypeError: when an array does not hold numbers.
     """
 
     kind = "npz"
 
     _metadata: dict[str, Any] | None = None
-    """What `write_npz` said, once the file was opened."""
+    """Metadata of `write_npz`, once the file was opened."""
 
     def records(self) -> Iterator[Record]:
         """See `EpisodeSource.records`."""
@@ -72,18 +71,16 @@ class NpzSource(StepFileSource):
             yield from super().records()
             return
         said = self._metadata["episodes"]
+        given = {} if self._given_task is None else {"task": self._given_task}
+        n_found = 0
         with self._opened(self.name) as steps:
-            n_found = 0
-            for record in split_steps(steps):
-                if n_found < len(said):
-                    entry = said[n_found]
-                    task = {} if self._given_task is None else {"task": self._given_task}
-                    yield {**record, **entry, "task_texts": tuple(entry["task_texts"]), **task}
-                n_found += 1
+            for n_found, record in enumerate(split_steps(steps), start=1):
+                if n_found <= len(said):
+                    entry = said[n_found - 1]
+                    yield {**record, **entry, "task_texts": tuple(entry["task_texts"]), **given}
         if n_found != len(said):
-            raise _contradicted(
-                self.name, f"it speaks of {len(said)} episodes, and the arrays hold {n_found}"
-            )
+            reason = f"it speaks of {len(said)} episodes, and the arrays hold {n_found}"
+            raise _contradicted(self.name, reason)
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[StepArrays]:
@@ -96,23 +93,18 @@ class NpzSource(StepFileSource):
             members = [member for member in archive.namelist() if member.endswith(".npy")]
             entries = {member.removesuffix(".npy"): _Entry(archive, member, name) for member in members}
             self._metadata = _read_metadata(entries.pop(METADATA, None), name)
-            self._check_uncut(name)
             limited = self._max_episode_steps is not None
+            if self._metadata is not None and limited:
+                raise ValueError(
+                    f"{name}: says itself where its episodes end; leave out `max_episode_steps`, which is"
+                    f" {self._max_episode_steps}"
+                )
             yield steps_under_names(_nested(entries, name), name, limited)
 
     def _spaces(self, steps: StepArrays) -> tuple[spaces.Space[Any], spaces.Box]:
         """See `StepFileSource`."""
-        if self._metadata is None:
-            return super()._spaces(steps)
-        observation_space, action_space = self._metadata["observation_space"], self._metadata["action_space"]
-        return observation_space, action_space
-
-    def _check_uncut(self, name: str) -> None:
-        if self._metadata is not None and self._max_episode_steps is not None:
-            raise ValueError(
-                f"{name}: says itself where its episodes end; leave out `max_episode_steps`, which is"
-                f" {self._max_episode_steps}"
-            )
+        said = self._metadata
+        return super()._spaces(steps) if said is None else (said["observation_space"], said["action_space"])
 
 
 def write_npz(
@@ -123,44 +115,46 @@ def write_npz(
 ) -> None:
     """Write episodes as one npz file, whole or not at all, from which `NpzSource` reads equal ones.
 
-    Other tools that read D4RL's layout find ``observations``, ``actions``, ``rewards``, ``terminals``, ``timeouts`` and
-    ``next_observations`` in it, one row a step. All of it is in memory while it is written.
+    Other tools that read D4RL's layout find ``observations``, ``actions``, ``rewards``, ``terminals``,
+    ``timeouts`` and ``next_observations`` in it, one row a step. All episodes are in memory while they are
+    written.
 
-    :param path: ends in ``.npz``; ``~`` is the home folder. What was there before is replaced.
+    :param path: ends in ``.npz``; ``~`` is the home folder. An earlier file is replaced.
     :param episodes: at least one.
     :param observation_space: of the episodes, one array or a Dict of arrays.
     :param action_space: of the episodes.
-    :raises ValueError: without episodes, when one does not fit the spaces or is of another dtype than the first, or the path
-        has another suffix.
-    :raises TypeError: on an episode that is none.
+    :raises ValueError: without episodes, when one does not fit the spaces or is of another dtype than the
+        first, or the path has another suffix.
+    :raises TypeError: when an entry is not an `Episode`.
     :raises OSError: when the file cannot be written.
     """
     file = Path(path).expanduser()
     if file.suffix != ".npz":
-        raise ValueError(f"`path` must end in .npz, by which the format is known again; got {str(path)!r}")
+        raise ValueError(f"`path` must end in .npz, which tells readers the format; got {str(path)!r}")
     check_flat(str(path), observation_space)
-    written = list(episodes)
-    if not written:
-        raise ValueError(f"{path}: a data set needs at least one episode, got none")
-    for number, episode in enumerate(written):
-        if not isinstance(episode, Episode):
-            raise TypeError(f"{path}: a data set is made of `Episode`s, got {type(episode).__name__}")
-        source = f"{path}, episode {number} ({episode.source})"
-        check_fits(episode.observations, episode.actions, observation_space, action_space, source)
-        _check_dtypes(episode, written[0], source)
+    written: list[Episode] = []
+    for episode, name in checked_for_file(str(path), episodes, observation_space, action_space):
+        written.append(episode)
+        _check_dtypes(episode, written[0], name)
     metadata = {
         "version": _VERSION,
         "observation_space": space_to_json(float32_space(observation_space)),  # episodes hold no other floats
         "action_space": space_to_json(float32_space(action_space)),
         "episodes": [_said_by(episode) for episode in written],
     }
-    arrays = {**_flat_arrays(written), METADATA: np.array(json.dumps(metadata))}
     with whole_file(file) as temporary:
-        np.savez(temporary, **arrays)
+        np.savez(temporary, **_flat_arrays(written), **{METADATA: np.array(json.dumps(metadata))})
+
+
+def _said_by(episode: Episode) -> dict[str, Any]:
+    said = {name: getattr(episode, name) for name in _SAID}
+    if episode.first_success is not None:
+        said["first_success"] = int(episode.first_success)  # numpy's are no JSON
+    return said
 
 
 def _flat_arrays(episodes: list[Episode]) -> dict[str, Any]:
-    """The arrays of all episodes, one row a step, by the names of D4RL's layout."""
+    """Join the arrays of all episodes, one row a step, under the names of D4RL's layout."""
     ends = np.cumsum([len(episode) for episode in episodes]) - 1
     terminals, timeouts = np.zeros(ends[-1] + 1, bool), np.zeros(ends[-1] + 1, bool)
     terminated = np.array([bool(episode.terminated) for episode in episodes])
@@ -178,39 +172,27 @@ def _flat_arrays(episodes: list[Episode]) -> dict[str, Any]:
     return arrays
 
 
-def _said_by(episode: Episode) -> dict[str, Any]:
-    """What an episode says besides its arrays."""
-    first_success = (
-        None if episode.first_success is None else int(episode.first_success)
-    )  # numpy's are no JSON
-    return {**{name: getattr(episode, name) for name in _SAID}, "first_success": first_success}
-
-
 def _arrays_of(episode: Episode) -> dict[str, np.ndarray]:
-    """The arrays of its observations, by what is appended to the names of their entries."""
+    """Return the observations' arrays by the ending of their entries' names."""
     observations = episode.observations
     if isinstance(observations, dict):
         return {f"/{key}": rows for key, rows in observations.items()}
     return {"": observations}
 
 
-def _check_dtypes(episode: Episode, first: Episode, source: str) -> None:
-    """Refuse what could not come back as it was, since an array has one dtype."""
+def _check_dtypes(episode: Episode, first: Episode, name: str) -> None:
+    """Refuse episodes that could not come back as they were, since an array has one dtype."""
     for key, rows in _arrays_of(episode).items():
         expected = _arrays_of(first)[key].dtype
         if rows.dtype != expected:
             raise ValueError(
-                f"{source}: `observations{key}` is {rows.dtype}, and {expected} in the first episode; make them the same"
+                f"{name}: `observations{key}` is {rows.dtype}, and {expected} in the first episode; make them"
+                " the same"
             )
 
 
 class _Entry:
-    """One array of an npz, which is read when it is first sliced.
-
-    :param archive: that holds it.
-    :param member: its file in the archive.
-    :param source: for messages.
-    """
+    """One array of an npz, which is read when it is first sliced."""
 
     def __init__(self, archive: zipfile.ZipFile, member: str, source: str) -> None:
         self._archive, self._member, self._source = archive, member, source
@@ -231,29 +213,27 @@ class _Entry:
         return self._array[rows]
 
     def refuse_pickle(self) -> None:
-        """Refuse what could execute anything as it is read.
-
-        :raises ValueError: when the array is of Python objects.
-        """
+        """Refuse an array of Python objects, which could execute anything as it is read."""
         if self.dtype.hasobject:
             raise ValueError(
-                f"{self._source}: `{self._member.removesuffix('.npy')}` is a pickle of Python objects, which could execute"
-                " anything and is not opened; save it as an array of numbers"
+                f"{self._source}: `{self._member.removesuffix('.npy')}` is a pickle of Python objects, which"
+                " could execute anything and is not opened; save it as an array of numbers"
             )
 
 
 def _nested(entries: dict[str, _Entry], source: str) -> dict[str, Any]:
-    """Entries like ``observations/key`` as mappings."""
+    """Join entries like ``observations/key`` to mappings."""
     nested: dict[str, Any] = {}
     for name, entry in entries.items():
         head, sign, key = name.partition("/")
-        if head in READ:  # of any other not even its kind matters
+        if head in READ:  # other entries may be of any kind
             entry.refuse_pickle()
         if not sign or head not in _NESTED:
             nested[name] = entry
         elif head in entries:
             raise ValueError(
-                f"{source}: has both `{head}` and `{name}`; a Dict observation has entries of the second kind alone"
+                f"{source}: has both `{head}` and `{name}`; a Dict observation has entries of the second kind"
+                " alone"
             )
         else:
             nested.setdefault(head, {})[key] = entry
@@ -261,7 +241,7 @@ def _nested(entries: dict[str, _Entry], source: str) -> dict[str, Any]:
 
 
 def _read_metadata(entry: _Entry | None, source: str) -> dict[str, Any] | None:
-    """What `write_npz` said, with spaces as such; None where it did not write the file."""
+    """Read the metadata of `write_npz` and make spaces of theirs; None for a file of another tool."""
     if entry is None:
         return None
     entry.refuse_pickle()
@@ -280,6 +260,6 @@ def _read_metadata(entry: _Entry | None, source: str) -> dict[str, Any] | None:
 
 def _contradicted(source: str, reason: str) -> ValueError:
     return ValueError(
-        f"{source}: its `{METADATA}` is not what write_npz writes ({reason}); write the file again, or save it without"
-        f" `{METADATA}`"
+        f"{source}: its `{METADATA}` is not what write_npz writes ({reason}); write the file again, or save"
+        f" it without `{METADATA}`"
     )

@@ -11,43 +11,47 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl
 
+from sb3_llmdpd.data.checks import check_bounded
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record
+from sb3_llmdpd.data.spaces import unscale_actions
 from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
 from sb3_llmdpd.data.step_files import damaged, existing_file
 
-_UNREADABLE = (
-    *(pickle.UnpicklingError, EOFError, OSError, ImportError),
-    *(AttributeError, IndexError, KeyError, TypeError, ValueError),
-)
-"""What opening a damaged pickle gives, or one of another library's classes."""
+_DAMAGED = (pickle.UnpicklingError, EOFError, OSError)
+"""Errors of opening a damaged pickle."""
+_OF_ANOTHER_LIBRARY = (ImportError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""Further errors of opening a pickle of another library's classes."""
 
 _ROUNDING = 1e-5
-"""By which a scaled action may leave [-1, 1]."""
+"""Distance by which a scaled action may leave [-1, 1]."""
 
 
 class ReplayBufferSource(EpisodeSource):
-    """What an off-policy algorithm of Stable-Baselines3 gathered: a replay buffer, or the file of one.
+    """Experience of an off-policy algorithm of Stable-Baselines3: a replay buffer, or the file of one.
 
-    Each environment gives its own episodes, in their order, and `find_episodes` says where they end: at ``dones``, of which
-    those at a time limit are no terminations, and where an environment was reset otherwise. The oldest episode of a
-    buffer that went round has lost its beginning, and the newest one may lack its end.
+    Each environment gives its own episodes, in their order, and `find_episodes` says where they end: at
+    ``dones``, of which those at a time limit are no terminations, and where an environment was reset
+    otherwise. The oldest episode of a buffer that went round has lost its beginning, and the newest one may
+    lack its end.
 
-    Off-policy algorithms store actions scaled to [-1, 1], so that they are scaled back to the action space. Observations and
-    rewards are stored as the environment gave them, also under a VecNormalize.
+    Off-policy algorithms store actions scaled to [-1, 1], so that they are scaled back to the action space.
+    Observations and rewards are stored as the environment gave them, also under a VecNormalize.
 
-    Buffers that draw differently, such as ``HerReplayBuffer``, hold the same steps and are read alike: goals that are put in
-    another's place as it samples are not among them. A buffer that saves memory (``optimize_memory_usage``) has not kept
-    what an episode ended with: its last observation is there twice.
+    Buffers that draw differently, such as ``HerReplayBuffer``, hold the same steps and are read alike; the
+    goals that they substitute as they sample are not among the steps. A buffer that saves memory
+    (``optimize_memory_usage``) has not kept the observation after an episode's end, and the last one is
+    repeated.
 
-    :param buffer: a ``ReplayBuffer`` or ``DictReplayBuffer``, or the path of a file from ``save_replay_buffer``.
+    :param buffer: a ``ReplayBuffer`` or ``DictReplayBuffer``, or the path of a file from
+        ``save_replay_buffer``.
     :param task: of all episodes.
-    :param allow_pickle: whether such a file may be opened, which executes what it holds: only your own.
-    :param scaled_actions: whether actions are scaled to [-1, 1]; False where someone else added them to the buffer, in
-        environment units.
+    :param allow_pickle: whether such a file may be opened, which executes its content: only your own.
+    :param scaled_actions: whether actions are scaled to [-1, 1]; False where someone else added them to the
+        buffer, in environment units.
     :param reading: see `Reading`.
     :raises TypeError: when it is another kind of buffer, or none.
-    :raises ValueError: when the file is not there, not allowed or damaged, the buffer is empty, the actions cannot have been
-        scaled, or the action space is no Box with finite bounds.
+    :raises ValueError: when the file is not there, not allowed or damaged, the buffer is empty, the actions
+        cannot have been scaled, or the action space is no Box with finite bounds.
     """
 
     kind = "sb3"
@@ -70,8 +74,11 @@ class ReplayBufferSource(EpisodeSource):
             buffer = _unpickled(self._path, name, allow_pickle)
         self._buffer = _checked(buffer, name)
         super().__init__(name, self._buffer.observation_space, self._buffer.action_space, reading)
-        if not self.action_space.is_bounded():
-            raise ValueError(f"{name}: the action space must have finite bounds, got {self.action_space}")
+        box = self._buffer.action_space
+        assert isinstance(box, spaces.Box)  # checked by the line before
+        check_bounded(box, f"{name}: the action space")
+        self._shape, self._low, self._high = box.shape, box.low, box.high
+        self._is_unit = (box.low == -1.0) & (box.high == 1.0)
         self._check_scale()
 
     def files(self) -> Sequence[Path]:
@@ -86,8 +93,9 @@ class ReplayBufferSource(EpisodeSource):
         """See `EpisodeSource.records`."""
         if not self._buffer.handle_timeout_termination and self._buffer.dones.any():
             warnings.warn(
-                f"{self.name}: it was told not to tell time limits from terminations (handle_timeout_termination=False), so"
-                " that every end is read as a termination. Where episodes end at a time limit, record them with True",
+                f"{self.name}: it was told not to tell time limits from terminations"
+                " (handle_timeout_termination=False), so that every end is read as a termination. Where"
+                " episodes end at a time limit, record them with True",
                 stacklevel=2,
             )
         for column in range(self._buffer.n_envs):
@@ -95,11 +103,11 @@ class ReplayBufferSource(EpisodeSource):
                 yield {**record, "task": self._task}
 
     def _steps(self, column: int) -> StepArrays:
-        """The steps of one environment, oldest first."""
+        """Collect the steps of one environment, oldest first."""
         buffer, rows = self._buffer, self._rows
         dones = buffer.dones[rows, column].astype(bool)
         timeouts = buffer.timeouts[rows, column].astype(bool) & dones
-        actions = buffer.actions[rows, column].reshape(len(rows), *self._action_box.shape)
+        actions = buffer.actions[rows, column].reshape(len(rows), *self._shape)
         return StepArrays(
             self._observations(buffer.observations, rows, column),
             self._in_environment_units(actions) if self._scaled else actions,
@@ -112,12 +120,12 @@ class ReplayBufferSource(EpisodeSource):
 
     @property
     def _rows(self) -> np.ndarray:
-        """The rows that hold a step, oldest first."""
+        """Rows that hold a step, oldest first."""
         buffer = self._buffer
         if not buffer.full:
             return np.arange(buffer.pos)
         rows = (buffer.pos + np.arange(buffer.buffer_size)) % buffer.buffer_size
-        # Where memory is saved, the oldest row holds the observation after the newest step, and no step any more.
+        # With memory saved, the oldest row holds the observation after the newest step, and no step any more.
         return rows[1:] if buffer.optimize_memory_usage else rows
 
     def _next_observations(self, rows: np.ndarray, column: int, dones: np.ndarray) -> Any:
@@ -125,66 +133,55 @@ class ReplayBufferSource(EpisodeSource):
         if not buffer.optimize_memory_usage:
             return self._observations(buffer.next_observations, rows, column)
         following = (rows + 1) % buffer.buffer_size
-        # Behind an end stands what the next episode begins with, except where none has begun yet.
+        # The row after an end holds the next episode's first observation, except where none has begun yet.
         following[:-1] = np.where(dones[:-1], rows[:-1], following[:-1])
         return self._observations(buffer.observations, following, column)
 
     def _observations(self, stored: Any, rows: np.ndarray, column: int) -> Any:
-        """Rows of an environment, in the shapes of the space: SB3 gives a Discrete one an axis."""
+        """Read rows of an environment in the shapes of the space: SB3 gives a Discrete one an axis."""
         space = self._buffer.observation_space
         if isinstance(space, spaces.Dict):
+            shapes = {key: part.shape or () for key, part in space.items()}
             return {
-                key: stored[key][rows, column].reshape(len(rows), *(space[key].shape or ())) for key in space
+                key: stored[key][rows, column].reshape(len(rows), *shape) for key, shape in shapes.items()
             }
         return stored[rows, column].reshape(len(rows), *(space.shape or ()))
 
-    @property
-    def _action_box(self) -> spaces.Box:
-        space = self._buffer.action_space
-        assert isinstance(space, spaces.Box)  # checked as the source was made
-        return space
-
     def _in_environment_units(self, scaled: np.ndarray) -> np.ndarray:
-        """The actions that the environment got."""
-        low, high = self._action_box.low, self._action_box.high
-        actions = np.clip(
-            low + 0.5 * (scaled + 1.0) * (high - low), low, high
-        )  # of rounding, see `_check_scale`
-        return np.where((low == -1.0) & (high == 1.0), scaled, actions)  # to the bit where nothing was scaled
+        # Clipped, since rounding may leave the bounds a little, see `_check_scale`.
+        actions = np.clip(unscale_actions(scaled, self._low, self._high), self._low, self._high)
+        return np.where(self._is_unit, scaled, actions)  # to the bit where nothing was scaled
 
     def _check_scale(self) -> None:
         """Refuse actions that leave [-1, 1], and so are not scaled to it."""
-        low, high = self._action_box.low, self._action_box.high
-        rescaled = ((low != -1.0) | (high != 1.0)).reshape(
-            -1
-        )  # what is in [-1, 1] anyway is clipped or refused later
+        rescaled = ~self._is_unit.reshape(-1)  # entries in [-1, 1] anyway are clipped or refused later
         actions = self._buffer.actions[self._rows][..., rescaled]
         farthest = float(np.abs(actions).max(initial=0.0))
         if self._scaled and farthest > 1.0 + _ROUNDING:
             raise ValueError(
-                f"{self.name}: its actions reach {farthest:.4g}, and the algorithms of Stable-Baselines3 store them scaled to"
-                " [-1, 1]; where these are in environment units, say so with scaled_actions=False"
+                f"{self.name}: its actions reach {farthest:.4g}, and the algorithms of Stable-Baselines3"
+                " store them scaled to [-1, 1]; where these are in environment units, say so with"
+                " scaled_actions=False"
             )
 
 
 def _checked(buffer: Any, name: str) -> ReplayBuffer:
-    """Refuse what holds no steps that could be read."""
-    accepted = "a ReplayBuffer or DictReplayBuffer of Stable-Baselines3, or the path of a file from save_replay_buffer"
+    """Refuse anything without steps that could be read."""
+    accepted = "a ReplayBuffer or DictReplayBuffer of Stable-Baselines3, or the path of its save_replay_buffer"
+    kind = type(buffer).__name__
     if isinstance(buffer, ReplayBuffer) and not hasattr(buffer, "observations"):
-        raise TypeError(
-            f"{name}: a {type(buffer).__name__} was made of a data set; give that. Accepted is {accepted}"
-        )
+        raise TypeError(f"{name}: a {kind} was made of a data set; give that. Accepted is {accepted}")
     if isinstance(buffer, BaseBuffer) and not isinstance(buffer, ReplayBuffer):
         raise TypeError(
-            f"{name}: a {type(buffer).__name__} does not keep what its actions led to, and forgets them after each update;"
+            f"{name}: a {kind} does not keep what its actions led to, and forgets them after each update;"
             f" record the policy with record_policy. Accepted is {accepted}"
         )
     if not isinstance(buffer, ReplayBuffer):
-        raise TypeError(f"{name}: accepted is {accepted}, got {type(buffer).__name__}")
+        raise TypeError(f"{name}: accepted is {accepted}, got {kind}")
     if not hasattr(buffer, "handle_timeout_termination"):
         raise ValueError(
-            f"{name}: was written by a version of Stable-Baselines3 that did not keep time limits; load it into a model"
-            " with load_replay_buffer, and save it again"
+            f"{name}: was written by a version of Stable-Baselines3 that did not keep time limits; load it"
+            " into a model with load_replay_buffer, and save it again"
         )
     if not buffer.size():
         raise ValueError(f"{name}: the buffer holds no step; fill it with model.learn(...) first")
@@ -192,21 +189,20 @@ def _checked(buffer: Any, name: str) -> ReplayBuffer:
 
 
 def _file_of(path: str | Path) -> Path:
-    """The file that ``save_replay_buffer`` wrote, which appends a suffix where there is none."""
+    """Find the file of ``save_replay_buffer``, which appends a suffix where there is none."""
     with_suffix = Path(f"{path}.pkl")
-    return existing_file(
-        with_suffix if not Path(path).suffix and with_suffix.expanduser().is_file() else path
-    )
+    is_appended = not Path(path).suffix and with_suffix.expanduser().is_file()
+    return existing_file(with_suffix if is_appended else path)
 
 
 def _unpickled(file: Path, name: str, allow_pickle: bool) -> Any:
     if not allow_pickle:
         raise ValueError(
-            f"{name}: is a pickle, which executes what it holds as it is opened. Where you wrote it yourself, say so with"
-            " allow_pickle=True (--allow-pickle on the command line)"
+            f"{name}: is a pickle, which executes its content as it is opened. Where you wrote it yourself,"
+            " say so with allow_pickle=True (--allow-pickle on the command line)"
         )
     try:
         with file.open("rb") as opened:  # SB3 would leave it open where it is damaged
             return load_from_pkl(opened)
-    except _UNREADABLE as error:
+    except (*_DAMAGED, *_OF_ANOTHER_LIBRARY) as error:
         raise damaged(name, "a pickled replay buffer", error) from error

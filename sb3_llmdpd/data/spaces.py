@@ -1,29 +1,55 @@
-"""Spaces of logged data: as float32, without nesting, and what several sources share."""
+"""Spaces of logged data: as float32, without nesting, shared by several sources, and as the range of
+actions.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from gymnasium.spaces.utils import flatten_space
 
-from sb3_llmdpd.data.checks import Observations
+from sb3_llmdpd.data.checks import Observations, entries_of
 
 AnySpace = TypeVar("AnySpace", bound=spaces.Space[Any])
+Array = TypeVar("Array", np.ndarray, th.Tensor)
 
 
-class HasSpaces(Protocol):
-    """Anything with a name and spaces."""
+class SourceSpaces(Protocol):
+    """A source as `joint_spaces` reads it."""
 
     name: str
     observation_space: spaces.Space[Any]
     action_space: spaces.Box
     bounds_from_data: bool
-    """Whether no bounds of actions are recorded, and these are the smallest and largest values."""
+    """Whether the bounds of actions are the smallest and largest values, since none are recorded."""
+
+
+def scale_actions(actions: Array, low: Array, high: Array) -> Array:
+    """Scale actions to the range that the networks work in.
+
+    :param actions: environment units, in any shape that the bounds broadcast to.
+    :param low: lower bound of each entry.
+    :param high: upper bound of each entry, larger than ``low``.
+    :return: the actions in [-1, 1].
+    """
+    return 2.0 * (actions - low) / (high - low) - 1.0
+
+
+def unscale_actions(actions: Array, low: Array, high: Array) -> Array:
+    """Undo `scale_actions`.
+
+    :param actions: in [-1, 1].
+    :param low: lower bound of each entry.
+    :param high: upper bound of each entry.
+    :return: the actions in environment units.
+    """
+    return low + 0.5 * (actions + 1.0) * (high - low)
 
 
 def float32_space(space: AnySpace) -> AnySpace:
-    """The same space with floats as episodes have them.
+    """Give a space the floats that episodes have.
 
     :param space: any; the parts of a Dict are changed, too.
     :return: the space with every Box of floats in float32.
@@ -52,7 +78,7 @@ def check_flat(name: str, space: spaces.Space[Any]) -> None:
 
 
 def flat_space(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The space of `flat_observations`.
+    """Compute the space of `flat_observations`.
 
     :param name: of the source, for the message.
     :param space: of observations as they were recorded.
@@ -69,8 +95,14 @@ def flat_space(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
     return float32_space(flatten_space(space))
 
 
+def _leaves(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+    if not isinstance(space, spaces.Dict):
+        return [space]
+    return [leaf for part in space.values() for leaf in _leaves(part)]
+
+
 def flat_observations(space: spaces.Space[Any], observations: Any, source: str) -> Any:
-    """The entries of Dict observations side by side, in the order of the space.
+    """Put the entries of Dict observations side by side, in the order of the space.
 
     :param space: of one observation as it was recorded.
     :param observations: (n, ...) arrays in the structure of the space.
@@ -89,12 +121,14 @@ def flat_observations(space: spaces.Space[Any], observations: Any, source: str) 
     return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
 
 
-def joint_spaces(sources: Sequence[HasSpaces]) -> tuple[spaces.Space[Any], spaces.Box]:
-    """The spaces that all share. Bounds of observations may differ, as nothing is scaled by them, and those of actions where
-    all have theirs from their data.
+def joint_spaces(sources: Sequence[SourceSpaces]) -> tuple[spaces.Space[Any], spaces.Box]:
+    """Find the spaces that all sources share.
+
+    Bounds of observations may differ, as nothing is scaled by them. Those of actions may where all have them
+    from their data.
 
     :param sources: at least one.
-    :return: of observations, and of actions.
+    :return: the smallest spaces of observations and of actions that hold those of all sources.
     :raises ValueError: when they differ; names two sources that do.
     """
     first, *others = sources
@@ -103,59 +137,47 @@ def joint_spaces(sources: Sequence[HasSpaces]) -> tuple[spaces.Space[Any], space
     for other in others:
         actions = _joint_space(action_space, other.action_space)
         if actions is None or not (measured or other.action_space == action_space):
-            raise ValueError(
-                f"data sets that are read together must share their action space: {first.name} has {first.action_space},"
-                f" {other.name} has {other.action_space}"
-            )
+            raise _differing("action", first.name, first.action_space, other.name, other.action_space)
         observations = _joint_space(observation_space, other.observation_space)
         if observations is None:
-            raise ValueError(
-                f"data sets that are read together must share their observation space: {first.name} has"
-                f" {first.observation_space}, {other.name} has {other.observation_space}"
-            )
+            ours, theirs = first.observation_space, other.observation_space
+            raise _differing("observation", first.name, ours, other.name, theirs)
         observation_space, action_space = observations, actions
     return observation_space, action_space
 
 
+def _differing(
+    kind: str, name: str, space: spaces.Space[Any], other: str, its: spaces.Space[Any]
+) -> ValueError:
+    return ValueError(
+        f"data sets that are read together must share their {kind} space: {name} has {space}, {other} has"
+        f" {its}"
+    )
+
+
 def _joint_space(one: spaces.Space[Any], other: spaces.Space[Any]) -> Any:
-    """The smallest space that holds both, None when they differ in more than bounds."""
+    """Find the smallest space that holds both; None when they differ in more than bounds."""
     if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
         if (one.shape, one.dtype) != (other.shape, other.dtype):
             return None
-        return spaces.Box(
-            np.minimum(one.low, other.low), np.maximum(one.high, other.high), dtype=one.dtype.type
-        )
+        low, high = np.minimum(one.low, other.low), np.maximum(one.high, other.high)
+        return spaces.Box(low, high, dtype=one.dtype.type)
     if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict) and set(one) == set(other):
         parts = {key: _joint_space(one[key], other[key]) for key in one}
         return None if None in parts.values() else spaces.Dict(parts)
     return one if one == other else None
 
 
-def _leaves(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
-    return (
-        [leaf for part in space.values() for leaf in _leaves(part)]
-        if isinstance(space, spaces.Dict)
-        else [space]
-    )
-
-
-def unbounded_box(observations: np.ndarray) -> spaces.Box:
-    """The space of observations of which nothing is known but examples.
-
-    :param observations: (n, *obs_shape).
-    :return: bytes from 0 to 255, or any float32.
-    """
-    if observations.dtype == np.uint8:
-        return spaces.Box(0, 255, observations.shape[1:], np.uint8)
-    return spaces.Box(-np.inf, np.inf, observations.shape[1:], np.float32)
-
-
 def unbounded_space(observations: Observations) -> spaces.Space[Any]:
-    """The same for observations that may be a dict of arrays.
+    """Make the space of observations of which nothing is known but examples.
 
-    :param observations: (n, *obs_shape), or a dict of such arrays.
-    :return: see `unbounded_box`.
+    :param observations: (n, *obs_shape), or a dict of such arrays. Only shapes and dtypes are read.
+    :return: bytes from 0 to 255, or any float32; a Dict of such spaces for a dict.
     """
-    if isinstance(observations, dict):
-        return spaces.Dict({key: unbounded_box(value) for key, value in observations.items()})
-    return unbounded_box(observations)
+    parts = {
+        key: spaces.Box(0, 255, rows.shape[1:], np.uint8)
+        if rows.dtype == np.uint8
+        else spaces.Box(-np.inf, np.inf, rows.shape[1:], np.float32)
+        for key, rows in entries_of(observations).items()
+    }
+    return spaces.Dict(parts) if isinstance(observations, dict) else parts[""]

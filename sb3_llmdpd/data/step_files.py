@@ -1,4 +1,4 @@
-"""What sources share whose episodes are cut out of one file of flat arrays."""
+"""`StepFileSource`, the base of the sources whose episodes are cut out of one file of flat arrays."""
 
 import difflib
 import warnings
@@ -12,11 +12,11 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record
-from sb3_llmdpd.data.spaces import unbounded_box
+from sb3_llmdpd.data.spaces import unbounded_space
 from sb3_llmdpd.data.step_arrays import StepArrays, check_limit, split_steps
 
 LONG_EPISODE = 10_000
-"""Steps; an episode that is longer is probably many, whose ends were not recorded."""
+"""Steps; a longer episode is probably many episodes, whose ends were not recorded."""
 
 READ = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
 """Names of the arrays that are read."""
@@ -34,7 +34,7 @@ class StepFileSource(EpisodeSource):
     :param max_episode_steps: see `find_episodes`.
     :param reading: see `Reading`.
     :raises ValueError: when the file is not there, damaged, or not laid out like this.
-    :raises TypeError: when it holds something else than numbers.
+    :raises TypeError: when an array does not hold numbers.
     """
 
     def __init__(
@@ -60,22 +60,16 @@ class StepFileSource(EpisodeSource):
 
         :param name: of the source.
         :return: a context in which the arrays can be read.
-        :raises ValueError: when the file is damaged, or lacks one.
+        :raises ValueError: when the file is damaged, or lacks an array.
         """
 
     def _spaces(self, steps: StepArrays) -> tuple[spaces.Space[Any], spaces.Box]:
-        """Spaces of observations and actions.
+        """Make the spaces of observations and actions.
 
-        :param steps: of which nothing but shapes and dtypes is read.
+        :param steps: all steps, of which only shapes and dtypes are read.
         :return: the spaces.
         """
-        observations = steps.observations
-        space: spaces.Space[Any] = (
-            spaces.Dict({key: _space_of(part) for key, part in observations.items()})
-            if isinstance(observations, dict)
-            else _space_of(observations)
-        )
-        return space, spaces.Box(-1.0, 1.0, steps.actions.shape[1:], np.float32)
+        return unbounded_space(steps.observations), spaces.Box(-1.0, 1.0, steps.actions.shape[1:], np.float32)
 
     def files(self) -> Sequence[Path]:
         """See `EpisodeSource.files`."""
@@ -92,16 +86,17 @@ class StepFileSource(EpisodeSource):
                 yield {**record, "task": self._task}
 
     def _warn_of_length(self, steps: StepArrays) -> None:
-        """Warn of what looks like many episodes without ends."""
-        if self._max_episode_steps is not None:
+        """Warn when many episodes seem to lack their ends."""
+        if self._max_episode_steps is not None or steps.next_observations is not None:
             return
         ends = steps.terminals if steps.timeouts is None else steps.terminals | steps.timeouts
         bounds = np.concatenate([[0], np.flatnonzero(ends) + 1, [len(steps)]])
         longest = int(np.diff(bounds).max())
-        if longest > LONG_EPISODE and steps.next_observations is None:
+        if longest > LONG_EPISODE:
             warnings.warn(
-                f"{steps.source}: {longest:,} steps follow each other with neither a terminal nor a timeout, and are read as"
-                " one long episode. Where the environment has a time limit, say it with `max_episode_steps`",
+                f"{steps.source}: {longest:,} steps follow each other with neither a terminal nor a timeout,"
+                " and are read as one long episode. Where the environment has a time limit, say it with"
+                " `max_episode_steps`",
                 stacklevel=3,
             )
 
@@ -109,9 +104,10 @@ class StepFileSource(EpisodeSource):
 def steps_under_names(entries: Mapping[str, Any], source: str, limited: bool) -> StepArrays:
     """Put together the arrays of a file.
 
-    :param entries: its arrays by their names; ``observations`` and ``next_observations`` may be mappings themselves.
-    :param source: what messages call it.
-    :param limited: whether something else than the file says where episodes end.
+    :param entries: its arrays by their names; ``observations`` and ``next_observations`` may be mappings
+        themselves.
+    :param source: name of the file in messages.
+    :param limited: whether a time limit says where episodes end, in place of the file.
     :return: the arrays, checked.
     :raises ValueError: when one is missing, or does not fit the others.
     :raises TypeError: on values that are not numbers.
@@ -119,26 +115,21 @@ def steps_under_names(entries: Mapping[str, Any], source: str, limited: bool) ->
     missing = [name for name in _NEEDED if name not in entries]
     if missing:
         raise ValueError(
-            f"{source}: has no {' and no '.join(f'`{name}`' for name in missing)}, but {_listed(entries)}. Such a file holds"
-            " `observations`, `actions`, `rewards` and `terminals`, one row a step, and may hold `timeouts` and"
-            " `next_observations`"
+            f"{source}: has no {' and no '.join(f'`{name}`' for name in missing)}, but {_listed(entries)}."
+            " Such a file holds `observations`, `actions`, `rewards` and `terminals`, one row a step, and may"
+            " hold `timeouts` and `next_observations`"
         )
     if "terminals" not in entries and "timeouts" not in entries and not limited:
         warnings.warn(
-            f"{source}: has neither `terminals` nor `timeouts`, but {_listed(entries)}: no end of an episode is read as one"
-            " of the task. Name them like this, or say the environment's time limit with `max_episode_steps`",
+            f"{source}: has neither `terminals` nor `timeouts`, but {_listed(entries)}: no end of an episode"
+            " is read as one of the task. Name them like this, or say the environment's time limit with"
+            " `max_episode_steps`",
             stacklevel=4,
         )
-    terminals = entries.get("terminals")
-    return StepArrays(
-        entries["observations"],
-        entries["actions"],
-        entries["rewards"],
-        np.zeros(np.shape(entries["rewards"])[:1], bool) if terminals is None else terminals,
-        timeouts=entries.get("timeouts"),
-        next_observations=entries.get("next_observations"),
-        source=source,
-    )
+    read = {name: entries[name] for name in READ if name in entries}
+    if "terminals" not in read:
+        read["terminals"] = np.zeros(np.shape(read["rewards"])[:1], bool)
+    return StepArrays(**read, source=source)
 
 
 def existing_file(path: str | Path) -> Path:
@@ -146,7 +137,7 @@ def existing_file(path: str | Path) -> Path:
 
     :param path: ``~`` is the home folder.
     :return: the path of a file that is there.
-    :raises ValueError: when none is; names the nearest ones in its folder.
+    :raises ValueError: when there is none; names the nearest ones in its folder.
     """
     file = Path(path).expanduser()
     if file.is_file():
@@ -158,30 +149,24 @@ def existing_file(path: str | Path) -> Path:
     others = sorted(
         other.name for other in file.parent.iterdir() if other.is_file() and not other.name.startswith(".")
     )
-    near = (
-        difflib.get_close_matches(file.name, others, n=3)
-        or [name for name in others if Path(name).suffix == file.suffix][:3]
-    )
+    alike = [name for name in others if Path(name).suffix == file.suffix]
+    near = difflib.get_close_matches(file.name, others, n=3) or alike[:3]
     nearest = f"nearest there: {', '.join(near)}" if near else "there is nothing like it in that folder"
     raise ValueError(f"there is no file {path}; {nearest}")
 
 
 def damaged(source: str, kind: str, error: Exception) -> ValueError:
-    """What to raise when a file cannot be read.
+    """Make the error of a file that cannot be read.
 
     :param source: its name.
-    :param kind: what it should be, such as ``"an hdf5 file"``.
-    :param error: what reading it gave.
-    :return: the error that says so.
+    :param kind: its expected kind, such as ``"an hdf5 file"``.
+    :param error: raised by reading it.
+    :return: the error to raise.
     """
     reason = f"{type(error).__name__}: {error}"
     return ValueError(
         f"{source}: is not {kind}, or damaged or half-written ({reason}); download or write it again"
     )
-
-
-def _space_of(array: Any) -> spaces.Box:
-    return unbounded_box(np.empty((0, *array.shape[1:]), array.dtype))
 
 
 def _listed(entries: Mapping[str, Any]) -> str:

@@ -14,25 +14,25 @@ from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.flat_file import FlatFile
 
 FORMAT = 1
-"""Of the files; those of another are built anew."""
+"""Version of the files; those of another version are built anew."""
 
 ABOUT, STEPS, REWARDS, EPISODES = "store.json", "steps.bin", "rewards.bin", "episodes.jsonl"
-"""Spaces and checksums; records of observation and action, a row a step; a float32 for each; a line for each episode."""
+"""Spaces and checksums; records of observation and action, one a step; a float32 a step; a line an
+episode."""
 
-SAID = tuple(
-    field.name for field in fields(Episode) if field.name not in ("observations", "actions", "rewards")
-)
-"""What an episode says besides its arrays."""
+SAID = tuple(each.name for each in fields(Episode) if each.name not in ("observations", "actions", "rewards"))
+"""Fields of an episode besides its arrays."""
 
 _BLOCK = 2**24
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StoredDataset(OfflineDataset):
-    """A data set that was checked when it was written. The arrays of its episodes are views of a file that is mapped.
+    """A data set that was checked when it was written. The arrays of its episodes are views of a mapped file.
 
-    :param file: with all steps, those of other data sets' episodes perhaps among them.
-    :param first_rows: (n_episodes,), where in it each episode begins; one of T steps has T + 1 rows.
+    :param file: with all steps, perhaps also those of episodes outside this data set.
+    :param first_rows: (n_episodes,), row of the file where each episode begins; one of T steps has T + 1
+        rows.
     :param digests: of each episode, see `episode_digest`.
     """
 
@@ -41,7 +41,7 @@ class StoredDataset(OfflineDataset):
     digests: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Nothing is checked again: that would read the whole file."""
+        """Check nothing again: that would read the whole file."""
 
     def only(self, kept: Callable[[Episode], bool]) -> "StoredDataset":
         """See `OfflineDataset.only`; the steps stay where they are."""
@@ -59,7 +59,7 @@ class StoredDataset(OfflineDataset):
 
 
 def open_stored(folder: Path) -> StoredDataset:
-    """Open what `build_store` wrote; its steps are not read.
+    """Open the files of `memory_mapped`; the steps are not read.
 
     :param folder: with the files.
     :return: the data set.
@@ -83,15 +83,15 @@ def open_stored(folder: Path) -> StoredDataset:
         raise ValueError(
             f"{folder} holds {len(file)} rows of steps, {len(rewards)} rewards and episodes of {row} rows"
         )
-    spaces = (space_from_json(about["observation_space"]), space_from_json(about["action_space"]))
-    return StoredDataset(tuple(episodes), *spaces, file, np.array(first_rows), tuple(digests))  # type: ignore[arg-type]
+    spaces: list[Any] = [space_from_json(about[name]) for name in ("observation_space", "action_space")]
+    return StoredDataset(tuple(episodes), *spaces, file, np.array(first_rows), tuple(digests))
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What stands in ``store.json``.
+    """Read ``store.json``.
 
     :param folder: with the files.
-    :return: it.
+    :return: spaces, layout, checksums and identity.
     :raises ValueError: when it is no JSON object, or of another format.
     :raises OSError: when it is not there.
     """
@@ -102,24 +102,27 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def record_dtype(observations: Mapping[str, Any], actions: Mapping[str, Any]) -> np.dtype[Any]:
-    """The type of a record.
+    """Build the type of a record.
 
-    :param observations: ``dtype`` and ``shape`` of one, or by the keys of a Dict observation such pairs.
+    :param observations: ``dtype`` and ``shape`` of one; for Dict observations ``keys``, with such a pair by
+        key.
     :param actions: ``dtype`` and ``shape`` of one.
-    :return: a structured type with the fields ``observations`` and ``actions``, aligned so that torch can read it.
+    :return: a structured type with the fields ``observations`` and ``actions``, aligned so that torch can
+        read it.
     """
 
     def plain(entry: Mapping[str, Any]) -> Any:
         return np.dtype((np.dtype(entry["dtype"]), tuple(entry["shape"])))
 
-    is_dict = "keys" in observations
-    of_keys = [(key, plain(entry)) for key, entry in observations["keys"].items()] if is_dict else []
-    read = np.dtype(of_keys, align=True) if is_dict else plain(observations)
-    return np.dtype([("observations", read), ("actions", plain(actions))], align=True)
+    if "keys" in observations:
+        seen = np.dtype([(key, plain(entry)) for key, entry in observations["keys"].items()], align=True)
+    else:
+        seen = plain(observations)
+    return np.dtype([("observations", seen), ("actions", plain(actions))], align=True)
 
 
 def checksum(path: Path) -> int:
-    """CRC-32 of a file's content.
+    """Compute the CRC-32 of a file's content.
 
     :param path: of the file, which may be larger than memory.
     :return: in [0, 2**32).

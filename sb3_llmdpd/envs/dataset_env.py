@@ -9,7 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_llmdpd.data.checks import n_categories
+from sb3_llmdpd.data.checks import check_varied, n_categories
 from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space
 
 
@@ -65,10 +65,7 @@ def check_readable(observation_space: spaces.Space[Any], action_space: spaces.Bo
     )
     for part in parts.values():
         n_categories(part)
-    if not (action_space.low < action_space.high).all():
-        raise ValueError(
-            f"each entry of an action must have a range, low < high, got {action_space}: leave constants out"
-        )
+    check_varied(action_space)
 
 
 def check_spaces(what: str, found: VecEnv | BaseBuffer, model: BaseAlgorithm, remedy: str) -> None:

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.flat_file import FlatFile
 from sb3_llmdpd.data.images import channels_first
+from sb3_llmdpd.data.spaces import scale_actions
 from sb3_llmdpd.type_aliases import TensorObs, to_device
 
 
@@ -66,7 +67,8 @@ class ResidentSteps:
         flat = [episode.actions.reshape(len(episode), -1) for episode in episodes]
         actions = np.concatenate([np.vstack([rows, np.zeros_like(rows[:1])]) for rows in flat])
         self._observations = to_device(joined, device)
-        self._actions = th.as_tensor(scaled_actions(actions, action_space), dtype=th.float32, device=device)
+        scaled = scale_actions(actions, action_space.low.ravel(), action_space.high.ravel())
+        self._actions = th.as_tensor(scaled, dtype=th.float32, device=device)
         self._device = device
 
     def take(self, rows: np.ndarray) -> tuple[TensorObs, th.Tensor]:
@@ -106,13 +108,13 @@ class MappedSteps:
     ) -> None:
         self._file = file
         self._observation_space = observation_space
-        self._action_space = action_space
+        self._low, self._high = action_space.low.ravel(), action_space.high.ravel()
         self._device = device
 
     def take(self, rows: np.ndarray) -> tuple[TensorObs, th.Tensor]:
         """See `Steps.take`."""
         records = self._file.take(rows)
-        actions = scaled_actions(records["actions"].reshape(len(rows), -1), self._action_space)
+        actions = scale_actions(records["actions"].reshape(len(rows), -1), self._low, self._high)
         return self._observations_of(records), th.from_numpy(actions).to(self._device)
 
     def observations(self, rows: np.ndarray) -> TensorObs:
@@ -134,15 +136,3 @@ class MappedSteps:
             name: th.from_numpy(np.ascontiguousarray(part)).to(self._device)
             for name, part in together.items()
         }
-
-
-def scaled_actions(actions: np.ndarray, space: spaces.Box) -> np.ndarray:
-    """Actions as the networks have them.
-
-    :param actions: (n, action_dim), environment units.
-    :param space: that they are of.
-    :return: (n, action_dim), in [-1, 1].
-    """
-    low, high = space.low.ravel(), space.high.ravel()
-    scaled: np.ndarray = 2.0 * (actions - low) / (high - low) - 1.0
-    return scaled
