@@ -103,8 +103,7 @@ def n_categories(space: spaces.Space[Any]) -> np.ndarray | int | None:
     """
     if isinstance(space, spaces.Box) and not space.shape:
         raise ValueError(
-            f"{space} has no axis; give a single number one of its own, as in observations of shape (T + 1,"
-            " 1)"
+            f"{space} has no axis; give a single number one, as in observations of shape (T + 1, 1)"
         )
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
         raise ValueError(

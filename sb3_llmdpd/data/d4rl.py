@@ -9,14 +9,14 @@ from typing import Any
 from sb3_llmdpd.common.optional import require
 from sb3_llmdpd.data.episode_source import Record
 from sb3_llmdpd.data.step_arrays import StepArrays
-from sb3_llmdpd.data.step_files import READ, StepFileSource, damaged, steps_under_names
+from sb3_llmdpd.data.step_files import READ, StepFileSource, sound_file, steps_under_names
 
 _SUCCESS = ("infos/success", "infos/goal_achieved")
 """Arrays that may say at each step whether it was a success, best first."""
 
 _BROKEN = (OSError, RuntimeError, KeyError)
-"""Errors of h5py for a damaged file: at opening it, and at reading a list of names, an array's header, or its
-values."""
+"""Errors of h5py for a damaged file, as it is opened, or as a name, an array's header or its values are
+read."""
 
 _LOCOMOTION = r"[-_](random|medium|expert|full|mixed)"
 _ADROIT = r"[-_](v\d|human|cloned|expert|demos)"
@@ -47,7 +47,7 @@ _SENTENCES = {
     rf"door{_ADROIT}": "undo the latch and pull the door open",
     rf"relocate{_ADROIT}": "pick up the ball and carry it to the target",
 }
-"""A sentence for each robot, by the beginning of its files' names: D4RL's own names, and those of its
+"""A sentence for each robot, by the beginning of its files' names, those of D4RL's and of its
 environments."""
 
 
@@ -58,12 +58,10 @@ class D4RLSource(StepFileSource):
     has them. A file without any ends is one long episode unless ``max_episode_steps`` says more. Floats of
     double precision become single.
 
-    The actions of D4RL's environments are all in Box(-1, 1), which is the action space. The observation space
-    is unbounded.
+    The action space is that of all of D4RL's environments, Box(-1, 1). The observation space is unbounded.
 
     The sentence of D4RL's own tasks is known from the name of the file; any other file has none. Success is
-    read off ``infos/success`` or ``infos/goal_achieved``. In an antmaze of sparse rewards, known from the
-    name, a reward of 1 is a success.
+    read off ``infos/success`` or ``infos/goal_achieved``, in an antmaze of sparse rewards off rewards of 1.
 
     Only one episode at a time is in memory, beside arrays of one number a step.
 
@@ -86,18 +84,13 @@ class D4RLSource(StepFileSource):
     @contextmanager
     def _opened(self, name: str) -> Iterator[StepArrays]:
         """See `StepFileSource`."""
-        try:
-            with require("h5py", "all").File(self._path, "r") as file:
-                yield self._steps(file, name)
-        except _BROKEN as error:
-            raise damaged(name, "an hdf5 file", error) from error
+        with sound_file(name, "an hdf5 file", _BROKEN), require("h5py", "all").File(self._path, "r") as file:
+            yield self._steps(file, name)
 
     def _steps(self, file: Any, name: str) -> StepArrays:
-        try:
+        with sound_file(name, "an hdf5 file", (ValueError,)):
             entries = {str(key): _opened_entry(file, key) for key in file}  # a name that is damaged is bytes
             successes = next((_opened_entry(file, key) for key in _SUCCESS if key in file), None)
-        except ValueError as error:  # of h5py
-            raise damaged(name, "an hdf5 file", error) from error
         steps = steps_under_names(entries, name, limited=self._max_episode_steps is not None)
         stem = self._path.stem.lower()
         if successes is None and _ANTMAZE.match(stem) and "dense" not in stem:

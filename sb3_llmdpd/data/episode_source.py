@@ -25,12 +25,11 @@ Refused = Callable[[str], None]
 class Reading:
     """Options of reading that are the same for any source.
 
-    :param task_texts: sentence, or several phrasings, by the name of a source or by task; it replaces the
-        source's own sentence.
+    :param task_texts: sentence, or several phrasings, by the name of a source or by task; the source's own is
+        ignored.
     :param strict: refuse an action outside the action space; otherwise it is clipped, as many environments do
         before they act, and a warning says how many were.
-    :param flatten: put the entries of a Dict observation side by side in one vector, as gymnasium's
-        `flatten_space` does.
+    :param flatten: put the entries of a Dict observation side by side, as gymnasium's `flatten_space` does.
     :raises TypeError: on a sentence that is no string.
     :raises ValueError: on an empty sentence.
     """
@@ -60,8 +59,7 @@ AS_RECORDED = Reading()
 class EpisodeSource(ABC):
     """One place of logged behaviour. A format is a subclass that opens its files and yields what is in them.
 
-    Episodes are read one at a time, so that a source may be larger than memory, and can be read again from
-    the start.
+    Episodes are read one at a time, from the start as often as one likes: a source may be larger than memory.
 
     :param name: the source's name in messages and in `Reading.task_texts`.
     :param observation_space: of its episodes; floats of any precision are read as float32.
@@ -103,8 +101,7 @@ class EpisodeSource(ABC):
     def records(self) -> Iterator[Record]:
         """Read the episodes one after the other.
 
-        :return: arguments of `Episode`, ``source`` among them; ``task_texts`` are those that the source
-            itself has.
+        :return: arguments of `Episode`, ``source`` and the source's own ``task_texts`` among them.
         :raises ValueError: when the files are damaged.
         """
 
@@ -158,7 +155,7 @@ def read_sources(sources: Sequence[EpisodeSource]) -> OfflineDataset:
     refuse_unknown_texts(sources, [episode.task for episode in episodes])
     if not episodes:
         raise ValueError(f"{' and '.join(source.name for source in sources)}: the data set holds no episode")
-    return OfflineDataset.trusted(episodes, observation_space, action_space)
+    return OfflineDataset(tuple(episodes), observation_space, action_space, checked=True)
 
 
 def refuse_unknown_texts(sources: Sequence[EpisodeSource], tasks: Sequence[str]) -> None:
@@ -185,9 +182,7 @@ class _Clipped:
         self._farthest = 0.0
 
     def __call__(self, actions: Any) -> Any:
-        """Clip actions; anything but an array of numbers of the right shape is left to `Episode` to
-        refuse.
-        """
+        """Clip actions; anything else than fitting numbers is left to `Episode` to refuse."""
         array = np.asarray(actions)
         if array.dtype.kind not in "fiu" or array.shape[1:] != self._space.shape:
             return actions

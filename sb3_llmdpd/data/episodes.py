@@ -1,7 +1,7 @@
 """`Episode`, the checked unit of logged behaviour that every data source yields."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,7 @@ class Episode:
     :param task_texts: phrasings of the sentence that says what the task is; may be empty.
     :param terminated: whether the last step ended the task itself. A time limit is not a termination.
     :param success: whether the episode succeeded at any step; None when unknown.
-    :param first_success: index in [0, T) of the first action whose result was a success; None when unknown or
-        never.
+    :param first_success: index in [0, T) of the first action that led to success; None when unknown or never.
     :param goal: identifier of the hidden goal; episodes of the same goal share it. None when there is none.
     :param source: origin of the episode, for error messages, e.g. ``"metaworld/drawer-open-v0, episode 3"``.
     :raises ValueError: on wrong shapes, NaN or infinity, an empty episode, an empty sentence.
@@ -50,20 +49,16 @@ class Episode:
     def __post_init__(self) -> None:
         actions = self._checked("actions", self.actions)
         if actions.ndim < 2:
-            raise ValueError(
-                f"{self.source}: `actions` must be (T, *action_shape), (T, 1) for a single number, got shape"
-                f" {actions.shape}"
+            raise self._refusal(
+                f"`actions` must be (T, *action_shape), (T, 1) for a single number, got shape {actions.shape}"
             )
         n_steps = len(actions)
         if n_steps == 0:
-            raise ValueError(
-                f"{self.source}: an episode needs at least one step, got `actions` of shape {actions.shape}"
-            )
+            raise self._refusal(f"an episode needs at least one step, got `actions` of shape {actions.shape}")
         rewards = self._checked("rewards", self.rewards)
         if rewards.shape != (n_steps,):
-            raise ValueError(
-                f"{self.source}: `rewards` must be (T,) = ({n_steps},), one for each action, got shape"
-                f" {rewards.shape}"
+            raise self._refusal(
+                f"`rewards` must be (T,) = ({n_steps},), one for each action, got shape {rewards.shape}"
             )
         self._set(
             actions=actions,
@@ -74,6 +69,9 @@ class Episode:
         )
         self._check_words(n_steps)
 
+    def _refusal(self, reason: str) -> ValueError:
+        return ValueError(f"{self.source}: {reason}")
+
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -81,24 +79,21 @@ class Episode:
     def _check_words(self, n_steps: int) -> None:
         """Check what is said about the task and its success."""
         if not isinstance(self.task, str) or not self.task:
-            raise ValueError(f"{self.source}: `task` must be a non-empty string, got {self.task!r}")
+            raise self._refusal(f"`task` must be a non-empty string, got {self.task!r}")
         if self.first_success is None:
             return
         if self.success is False:
-            raise ValueError(
-                f"{self.source}: `first_success` is {self.first_success}, but `success` is False"
-            )
+            raise self._refusal(f"`first_success` is {self.first_success}, but `success` is False")
         if not 0 <= self.first_success < n_steps:
-            raise ValueError(
-                f"{self.source}: `first_success` must be the index of one of the {n_steps} steps, got"
-                f" {self.first_success}"
+            raise self._refusal(
+                f"`first_success` must be the index of one of the {n_steps} steps, got {self.first_success}"
             )
 
     def _checked_observations(self, n_steps: int) -> Observations:
         if not isinstance(self.observations, Mapping):
             return self._checked_length("observations", self.observations, n_steps)
         if not self.observations:
-            raise ValueError(f"{self.source}: `observations` is an empty dict")
+            raise self._refusal("`observations` is an empty dict")
         return {
             key: self._checked_length(f"observations[{key!r}]", value, n_steps)
             for key, value in self.observations.items()
@@ -107,8 +102,8 @@ class Episode:
     def _checked_length(self, name: str, value: np.ndarray, n_steps: int) -> np.ndarray:
         array = self._checked(name, value)
         if len(array) != n_steps + 1:
-            raise ValueError(
-                f"{self.source}: `{name}` must hold T + 1 = {n_steps + 1} rows, one before each of the"
+            raise self._refusal(
+                f"`{name}` must hold T + 1 = {n_steps + 1} rows, one before each of the"
                 f" {n_steps} actions and one after the last, got {len(array)}"
             )
         return array
@@ -118,15 +113,15 @@ class Episode:
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{self.source}: `{name}` must be an array of numbers, got dtype {array.dtype}")
         if array.ndim == 0:
-            raise ValueError(f"{self.source}: `{name}` must be an array over steps, got a single number")
+            raise self._refusal(f"`{name}` must be an array over steps, got a single number")
         if array.dtype.kind == "f" or name in ("actions", "rewards"):
             with np.errstate(over="ignore"):  # what overflows is refused below
                 array = array.astype(np.float32)  # always a copy, so that the caller's array stays writable
             bad = ~np.isfinite(array)
             if bad.any():
                 first = int(np.argwhere(bad)[0][0])
-                raise ValueError(
-                    f"{self.source}: `{name}` holds {int(bad.sum())} NaN or infinite values, the first at"
+                raise self._refusal(
+                    f"`{name}` holds {int(bad.sum())} NaN or infinite values, the first at"
                     f" step {first}; repair or leave out the episode"
                 )
         else:
@@ -151,9 +146,7 @@ class Episode:
 
     @property
     def prompt_length(self) -> int:
-        """Number of leading steps that are worth showing as an example: up to shortly after the first
-        success.
-        """
+        """Number of leading steps that an example shows: up to shortly after the first success."""
         if self.first_success is None:
             return len(self)
         return min(len(self), self.first_success + 1 + STEPS_AFTER_SUCCESS)
@@ -172,24 +165,23 @@ class OfflineDataset:
     :param episodes: the episodes, at least one.
     :param observation_space: Box, Dict, Discrete ... of every episode.
     :param action_space: finite Box; logged actions must lie in it (sources clip, see there).
+    :param checked: whether the episodes are known to fit the spaces; their steps are not read again then.
     :raises ValueError: without episodes, or when an episode does not fit the spaces.
     """
 
     episodes: tuple[Episode, ...]
     observation_space: spaces.Space[Any]
     action_space: spaces.Box
+    checked: InitVar[bool] = field(default=False, kw_only=True)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, checked: bool) -> None:
         object.__setattr__(self, "episodes", tuple(self.episodes))
-        self._check_spaces()
-        for one in self.episodes:
-            check_fits(one.observations, one.actions, self.observation_space, self.action_space, one.source)
-
-    def _check_spaces(self) -> None:
         if not self.episodes:
             raise ValueError("a data set needs at least one episode, got none")
         check_bounded(self.action_space)
         check_varied(self.action_space)
+        for one in () if checked else self.episodes:
+            check_fits(one.observations, one.actions, self.observation_space, self.action_space, one.source)
 
     @classmethod
     def from_episodes(
@@ -201,8 +193,7 @@ class OfflineDataset:
         """Put episodes together, with spaces read off them where none are given.
 
         :param episodes: at least one episode.
-        :param observation_space: by default an unbounded Box (or a Dict of them) of the first episode's shape
-            and dtype.
+        :param observation_space: by default `unbounded_space` of the first episode's observations.
         :param action_space: by default Box(-1, 1), which is refused when an action lies outside it.
         :return: the data set.
         :raises TypeError: when an entry is not an `Episode`.
@@ -220,29 +211,6 @@ class OfflineDataset:
             action_space = spaces.Box(-1.0, 1.0, first.actions.shape[1:], np.float32)
         return cls(tuple(episodes), observation_space, action_space)
 
-    @staticmethod
-    def trusted(
-        episodes: Iterable[Episode], observation_space: spaces.Space[Any], action_space: spaces.Box
-    ) -> "OfflineDataset":
-        """Put together episodes that were checked against the spaces before; their steps are not read again.
-
-        :param episodes: the episodes.
-        :param observation_space: of every episode.
-        :param action_space: of every episode.
-        :return: the data set.
-        :raises ValueError: without episodes, or when actions cannot be scaled.
-        """
-        dataset = object.__new__(OfflineDataset)
-        values = {
-            "episodes": tuple(episodes),
-            "observation_space": observation_space,
-            "action_space": action_space,
-        }
-        for name, value in values.items():
-            object.__setattr__(dataset, name, value)
-        dataset._check_spaces()
-        return dataset
-
     def only(self, kept: Callable[[Episode], bool]) -> "OfflineDataset":
         """Select a part of the data.
 
@@ -250,7 +218,8 @@ class OfflineDataset:
         :return: a data set of the selected episodes, in the same spaces.
         :raises ValueError: when no episode is selected.
         """
-        return self.trusted(filter(kept, self.episodes), self.observation_space, self.action_space)
+        some = tuple(filter(kept, self.episodes))
+        return OfflineDataset(some, self.observation_space, self.action_space, checked=True)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -265,11 +234,10 @@ class OfflineDataset:
     def summary(self) -> str:
         """Say in one line what a model would learn from.
 
-        A success often ends an episode soon, and a failure is recorded to its end: few failures may be most
-        of what is cloned.
+        A success often ends an episode early: few failures may be most of the steps that are cloned.
 
-        :return: numbers of episodes, tasks and transitions. Where every episode says whether it succeeded,
-            also the share of failed episodes, and the share of the transitions that is theirs.
+        :return: numbers of episodes, tasks and transitions. Where success is known of all, also the share of
+            failed episodes, and their share of the transitions.
         """
         size = f"{len(self.episodes):,} episodes of {len(self.tasks)} tasks, {self.n_steps:,} transitions"
         if any(episode.success is None for episode in self.episodes):

@@ -1,6 +1,4 @@
-"""Digests that tell one data set from another, so that a run only continues on the data that it began
-with.
-"""
+"""Digests that tell data sets apart, so that a run only continues on the data that it began with."""
 
 import hashlib
 
@@ -12,8 +10,7 @@ from sb3_llmdpd.data.stored_dataset import StoredDataset
 
 
 def fingerprint(dataset: OfflineDataset) -> str:
-    """Compute a digest of all that a model learns from: observations, actions, rewards, tasks, sentences,
-    endings.
+    """Compute a digest of all that a model learns from: arrays, tasks, sentences, and endings.
 
     :param dataset: episodes in any order, in memory or in a file.
     :return: 32 hexadecimal digits, the same for the same episodes.

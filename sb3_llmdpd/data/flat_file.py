@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 RESIDENT_BYTES = 2**29
-"""Bytes of a file that may lie in this process's memory before they are let go; the system may still cache
-them."""
+"""Bytes of a file that this process may hold before it lets them go; the system may still cache them."""
 _NEIGHBOURS = 2**16
 """Bytes that Linux maps around a page that is asked for."""
 

@@ -19,9 +19,8 @@ class LeRobotSource(EpisodeSource):
 
     A frame is an observation and the action after it. The result of the last of n actions is not recorded, so
     that an episode has n - 1 steps: its last action is left out, with its reward. It has n where the task
-    ended with the last frame. The observation after that frame repeats the last one, and nothing is learned
-    from it. Where ``next.done`` is set in the last frame but one, the last frame shows the result of that
-    one.
+    ended with the last frame. The observation after that frame repeats the last one, and is not learned from.
+    Where ``next.done`` is set in the last frame but one, the last one shows its result.
 
     ``next.done`` may be a time limit. It is the end of the task where ``next.success`` is first set in the
     same frame, or, in a data set without that feature, where the frame has the only reward of the episode.
@@ -32,11 +31,10 @@ class LeRobotSource(EpisodeSource):
     since no limits are recorded; that of several such data sets spans the values of all.
 
     :param folder: holds ``meta/info.json``; ``~`` is the home folder.
-    :param observation_key: feature that is the observation, or several, which are put side by side in the
-        order given.
+    :param observation_key: feature that is the observation, or several, put side by side in their order.
     :param reading: see `Reading`.
-    :raises ValueError: when the folder is not there, of another version, damaged or half-written, or lacks a
-        feature; or when one is an image.
+    :raises ValueError: when the folder is missing, damaged or of another version, or a feature missing or an
+        image.
     :raises TypeError: when a key is no string.
     """
 

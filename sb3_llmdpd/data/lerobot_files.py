@@ -34,9 +34,7 @@ _BROKEN = (OSError, EOFError, ValueError, *_MISREAD)
 
 
 class Frames(NamedTuple):
-    """The rows of one episode, not decoded yet: consecutive record batches of arrow, and shapes by
-    feature.
-    """
+    """The rows of one episode, not decoded yet: record batches of arrow, and shapes by feature."""
 
     source: str
     pieces: list[Any]
@@ -49,9 +47,7 @@ class Frames(NamedTuple):
         return self.floats(key, (1,))[:, 0]
 
     def floats(self, key: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-        """Read a feature in the shape given or its own, as float32: (n_frames, *shape). Too large numbers are
-        infinite.
-        """
+        """Read a feature in the shape given or its own, (n_frames, *shape), as float32 with infinities."""
         arrow, compute = require("pyarrow", "lerobot"), require("pyarrow.compute", "lerobot")
         array = arrow.concat_arrays([piece.column(key) for piece in self.pieces])
         if isinstance(array, arrow.ExtensionArray):  # of several axes, where `datasets` is imported

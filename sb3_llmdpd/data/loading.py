@@ -20,8 +20,7 @@ FORMATS: dict[str, tuple[str, str]] = {
     "sb3": ("sb3_llmdpd.data.sb3", "ReplayBufferSource"),
     "lerobot": ("sb3_llmdpd.data.lerobot", "LeRobotSource"),
 }
-"""Module and class of each format by its name. Imported when they are used: some of their libraries cost a
-second."""
+"""Module and class of each format by its name, imported when used: some of their libraries cost a second."""
 
 _SUFFIXES = {".hdf5": "d4rl", ".h5": "d4rl", ".npz": "npz", ".pkl": "sb3"}
 
@@ -91,8 +90,7 @@ def open_sources(
 def load_dataset(source: DatasetLike, **how: Any) -> OfflineDataset:
     """Read a data set into memory.
 
-    :param source: name of a source or several (see `format_of`), sources, episodes, or a data set, which is
-        handed back.
+    :param source: name of a source or several (see `format_of`), sources, episodes, or a data set.
     :param how: further arguments of `open_sources`.
     :return: checked episodes with their spaces.
     :raises ValueError: when the source is empty, unknown or damaged.

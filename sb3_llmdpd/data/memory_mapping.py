@@ -14,25 +14,14 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from sb3_llmdpd.checkpoint.spaces import space_to_json
+from sb3_llmdpd.data import stored_dataset as stored
 from sb3_llmdpd.data.checks import entries_of
 from sb3_llmdpd.data.episode_source import EpisodeSource, refuse_unknown_texts
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.fingerprint import episode_digest
 from sb3_llmdpd.data.loading import open_sources
 from sb3_llmdpd.data.spaces import joint_spaces
-from sb3_llmdpd.data.stored_dataset import (
-    ABOUT,
-    EPISODES,
-    FORMAT,
-    REWARDS,
-    SAID,
-    STEPS,
-    StoredDataset,
-    checksum,
-    open_stored,
-    read_about,
-    record_dtype,
-)
+from sb3_llmdpd.data.stored_dataset import SAID, StoredDataset
 from sb3_llmdpd.prompts.text_cache import default_cache_directory
 
 _BUILDING = ".building-"
@@ -49,13 +38,11 @@ def memory_mapped(
 
     The first time they are read, checked and laid out in files, episode by episode. From then on the files
     are mapped, by any number of processes. They are built anew when a source has changed (sizes and times of
-    its files, or options of reading), or when they are damaged (their sizes and checksums are compared each
-    time).
+    its files, or options of reading), or when their sizes or checksums, compared each time, are wrong.
 
     :param sources: name of a source or several, see `format_of`, or sources; one without files is refused,
         since a change of it could not be noticed.
-    :param cache: folder of the files, ``datasets`` in `default_cache_directory` by default. It can be deleted
-        at any time.
+    :param cache: folder of the files, by default ``datasets`` in `default_cache_directory`; can be deleted.
     :param progress_bar: whether to show the progress of the first reading.
     :param how: further arguments of `open_sources`.
     :return: the data set.
@@ -73,12 +60,13 @@ def memory_mapped(
     with lock:
         if not _is_of(folder, identity):
             _build(folder, opened, identity, progress_bar)
-        about = read_about(folder)
+        about = stored.read_about(folder)
     if not _is_whole(folder, about):  # takes a second a gigabyte: not under the lock, for which others wait
         with lock:
-            if _is_of(folder, identity) and read_about(folder) == about:  # not mended by another meanwhile
+            # Another process may have mended it meanwhile.
+            if _is_of(folder, identity) and stored.read_about(folder) == about:
                 _build(folder, opened, identity, progress_bar)
-    return open_stored(folder)
+    return stored.open_stored(folder)
 
 
 def _identity(source: EpisodeSource) -> dict[str, Any]:
@@ -105,13 +93,13 @@ def _identity(source: EpisodeSource) -> dict[str, Any]:
 def _folder_name(identity: Sequence[Mapping[str, Any]]) -> str:
     """Name the folder, the same before and after the sources change: stale files are replaced."""
     same = [{**each, "files": sorted(path for path, _, _ in each["files"])[:1]} for each in identity]
-    return hashlib.blake2b(json.dumps([FORMAT, same]).encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(json.dumps([stored.FORMAT, same]).encode(), digest_size=12).hexdigest()
 
 
 def _is_of(folder: Path, identity: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether the files are there, in their full length, and of these sources as they are now."""
     try:
-        about = read_about(folder)
+        about = stored.read_about(folder)
         sizes = {name: (folder / name).stat().st_size for name in about["files"]}
     except (OSError, ValueError, KeyError):
         return False
@@ -121,7 +109,7 @@ def _is_of(folder: Path, identity: Sequence[Mapping[str, Any]]) -> bool:
 
 def _is_whole(folder: Path, about: Mapping[str, Any]) -> bool:
     try:
-        return all(checksum(folder / name) == crc for name, (_, crc) in about["files"].items())
+        return all(stored.checksum(folder / name) == crc for name, (_, crc) in about["files"].items())
     except OSError:
         return False
 
@@ -129,19 +117,17 @@ def _is_whole(folder: Path, about: Mapping[str, Any]) -> bool:
 def _build(
     folder: Path, sources: Sequence[EpisodeSource], identity: Sequence[Mapping[str, Any]], progress_bar: bool
 ) -> None:
-    """Write the files beside their place and move them there. The lock is held: unfinished folders are
-    dead.
-    """
+    """Write the files and move them to their place. The lock is held: unfinished folders are dead."""
     for leftover in folder.parent.glob(f"{_BUILDING}{folder.name}-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{_BUILDING}{folder.name}-", dir=folder.parent) as temporary:
         new = Path(temporary, "new")
         new.mkdir()
         layout = _write(new, sources, progress_bar)
-        written = {name: new / name for name in (STEPS, REWARDS, EPISODES)}
-        files = {name: [path.stat().st_size, checksum(path)] for name, path in written.items()}
-        about = {"format": FORMAT, "identity": list(identity), "files": files, **layout}
-        (new / ABOUT).write_text(json.dumps(about, indent=1))
+        written = {name: new / name for name in (stored.STEPS, stored.REWARDS, stored.EPISODES)}
+        files = {name: [path.stat().st_size, stored.checksum(path)] for name, path in written.items()}
+        about = {"format": stored.FORMAT, "identity": list(identity), "files": files, **layout}
+        (new / stored.ABOUT).write_text(json.dumps(about, indent=1))
         if folder.exists():
             os.replace(folder, Path(temporary, "old"))  # whoever has mapped it keeps what it has
         os.replace(new, folder)
@@ -153,13 +139,13 @@ def _write(folder: Path, sources: Sequence[EpisodeSource], progress_bar: bool) -
     layout: dict[str, Any] = {}
     tasks: dict[str, None] = {}
     with (
-        (folder / STEPS).open("wb") as steps,
-        (folder / REWARDS).open("wb") as rewards,
-        (folder / EPISODES).open("w") as lines,
+        (folder / stored.STEPS).open("wb") as steps,
+        (folder / stored.REWARDS).open("wb") as rewards,
+        (folder / stored.EPISODES).open("w") as lines,
     ):
         for episode in _episodes(sources, progress_bar):
             layout = layout or _layout(episode)
-            _write_steps(steps, episode, record_dtype(**layout))
+            _write_steps(steps, episode, stored.record_dtype(**layout))
             rewards.write(np.append(episode.rewards, np.float32(0.0)).tobytes())
             said = {name: getattr(episode, name) for name in SAID}
             line = {"n_steps": len(episode), "digest": episode_digest(episode), "said": said}

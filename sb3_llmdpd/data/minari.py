@@ -33,13 +33,12 @@ def load_minari(
 
     :param ids: one Minari id or several, e.g. ``"metaworld/drawer-open-v0"``. All must share their spaces.
     :param task_texts: sentence, or several phrasings, by Minari id or by task.
-    :param root: folder of the data sets; by default Minari's own, $MINARI_DATASETS_PATH or
-        ~/.minari/datasets.
+    :param root: folder of the data sets, see `datasets_root`.
     :param strict: see `Reading`.
     :param flatten: see `Reading`.
     :return: all episodes.
-    :raises ValueError: when an id is not there, a file is damaged or holds NaN, spaces differ, or a sentence
-        is empty.
+    :raises ValueError: when an id is missing, a file damaged, a number NaN, a sentence empty, or spaces
+        differ.
     """
     names = [ids] if isinstance(ids, str) else list(ids)
     if not names:
@@ -56,8 +55,7 @@ class MinariSource(EpisodeSource):
     The sentence of an episode is looked up in this order: `Reading.task_texts`; the episode's metadata
     (``task_texts``, ``task_text``, ``language_instruction``, ``task``, ``mission``); an entry ``task_text``
     or ``mission`` of a Dict observation, which is then taken out of it; the data set's metadata; with a
-    warning its description, or the ``env_name`` of its environment. An episode without any has no text
-    prompt.
+    warning its description, or the ``env_name`` of its environment. Without any there is no text prompt.
 
     Its task is ``task_id`` of the metadata; else the data set, or, where sentences differ within it, data set
     and sentence. A time limit is no termination.

@@ -60,13 +60,11 @@ def write_minari(
     :param episodes: at least one. Task, sentences, success and goal go into the metadata of each.
     :param observation_space: of the episodes, one array or a Dict of arrays.
     :param action_space: of the episodes, a Box with finite bounds.
-    :param root: folder of Minari data sets, by default Minari's own, $MINARI_DATASETS_PATH or
-        ~/.minari/datasets.
-    :param description: of the data set. Where an episode has no sentence, `load_minari` takes it for one, and
+    :param root: folder of Minari data sets, see `datasets_root`.
+    :param description: of the data set; for episodes without a sentence `load_minari` takes it for one, and
         warns.
     :param algorithm_name: name of the policy that acted.
-    :param metadata: more about the data set, as JSON values; ``author`` and ``author_email`` may be one
-        string or several.
+    :param metadata: more about the data set, as JSON values; ``author`` and ``author_email`` may be lists.
     :param episode_metadata: more about each episode, in their order: strings, numbers, or arrays of numbers.
     :return: folder of the data set.
     :raises ValueError: when the id is taken or not a Minari id, there is no episode, one does not fit the
@@ -75,15 +73,9 @@ def write_minari(
     """
     rows = _checked_rows(dataset_id, episodes, observation_space, action_space, episode_metadata)
     entries: list[dict[str, Any]] = []
-    about: dict[str, Any] = {
-        "description": description,
-        "algorithm_name": algorithm_name,
-        "metadata": metadata,
-    }
-    with whole_dataset(dataset_id, observation_space, action_space, root=root, **about) as storage:
-        storage.update_episodes(
-            _buffers(rows, entries)
-        )  # asks for an episode when it has stored the one before
+    about: dict[str, Any] = {"algorithm_name": algorithm_name, "description": description, "root": root}
+    with whole_dataset(dataset_id, observation_space, action_space, metadata=metadata, **about) as storage:
+        storage.update_episodes(_buffers(rows, entries))  # asks for one when it has stored the one before
         storage.update_episode_metadata(entries)
     return datasets_root(root) / dataset_id
 
@@ -99,8 +91,7 @@ def whole_dataset(
     algorithm_name: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Iterator[Any]:
-    """Open an empty Minari data set to fill. It takes its place when the block ends well, and disappears
-    otherwise.
+    """Open an empty Minari data set to fill, which takes its place when the block ends well, or disappears.
 
     The arguments are those of `write_minari`.
 
@@ -110,16 +101,15 @@ def whole_dataset(
     """
     folder = datasets_root(root)
     namespace = _check_new_id(folder, dataset_id)
-    _check_spaces(dataset_id, observation_space, action_space)
+    _check_observations(dataset_id, observation_space)
+    check_bounded(action_space, f"{dataset_id}: `action_space`")
     said = _dataset_metadata(dataset_id, metadata or {})
     minari, namespaces = require("minari", "all"), require("minari.namespace", "all")
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder) as temporary:
         with _minari_root(Path(temporary)), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # of missing fields for a public release, as an e-mail
+            warnings.simplefilter("ignore", UserWarning)  # of missing fields for a public release
             storage = minari.create_dataset_from_buffers(
                 dataset_id,
                 [],
@@ -160,16 +150,13 @@ def _check_new_id(folder: Path, dataset_id: str) -> str | None:
     return None if namespace is None else str(namespace)
 
 
-def _check_spaces(
-    dataset_id: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
-) -> None:
+def _check_observations(dataset_id: str, observation_space: spaces.Space[Any]) -> None:
     check_flat(dataset_id, observation_space)
     keys = observation_space.spaces if isinstance(observation_space, spaces.Dict) else ()
     if nested := [key for key in keys if "/" in key]:
         raise ValueError(
             f"{dataset_id}: '/' separates folders in hdf5; rename the entries {nested} of `observation_space`"
         )
-    check_bounded(action_space, f"{dataset_id}: `action_space`")
 
 
 def _dataset_metadata(dataset_id: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,6 +184,7 @@ def _checked_rows(
     episode_metadata: Iterable[Mapping[str, Any]] | None,
 ) -> Iterator[tuple[Episode, dict[str, Any]]]:
     """Check episodes one at a time, and collect the metadata of each."""
+    as_many = "`episode_metadata` must hold an entry for each episode"
     further = None if episode_metadata is None else iter(episode_metadata)
     n_episodes = 0
     assert isinstance(action_space, spaces.Box)  # checked as the data set was opened
@@ -206,25 +194,19 @@ def _checked_rows(
         if further is not None:
             entry = next(further, None)
             if entry is None:
-                raise ValueError(
-                    f"{name}: `episode_metadata` must hold an entry for each episode, and has no more"
-                )
+                raise ValueError(f"{name}: {as_many}, and has no more")
             said |= _checked_entry(entry, name)
         yield episode, said
     if further is not None and next(further, None) is not None:
-        raise ValueError(
-            f"{dataset_id}: `episode_metadata` must hold an entry for each episode, and has more than the"
-            f" {n_episodes}"
-        )
+        raise ValueError(f"{dataset_id}: {as_many}, and has more than the {n_episodes}")
 
 
 def _said_by(episode: Episode, source: str) -> dict[str, Any]:
     """Collect the metadata of an `Episode`, under the names that `MinariSource` reads."""
     for name, value in (("task", episode.task), ("goal", episode.goal)):
         if value is not None and (not value or value != value.strip()):
-            raise ValueError(
-                f"{source}: `{name}` must be a name without white space around it, got {value!r}"
-            )
+            reason = f"`{name}` must be a name without white space around it, got {value!r}"
+            raise ValueError(f"{source}: {reason}")
     said: dict[str, Any] = {"task_id": episode.task}
     if episode.task_texts:
         said |= {"task_text": episode.task_texts[0], "task_texts": json.dumps(episode.task_texts)}

@@ -17,7 +17,7 @@ from sb3_llmdpd.data.episode_source import Record
 from sb3_llmdpd.data.episodes import Episode, checked_for_file
 from sb3_llmdpd.data.spaces import check_flat, float32_space
 from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
-from sb3_llmdpd.data.step_files import READ, StepFileSource, damaged, steps_under_names
+from sb3_llmdpd.data.step_files import READ, StepFileSource, sound_file, steps_under_names
 
 METADATA = "metadata"
 """Entry with spaces, tasks, sentences, successes and goals, as a JSON string."""
@@ -79,26 +79,22 @@ class NpzSource(StepFileSource):
                     entry = said[n_found - 1]
                     yield {**record, **entry, "task_texts": tuple(entry["task_texts"]), **given}
         if n_found != len(said):
-            reason = f"it speaks of {len(said)} episodes, and the arrays hold {n_found}"
-            raise _contradicted(self.name, reason)
+            counts = f"it speaks of {len(said)} episodes, and the arrays hold {n_found}"
+            raise _contradicted(self.name, counts)
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[StepArrays]:
         """See `StepFileSource`."""
-        try:
+        with sound_file(name, "an npz file", _BROKEN):
             archive = zipfile.ZipFile(self._path)
-        except _BROKEN as error:
-            raise damaged(name, "an npz file", error) from error
         with archive:
             members = [member for member in archive.namelist() if member.endswith(".npy")]
             entries = {member.removesuffix(".npy"): _Entry(archive, member, name) for member in members}
             self._metadata = _read_metadata(entries.pop(METADATA, None), name)
             limited = self._max_episode_steps is not None
             if self._metadata is not None and limited:
-                raise ValueError(
-                    f"{name}: says itself where its episodes end; leave out `max_episode_steps`, which is"
-                    f" {self._max_episode_steps}"
-                )
+                given = f"`max_episode_steps`, which is {self._max_episode_steps}"
+                raise ValueError(f"{name}: says itself where its episodes end; leave out {given}")
             yield steps_under_names(_nested(entries, name), name, limited)
 
     def _spaces(self, steps: StepArrays) -> tuple[spaces.Space[Any], spaces.Box]:
@@ -116,8 +112,7 @@ def write_npz(
     """Write episodes as one npz file, whole or not at all, from which `NpzSource` reads equal ones.
 
     Other tools that read D4RL's layout find ``observations``, ``actions``, ``rewards``, ``terminals``,
-    ``timeouts`` and ``next_observations`` in it, one row a step. All episodes are in memory while they are
-    written.
+    ``timeouts`` and ``next_observations`` in it, one row a step. All is in memory meanwhile.
 
     :param path: ends in ``.npz``; ``~`` is the home folder. An earlier file is replaced.
     :param episodes: at least one.
@@ -142,8 +137,9 @@ def write_npz(
         "action_space": space_to_json(float32_space(action_space)),
         "episodes": [_said_by(episode) for episode in written],
     }
+    arrays = {**_flat_arrays(written), METADATA: np.array(json.dumps(metadata))}
     with whole_file(file) as temporary:
-        np.savez(temporary, **_flat_arrays(written), **{METADATA: np.array(json.dumps(metadata))})
+        np.savez(temporary, **arrays)
 
 
 def _said_by(episode: Episode) -> dict[str, Any]:
@@ -185,10 +181,8 @@ def _check_dtypes(episode: Episode, first: Episode, name: str) -> None:
     for key, rows in _arrays_of(episode).items():
         expected = _arrays_of(first)[key].dtype
         if rows.dtype != expected:
-            raise ValueError(
-                f"{name}: `observations{key}` is {rows.dtype}, and {expected} in the first episode; make them"
-                " the same"
-            )
+            found = f"`observations{key}` is {rows.dtype}, and {expected} in the first episode"
+            raise ValueError(f"{name}: {found}; make them the same")
 
 
 class _Entry:
@@ -197,19 +191,14 @@ class _Entry:
     def __init__(self, archive: zipfile.ZipFile, member: str, source: str) -> None:
         self._archive, self._member, self._source = archive, member, source
         self._array: np.ndarray | None = None
-        try:
-            with archive.open(member) as file:
-                self.shape, _, self.dtype = _HEADERS[np.lib.format.read_magic(file)](file)
-        except _BROKEN as error:
-            raise damaged(source, "an npz file", error) from error
+        with sound_file(source, "an npz file", _BROKEN), archive.open(member) as file:
+            self.shape, _, self.dtype = _HEADERS[np.lib.format.read_magic(file)](file)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         if self._array is None:
-            try:
-                with self._archive.open(self._member) as file:
-                    self._array = np.lib.format.read_array(file, allow_pickle=False)
-            except _BROKEN as error:
-                raise damaged(self._source, "an npz file", error) from error
+            sound = sound_file(self._source, "an npz file", _BROKEN)
+            with sound, self._archive.open(self._member) as file:
+                self._array = np.lib.format.read_array(file, allow_pickle=False)
         return self._array[rows]
 
     def refuse_pickle(self) -> None:
@@ -232,8 +221,8 @@ def _nested(entries: dict[str, _Entry], source: str) -> dict[str, Any]:
             nested[name] = entry
         elif head in entries:
             raise ValueError(
-                f"{source}: has both `{head}` and `{name}`; a Dict observation has entries of the second kind"
-                " alone"
+                f"{source}: has both `{head}` and `{name}`; a Dict observation has only entries like the"
+                " second"
             )
         else:
             nested.setdefault(head, {})[key] = entry

@@ -15,7 +15,7 @@ from sb3_llmdpd.data.checks import check_bounded
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.spaces import unscale_actions
 from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
-from sb3_llmdpd.data.step_files import damaged, existing_file
+from sb3_llmdpd.data.step_files import existing_file, sound_file
 
 _DAMAGED = (pickle.UnpicklingError, EOFError, OSError)
 """Errors of opening a damaged pickle."""
@@ -31,23 +31,20 @@ class ReplayBufferSource(EpisodeSource):
 
     Each environment gives its own episodes, in their order, and `find_episodes` says where they end: at
     ``dones``, of which those at a time limit are no terminations, and where an environment was reset
-    otherwise. The oldest episode of a buffer that went round has lost its beginning, and the newest one may
-    lack its end.
+    otherwise. The oldest episode of a full buffer may have lost its beginning, and the newest lack its end.
 
     Off-policy algorithms store actions scaled to [-1, 1], so that they are scaled back to the action space.
     Observations and rewards are stored as the environment gave them, also under a VecNormalize.
 
     Buffers that draw differently, such as ``HerReplayBuffer``, hold the same steps and are read alike; the
     goals that they substitute as they sample are not among the steps. A buffer that saves memory
-    (``optimize_memory_usage``) has not kept the observation after an episode's end, and the last one is
-    repeated.
+    (``optimize_memory_usage``) lacks the observation after an episode's end: the last one is repeated.
 
-    :param buffer: a ``ReplayBuffer`` or ``DictReplayBuffer``, or the path of a file from
-        ``save_replay_buffer``.
+    :param buffer: a ``ReplayBuffer`` or ``DictReplayBuffer``, or the path of a saved one.
     :param task: of all episodes.
-    :param allow_pickle: whether such a file may be opened, which executes its content: only your own.
-    :param scaled_actions: whether actions are scaled to [-1, 1]; False where someone else added them to the
-        buffer, in environment units.
+    :param allow_pickle: whether to open such a file, which executes its content: only your own.
+    :param scaled_actions: whether actions are scaled to [-1, 1]; False where they were added in environment
+        units.
     :param reading: see `Reading`.
     :raises TypeError: when it is another kind of buffer, or none.
     :raises ValueError: when the file is not there, not allowed or damaged, the buffer is empty, the actions
@@ -77,7 +74,7 @@ class ReplayBufferSource(EpisodeSource):
         box = self._buffer.action_space
         assert isinstance(box, spaces.Box)  # checked by the line before
         check_bounded(box, f"{name}: the action space")
-        self._shape, self._low, self._high = box.shape, box.low, box.high
+        self._low, self._high = box.low, box.high
         self._is_unit = (box.low == -1.0) & (box.high == 1.0)
         self._check_scale()
 
@@ -107,7 +104,7 @@ class ReplayBufferSource(EpisodeSource):
         buffer, rows = self._buffer, self._rows
         dones = buffer.dones[rows, column].astype(bool)
         timeouts = buffer.timeouts[rows, column].astype(bool) & dones
-        actions = buffer.actions[rows, column].reshape(len(rows), *self._shape)
+        actions = buffer.actions[rows, column].reshape(len(rows), *self._low.shape)
         return StepArrays(
             self._observations(buffer.observations, rows, column),
             self._in_environment_units(actions) if self._scaled else actions,
@@ -167,7 +164,7 @@ class ReplayBufferSource(EpisodeSource):
 
 def _checked(buffer: Any, name: str) -> ReplayBuffer:
     """Refuse anything without steps that could be read."""
-    accepted = "a ReplayBuffer or DictReplayBuffer of Stable-Baselines3, or the path of its save_replay_buffer"
+    accepted = "a ReplayBuffer or DictReplayBuffer of Stable-Baselines3, or a file from save_replay_buffer"
     kind = type(buffer).__name__
     if isinstance(buffer, ReplayBuffer) and not hasattr(buffer, "observations"):
         raise TypeError(f"{name}: a {kind} was made of a data set; give that. Accepted is {accepted}")
@@ -201,8 +198,6 @@ def _unpickled(file: Path, name: str, allow_pickle: bool) -> Any:
             f"{name}: is a pickle, which executes its content as it is opened. Where you wrote it yourself,"
             " say so with allow_pickle=True (--allow-pickle on the command line)"
         )
-    try:
-        with file.open("rb") as opened:  # SB3 would leave it open where it is damaged
-            return load_from_pkl(opened)
-    except (*_DAMAGED, *_OF_ANOTHER_LIBRARY) as error:
-        raise damaged(name, "a pickled replay buffer", error) from error
+    sound = sound_file(name, "a pickled replay buffer", (*_DAMAGED, *_OF_ANOTHER_LIBRARY))
+    with sound, file.open("rb") as opened:  # SB3 would leave it open where it is damaged
+        return load_from_pkl(opened)

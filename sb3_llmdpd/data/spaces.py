@@ -1,6 +1,4 @@
-"""Spaces of logged data: as float32, without nesting, shared by several sources, and as the range of
-actions.
-"""
+"""Spaces of logged data: as float32, without nesting, of several sources, and the scaling of actions."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
@@ -124,8 +122,8 @@ def flat_observations(space: spaces.Space[Any], observations: Any, source: str) 
 def joint_spaces(sources: Sequence[SourceSpaces]) -> tuple[spaces.Space[Any], spaces.Box]:
     """Find the spaces that all sources share.
 
-    Bounds of observations may differ, as nothing is scaled by them. Those of actions may where all have them
-    from their data.
+    Bounds of observations may differ: nothing is scaled by them. Bounds of actions may where all are from
+    data.
 
     :param sources: at least one.
     :return: the smallest spaces of observations and of actions that hold those of all sources.
@@ -174,7 +172,7 @@ def unbounded_space(observations: Observations) -> spaces.Space[Any]:
     :param observations: (n, *obs_shape), or a dict of such arrays. Only shapes and dtypes are read.
     :return: bytes from 0 to 255, or any float32; a Dict of such spaces for a dict.
     """
-    parts = {
+    parts: dict[str, spaces.Space[Any]] = {
         key: spaces.Box(0, 255, rows.shape[1:], np.uint8)
         if rows.dtype == np.uint8
         else spaces.Box(-np.inf, np.inf, rows.shape[1:], np.float32)

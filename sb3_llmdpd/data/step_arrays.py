@@ -16,26 +16,20 @@ _CHUNK_BYTES = 2**24
 
 @dataclass(frozen=True, eq=False)
 class StepArrays:
-    """Consecutive steps of one or many episodes, one row a step, as D4RL's files and replay buffers have
-    them.
+    """Consecutive steps of one or many episodes, one row a step, as in D4RL's files and replay buffers.
 
     Arrays may be numpy's, or anything with ``shape`` and ``dtype`` that is read by slicing, such as a data
-    set of h5py. Observations and actions are only ever read a slice at a time, so that they may be larger
-    than memory.
+    set of h5py. Observations and actions are read a slice at a time, and may be larger than memory.
 
-    :param observations: (N, *obs_shape), what was seen before each action; a dict of such arrays for a Dict
-        space.
+    :param observations: (N, *obs_shape), seen before each action; a dict of such arrays for a Dict space.
     :param actions: (N, *action_shape).
     :param rewards: (N,), raw. (N, 1) is accepted here and for the flags, too.
     :param terminals: (N,), 0 or 1: whether the step ended the task itself.
-    :param timeouts: (N,), 0 or 1: whether the episode was stopped after the step, as at a time limit; None
-        when unknown.
-    :param next_observations: like ``observations``, the results of the actions; None when they are not
-        recorded.
+    :param timeouts: (N,), 0 or 1: whether the episode was cut off after the step; None when unknown.
+    :param next_observations: like ``observations``, seen after each action; None when not recorded.
     :param successes: (N,), 0 or 1: whether the step's result was a success; None when unknown.
     :param source: name of the origin, for messages.
-    :raises ValueError: on arrays of different lengths or shapes, flags that are not 0 or 1, or no step at
-        all.
+    :raises ValueError: on different lengths or shapes, flags that are not 0 or 1, or no step at all.
     :raises TypeError: on values that are not numbers.
     """
 
@@ -51,7 +45,7 @@ class StepArrays:
     def __post_init__(self) -> None:
         rewards = self._one_a_step("rewards", self.rewards)
         if not len(rewards):
-            raise ValueError(f"{self.source}: holds no step, `rewards` is empty")
+            raise self._refusal("holds no step, `rewards` is empty")
         object.__setattr__(self, "rewards", rewards)
         for name in ("terminals", "timeouts", "successes"):
             if getattr(self, name) is not None:
@@ -59,8 +53,8 @@ class StepArrays:
         object.__setattr__(self, "observations", self._checked_observations("observations"))
         object.__setattr__(self, "actions", self._checked("actions", self.actions))
         if len(self.actions.shape) < 2:
-            raise ValueError(
-                f"{self.source}: `actions` must be (N, *action_shape), (N, 1) for a single number, got shape"
+            raise self._refusal(
+                f"`actions` must be (N, *action_shape), (N, 1) for a single number, got shape"
                 f" {self.actions.shape}"
             )
         if self.next_observations is not None:
@@ -71,14 +65,15 @@ class StepArrays:
         """The number of steps N."""
         return len(self.rewards)
 
+    def _refusal(self, reason: str) -> ValueError:
+        return ValueError(f"{self.source}: {reason}")
+
     def _one_a_step(self, name: str, value: Any) -> np.ndarray:
         array = np.asarray(self._numbers(name, value)[:])
         if array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
         if array.ndim != 1:
-            raise ValueError(
-                f"{self.source}: `{name}` must be (N,), one number for each step, got shape {array.shape}"
-            )
+            raise self._refusal(f"`{name}` must be (N,), one number for each step, got shape {array.shape}")
         return array
 
     def _flags(self, name: str, value: Any) -> np.ndarray:
@@ -87,8 +82,8 @@ class StepArrays:
         strange = ~np.isin(array, (0, 1))
         if strange.any():
             step = int(strange.argmax())
-            raise ValueError(
-                f"{self.source}: `{name}` must be 0 or 1 at each step, got {array[step]} at step {step}, the"
+            raise self._refusal(
+                f"`{name}` must be 0 or 1 at each step, got {array[step]} at step {step}, the"
                 f" first of {int(strange.sum())} other values"
             )
         return array.astype(bool)
@@ -98,9 +93,8 @@ class StepArrays:
         if not isinstance(value, Mapping):
             return self._checked(name, value)
         if not value:
-            raise ValueError(
-                f"{self.source}: `{name}` is empty; it must hold an array, or one for each key of a Dict"
-                " space"
+            raise self._refusal(
+                f"`{name}` is empty; it must hold an array, or one for each key of a Dict space"
             )
         return {key: self._checked(f"{name}[{key!r}]", part) for key, part in value.items()}
 
@@ -114,31 +108,30 @@ class StepArrays:
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{self.source}: `{name}` must be an array of numbers, got dtype {array.dtype}")
         if not array.shape:
-            raise ValueError(f"{self.source}: `{name}` must be an array over steps, got a single number")
+            raise self._refusal(f"`{name}` must be an array over steps, got a single number")
         return array
 
     def _check_length(self, name: str, array: Any) -> None:
         if array.shape[0] != len(self.rewards):
-            raise ValueError(
-                f"{self.source}: all arrays must have one row for each step, but `{name}` has"
-                f" {array.shape[0]} and `rewards` {len(self.rewards)}; leave out the rows that the others"
-                " lack"
+            raise self._refusal(
+                f"all arrays must have one row for each step, but `{name}` has {array.shape[0]} and `rewards`"
+                f" {len(self.rewards)}; leave out the rows that the others lack"
             )
 
     def _check_alike(self) -> None:
         """Refuse next observations of another kind than the observations."""
         here, there = _parts(self.observations), _parts(self.next_observations)
         if set(here) != set(there):
-            raise ValueError(
-                f"{self.source}: `next_observations` must have the entries of `observations`, {sorted(here)},"
+            raise self._refusal(
+                f"`next_observations` must have the entries of `observations`, {sorted(here)},"
                 f" got {sorted(there)}"
             )
         for key, array in here.items():
             other = there[key]
             both_floats = array.dtype.kind == other.dtype.kind == "f"  # episodes make float32 of any
             if array.shape != other.shape or not (both_floats or array.dtype == other.dtype):
-                raise ValueError(
-                    f"{self.source}: `next_observations{key}` must be like `observations{key}`, {array.dtype}"
+                raise self._refusal(
+                    f"`next_observations{key}` must be like `observations{key}`, {array.dtype}"
                     f" of shape {array.shape}, got {other.dtype} of shape {other.shape}"
                 )
 
@@ -179,8 +172,8 @@ def find_episodes(steps: StepArrays, max_episode_steps: int | None = None) -> li
     Example: five rows with a timeout at row 2 are the steps 0 and 1, and the step 3.
 
     A step that is both terminal and timeout counts as terminal: a goal may be reached at the last moment. A
-    warning tells of it, since some write 1 for every end of an episode, and their time limits would be read
-    as ends of the task.
+    warning tells of it: where terminals mean any end of an episode, time limits would be read as ends of the
+    task.
 
     :param steps: all of them.
     :param max_episode_steps: time limit of the environment, where the arrays do not say when it was reached.
@@ -256,9 +249,7 @@ def _parts(observations: Any) -> dict[str, Any]:
 
 
 def _jumps(steps: StepArrays) -> np.ndarray:
-    """Tell of each of the N steps whether its action led to something else than the beginning of the next
-    row.
-    """
+    """Tell of each of the N steps whether its result differs from the observation of the next row."""
     n_steps = len(steps)
     jumps = np.zeros(n_steps, bool)
     following = entries_of(steps.next_observations)
@@ -272,9 +263,7 @@ def _jumps(steps: StepArrays) -> np.ndarray:
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Tell of each of n rows whether they are the same but for the rounding of one to a coarser kind of
-    float.
-    """
+    """Tell of each of n rows whether they are equal, but for rounding to a coarser kind of float."""
     axes = tuple(range(1, one.ndim))
     same = (one == other).all(axis=axes)
     if one.dtype.kind == "f":

@@ -4,7 +4,7 @@ import difflib
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,7 @@ class StepFileSource(EpisodeSource):
 def steps_under_names(entries: Mapping[str, Any], source: str, limited: bool) -> StepArrays:
     """Put together the arrays of a file.
 
-    :param entries: its arrays by their names; ``observations`` and ``next_observations`` may be mappings
-        themselves.
+    :param entries: its arrays by their names; those of Dict observations in a mapping.
     :param source: name of the file in messages.
     :param limited: whether a time limit says where episodes end, in place of the file.
     :return: the arrays, checked.
@@ -155,18 +154,22 @@ def existing_file(path: str | Path) -> Path:
     raise ValueError(f"there is no file {path}; {nearest}")
 
 
-def damaged(source: str, kind: str, error: Exception) -> ValueError:
-    """Make the error of a file that cannot be read.
+@contextmanager
+def sound_file(source: str, kind: str, broken: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Answer errors of reading a file with a sentence that names it.
 
     :param source: its name.
     :param kind: its expected kind, such as ``"an hdf5 file"``.
-    :param error: raised by reading it.
-    :return: the error to raise.
+    :param broken: errors that a damaged file may raise.
+    :return: a context to read the file in.
     """
-    reason = f"{type(error).__name__}: {error}"
-    return ValueError(
-        f"{source}: is not {kind}, or damaged or half-written ({reason}); download or write it again"
-    )
+    try:
+        yield
+    except broken as error:
+        raise ValueError(
+            f"{source}: is not {kind}, or damaged or half-written ({type(error).__name__}: {error}); download"
+            " or write it again"
+        ) from error
 
 
 def _listed(entries: Mapping[str, Any]) -> str:

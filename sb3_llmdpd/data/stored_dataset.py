@@ -17,8 +17,7 @@ FORMAT = 1
 """Version of the files; those of another version are built anew."""
 
 ABOUT, STEPS, REWARDS, EPISODES = "store.json", "steps.bin", "rewards.bin", "episodes.jsonl"
-"""Spaces and checksums; records of observation and action, one a step; a float32 a step; a line an
-episode."""
+"""Spaces and checksums; an observation and an action a step; a float32 a step; a line an episode."""
 
 SAID = tuple(each.name for each in fields(Episode) if each.name not in ("observations", "actions", "rewards"))
 """Fields of an episode besides its arrays."""
@@ -31,8 +30,7 @@ class StoredDataset(OfflineDataset):
     """A data set that was checked when it was written. The arrays of its episodes are views of a mapped file.
 
     :param file: with all steps, perhaps also those of episodes outside this data set.
-    :param first_rows: (n_episodes,), row of the file where each episode begins; one of T steps has T + 1
-        rows.
+    :param first_rows: (n_episodes,), row where each episode begins; one of T steps has T + 1 rows.
     :param digests: of each episode, see `episode_digest`.
     """
 
@@ -40,14 +38,9 @@ class StoredDataset(OfflineDataset):
     first_rows: np.ndarray
     digests: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        """Check nothing again: that would read the whole file."""
-
     def only(self, kept: Callable[[Episode], bool]) -> "StoredDataset":
-        """See `OfflineDataset.only`; the steps stay where they are."""
+        """See `OfflineDataset.only`; the steps stay in the file."""
         numbers = [number for number, episode in enumerate(self.episodes) if kept(episode)]
-        if not numbers:
-            raise ValueError("a data set needs at least one episode, got none")
         return StoredDataset(
             tuple(self.episodes[number] for number in numbers),
             self.observation_space,
@@ -55,6 +48,7 @@ class StoredDataset(OfflineDataset):
             self.file,
             self.first_rows[numbers],
             tuple(self.digests[number] for number in numbers),
+            checked=True,
         )
 
 
@@ -83,8 +77,9 @@ def open_stored(folder: Path) -> StoredDataset:
         raise ValueError(
             f"{folder} holds {len(file)} rows of steps, {len(rewards)} rewards and episodes of {row} rows"
         )
-    spaces: list[Any] = [space_from_json(about[name]) for name in ("observation_space", "action_space")]
-    return StoredDataset(tuple(episodes), *spaces, file, np.array(first_rows), tuple(digests))
+    seen, acted = space_from_json(about["observation_space"]), space_from_json(about["action_space"])
+    rows = np.array(first_rows)
+    return StoredDataset(tuple(episodes), seen, acted, file, rows, tuple(digests), checked=True)  # type: ignore[arg-type]
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -104,11 +99,9 @@ def read_about(folder: Path) -> dict[str, Any]:
 def record_dtype(observations: Mapping[str, Any], actions: Mapping[str, Any]) -> np.dtype[Any]:
     """Build the type of a record.
 
-    :param observations: ``dtype`` and ``shape`` of one; for Dict observations ``keys``, with such a pair by
-        key.
+    :param observations: ``dtype`` and ``shape``; for Dict observations ``keys``, with such a pair by key.
     :param actions: ``dtype`` and ``shape`` of one.
-    :return: a structured type with the fields ``observations`` and ``actions``, aligned so that torch can
-        read it.
+    :return: a structured type of ``observations`` and ``actions``, aligned so that torch can read it.
     """
 
     def plain(entry: Mapping[str, Any]) -> Any:
