@@ -10,12 +10,13 @@ from typing import Any
 import minari
 import numpy as np
 import pytest
+from expect import refused
+from factories import ACTION, OBSERVATION, make_episode, make_episodes
 from gymnasium import spaces
 
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.minari import load_minari, local_ids
 from sb3_llmdpd.data.minari_writer import whole_dataset, write_minari
-from tests.factories import ACTION, OBSERVATION, make_episode, make_episodes
 
 BOX = spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
 ACTIONS = spaces.Box(-1.0, 1.0, (ACTION,), np.float32)
@@ -206,9 +207,7 @@ def test_a_data_set_is_never_overwritten(tmp_path: Path) -> None:
     write(tmp_path, make_two())
     write(tmp_path, make_two(), dataset_id="lab/own-v1")
     before = (tmp_path / ID / "data/main_data.hdf5").read_bytes()
-    with pytest.raises(
-        ValueError, match=r"'lab/own-v0' is already in .* another id or version, such as 'lab/own-v2'"
-    ):
+    with refused(r"'lab/own-v0' is already in .* another id or version, such as 'lab/own-v2'"):
         write(tmp_path, [random_episode()])
     assert (tmp_path / ID / "data/main_data.hdf5").read_bytes() == before
 
@@ -217,7 +216,7 @@ def test_a_data_set_is_never_overwritten(tmp_path: Path) -> None:
     "dataset_id", ["own", "lab/own", "la b/own-v0", "x/own-v0", "/own-v0", "../own-v0", ""]
 )
 def test_what_is_no_minari_id_is_refused_with_the_pattern(tmp_path: Path, dataset_id: str) -> None:
-    with pytest.raises(ValueError, match=f"'{dataset_id}' is no Minari id: write it as 'namespace/name-v0'"):
+    with refused(f"'{dataset_id}' is no Minari id: write it as 'namespace/name-v0'"):
         write(tmp_path, make_two(), dataset_id=dataset_id)
     assert not list(tmp_path.iterdir())
 
@@ -260,13 +259,13 @@ def test_leftovers_are_removed_when_nothing_was_added_for_long(
 
 
 def test_a_data_set_without_episodes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="lab/own-v0: a data set needs at least one episode, got none"):
+    with refused("lab/own-v0: a data set needs at least one episode, got none"):
         write(tmp_path, [])
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_episode_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="lab/own-v0: a data set is made of `Episode`s, got dict"):
+    with refused("lab/own-v0: a data set is made of `Episode`s, got dict", TypeError):
         write(tmp_path, [{"observations": np.zeros((5, 3))}])
 
 
@@ -285,7 +284,7 @@ def test_what_is_no_episode_is_refused(tmp_path: Path) -> None:
 def test_an_episode_that_would_not_come_back_is_refused_by_its_number_and_source(
     tmp_path: Path, fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=rf"lab/own-v0, episode 1 \(logs, episode 7\): {message}"):
+    with refused(rf"lab/own-v0, episode 1 \(logs, episode 7\): {message}"):
         write(tmp_path, [random_episode(), random_episode(**fields)])
     assert not list(tmp_path.iterdir())
 
@@ -300,19 +299,19 @@ def test_an_episode_that_would_not_come_back_is_refused_by_its_number_and_source
 def test_observations_that_no_file_or_policy_takes_are_refused(
     tmp_path: Path, space: spaces.Space[Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"lab/own-v0: {message}"):
+    with refused(f"lab/own-v0: {message}"):
         write(tmp_path, make_two(), space)
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (ACTION,))])
 def test_actions_must_be_of_a_bounded_box(tmp_path: Path, space: spaces.Space[Any]) -> None:
-    with pytest.raises(ValueError, match="lab/own-v0: `action_space` must be a Box with finite bounds, got"):
+    with refused("lab/own-v0: `action_space` must be a Box with finite bounds, got"):
         write_minari(ID, make_two(), BOX, space, root=tmp_path)
 
 
 @pytest.mark.parametrize("n_entries", [1, 3])
 def test_episode_metadata_must_be_as_many_as_episodes(tmp_path: Path, n_entries: int) -> None:
-    with pytest.raises(ValueError, match="`episode_metadata` must hold an entry for each episode, and has"):
+    with refused("`episode_metadata` must hold an entry for each episode, and has"):
         write(tmp_path, make_two(), episode_metadata=[{"level": 1}] * n_entries)
     assert not list(tmp_path.iterdir())
 

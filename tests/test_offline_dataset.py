@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from expect import refused
 from factories import ACTION, OBSERVATION, T, make_episode, make_episodes
 from gymnasium import spaces
 
@@ -65,14 +66,14 @@ def test_where_an_episode_does_not_say_whether_it_succeeded_no_share_of_failures
 
 
 def test_a_data_set_without_episodes_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one episode, got none"):
+    with refused("at least one episode, got none"):
         OfflineDataset.from_episodes([])
-    with pytest.raises(ValueError, match="at least one episode, got none"):
+    with refused("at least one episode, got none"):
         OfflineDataset((), spaces.Box(-1.0, 1.0, (1,)), spaces.Box(-1.0, 1.0, (1,)))
 
 
 def test_a_data_set_is_made_of_episodes() -> None:
-    with pytest.raises(TypeError, match="made of `Episode`s, got ndarray"):
+    with refused("made of `Episode`s, got ndarray", TypeError):
         OfflineDataset.from_episodes([make_episode(), np.zeros(3)])  # type: ignore[list-item]
 
 
@@ -82,14 +83,14 @@ def test_actions_outside_the_space_are_refused_with_the_remedy() -> None:
         "logs, episode 7: 2 of 4 actions lie outside the action space [-1.0, 1.0] (values from -2 to 1.5); clip them as the"
         " environment did, or use the action space that they belong to"
     )
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with refused(re.escape(message)):
         OfflineDataset.from_episodes([make_episode(actions=actions)])
 
 
 def test_each_entry_of_an_action_has_bounds_of_its_own() -> None:
     space = spaces.Box(np.array([-1.0, -3.0], np.float32), np.array([1.0, 3.0], np.float32))
     OfflineDataset.from_episodes([make_episode(actions=[[1.0, -3.0]] * T)], action_space=space)
-    with pytest.raises(ValueError, match="4 of 4 actions lie outside"):
+    with refused("4 of 4 actions lie outside"):
         OfflineDataset.from_episodes([make_episode(actions=[[-3.0, 1.0]] * T)], action_space=space)
 
 
@@ -102,14 +103,14 @@ def test_an_action_on_the_bound_is_inside_in_any_precision() -> None:
 
 @pytest.mark.parametrize("space", [spaces.Box(-np.inf, np.inf, (ACTION,)), spaces.Discrete(3)])
 def test_an_action_space_without_finite_bounds_is_refused(space: Any) -> None:
-    with pytest.raises(ValueError, match="`action_space` must be a Box with finite bounds, got "):
+    with refused("`action_space` must be a Box with finite bounds, got "):
         OfflineDataset.from_episodes([make_episode()], action_space=space)
 
 
 def test_an_action_space_without_width_is_refused() -> None:
     """Scaling such an entry to [-1, 1] would make it NaN."""
     space = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 0.0], np.float32))
-    with pytest.raises(ValueError, match="every entry of an action must be free to vary"):
+    with refused("every entry of an action must be free to vary"):
         OfflineDataset.from_episodes([make_episode()], action_space=space)
 
 
@@ -131,24 +132,21 @@ MISFITS = {
 
 @pytest.mark.parametrize(("episode", "message"), MISFITS.values(), ids=MISFITS)
 def test_an_episode_that_does_not_fit_the_others_is_refused(episode: Episode, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"logs, episode 7: {message}")):
+    with refused(re.escape(f"logs, episode 7: {message}")):
         OfflineDataset.from_episodes([make_episode(source="logs, episode 1"), episode])
 
 
 def test_a_dict_with_other_keys_is_refused_with_the_expected_ones() -> None:
     first = make_episode(observations={"b": np.zeros((T + 1, 1)), "a": np.zeros((T + 1, 1))})
     for other in ({"a": np.zeros((T + 1, 1))}, np.zeros((T + 1, 1))):
-        with pytest.raises(
-            ValueError,
-            match=re.escape("logs, episode 7: observations must be a dict with the keys ['a', 'b']"),
-        ):
+        with refused(re.escape("logs, episode 7: observations must be a dict with the keys ['a', 'b']")):
             OfflineDataset.from_episodes([first, make_episode(observations=other)])
 
 
 def test_an_array_of_a_dict_that_does_not_fit_is_named() -> None:
     first, other = (make_episode(observations={"a": np.zeros((T + 1, size))}) for size in (1, 2))
     message = "a row of `observations['a']` must have the space's shape (1,), got (2,)"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with refused(re.escape(message)):
         OfflineDataset.from_episodes([first, other])
 
 
@@ -167,13 +165,13 @@ def test_episodes_are_a_data_set(kind: type) -> None:
 
 
 def test_nothing_is_no_data_set() -> None:
-    with pytest.raises(ValueError, match="at least one episode, got none"):
+    with refused("at least one episode, got none"):
         load_dataset([])
 
 
 @pytest.mark.parametrize("source", [3, None, np.zeros(3), [make_episode(), "door-open-v0"]])
 def test_anything_else_is_answered_with_what_is_accepted(source: Any) -> None:
-    with pytest.raises(
-        TypeError, match="must be a Minari data set id, a list of ids, a list of Episodes, an OfflineDataset"
+    with refused(
+        "must be a Minari data set id, a list of ids, a list of Episodes, an OfflineDataset", TypeError
     ):
         load_dataset(source)

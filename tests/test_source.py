@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from expect import refused
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,9 +141,7 @@ def test_actions_outside_are_clipped_and_counted_and_those_inside_are_untouched(
         assert said[0].startswith(
             f"logs: {n_outside} of {len(actions)} actions lay outside the action space [-1.0, 1.0]"
         )
-        with pytest.raises(
-            ValueError, match=f"logs, episode {seed}: {n_outside} of {len(actions)} actions lie outside"
-        ):
+        with refused(f"logs, episode {seed}: {n_outside} of {len(actions)} actions lie outside"):
             list(Logs([record(len(actions), seed, actions=actions)], reading=Reading(strict=True)).episodes())
 
 
@@ -153,21 +152,17 @@ def test_rounding_of_double_precision_is_not_clipping() -> None:
 
 def test_mixed_spaces_are_refused_by_both_names() -> None:
     wide = spaces.Box(-np.inf, np.inf, (4,), np.float64)
-    with pytest.raises(
-        ValueError, match=r"share their observation space: one has .*\(3,\).*, two has .*\(4,\)"
-    ):
+    with refused(r"share their observation space: one has .*\(3,\).*, two has .*\(4,\)"):
         read_sources([Logs([record()], name="one"), Logs([], wide, name="two")])
 
 
 def test_a_source_without_episodes_is_refused() -> None:
-    with pytest.raises(ValueError, match="one and two: the data set holds no episode"):
+    with refused("one and two: the data set holds no episode"):
         read_sources([Logs([], name="one"), Logs([], name="two")])
 
 
 def test_actions_that_are_no_box_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"logs: the action space must be a Box of continuous actions, got Discrete\(3\)"
-    ):
+    with refused(r"logs: the action space must be a Box of continuous actions, got Discrete\(3\)"):
         Logs([], actions=spaces.Discrete(3))
 
 
@@ -182,10 +177,7 @@ def test_a_given_sentence_goes_before_the_sources_own() -> None:
 
 
 def test_a_sentence_for_nobody_is_refused() -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"`task_texts` speaks of \['c'\], but the data sets are \['logs'\] and their tasks \['a'\]",
-    ):
+    with refused(r"`task_texts` speaks of \['c'\], but the data sets are \['logs'\] and their tasks \['a'\]"):
         read_sources([Logs([record(task="a")], reading=Reading({"c": "do it"}))])
 
 
@@ -222,28 +214,20 @@ def test_flattened_observations_stand_in_gymnasiums_order() -> None:
 
 
 def test_nested_observations_that_are_not_flattened_are_refused_with_the_remedy() -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"logs: observations must be one array or a flat Dict of arrays.*`flatten` makes one",
-    ):
+    with refused(r"logs: observations must be one array or a flat Dict of arrays.*`flatten` makes one"):
         Logs([], NESTED)
 
 
 def test_a_part_that_is_no_box_cannot_be_flattened() -> None:
     space = spaces.Dict({"door": spaces.Discrete(3), "place": spaces.Box(-1, 1, (2,), np.float64)})
-    with pytest.raises(
-        ValueError, match=r"logs: only a Dict of Boxes can be flattened, and this one has a Discrete\(3\)"
-    ):
+    with refused(r"logs: only a Dict of Boxes can be flattened, and this one has a Discrete\(3\)"):
         Logs([], space, reading=Reading(flatten=True))
 
 
 def test_a_missing_entry_is_refused_by_name() -> None:
     made = nested_record()
     del made["observations"]["b"]["x"]
-    with pytest.raises(
-        ValueError,
-        match=r"logs, episode 0: `observations` must be a dict with the keys \['x', 'y'\], got \['y'\]",
-    ):
+    with refused(r"logs, episode 0: `observations` must be a dict with the keys \['x', 'y'\], got \['y'\]"):
         list(Logs([made], NESTED, reading=Reading(flatten=True)).episodes())
 
 
@@ -276,7 +260,7 @@ def test_a_folder_with_lerobots_table_of_contents_is_one_of_its_data_sets(tmp_pa
 
 @pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "minari"])
 def test_a_file_that_is_not_there_is_refused_by_its_name(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nothing-here"):
+    with refused(r"nothing-here"):
         open_source(f"{kind}:{tmp_path}/nothing-here", allow_pickle=True)
 
 

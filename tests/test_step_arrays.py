@@ -6,34 +6,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from expect import refused, warned
 from hypothesis import given
 from hypothesis import strategies as st
+from step_files import N, arrays, flags
 
 from sb3_llmdpd.data import step_arrays
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.step_arrays import StepArrays, Stretch, find_episodes, split_steps
-
-N = 6
-
-
-def flags(*steps: int, n: int = N) -> np.ndarray:
-    """Ones at these steps."""
-    array = np.zeros(n, bool)
-    array[list(steps)] = True
-    return array
-
-
-def arrays(n: int = N, ends: tuple[int, ...] = (), **fields: Any) -> dict[str, Any]:
-    """Steps, terminals among them, whose observation t is (t, -t), whose action t is t / 100 and whose reward t is t."""
-    steps = np.arange(n, dtype=np.float32)
-    values = {
-        "observations": np.stack([steps, -steps], axis=1),
-        "actions": steps[:, None] / 100,
-        "rewards": steps,
-        "terminals": flags(*ends, n=n),
-        "source": "logs",
-    }
-    return {**values, **fields}
 
 
 def following(ends: tuple[int, ...] = (), n: int = N) -> np.ndarray:
@@ -45,12 +25,16 @@ def following(ends: tuple[int, ...] = (), n: int = N) -> np.ndarray:
     return rows
 
 
+def made(**fields: Any) -> StepArrays:
+    return StepArrays(**{"source": "logs", **arrays(**fields)})
+
+
 def found(max_episode_steps: int | None = None, **fields: Any) -> list[Stretch]:
-    return find_episodes(StepArrays(**arrays(**fields)), max_episode_steps)
+    return find_episodes(made(**fields), max_episode_steps)
 
 
 def read(max_episode_steps: int | None = None, **fields: Any) -> list[Episode]:
-    return [Episode(**record) for record in split_steps(StepArrays(**arrays(**fields)), max_episode_steps)]
+    return [Episode(**record) for record in split_steps(made(**fields), max_episode_steps)]
 
 
 def test_an_episode_ends_at_a_terminal() -> None:
@@ -88,9 +72,9 @@ def test_neighbouring_whole_numbers_are_different_however_large() -> None:
 
 def test_nan_is_left_for_the_episode_to_refuse_and_is_no_end() -> None:
     observations = np.full((N, 1), np.nan)
-    steps = StepArrays(**arrays(observations=observations, next_observations=observations))
+    steps = made(observations=observations, next_observations=observations)
     assert find_episodes(steps) == [(0, 6, False)]
-    with pytest.raises(ValueError, match="logs, episode 0: `observations` holds 7 NaN"):
+    with refused("logs, episode 0: `observations` holds 7 NaN"):
         Episode(**next(split_steps(steps)))
 
 
@@ -107,9 +91,7 @@ def test_a_terminal_at_the_time_limit_is_a_termination() -> None:
 
 
 def test_a_step_that_is_terminal_and_timeout_is_a_termination_and_warned_about() -> None:
-    with pytest.warns(
-        UserWarning, match="logs: 1 of 2 `timeouts` are `terminals`, too, and are read as terminations"
-    ):
+    with warned("logs: 1 of 2 `timeouts` are `terminals`, too, and are read as terminations"):
         assert found(ends=(1,), timeouts=flags(1, 3)) == [(0, 2, True), (2, 3, False), (4, 5, False)]
 
 
@@ -159,7 +141,7 @@ def test_sources_are_numbered() -> None:
 
 
 def test_columns_of_one_number_a_step_are_read_like_rows() -> None:
-    steps = StepArrays(**arrays(rewards=np.arange(N)[:, None], terminals=flags(1)[:, None].astype(float)))
+    steps = made(rewards=np.arange(N)[:, None], terminals=flags(1)[:, None].astype(float))
     assert find_episodes(steps) == [(0, 2, True), (2, 5, False)]
     assert steps.rewards.shape == (N,)
 
@@ -230,20 +212,18 @@ def test_a_file_is_read_a_slice_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        StepArrays(**arrays(**fields))
+    with refused(message):
+        made(**fields)
 
 
 def test_what_is_no_number_is_refused_by_name() -> None:
-    with pytest.raises(TypeError, match="logs: `actions` must be an array of numbers, got dtype <U1"):
-        StepArrays(**arrays(actions=np.full((N, 1), "a")))
+    with refused("logs: `actions` must be an array of numbers, got dtype <U1", TypeError):
+        made(actions=np.full((N, 1), "a"))
 
 
 @pytest.mark.parametrize("limit", [0, -1, 2.5, True])
 def test_a_time_limit_is_a_positive_whole_number(limit: Any) -> None:
-    with pytest.raises(
-        ValueError, match="`max_episode_steps` must be a whole number, at least 1, or None; got"
-    ):
+    with refused("`max_episode_steps` must be a whole number, at least 1, or None; got"):
         found(limit)
 
 
