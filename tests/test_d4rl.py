@@ -1,4 +1,4 @@
-"""Reading D4RL's files: each of their layouts, sentences and successes by their names, and damage within hdf5."""
+"""D4RL's files: each of their layouts, sentences and successes by their names, and damage within hdf5."""
 
 from pathlib import Path
 from typing import Any

@@ -17,8 +17,9 @@ def with_value(shape: tuple[int, ...], index: tuple[int, ...], value: float) -> 
     return array
 
 
-# What is refused ----------------------------------------------------------------------------------------------
+# What is refused --------------------------------------------------------------
 
+T_PLUS_1_ROWS = "must hold T + 1 = 5 rows, one before each of the 4 actions and one after the last"
 BAD_VALUES = {
     "actions without an axis of steps": (
         dict(actions=0.5),
@@ -42,11 +43,11 @@ BAD_VALUES = {
     ),
     "no observation after the last action": (
         dict(observations=np.zeros((T, OBSERVATION))),
-        "`observations` must hold T + 1 = 5 rows, one before each of the 4 actions and one after the last, got 4",
+        f"`observations` {T_PLUS_1_ROWS}, got 4",
     ),
     "an array of a dict that is too long": (
         dict(observations={"a": np.zeros((T + 1, 1)), "b": np.zeros((T + 2, 1))}),
-        "`observations['b']` must hold T + 1 = 5 rows, one before each of the 4 actions and one after the last, got 6",
+        f"`observations['b']` {T_PLUS_1_ROWS}, got 6",
     ),
     "an empty dict": (dict(observations={}), "`observations` is an empty dict"),
     "NaN in the observations": (
@@ -115,24 +116,18 @@ def test_what_is_no_number_or_no_sentence_is_a_type_error(changes: dict[str, Any
         make_episode(**changes)
 
 
-# What is kept -------------------------------------------------------------------------------------------------
+# What is kept -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_callers_arrays_stay_writable_and_apart(dtype: type) -> None:
     """Also where nothing had to be converted: a view would let later changes into the data."""
-    observations, actions, rewards = (
-        np.zeros((T + 1, OBSERVATION), dtype),
-        np.zeros((T, ACTION), dtype),
-        np.zeros(T, dtype),
-    )
-    episode = Episode(observations, actions, rewards)
-    observations += 1.0
-    actions += 1.0
-    rewards += 1.0
-    assert not np.any(episode.observations)
-    assert not episode.actions.any()
-    assert not episode.rewards.any()
+    arrays = [np.zeros(shape, dtype) for shape in ((T + 1, OBSERVATION), (T, ACTION), T)]
+    episode = Episode(*arrays)
+    for array in arrays:
+        array += 1.0
+    for kept in (episode.observations, episode.actions, episode.rewards):
+        assert not np.any(kept)
 
 
 def test_images_of_the_caller_stay_writable_and_apart() -> None:
@@ -196,15 +191,11 @@ def test_an_example_is_shown_up_to_shortly_after_its_first_success(
     length: int, first_success: int, shown: int
 ) -> None:
     assert STEPS_AFTER_SUCCESS == 10
-    episode = Episode(
-        np.zeros((length + 1, 1)), np.zeros((length, 1)), np.zeros(length), first_success=first_success
-    )
-    assert episode.prompt_length == shown
+    arrays = np.zeros((length + 1, 1)), np.zeros((length, 1)), np.zeros(length)
+    assert Episode(*arrays, first_success=first_success).prompt_length == shown
 
 
 def test_an_episode_introduces_itself_without_its_arrays() -> None:
     episode = make_episode(rewards=np.array([1.0, 2.0, 0.5, 0.0]), task="door-open", success=True)
-    assert (
-        repr(episode)
-        == "Episode(task='door-open', steps=4, return=3.5, success=True, source='logs, episode 7')"
-    )
+    said = "task='door-open', steps=4, return=3.5, success=True, source='logs, episode 7'"
+    assert repr(episode) == f"Episode({said})"

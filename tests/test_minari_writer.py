@@ -1,4 +1,4 @@
-"""Writing Minari data sets: what is written is what is read, whole or not at all, and one episode at a time."""
+"""Writing Minari data sets: they are read as they were written, whole or not at all, one episode at a time."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from factories import ACTION, OBSERVATION, make_episode, make_episodes
 from gymnasium import spaces
 
 from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.fingerprint import episode_digest
 from sb3_llmdpd.data.minari import load_minari, local_ids
 from sb3_llmdpd.data.minari_writer import whole_dataset, write_minari
 
@@ -39,41 +40,12 @@ def write(
     return write_minari(dataset_id, episodes, observation_space, ACTIONS, root=root, **about)
 
 
-def parts(episode: Episode) -> dict[str, np.ndarray]:
-    """All arrays of an episode by name."""
-    observations = episode.observations
-    seen = observations if isinstance(observations, dict) else {"observations": observations}
-    return {**seen, "actions": episode.actions, "rewards": episode.rewards}
-
-
-def said(episode: Episode) -> tuple[Any, ...]:
-    return (
-        episode.task,
-        episode.task_texts,
-        episode.terminated,
-        episode.success,
-        episode.first_success,
-        episode.goal,
-    )
-
-
-def assert_same(one: Episode, other: Episode) -> None:
-    assert said(one) == said(other)
-    mine, theirs = parts(one), parts(other)
-    assert set(mine) == set(theirs)
-    for name, array in mine.items():
-        assert array.dtype == theirs[name].dtype, name
-        assert array.tobytes() == theirs[name].tobytes(), name
-        assert array.shape == theirs[name].shape, name
-
-
 def assert_comes_back(
     root: Path, episodes: list[Episode], observation_space: spaces.Space[Any] = BOX
 ) -> None:
     write(root, episodes, observation_space)
     dataset = load_minari(ID, root=root)
-    for written, read in zip(episodes, dataset.episodes, strict=True):
-        assert_same(written, read)
+    assert list(map(episode_digest, dataset.episodes)) == list(map(episode_digest, episodes))
     assert dataset.observation_space == observation_space
     assert dataset.action_space == ACTIONS
 
@@ -104,20 +76,14 @@ def test_an_episode_comes_back_bit_for_bit(tmp_path: Path, fields: dict[str, Any
 
 
 def test_episodes_of_several_tasks_and_lengths_come_back_in_their_order(tmp_path: Path) -> None:
-    episodes = [
-        random_episode(
-            number + 1, number, task=f"task-{number % 3}", task_texts=(f"do task number {number % 3}",)
-        )
-        for number in range(12)
-    ]
-    assert_comes_back(tmp_path, episodes)
+    tasks = [dict(task=f"task-{task}", task_texts=(f"do task number {task}",)) for task in range(3)]
+    assert_comes_back(tmp_path, [random_episode(n + 1, n, **tasks[n % 3]) for n in range(12)])
 
 
 def test_images_come_back_without_loss(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (5, 36, 36, 3), np.uint8)
-    assert_comes_back(
-        tmp_path, [random_episode(observations=noise)], spaces.Box(0, 255, (36, 36, 3), np.uint8)
-    )
+    space = spaces.Box(0, 255, noise.shape[1:], np.uint8)
+    assert_comes_back(tmp_path, [random_episode(observations=noise)], space)
 
 
 def test_dict_observations_come_back_with_all_kinds_of_entries(tmp_path: Path) -> None:
@@ -329,7 +295,7 @@ def test_episode_metadata_must_be_as_many_as_episodes(tmp_path: Path, n_entries:
         (
             {"episode_metadata": [{"config": {"lr": 1}}] * 2},
             TypeError,
-            r"episode 0 .*`episode_metadata\['config'\]` must be a string, a number or an array of numbers, got dict",
+            r"episode 0 .*`episode_metadata\['config'\]` must be a string, a number or an array .*, got dict",
         ),
     ],
 )

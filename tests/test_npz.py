@@ -1,8 +1,7 @@
-"""npz files of flat arrays: what is written comes back to the bit, and pickles, damage and misfits are refused."""
+"""npz files of flat arrays: episodes come back to the bit, and pickles, damage and misfits are refused."""
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,11 +46,11 @@ def change(path: Path, **arrays: Any) -> None:
 
 def assert_comes_back(
     path: Path,
-    episodes: Sequence[Episode],
+    episodes: list[Episode],
     space: spaces.Space[Any] = OBSERVATIONS,
     actions: spaces.Box = ACTIONS,
 ) -> None:
-    """Equal in every bit and word."""
+    """Compare every bit and word."""
     write_npz(path, episodes, space, actions)
     source = NpzSource(path)
     assert (source.observation_space, source.action_space) == (space, actions)

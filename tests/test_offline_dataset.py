@@ -1,4 +1,4 @@
-"""`OfflineDataset` and `load_dataset`: episodes that share one pair of spaces, from whatever a user calls a data set."""
+"""`OfflineDataset` and `load_dataset`: episodes that share spaces, from anything called a data set."""
 
 import re
 from dataclasses import replace
@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 from expect import refused
 from factories import ACTION, OBSERVATION, T, make_episode, make_episodes
 from gymnasium import spaces
 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.loading import load_dataset
+from sb3_llmdpd.data.spaces import scale_actions, unscale_actions
 
 
 def test_spaces_are_read_off_the_episodes() -> None:
@@ -21,16 +23,10 @@ def test_spaces_are_read_off_the_episodes() -> None:
 
 
 def test_bytes_are_read_as_images_and_dicts_as_dict_spaces() -> None:
-    episode = make_episode(
-        observations={"image": np.zeros((T + 1, 8, 8, 3), np.uint8), "state": np.zeros((T + 1, 2))}
-    )
-    expected = spaces.Dict(
-        {
-            "image": spaces.Box(0, 255, (8, 8, 3), np.uint8),
-            "state": spaces.Box(-np.inf, np.inf, (2,), np.float32),
-        }
-    )
-    assert OfflineDataset.from_episodes([episode]).observation_space == expected
+    rows = {"image": np.zeros((T + 1, 8, 8, 3), np.uint8), "state": np.zeros((T + 1, 2))}
+    dataset = OfflineDataset.from_episodes([make_episode(observations=rows)])
+    image, state = spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    assert dataset.observation_space == spaces.Dict({"image": image, "state": state})
 
 
 def test_given_spaces_are_kept() -> None:
@@ -53,10 +49,8 @@ def test_a_data_set_says_how_much_of_it_is_failure() -> None:
     long, short = (make_episodes(n_tasks=1, n_episodes=1, length=length)[0] for length in (30, 10))
     episodes = [replace(long, success=False), replace(short, success=True), replace(short, success=True)]
     dataset = OfflineDataset.from_episodes(episodes)
-    assert (
-        dataset.summary()
-        == "3 episodes of 1 tasks, 50 transitions; 33% of the episodes failed, with 60% of the transitions"
-    )
+    failed = "33% of the episodes failed, with 60% of the transitions"
+    assert dataset.summary() == f"3 episodes of 1 tasks, 50 transitions; {failed}"
     assert repr(dataset) == f"<OfflineDataset: {dataset.summary()}>"
 
 
@@ -80,8 +74,8 @@ def test_a_data_set_is_made_of_episodes() -> None:
 def test_actions_outside_the_space_are_refused_with_the_remedy() -> None:
     actions = np.array([[0.0, 0.0], [1.5, -2.0], [1.0, -1.0], [1.01, 0.0]])
     message = (
-        "logs, episode 7: 2 of 4 actions lie outside the action space [-1.0, 1.0] (values from -2 to 1.5); clip them as the"
-        " environment did, or use the action space that they belong to"
+        "logs, episode 7: 2 of 4 actions lie outside the action space [-1.0, 1.0] (values from -2 to 1.5);"
+        " clip them as the environment did, or use the action space that they belong to"
     )
     with refused(re.escape(message)):
         OfflineDataset.from_episodes([make_episode(actions=actions)])
@@ -150,7 +144,18 @@ def test_an_array_of_a_dict_that_does_not_fit_is_named() -> None:
         OfflineDataset.from_episodes([first, other])
 
 
-# Whatever a user calls a data set ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", [np.float32, th.tensor])
+def test_actions_are_scaled_entry_by_entry_and_back(kind: Any) -> None:
+    low, high = kind([-2.0, 0.0]), kind([2.0, 10.0])
+    actions, scaled = (
+        kind([[-2.0, 10.0], [0.0, 5.0], [1.0, 0.0]]),
+        kind([[-1.0, 1.0], [0.0, 0.0], [0.5, -1.0]]),
+    )
+    np.testing.assert_array_equal(scale_actions(actions, low, high), scaled)
+    np.testing.assert_array_equal(unscale_actions(scaled, low, high), actions)
+
+
+# Whatever a user calls a data set ---------------------------------------------
 
 
 def test_a_data_set_is_handed_back_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""What holds for all data and prompts: random episodes, data sets, buffers, prompts and spaces, drawn by hypothesis."""
+"""Properties of episodes, data sets, buffers, prompts and spaces that hypothesis draws."""
 
 import io
 import warnings
@@ -31,7 +31,7 @@ def array(seed: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return (np.random.default_rng(seed).uniform(0, 100, shape)).astype(dtype)
 
 
-# Episode ---------------------------------------------------------------------------------------------------------------------
+# Episode ----------------------------------------------------------------------
 
 
 @st.composite
@@ -141,7 +141,7 @@ def _arrays(observations: Any) -> list[np.ndarray]:
     return list(observations.values()) if isinstance(observations, dict) else [observations]
 
 
-# Data sets -------------------------------------------------------------------------------------------------------------------
+# Data sets --------------------------------------------------------------------
 
 
 @given(
@@ -168,7 +168,7 @@ def test_actions_are_taken_within_the_bounds_of_each_entry_and_refused_beyond(
         assert (dataset.n_steps, dataset.tasks) == (7, ("task", f"task {seed % 3}"))
 
 
-# Buffers ---------------------------------------------------------------------------------------------------------------------
+# Buffers ----------------------------------------------------------------------
 
 one_episode = st.fixed_dictionaries(
     dict(
@@ -267,7 +267,7 @@ def _root_mean_square(episodes: list[Episode], task: int) -> float:
     return float(np.sqrt(np.square(rewards).mean())) or 1.0
 
 
-# Prompts ---------------------------------------------------------------------------------------------------------------------
+# Prompts ----------------------------------------------------------------------
 
 sentences = st.text("abc ", min_size=1, max_size=8).filter(str.strip)
 some_texts = st.none() | sentences | st.lists(st.none() | sentences, max_size=4)
@@ -300,7 +300,7 @@ def test_sentences_and_examples_become_one_prompt_or_one_for_each_row(texts: Any
         )
 
 
-# Spaces ----------------------------------------------------------------------------------------------------------------------
+# Spaces -----------------------------------------------------------------------
 
 boxes = st.builds(
     lambda low, width, shape, dtype: spaces.Box(low, low + width, shape, dtype),

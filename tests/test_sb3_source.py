@@ -1,6 +1,7 @@
-"""Replay buffers of Stable-Baselines3 as data: episodes of each environment, rings, time limits, and actions as they were."""
+"""Replay buffers of Stable-Baselines3 as data: episodes, rings, time limits, and actions."""
 
 import pickle
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_llmdpd.data.checks import entries_of
 from sb3_llmdpd.data.episode_source import Reading
 from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.fingerprint import episode_digest
 from sb3_llmdpd.data.loading import load_dataset, open_source
 from sb3_llmdpd.data.sb3 import ReplayBufferSource
 
@@ -25,7 +28,7 @@ PLACE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
 
 class Counter(gym.Env[Any, Any]):
-    """Observes (number of the episode, step), terminates after `ends` steps, and keeps the actions that it got."""
+    """Observes (number of the episode, step), terminates after some steps, and keeps its actions."""
 
     observation_space: spaces.Space[Any]
     action_space = FORCE
@@ -56,7 +59,7 @@ class Counter(gym.Env[Any, Any]):
 def filled(
     n_steps: int, size: int = 100, n_envs: int = 1, space: spaces.Space[Any] = PLACE, **options: Any
 ) -> ReplayBuffer:
-    """A buffer of steps in `Counter`s as SB3 adds them; the task ends after three steps where no time limit is before."""
+    """Fill a buffer from `Counter`s as SB3 does; episodes end after three steps, or at an earlier limit."""
     limit = options.pop("limit", 10)
     kind = options.pop("kind", DictReplayBuffer if isinstance(space, spaces.Dict) else ReplayBuffer)
     env = DummyVecEnv([lambda: TimeLimit(Counter(space=space), limit) for _ in range(n_envs)])
@@ -66,15 +69,11 @@ def filled(
     for _ in range(n_steps):
         scaled = rng.uniform(-1, 1, (n_envs, 2)).astype(np.float32)
         following, rewards, dones, infos = env.step(FORCE.low + (scaled + 1) / 2 * (FORCE.high - FORCE.low))
-        led_to: Any = following.copy()  # type: ignore[union-attr]
+        led_to: Any = deepcopy(following)
         for number in np.flatnonzero(dones):
-            last = infos[number]["terminal_observation"]
-            if isinstance(led_to, dict):
-                led_to = {key: rows.copy() for key, rows in led_to.items()}
-                for key, rows in led_to.items():
-                    rows[number] = last[key]
-            else:
-                led_to[number] = last
+            last = entries_of(infos[number]["terminal_observation"])
+            for key, rows in entries_of(led_to).items():
+                rows[number] = last[key]
         buffer.add(seen, led_to, scaled, rewards, dones, infos)
         seen = following
     return buffer
@@ -82,6 +81,19 @@ def filled(
 
 def read(buffer: ReplayBuffer, **options: Any) -> list[Episode]:
     return list(ReplayBufferSource(buffer, **options).episodes())
+
+
+def read_saving_memory(n_steps: int, **options: Any) -> list[Episode]:
+    buffer = filled(n_steps, optimize_memory_usage=True, handle_timeout_termination=False, **options)
+    with warned("handle_timeout_termination=False"):
+        return read(buffer)
+
+
+def made_by_sac(env: gym.Env[Any, Any], n_steps: int, **options: Any) -> SAC:
+    """Let SAC gather steps without learning from them."""
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+    options = dict(learning_starts=100, buffer_size=50, seed=0, policy_kwargs={"net_arch": [4]}) | options
+    return SAC(policy, env, device="cpu", **options).learn(n_steps)
 
 
 def seen_in(episode: Episode) -> list[list[float]]:
@@ -114,13 +126,8 @@ def test_each_environment_gives_its_own_episodes() -> None:
     buffer = filled(4, n_envs=2)
     episodes = read(buffer)
     assert [len(episode) for episode in episodes] == [3, 1, 3, 1]
-    sources = [
-        "environment 0, episode 0",
-        "environment 0, episode 1",
-        "environment 1, episode 0",
-        "environment 1, episode 1",
-    ]
-    assert [episode.source for episode in episodes] == [f"replay buffer, {source}" for source in sources]
+    sources = [f"replay buffer, environment {env}, episode {episode}" for env in (0, 1) for episode in (0, 1)]
+    assert [episode.source for episode in episodes] == sources
     np.testing.assert_array_equal(episodes[3].actions, _unscaled(buffer.actions[3:4, 1]))
 
 
@@ -135,9 +142,7 @@ def test_a_buffer_that_went_round_is_read_from_its_oldest_step() -> None:
 
 
 def test_a_buffer_that_saves_memory_repeats_the_last_observation_of_an_end() -> None:
-    options: dict[str, Any] = dict(optimize_memory_usage=True, handle_timeout_termination=False)
-    with warned("handle_timeout_termination=False"):
-        episodes = read(filled(5, **options))
+    episodes = read_saving_memory(5)
     assert [seen_in(episode) for episode in episodes] == [
         [[0, 0], [0, 1], [0, 2], [0, 2]],
         [[1, 0], [1, 1], [1, 2]],
@@ -148,9 +153,7 @@ def test_a_buffer_that_saves_memory_repeats_the_last_observation_of_an_end() -> 
 def test_a_buffer_that_saves_memory_and_went_round_leaves_out_the_row_that_holds_no_step(
     n_steps: int,
 ) -> None:
-    options: dict[str, Any] = dict(optimize_memory_usage=True, handle_timeout_termination=False)
-    with warned("handle_timeout_termination=False"):
-        episodes = read(filled(n_steps, size=5, **options))
+    episodes = read_saving_memory(n_steps, size=5)
     expected = {
         10: [[[2, 0], [2, 1], [2, 2], [2, 2]], [[3, 0], [3, 1]]],
         11: [[[2, 1], [2, 2], [2, 2]], [[3, 0], [3, 1], [3, 2]]],
@@ -159,8 +162,7 @@ def test_a_buffer_that_saves_memory_and_went_round_leaves_out_the_row_that_holds
 
 
 def test_what_the_newest_step_led_to_is_known_where_memory_is_saved() -> None:
-    with warned("handle_timeout_termination=False"):
-        (episode,) = read(filled(3, optimize_memory_usage=True, handle_timeout_termination=False))
+    (episode,) = read_saving_memory(3)
     assert seen_in(episode) == [[0, 0], [0, 1], [0, 2], [0, 3]]
 
 
@@ -197,11 +199,7 @@ def _unscaled(scaled: np.ndarray) -> np.ndarray:
 
 def test_what_sac_gathers_are_the_actions_that_the_environment_got() -> None:
     env = Counter(ends=4)
-    options: dict[str, Any] = dict(
-        policy_kwargs={"net_arch": [4]}, learning_starts=6, gradient_steps=0, buffer_size=50
-    )
-    model = SAC("MlpPolicy", env, seed=0, device="cpu", **options)
-    model.learn(12)
+    model = made_by_sac(env, 12, learning_starts=6, gradient_steps=0)
     assert model.replay_buffer is not None
     source = ReplayBufferSource(model.replay_buffer)
     assert source.action_space == FORCE
@@ -243,28 +241,17 @@ def test_the_bounds_of_the_action_space_are_reached_and_not_left() -> None:
 
 
 def test_a_saved_buffer_gives_the_same_episodes(tmp_path: Path) -> None:
-    model = SAC(
-        "MlpPolicy",
-        Counter(),
-        policy_kwargs={"net_arch": [4]},
-        learning_starts=100,
-        buffer_size=50,
-        device="cpu",
-    )
-    model.learn(7)
+    model = made_by_sac(Counter(), 7)
     assert model.replay_buffer is not None
     model.save_replay_buffer(tmp_path / "logs")
     source = ReplayBufferSource(tmp_path / "logs", allow_pickle=True, task="count")
     assert list(source.files()) == [tmp_path / "logs.pkl"]
     assert source.options() == {"task": "count", "scaled_actions": True}
     assert source.name == str(tmp_path / "logs")
-    for episode, expected in zip(source.episodes(), read(model.replay_buffer), strict=True):
-        np.testing.assert_array_equal(episode.observations, expected.observations)
-        np.testing.assert_array_equal(episode.actions, expected.actions)
-        assert (episode.task, episode.terminated) == ("count", expected.terminated)
-    assert [
-        len(episode) for episode in load_dataset(f"{tmp_path / 'logs.pkl'}", allow_pickle=True).episodes
-    ] == [3, 3, 1]
+    expected = read(model.replay_buffer, task="count")
+    assert list(map(episode_digest, source.episodes())) == list(map(episode_digest, expected))
+    loaded = load_dataset(f"{tmp_path / 'logs.pkl'}", allow_pickle=True)
+    assert [len(episode) for episode in loaded.episodes] == [3, 3, 1]
 
 
 class Trap:
@@ -334,16 +321,7 @@ class Reach(gym.Env[Any, Any]):
 
 
 def test_hindsight_goals_are_not_among_the_steps_of_a_her_buffer(tmp_path: Path) -> None:
-    model = SAC(
-        "MultiInputPolicy",
-        Reach(),
-        policy_kwargs={"net_arch": [4]},
-        replay_buffer_class=HerReplayBuffer,
-        learning_starts=100,
-        buffer_size=50,
-        device="cpu",
-    )
-    model.learn(4)
+    model = made_by_sac(Reach(), 4, replay_buffer_class=HerReplayBuffer)
     model.save_replay_buffer(tmp_path / "her.pkl")
     first, second = ReplayBufferSource(tmp_path / "her.pkl", allow_pickle=True).episodes()
     for episode in (first, second):

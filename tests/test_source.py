@@ -54,7 +54,7 @@ def record(n_steps: int = 4, seed: int = 0, **changes: Any) -> Record:
     return {**sound, **changes}
 
 
-# Trust nothing ----------------------------------------------------------------------------------------------------------
+# Trust nothing ----------------------------------------------------------------
 
 
 def _with(array: np.ndarray, value: Any) -> np.ndarray:
@@ -166,7 +166,7 @@ def test_actions_that_are_no_box_are_refused() -> None:
         Logs([], actions=spaces.Discrete(3))
 
 
-# Sentences --------------------------------------------------------------------------------------------------------------
+# Sentences --------------------------------------------------------------------
 
 
 def test_a_given_sentence_goes_before_the_sources_own() -> None:
@@ -181,7 +181,7 @@ def test_a_sentence_for_nobody_is_refused() -> None:
         read_sources([Logs([record(task="a")], reading=Reading({"c": "do it"}))])
 
 
-# Dict observations ------------------------------------------------------------------------------------------------------
+# Dict observations ------------------------------------------------------------
 
 NESTED = spaces.Dict(
     {
@@ -231,7 +231,7 @@ def test_a_missing_entry_is_refused_by_name() -> None:
         list(Logs([made], NESTED, reading=Reading(flatten=True)).episodes())
 
 
-# Names ------------------------------------------------------------------------------------------------------------------
+# Names ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

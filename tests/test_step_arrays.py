@@ -1,4 +1,4 @@
-"""Cutting flat arrays of steps into episodes: where they end, what each one holds, and which arrays are refused."""
+"""Cutting flat arrays of steps into episodes: their ends, their contents, and arrays that are refused."""
 
 from pathlib import Path
 from typing import Any

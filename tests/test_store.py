@@ -1,12 +1,13 @@
-"""Data larger than memory: what is mapped is what was read, is built once and whole, and is noticed to be stale or damaged."""
+"""Data larger than memory: files equal what was read, are built once and whole, and built anew when stale."""
 
 import json
 import os
 import pickle
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,21 @@ import numpy as np
 import pytest
 import torch as th
 from expect import refused, warned
-from factories import TINY_POLICY, make_episodes
+from factories import make_episodes, tiny_model
 from gymnasium import spaces
 from torch.testing import assert_close
 
-from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.baselines.segments import SegmentBuffer
 from sb3_llmdpd.data import flat_file
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record, read_sources
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
-from sb3_llmdpd.data.fingerprint import fingerprint
+from sb3_llmdpd.data.fingerprint import episode_digest, fingerprint
 from sb3_llmdpd.data.flat_file import FlatFile
 from sb3_llmdpd.data.memory_mapping import memory_mapped
 from sb3_llmdpd.data.stored_dataset import ABOUT, EPISODES, REWARDS, SAID, STEPS, StoredDataset
 from sb3_llmdpd.replay.buffer import PromptReplayBuffer
 
+Build = Callable[..., StoredDataset]
 ACTIONS = spaces.Box(-2.0, 2.0, (2,), np.float32)
 
 
@@ -53,6 +54,16 @@ class FromMemory(EpisodeSource):
         self.times_read += 1
         for episode in self.given:
             yield {name: getattr(episode, name) for name in (*SAID, "observations", "actions", "rewards")}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def build(cache: Path) -> Build:
+    return partial(memory_mapped, cache=cache)
 
 
 @pytest.fixture
@@ -88,104 +99,93 @@ def tensors(value: Any) -> list[th.Tensor]:
     return [tensor for part in parts for tensor in tensors(part)]
 
 
+def assert_equal(one: Any, other: Any) -> None:
+    """Compare every tensor of two batches."""
+    for a, b in zip(tensors(one), tensors(other), strict=True):
+        assert th.equal(a, b)
+
+
 def stores(cache: Path) -> list[Path]:
     return sorted(path for path in cache.iterdir() if path.is_dir())
 
 
-# What is mapped ---------------------------------------------------------------------------------------------------------
+# What is mapped ---------------------------------------------------------------
 
 
-def test_a_mapped_data_set_says_what_one_in_memory_says(source: FromMemory, tmp_path: Path) -> None:
-    mapped, resident = memory_mapped(source, cache=tmp_path / "cache"), read_sources([source])
-    assert (mapped.observation_space, mapped.action_space) == (
-        resident.observation_space,
-        resident.action_space,
-    )
+def test_a_mapped_data_set_says_what_one_in_memory_says(source: FromMemory, build: Build) -> None:
+    mapped, resident = build(source), read_sources([source])
+    assert mapped.observation_space == resident.observation_space
+    assert mapped.action_space == resident.action_space
     assert mapped.summary() == resident.summary()
     assert fingerprint(mapped) == fingerprint(resident)
     for one, other in zip(mapped.episodes, resident.episodes, strict=True):
-        assert [getattr(one, name) for name in SAID] == [getattr(other, name) for name in SAID]
-        for name in ("observations", "actions", "rewards"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-            assert not getattr(one, name).flags.writeable
+        assert (episode_digest(one), one.source) == (episode_digest(other), other.source)
+        for array in (one.observations, one.actions, one.rewards):
+            assert not array.flags.writeable  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("return_weight", [0.0, 2.0])
 def test_batches_of_mapped_data_are_those_of_data_in_memory(
-    source: FromMemory, tmp_path: Path, return_weight: float
+    source: FromMemory, build: Build, return_weight: float
 ) -> None:
-    datasets = (memory_mapped(source, cache=tmp_path / "cache"), read_sources([source]))
-    mapped, resident = (
-        PromptReplayBuffer(data, "cpu", 3, seed=1, return_weight=return_weight) for data in datasets
-    )
+    datasets, weight = (build(source), read_sources([source])), return_weight
+    mapped, resident = (PromptReplayBuffer(data, "cpu", 3, seed=1, return_weight=weight) for data in datasets)
     for _ in range(3):
-        batches = (tensors(mapped.sample(12)), tensors(resident.sample(12)))
-        assert len(batches[0]) == len(batches[1]) == 10
-        assert all(th.equal(one, other) for one, other in zip(*batches, strict=True))
-    assert th.equal(mapped.some_observations(10), resident.some_observations(10))  # type: ignore[arg-type]
+        batch = mapped.sample(12)
+        assert len(tensors(batch)) == 10
+        assert_equal(batch, resident.sample(12))
+    assert_equal(mapped.some_observations(10), resident.some_observations(10))
     assert mapped.largest_reward == resident.largest_reward
 
 
-def test_dict_observations_and_images_are_mapped_alike(tmp_path: Path) -> None:
+def test_dict_observations_and_images_are_mapped_alike(build: Build, tmp_path: Path) -> None:
     source = dict_source(tmp_path)
-    datasets = (memory_mapped(source, cache=tmp_path / "cache"), read_sources([source]))
+    datasets = (build(source), read_sources([source]))
     mapped, resident = (PromptReplayBuffer(data, "cpu", 1, seed=1) for data in datasets)
     one, other = mapped.sample(12), resident.sample(12)
     assert one.observations["picture"].shape == (12, 3, 36, 36)  # type: ignore[call-overload]
-    assert all(th.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+    assert_equal(one, other)
 
 
-def test_segments_of_mapped_data_are_those_of_data_in_memory(source: FromMemory, tmp_path: Path) -> None:
-    datasets = (memory_mapped(source, cache=tmp_path / "cache"), read_sources([source]))
+def test_segments_of_mapped_data_are_those_of_data_in_memory(source: FromMemory, build: Build) -> None:
+    datasets = (build(source), read_sources([source]))
     mapped, resident = (
         SegmentBuffer(data, 4, device="cpu", prompts_per_batch=3, seed=1) for data in datasets
     )
-    one, other = mapped.sample_segments(12), resident.sample_segments(12)
-    assert all(th.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+    assert_equal(mapped.sample_segments(12), resident.sample_segments(12))
 
 
-def test_a_model_learns_the_same_from_mapped_data(source: FromMemory, tmp_path: Path) -> None:
+def test_a_model_learns_the_same_from_mapped_data(source: FromMemory, build: Build) -> None:
     def learned(data: OfflineDataset) -> dict[str, th.Tensor]:
-        shape: dict[str, Any] = {
-            "batch_size": 6,
-            "prompts_per_batch": 3,
-            "text_encoder": "hashing:16",
-            "device": "cpu",
-        }
-        return (
-            LLMDPD("MlpPolicy", dataset=data, seed=0, policy_kwargs=TINY_POLICY, **shape)
-            .learn(3)
-            .policy.state_dict()
-        )
+        model = tiny_model(dataset=data, batch_size=6, text_encoder="hashing:16")
+        return model.learn(3).policy.state_dict()
 
-    one, other = learned(memory_mapped(source, cache=tmp_path / "cache")), learned(read_sources([source]))
+    one, other = learned(build(source)), learned(read_sources([source]))
     assert_close(one, other, rtol=0, atol=0)
 
 
 def test_a_part_of_mapped_data_stays_mapped_and_has_nothing_of_the_rest(
-    source: FromMemory, tmp_path: Path
+    source: FromMemory, build: Build
 ) -> None:
-    whole, resident = memory_mapped(source, cache=tmp_path / "cache"), read_sources([source])
+    whole, resident = build(source), read_sources([source])
     parts = [data.only(lambda episode: episode.task != "task-1") for data in (whole, resident)]
     assert isinstance(parts[0], StoredDataset)
     assert parts[0].file is whole.file
     assert parts[0].tasks == ("task-0", "task-2")
     assert fingerprint(parts[0]) == fingerprint(parts[1]) != fingerprint(whole)
     mapped, kept = (PromptReplayBuffer(data, "cpu", 2, seed=1) for data in parts)
-    assert th.equal(mapped.some_observations(1_000), kept.some_observations(1_000))  # type: ignore[arg-type]
+    assert_equal(mapped.some_observations(1_000), kept.some_observations(1_000))
     with refused("at least one episode"):
         whole.only(lambda episode: False)
 
 
-def test_a_buffer_of_mapped_data_survives_a_pickle_without_its_steps(tmp_path: Path) -> None:
-    mapped = memory_mapped(FromMemory(tmp_path / "s", make_episodes(length=2_000)), cache=tmp_path / "cache")
+def test_a_buffer_of_mapped_data_survives_a_pickle_without_its_steps(build: Build, tmp_path: Path) -> None:
+    mapped = build(FromMemory(tmp_path / "s", make_episodes(length=2_000)))
     buffer = PromptReplayBuffer(mapped, "cpu", 3, seed=1)
     file = pickle.dumps(buffer)
     assert len(file) < mapped.file.path.stat().st_size / 2
     again = pickle.loads(file)
-    assert all(
-        th.equal(a, b) for a, b in zip(tensors(again.sample(6)), tensors(buffer.sample(6)), strict=True)
-    )
+    assert_equal(again.sample(6), buffer.sample(6))
 
 
 def test_what_was_read_is_let_go_of_when_it_becomes_much(
@@ -196,10 +196,8 @@ def test_what_was_read_is_let_go_of_when_it_becomes_much(
     file = FlatFile(tmp_path / "rows", np.dtype([("number", np.int64)]))
 
     def resident() -> int:
-        pages = [
-            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile")
-        ]
-        return int(pages[0].split()[1]) * 1024
+        _, _, after = Path("/proc/self/status").read_text().partition("RssFile:")
+        return int(after.split()[0]) * 1024
 
     before = resident()
     for first in range(0, 2**22, 2**12):
@@ -211,41 +209,43 @@ def test_what_was_read_is_let_go_of_when_it_becomes_much(
     assert resident() - before < 4 * 2**20
 
 
-# When it is built -------------------------------------------------------------------------------------------------------
+# When it is built -------------------------------------------------------------
 
 
-def test_it_is_read_once(source: FromMemory, tmp_path: Path) -> None:
+def test_it_is_read_once(source: FromMemory, build: Build, cache: Path) -> None:
     for _ in range(3):
-        memory_mapped(source, cache=tmp_path / "cache")
+        build(source)
     assert source.times_read == 1
-    assert len(stores(tmp_path / "cache")) == 1
+    assert len(stores(cache)) == 1
 
 
-def test_a_changed_source_is_read_anew_into_the_same_place(source: FromMemory, tmp_path: Path) -> None:
-    memory_mapped(source, cache=tmp_path / "cache")
+def test_a_changed_source_is_read_anew_into_the_same_place(
+    source: FromMemory, build: Build, cache: Path
+) -> None:
+    build(source)
     source.file.write_text("as of tomorrow, which is longer")
     source.given = make_episodes(n_tasks=1)
-    assert len(memory_mapped(source, cache=tmp_path / "cache").tasks) == 1
+    assert len(build(source).tasks) == 1
     os.utime(source.file, ns=(0, 0))
-    memory_mapped(source, cache=tmp_path / "cache")
+    build(source)
     assert source.times_read == 3
-    assert len(stores(tmp_path / "cache")) == 1
+    assert len(stores(cache)) == 1
 
 
-def test_other_sentences_are_other_data(source: FromMemory, tmp_path: Path) -> None:
-    memory_mapped(source, cache=tmp_path / "cache")
+def test_other_sentences_are_other_data(source: FromMemory, build: Build, cache: Path) -> None:
+    build(source)
     told = FromMemory(source.file, source.given, reading=Reading({"task-0": "do it"}))
-    assert memory_mapped(told, cache=tmp_path / "cache").episodes[0].task_texts == ("do it",)
-    assert len(stores(tmp_path / "cache")) == 2
+    assert build(told).episodes[0].task_texts == ("do it",)
+    assert len(stores(cache)) == 2
 
 
 @pytest.mark.parametrize("name", [STEPS, REWARDS, EPISODES, ABOUT])
 @pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
 def test_a_damaged_file_is_noticed_and_built_anew(
-    source: FromMemory, tmp_path: Path, name: str, damage: str
+    source: FromMemory, build: Build, cache: Path, name: str, damage: str
 ) -> None:
-    expected = fingerprint(memory_mapped(source, cache=tmp_path / "cache"))
-    file = stores(tmp_path / "cache")[0] / name
+    expected = fingerprint(build(source))
+    file = stores(cache)[0] / name
     content = bytearray(file.read_bytes())
     if damage == "gone":
         file.unlink()
@@ -254,24 +254,22 @@ def test_a_damaged_file_is_noticed_and_built_anew(
     else:
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
-    mapped = memory_mapped(source, cache=tmp_path / "cache")
-    assert (
-        fingerprint(OfflineDataset(mapped.episodes, mapped.observation_space, mapped.action_space))
-        == expected
-    )
+    mapped = build(source)
+    again = OfflineDataset(mapped.episodes, mapped.observation_space, mapped.action_space)
+    assert fingerprint(again) == expected
     assert source.times_read == 2
 
 
-def test_files_of_another_format_are_built_anew(source: FromMemory, tmp_path: Path) -> None:
-    memory_mapped(source, cache=tmp_path / "cache")
-    about = stores(tmp_path / "cache")[0] / ABOUT
+def test_files_of_another_format_are_built_anew(source: FromMemory, build: Build, cache: Path) -> None:
+    build(source)
+    about = stores(cache)[0] / ABOUT
     about.write_text(json.dumps({**json.loads(about.read_text()), "format": 0}))
-    memory_mapped(source, cache=tmp_path / "cache")
+    build(source)
     assert source.times_read == 2
 
 
 def test_an_interrupted_building_leaves_nothing(
-    source: FromMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: FromMemory, build: Build, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted() -> Iterator[Record]:
         yield from list(FromMemory.records(source))[:2]
@@ -280,93 +278,81 @@ def test_an_interrupted_building_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(source, "records", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            memory_mapped(source, cache=tmp_path / "cache")
-    assert stores(tmp_path / "cache") == []
-    assert memory_mapped(source, cache=tmp_path / "cache").n_steps == 54
+            build(source)
+    assert stores(cache) == []
+    assert build(source).n_steps == 54
 
 
-def test_what_a_killed_building_left_is_removed_by_the_next(source: FromMemory, tmp_path: Path) -> None:
-    memory_mapped(source, cache=tmp_path / "cache")
-    (folder,) = stores(tmp_path / "cache")
+def test_what_a_killed_building_left_is_removed_by_the_next(
+    source: FromMemory, build: Build, cache: Path, tmp_path: Path
+) -> None:
+    build(source)
+    (folder,) = stores(cache)
     leftover = tmp_path / "cache" / f".building-{folder.name}-x"
     leftover.mkdir()
     (leftover / STEPS).write_bytes(b"half")
     os.utime(source.file, ns=(0, 0))
-    memory_mapped(source, cache=tmp_path / "cache")
-    assert stores(tmp_path / "cache") == [folder]
+    build(source)
+    assert stores(cache) == [folder]
 
 
 def test_two_that_ask_at_once_build_once(
-    source: FromMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: FromMemory, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slowly() -> Iterator[Record]:
         time.sleep(0.2)
         yield from FromMemory.records(source)
 
     monkeypatch.setattr(source, "records", slowly)
-    found: list[str] = []
-    threads = [
-        threading.Thread(
-            target=lambda: found.append(fingerprint(memory_mapped(source, cache=tmp_path / "cache")))
-        )
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(build, [source, source])
     assert source.times_read == 1
-    assert found[0] == found[1]
+    assert fingerprint(one) == fingerprint(other)
 
 
-def test_who_has_mapped_what_is_replaced_keeps_it(source: FromMemory, tmp_path: Path) -> None:
-    before = memory_mapped(source, cache=tmp_path / "cache")
+def test_who_has_mapped_what_is_replaced_keeps_it(source: FromMemory, build: Build) -> None:
+    before = build(source)
     first = np.array(before.episodes[0].actions)
     os.utime(source.file, ns=(0, 0))
     source.given = make_episodes(seed=1)
-    memory_mapped(source, cache=tmp_path / "cache")
+    build(source)
     np.testing.assert_array_equal(before.episodes[0].actions, first)
 
 
-# What is refused --------------------------------------------------------------------------------------------------------
+# What is refused --------------------------------------------------------------
 
 
-def test_a_bad_episode_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_bad_episode_is_refused_and_leaves_nothing(build: Build, cache: Path, tmp_path: Path) -> None:
     good = make_episodes(n_tasks=1, n_episodes=1)[0]
-    bad = Episode.trusted(**{**{name: getattr(good, name) for name in SAID}, "source": "logs, episode 3"})
-    for name, value in (
-        ("observations", good.observations * np.nan),
-        ("actions", good.actions),
-        ("rewards", good.rewards),
-    ):  # type: ignore[operator]
-        object.__setattr__(bad, name, value)
+    spoilt = {"observations": good.observations * np.nan, "source": "logs, episode 3"}  # type: ignore[operator]
+    bad = Episode.trusted(**{**vars(good), **spoilt})
     with refused("logs, episode 3: `observations` holds"):
-        memory_mapped(FromMemory(tmp_path / "source", [good, bad]), cache=tmp_path / "cache")
-    assert stores(tmp_path / "cache") == []
+        build(FromMemory(tmp_path / "source", [good, bad]))
+    assert stores(cache) == []
 
 
-def test_sentences_for_what_is_not_there_are_refused(source: FromMemory, tmp_path: Path) -> None:
+def test_sentences_for_what_is_not_there_are_refused(source: FromMemory, build: Build) -> None:
     told = FromMemory(source.file, source.given, reading=Reading({"task-9": "do it"}))
     with refused(r"`task_texts` speaks of \['task-9'\]"):
-        memory_mapped(told, cache=tmp_path / "cache")
+        build(told)
 
 
 def test_a_source_that_is_no_file_is_refused(
-    source: FromMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: FromMemory, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "files", list)
     with refused("memory is no file, so that a change of it could not be noticed"):
-        memory_mapped(source, cache=tmp_path / "cache")
+        build(source)
     with refused("names no data set"):
-        memory_mapped([], cache=tmp_path / "cache")
+        build([])
 
 
-def test_clipped_actions_are_said_when_it_is_built(tmp_path: Path) -> None:
+def test_clipped_actions_are_said_when_it_is_built(build: Build, tmp_path: Path) -> None:
     episode = make_episodes(n_tasks=1, n_episodes=1)[0]
     loud = Episode(episode.observations, episode.actions * 9, episode.rewards)
     with warned("memory: .* actions lay outside"):
-        data = memory_mapped(FromMemory(tmp_path / "source", [loud]), cache=tmp_path / "cache")
+        data = build(FromMemory(tmp_path / "source", [loud]))
     assert np.abs(data.episodes[0].actions).max() == 2.0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        memory_mapped(FromMemory(tmp_path / "source", [loud]), cache=tmp_path / "cache")
+        build(FromMemory(tmp_path / "source", [loud]))
