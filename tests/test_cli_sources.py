@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from expect import refused
 from factories import make_episodes
+from step_files import arrays, write_steps
 from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
@@ -18,18 +19,8 @@ from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.minari_writer import write_minari
 from sb3_llmdpd.data.npz import write_npz
 
-TINY = [
-    "--text-encoder",
-    "hashing:16",
-    "--net-arch",
-    "16",
-    "--batch-size",
-    "6",
-    "--prompts-per-batch",
-    "3",
-    "--steps",
-    "2",
-]
+OPTIONS = {"text-encoder": "hashing:16", "net-arch": 16, "batch-size": 6, "prompts-per-batch": 3, "steps": 2}
+TINY = [word for name, value in OPTIONS.items() for word in (f"--{name}", value)]
 
 
 def run(*arguments: Any) -> Result:
@@ -50,10 +41,8 @@ def logs(tmp_path: Path, data: OfflineDataset) -> Path:
 
 def test_a_path_means_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert source_names(["logs.npz", "d4rl:a/b", "logs.npz"], None) == [
-        f"npz:{tmp_path}/logs.npz",
-        f"d4rl:{tmp_path}/a/b",
-    ]
+    names = source_names(["logs.npz", "d4rl:a/b", "logs.npz"], None)
+    assert names == [f"npz:{tmp_path}/logs.npz", f"d4rl:{tmp_path}/a/b"]
 
 
 def test_a_pattern_stands_for_the_local_ids_that_fit_it(tmp_path: Path, data: OfflineDataset) -> None:
@@ -85,18 +74,13 @@ def test_training_takes_sentences_from_a_file(logs: Path, tmp_path: Path) -> Non
 
 def test_mapped_and_resident_data_train_the_same_model(logs: Path, tmp_path: Path) -> None:
     mapped = ["--memory-mapped", "--cache", tmp_path / "cache"]
-    for name, options in (("mapped", mapped), ("resident", [])):
-        result = run(
-            "train", "--dataset", logs, "--unseen", "task-2", "--out", tmp_path / name, *options, *TINY
-        )
+    of_all, folders = ["--dataset", logs, "--unseen", "task-2", *TINY], [tmp_path / "a", tmp_path / "b"]
+    for folder, options in zip(folders, (mapped, []), strict=True):
+        result = run("train", *of_all, "--out", folder, *options)
         assert result.exit_code == 0, result.output
-    weights = [
-        LLMDPD.load(tmp_path / name / "model.zip").policy.state_dict() for name in ("mapped", "resident")
-    ]
-    assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
-    assert (
-        len({RunFolder(tmp_path / name).arguments()["fingerprint"] for name in ("mapped", "resident")}) == 1
-    )
+    one, other = (LLMDPD.load(folder / "model.zip").policy.state_dict() for folder in folders)
+    assert all(value.equal(other[name]) for name, value in one.items())
+    assert len({RunFolder(folder).arguments()["fingerprint"] for folder in folders}) == 1
 
 
 def test_a_run_on_mapped_data_goes_on(logs: Path, tmp_path: Path) -> None:
@@ -108,16 +92,9 @@ def test_a_run_on_mapped_data_goes_on(logs: Path, tmp_path: Path) -> None:
     assert LLMDPD.load(tmp_path / "run" / "model.zip").num_timesteps == 4
 
 
-def test_strict_training_refuses_actions_outside(tmp_path: Path, data: OfflineDataset) -> None:
-    first = data.episodes[0]
-    np.savez(
-        tmp_path / "loud.npz",
-        observations=first.observations[:-1],  # type: ignore[call-overload]
-        actions=first.actions * 9,
-        rewards=first.rewards,
-        terminals=np.arange(len(first)) == len(first) - 1,
-    )
-    result = run("train", "--dataset", tmp_path / "loud.npz", "--strict", "--out", tmp_path / "run", *TINY)
+def test_strict_training_refuses_actions_outside(tmp_path: Path) -> None:
+    loud = write_steps(tmp_path / "loud.npz", **arrays(ends=(5,), actions=np.full((6, 1), 9.0)))
+    result = run("train", "--dataset", loud, "--strict", "--out", tmp_path / "run", *TINY)
     assert result.exit_code == 2
     assert "actions lie outside the action space" in result.output
     assert not (tmp_path / "run").exists()

@@ -149,12 +149,8 @@ def test_a_mission_in_a_dict_observation_is_the_sentence_and_leaves_the_observat
     missions = ["go to the red ball", "pick up the key"]
     buffers = []
     for index, mission in enumerate(missions):
-        seen = {
-            "image": np.full((4, 2, 2), index, np.uint8),
-            "direction": np.arange(4),
-            "mission": [mission] * 4,
-        }
-        buffers.append(buffer(3, observations=seen))
+        seen = {"image": np.full((4, 2, 2), index, np.uint8), "direction": np.arange(4)}
+        buffers.append(buffer(3, observations={**seen, "mission": [mission] * 4}))
     write("lab/grid-v0", buffers, observation_space=space, metadata={"task_text": "data set"})
     dataset = load_minari("lab/grid-v0")
     assert [episode.task_texts for episode in dataset.episodes] == [(mission,) for mission in missions]

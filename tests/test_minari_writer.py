@@ -1,4 +1,4 @@
-"""Writing Minari data sets: they are read as they were written, whole or not at all, one episode at a time."""
+"""Writing Minari data sets: read as they were written, whole or not at all, one episode at a time."""
 
 import json
 import os
@@ -26,11 +26,8 @@ ID = "lab/own-v0"
 
 def random_episode(n_steps: int = 4, seed: int = 0, **fields: Any) -> Episode:
     rng = np.random.default_rng(seed)
-    values: dict[str, Any] = {
-        "observations": rng.normal(size=(n_steps + 1, OBSERVATION)),
-        "actions": rng.uniform(-1, 1, (n_steps, ACTION)),
-        "rewards": rng.normal(size=n_steps),
-    }
+    observations, actions = rng.normal(size=(n_steps + 1, OBSERVATION)), rng.uniform(-1, 1, (n_steps, ACTION))
+    values = dict(observations=observations, actions=actions, rewards=rng.normal(size=n_steps))
     return make_episode(**{**values, **fields})
 
 
@@ -137,14 +134,10 @@ def test_episodes_are_stored_as_they_come(tmp_path: Path) -> None:
 
 
 def test_what_is_known_beside_the_episodes_is_kept(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        make_two(),
-        description="two walks",
-        algorithm_name="SAC",
-        metadata={"author": "A. Name", "steps": [1, 2]},
-        episode_metadata=[{"seed": 7, "level": "half"}, {"seed": 8, "noise": np.array([0.5])}],
-    )
+    said = {"description": "two walks", "algorithm_name": "SAC"}
+    of_episodes = [{"seed": 7, "level": "half"}, {"seed": 8, "noise": np.array([0.5])}]
+    metadata = {"author": "A. Name", "steps": [1, 2]}
+    write(tmp_path, make_two(), metadata=metadata, episode_metadata=of_episodes, **said)
     about, entries = stored_metadata(tmp_path)
     assert (about["description"], about["algorithm_name"]) == ("two walks", "SAC")
     assert (about["author"], about["steps"]) == ({"A. Name"}, [1, 2])
@@ -295,7 +288,8 @@ def test_episode_metadata_must_be_as_many_as_episodes(tmp_path: Path, n_entries:
         (
             {"episode_metadata": [{"config": {"lr": 1}}] * 2},
             TypeError,
-            r"episode 0 .*`episode_metadata\['config'\]` must be a string, a number or an array .*, got dict",
+            r"episode 0 .*`episode_metadata\['config'\]` must be a string, a number or an array of numbers,"
+            " got dict",
         ),
     ],
 )

@@ -17,6 +17,7 @@ from numpy.testing import assert_array_equal
 from toys import SpacesEnv
 
 from sb3_llmdpd import LLMDPD, Episode, OfflineDataset
+from sb3_llmdpd.data.checks import entries_of
 from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS
 from sb3_llmdpd.llmdpd.prompter import as_prompts
 from sb3_llmdpd.prompts.prompt import Trajectory, take
@@ -57,17 +58,10 @@ def stored(given_array: np.ndarray, always_float: bool) -> np.ndarray:
 @given(sound_arrays())
 def test_an_episode_keeps_what_it_is_given(arrays: dict[str, Any]) -> None:
     episode = Episode(**arrays, source=SOURCE)
-    pairs = [
-        (episode.actions, stored(arrays["actions"], True)),
-        (episode.rewards, stored(arrays["rewards"], True)),
-    ]
-    if isinstance(arrays["observations"], dict):
-        assert list(episode.observations) == list(arrays["observations"])
-        pairs += [
-            (episode.observations[key], stored(value, False)) for key, value in arrays["observations"].items()
-        ]
-    else:
-        pairs.append((episode.observations, stored(arrays["observations"], False)))
+    kept_rows, given_rows = entries_of(episode.observations), entries_of(arrays["observations"])
+    assert list(kept_rows) == list(given_rows)
+    pairs = [(kept_rows[key], stored(value, False)) for key, value in given_rows.items()]
+    pairs += [(getattr(episode, name), stored(arrays[name], True)) for name in ("actions", "rewards")]
     for kept, expected in pairs:
         assert kept.dtype == expected.dtype
         assert_array_equal(kept, expected)
@@ -110,9 +104,8 @@ def test_one_fault_anywhere_is_refused_with_a_sentence_that_names_source_and_fie
         key = sorted(value)[seed % len(value)]
         value = value[key]
     wrong = FAULTS[fault](value.astype(np.int64) if fault == "dates" else value, seed)
-    with pytest.raises(
-        (ValueError, TypeError), match=rf"^{SOURCE}: .*`(observations|actions|rewards)"
-    ) as caught:
+    fields = rf"^{SOURCE}: .*`(observations|actions|rewards)"
+    with pytest.raises((ValueError, TypeError), match=fields) as caught:
         Episode(**{**arrays, field: wrong if key is None else {**arrays[field], key: wrong}}, source=SOURCE)
     # Which of two lengths is wrong nobody knows; any other fault is of one field.
     name = f"`{field}`" if key is None else f"`{field}[{key!r}]`"
@@ -133,20 +126,17 @@ def test_an_example_is_the_episode_up_to_shortly_after_its_success(
     for more in (0, 1):  # as a pair, with or without what followed the last action
         pair = Trajectory.of((take(observations, slice(0, shown + more)), steps[:shown]))
         assert_array_equal(pair.actions, trajectory.actions)
-        for one, other in zip(_arrays(pair.observations), _arrays(trajectory.observations), strict=True):
-            assert_array_equal(one, other)
-
-
-def _arrays(observations: Any) -> list[np.ndarray]:
-    return list(observations.values()) if isinstance(observations, dict) else [observations]
+        for key, rows in entries_of(trajectory.observations).items():
+            assert_array_equal(entries_of(pair.observations)[key], rows)
 
 
 # Data sets --------------------------------------------------------------------
 
 
-@given(
-    st.lists(st.tuples(st.floats(-50, 50), st.floats(0.01, 50)), min_size=1, max_size=4), st.booleans(), seeds
-)
+lows_and_widths = st.lists(st.tuples(st.floats(-50, 50), st.floats(0.01, 50)), min_size=1, max_size=4)
+
+
+@given(lows_and_widths, st.booleans(), seeds)
 def test_actions_are_taken_within_the_bounds_of_each_entry_and_refused_beyond(
     bounds: list[tuple[float, float]], outside: bool, seed: int
 ) -> None:
@@ -181,56 +171,44 @@ one_episode = st.fixed_dictionaries(
 many_tasks = st.lists(st.lists(one_episode, min_size=1, max_size=5), min_size=1, max_size=4)
 
 
-@given(
-    many_tasks,
-    st.booleans(),
-    st.integers(1, 5),
-    st.integers(1, 6),
-    st.integers(1, 4),
-    st.sampled_from(["none", "per_task"]),
-    st.sampled_from([0.0, 2.0, 50.0]),
-    seeds,
+buffer_options = st.fixed_dictionaries(
+    dict(
+        same_goal=st.booleans(),
+        prompts_per_batch=st.integers(1, 5),
+        prompt_window=st.integers(1, 6),
+        reward_scale=st.sampled_from(["none", "per_task"]),
+        return_weight=st.sampled_from([0.0, 2.0, 50.0]),
+        seed=seeds,
+    )
 )
+
+
+@given(many_tasks, buffer_options, st.integers(1, 4))
 def test_every_batch_of_every_buffer_is_sound(
-    tasks: list[list[dict[str, Any]]],
-    same_goal: bool,
-    prompts_per_batch: int,
-    prompt_window: int,
-    each: int,
-    reward_scale: str,
-    return_weight: float,
-    seed: int,
+    tasks: list[list[dict[str, Any]]], options: dict[str, Any], each: int
 ) -> None:
     """Each number carries its episode and step, see `traced`."""
     described = [(task, episode) for task, episodes in enumerate(tasks) for episode in episodes]
     episodes = [traced(task, number, **about) for number, (task, about) in enumerate(described)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of episodes that are alone
-        buffer = make_buffer(
-            episodes,
-            prompts_per_batch=prompts_per_batch,
-            prompt_window=prompt_window,
-            same_goal=same_goal,
-            reward_scale=reward_scale,
-            return_weight=return_weight,
-            seed=seed,
-        )
-    batch = buffer.sample(prompts_per_batch * each)
+        buffer = make_buffer(episodes, **options)
+    n_prompts = options["prompts_per_batch"]
+    batch = buffer.sample(n_prompts * each)
     pools: dict[Any, list[int]] = {}
     for number, (task, about) in enumerate(described):
-        pools.setdefault((task, about["goal"] if same_goal else None), []).append(number)
+        pools.setdefault((task, about["goal"] if options["same_goal"] else None), []).append(number)
     pool_of = {number: numbers for numbers in pools.values() for number in numbers}
 
-    seen = batch.observations.unflatten(0, (prompts_per_batch, each)).long()  # (M, N, 3)
-    shown = batch.prompts.observations.unflatten(0, (prompts_per_batch, prompt_window)).long()  # (M, L, 3)
-    for m in range(prompts_per_batch):
+    seen = batch.observations.unflatten(0, (n_prompts, each)).long()  # (M, N, 3)
+    shown = batch.prompts.observations.unflatten(0, (n_prompts, -1)).long()  # (M, L, 3)
+    assert shown.shape[1] == options["prompt_window"]
+    for m in range(n_prompts):
         numbers = set(seen[m, :, EPISODE].tolist())
         pool = pool_of[min(numbers)]
         assert numbers <= set(pool)
         assert bool(batch.prompts.has_trajectory[m]) == (len(pool) > 1 or len(episodes[pool[0]]) > 1)
-        if (
-            len(pool) == 1 and len(episodes[pool[0]]) > 1
-        ):  # a part of it is shown, and none of what is learned from
+        if len(pool) == 1 and len(episodes[pool[0]]) > 1:  # a part that nothing is learned from is shown
             assert set(shown[m, :, EPISODE].tolist()) == {pool[0]}
             assert not set(shown[m, :, STEP].tolist()) & set(seen[m, :, STEP].tolist())
         if len(pool) > 1:
@@ -248,23 +226,17 @@ def test_every_batch_of_every_buffer_is_sound(
     assert th.equal(batch.next_observations, batch.observations + th.tensor([0.0, 0.0, 1.0]))
     assert th.equal(batch.actions, batch.observations[:, EPISODE:] / 128.0)
     rewards = batch.observations[:, EPISODE] + batch.observations[:, STEP] / 256.0
-    scales = th.tensor(
-        [
-            _root_mean_square(episodes, int(task)) if reward_scale == "per_task" else 1.0
-            for task in flat[:, TASK]
-        ]
-    )
+    scales = th.ones(len(flat))
+    if options["reward_scale"] == "per_task":
+        scales = th.tensor([_root_mean_square(episodes, int(task)) for task in flat[:, TASK]])
     th.testing.assert_close(batch.rewards[:, 0] * scales.float(), rewards)
-    assert {batch.dones.dtype, batch.rewards.dtype, batch.actions.dtype, batch.observations.dtype} == {
-        th.float32
-    }
+    for tensor in (batch.dones, batch.rewards, batch.actions, batch.observations):
+        assert tensor.dtype == th.float32
 
 
 def _root_mean_square(episodes: list[Episode], task: int) -> float:
-    rewards = np.concatenate(
-        [episode.rewards for episode in episodes if episode.task == f"task-{task}"]
-    ).astype(np.float64)
-    return float(np.sqrt(np.square(rewards).mean())) or 1.0
+    rewards = np.concatenate([one.rewards for one in episodes if one.task == f"task-{task}"])
+    return float(np.sqrt(np.square(rewards.astype(np.float64)).mean())) or 1.0
 
 
 # Prompts ----------------------------------------------------------------------
@@ -278,9 +250,9 @@ EXAMPLE = traced(0, 0, 3)
 @given(some_texts, some_examples)
 def test_sentences_and_examples_become_one_prompt_or_one_for_each_row(texts: Any, examples: Any) -> None:
     def read(example: Any) -> Any:
-        return (
-            [read(entry) for entry in example] if isinstance(example, list) else EXAMPLE if example else None
-        )
+        if isinstance(example, list):
+            return [read(entry) for entry in example]
+        return EXAMPLE if example else None
 
     n_texts, n_examples = (len(value) if isinstance(value, list) else 1 for value in (texts, examples))
     if texts is None and examples is None:
@@ -293,11 +265,9 @@ def test_sentences_and_examples_become_one_prompt_or_one_for_each_row(texts: Any
         n = max(n_texts, n_examples)
         each_text = texts if isinstance(texts, list) else [texts]
         each_example = read(examples) if isinstance(examples, list) else [read(examples)]
-        expected = [text and text.strip() for text in (each_text * n if n_texts == 1 else each_text)]
+        expected = [text and text.strip() for text in each_text * (n // n_texts)]
         assert [prompt.text for prompt in prompts] == expected
-        assert [prompt.trajectory for prompt in prompts] == (
-            each_example * n if n_examples == 1 else each_example
-        )
+        assert [prompt.trajectory for prompt in prompts] == each_example * (n // n_examples)
 
 
 # Spaces -----------------------------------------------------------------------
@@ -309,14 +279,13 @@ boxes = st.builds(
     shapes.filter(len),
     st.sampled_from([np.float32, np.float64]),
 )
+byte_shapes = shapes.filter(lambda shape: 0 < len(shape) < 3)
 plain_spaces = st.one_of(
     boxes,
     st.builds(spaces.Discrete, st.integers(1, 5)),
     st.builds(spaces.MultiDiscrete, st.lists(st.integers(1, 4), min_size=1, max_size=3)),
     st.builds(spaces.MultiBinary, st.integers(1, 4) | st.tuples(st.integers(1, 3), st.integers(1, 3))),
-    st.builds(
-        lambda shape: spaces.Box(0, 255, shape, np.uint8), shapes.filter(lambda shape: 0 < len(shape) < 3)
-    ),
+    st.builds(lambda shape: spaces.Box(0, 255, shape, np.uint8), byte_shapes),
 )
 observation_spaces = plain_spaces | st.dictionaries(
     st.sampled_from("abc"), plain_spaces, min_size=1, max_size=3

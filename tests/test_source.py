@@ -93,9 +93,8 @@ def test_a_bad_episode_is_refused_by_source_episode_and_field_and_the_others_are
         read_sources([source])
     refused: list[str] = []
     kept = list(source.episodes(refused.append))
-    assert [episode.source for episode in kept] == [
-        f"logs, episode {seed}" for seed in range(4) if seed != number
-    ]
+    others = [f"logs, episode {seed}" for seed in range(4) if seed != number]
+    assert [episode.source for episode in kept] == others
     assert len(refused) == 1
     assert refused[0].startswith(f"logs, episode {number}: ")
 
@@ -109,15 +108,10 @@ def test_sound_episodes_of_any_kind_of_number_are_read_as_they_are(
     lengths: list[int], dtype: type[Any], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    records = [
-        record(
-            n,
-            number,
-            actions=np.clip(rng.normal(size=(n, 2)), -1, 1).astype(dtype),
-            rewards=rng.normal(size=n).astype(dtype),
-        )
-        for number, n in enumerate(lengths)
-    ]
+    records = []
+    for number, n in enumerate(lengths):
+        actions = np.clip(rng.normal(size=(n, 2)), -1, 1).astype(dtype)
+        records.append(record(n, number, actions=actions, rewards=rng.normal(size=n).astype(dtype)))
     data = read_sources([Logs(records)])
     for episode, given_record in zip(data.episodes, records, strict=True):
         for name in ("observations", "actions", "rewards"):
@@ -138,10 +132,9 @@ def test_actions_outside_are_clipped_and_counted_and_those_inside_are_untouched(
     said = [str(warning.message) for warning in caught]
     assert len(said) == (n_outside > 0)
     if n_outside:
-        assert said[0].startswith(
-            f"logs: {n_outside} of {len(actions)} actions lay outside the action space [-1.0, 1.0]"
-        )
-        with refused(f"logs, episode {seed}: {n_outside} of {len(actions)} actions lie outside"):
+        share = f"{n_outside} of {len(actions)} actions"
+        assert said[0].startswith(f"logs: {share} lay outside the action space [-1.0, 1.0]")
+        with refused(f"logs, episode {seed}: {share} lie outside"):
             list(Logs([record(len(actions), seed, actions=actions)], reading=Reading(strict=True)).episodes())
 
 
@@ -183,14 +176,12 @@ def test_a_sentence_for_nobody_is_refused() -> None:
 
 # Dict observations ------------------------------------------------------------
 
-NESTED = spaces.Dict(
-    {
-        "b": spaces.Dict(
-            {"y": spaces.Box(-1, 1, (2,), np.float64), "x": spaces.Box(-1, 1, (1, 2), np.float64)}
-        ),
-        "a": spaces.Box(-1, 1, (1,), np.float64),
-    }
-)
+
+def box(*shape: int) -> spaces.Box:
+    return spaces.Box(-1, 1, shape, np.float64)
+
+
+NESTED = spaces.Dict({"b": spaces.Dict({"y": box(2), "x": box(1, 2)}), "a": box(1)})
 
 
 def nested_record(n_steps: int = 2) -> Record:

@@ -33,7 +33,7 @@ Build = Callable[..., StoredDataset]
 ACTIONS = spaces.Box(-2.0, 2.0, (2,), np.float32)
 
 
-class FromMemory(EpisodeSource):
+class Logs(EpisodeSource):
     """Episodes that a test made, with a file that stands for them."""
 
     kind = "memory"
@@ -67,11 +67,11 @@ def build(cache: Path) -> Build:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> FromMemory:
-    return FromMemory(tmp_path / "source", make_episodes(n_tasks=3, n_episodes=3, length=6))
+def source(tmp_path: Path) -> Logs:
+    return Logs(tmp_path / "source", make_episodes(n_tasks=3, n_episodes=3, length=6))
 
 
-def dict_source(tmp_path: Path) -> FromMemory:
+def dict_source(tmp_path: Path) -> Logs:
     rng = np.random.default_rng(0)
     space = spaces.Dict(
         {"picture": spaces.Box(0, 255, (36, 36, 3), np.uint8), "place": spaces.Box(-9, 9, (3,), np.float32)}
@@ -88,7 +88,7 @@ def dict_source(tmp_path: Path) -> FromMemory:
         )
         for n in (3, 1, 4)
     ]
-    return FromMemory(tmp_path / "source", episodes, space)
+    return Logs(tmp_path / "source", episodes, space)
 
 
 def tensors(value: Any) -> list[th.Tensor]:
@@ -112,7 +112,7 @@ def stores(cache: Path) -> list[Path]:
 # What is mapped ---------------------------------------------------------------
 
 
-def test_a_mapped_data_set_says_what_one_in_memory_says(source: FromMemory, build: Build) -> None:
+def test_a_mapped_data_set_says_what_one_in_memory_says(source: Logs, build: Build) -> None:
     mapped, resident = build(source), read_sources([source])
     assert mapped.observation_space == resident.observation_space
     assert mapped.action_space == resident.action_space
@@ -126,7 +126,7 @@ def test_a_mapped_data_set_says_what_one_in_memory_says(source: FromMemory, buil
 
 @pytest.mark.parametrize("return_weight", [0.0, 2.0])
 def test_batches_of_mapped_data_are_those_of_data_in_memory(
-    source: FromMemory, build: Build, return_weight: float
+    source: Logs, build: Build, return_weight: float
 ) -> None:
     datasets, weight = (build(source), read_sources([source])), return_weight
     mapped, resident = (PromptReplayBuffer(data, "cpu", 3, seed=1, return_weight=weight) for data in datasets)
@@ -147,7 +147,7 @@ def test_dict_observations_and_images_are_mapped_alike(build: Build, tmp_path: P
     assert_equal(one, other)
 
 
-def test_segments_of_mapped_data_are_those_of_data_in_memory(source: FromMemory, build: Build) -> None:
+def test_segments_of_mapped_data_are_those_of_data_in_memory(source: Logs, build: Build) -> None:
     datasets = (build(source), read_sources([source]))
     mapped, resident = (
         SegmentBuffer(data, 4, device="cpu", prompts_per_batch=3, seed=1) for data in datasets
@@ -155,7 +155,7 @@ def test_segments_of_mapped_data_are_those_of_data_in_memory(source: FromMemory,
     assert_equal(mapped.sample_segments(12), resident.sample_segments(12))
 
 
-def test_a_model_learns_the_same_from_mapped_data(source: FromMemory, build: Build) -> None:
+def test_a_model_learns_the_same_from_mapped_data(source: Logs, build: Build) -> None:
     def learned(data: OfflineDataset) -> dict[str, th.Tensor]:
         model = tiny_model(dataset=data, batch_size=6, text_encoder="hashing:16")
         return model.learn(3).policy.state_dict()
@@ -164,9 +164,7 @@ def test_a_model_learns_the_same_from_mapped_data(source: FromMemory, build: Bui
     assert_close(one, other, rtol=0, atol=0)
 
 
-def test_a_part_of_mapped_data_stays_mapped_and_has_nothing_of_the_rest(
-    source: FromMemory, build: Build
-) -> None:
+def test_a_part_of_mapped_data_stays_mapped_and_has_nothing_of_the_rest(source: Logs, build: Build) -> None:
     whole, resident = build(source), read_sources([source])
     parts = [data.only(lambda episode: episode.task != "task-1") for data in (whole, resident)]
     assert isinstance(parts[0], StoredDataset)
@@ -180,7 +178,7 @@ def test_a_part_of_mapped_data_stays_mapped_and_has_nothing_of_the_rest(
 
 
 def test_a_buffer_of_mapped_data_survives_a_pickle_without_its_steps(build: Build, tmp_path: Path) -> None:
-    mapped = build(FromMemory(tmp_path / "s", make_episodes(length=2_000)))
+    mapped = build(Logs(tmp_path / "s", make_episodes(length=2_000)))
     buffer = PromptReplayBuffer(mapped, "cpu", 3, seed=1)
     file = pickle.dumps(buffer)
     assert len(file) < mapped.file.path.stat().st_size / 2
@@ -212,16 +210,14 @@ def test_what_was_read_is_let_go_of_when_it_becomes_much(
 # When it is built -------------------------------------------------------------
 
 
-def test_it_is_read_once(source: FromMemory, build: Build, cache: Path) -> None:
+def test_it_is_read_once(source: Logs, build: Build, cache: Path) -> None:
     for _ in range(3):
         build(source)
     assert source.times_read == 1
     assert len(stores(cache)) == 1
 
 
-def test_a_changed_source_is_read_anew_into_the_same_place(
-    source: FromMemory, build: Build, cache: Path
-) -> None:
+def test_a_changed_source_is_read_anew_into_the_same_place(source: Logs, build: Build, cache: Path) -> None:
     build(source)
     source.file.write_text("as of tomorrow, which is longer")
     source.given = make_episodes(n_tasks=1)
@@ -232,9 +228,9 @@ def test_a_changed_source_is_read_anew_into_the_same_place(
     assert len(stores(cache)) == 1
 
 
-def test_other_sentences_are_other_data(source: FromMemory, build: Build, cache: Path) -> None:
+def test_other_sentences_are_other_data(source: Logs, build: Build, cache: Path) -> None:
     build(source)
-    told = FromMemory(source.file, source.given, reading=Reading({"task-0": "do it"}))
+    told = Logs(source.file, source.given, reading=Reading({"task-0": "do it"}))
     assert build(told).episodes[0].task_texts == ("do it",)
     assert len(stores(cache)) == 2
 
@@ -242,7 +238,7 @@ def test_other_sentences_are_other_data(source: FromMemory, build: Build, cache:
 @pytest.mark.parametrize("name", [STEPS, REWARDS, EPISODES, ABOUT])
 @pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
 def test_a_damaged_file_is_noticed_and_built_anew(
-    source: FromMemory, build: Build, cache: Path, name: str, damage: str
+    source: Logs, build: Build, cache: Path, name: str, damage: str
 ) -> None:
     expected = fingerprint(build(source))
     file = stores(cache)[0] / name
@@ -260,7 +256,7 @@ def test_a_damaged_file_is_noticed_and_built_anew(
     assert source.times_read == 2
 
 
-def test_files_of_another_format_are_built_anew(source: FromMemory, build: Build, cache: Path) -> None:
+def test_files_of_another_format_are_built_anew(source: Logs, build: Build, cache: Path) -> None:
     build(source)
     about = stores(cache)[0] / ABOUT
     about.write_text(json.dumps({**json.loads(about.read_text()), "format": 0}))
@@ -269,10 +265,10 @@ def test_files_of_another_format_are_built_anew(source: FromMemory, build: Build
 
 
 def test_an_interrupted_building_leaves_nothing(
-    source: FromMemory, build: Build, cache: Path, monkeypatch: pytest.MonkeyPatch
+    source: Logs, build: Build, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted() -> Iterator[Record]:
-        yield from list(FromMemory.records(source))[:2]
+        yield from list(Logs.records(source))[:2]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -284,7 +280,7 @@ def test_an_interrupted_building_leaves_nothing(
 
 
 def test_what_a_killed_building_left_is_removed_by_the_next(
-    source: FromMemory, build: Build, cache: Path, tmp_path: Path
+    source: Logs, build: Build, cache: Path, tmp_path: Path
 ) -> None:
     build(source)
     (folder,) = stores(cache)
@@ -296,12 +292,10 @@ def test_what_a_killed_building_left_is_removed_by_the_next(
     assert stores(cache) == [folder]
 
 
-def test_two_that_ask_at_once_build_once(
-    source: FromMemory, build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_that_ask_at_once_build_once(source: Logs, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     def slowly() -> Iterator[Record]:
         time.sleep(0.2)
-        yield from FromMemory.records(source)
+        yield from Logs.records(source)
 
     monkeypatch.setattr(source, "records", slowly)
     with ThreadPoolExecutor(2) as threads:
@@ -310,7 +304,7 @@ def test_two_that_ask_at_once_build_once(
     assert fingerprint(one) == fingerprint(other)
 
 
-def test_who_has_mapped_what_is_replaced_keeps_it(source: FromMemory, build: Build) -> None:
+def test_who_has_mapped_what_is_replaced_keeps_it(source: Logs, build: Build) -> None:
     before = build(source)
     first = np.array(before.episodes[0].actions)
     os.utime(source.file, ns=(0, 0))
@@ -327,18 +321,18 @@ def test_a_bad_episode_is_refused_and_leaves_nothing(build: Build, cache: Path, 
     spoilt = {"observations": good.observations * np.nan, "source": "logs, episode 3"}  # type: ignore[operator]
     bad = Episode.trusted(**{**vars(good), **spoilt})
     with refused("logs, episode 3: `observations` holds"):
-        build(FromMemory(tmp_path / "source", [good, bad]))
+        build(Logs(tmp_path / "source", [good, bad]))
     assert stores(cache) == []
 
 
-def test_sentences_for_what_is_not_there_are_refused(source: FromMemory, build: Build) -> None:
-    told = FromMemory(source.file, source.given, reading=Reading({"task-9": "do it"}))
+def test_sentences_for_what_is_not_there_are_refused(source: Logs, build: Build) -> None:
+    told = Logs(source.file, source.given, reading=Reading({"task-9": "do it"}))
     with refused(r"`task_texts` speaks of \['task-9'\]"):
         build(told)
 
 
 def test_a_source_that_is_no_file_is_refused(
-    source: FromMemory, build: Build, monkeypatch: pytest.MonkeyPatch
+    source: Logs, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "files", list)
     with refused("memory is no file, so that a change of it could not be noticed"):
@@ -351,8 +345,8 @@ def test_clipped_actions_are_said_when_it_is_built(build: Build, tmp_path: Path)
     episode = make_episodes(n_tasks=1, n_episodes=1)[0]
     loud = Episode(episode.observations, episode.actions * 9, episode.rewards)
     with warned("memory: .* actions lay outside"):
-        data = build(FromMemory(tmp_path / "source", [loud]))
+        data = build(Logs(tmp_path / "source", [loud]))
     assert np.abs(data.episodes[0].actions).max() == 2.0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        build(FromMemory(tmp_path / "source", [loud]))
+        build(Logs(tmp_path / "source", [loud]))
