@@ -527,7 +527,7 @@ def test_a_table_of_episodes_that_is_short_of_some_is_refused(save: Save) -> Non
     [
         ([4, 3], "it holds 3 frames of episode 1, and meta/episodes says 4 frames of episode 1"),
         ([4], "it holds 0 frames of episode None, and meta/episodes says 4 frames of episode 1"),
-        ([4, 4, 4], "it holds episode 2 besides those that meta/episodes speaks of"),
+        ([4, 4, 4], "it holds episode 2 besides those of meta/episodes"),
     ],
 )
 def test_a_file_of_other_episodes_than_the_table_says_is_refused(

@@ -15,8 +15,7 @@ _SUCCESS = ("infos/success", "infos/goal_achieved")
 """Arrays that may say at each step whether it was a success, best first."""
 
 _BROKEN = (OSError, RuntimeError, KeyError)
-"""Errors of h5py for a damaged file, as it is opened, or as a name, an array's header or its values are
-read."""
+"""Errors of h5py for a damaged file, as it is opened, and as names, headers of arrays or values are read."""
 
 _LOCOMOTION = r"[-_](random|medium|expert|full|mixed)"
 _ADROIT = r"[-_](v\d|human|cloned|expert|demos)"
@@ -47,8 +46,7 @@ _SENTENCES = {
     rf"door{_ADROIT}": "undo the latch and pull the door open",
     rf"relocate{_ADROIT}": "pick up the ball and carry it to the target",
 }
-"""A sentence for each robot, by the beginning of its files' names, those of D4RL's and of its
-environments."""
+"""A sentence for each robot, by the beginning of its files' names, those of D4RL and its environments."""
 
 
 class D4RLSource(StepFileSource):

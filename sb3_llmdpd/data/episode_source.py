@@ -25,8 +25,7 @@ Refused = Callable[[str], None]
 class Reading:
     """Options of reading that are the same for any source.
 
-    :param task_texts: sentence, or several phrasings, by the name of a source or by task; the source's own is
-        ignored.
+    :param task_texts: sentence or phrasings, by the name of a source or by task; the source's own is ignored.
     :param strict: refuse an action outside the action space; otherwise it is clipped, as many environments do
         before they act, and a warning says how many were.
     :param flatten: put the entries of a Dict observation side by side, as gymnasium's `flatten_space` does.

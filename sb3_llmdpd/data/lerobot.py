@@ -33,8 +33,8 @@ class LeRobotSource(EpisodeSource):
     :param folder: holds ``meta/info.json``; ``~`` is the home folder.
     :param observation_key: feature that is the observation, or several, put side by side in their order.
     :param reading: see `Reading`.
-    :raises ValueError: when the folder is missing, damaged or of another version, or a feature missing or an
-        image.
+    :raises ValueError: when the folder is missing, damaged or of another version, or a feature missing or no
+        number.
     :raises TypeError: when a key is no string.
     """
 
@@ -99,8 +99,7 @@ class LeRobotSource(EpisodeSource):
         if n_steps < n_frames and not closed and rewards[-1] and not rewards[:-1].any():
             counts[
                 "have no reward but that of their last action, which is left out: what it led to is not"
-                f" recorded. `{DONE}` there, with `{SUCCESS}` where that is recorded, would say that the task"
-                " ended"
+                f" recorded. `{DONE}` there, with `{SUCCESS}` where that is recorded, would say that it ended"
             ] += 1
         text = self._task_text(frames, counts)
         return {

@@ -103,11 +103,10 @@ class Contents:
             tables = sorted((folder / "meta/episodes").glob("*/*.parquet"))
         self.tasks = self._read_tasks(folder / _TASKS[version])
         self._entries = sorted(entry for table in tables for entry in self._read_entries(table))
-        self.n_episodes = info.get("total_episodes", len(self._entries))
-        if self.n_episodes != len(self._entries) or not self._entries:
-            counted = (
-                f"{_INFO} speaks of {self.n_episodes} episodes, and meta/episodes of {len(self._entries)}"
-            )
+        n_entries = len(self._entries)
+        self.n_episodes = info.get("total_episodes", n_entries)
+        if self.n_episodes != n_entries or not n_entries:
+            counted = f"{_INFO} speaks of {self.n_episodes} episodes, and meta/episodes of {n_entries}"
             raise ValueError(f"{name}: {counted}; download or record the data set again")
         data = dict.fromkeys(file for _, _, file in self._entries)
         self.files = [folder / _INFO, folder / _TASKS[version], *tables, *data]
@@ -192,9 +191,7 @@ class Contents:
                         )
                     yield Frames(f"{self._name}, episode {index}", batches, self.shapes)
                 if extra := next(runs, None):
-                    raise ValueError(
-                        f"it holds episode {extra[0]} besides those that meta/episodes speaks of"
-                    )
+                    raise ValueError(f"it holds episode {extra[0]} besides those of meta/episodes")
 
 
 def _pieces(batches: Iterator[Any]) -> Iterator[tuple[Any, Any]]:

@@ -37,14 +37,11 @@ def load_minari(
     :param strict: see `Reading`.
     :param flatten: see `Reading`.
     :return: all episodes.
-    :raises ValueError: when an id is missing, a file damaged, a number NaN, a sentence empty, or spaces
-        differ.
+    :raises ValueError: when an id is missing, a file damaged, a number NaN, a text empty, or spaces differ.
     """
     names = [ids] if isinstance(ids, str) else list(ids)
     if not names:
-        raise ValueError(
-            "`ids` names no data set; give at least one Minari id, e.g. 'metaworld/drawer-open-v0'"
-        )
+        raise ValueError("`ids` names no data set; give at least one, e.g. 'metaworld/drawer-open-v0'")
     reading = Reading(task_texts or {}, strict, flatten)
     return read_sources([MinariSource(name, root=root, reading=reading) for name in names])
 
@@ -86,9 +83,7 @@ class MinariSource(EpisodeSource):
     def records(self) -> Iterator[Record]:
         """See `EpisodeSource.records`."""
         name, given = self.name, self.reading.task_texts
-        texts = [
-            row.texts for row in self._rows(whole=bool(self._sentences))
-        ]  # a first pass that keeps no episode
+        texts = [row.texts for row in self._rows(whole=bool(self._sentences))]  # a pass that keeps no episode
         several = len(set(texts)) > 1
         common = () if name in given or all(texts) else _dataset_texts(name, self._dataset)
         for row in self._rows(whole=True):
@@ -110,10 +105,8 @@ class MinariSource(EpisodeSource):
     def _rows(self, whole: bool) -> Iterator["_Row"]:
         """Read the episodes as Minari has them; unless ``whole``, only their metadata."""
         indices, storage = self._dataset.episode_indices, self._dataset.storage
-        records, metadata = (
-            storage.get_episodes(indices) if whole else None,
-            storage.get_episode_metadata(indices),
-        )
+        records = storage.get_episodes(indices) if whole else None
+        metadata = storage.get_episode_metadata(indices)
         for index in indices:
             source = f"{self.name}, episode {index}"
             try:

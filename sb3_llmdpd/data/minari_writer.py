@@ -61,8 +61,7 @@ def write_minari(
     :param observation_space: of the episodes, one array or a Dict of arrays.
     :param action_space: of the episodes, a Box with finite bounds.
     :param root: folder of Minari data sets, see `datasets_root`.
-    :param description: of the data set; for episodes without a sentence `load_minari` takes it for one, and
-        warns.
+    :param description: of the data set; `load_minari` takes it for a sentence that episodes lack, and warns.
     :param algorithm_name: name of the policy that acted.
     :param metadata: more about the data set, as JSON values; ``author`` and ``author_email`` may be lists.
     :param episode_metadata: more about each episode, in their order: strings, numbers, or arrays of numbers.
@@ -137,8 +136,7 @@ def _check_new_id(folder: Path, dataset_id: str) -> str | None:
     except (ValueError, TypeError) as error:  # a TypeError where the version is missing
         raise ValueError(
             f"{dataset_id!r} is no Minari id: write it as 'namespace/name-v0', of letters, digits, '-' and"
-            " '_', with a version at its end; the namespace may be left out, or hold further '/', and has two"
-            " characters at least"
+            " '_', with a version; the namespace may be left out or hold '/', and has at least two characters"
         ) from error
     if (folder / dataset_id).exists():
         later = (ids.gen_dataset_id(namespace, name, number) for number in count(version + 1))
@@ -214,15 +212,13 @@ def _said_by(episode: Episode, source: str) -> dict[str, Any]:
     return said | {name: value for name, value in optional.items() if value is not None}
 
 
-def _checked_entry(entry: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _checked_entry(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
     if taken := sorted(_SAID_BY_EPISODES & set(entry)):
-        raise ValueError(
-            f"{source}: `episode_metadata` must not hold {taken}, which the `Episode` itself says"
-        )
+        raise ValueError(f"{name}: `episode_metadata` must not hold {taken}, which the `Episode` itself says")
     for key, value in entry.items():
         if not isinstance(value, str | bool | numbers.Real) and np.asarray(value).dtype.kind not in "fiub":
             raise TypeError(
-                f"{source}: `episode_metadata[{key!r}]` must be a string, a number or an array of numbers,"
+                f"{name}: `episode_metadata[{key!r}]` must be a string, a number or an array of numbers,"
                 f" got {type(value).__name__}"
             )
     return dict(entry)

@@ -221,8 +221,7 @@ def _nested(entries: dict[str, _Entry], source: str) -> dict[str, Any]:
             nested[name] = entry
         elif head in entries:
             raise ValueError(
-                f"{source}: has both `{head}` and `{name}`; a Dict observation has only entries like the"
-                " second"
+                f"{source}: has both `{head}` and `{name}`; a Dict observation has only the second kind"
             )
         else:
             nested.setdefault(head, {})[key] = entry

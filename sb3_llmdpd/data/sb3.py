@@ -43,8 +43,7 @@ class ReplayBufferSource(EpisodeSource):
     :param buffer: a ``ReplayBuffer`` or ``DictReplayBuffer``, or the path of a saved one.
     :param task: of all episodes.
     :param allow_pickle: whether to open such a file, which executes its content: only your own.
-    :param scaled_actions: whether actions are scaled to [-1, 1]; False where they were added in environment
-        units.
+    :param scaled_actions: whether actions are scaled to [-1, 1]; False where they are in environment units.
     :param reading: see `Reading`.
     :raises TypeError: when it is another kind of buffer, or none.
     :raises ValueError: when the file is not there, not allowed or damaged, the buffer is empty, the actions
@@ -137,12 +136,13 @@ class ReplayBufferSource(EpisodeSource):
     def _observations(self, stored: Any, rows: np.ndarray, column: int) -> Any:
         """Read rows of an environment in the shapes of the space: SB3 gives a Discrete one an axis."""
         space = self._buffer.observation_space
+
+        def read(array: np.ndarray, part: spaces.Space[Any]) -> np.ndarray:
+            return array[rows, column].reshape(len(rows), *(part.shape or ()))
+
         if isinstance(space, spaces.Dict):
-            shapes = {key: part.shape or () for key, part in space.items()}
-            return {
-                key: stored[key][rows, column].reshape(len(rows), *shape) for key, shape in shapes.items()
-            }
-        return stored[rows, column].reshape(len(rows), *(space.shape or ()))
+            return {key: read(stored[key], part) for key, part in space.items()}
+        return read(stored, space)
 
     def _in_environment_units(self, scaled: np.ndarray) -> np.ndarray:
         # Clipped, since rounding may leave the bounds a little, see `_check_scale`.
@@ -156,9 +156,8 @@ class ReplayBufferSource(EpisodeSource):
         farthest = float(np.abs(actions).max(initial=0.0))
         if self._scaled and farthest > 1.0 + _ROUNDING:
             raise ValueError(
-                f"{self.name}: its actions reach {farthest:.4g}, and the algorithms of Stable-Baselines3"
-                " store them scaled to [-1, 1]; where these are in environment units, say so with"
-                " scaled_actions=False"
+                f"{self.name}: its actions reach {farthest:.4g}, and Stable-Baselines3 stores them scaled to"
+                " [-1, 1]; where these are in environment units, say so with scaled_actions=False"
             )
 
 

@@ -122,8 +122,7 @@ def flat_observations(space: spaces.Space[Any], observations: Any, source: str) 
 def joint_spaces(sources: Sequence[SourceSpaces]) -> tuple[spaces.Space[Any], spaces.Box]:
     """Find the spaces that all sources share.
 
-    Bounds of observations may differ: nothing is scaled by them. Bounds of actions may where all are from
-    data.
+    Bounds of observations may differ: nothing is scaled by them. Those of actions may if all are from data.
 
     :param sources: at least one.
     :return: the smallest spaces of observations and of actions that hold those of all sources.
@@ -144,13 +143,9 @@ def joint_spaces(sources: Sequence[SourceSpaces]) -> tuple[spaces.Space[Any], sp
     return observation_space, action_space
 
 
-def _differing(
-    kind: str, name: str, space: spaces.Space[Any], other: str, its: spaces.Space[Any]
-) -> ValueError:
-    return ValueError(
-        f"data sets that are read together must share their {kind} space: {name} has {space}, {other} has"
-        f" {its}"
-    )
+def _differing(kind: str, name: str, space: Any, other: str, its: Any) -> ValueError:
+    both = f"{name} has {space}, {other} has {its}"
+    return ValueError(f"data sets that are read together must share their {kind} space: {both}")
 
 
 def _joint_space(one: spaces.Space[Any], other: spaces.Space[Any]) -> Any:

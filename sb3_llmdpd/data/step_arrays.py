@@ -52,10 +52,9 @@ class StepArrays:
                 object.__setattr__(self, name, self._flags(name, getattr(self, name)))
         object.__setattr__(self, "observations", self._checked_observations("observations"))
         object.__setattr__(self, "actions", self._checked("actions", self.actions))
-        if len(self.actions.shape) < 2:
+        if len(shape := self.actions.shape) < 2:
             raise self._refusal(
-                f"`actions` must be (N, *action_shape), (N, 1) for a single number, got shape"
-                f" {self.actions.shape}"
+                f"`actions` must be (N, *action_shape), (N, 1) for a single number, got shape {shape}"
             )
         if self.next_observations is not None:
             object.__setattr__(self, "next_observations", self._checked_observations("next_observations"))
@@ -93,9 +92,7 @@ class StepArrays:
         if not isinstance(value, Mapping):
             return self._checked(name, value)
         if not value:
-            raise self._refusal(
-                f"`{name}` is empty; it must hold an array, or one for each key of a Dict space"
-            )
+            raise self._refusal(f"`{name}` is empty; it must hold an array, or one for each key of a Dict")
         return {key: self._checked(f"{name}[{key!r}]", part) for key, part in value.items()}
 
     def _checked(self, name: str, value: Any) -> Any:
@@ -172,8 +169,7 @@ def find_episodes(steps: StepArrays, max_episode_steps: int | None = None) -> li
     Example: five rows with a timeout at row 2 are the steps 0 and 1, and the step 3.
 
     A step that is both terminal and timeout counts as terminal: a goal may be reached at the last moment. A
-    warning tells of it: where terminals mean any end of an episode, time limits would be read as ends of the
-    task.
+    warning tells of it: terminals may mean any end of an episode, and time limits are then misread.
 
     :param steps: all of them.
     :param max_episode_steps: time limit of the environment, where the arrays do not say when it was reached.

@@ -95,7 +95,7 @@ class StepFileSource(EpisodeSource):
         if longest > LONG_EPISODE:
             warnings.warn(
                 f"{steps.source}: {longest:,} steps follow each other with neither a terminal nor a timeout,"
-                " and are read as one long episode. Where the environment has a time limit, say it with"
+                " and are read as one long episode. Where there is a time limit, say it with"
                 " `max_episode_steps`",
                 stacklevel=3,
             )
@@ -121,7 +121,7 @@ def steps_under_names(entries: Mapping[str, Any], source: str, limited: bool) ->
     if "terminals" not in entries and "timeouts" not in entries and not limited:
         warnings.warn(
             f"{source}: has neither `terminals` nor `timeouts`, but {_listed(entries)}: no end of an episode"
-            " is read as one of the task. Name them like this, or say the environment's time limit with"
+            " is read as one of the task. Name them like this, or say the time limit with"
             " `max_episode_steps`",
             stacklevel=4,
         )
@@ -145,9 +145,8 @@ def existing_file(path: str | Path) -> Path:
         raise ValueError(f"{path} is a folder; give the path of one file in it")
     if not file.parent.is_dir():
         raise ValueError(f"there is no file {path}, and no folder {file.parent}")
-    others = sorted(
-        other.name for other in file.parent.iterdir() if other.is_file() and not other.name.startswith(".")
-    )
+    names = [path.name for path in file.parent.iterdir() if path.is_file()]
+    others = sorted(name for name in names if not name.startswith("."))
     alike = [name for name in others if Path(name).suffix == file.suffix]
     near = difflib.get_close_matches(file.name, others, n=3) or alike[:3]
     nearest = f"nearest there: {', '.join(near)}" if near else "there is nothing like it in that folder"

@@ -75,7 +75,7 @@ def open_stored(folder: Path) -> StoredDataset:
         row += n_steps + 1
     if not row == len(file) == len(rewards):
         raise ValueError(
-            f"{folder} holds {len(file)} rows of steps, {len(rewards)} rewards and episodes of {row} rows"
+            f"{folder} holds {len(file)} steps, {len(rewards)} rewards and episodes of {row} rows"
         )
     seen, acted = space_from_json(about["observation_space"]), space_from_json(about["action_space"])
     rows = np.array(first_rows)
