@@ -50,8 +50,8 @@ def check_fits(
 
     :param observations: (n, *obs_shape), or a dict of such arrays.
     :param actions: (T, *action_shape), environment units.
-    :param observation_space: of the data set or the model.
-    :param action_space: of the data set or the model.
+    :param observation_space: space of the data set or the model.
+    :param action_space: space of the data set or the model.
     :param source: named first in the error message.
     :raises ValueError: when shapes differ, or actions leave the space.
     """
@@ -120,7 +120,7 @@ def n_categories(space: spaces.Space[Any]) -> np.ndarray | int | None:
 def check_bounded(space: spaces.Space[Any], name: str = "`action_space`") -> None:
     """Refuse actions without finite bounds.
 
-    :param space: of actions.
+    :param space: space of actions.
     :param name: the space's name in the message.
     :raises ValueError: unless the space is a Box with finite bounds.
     """
@@ -131,7 +131,7 @@ def check_bounded(space: spaces.Space[Any], name: str = "`action_space`") -> Non
 def check_varied(space: spaces.Box) -> None:
     """Refuse actions with a constant entry: scaling it to [-1, 1] would make it NaN.
 
-    :param space: of actions, with finite bounds.
+    :param space: space of actions, with finite bounds.
     :raises ValueError: when an entry's bounds are equal.
     """
     if not (space.low < space.high).all():

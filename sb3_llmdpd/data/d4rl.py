@@ -63,10 +63,10 @@ class D4RLSource(StepFileSource):
 
     Only one episode at a time is in memory, beside arrays of one number a step.
 
-    :param path: of the hdf5 file; ``~`` is the home folder.
-    :param task: of all episodes; by default the file's name without its suffix.
+    :param path: path of the hdf5 file; ``~`` is the home folder.
+    :param task: task of all episodes; by default the file's name without its suffix.
     :param max_episode_steps: time limit of the environment, for files that do not say where it was reached.
-    :param reading: see `Reading`.
+    :param reading: options of reading, see `Reading`.
     :raises ValueError: when the file is not there, no hdf5 file, damaged, or lacks an array.
     :raises TypeError: when an array does not hold numbers.
     """

@@ -61,8 +61,8 @@ class EpisodeSource(ABC):
     Episodes are read one at a time, from the start as often as one likes: a source may be larger than memory.
 
     :param name: the source's name in messages and in `Reading.task_texts`.
-    :param observation_space: of its episodes; floats of any precision are read as float32.
-    :param action_space: of its episodes.
+    :param observation_space: space of its episodes; floats of any precision are read as float32.
+    :param action_space: space of its episodes.
     :param reading: options of reading.
     :raises ValueError: when the action space is no Box, or observations are nested and not to be flattened.
     """
@@ -71,7 +71,7 @@ class EpisodeSource(ABC):
     """Name of the format, which a user may write in front of a source, as in ``"d4rl:hopper.hdf5"``."""
 
     bounds_from_data: bool = False
-    """Whether the format records no bounds of actions, so that the smallest and largest values take their
+    """True where the format records no bounds of actions, and the smallest and largest values take their
     place. Sources that are read together then span the values of all."""
 
     def __init__(
@@ -161,7 +161,7 @@ def refuse_unknown_texts(sources: Sequence[EpisodeSource], tasks: Sequence[str])
     """Refuse sentences that were given for an unknown source or task.
 
     :param sources: as they were read.
-    :param tasks: of their episodes.
+    :param tasks: tasks of their episodes.
     :raises ValueError: names the unknown, the sources and the tasks.
     """
     names, known = [source.name for source in sources], dict.fromkeys(tasks)

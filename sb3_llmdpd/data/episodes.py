@@ -260,8 +260,8 @@ def checked_for_file(
 
     :param file: name of the file, for messages.
     :param episodes: to be written.
-    :param observation_space: of every episode.
-    :param action_space: of every episode.
+    :param observation_space: space of every episode.
+    :param action_space: space of every episode.
     :return: each episode, and its name in messages.
     :raises TypeError: when an entry is not an `Episode`.
     :raises ValueError: when there is none, or one does not fit the spaces.

@@ -15,8 +15,8 @@ _NEIGHBOURS = 2**16
 class FlatFile:
     """A file of records, read only.
 
-    :param path: of the file.
-    :param dtype: of a record.
+    :param path: path of the file.
+    :param dtype: type of a record.
     :raises ValueError: when the file does not hold a whole number of records, or none.
     :raises OSError: when it cannot be read.
     """

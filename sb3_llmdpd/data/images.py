@@ -17,7 +17,7 @@ from sb3_llmdpd.data.checks import Observations
 def channels_first_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """Compute the space of `channels_first`, the same that SB3 gives to a wrapped environment.
 
-    :param space: of the data; images may have their channels last.
+    :param space: space of the data; images may have their channels last.
     :return: the space with the channels of images first; other spaces as they are.
     """
     if isinstance(space, spaces.Dict):
@@ -31,7 +31,7 @@ def channels_first(observations: Observations, space: Any) -> Observations:
     """Move the channels of images to the front.
 
     :param observations: (n, *obs_shape), images in either order, or a dict of such arrays.
-    :param space: of the model, from `channels_first_space`.
+    :param space: space of the model, from `channels_first_space`.
     :return: (n, *space.shape); arrays that are no images or do not fit stay as they came.
     """
     if isinstance(observations, dict):

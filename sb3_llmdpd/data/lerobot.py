@@ -32,7 +32,7 @@ class LeRobotSource(EpisodeSource):
 
     :param folder: holds ``meta/info.json``; ``~`` is the home folder.
     :param observation_key: feature that is the observation, or several, put side by side in their order.
-    :param reading: see `Reading`.
+    :param reading: options of reading, see `Reading`.
     :raises ValueError: when the folder is missing, damaged or of another version, or a feature missing or no
         number.
     :raises TypeError: when a key is no string.

@@ -47,7 +47,7 @@ def open_source(
 ) -> EpisodeSource:
     """Open a source by its name.
 
-    :param name: see `format_of`.
+    :param name: as in `format_of`.
     :param root: folder of Minari data sets, by default Minari's own.
     :param reading: options of reading.
     :param allow_pickle: whether files that execute their content may be opened: only your own.
@@ -73,12 +73,12 @@ def open_sources(
 ) -> list[EpisodeSource]:
     """Open several sources, see `open_source` and `Reading`.
 
-    :param names: of sources; one that is open already stays as it is.
-    :param root: see `open_source`.
-    :param task_texts: see `Reading`.
-    :param strict: see `Reading`.
-    :param flatten: see `Reading`.
-    :param allow_pickle: see `open_source`.
+    :param names: names of sources; one that is open already stays as it is.
+    :param root: as in `open_source`.
+    :param task_texts: as in `Reading`.
+    :param strict: as in `Reading`.
+    :param flatten: as in `Reading`.
+    :param allow_pickle: as in `open_source`.
     :return: the sources in their order.
     :raises ValueError: see `open_source`.
     """

@@ -34,8 +34,8 @@ def load_minari(
     :param ids: one Minari id or several, e.g. ``"metaworld/drawer-open-v0"``. All must share their spaces.
     :param task_texts: sentence, or several phrasings, by Minari id or by task.
     :param root: folder of the data sets, see `datasets_root`.
-    :param strict: see `Reading`.
-    :param flatten: see `Reading`.
+    :param strict: as in `Reading`.
+    :param flatten: as in `Reading`.
     :return: all episodes.
     :raises ValueError: when an id is missing, a file damaged, a number NaN, a text empty, or spaces differ.
     """
@@ -59,7 +59,7 @@ class MinariSource(EpisodeSource):
 
     :param name: Minari id.
     :param root: folder of the data sets, see `datasets_root`.
-    :param reading: see `Reading`.
+    :param reading: options of reading, see `Reading`.
     :raises ValueError: when the id is not there, the files are damaged, or no policy reads the spaces.
     """
 

@@ -58,10 +58,10 @@ def write_minari(
 
     :param dataset_id: ``"namespace/name-v0"``, the namespace optional.
     :param episodes: at least one. Task, sentences, success and goal go into the metadata of each.
-    :param observation_space: of the episodes, one array or a Dict of arrays.
-    :param action_space: of the episodes, a Box with finite bounds.
+    :param observation_space: space of the episodes, one array or a Dict of arrays.
+    :param action_space: space of the episodes, a Box with finite bounds.
     :param root: folder of Minari data sets, see `datasets_root`.
-    :param description: of the data set; `load_minari` takes it for a sentence that episodes lack, and warns.
+    :param description: words that `load_minari` takes for a sentence that episodes lack, with a warning.
     :param algorithm_name: name of the policy that acted.
     :param metadata: more about the data set, as JSON values; ``author`` and ``author_email`` may be lists.
     :param episode_metadata: more about each episode, in their order: strings, numbers, or arrays of numbers.

@@ -51,10 +51,10 @@ class NpzSource(StepFileSource):
 
     The arrays are in memory while they are read: an npz cannot be read in part.
 
-    :param path: of the file; ``~`` is the home folder.
-    :param task: of all episodes; by default those in the file, else its name without its suffix.
+    :param path: path of the file; ``~`` is the home folder.
+    :param task: task of all episodes; by default those in the file, else its name without its suffix.
     :param max_episode_steps: time limit of the environment, for files that do not say where it was reached.
-    :param reading: see `Reading`.
+    :param reading: options of reading, see `Reading`.
     :raises ValueError: when the file is not there, no npz, damaged, holds pickled objects, or lacks an array;
         or when ``max_episode_steps`` would cut episodes of `write_npz`.
     :raises TypeError: when an array does not hold numbers.
@@ -116,8 +116,8 @@ def write_npz(
 
     :param path: ends in ``.npz``; ``~`` is the home folder. An earlier file is replaced.
     :param episodes: at least one.
-    :param observation_space: of the episodes, one array or a Dict of arrays.
-    :param action_space: of the episodes.
+    :param observation_space: space of the episodes, one array or a Dict of arrays.
+    :param action_space: space of the episodes.
     :raises ValueError: without episodes, when one does not fit the spaces or is of another dtype than the
         first, or the path has another suffix.
     :raises TypeError: when an entry is not an `Episode`.

@@ -41,10 +41,10 @@ class ReplayBufferSource(EpisodeSource):
     (``optimize_memory_usage``) lacks the observation after an episode's end: the last one is repeated.
 
     :param buffer: a ``ReplayBuffer`` or ``DictReplayBuffer``, or the path of a saved one.
-    :param task: of all episodes.
+    :param task: task of all episodes.
     :param allow_pickle: whether to open such a file, which executes its content: only your own.
     :param scaled_actions: whether actions are scaled to [-1, 1]; False where they are in environment units.
-    :param reading: see `Reading`.
+    :param reading: options of reading, see `Reading`.
     :raises TypeError: when it is another kind of buffer, or none.
     :raises ValueError: when the file is not there, not allowed or damaged, the buffer is empty, the actions
         cannot have been scaled, or the action space is no Box with finite bounds.

@@ -21,7 +21,7 @@ class SourceSpaces(Protocol):
     observation_space: spaces.Space[Any]
     action_space: spaces.Box
     bounds_from_data: bool
-    """Whether the bounds of actions are the smallest and largest values, since none are recorded."""
+    """True where the bounds of actions are the smallest and largest values, since none are recorded."""
 
 
 def scale_actions(actions: Array, low: Array, high: Array) -> Array:
@@ -62,8 +62,8 @@ def float32_space(space: AnySpace) -> AnySpace:
 def check_flat(name: str, space: spaces.Space[Any]) -> None:
     """Refuse observations that no policy reads.
 
-    :param name: of the source, for the message.
-    :param space: of its observations.
+    :param name: name of the source, for the message.
+    :param space: space of its observations.
     :raises ValueError: when they are neither one array nor a Dict of arrays.
     """
     parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
@@ -78,8 +78,8 @@ def check_flat(name: str, space: spaces.Space[Any]) -> None:
 def flat_space(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
     """Compute the space of `flat_observations`.
 
-    :param name: of the source, for the message.
-    :param space: of observations as they were recorded.
+    :param name: name of the source, for the message.
+    :param space: space of observations as they were recorded.
     :return: a Box of one axis; a space that is no Dict as it came.
     :raises ValueError: when a part of a Dict is no Box.
     """
@@ -102,7 +102,7 @@ def _leaves(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
 def flat_observations(space: spaces.Space[Any], observations: Any, source: str) -> Any:
     """Put the entries of Dict observations side by side, in the order of the space.
 
-    :param space: of one observation as it was recorded.
+    :param space: space of one observation as it was recorded.
     :param observations: (n, ...) arrays in the structure of the space.
     :param source: named first in the error message.
     :return: (n, size); observations that are no Dict as they came.

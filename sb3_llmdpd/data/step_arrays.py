@@ -150,7 +150,7 @@ def split_steps(steps: StepArrays, max_episode_steps: int | None = None) -> Iter
     """Read the episodes one after the other.
 
     :param steps: all of them.
-    :param max_episode_steps: see `find_episodes`.
+    :param max_episode_steps: as in `find_episodes`.
     :return: arguments of `Episode` for `EpisodeSource.records`, as far as the arrays tell them.
     :raises ValueError: see `find_episodes`.
     """

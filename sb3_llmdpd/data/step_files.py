@@ -29,10 +29,10 @@ class StepFileSource(EpisodeSource):
 
     The observation space is an unbounded Box or a Dict of such, the action space Box(-1, 1).
 
-    :param path: of the file; ``~`` is the home folder.
-    :param task: of all episodes; by default the file's name without its suffix.
-    :param max_episode_steps: see `find_episodes`.
-    :param reading: see `Reading`.
+    :param path: path of the file; ``~`` is the home folder.
+    :param task: task of all episodes; by default the file's name without its suffix.
+    :param max_episode_steps: as in `find_episodes`.
+    :param reading: options of reading, see `Reading`.
     :raises ValueError: when the file is not there, damaged, or not laid out like this.
     :raises TypeError: when an array does not hold numbers.
     """
@@ -58,7 +58,7 @@ class StepFileSource(EpisodeSource):
     def _opened(self, name: str) -> AbstractContextManager[StepArrays]:
         """Open the file.
 
-        :param name: of the source.
+        :param name: name of the source.
         :return: a context in which the arrays can be read.
         :raises ValueError: when the file is damaged, or lacks an array.
         """

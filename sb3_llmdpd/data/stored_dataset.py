@@ -31,7 +31,7 @@ class StoredDataset(OfflineDataset):
 
     :param file: with all steps, perhaps also those of episodes outside this data set.
     :param first_rows: (n_episodes,), row where each episode begins; one of T steps has T + 1 rows.
-    :param digests: of each episode, see `episode_digest`.
+    :param digests: digest of each episode, see `episode_digest`.
     """
 
     file: FlatFile
@@ -117,7 +117,7 @@ def record_dtype(observations: Mapping[str, Any], actions: Mapping[str, Any]) ->
 def checksum(path: Path) -> int:
     """Compute the CRC-32 of a file's content.
 
-    :param path: of the file, which may be larger than memory.
+    :param path: path of the file, which may be larger than memory.
     :return: in [0, 2**32).
     """
     crc = 0
