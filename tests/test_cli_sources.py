@@ -54,9 +54,7 @@ def test_a_pattern_stands_for_the_local_ids_that_fit_it(tmp_path: Path, data: Of
 
 
 @pytest.mark.parametrize("text", ["[1]", '{"a": 1}', "open it", ""])
-def test_a_file_that_holds_no_sentences_is_refused_with_what_it_should_hold(
-    text: str, tmp_path: Path
-) -> None:
+def test_a_file_without_sentences_is_refused_with_what_it_should_hold(text: str, tmp_path: Path) -> None:
     path = tmp_path / "texts.json"
     path.write_text(text)
     with refused(r'--task-texts takes a JSON file as \{"source or task": "a sentence"'):

@@ -144,9 +144,7 @@ def test_a_file_that_is_damaged_within_is_answered_as_it_is_read(tmp_path: Path)
         pytest.param(b"\x17\x08\x00\x17\x7f\x00", b"\x17\x08\x00\x17\x7f\xff", id="kind of float"),
     ],
 )
-def test_damage_beside_the_values_is_answered_with_the_files_name(
-    tmp_path: Path, intact: bytes, broken: bytes
-) -> None:
+def test_damage_beside_the_values_is_answered_by_name(tmp_path: Path, intact: bytes, broken: bytes) -> None:
     path = write_steps(tmp_path / "logs.hdf5", **steps())
     content = path.read_bytes()
     assert intact in content

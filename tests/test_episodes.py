@@ -20,11 +20,10 @@ def with_value(shape: tuple[int, ...], index: tuple[int, ...], value: float) -> 
 # What is refused --------------------------------------------------------------
 
 T_PLUS_1_ROWS = "must hold T + 1 = 5 rows, one before each of the 4 actions and one after the last"
+OF_A_STEP = "`first_success` must be the index of one of the 4 steps, got"
+NOT_FINITE = "NaN or infinite values, the first at step"
 BAD_VALUES = {
-    "actions without an axis of steps": (
-        dict(actions=0.5),
-        "`actions` must be an array over steps, got a single number",
-    ),
+    "actions of no steps": (dict(actions=0.5), "`actions` must be an array over steps, got a single number"),
     "flat actions": (
         dict(actions=np.zeros(T)),
         "`actions` must be (T, *action_shape), (T, 1) for a single number, got",
@@ -52,23 +51,23 @@ BAD_VALUES = {
     "an empty dict": (dict(observations={}), "`observations` is an empty dict"),
     "NaN in the observations": (
         dict(observations=with_value((T + 1, OBSERVATION), (3, 1), np.nan)),
-        "`observations` holds 1 NaN or infinite values, the first at step 3; repair or leave out the episode",
+        f"`observations` holds 1 {NOT_FINITE} 3; repair or leave out the episode",
     ),
     "NaN after the last action": (
         dict(observations=with_value((T + 1, OBSERVATION), (4, 0), np.nan)),
-        "`observations` holds 1 NaN or infinite values, the first at step 4",
+        f"`observations` holds 1 {NOT_FINITE} 4",
     ),
     "NaN in an array of a dict": (
         dict(observations={"a": with_value((T + 1, 2), (2, 1), np.inf)}),
-        "`observations['a']` holds 1 NaN or infinite values, the first at step 2",
+        f"`observations['a']` holds 1 {NOT_FINITE} 2",
     ),
     "infinite actions": (
         dict(actions=with_value((T, ACTION), (1, 0), -np.inf)),
-        "`actions` holds 1 NaN or infinite values, the first at step 1",
+        f"`actions` holds 1 {NOT_FINITE} 1",
     ),
     "NaN in the rewards": (
         dict(rewards=np.array([0.0, 1.0, np.nan, np.nan])),
-        "`rewards` holds 2 NaN or infinite values, the first at step 2",
+        f"`rewards` holds 2 {NOT_FINITE} 2",
     ),
     "an empty sentence": (
         dict(task_texts=("open the door", "  ")),
@@ -76,14 +75,8 @@ BAD_VALUES = {
     ),
     "an empty task": (dict(task=""), "`task` must be a non-empty string, got ''"),
     "a task that is no string": (dict(task=3), "`task` must be a non-empty string, got 3"),
-    "a success behind the end": (
-        dict(first_success=T),
-        "`first_success` must be the index of one of the 4 steps, got 4",
-    ),
-    "a success before the start": (
-        dict(first_success=-1),
-        "`first_success` must be the index of one of the 4 steps, got -1",
-    ),
+    "a success after the end": (dict(first_success=T), f"{OF_A_STEP} 4"),
+    "a success before the start": (dict(first_success=-1), f"{OF_A_STEP} -1"),
 }
 
 
@@ -93,19 +86,14 @@ def test_an_episode_says_where_it_comes_from_and_what_is_wrong(changes: dict[str
         make_episode(**changes)
 
 
+NO_NUMBERS = "must be an array of numbers, got dtype"
 BAD_TYPES = {
-    "texts as actions": (
-        dict(actions=[["left", "up"]] * T),
-        "`actions` must be an array of numbers, got dtype <U4",
-    ),
+    "texts as actions": (dict(actions=[["left", "up"]] * T), f"`actions` {NO_NUMBERS} <U4"),
     "objects as observations": (
         dict(observations=np.full((T + 1, 1), None)),
-        "`observations` must be an array of numbers, got dtype object",
+        f"`observations` {NO_NUMBERS} object",
     ),
-    "complex rewards": (
-        dict(rewards=np.zeros(T, complex)),
-        "`rewards` must be an array of numbers, got dtype complex128",
-    ),
+    "complex rewards": (dict(rewards=np.zeros(T, complex)), f"`rewards` {NO_NUMBERS} complex128"),
     "a number as a sentence": (dict(task_texts=(3,)), "a task text must be a string, got int"),
 }
 
@@ -187,9 +175,7 @@ def test_success_is_a_bool_or_unknown(given: Any, kept: bool | None) -> None:
     ("length", "first_success", "shown"),
     [(100, None, 100), (100, 0, 11), (100, 40, 51), (100, 89, 100), (100, 95, 100), (5, 4, 5)],
 )
-def test_an_example_is_shown_up_to_shortly_after_its_first_success(
-    length: int, first_success: int, shown: int
-) -> None:
+def test_an_example_ends_shortly_after_its_first_success(length: int, first_success: int, shown: int) -> None:
     assert STEPS_AFTER_SUCCESS == 10
     arrays = np.zeros((length + 1, 1)), np.zeros((length, 1)), np.zeros(length)
     assert Episode(*arrays, first_success=first_success).prompt_length == shown

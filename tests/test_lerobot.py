@@ -27,7 +27,8 @@ Save = Callable[..., Path]
 VERSIONS = ["v2.1", "v3.0"]
 TASKS = ["push the block", "lift it"]
 FULL_NAMES = {"state": "observation.state", **{key: f"next.{key}" for key in ("reward", "done", "success")}}
-LAST = np.arange(4) == 3
+STEPS = np.arange(4)
+LAST, NEVER = STEPS == 3, STEPS < 0
 
 
 def frames(n: int = 4, seed: int = 0, task: int = 0, **columns: Any) -> Columns:
@@ -191,9 +192,7 @@ def test_both_versions_of_a_data_set_give_equal_episodes(tmp_path: Path) -> None
     assert [episode_digest(episode) for episode in one] == [episode_digest(episode) for episode in other]
 
 
-def test_an_episode_longer_than_what_is_decoded_at_once_is_whole(
-    save: Save, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_episode_longer_than_a_decoded_batch_is_whole(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sb3_llmdpd.data.lerobot_files._BATCH", 2)
     written = several()
     episodes = read(save(written))
@@ -300,12 +299,9 @@ def test_without_rewards_they_are_zero_and_a_warning_says_that_there_is_only_clo
 
 ENDS = {
     "an end is not a termination": (ended(4, at=3), (3, False, None, None)),
-    "an end without success is a time limit": (
-        ended(4, at=3, success=np.zeros(4, bool)),
-        (3, False, False, None),
-    ),
-    "an end after a success that stays is a time limit": (
-        ended(4, at=3, success=np.arange(4) >= 1),
+    "an end without success is a time limit": (ended(4, at=3, success=NEVER), (3, False, False, None)),
+    "an end after a lasting success is a time limit": (
+        ended(4, at=3, success=STEPS >= 1),
         (3, False, True, 1),
     ),
     "the only reward of an episode at its end is the end of the task": (
@@ -313,7 +309,7 @@ ENDS = {
         (4, True, None, None),
     ),
     "success at an action that is left out has no step": (frames(4, success=LAST), (3, False, True, None)),
-    "success on the way is known by its step": (frames(4, success=np.arange(4) == 1), (3, False, True, 1)),
+    "success on the way is known by its step": (frames(4, success=STEPS == 1), (3, False, True, 1)),
 }
 
 
@@ -337,7 +333,7 @@ def test_an_end_with_success_is_a_termination_and_keeps_its_action_and_reward(sa
 
 
 def test_where_success_is_recorded_a_reward_at_the_end_is_none(save: Save) -> None:
-    folder = save([ended(4, at=3, reward=LAST.astype(np.float32), success=np.zeros(4, bool))])
+    folder = save([ended(4, at=3, reward=LAST.astype(np.float32), success=NEVER)])
     with warned(r"no reward but that of their last action"):
         (episode,) = read(folder)
     assert not episode.terminated
@@ -445,9 +441,7 @@ def test_a_folder_is_known_without_its_format_and_from_home(
 
 
 @pytest.mark.parametrize("other", ["v2.0", "v3.1", None])
-def test_another_version_is_answered_with_the_ones_read_and_the_conversion(
-    tmp_path: Path, other: str | None
-) -> None:
+def test_another_version_is_answered_with_those_read_and_the_conversion(tmp_path: Path, other: Any) -> None:
     write(tmp_path, "v2.1", [frames()], codebase_version=other)
     known = "v2.1 and v3.0 are read.*convert_dataset_v20_to_v21"
     with refused(rf"version {other}, and {known}.*What is newer needs a newer sb3_llmdpd"):
@@ -463,9 +457,7 @@ def test_another_version_is_answered_with_the_ones_read_and_the_conversion(
         (["observation.state", "action"], "'action' is no observation"),
     ],
 )
-def test_a_key_that_cannot_be_observed_is_answered_with_those_that_can(
-    tmp_path: Path, key: Any, reason: str
-) -> None:
+def test_a_wrong_key_is_answered_with_the_keys_of_observations(tmp_path: Path, key: Any, reason: str) -> None:
     write(tmp_path, "v3.0", [frames()])
     with refused(rf"{reason}.*; `observation_key` may name \['observation.state'\]"):
         LeRobotSource(tmp_path, observation_key=key)
@@ -530,9 +522,7 @@ def test_a_table_of_episodes_that_is_short_of_some_is_refused(save: Save) -> Non
         ([4, 4, 4], "it holds episode 2 besides those of meta/episodes"),
     ],
 )
-def test_a_file_of_other_episodes_than_the_table_says_is_refused(
-    tmp_path: Path, held: list[int], reason: str
-) -> None:
+def test_a_file_that_contradicts_the_table_is_refused(tmp_path: Path, held: list[int], reason: str) -> None:
     write(tmp_path, "v3.0", [frames(4), frames(4)])
     pq.write_table(table(list(map(frames, held)), 0), tmp_path / "data/chunk-000/file-000.parquet")
     with refused(reason):

@@ -98,9 +98,7 @@ def test_a_time_limit_is_not_a_termination() -> None:
     assert [episode.terminated for episode in load_minari("lab/b-v0").episodes] == [False, True]
 
 
-def test_the_root_is_an_argument_before_it_is_minaris_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_given_root_goes_before_minaris_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("lab/b-v0")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "elsewhere"))
     assert len(load_minari("lab/b-v0", root=tmp_path).episodes) == 1

@@ -37,13 +37,11 @@ def write(
     return write_minari(dataset_id, episodes, observation_space, ACTIONS, root=root, **about)
 
 
-def assert_comes_back(
-    root: Path, episodes: list[Episode], observation_space: spaces.Space[Any] = BOX
-) -> None:
-    write(root, episodes, observation_space)
+def assert_comes_back(root: Path, episodes: list[Episode], space: spaces.Space[Any] = BOX) -> None:
+    write(root, episodes, space)
     dataset = load_minari(ID, root=root)
     assert list(map(episode_digest, dataset.episodes)) == list(map(episode_digest, episodes))
-    assert dataset.observation_space == observation_space
+    assert dataset.observation_space == space
     assert dataset.action_space == ACTIONS
 
 
@@ -171,12 +169,10 @@ def test_a_data_set_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / ID / "data/main_data.hdf5").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "dataset_id", ["own", "lab/own", "la b/own-v0", "x/own-v0", "/own-v0", "../own-v0", ""]
-)
-def test_what_is_no_minari_id_is_refused_with_the_pattern(tmp_path: Path, dataset_id: str) -> None:
-    with refused(f"'{dataset_id}' is no Minari id: write it as 'namespace/name-v0'"):
-        write(tmp_path, make_two(), dataset_id=dataset_id)
+@pytest.mark.parametrize("name", ["own", "lab/own", "la b/own-v0", "x/own-v0", "/own-v0", "../own-v0", ""])
+def test_what_is_no_minari_id_is_refused_with_the_pattern(tmp_path: Path, name: str) -> None:
+    with refused(f"'{name}' is no Minari id: write it as 'namespace/name-v0'"):
+        write(tmp_path, make_two(), dataset_id=name)
     assert not list(tmp_path.iterdir())
 
 
@@ -202,9 +198,7 @@ def test_no_one_sees_a_data_set_before_it_is_complete(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("minutes_since", "is_kept"), [(5, True), (120, False)], ids=["of a running writer", "of a killed one"]
 )
-def test_leftovers_are_removed_when_nothing_was_added_for_long(
-    tmp_path: Path, minutes_since: int, is_kept: bool
-) -> None:
+def test_leftovers_are_removed_when_they_are_old(tmp_path: Path, minutes_since: int, is_kept: bool) -> None:
     """A long write adds to a file in a subfolder, which leaves the date of the folder alone."""
     file = tmp_path / ".collecting-x/lab/own-v0/data/main_data.hdf5"
     file.parent.mkdir(parents=True)

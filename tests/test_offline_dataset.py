@@ -147,10 +147,7 @@ def test_an_array_of_a_dict_that_does_not_fit_is_named() -> None:
 @pytest.mark.parametrize("kind", [np.float32, th.tensor])
 def test_actions_are_scaled_entry_by_entry_and_back(kind: Any) -> None:
     low, high = kind([-2.0, 0.0]), kind([2.0, 10.0])
-    actions, scaled = (
-        kind([[-2.0, 10.0], [0.0, 5.0], [1.0, 0.0]]),
-        kind([[-1.0, 1.0], [0.0, 0.0], [0.5, -1.0]]),
-    )
+    actions, scaled = kind([[-2, 10], [0, 5], [1, 0]]), kind([[-1.0, 1.0], [0.0, 0.0], [0.5, -1.0]])
     np.testing.assert_array_equal(scale_actions(actions, low, high), scaled)
     np.testing.assert_array_equal(unscale_actions(scaled, low, high), actions)
 

@@ -113,9 +113,7 @@ def test_one_fault_anywhere_is_refused_with_a_sentence_that_names_source_and_fie
 
 
 @given(st.integers(1, 40), st.integers(0, 39), st.booleans())
-def test_an_example_is_the_episode_up_to_shortly_after_its_success(
-    length: int, first_success: int, as_dict: bool
-) -> None:
+def test_an_example_ends_shortly_after_the_success(length: int, first_success: int, as_dict: bool) -> None:
     assume(first_success < length)
     steps = np.arange(length + 1.0)[:, None]
     observations: Any = {"a": steps, "b": -steps} if as_dict else steps

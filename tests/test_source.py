@@ -104,9 +104,7 @@ def test_a_bad_episode_is_refused_by_source_episode_and_field_and_the_others_are
     st.sampled_from([np.float64, np.float32, np.float16, np.int64, np.int8]),
     st.integers(0, 2**32 - 1),
 )
-def test_sound_episodes_of_any_kind_of_number_are_read_as_they_are(
-    lengths: list[int], dtype: type[Any], seed: int
-) -> None:
+def test_sound_episodes_of_any_dtype_are_read_as_they_are(lengths: list[int], dtype: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     records = []
     for number, n in enumerate(lengths):
@@ -119,9 +117,7 @@ def test_sound_episodes_of_any_kind_of_number_are_read_as_they_are(
 
 
 @given(st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=12), st.integers(0, 5))
-def test_actions_outside_are_clipped_and_counted_and_those_inside_are_untouched(
-    entries: list[float], seed: int
-) -> None:
+def test_actions_outside_are_clipped_and_counted_and_no_others(entries: list[float], seed: int) -> None:
     actions = np.array(entries[: len(entries) // 2 * 2], np.float32).reshape(-1, 2)
     n_outside = int((np.abs(actions) > 1).any(axis=1).sum())
     source = Logs([record(len(actions), seed, actions=actions)])

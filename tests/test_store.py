@@ -124,11 +124,9 @@ def test_a_mapped_data_set_says_what_one_in_memory_says(source: Logs, build: Bui
             assert not array.flags.writeable  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("return_weight", [0.0, 2.0])
-def test_batches_of_mapped_data_are_those_of_data_in_memory(
-    source: Logs, build: Build, return_weight: float
-) -> None:
-    datasets, weight = (build(source), read_sources([source])), return_weight
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+def test_mapped_data_give_the_batches_of_data_in_memory(source: Logs, build: Build, weight: float) -> None:
+    datasets = (build(source), read_sources([source]))
     mapped, resident = (PromptReplayBuffer(data, "cpu", 3, seed=1, return_weight=weight) for data in datasets)
     for _ in range(3):
         batch = mapped.sample(12)
@@ -149,9 +147,7 @@ def test_dict_observations_and_images_are_mapped_alike(build: Build, tmp_path: P
 
 def test_segments_of_mapped_data_are_those_of_data_in_memory(source: Logs, build: Build) -> None:
     datasets = (build(source), read_sources([source]))
-    mapped, resident = (
-        SegmentBuffer(data, 4, device="cpu", prompts_per_batch=3, seed=1) for data in datasets
-    )
+    mapped, resident = (SegmentBuffer(one, 4, device="cpu", prompts_per_batch=3, seed=1) for one in datasets)
     assert_equal(mapped.sample_segments(12), resident.sample_segments(12))
 
 
@@ -186,9 +182,7 @@ def test_a_buffer_of_mapped_data_survives_a_pickle_without_its_steps(build: Buil
     assert_equal(again.sample(6), buffer.sample(6))
 
 
-def test_what_was_read_is_let_go_of_when_it_becomes_much(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_read_is_let_go_when_it_is_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flat_file, "RESIDENT_BYTES", 2**20)
     np.arange(2**22, dtype=np.int64).tofile(tmp_path / "rows")  # 32 MiB
     file = FlatFile(tmp_path / "rows", np.dtype([("number", np.int64)]))
@@ -237,7 +231,7 @@ def test_other_sentences_are_other_data(source: Logs, build: Build, cache: Path)
 
 @pytest.mark.parametrize("name", [STEPS, REWARDS, EPISODES, ABOUT])
 @pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
-def test_a_damaged_file_is_noticed_and_built_anew(
+def test_damaged_files_are_built_anew(
     source: Logs, build: Build, cache: Path, name: str, damage: str
 ) -> None:
     expected = fingerprint(build(source))
@@ -331,9 +325,7 @@ def test_sentences_for_what_is_not_there_are_refused(source: Logs, build: Build)
         build(told)
 
 
-def test_a_source_that_is_no_file_is_refused(
-    source: Logs, build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_of_no_file_is_refused(source: Logs, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "files", list)
     with refused("memory is no file, so that a change of it could not be noticed"):
         build(source)
