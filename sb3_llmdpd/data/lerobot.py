@@ -33,8 +33,8 @@ class LeRobotSource(EpisodeSource):
     :param folder: holds ``meta/info.json``; ``~`` is the home folder.
     :param observation_key: feature that is the observation, or several, put side by side in their order.
     :param reading: options of reading, see `Reading`.
-    :raises ValueError: when the folder is missing, damaged or of another version, or a feature missing or no
-        number.
+    :raises ValueError: when the folder is missing, damaged or of another version, or lacks a feature of
+        numbers.
     :raises TypeError: when a key is no string.
     """
 
@@ -86,7 +86,7 @@ class LeRobotSource(EpisodeSource):
         parts = [frames.floats(key).reshape(n_frames, -1) for key in self._keys]
         observations = np.concatenate(parts, axis=1)
 
-        # The last frame then shows the result of the one before, and its action belongs to no step.
+        # An end in the last frame but one: the last shows its result, and the last action belongs to no step.
         closed = n_frames > 1 and bool(dones[-2])
         n_steps = n_frames - 1
         told = successes if SUCCESS in frames.shapes else rewards != 0

@@ -128,8 +128,7 @@ def datasets_root(root: str | Path | None = None) -> Path:
     """Find the folder of Minari data sets.
 
     :param root: a folder of one's own, or None.
-    :return: that folder, else $MINARI_DATASETS_PATH, else ~/.minari/datasets; absolute, since Minari puts a
-        relative path in front of itself.
+    :return: that folder, else $MINARI_DATASETS_PATH, else ~/.minari/datasets; absolute, as Minari wants it.
     """
     return Path(root or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser().resolve()
 
