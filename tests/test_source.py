@@ -12,9 +12,10 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record, read_sources
+from sb3_llmdpd.data.episode_source import AS_RECORDED, Record, read_sources
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.loading import FORMATS, format_of, load_dataset, open_source
+from sb3_llmdpd.data.source import EpisodeSource, Reading  # the public path
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float64)
 ACTIONS = spaces.Box(-1.0, 1.0, (2,), np.float32)
