@@ -17,6 +17,7 @@ from minari.data_collector import EpisodeBuffer
 
 from sb3_llmdpd.data.fingerprint import episode_digest
 from sb3_llmdpd.data.minari import load_minari, local_ids
+from sb3_llmdpd.data.minari_writer import episode_buffer
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float64)
 ACTIONS = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -30,15 +31,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def buffer(n_steps: int = 4, terminated: bool = False, **fields: Any) -> EpisodeBuffer:
     rng = np.random.default_rng(n_steps)
-    last = np.arange(n_steps) == n_steps - 1
     values: dict[str, Any] = {
         "observations": rng.normal(size=(n_steps + 1, 3)),
         "actions": rng.uniform(-1, 1, (n_steps, 2)).astype(np.float32),
         "rewards": np.arange(n_steps, dtype=float),
-        "terminations": last & terminated,
-        "truncations": last & (not terminated),
     }
-    return EpisodeBuffer(**{**values, **fields})
+    return episode_buffer(**{**values, **fields}, terminated=terminated)
 
 
 def write(

@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,12 +110,10 @@ class MinariSource(EpisodeSource):
         metadata = storage.get_episode_metadata(indices)
         for index in indices:
             source = f"{self.name}, episode {index}"
-            try:
+            with _sound(source):
                 record, entry = {} if records is None else next(records), next(metadata)
-            except (OSError, KeyError, ValueError, RuntimeError, StopIteration) as error:
-                raise _damaged(source, error) from error
-            if whole and not len(record["terminations"]):
-                raise _damaged(source, ValueError("`terminations` is empty"))
+                if whole and not len(record["terminations"]):
+                    raise ValueError("`terminations` is empty")
             observations = record.get("observations", {})
             sentences: dict[str, Any] = {}
             if isinstance(observations, dict):
@@ -182,20 +181,23 @@ def _open(name: str, folder: Path) -> Any:
             f"no Minari data set {name!r} in {folder} (`root` or $MINARI_DATASETS_PATH name another folder);"
             f" {nearest}. Fetch a published one with: minari download {name}"
         )
-    try:
+    with _sound(name):
         dataset = require("minari", "all").MinariDataset(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise _damaged(name, error) from error
     if not len(dataset):
         raise ValueError(f"{name}: the data set holds no episode")
     return dataset
 
 
-def _damaged(source: str, error: Exception) -> ValueError:
-    reason = f"{type(error).__name__}: {error}"
-    return ValueError(
-        f"{source}: the files are damaged or half-written ({reason}); download or collect the data set again"
-    )
+@contextmanager
+def _sound(source: str) -> Iterator[None]:
+    """Answer errors of reading the files with a sentence that names the source."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, RuntimeError, StopIteration) as error:
+        reason = f"damaged or half-written ({type(error).__name__}: {error})"
+        raise ValueError(
+            f"{source}: the files are {reason}; download or collect the data set again"
+        ) from error
 
 
 def _texts(metadata: Mapping[str, Any]) -> tuple[str, ...]:
