@@ -30,7 +30,7 @@ def metaworld(
     unseen: Annotated[
         str | None,
         typer.Option(
-            help="Tasks between commas to hold out, instead of the split's: all others are recorded."
+            help="Tasks to hold out, between commas, instead of the split's: all others are recorded."
         ),
     ] = None,
     episodes: Annotated[int, typer.Option(help="Episodes a task, failed ones included.")] = 10,
@@ -48,7 +48,7 @@ def metaworld(
     hide_goal: Annotated[
         bool, typer.Option("--hide-goal", help="Leave the goal out of the observations.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -59,9 +59,9 @@ def metaworld(
     ] = None,
     processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
 ) -> None:
-    """Record Meta-World's scripted experts as Minari data sets, one a task, with the task's sentences in them.
+    """Record Meta-World's scripted experts as Minari data sets, one a task, with the task's sentences in it.
 
-    A data set that is there already, from the same recipe, is kept: a stopped collection can simply be run again.
+    An existing data set of the same recipe is kept: run a stopped collection again to go on with it.
     """
     if tasks is not None and unseen is not None:
         raise ValueError("give either --tasks or --unseen, not both")
@@ -81,5 +81,6 @@ def metaworld(
         typer.echo(f"{dataset_id}  the expert succeeded in {rate:.0%}")
     typer.echo(f"Together {load_minari(ids, root=out).summary()}")
     typer.echo(
-        f"{len(ids)} data sets in {datasets_root(out)}. Next: sb3-llmdpd train --dataset 'metaworld/*' --out runs/mine"
+        f"{len(ids)} data sets in {datasets_root(out)}."
+        " Next: sb3-llmdpd train --dataset 'metaworld/*' --out runs/mine"
     )

@@ -25,17 +25,17 @@ _CONDITIONS = (BOTH, TEXT, EXAMPLE, NOTHING)
 
 def film(
     model: Annotated[Path, typer.Option(help="Model file.")],
-    task: Annotated[str, typer.Option(help="Whose scene is played.")],
+    task: Annotated[str, typer.Option(help="Task whose scene is played.")],
     condition: Annotated[
         str, typer.Option(help=f"What the model is told: {', '.join(_CONDITIONS)}.")
     ] = _CONDITIONS[0],
     seed: Annotated[
-        int, typer.Option(help="Of the scene, as in the seeds of results.json, and of the example.")
+        int, typer.Option(help="Seed of the example and of the scene, as in the seeds of results.json.")
     ] = 0,
     hide_goal: Annotated[
         bool,
         typer.Option(
-            "--hide-goal", help="Leave the goal out of the observations: the scene then has the example's."
+            "--hide-goal", help="Leave the goal out of the observations; the scene has the example's goal."
         ),
     ] = False,
     max_steps: Annotated[int, typer.Option(help="Steps after which the episode ends.")] = HORIZON,
@@ -53,7 +53,7 @@ def film(
     (cell,) = make_cells([name], [condition], same_goal=hide_goal)
     examples = example_episodes(
         [name] if cell.same_goal or cell.condition.trajectory_of is not None else [],
-        N_EPISODES if hide_goal else N_EXAMPLES,  # as `evaluate` has them: the same data set serves both
+        N_EPISODES if hide_goal else N_EXAMPLES,  # as in `evaluate`: the same data set serves both
         goal_visible=not hide_goal,
         root=root,
         n_processes=1,
@@ -65,7 +65,6 @@ def film(
     rollout = film_episode(
         out, model, name, prompt, seed, goal=goal, make_env=make_env, max_episode_steps=max_steps
     )
-    success = (
-        "no success" if rollout.first_success is None else f"success at step {rollout.first_success + 1}"
-    )
+    first = rollout.first_success
+    success = "no success" if first is None else f"success at step {first + 1}"
     typer.echo(f"{out}: {rollout.length} steps, {success}")
