@@ -108,9 +108,8 @@ def convert(
 
         write_npz(out, episodes, observation_space, action_space)
         place = Path(out)
-    typer.echo(
-        f"{counts.episodes:,} episodes of {len(counts.tasks)} tasks, {counts.steps:,} transitions are in {place}"
-    )
+    contents = f"{counts.episodes:,} episodes of {len(counts.tasks)} tasks, {counts.steps:,} transitions"
+    typer.echo(f"{contents} are in {place}")
     written = shlex.join([out] if root is None or to == "npz" else [out, "--root", str(root)])
     typer.echo(f"Next: sb3-llmdpd data inspect {written}, then sb3-llmdpd train --dataset {written}")
 
@@ -139,8 +138,8 @@ class _Counts:
 
         :param sources: opened sources.
         :return: one episode after the other.
-        :raises ValueError: on a bad episode; at the end, when sentences were given for what is not there, so that
-            nothing is written.
+        :raises ValueError: on a bad episode; at the end, so that nothing is written, when sentences were given
+            for what is not there.
         """
         for source in sources:
             for episode in source.episodes():

@@ -16,16 +16,15 @@ from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_NO_OPTIONS = {
-    *("env", "dataset", "stats_window_size", "_init_setup_model"),
-    *("text_dim", "state_value"),  # follow from the text encoder and from the critic's objective
-}
+_NO_OPTIONS = ("env", "dataset", "stats_window_size", "_init_setup_model", "text_dim", "state_value")
+"""Arguments that are no option; the last two follow from the text encoder and from the critic's objective."""
+
 _DEFAULTS = {"policy": "MlpPolicy", "seed": 0}
-"""Of the command line, where they differ from the constructor's."""
+"""Defaults that differ from the constructor's."""
 
 
 class _Text(NamedTuple):
-    """The form of an argument that is another one here: how it is read, and its help."""
+    """An argument's form on the command line, where it is another one: its reading and its help."""
 
     read: Callable[[str], Any]
     help: str
@@ -49,8 +48,8 @@ _TEXTS = {
     ),
     "acceleration": _Text(
         _acceleration,
-        "Ways to train faster that depend on the machine, between commas: compile, bfloat16, cuda_graph, and high or"
-        " medium for the precision of products.",
+        "Ways to train faster that depend on the machine, between commas: compile, bfloat16, cuda_graph, and high"
+        " or medium for the precision of products.",
     ),
     "net_arch": _Text(
         lambda text: whole_numbers(text, "--net-arch"),

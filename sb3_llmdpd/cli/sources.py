@@ -12,8 +12,8 @@ from sb3_llmdpd.data.loading import FORMATS, format_of
 from sb3_llmdpd.data.minari import local_ids
 
 SOURCES_HELP = (
-    "Minari id, or a pattern of local ids such as 'metaworld/*'; or a file or folder, with its format in front"
-    f" where its name does not tell: {', '.join(f'{kind}:PATH' for kind in FORMATS if kind != 'minari')}."
+    "Minari id, or a pattern of local ids such as 'metaworld/*'; or a file or folder, after its format where"
+    f" its name does not tell: {', '.join(f'{kind}:PATH' for kind in FORMATS if kind != 'minari')}."
     " May be given several times."
 )
 

@@ -64,7 +64,7 @@ def train(
     ] = SAVE_FREQ,
     **model: Any,
 ) -> None:
-    """Train one model on all the data sets and write it with its learning curve; or go on with a stopped run."""
+    """Train one model on all data sets and write it with its learning curve, or go on with a stopped run."""
     if resume is None:
         run = RunFolder(out)
         run.refuse_unfinished()
