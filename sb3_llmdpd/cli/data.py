@@ -138,8 +138,8 @@ class _Counts:
 
         :param sources: opened sources.
         :return: one episode after the other.
-        :raises ValueError: on a bad episode; at the end, so that nothing is written, when sentences were given
-            for what is not there.
+        :raises ValueError: on a bad episode; at the end, so that nothing is written, if sentences were given for
+            what is not there.
         """
         for source in sources:
             for episode in source.episodes():

@@ -48,8 +48,8 @@ _TEXTS = {
     ),
     "acceleration": _Text(
         _acceleration,
-        "Ways to train faster that depend on the machine, between commas: compile, bfloat16, cuda_graph, and high"
-        " or medium for the precision of products.",
+        "Ways to train faster that depend on the machine, between commas: compile, bfloat16, cuda_graph, and"
+        " high or medium for the precision of products.",
     ),
     "net_arch": _Text(
         lambda text: whole_numbers(text, "--net-arch"),
