@@ -122,8 +122,7 @@ def evaluate_tasks(
     :param n_episodes: episodes of a cell that does not set its own number.
     :param n_envs: episodes that run in lock step.
     :param max_episode_steps: steps after which an episode ends.
-    :param stop_at_success: end an episode at its first success: faster, and its last step then is a success
-        too.
+    :param stop_at_success: end an episode at its first success, which saves time and makes it the last step.
     :param deterministic: let the policy act without noise.
     :param phases: watch how far each episode comes (see `Phases`); for Meta-World's observations.
     :param seed: seed of the episodes and of the policy's noise.
@@ -226,8 +225,9 @@ def _of_other_goals(episodes: Sequence[Episode]) -> list[Episode]:
         of_others = [i for i, other in enumerate(episodes) if other.goal != episode.goal]
         if not of_others:
             raise ValueError(
-                f"the examples of {episode.task!r} have one goal only, {episode.goal!r}, so none can be shown"
-                " of another: give more examples, or leave the task out where its goal is a part of its object"
+                f"the examples of {episode.task!r} have one goal only, {episode.goal!r}, so none of another"
+                " can be shown: give more examples, or leave the task out where its goal is a part of its"
+                " object"
             )
         distances = [float(np.linalg.norm(ends[i] - end)) for i in of_others]
         others.append(episodes[of_others[int(np.argmax(distances))]])
