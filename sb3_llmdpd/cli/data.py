@@ -138,8 +138,7 @@ class _Counts:
 
         :param sources: opened sources.
         :return: one episode after the other.
-        :raises ValueError: on a bad episode; at the end, so that nothing is written, if sentences were given for
-            what is not there.
+        :raises ValueError: on a bad episode; at the end, before a file is in place, if a sentence is for no task.
         """
         for source in sources:
             for episode in source.episodes():

@@ -62,7 +62,7 @@ def train(
     save_freq: Annotated[
         int, typer.Option(help="Gradient steps between two saves of model.zip.", min=1)
     ] = SAVE_FREQ,
-    **model: Any,
+    **model_options: Any,
 ) -> None:
     """Train one model on all data sets and write it with its learning curve, or go on with a stopped run."""
     if resume is None:
@@ -162,6 +162,7 @@ def _read(options: Mapping[str, Any]) -> OfflineDataset:
     """Read the data, without the tasks that are left out."""
     how: dict[str, Any] = {name: options[name] for name in ("root", "strict", "flatten", "allow_pickle")}
     how["task_texts"] = sources.read_task_texts(options["task_texts"])
+    data: OfflineDataset
     if options["memory_mapped"]:
         data = map_dataset(options["dataset"], cache=options["cache"], progress_bar=True, **how)
     else:

@@ -10,8 +10,8 @@ import numpy as np
 from sb3_llmdpd.evaluation.phases import Phases, PhaseWatch
 
 Act = Callable[[Any, Sequence[int], np.ndarray], np.ndarray]
-"""Maps observations (n, *obs_shape), or a dict of such arrays, their n rows, and the rewards (n,) of these rows'
-last steps (0 at the first) to actions (n, action_dim)."""
+"""Maps observations (n, *obs_shape), or a dict of such arrays, their n rows, and the rewards (n,) of the last
+steps there (0 at the first) to actions (n, action_dim)."""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ def inspect_sources(
     """Read sources and measure them. One episode is in memory at a time, and a bad one stops nothing.
 
     :param sources: at least one, of the same spaces.
-    :param encoder: compares the sentences of the tasks; an encoder, its name (see `make_text_encoder`), or None
-        to compare letters.
+    :param encoder: compares the sentences of the tasks; an encoder, its name (see `make_text_encoder`), or
+        None to compare letters.
     :param unopened: the reasons why further sources could not be opened.
     :return: the numbers.
     :raises ValueError: when no episode can be read, spaces differ, or there is no encoder of this name.
@@ -44,7 +44,7 @@ def inspect_sources(
     reader = _Reader(action_space)
     read = tuple(map(reader.read, sources))
     if not reader.episodes:
-        _refuse(read)
+        _refuse_unreadable(read)
     return Inspection(
         observation_space,
         action_space,
@@ -58,7 +58,7 @@ def inspect_sources(
     )
 
 
-def _refuse(sources: Sequence[SourceNumbers]) -> NoReturn:
+def _refuse_unreadable(sources: Sequence[SourceNumbers]) -> NoReturn:
     """Tell why no episode of the sources could be read."""
     said = [reason for source in sources for reason in (*source.refused, source.broken_off)]
     reasons = [reason for reason in said if reason is not None]
@@ -158,8 +158,8 @@ class _Moments:
             self._names = [_entry_name(self._key, index) for index in product(*map(range, mean.shape))]
             self._mean, self._squares, self._low, self._high = mean, squares, low, high
         else:
-            # About their joint mean two blocks have the squares S_a + S_b + d^2 n_a n_b / (n_a + n_b), where d is
-            # the distance of their means (Chan et al., 1979): stable, unlike a sum of squares less a square.
+            # Chan et al. (1979): about their joint mean two blocks have S_a + S_b + d^2 n_a n_b / (n_a + n_b),
+            # with d the distance of their means. Stable, unlike a sum of squares less a square.
             distance = mean - self._mean
             self._mean = self._mean + distance * n / (self._n + n)
             self._squares = self._squares + squares + np.square(distance) * self._n * n / (self._n + n)

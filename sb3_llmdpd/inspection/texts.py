@@ -33,8 +33,8 @@ class TextComparison:
     """Result of a comparison of the tasks' sentences.
 
     :param shared: sentences that several tasks have, equal up to case and white space.
-    :param similar: for each other sentence the nearest one of another task, where it is near; the nearest pairs
-        first, and one pair of two tasks.
+    :param similar: for each other sentence the nearest one of another task, where it is near; the nearest
+        pairs first, and one pair of two tasks.
     :param encoder_name: name of the encoder that compared them; None without a comparison of vectors.
     :param left_out: reason why vectors were not compared; None where they were.
     """
@@ -49,7 +49,7 @@ class TextComparer:
     """Compares the sentences of tasks.
 
     :param encoder: encoder of the model to be trained, or its name, see `make_text_encoder`; None to compare
-        letters alone. The comparison says so where letters alone are compared for lack of packages or weights.
+        letters alone. Without its packages or weights letters alone are compared, and the result says so.
     :raises ValueError: when there is no encoder of this name.
     """
 
