@@ -38,7 +38,7 @@ def _read(path: Path) -> dict[Any, Any]:
     if not isinstance(settings, dict):
         raise ValueError(
             "--config takes a YAML file with options, as in `batch_size: 128`,"
-            f" and {path} holds {str(settings)[:80]!r}"
+            f" and {path} holds {settings!r:.80}"
         )
     return {name: value for name, value in settings.items() if name not in _OF_A_RUN}
 

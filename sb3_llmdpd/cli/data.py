@@ -138,7 +138,7 @@ class _Counts:
 
         :param sources: opened sources.
         :return: one episode after the other.
-        :raises ValueError: on a bad episode; at the end, before a file is in place, if a sentence is for no task.
+        :raises ValueError: on a bad episode; at the end, before a file is in place, on sentences of no task.
         """
         for source in sources:
             for episode in source.episodes():

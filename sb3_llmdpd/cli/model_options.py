@@ -135,8 +135,8 @@ def plain_help(text: str) -> str:
     :param text: reStructuredText, such as ``'``"a"``: the first. ``"b"``: the second, see `B`. More.'``
     :return: the sentences without markup, links and references, such as ``'a: the first. b: the second.'``
     """
-    text = re.sub(r" \(https?://\S+\)|,? \(?see `[^`]+`\)?", "", text)
-    sentences = re.split(r"(?<=[^.]{2}\.)\s+(?=[A-Z`])", text)
+    text = re.sub(r" \(https?://\S+\)|[,;]? \(?see `[^`]+`\)?", "", text)
+    sentences = re.split(r"(?<=[^.]{2}\.)\s+(?=[A-Z0-9`])", text)
     last = max((number for number, sentence in enumerate(sentences) if '``"' in sentence), default=0)
     plain = re.sub(r'`+"?|"?`+', "", " ".join(sentences[: last + 1])).rstrip("., ")
     return f"{plain if text.startswith('`') else plain[0].upper() + plain[1:]}."
