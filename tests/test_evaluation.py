@@ -25,7 +25,7 @@ TEXTS = {task: f"do {task}" for task in TASKS}
 
 
 class WalkEnv(gym.Env[np.ndarray, np.ndarray]):
-    """A walk along five axes: an action's first entry is added to all; success: the first coordinate is above 2."""
+    """A walk along five axes, to each of which an action's first entry is added; success is above 2."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (5,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)

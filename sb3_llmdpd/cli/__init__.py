@@ -13,6 +13,7 @@ from sb3_llmdpd.benchmarks.quickstart import quickstart as run_quickstart
 from sb3_llmdpd.cli import benchmark, collect, data
 from sb3_llmdpd.cli.evaluate import evaluate
 from sb3_llmdpd.cli.film import film
+from sb3_llmdpd.cli.options import Processes
 from sb3_llmdpd.cli.train import train
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged
 
@@ -53,7 +54,7 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option(help="Seed of data, training and evaluation.")] = 0,
     smoke: Annotated[bool, typer.Option("--smoke", help="Take all steps in seconds; learn nothing.")] = False,
-    processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
+    processes: Processes = None,
 ) -> None:
     """Collect Meta-World's ML45, train, evaluate on the five held-out tasks: 9 minutes on two CPU cores."""
     settings = QuickstartSettings.smoke(seed) if smoke else QuickstartSettings(seed=seed)

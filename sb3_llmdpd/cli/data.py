@@ -40,18 +40,12 @@ def inspect(
     root: Root = None,
     text_encoder: Annotated[
         str,
-        typer.Option(
-            help="Language model that looks for nearly identical sentences; none to compare letters alone."
-        ),
+        typer.Option(help="Language model that looks for nearly identical sentences; none for no search."),
     ] = "minilm",
     flatten: Flatten = False,
     allow_pickle: AllowPickle = False,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Show all tasks and entries, however many there are.")
-    ] = False,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="File to write all the numbers to.")
-    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show all tasks and all entries.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.")] = None,
 ) -> None:
     """Print what data hold and what to mend before training; a bad episode is counted and stops nothing."""
     opened, unopened = list[EpisodeSource](), list[str]()
@@ -79,9 +73,7 @@ def convert(
     strict: Strict = False,
     flatten: Flatten = False,
     allow_pickle: AllowPickle = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an .npz file that is there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing .npz file.")] = False,
 ) -> None:
     """Write data of any format as one Minari data set or one .npz file, whole or not at all.
 

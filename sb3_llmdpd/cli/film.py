@@ -14,6 +14,7 @@ from sb3_llmdpd.benchmarks.common.runs import (
     example_episodes,
 )
 from sb3_llmdpd.benchmarks.common.variants import BOTH, EXAMPLE, NOTHING, TEXT
+from sb3_llmdpd.cli.sources import Root
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import make_cells
@@ -29,21 +30,13 @@ def film(
     condition: Annotated[
         str, typer.Option(help=f"What the model is told: {', '.join(_CONDITIONS)}.")
     ] = _CONDITIONS[0],
-    seed: Annotated[
-        int, typer.Option(help="Seed of the example and of the scene, as in the seeds of results.json.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of example and scene, as in results.json.")] = 0,
     hide_goal: Annotated[
-        bool,
-        typer.Option(
-            "--hide-goal", help="Leave the goal out of the observations; the scene has the example's goal."
-        ),
+        bool, typer.Option("--hide-goal", help="Keep the goal out of observations; it is the example's.")
     ] = False,
     max_steps: Annotated[int, typer.Option(help="Steps after which the episode ends.")] = HORIZON,
     out: Annotated[Path, typer.Option(help="An .mp4, or a .png with eight frames.")] = Path("film.mp4"),
-    root: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the example; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
-    ] = None,
+    root: Root = None,
 ) -> None:
     """Film a model in one episode of one of Meta-World's tasks."""
     check_film(out)

@@ -73,7 +73,7 @@ def model_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
 
     :param options: values by the options' names, all of `with_model_options` among them.
     :return: arguments by name, with ``policy_kwargs``.
-    :raises ValueError: when a list holds what it cannot hold.
+    :raises ValueError: on a list of other things, and on an unknown policy.
     """
     algorithm, policy = (
         {name: _value(name, options[option.name]) for name, option in derived.items()}
@@ -100,15 +100,14 @@ def _options(of: type, title: str) -> dict[str, inspect.Parameter]:
         if kind is None or name in _NO_OPTIONS:
             continue
         default = _DEFAULTS.get(name, argument.default)
-        option = typer.Option(
-            help=_TEXTS[name].help if name in _TEXTS else plain_help(docs[name]), rich_help_panel=title
-        )
+        # `python -OO` leaves no docstrings
+        text = _TEXTS[name].help if name in _TEXTS else plain_help(docs.get(name, ""))
         annotation: Any = kind if default is not None else kind | None
         options[name] = inspect.Parameter(
             name.removesuffix("_class"),
             inspect.Parameter.KEYWORD_ONLY,
             default=default,
-            annotation=Annotated[annotation, option],
+            annotation=Annotated[annotation, typer.Option(help=text, rich_help_panel=title)],
         )
     return options
 
@@ -139,7 +138,7 @@ def plain_help(text: str) -> str:
     sentences = re.split(r"(?<=[^.]{2}\.)\s+(?=[A-Z0-9`])", text)
     last = max((number for number, sentence in enumerate(sentences) if '``"' in sentence), default=0)
     plain = re.sub(r'`+"?|"?`+', "", " ".join(sentences[: last + 1])).rstrip("., ")
-    return f"{plain if text.startswith('`') else plain[0].upper() + plain[1:]}."
+    return f"{plain if text.startswith('`') else plain[:1].upper() + plain[1:]}."
 
 
 _ALGORITHM = _options(LLMDPD, "The algorithm")

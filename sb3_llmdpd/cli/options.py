@@ -1,11 +1,14 @@
-"""Reads lists of names and numbers, and the name of a device, from options."""
+"""Reads lists of names and numbers, and the name of a device, from options; options of several commands."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+import typer
 from stable_baselines3.common.utils import get_device
 
 Entry = TypeVar("Entry")
+
+Processes = Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")]
 
 
 def names(text: str, option: str) -> list[str]:

@@ -19,25 +19,19 @@ SOURCES_HELP = (
 
 Root = Annotated[
     Path | None,
-    typer.Option(
-        help="Folder of the Minari data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."
-    ),
+    typer.Option(help="Folder of the Minari data sets; default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
 ]
 TaskTexts = Annotated[
     Path | None,
-    typer.Option(help="JSON file of sentences by data set or task, which go before those in the data."),
+    typer.Option(help="JSON file of sentences by data set or task, instead of those in the data."),
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse actions outside the action space instead of clipping them.")
 ]
-Flatten = Annotated[
-    bool, typer.Option("--flatten", help="Put the entries of Dict observations into one vector.")
-]
+Flatten = Annotated[bool, typer.Option("--flatten", help="Put Dict observations into one vector.")]
 AllowPickle = Annotated[
     bool,
-    typer.Option(
-        "--allow-pickle", help="Open pickled replay buffers, which execute what they hold: your own alone."
-    ),
+    typer.Option("--allow-pickle", help="Open pickled replay buffers; they execute code: only your own."),
 ]
 
 

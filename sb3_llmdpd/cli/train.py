@@ -45,15 +45,13 @@ def train(
     flatten: sources.Flatten = False,
     allow_pickle: sources.AllowPickle = False,
     memory_mapped: Annotated[
-        bool, typer.Option(help="Leave the steps in a file: for data larger than memory.")
+        bool, typer.Option(help="Leave steps in a file, for data beyond memory.")
     ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder of those files; by default in $SB3_LLMDPD_CACHE or ~/.cache/sb3_llmdpd."),
     ] = None,
-    unseen: Annotated[
-        str | None, typer.Option(help="Tasks between commas whose episodes are left out.")
-    ] = None,
+    unseen: Annotated[str | None, typer.Option(help="Tasks between commas that are left out.")] = None,
     steps: Annotated[int, typer.Option(help="Gradient steps of the whole run.", min=1)] = 10_000,
     cosine: Annotated[bool, typer.Option(help="Let the learning rate fall along half a cosine.")] = False,
     log_interval: Annotated[

@@ -83,9 +83,7 @@ class ExpertPlayer:
 
         def act(observations: Any, rows: Sequence[int], rewards: np.ndarray) -> np.ndarray:
             experts = [self.envs[row].get_wrapper_attr("expert_action") for row in rows]
-            return np.stack(
-                [expert(observation) for expert, observation in zip(experts, observations, strict=True)]
-            )
+            return np.stack([expert(one) for expert, one in zip(experts, observations, strict=True)])
 
         return act
 
@@ -103,9 +101,7 @@ class CopyPlayer:
         replays = [_Replay(prompt) for prompt in prompts]
 
         def act(observations: Any, rows: Sequence[int], rewards: np.ndarray) -> np.ndarray:
-            return np.stack(
-                [replays[row](observation) for row, observation in zip(rows, observations, strict=True)]
-            )
+            return np.stack([replays[row](one) for row, one in zip(rows, observations, strict=True)])
 
         return act
 
@@ -115,9 +111,7 @@ class _Replay:
 
     def __init__(self, prompt: Prompt) -> None:
         if prompt.trajectory is None:
-            raise ValueError(
-                "the copy policy repeats an example, and the prompt has none: give a `trajectory`"
-            )
+            raise ValueError("the copy repeats an example, and the prompt has none: give it a `trajectory`")
         example = Trajectory.of(prompt.trajectory)
         if isinstance(example.observations, dict):
             raise ValueError("the copy policy compares observations that are arrays, and these are dicts")

@@ -69,12 +69,7 @@ class CellResult:
 
     @classmethod
     def of(cls, cell: Cell, rollouts: Sequence[Rollout]) -> "CellResult":
-        """Collect the episodes of a cell.
-
-        :param cell: the cell.
-        :param rollouts: its episodes, in their order.
-        :return: the result.
-        """
+        """Collect the episodes of a cell, in their order."""
         watched = [rollout.phases for rollout in rollouts if rollout.phases is not None]
         return cls(
             cell.task,
@@ -142,9 +137,11 @@ def evaluate_tasks(
         raise ValueError(f"`n_processes` must be at least 1, or None for one a CPU core, got {n_processes}")
     if not cells:
         raise ValueError("`cells` is empty: name at least one task and condition")
-    blocks_of_cells = [
-        list(_blocks(cell, examples or {}, texts or {}, seed, n_episodes, n_envs)) for cell in cells
-    ]
+    blocks_of_cells = []
+    for cell in cells:
+        n = cell.n_episodes or n_episodes
+        prompts = prompts_of(cell.condition, examples or {}, texts or {}, n)
+        blocks_of_cells.append(list(_blocks(cell, prompts, goals_of(cell, examples or {}, n), n_envs, seed)))
     blocks = list(chain.from_iterable(blocks_of_cells))
     player = _player(model)
     if first_prompts := [block.prompts[0] for block in blocks if not block.is_control]:
@@ -260,12 +257,7 @@ def goals_of(cell: Cell, examples: Mapping[str, Sequence[Episode]], n_episodes: 
 
 
 def _blocks(
-    cell: Cell,
-    examples: Mapping[str, Sequence[Episode]],
-    texts: Mapping[str, str],
-    seed: int,
-    n_episodes: int,
-    n_envs: int,
+    cell: Cell, prompts: Sequence[Prompt], goals: Sequence[str | None], n_envs: int, seed: int
 ) -> Iterator[Block]:
     """Cut a cell's episodes into blocks, the same for every number of processes."""
 
@@ -273,9 +265,7 @@ def _blocks(
         sequence = np.random.SeedSequence([_EVALUATION, seed, crc32(cell.task.encode()), *entropy])
         return int(sequence.generate_state(1)[0])
 
-    n_episodes = cell.n_episodes or n_episodes
-    prompts = prompts_of(cell.condition, examples, texts, n_episodes)
-    goals = goals_of(cell, examples, n_episodes)
+    n_episodes = len(prompts)
     seeds = [draw(episode) for episode in range(n_episodes)]
     for first in range(0, n_episodes, n_envs):
         rows = slice(first, first + n_envs)

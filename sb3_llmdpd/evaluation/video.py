@@ -61,11 +61,13 @@ def film_episode(
     require("imageio_ffmpeg", "video")
     library = drawing_library()
     with whole_file(path) as temporary, worker_pool(1, _use, library) as pool:
-        job = pool.submit(_film, temporary, model_path, task, prompt, seed, goal, make_env, max_episode_steps)
+        make = partial(make_env, task)
+        scene = {"seeds": [seed], "goals": [goal], "max_steps": max_episode_steps}
+        job = pool.submit(_film, temporary, model_path, prompt, make, **scene)
         try:
             return job.result()
-        # A driver that cannot start raises any of these.
         except (BrokenProcessPool, ImportError, RuntimeError, AttributeError) as error:
+            # A driver that cannot start raises any of these.
             raise RuntimeError(f"drawing with {library or 'the default library'} failed: {error}") from error
 
 
@@ -144,28 +146,17 @@ def _use(library: str | None) -> None:
         os.environ[_GL_VARIABLE] = library
 
 
-def _film(
-    path: Path,
-    model_path: str | Path,
-    task: str,
-    prompt: Prompt,
-    seed: int,
-    goal: str | None,
-    make_env: EnvMaker,
-    max_steps: int,
-) -> Rollout:
+def _film(path: Path, model_path: str | Path, prompt: Prompt, make_env: Any, **scene: Any) -> Rollout:
     th.set_num_threads(1)
     model = LLMDPD.load(model_path, device="cpu").prompted(prompt=prompt)
-    env = make_env(task)
+
+    def act(observations: Any, *_: object) -> np.ndarray:
+        return model.predict(observations, deterministic=True)[0]
+
+    env = make_env()
     fps = env.metadata.get("render_fps", 30) / STEPS_PER_FRAME
     is_picture = path.suffix == ".png"
     with _Strip(path) if is_picture else require("imageio.v2", "video").get_writer(path, fps=fps) as writer:
-        (rollout,) = run_episodes(
-            [_Camera(env, writer)],
-            lambda observations, *_: model.predict(observations, deterministic=True)[0],
-            [seed],
-            max_steps=max_steps,
-            goals=[goal],
-        )
+        (rollout,) = run_episodes([_Camera(env, writer)], act, **scene)
     env.close()
     return rollout

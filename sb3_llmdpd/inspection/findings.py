@@ -1,6 +1,6 @@
 """Finds what should be mended before training, and says so in one sentence each with what to do."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -87,7 +87,7 @@ def _warned(inspection: Inspection) -> Iterator[Finding]:
         yield from (Finding("warning", sentence) for sentence in sentences)
 
 
-def _rewards(inspection: Inspection) -> Iterator[Finding]:
+def _outcomes(inspection: Inspection) -> Iterator[Finding]:
     unrewarded = [task.name for task in inspection.tasks if not task.is_rewarded]
     if len(unrewarded) == len(inspection.tasks):
         yield Finding(
@@ -102,9 +102,6 @@ def _rewards(inspection: Inspection) -> Iterator[Finding]:
             f" ({_some(unrewarded)}), and the Q term has nothing there to tell good actions from bad ones"
             " by: record rewards, or clone with --eta 0.",
         )
-
-
-def _failures(inspection: Inspection) -> Iterator[Finding]:
     if inspection.failed is not None and inspection.failed[1] > MANY_FAILED:
         of_episodes, of_steps = inspection.failed
         yield Finding(
@@ -115,33 +112,30 @@ def _failures(inspection: Inspection) -> Iterator[Finding]:
         )
 
 
-def _actions(inspection: Inspection) -> Iterator[Finding]:
-    entries = inspection.actions
+def _fixed(entries: Sequence[EntryNumbers], of: str, remedy: str) -> Iterator[Finding]:
     fixed = [entry.never_changes for entry in entries]
     if any(fixed):
-        yield Finding(
-            "fixed actions",
-            f"{_entries(entries, fixed, 'actions', 'never changes', 'never change')}: leave out what moves"
-            " nothing, or check the recording.",
-        )
+        verb = "changes" if sum(fixed) == 1 else "change"
+        yield Finding(f"fixed {of}", f"{_entries(entries, fixed, of)} never {verb}: {remedy}.")
+
+
+def _actions(inspection: Inspection) -> Iterator[Finding]:
+    entries = inspection.actions
+    yield from _fixed(entries, "actions", "leave out what moves nothing, or check the recording")
     saturated = [(entry.at_bound or 0.0) > SATURATED and not entry.never_changes for entry in entries]
     if any(saturated):
+        verb = "lies" if sum(saturated) == 1 else "lie"
         yield Finding(
             "saturated actions",
-            f"{_entries(entries, saturated, 'actions', 'lies', 'lie')} at a bound in more than"
-            f" {SATURATED:.0%} of the steps: check that actions and bounds are in the same units.",
+            f"{_entries(entries, saturated, 'actions')} {verb} at a bound in more than {SATURATED:.0%} of the"
+            " steps: check that actions and bounds are in the same units.",
         )
 
 
 def _observations(inspection: Inspection) -> Iterator[Finding]:
     entries = inspection.observations
-    fixed = [entry.never_changes for entry in entries]
-    if any(fixed):
-        yield Finding(
-            "fixed observations",
-            f"{_entries(entries, fixed, 'observations', 'never changes', 'never change')}: padding does no"
-            " harm, but a sensor that was not recorded does.",
-        )
+    remedy = "padding does no harm, but a sensor that was not recorded does"
+    yield from _fixed(entries, "observations", remedy)
     if (extremes := extreme_deviations(entries)) is not None:
         smallest, largest = extremes
         ratio = largest.deviation / smallest.deviation
@@ -187,16 +181,13 @@ def _pair(alike: AlikeTexts) -> str:
     return f"cosine {alike.cosine:.3f}: {one} and {other}"
 
 
-def _examples(inspection: Inspection) -> Iterator[Finding]:
+def _prompts(inspection: Inspection) -> Iterator[Finding]:
     if single := [task.name for task in inspection.tasks if task.n_episodes == 1]:
         yield Finding(
             "single episodes",
             f"{_do(single, 'task', 'has', 'have')} a single episode ({_some(single)}), which is prompted"
             " with another part of itself, since there is no other to show: record a second one.",
         )
-
-
-def _duplicates(inspection: Inspection) -> Iterator[Finding]:
     first: dict[str, str] = {}
     again: list[str] = []
     for episode in inspection.episodes:
@@ -212,18 +203,7 @@ def _duplicates(inspection: Inspection) -> Iterator[Finding]:
         )
 
 
-_CHECKS: tuple[Callable[[Inspection], Iterator[Finding]], ...] = (
-    _unreadable,
-    _bounds,
-    _warned,
-    _rewards,
-    _failures,
-    _actions,
-    _observations,
-    _texts,
-    _examples,
-    _duplicates,
-)
+_CHECKS = (_unreadable, _bounds, _warned, _outcomes, _actions, _observations, _texts, _prompts)
 
 
 def _do(things: Sequence[object], name: str, one: str, several: str) -> str:
@@ -244,10 +224,9 @@ def _first(sentences: Sequence[str]) -> tuple[str, ...]:
     return (*sentences[:SHOWN], *more)
 
 
-def _entries(entries: Sequence[EntryNumbers], chosen: Sequence[bool], of: str, one: str, several: str) -> str:
-    """Count and name the chosen entries before a verb, neighbours as one span."""
+def _entries(entries: Sequence[EntryNumbers], chosen: Sequence[bool], of: str) -> str:
+    """Count and name the chosen entries, neighbours as one span."""
     runs = groupby(zip(entries, chosen, strict=True), lambda pair: pair[1])
     spans = [[entry.name for entry, _ in run] for is_chosen, run in runs if is_chosen]
     names = [span[0] + (f" to {span[-1]}" if len(span) > 1 else "") for span in spans]
-    verb = one if sum(chosen) == 1 else several
-    return f"{sum(chosen):,} of {len(entries):,} entries of the {of} ({_some(names)}) {verb}"
+    return f"{sum(chosen):,} of {len(entries):,} entries of the {of} ({_some(names)})"

@@ -95,26 +95,14 @@ class TaskNumbers:
 
     @classmethod
     def of(cls, name: str, episodes: Sequence[EpisodeNumbers], texts: tuple[str, ...]) -> "TaskNumbers":
-        """Put the episodes of a task together.
-
-        :param name: name of the task.
-        :param episodes: at least one, all of this task.
-        :param texts: distinct phrasings of its sentence.
-        :return: the numbers.
-        """
+        """Put the episodes of a task, at least one, together."""
         known = [episode.success for episode in episodes if episode.success is not None]
         returns = [episode.total_reward for episode in episodes]
-        return cls(
-            name,
-            len(episodes),
-            sum(episode.n_steps for episode in episodes),
-            fmean(known) if known else None,
-            min(returns),
-            fmean(returns),
-            max(returns),
-            any(episode.is_rewarded for episode in episodes),
-            texts,
-        )
+        n_steps = sum(episode.n_steps for episode in episodes)
+        success_rate = fmean(known) if known else None
+        totals = min(returns), fmean(returns), max(returns)
+        is_rewarded = any(episode.is_rewarded for episode in episodes)
+        return cls(name, len(episodes), n_steps, success_rate, *totals, is_rewarded, texts)
 
 
 @dataclass(frozen=True)
@@ -144,11 +132,7 @@ class EntryNumbers:
 
 
 def extreme_deviations(entries: Sequence[EntryNumbers]) -> tuple[EntryNumbers, EntryNumbers] | None:
-    """Find the entries that vary least and most, among those that change.
-
-    :param entries: any.
-    :return: the two entries; None where nothing changes.
-    """
+    """Find the entries that vary least and most among those that change; None where nothing changes."""
     moving = [entry for entry in entries if not entry.never_changes]
     moving.sort(key=lambda entry: entry.deviation)
     return (moving[0], moving[-1]) if moving else None

@@ -158,8 +158,8 @@ class _Moments:
             self._names = [_entry_name(self._key, index) for index in product(*map(range, mean.shape))]
             self._mean, self._squares, self._low, self._high = mean, squares, low, high
         else:
-            # Chan et al. (1979): about their mean two blocks have the squares S_a + S_b + d^2 n_a n_b / (n_a + n_b),
-            # with d the distance of their means. Stable, unlike a sum of squares less a square.
+            # Chan et al. (1979): about the joint mean two blocks have S_a + S_b + d^2 n_a n_b / (n_a + n_b),
+            # where d is the distance of their means. Stable, unlike a sum of squares less a square.
             distance = mean - self._mean
             self._mean = self._mean + distance * n / (self._n + n)
             self._squares = self._squares + squares + np.square(distance) * self._n * n / (self._n + n)

@@ -87,8 +87,8 @@ class TextComparer:
         sentences = [wording[key] for key in owners]
         try:
             vectors = check_vectors(encoder.encode(sentences), sentences, encoder)
-        # An encoder looks for its packages and weights at its first use.
         except (ImportError, OSError, ValueError) as error:
+            # An encoder looks for its packages and weights at its first use.
             return TextComparison(shared, (), None, str(error))
         similar = _similar(sentences, vectors, [tuple(tasks) for tasks in owners.values()])
         return TextComparison(shared, similar, encoder.name, None)
