@@ -152,10 +152,9 @@ def test_hidden_goals_go_from_the_data_through_the_training_into_an_evaluation_o
     trained = run(f"train --dataset metaworld/* --same-goal {TINY} --root", data, "--out", out)
     assert trained.exit_code == 0, trained.output
     small = "--episodes 2 --max-steps 2 --processes 1 --phases"
-    result = run(
-        f"evaluate --hide-goal {tasks} --conditions trajectory,wrong-trajectory,antonym,copy {small} --model",
-        *(out / "model.zip", "--root", data, "--out", tmp_path / "results"),
-    )
+    conditions = "trajectory,wrong-trajectory,antonym,copy"
+    places = ("--model", out / "model.zip", "--root", data, "--out", tmp_path / "results")
+    result = run(f"evaluate --hide-goal {tasks} --conditions {conditions} {small}", *places)
     assert result.exit_code == 0, result.output
     assert "In drawer-close the goal is a part of the object, or hardly moves" in result.output
     assert "No task is the opposite of reach" in result.output

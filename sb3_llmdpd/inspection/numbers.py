@@ -100,9 +100,9 @@ class TaskNumbers:
         returns = [episode.total_reward for episode in episodes]
         n_steps = sum(episode.n_steps for episode in episodes)
         success_rate = fmean(known) if known else None
-        totals = min(returns), fmean(returns), max(returns)
+        low, mean, high = min(returns), fmean(returns), max(returns)
         is_rewarded = any(episode.is_rewarded for episode in episodes)
-        return cls(name, len(episodes), n_steps, success_rate, *totals, is_rewarded, texts)
+        return cls(name, len(episodes), n_steps, success_rate, low, mean, high, is_rewarded, texts)
 
 
 @dataclass(frozen=True)
