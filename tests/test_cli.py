@@ -306,7 +306,7 @@ def test_a_run_goes_on_without_another_file(config: Path, tmp_path: Path) -> Non
         ("cosine: 1", "options.yaml: 'cosine' takes true or false, got 1"),
         ("batch_size:", "options.yaml: 'batch_size' cannot be None: "),
         ("- steps", r"a YAML file with options, as in .*, and .*options.yaml holds \['steps'\]"),
-        ("steps: [", "--config takes a YAML file, and .*options.yaml is none: while parsing"),
+        ("steps: [", "--config takes a YAML file, and .*options.yaml is not one: while parsing"),
     ],
 )
 def test_a_file_of_options_that_cannot_be_is_refused_by_its_name(

@@ -12,10 +12,11 @@ FINGERPRINT = "fingerprint"
 
 _NO_OPTIONS = ("config", "resume")
 _OF_A_RUN = ("command", FINGERPRINT)
-"""What ``run.json`` holds beside options: left out, so that the file of an earlier run may be given."""
+"""Entries of ``run.json`` beside options, left out so that the file of an earlier run may be given."""
 
 
 def _take_defaults(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Make the file's values the defaults of the command's options, before these are read."""
     if path is not None:
         options = {option.name: option for option in ctx.command.params if option.name not in _NO_OPTIONS}
         given = {}
@@ -32,9 +33,8 @@ def _read(path: Path) -> dict[Any, Any]:
     try:
         settings = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"--config takes a YAML file, and {path} is none: {' '.join(str(error).split())}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"--config takes a YAML file, and {path} is not one: {reason}") from error
     if not isinstance(settings, dict):
         raise ValueError(
             "--config takes a YAML file with options, as in `batch_size: 128`,"

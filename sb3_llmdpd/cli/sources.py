@@ -73,7 +73,7 @@ def read_task_texts(path: str | Path | None) -> Mapping[str, Any] | None:
     try:
         texts = json.loads(Path(path).read_text())
     except ValueError as error:
-        raise ValueError(f"--task-texts takes {accepted}, and {path} is none ({error})") from error
+        raise ValueError(f"--task-texts takes {accepted}, and {path} is not one ({error})") from error
     if not isinstance(texts, dict) or not all(isinstance(value, str | list) for value in texts.values()):
         raise ValueError(f"--task-texts takes {accepted}, and {path} holds {json.dumps(texts)[:80]}")
     return texts

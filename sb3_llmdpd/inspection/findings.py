@@ -169,7 +169,7 @@ def _texts(inspection: Inspection) -> Iterator[Finding]:
     if similar := inspection.texts.similar:
         yield Finding(
             "similar texts",
-            f"{_do(similar, 'pair of tasks', 'has', 'have')} nearly the same sentence in the eyes of"
+            f"{_do(similar, 'pair of tasks', 'has', 'have')} nearly the same sentence for the encoder"
             f" {inspection.texts.encoder_name!r}: word them further apart with --task-texts, or prompt with"
             " examples, too.",
             _first([_pair(alike) for alike in similar]),
