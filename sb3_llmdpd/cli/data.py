@@ -89,8 +89,8 @@ def convert(
         allow_pickle=allow_pickle,
     )
     observation_space, action_space = joint_spaces(opened)
-    counts = _Counts()
-    episodes = counts.counted(opened)
+    lengths: dict[str, list[int]] = {}
+    episodes = _noting_lengths(opened, lengths)
     if to == "minari":
         from sb3_llmdpd.data.minari_writer import write_minari
 
@@ -100,8 +100,8 @@ def convert(
 
         write_npz(out, episodes, observation_space, action_space)
         place = Path(out)
-    contents = f"{counts.episodes:,} episodes of {len(counts.tasks)} tasks, {counts.steps:,} transitions"
-    typer.echo(f"{contents} are in {place}")
+    n_episodes, n_steps = sum(map(len, lengths.values())), sum(map(sum, lengths.values()))
+    typer.echo(f"{n_episodes:,} episodes of {len(lengths)} tasks, {n_steps:,} transitions are in {place}")
     written = shlex.join([out] if root is None or to == "npz" else [out, "--root", str(root)])
     typer.echo(f"Next: sb3-llmdpd data inspect {written}, then sb3-llmdpd train --dataset {written}")
 
@@ -118,24 +118,13 @@ def _check_target(to: str, out: str, overwrite: bool) -> None:
         raise ValueError(f"{out} is there already: give --overwrite to replace it, or another --out")
 
 
-class _Counts:
-    """Counts episodes while they pass."""
+def _noting_lengths(sources: Sequence[EpisodeSource], lengths: dict[str, list[int]]) -> Iterator[Episode]:
+    """Yield the episodes of all sources, and note their lengths by task.
 
-    def __init__(self) -> None:
-        self.episodes = self.steps = 0
-        self.tasks: dict[str, None] = {}
-
-    def counted(self, sources: Sequence[EpisodeSource]) -> Iterator[Episode]:
-        """Yield the episodes of all sources.
-
-        :param sources: opened sources.
-        :return: one episode after the other.
-        :raises ValueError: on a bad episode; at the end, before a file is in place, on sentences of no task.
-        """
-        for source in sources:
-            for episode in source.episodes():
-                self.episodes += 1
-                self.steps += len(episode)
-                self.tasks[episode.task] = None
-                yield episode
-        refuse_unknown_texts(sources, list(self.tasks))
+    Sentences for tasks that are not there are refused at the end, before a file is in place.
+    """
+    for source in sources:
+        for episode in source.episodes():
+            lengths.setdefault(episode.task, []).append(len(episode))
+            yield episode
+    refuse_unknown_texts(sources, list(lengths))
