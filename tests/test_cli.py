@@ -3,7 +3,6 @@
 import inspect
 import json
 import re
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,24 @@ from typer.testing import CliRunner, Result
 import sb3_llmdpd
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.cli import app
+from sb3_llmdpd.cli.model_options import parameter_docs, plain_help
+from sb3_llmdpd.cli.train import train
+from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.minari import local_ids
 from sb3_llmdpd.evaluation.rollouts import Rollout
+from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 
-TINY = [
-    "--steps",
-    "2",
-    "--log-interval",
-    "1",
-    "--batch-size",
-    "4",
-    "--prompts-per-batch",
-    "2",
-    "--net-arch",
-    "8",
-]
-TINY += ["--text-encoder", "hashing:8", "--device", "cpu", "--eta", "0"]
+TINY = (
+    "--steps 2 --log-interval 1 --batch-size 4 --prompts-per-batch 2 --net-arch 8 --text-encoder hashing:8"
+    " --device cpu --eta 0"
+)
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def run(command: str, *more: object) -> Result:
+    """Run a command line of words without spaces, and whatever else stands behind them."""
+    arguments = [*command.split(), *map(str, more)]
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "TERM": "dumb"})
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +45,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file of the command line's own making."""
     out = tmp_path_factory.mktemp("train")
-    result = run("train", "--dataset", "metaworld/*", "--root", root, "--out", out, *TINY)
+    result = run(f"train --dataset metaworld/* {TINY} --root", root, "--out", out)
     assert result.exit_code == 0, result.output
     return out / "model.zip"
 
 
-# What the commands do -------------------------------------------------------------------------------------------------------
+# What the commands do ---------------------------------------------------------------------------------------
 
 
 def test_the_version_is_the_packages() -> None:
@@ -64,53 +60,30 @@ def test_the_version_is_the_packages() -> None:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        (["collect", "metaworld"], ["--unseen", "--seed", "--out", "--noise", "--episodes"]),
+        ("collect metaworld", "--unseen --seed --out --noise --episodes"),
         (
-            ["train"],
-            ["--dataset", "--unseen", "--seed", "--out", "--steps", "--eta", "--resume", "--save-freq"],
+            "train",
+            "--dataset --unseen --seed --out --steps --eta --resume --save-freq --config --no-layer-norm",
         ),
-        (
-            ["film"],
-            ["--model", "--task", "--condition", "--seed", "--hide-goal", "--max-steps", "--out", "--root"],
-        ),
-        (
-            ["evaluate"],
-            ["--model", "--tasks", "--unseen", "--conditions", "--hide-goal", "--shared-scenes", "--phases"],
-        ),
-        (["quickstart"], ["--seed", "--out", "--smoke"]),
-        (["data", "inspect"], ["--root", "--text-encoder", "--json", "--all"]),
-        (
-            ["benchmark", "metaworld"],
-            ["--split", "--unseen", "--goal", "--data", "--seeds", "--variants", "--out", "--root"],
-        ),
+        ("film", "--model --task --condition --seed --hide-goal --max-steps --out --root"),
+        ("evaluate", "--model --tasks --unseen --conditions --hide-goal --shared-scenes --phases"),
+        ("quickstart", "--seed --out --smoke"),
+        ("data inspect", "--root --text-encoder --json --all"),
+        ("benchmark metaworld", "--split --unseen --goal --data --seeds --variants --out --root"),
     ],
 )
-def test_the_help_of_a_command_explains_it_and_its_options(command: list[str], options: list[str]) -> None:
-    output = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
-    assert [option for option in options if option not in output] == []
+def test_the_help_of_a_command_explains_it_and_its_options(command: str, options: str) -> None:
+    output = run(command, "--help").output
+    assert [option for option in options.split() if option not in output] == []
     assert "default:" in output
 
 
 def test_collect_records_the_tasks_and_names_the_next_command(tmp_path: Path) -> None:
-    result = run(
-        "collect",
-        "metaworld",
-        "--tasks",
-        "reach",
-        "--episodes",
-        1,
-        "--noise",
-        "0,0.1",
-        "--out",
-        tmp_path,
-        "--processes",
-        1,
-    )
+    result = run("collect metaworld --tasks reach --episodes 1 --noise 0,0.1 --processes 1 --out", tmp_path)
     assert result.exit_code == 0, result.output
     assert "metaworld/reach-v0  the expert succeeded in 100%" in result.output
-    assert re.search(
-        "Together 1 episodes of 1 tasks, [0-9]+ transitions; 0% of the episodes failed", result.output
-    )
+    together = "Together 1 episodes of 1 tasks, [0-9]+ transitions; 0% of the episodes failed"
+    assert re.search(together, result.output)
     assert "sb3-llmdpd train" in result.output
     assert local_ids(tmp_path) == ["metaworld/reach-v0"]
 
@@ -119,142 +92,69 @@ def test_train_writes_a_model_that_knows_the_sentences_and_its_learning_curve(mo
     loaded = LLMDPD.load(model)
     assert loaded.num_timesteps == 2
     assert "close the drawer" in loaded.known_task_texts
-    assert sorted(path.name for path in model.parent.iterdir()) == [
-        "curves.png",
-        "model.zip",
-        "progress.csv",
-        "run.json",
-    ]
+    names = {path.name for path in model.parent.iterdir()}
+    assert names == {"curves.png", "model.zip", "progress.csv", "run.json"}
     assert len((model.parent / "progress.csv").read_text().splitlines()) == 3
 
 
 def test_train_leaves_out_unseen_tasks(root: Path, tmp_path: Path) -> None:
-    result = run(
-        "train",
-        "--dataset",
-        "metaworld/*",
-        "--unseen",
-        "drawer-close",
-        "--root",
-        root,
-        "--out",
-        tmp_path,
-        *TINY,
-    )
+    result = run(f"train --dataset metaworld/* --unseen drawer-close {TINY} --root", root, "--out", tmp_path)
     assert "2 episodes of 1 tasks" in result.output
     assert "close the drawer" not in LLMDPD.load(tmp_path / "model.zip").known_task_texts
 
 
 def test_train_takes_ways_to_be_faster(root: Path, tmp_path: Path) -> None:
-    fast = ["--acceleration", "medium,bfloat16"]
-    result = run("train", "--dataset", "metaworld/*", "--root", root, "--out", tmp_path, *TINY, *fast)
+    fast = f"train --dataset metaworld/* {TINY} --acceleration"
+    result = run(f"{fast} medium,bfloat16 --root", root, "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    assert LLMDPD.load(tmp_path / "model.zip").acceleration == {
-        "matmul_precision": "medium",
-        "bfloat16": True,
-    }
-
-
-def test_train_refuses_a_way_that_there_is_not(root: Path, tmp_path: Path) -> None:
-    result = run(
-        "train",
-        "--dataset",
-        "metaworld/*",
-        "--root",
-        root,
-        "--out",
-        tmp_path,
-        *TINY,
-        "--acceleration",
-        "turbo",
-    )
-    assert result.exit_code != 0
-    assert (
-        "`acceleration` knows matmul_precision, compile, bfloat16, cuda_graph; got 'turbo'" in result.output
-    )
+    acceleration = LLMDPD.load(tmp_path / "model.zip").acceleration
+    assert acceleration == {"matmul_precision": "medium", "bfloat16": True}
+    unknown = "`acceleration` knows matmul_precision, compile, bfloat16, cuda_graph; got 'turbo'"
+    assert_refused(run(f"{fast} turbo --root", root, "--out", tmp_path / "no"), unknown)
 
 
 def test_evaluate_plays_a_model_in_fewer_steps(model: Path, tmp_path: Path) -> None:
-    small = [
-        "--tasks",
-        "reach",
-        "--conditions",
-        "none",
-        "--episodes",
-        1,
-        "--max-steps",
-        1,
-        "--processes",
-        1,
-        "--out",
-        tmp_path,
-    ]
-    result = run("evaluate", "--model", model, "--sampler", "ddim", "--sampling-steps", 2, *small)
+    small = "--tasks reach --conditions none --episodes 1 --max-steps 1 --processes 1"
+    result = run(f"evaluate --sampler ddim --sampling-steps 2 {small} --model", model, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     settings = json.loads((tmp_path / "results.json").read_text())["settings"]
     assert (settings["sampler"], settings["n_sampling_steps"]) == ("ddim", 2)
 
 
 def test_evaluate_refuses_fewer_steps_without_a_sampler_that_takes_them(model: Path, tmp_path: Path) -> None:
-    result = run("evaluate", "--model", model, "--sampling-steps", 2, "--out", tmp_path)
-    assert result.exit_code != 0
-    assert "--sampling-steps needs --sampler: fewer steps are taken by ddim or dpm_solver++" in result.output
+    result = run("evaluate --sampling-steps 2 --model", model, "--out", tmp_path)
+    assert_refused(
+        result, "--sampling-steps needs --sampler: fewer steps are taken by ddim or dpm_solver\\+\\+"
+    )
 
 
 def test_evaluate_writes_results_and_prints_the_tables(model: Path, tmp_path: Path) -> None:
-    arguments = [
-        "--tasks",
-        "reach,drawer-close",
-        "--unseen",
-        "drawer-close",
-        "--conditions",
-        "text,wrong,expert,told:reach",
-    ]
-    small = ["--episodes", 1, "--examples", 1, "--max-steps", 2, "--processes", 1]
-    result = run(
-        "evaluate", "--model", model, "--root", tmp_path / "data", "--out", tmp_path, *arguments, *small
-    )
+    conditions = "--tasks reach,drawer-close --unseen drawer-close --conditions text,wrong,expert,told:reach"
+    small = "--episodes 1 --examples 1 --max-steps 2 --processes 1"
+    places = ("--model", model, "--root", tmp_path / "data", "--out", tmp_path)
+    result = run(f"evaluate {conditions} {small}", *places)
     assert result.exit_code == 0, result.output
     document = json.loads((tmp_path / "results.json").read_text())
-    assert [(cell["task"], cell["seen"], cell["condition"]["name"]) for cell in document["cells"]][:3] == [
-        ("reach", True, "text"),
-        ("reach", True, "wrong"),
-        ("reach", True, "expert"),
-    ]
+    cells = [(cell["task"], cell["seen"], cell["condition"]["name"]) for cell in document["cells"]]
+    assert cells[:3] == [("reach", True, "text"), ("reach", True, "wrong"), ("reach", True, "expert")]
     assert document["settings"]["n_episodes"] == 1
     assert "unseen (1)" in result.output
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "data",
-        "results.json",
-        "results.md",
-        "success.png",
-    ]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"data", "results.json", "results.md", "success.png"}
 
 
 def test_hidden_goals_go_from_the_data_through_the_training_into_an_evaluation_on_the_examples_goals(
     tmp_path: Path,
 ) -> None:
-    data = [
-        "--tasks",
-        "reach,drawer-close",
-        "--episodes",
-        2,
-        "--hide-goal",
-        "--episodes-per-goal",
-        2,
-        "--processes",
-        1,
-    ]
-    assert run("collect", "metaworld", *data, "--out", tmp_path / "data").exit_code == 0
-    out = tmp_path / "run"
-    trained = run(
-        "train", "--dataset", "metaworld/*", "--same-goal", "--root", tmp_path / "data", "--out", out, *TINY
-    )
+    data, out, tasks = tmp_path / "data", tmp_path / "run", "--tasks reach,drawer-close"
+    recipe = f"{tasks} --episodes 2 --hide-goal --episodes-per-goal 2 --processes 1"
+    assert run(f"collect metaworld {recipe} --out", data).exit_code == 0
+    trained = run(f"train --dataset metaworld/* --same-goal {TINY} --root", data, "--out", out)
     assert trained.exit_code == 0, trained.output
-    small = ["--episodes", 2, "--max-steps", 2, "--processes", 1, "--phases"]
-    conditions = ["--tasks", "reach,drawer-close", "--conditions", "trajectory,wrong-trajectory,antonym,copy"]
-    where = ["--root", tmp_path / "data", "--out", tmp_path / "results"]
-    result = run("evaluate", "--model", out / "model.zip", "--hide-goal", *conditions, *small, *where)
+    small = "--episodes 2 --max-steps 2 --processes 1 --phases"
+    conditions = "trajectory,wrong-trajectory,antonym,copy"
+    places = ("--model", out / "model.zip", "--root", data, "--out", tmp_path / "results")
+    result = run(f"evaluate --hide-goal {tasks} --conditions {conditions} {small}", *places)
     assert result.exit_code == 0, result.output
     assert "In drawer-close the goal is a part of the object, or hardly moves" in result.output
     assert "No task is the opposite of reach" in result.output
@@ -262,12 +162,12 @@ def test_hidden_goals_go_from_the_data_through_the_training_into_an_evaluation_o
     names = [(cell["task"], cell["condition"]["name"]) for cell in document["cells"]]
     assert names == [("reach", "trajectory"), ("reach", "wrong-trajectory"), ("reach", "copy")]
     assert [len(cell["phases"]) for cell in document["cells"]] == [2, 2, 2]
-    assert local_ids(tmp_path / "data")[0] == "metaworld-examples/reach-hidden-v0"
+    assert local_ids(data)[0] == "metaworld-examples/reach-hidden-v0"
 
 
 def test_shared_scenes_are_played_beside_the_tasks(model: Path, tmp_path: Path) -> None:
-    small = ["--episodes", 1, "--max-steps", 1, "--processes", 1, "--tasks", "reach", "--conditions", "none"]
-    result = run("evaluate", "--model", model, "--shared-scenes", "--out", tmp_path, *small)
+    small = "--episodes 1 --max-steps 1 --processes 1 --tasks reach --conditions none"
+    result = run(f"evaluate --shared-scenes {small} --model", model, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     told = re.findall(r"^(\S+) +(\S+) +\d\.\d\d \[", result.output, flags=re.MULTILINE)
     assert ("pick-place", "reach") in told
@@ -286,156 +186,217 @@ def test_with_the_goal_hidden_the_scene_that_is_filmed_has_the_goal_of_the_examp
     film = import_module("sb3_llmdpd.cli.film")  # the name in the package is the function's
     monkeypatch.setattr(film, "film_episode", film_episode)
     monkeypatch.setattr(film, "N_EPISODES", 2)
-    result = run(
-        "film",
-        "--model",
-        "m.zip",
-        "--task",
-        "reach",
-        "--hide-goal",
-        "--root",
-        tmp_path,
-        "--out",
-        tmp_path / "a.mp4",
-    )
+    places = ("--root", tmp_path, "--out", tmp_path / "a.mp4")
+    result = run("film --model m.zip --task reach --hide-goal", *places)
     assert result.exit_code == 0, result.output
     assert filmed["goal"] == filmed["prompt"].trajectory.goal is not None
     assert not filmed["env"].goal_visible
 
 
-def test_the_defaults_of_train_are_those_of_the_algorithm() -> None:
-    from sb3_llmdpd.cli.train import train
-
-    command, algorithm = inspect.signature(train).parameters, inspect.signature(LLMDPD).parameters
-    shared = set(command) & set(algorithm) - {"dataset", "policy", "seed"}
-    assert {name: command[name].default for name in shared} == {
-        name: algorithm[name].default for name in shared
-    }
-    assert {"batch_size", "eta", "gamma", "text_dropout", "text_encoder"} <= shared
+# Options of train -------------------------------------------------------------------------------------------
 
 
-# Bad input ------------------------------------------------------------------------------------------------------------------
+def test_the_options_of_train_are_the_arguments_of_the_algorithm_and_its_policy() -> None:
+    options = inspect.signature(train).parameters
+    for constructor in (LLMDPD, LLMDPDPolicy):
+        for name, argument in inspect.signature(constructor).parameters.items():
+            is_plain = isinstance(argument.default, bool | int | float | str)
+            if is_plain and name not in ("_init_setup_model", "stats_window_size", "text_dim", "state_value"):
+                assert options[name].default == argument.default
+    others = (
+        "policy net_arch acceleration features_extractor q_batch_size critic_learning_rate tensorboard_log"
+    )
+    assert set(others.split()) <= set(options)
+
+
+class Documented:
+    """A class.
+
+    :param share: share of `it`, in [0, 1); see `There`. 0 is
+        none.
+    :param way: ``"a"``: the first (https://b.c/d). ``"b"``: the second, see `make`. More of it.
+    :raises ValueError: when it fails.
+    """
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("name", "expected"), [("share", "Share of it, in [0, 1)."), ("way", "a: the first. b: the second.")]
+)
+def test_help_is_made_of_the_first_sentence_and_those_that_name_a_value(name: str, expected: str) -> None:
+    assert plain_help(parameter_docs(Documented)[name]) == expected
+
+
+def test_options_become_the_arguments_of_a_model(root: Path, tmp_path: Path) -> None:
+    given = "--tau 0.25 --n-critics 3 --layer-norm --text-encoder none --text-dropout 1 --reward-scale none"
+    result = run(f"train --dataset metaworld/* {TINY} {given} --cosine --root", root, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    model = LLMDPD.load(tmp_path / "model.zip")
+    assert (model.tau, model.text_encoder, model.reward_scale) == (0.25, None, "none")
+    assert (model.policy_kwargs["n_critics"], model.policy_kwargs["layer_norm"]) == (3, True)
+    assert model.learning_rate == CosineSchedule(3e-4)
+
+
+# A file of options ------------------------------------------------------------------------------------------
+
+CONFIG = """
+dataset: metaworld/*
+unseen: [drawer-close]
+batch_size: 4
+prompts_per_batch: 2
+learning_rate: 1e-3  # which YAML takes for a word
+net_arch: [8, 8]
+layer_norm: true
+text_encoder: hashing:8
+eta: 0.5
+critic_learning_rate:
+steps: 2
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "options.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_the_command_line_goes_before_the_file_and_the_run_keeps_both(
+    config: Path, root: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    result = run("train --eta 0 --no-layer-norm --device cpu --config", config, "--root", root, "--out", out)
+    assert result.exit_code == 0, result.output
+    kept = json.loads((out / "run.json").read_text())
+    expected = {
+        "eta": 0.0,
+        "layer_norm": False,
+        "learning_rate": 1e-3,
+        "net_arch": "8,8",
+        "unseen": "drawer-close",
+    }
+    assert expected.items() <= kept.items()
+    assert (kept["dataset"][0], kept["critic_learning_rate"]) == ("metaworld/drawer-close-v0", None)
+    assert "config" not in kept
+    assert "Going on from step 2" in run("train --steps 3 --resume", out).output
+    assert LLMDPD.load(out / "model.zip").policy_kwargs["net_arch"] == [8, 8]
+    again = run("train --config", out / "run.json", "--out", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    assert json.loads((tmp_path / "again" / "run.json").read_text()) == kept | {"steps": 3}
+
+
+def test_a_run_goes_on_without_another_file(config: Path, tmp_path: Path) -> None:
+    assert_refused(
+        run("train --resume", tmp_path, "--config", config), "leave out --config, --dataset, --unseen"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batch-size: 8", "options.yaml has 'batch-size', which is no option: the nearest is 'batch_size'"),
+        ("resume: runs", "options.yaml has 'resume', which is no option"),
+        ("7: 8", "options.yaml has 7, which is no option"),
+        ("steps: 2.5", "options.yaml: 'steps' cannot be 2.5: "),
+        ("steps: 0", "options.yaml: 'steps' cannot be 0: .*greater than or equal to 1"),
+        ("eta: true", "options.yaml: 'eta' takes a word, a number, or a list of them, got True"),
+        (
+            "dataset: {a: b}",
+            "options.yaml: 'dataset' takes a word, a number, or a list of them, got {'a': 'b'}",
+        ),
+        ("cosine: 1", "options.yaml: 'cosine' takes true or false, got 1"),
+        ("batch_size:", "options.yaml: 'batch_size' cannot be None: "),
+        ("- steps", r"a YAML file with options, as in .*, and .*options.yaml holds \['steps'\]"),
+        ("steps: [", "--config takes a YAML file, and .*options.yaml is not one: while parsing"),
+    ],
+)
+def test_a_file_of_options_that_cannot_be_is_refused_by_its_name(
+    text: str, message: str, config: Path
+) -> None:
+    config.write_text(text)
+    assert_refused(run("train --config", config), message)
+
+
+def test_a_file_of_options_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert_refused(run("train --config", tmp_path / "a.yaml"), "No such file or directory: .*a.yaml")
+
+
+# Bad input --------------------------------------------------------------------------------------------------
+
+TRAIN = f"train --dataset metaworld/* {TINY}"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
     [
         (
-            ["collect", "metaworld", "--tasks", "draw-open"],
+            "collect metaworld --tasks draw-open",
             "unknown Meta-World task 'draw-open': did you mean 'drawer-open'",
         ),
-        (["collect", "metaworld", "--split", "ml46"], "unknown split 'ml46': use 'ml10' or 'ml45'"),
+        ("collect metaworld --split ml46", "unknown split 'ml46': use 'ml10' or 'ml45'"),
+        ("collect metaworld --unseen reach,", "--unseen takes names between commas, as in .*; got 'reach,'"),
+        ("collect metaworld --tasks reach --unseen push", "give either --tasks or --unseen"),
+        ("collect metaworld --tasks reach --noise low", "--noise takes numbers between commas"),
         (
-            ["collect", "metaworld", "--unseen", "reach,"],
-            "--unseen takes names between commas, as in .*; got 'reach,'",
-        ),
-        (["collect", "metaworld", "--tasks", "reach", "--unseen", "push"], "give either --tasks or --unseen"),
-        (
-            ["collect", "metaworld", "--tasks", "reach", "--noise", "low"],
-            "--noise takes numbers between commas",
-        ),
-        (
-            ["collect", "metaworld", "--tasks", "reach", "--episodes", "0"],
+            "collect metaworld --tasks reach --episodes 0",
             "`n_episodes` and `episodes_per_goal` must be at least 1",
         ),
-        (["train"], "Missing option '--dataset'"),
+        ("train", "Missing option '--dataset'"),
         (
-            ["train", "--dataset", "metaworld/push-v0"],
+            "train --dataset metaworld/push-v0",
             "no Minari data set 'metaworld/push-v0' in .*nearest there: metaworld/",
         ),
-        (
-            ["train", "--dataset", "d4rl/*"],
-            "'d4rl/\\*' fits none of the local data sets: metaworld/drawer-close-v0",
-        ),
-        (
-            ["train", "--dataset", "metaworld/*", "--unseen", "rech"],
-            "--unseen names rech, and the tasks of the data are drawer",
-        ),
-        (
-            ["train", "--dataset", "metaworld/*", "--unseen", "reach,drawer-close"],
-            "--unseen leaves no episode",
-        ),
-        (["train", "--dataset", "metaworld/*", "--text-encoder", "gpt"], "unknown text encoder 'gpt'"),
-        (
-            ["train", "--dataset", "metaworld/*", *TINY, "--conditioning", "film"],
-            "`conditioning` must be one of .*, got 'film'",
-        ),
-        (
-            ["train", "--dataset", "metaworld/*", *TINY, "--net-arch", "8,x"],
-            "--net-arch takes whole numbers between commas",
-        ),
-        (
-            ["train", "--dataset", "metaworld/*", *TINY, "--policy", "Mlp"],
-            "--policy must be one of MlpPolicy, .*, got 'Mlp'",
-        ),
-        (
-            ["train", "--dataset", "metaworld/*", *TINY, "--device", "tpu"],
-            "--device: Expected one of cpu, cuda",
-        ),
-        (
-            ["train", "--dataset", "metaworld/*", *TINY, "--steps", "0"],
-            "Invalid value for '--steps': .* greater than or equal to 1",
-        ),
-        (
-            ["train", "--dataset", "metaworld/*", *TINY, "--out", "/dev/null/x"],
-            "Not a directory: '/dev/null/x'",
-        ),
-        (["train", "--dataset", "metaworld/*", "--steps", "many"], "Invalid value for '--steps'"),
-        (["evaluate", "--model", "nowhere.zip"], "there is no model file at nowhere.zip"),
-        (["film", "--model", "m.zip", "--task", "rech"], "unknown Meta-World task 'rech': did you mean"),
-        (
-            ["film", "--model", "m.zip", "--task", "reach", "--condition", "expert"],
-            "--condition takes one of text",
-        ),
-        (
-            ["film", "--model", "m.zip", "--task", "reach", "--root", "/dev/null", "--out", "a.gif"],
-            "a film is an .mp4 or a .png",
-        ),
-        (["evaluate", "--model", __file__], "is not a whole model file of sb3_llmdpd"),
-        (["quickstart", "--out", "/dev/null/x"], "Not a directory: '/dev/null/x'"),
+        ("train --dataset d4rl/*", r"'d4rl/\*' fits none of the local data sets: metaworld/drawer-close-v0"),
+        (f"{TRAIN} --unseen rech", "--unseen names rech, and the tasks of the data are drawer"),
+        (f"{TRAIN} --unseen reach,drawer-close", "--unseen leaves no episode"),
+        ("train --dataset metaworld/* --text-encoder gpt", "unknown text encoder 'gpt'"),
+        (f"{TRAIN} --conditioning film", "`conditioning` must be one of .*, got 'film'"),
+        (f"{TRAIN} --net-arch 8,x", "--net-arch takes whole numbers between commas"),
+        (f"{TRAIN} --policy Mlp", "--policy must be one of MlpPolicy, .*, got 'Mlp'"),
+        (f"{TRAIN} --device tpu", "--device: Expected one of cpu, cuda"),
+        (f"{TRAIN} --steps 0", "Invalid value for '--steps': .* greater than or equal to 1"),
+        (f"{TRAIN} --out /dev/null/x", "Not a directory: '/dev/null/x'"),
+        ("train --dataset metaworld/* --steps many", "Invalid value for '--steps'"),
+        ("evaluate --model nowhere.zip", "there is no model file at nowhere.zip"),
+        ("film --model m.zip --task rech", "unknown Meta-World task 'rech': did you mean"),
+        ("film --model m.zip --task reach --condition expert", "--condition takes one of text"),
+        ("film --model m.zip --task reach --root /dev/null --out a.gif", "a film is an .mp4 or a .png"),
+        (f"evaluate --model {__file__}", "is not a whole model file of sb3_llmdpd"),
+        ("quickstart --out /dev/null/x", "Not a directory: '/dev/null/x'"),
     ],
 )
 def test_bad_input_gets_its_sentence_and_exit_status_2(
-    arguments: list[str], message: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, message: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
-    assert_refused(arguments, message)
+    assert_refused(run(command), message)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("options", "message"),
     [
-        (["--conditions", "txt"], "unknown condition 'txt': use text\\+trajectory"),
-        (["--tasks", "reach", "--conditions", "wrong"], "evaluate at least two, or leave it out"),
-        (
-            ["--tasks", "door-lock", "--conditions", "none", "--hide-goal"],
-            "--hide-goal leaves none of the tasks",
-        ),
-        (
-            ["--tasks", "reach", "--conditions", "antonym"],
-            "`cells` is empty: name at least one task and condition",
-        ),
-        (["--conditions", "text+trajectory", "--examples", "0"], "must be at least 1, got 0"),
-        (["--unseen", "drawer-shut"], "unknown Meta-World task 'drawer-shut'"),
-        (["--conditions", "none", "--episodes", "0"], "`n_episodes` must be at least 1, got 0"),
-        (["--conditions", "told:nothing", "--episodes", "1"], "unknown Meta-World task 'nothing'"),
+        ("--conditions txt", r"unknown condition 'txt': use text\+trajectory"),
+        ("--tasks reach --conditions wrong", "evaluate at least two, or leave it out"),
+        ("--tasks door-lock --conditions none --hide-goal", "--hide-goal leaves none of the tasks"),
+        ("--tasks reach --conditions antonym", "`cells` is empty: name at least one task and condition"),
+        ("--conditions text+trajectory --examples 0", "must be at least 1, got 0"),
+        ("--unseen drawer-shut", "unknown Meta-World task 'drawer-shut'"),
+        ("--conditions none --episodes 0", "`n_episodes` must be at least 1, got 0"),
+        ("--conditions told:nothing --episodes 1", "unknown Meta-World task 'nothing'"),
     ],
 )
 def test_an_evaluation_that_cannot_be_gets_its_sentence_and_exit_status_2(
-    arguments: list[str], message: str, model: Path, tmp_path: Path
+    options: str, message: str, model: Path, tmp_path: Path
 ) -> None:
-    assert_refused(["evaluate", "--model", str(model), "--out", str(tmp_path), *arguments], message)
+    assert_refused(run(f"evaluate {options} --model", model, "--out", tmp_path), message)
 
 
 def test_debug_shows_where_an_error_was_noticed() -> None:
-    result = run("--debug", "collect", "metaworld", "--tasks", "draw-open")
-    assert isinstance(result.exception, ValueError)
+    assert isinstance(run("--debug collect metaworld --tasks draw-open").exception, ValueError)
 
 
-def assert_refused(arguments: Sequence[str], message: str) -> None:
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200", "TERM": "dumb"})
+def assert_refused(result: Result, message: str) -> None:
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
     assert re.search(message, result.output), result.output

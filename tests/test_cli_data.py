@@ -60,16 +60,18 @@ def cut_short(root: Path, dataset_id: str, name: str = "metadata.json") -> None:
     file.write_bytes(file.read_bytes()[:40])
 
 
-# inspect --------------------------------------------------------------------------------------------------------------------
+def assert_refused(result: Result, sentence: str) -> None:
+    assert (result.exit_code, sentence in result.stderr) == (2, True), result.output
+
+
+# inspect ----------------------------------------------------------------------------------------------------
 
 
 def test_inspect_prints_a_page_about_all_data_that_fit_the_pattern(root: Path) -> None:
     result = run("inspect", "lab/*", "--root", root, "--text-encoder", "hashing")
     assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[:2] == [
-        "lab/close-v0, lab/open-v0 (minari)",
-        "4 episodes of 2 tasks, 20 steps",
-    ]
+    heading = ["lab/close-v0, lab/open-v0 (minari)", "4 episodes of 2 tasks, 20 steps"]
+    assert result.output.splitlines()[:2] == heading
     assert "\nNothing to mend.\n" in result.output
 
 
@@ -78,10 +80,8 @@ def test_inspect_writes_the_numbers_of_the_page_as_json(root: Path, tmp_path: Pa
     result = run("inspect", "lab/*", "--root", root, "--text-encoder", "none", "--json", path)
     assert result.output.splitlines()[-1] == f"The numbers are in {path}"
     numbers = json.loads(path.read_text())
-    assert [(task["name"], task["n_steps"], task["mean_return"]) for task in numbers["tasks"]] == [
-        ("close", 10, 5.0),
-        ("open", 10, 5.0),
-    ]
+    tasks = [(task["name"], task["n_steps"], task["mean_return"]) for task in numbers["tasks"]]
+    assert tasks == [("close", 10, 5.0), ("open", 10, 5.0)]
     assert numbers["findings"] == []
     assert numbers["action_space"] == str(ACTIONS)
 
@@ -98,48 +98,38 @@ def test_inspect_writes_findings_as_json_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("metadata.json", "- 1 source cannot be opened, and nothing here is about what would be in there"),
-        (
-            "main_data.hdf5",
-            "- 1 source cannot be read to the end, and nothing here is about what comes after",
-        ),
+        ("metadata.json", "be opened, and nothing here is about what would be in there"),
+        ("main_data.hdf5", "be read to the end, and nothing here is about what comes after"),
     ],
 )
 def test_inspect_goes_on_without_what_is_damaged(root: Path, name: str, sentence: str) -> None:
     cut_short(root, "lab/close-v0", name)
     result = run("inspect", "lab/*", "--root", root)
     assert result.exit_code == 0, result.output
-    assert sentence in result.output
+    assert f"- 1 source cannot {sentence}" in result.output
     assert "\n2 episodes of 1 task, 10 steps\n" in result.output
 
 
 def test_inspect_fails_where_nothing_can_be_opened(root: Path) -> None:
     cut_short(root, "lab/close-v0")
     result = run("inspect", "lab/close-v0", "lab/shut-v0", "--root", root)
-    assert result.exit_code == 2
-    assert result.stderr.startswith(
-        "Error: there is no source to inspect; none can be opened: lab/close-v0: the files are"
-    )
-    assert "; no Minari data set 'lab/shut-v0'" in result.stderr
+    first = "there is no source to inspect; none can be opened: lab/close-v0: the files are"
+    assert result.stderr.startswith(f"Error: {first}")
+    assert_refused(result, "; no Minari data set 'lab/shut-v0'")
 
 
 def test_inspect_fails_where_nothing_can_be_read(root: Path) -> None:
     cut_short(root, "lab/close-v0", "main_data.hdf5")
-    result = run("inspect", "lab/close-v0", "--root", root)
-    assert result.exit_code == 2
-    assert result.stderr.startswith(
-        "Error: not one episode can be read: lab/close-v0, episode 0: the files are damaged"
-    )
+    sentence = "Error: not one episode can be read: lab/close-v0, episode 0: the files are damaged"
+    assert_refused(run("inspect", "lab/close-v0", "--root", root), sentence)
 
 
 def test_inspect_compares_sentences_by_the_encoder_that_was_named(root: Path) -> None:
     unknown = run("inspect", "lab/*", "--root", root, "--text-encoder", "minilem")
-    assert (unknown.exit_code, "unknown text encoder 'minilem'" in unknown.stderr) == (2, True)
+    assert_refused(unknown, "unknown text encoder 'minilem'")
     left_out = run("inspect", "lab/*", "--root", root, "--text-encoder", "none")
-    assert (
-        "(Left out was the search for nearly identical sentences: no text encoder was named.)"
-        in left_out.output
-    )
+    note = "(Left out was the search for nearly identical sentences: no text encoder was named.)"
+    assert note in left_out.output
 
 
 def test_inspect_says_what_to_install_for_the_comparison(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,25 +152,32 @@ def test_inspect_cuts_long_lists_unless_all_is_asked_for(tmp_path: Path) -> None
     assert "Observations, by entry" in everything
 
 
-def test_inspect_can_flatten_observations(tmp_path: Path) -> None:
-    space = spaces.Dict({"hand": BOX, "goal": BOX})
-    episodes = [
-        episode(seed, "open", observations={"hand": np.eye(6)[:, :3], "goal": np.eye(6)[:, 3:]})
-        for seed in range(2)
-    ]
-    write_npz(tmp_path / "b.npz", episodes, space, ACTIONS)
-    assert "Observations: {goal: 3 float32, hand: 3 float32}." in run("inspect", tmp_path / "b.npz").output
-    assert "Observations: 6 float32." in run("inspect", tmp_path / "b.npz", "--flatten").output
+@pytest.fixture
+def nested(tmp_path: Path) -> Path:
+    """A file of two episodes with Dict observations."""
+    observations = {"hand": np.eye(6)[:, :3], "goal": np.eye(6)[:, 3:]}
+    episodes = [episode(seed, "open", observations=observations) for seed in range(2)]
+    write_npz(tmp_path / "nested.npz", episodes, spaces.Dict({"hand": BOX, "goal": BOX}), ACTIONS)
+    return tmp_path / "nested.npz"
 
 
-# convert --------------------------------------------------------------------------------------------------------------------
+def test_inspect_can_flatten_observations(nested: Path) -> None:
+    assert "Observations: {goal: 3 float32, hand: 3 float32}." in run("inspect", nested).output
+    assert "Observations: 6 float32." in run("inspect", nested, "--flatten").output
+
+
+# convert ----------------------------------------------------------------------------------------------------
+
+
+def convert(*arguments: object, to: str, out: object) -> Result:
+    return run("convert", *arguments, "--to", to, "--out", out)
 
 
 def test_convert_keeps_every_episode_there_and_back(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "both.npz"
-    there = run("convert", "lab/*", "--root", root, "--to", "npz", "--out", file)
+    there = convert("lab/*", "--root", root, to="npz", out=file)
     assert there.exit_code == 0, there.output
-    back = run("convert", file, "--to", "minari", "--out", "lab/both-v0", "--root", root)
+    back = convert(file, "--root", root, to="minari", out="lab/both-v0")
     assert back.exit_code == 0, back.output
     expected = [episode_digest(one) for task in ("close", "open") for one in episodes_of(task)]
     assert list(map(episode_digest, load_dataset(str(file)).episodes)) == expected
@@ -188,7 +185,7 @@ def test_convert_keeps_every_episode_there_and_back(root: Path, tmp_path: Path) 
 
 
 def test_convert_says_what_it_wrote_and_what_comes_next(root: Path) -> None:
-    result = run("convert", "lab/*", "--root", root, "--to", "minari", "--out", "lab/both-v0")
+    result = convert("lab/*", "--root", root, to="minari", out="lab/both-v0")
     options = f"lab/both-v0 --root {shlex.quote(str(root))}"
     assert result.output.splitlines() == [
         f"4 episodes of 2 tasks, 20 transitions are in {root / 'lab/both-v0'}",
@@ -198,7 +195,7 @@ def test_convert_says_what_it_wrote_and_what_comes_next(root: Path) -> None:
 
 def test_convert_names_a_file_as_a_shell_takes_it(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "with a space.npz"
-    result = run("convert", "lab/*", "--root", root, "--to", "npz", "--out", file)
+    result = convert("lab/*", "--root", root, to="npz", out=file)
     last = f"Next: sb3-llmdpd data inspect '{file}', then sb3-llmdpd train --dataset '{file}'"
     assert result.output.splitlines()[-1] == last
 
@@ -206,9 +203,7 @@ def test_convert_names_a_file_as_a_shell_takes_it(root: Path, tmp_path: Path) ->
 def test_convert_writes_the_sentences_that_were_given(root: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts.json"
     texts.write_text(json.dumps({"open": ["pull it open", "open it"], "lab/close-v0": "push it shut"}))
-    result = run(
-        "convert", "lab/*", "--root", root, "--to", "minari", "--out", "lab/both-v0", "--task-texts", texts
-    )
+    result = convert("lab/*", "--root", root, "--task-texts", texts, to="minari", out="lab/both-v0")
     assert result.exit_code == 0, result.output
     found = {one.task: one.task_texts for one in load_minari("lab/both-v0", root=root).episodes}
     assert found == {"open": ("pull it open", "open it"), "close": ("push it shut",)}
@@ -221,61 +216,52 @@ def test_convert_writes_nothing_where_a_sentence_is_for_no_task(
     texts = tmp_path / "texts.json"
     texts.write_text(json.dumps({"push": "push it"}))
     target = out if to == "minari" else tmp_path / out
-    result = run("convert", "lab/*", "--root", root, "--to", to, "--out", target, "--task-texts", texts)
-    assert result.exit_code == 2
-    assert "`task_texts` speaks of ['push']" in result.stderr
+    result = convert("lab/*", "--root", root, "--task-texts", texts, to=to, out=target)
+    assert_refused(result, "`task_texts` speaks of ['push']")
     assert local_ids(root) == ["lab/close-v0", "lab/open-v0"]
     assert not (tmp_path / "both.npz").exists()
 
 
 def test_convert_clips_actions_or_refuses_them(root: Path, tmp_path: Path) -> None:
-    d4rl_like = tmp_path / "wild.npz"
-    actions = np.array([[0.5, 3.0], [0.5, -3.0]], np.float32)
-    np.savez(
-        d4rl_like,
-        observations=np.zeros((2, 3), np.float32),
-        actions=actions,
-        rewards=np.ones(2, np.float32),
-        terminals=np.array([False, True]),
-        timeouts=np.zeros(2, bool),
+    wild = tmp_path / "wild.npz"
+    arrays = dict(
+        observations=np.zeros((2, 3)), actions=np.array([[0.5, 3.0], [0.5, -3.0]]), rewards=np.ones(2)
     )
-    options = ("convert", d4rl_like, "--to", "minari", "--root", root)
-    strict = run(*options, "--out", "lab/strict-v0", "--strict")
-    assert (strict.exit_code, "2 of 2 actions lie outside the action space" in strict.stderr) == (2, True)
+    ends = dict(terminals=np.array([False, True]), timeouts=np.zeros(2, bool))
+    np.savez(wild, **{name: array.astype(np.float32) for name, array in arrays.items()}, **ends)
+    strict = convert(wild, "--root", root, "--strict", to="minari", out="lab/strict-v0")
+    assert_refused(strict, "2 of 2 actions lie outside the action space")
     with pytest.warns(UserWarning, match="2 of 2 actions lay outside the action space .* and were clipped"):
-        result = run(*options, "--out", "lab/clipped-v0")
+        result = convert(wild, "--root", root, to="minari", out="lab/clipped-v0")
     assert result.exit_code == 0, result.output
     (clipped,) = load_minari("lab/clipped-v0", root=root).episodes
     np.testing.assert_array_equal(clipped.actions, [[0.5, 1.0], [0.5, -1.0]])
 
 
-def test_convert_can_flatten_observations(tmp_path: Path) -> None:
-    space = spaces.Dict({"hand": BOX, "goal": BOX})
-    observations = {"hand": np.eye(6)[:, :3], "goal": np.eye(6)[:, 3:]}
-    write_npz(tmp_path / "dict.npz", [episode(0, "open", observations=observations)], space, ACTIONS)
-    result = run("convert", tmp_path / "dict.npz", "--to", "npz", "--out", tmp_path / "flat.npz", "--flatten")
+def test_convert_can_flatten_observations(nested: Path, tmp_path: Path) -> None:
+    result = convert(nested, "--flatten", to="npz", out=tmp_path / "flat.npz")
     assert result.exit_code == 0, result.output
-    (flat,) = load_dataset(str(tmp_path / "flat.npz")).episodes
-    np.testing.assert_array_equal(flat.observations, np.roll(np.eye(6), 3, axis=1))
+    for flat in load_dataset(str(tmp_path / "flat.npz")).episodes:
+        np.testing.assert_array_equal(flat.observations, np.roll(np.eye(6), 3, axis=1))
 
 
 def test_convert_replaces_a_file_only_where_it_is_told_to(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "b.npz"
     file.write_text("mine")
-    options = ("convert", "lab/open-v0", "--root", root, "--to", "npz", "--out", file)
-    refused = run(*options)
-    assert (refused.exit_code, file.read_text()) == (2, "mine")
-    assert f"{file} is there already: give --overwrite" in refused.stderr
-    assert run(*options, "--overwrite").exit_code == 0
+    assert_refused(
+        convert("lab/open-v0", "--root", root, to="npz", out=file),
+        f"{file} is there already: give --overwrite",
+    )
+    assert file.read_text() == "mine"
+    assert convert("lab/open-v0", "--root", root, "--overwrite", to="npz", out=file).exit_code == 0
     assert len(load_dataset(str(file)).episodes) == 2
 
 
 def test_convert_never_replaces_a_minari_data_set(root: Path) -> None:
-    options = ("convert", "lab/open-v0", "--root", root, "--to", "minari", "--out", "lab/close-v0")
-    taken = run(*options)
-    assert (taken.exit_code, "'lab/close-v0' is already in" in taken.stderr) == (2, True)
-    told = run(*options, "--overwrite")
-    assert (told.exit_code, "a Minari data set is never overwritten" in told.stderr) == (2, True)
+    taken = convert("lab/open-v0", "--root", root, to="minari", out="lab/close-v0")
+    assert_refused(taken, "'lab/close-v0' is already in")
+    told = convert("lab/open-v0", "--root", root, "--overwrite", to="minari", out="lab/close-v0")
+    assert_refused(told, "a Minari data set is never overwritten")
     assert load_minari("lab/close-v0", root=root).tasks == ("close",)
 
 
@@ -291,12 +277,11 @@ def test_convert_refuses_targets_that_are_none(
     root: Path, tmp_path: Path, to: str, out: str, sentence: str
 ) -> None:
     target = tmp_path / out if to == "npz" else out
-    result = run("convert", "lab/open-v0", "--root", root, "--to", to, "--out", target)
-    assert (result.exit_code, sentence in result.stderr) == (2, True), result.stderr
+    assert_refused(convert("lab/open-v0", "--root", root, to=to, out=target), sentence)
     assert not Path(target).exists()
 
 
-# Both ------------------------------------------------------------------------------------------------------------------------
+# Both -------------------------------------------------------------------------------------------------------
 
 
 def test_pickles_are_opened_only_where_that_is_allowed(tmp_path: Path) -> None:
@@ -304,12 +289,8 @@ def test_pickles_are_opened_only_where_that_is_allowed(tmp_path: Path) -> None:
     for step in range(4):
         now, then = np.full((1, 3), step), np.full((1, 3), step + 1)
         buffer.add(now, then, np.full((1, 2), step / 8), np.ones(1), np.array([step == 3]), [{}])
-    save_to_pkl(tmp_path / "buffer.pkl", buffer)
-    inspect = ("inspect", tmp_path / "buffer.pkl")
-    convert = ("convert", tmp_path / "buffer.pkl", "--to", "npz", "--out", tmp_path / "b.npz")
-    assert [run(*command).exit_code for command in (inspect, convert)] == [2, 2]
-    allowed = [run(*command, "--allow-pickle").output for command in (inspect, convert)]
-    assert [" of 1 task, 4 steps\n" in allowed[0], " of 1 tasks, 4 transitions are in" in allowed[1]] == [
-        True,
-        True,
-    ]
+    path, out = tmp_path / "buffer.pkl", tmp_path / "b.npz"
+    save_to_pkl(path, buffer)
+    assert run("inspect", path).exit_code == convert(path, to="npz", out=out).exit_code == 2
+    assert " of 1 task, 4 steps\n" in run("inspect", path, "--allow-pickle").output
+    assert " of 1 tasks, 4 transitions are in" in convert(path, "--allow-pickle", to="npz", out=out).output

@@ -25,7 +25,7 @@ TEXTS = {task: f"do {task}" for task in TASKS}
 
 
 class WalkEnv(gym.Env[np.ndarray, np.ndarray]):
-    """A walk along five axes whose action's first entry is added to all; it succeeds while the first coordinate is above 2."""
+    """A walk along five axes, to each of which an action's first entry is added; success is above 2."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (5,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -34,9 +34,7 @@ class WalkEnv(gym.Env[np.ndarray, np.ndarray]):
         self.task = task
         self.length = length
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
         self.n_steps = 0
         self.position = self.np_random.uniform(-0.5, 0.5, 5).astype(np.float32)
@@ -56,10 +54,7 @@ class WalkEnv(gym.Env[np.ndarray, np.ndarray]):
 
 
 def examples_by_task() -> dict[str, list[Episode]]:
-    examples: dict[str, list[Episode]] = {}
-    for episode in make_episodes():
-        examples.setdefault(episode.task, []).append(episode)
-    return examples
+    return {task: [episode for episode in make_episodes() if episode.task == task] for task in TASKS}
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +63,12 @@ def model() -> LLMDPD:
 
 
 def evaluate(model: Any, cells: list[Cell], **arguments: Any) -> Any:
-    defaults: dict[str, Any] = dict(
-        examples=examples_by_task(), texts=TEXTS, make_env=WalkEnv, n_episodes=5, n_envs=3
-    )
-    return evaluate_tasks(model, cells, **{**defaults, "n_processes": 1, "progress_bar": False, **arguments})
+    defaults: dict[str, Any] = {"examples": examples_by_task(), "texts": TEXTS, "make_env": WalkEnv}
+    defaults |= {"n_episodes": 5, "n_envs": 3, "n_processes": 1, "progress_bar": False}
+    return evaluate_tasks(model, cells, **defaults | arguments)
 
 
-# Cells ----------------------------------------------------------------------------------------------------------------------
+# Cells ------------------------------------------------------------------------------------------------------
 
 
 def test_the_wrong_prompt_is_never_the_tasks_own_and_each_serves_once() -> None:
@@ -85,11 +79,9 @@ def test_the_wrong_prompt_is_never_the_tasks_own_and_each_serves_once() -> None:
 
 
 def test_a_told_condition_keeps_its_sentence_in_all_scenes() -> None:
-    cells = make_cells(["a", "b"], ["told:c"])
-    assert [(cell.task, cell.condition) for cell in cells] == [
-        (task, Condition("told:c", text_of="c")) for task in ("a", "b")
-    ]
-    assert cells[0].condition.is_told
+    cells, told = make_cells(["a", "b"], ["told:c"]), Condition("told:c", text_of="c")
+    assert [(cell.task, cell.condition) for cell in cells] == [("a", told), ("b", told)]
+    assert told.is_told
     assert not Condition("text", text_of="a").is_told
 
 
@@ -107,27 +99,20 @@ def test_with_hidden_goals_the_wrong_trajectory_is_one_of_the_same_task_and_anot
 
 def test_a_task_whose_goal_is_a_part_of_its_object_has_no_example_of_another_goal() -> None:
     cells = make_cells(["push", "door-lock"], ["text", "wrong-trajectory"], same_goal=True)
-    assert [(cell.task, cell.condition.name) for cell in cells] == [
-        ("push", "text"),
-        ("push", "wrong-trajectory"),
-        ("door-lock", "text"),
-    ]
+    names = [(cell.task, cell.condition.name) for cell in cells]
+    assert names == [("push", "text"), ("push", "wrong-trajectory"), ("door-lock", "text")]
 
 
 def test_an_antonym_is_the_opposite_tasks_sentence_and_tasks_without_one_are_left_out() -> None:
     cells = make_cells(["drawer-open", "reach", "door-lock"], ["antonym"])
-    assert [(cell.task, cell.condition.text_of, cell.condition.trajectory_of) for cell in cells] == [
-        ("drawer-open", "drawer-close", None),
-        ("door-lock", "door-unlock", None),
-    ]
+    told = [(cell.task, cell.condition.text_of, cell.condition.trajectory_of) for cell in cells]
+    assert told == [("drawer-open", "drawer-close", None), ("door-lock", "door-unlock", None)]
 
 
 def test_paraphrases_are_told_in_turns() -> None:
     (cell,) = make_cells(["drawer-open"], ["paraphrase"])
-    prompts = prompts_of(cell.condition, {}, {}, 3)
-    assert [prompt.text for prompt in prompts] == [
-        TASK_INFOS["drawer-open"].paraphrases[i] for i in (0, 1, 0)
-    ]
+    one, other = TASK_INFOS["drawer-open"].paraphrases
+    assert [prompt.text for prompt in prompts_of(cell.condition, {}, {}, 3)] == [one, other, one]
 
 
 def test_cells_know_which_tasks_were_held_out() -> None:
@@ -138,25 +123,21 @@ def test_cells_know_which_tasks_were_held_out() -> None:
 @pytest.mark.parametrize(
     ("tasks", "conditions", "message"),
     [
+        ("a", "both", r"unknown condition 'both': use text\+trajectory, .* or told:<task>"),
+        ("a", "told:", "unknown condition"),
+        ("a", "wrong", "evaluate at least two"),
         (
-            ["a"],
-            ["text and trajectory"],
-            "unknown condition 'text and trajectory': use text\\+trajectory, .* or told:<task>",
-        ),
-        (["a"], ["told:"], "unknown condition"),
-        (["a"], ["wrong"], "evaluate at least two"),
-        (
-            ["a"],
-            ["text", "wrong-trajectory"],
+            "a",
+            "text wrong-trajectory",
             "'wrong-trajectory' takes the prompt of another.* evaluate at least two",
         ),
-        (["a", "a"], ["none"], "each once"),
-        ([], ["none"], "at least one task"),
+        ("a a", "none", "each once"),
+        ("", "none", "at least one task"),
     ],
 )
-def test_impossible_cells_are_refused(tasks: list[str], conditions: list[str], message: str) -> None:
+def test_impossible_cells_are_refused(tasks: str, conditions: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_cells(tasks, conditions)
+        make_cells(tasks.split(), conditions.split())
 
 
 def test_a_cell_may_say_how_many_episodes_it_wants(model: LLMDPD) -> None:
@@ -166,7 +147,7 @@ def test_a_cell_may_say_how_many_episodes_it_wants(model: LLMDPD) -> None:
     assert many == evaluate(model, cells[1:])[0]
 
 
-# Rollouts -------------------------------------------------------------------------------------------------------------------
+# Rollouts ---------------------------------------------------------------------------------------------------
 
 
 def act_by_speed(speeds: list[float], asked: list[list[int]]) -> Any:
@@ -188,17 +169,12 @@ def test_rows_that_are_done_are_neither_asked_nor_stepped() -> None:
 
 
 def test_a_rollout_knows_first_success_last_success_and_return() -> None:
-    forth, back = np.array([1.0, 0.0]), np.array([-1.0, 0.0])
-    plan = iter([forth, forth, forth, forth, back, back])
-    (rollout,) = run_episodes([WalkEnv()], lambda *_: next(plan)[None], [0], max_steps=6)
+    plan = iter([1.0, 1.0, 1.0, 1.0, -1.0, -1.0])
+    (rollout,) = run_episodes([WalkEnv()], lambda *_: np.array([[next(plan), 0.0]]), [0], max_steps=6)
     start = WalkEnv().reset(seed=0)[0][0]
     first = next(step for step in range(6) if start + step + 1 > 2)
-    assert (rollout.first_success, rollout.last_success, rollout.total_reward, rollout.seed) == (
-        first,
-        start + 2 > 2,
-        2.0,
-        0,
-    )
+    assert (rollout.first_success, rollout.last_success) == (first, start + 2 > 2)
+    assert (rollout.total_reward, rollout.seed) == (2.0, 0)
 
 
 def test_whoever_acts_is_told_the_rewards_of_the_last_steps_of_the_rows_that_go_on() -> None:
@@ -229,14 +205,12 @@ def test_success_is_also_read_from_is_success() -> None:
     assert (rollout.first_success, rollout.last_success) == (1, False)
 
 
-# Evaluation -----------------------------------------------------------------------------------------------------------------
+# Evaluation -------------------------------------------------------------------------------------------------
 
 
 def test_all_conditions_of_a_task_play_the_same_seeds_and_tasks_play_others(model: LLMDPD) -> None:
     results = evaluate(model, make_cells(TASKS[:2]))
-    seeds = {
-        result.task: {other.seeds for other in results if other.task == result.task} for result in results
-    }
+    seeds = {task: {result.seeds for result in results if result.task == task} for task in TASKS[:2]}
     assert [len(of_task) for of_task in seeds.values()] == [1, 1]
     (one,), (other,) = seeds.values()
     assert len(set(one) | set(other)) == 10
@@ -257,16 +231,12 @@ def test_the_expert_acts_without_the_model_and_reaches_its_ceiling(model: LLMDPD
 
 
 def test_what_the_policy_is_told_changes_what_it_does(model: LLMDPD) -> None:
-    text, trajectory, both, none = evaluate(
-        model, make_cells(["task-0"], ["text", "trajectory", "text+trajectory", "none"])
-    )
-    assert len({result.returns for result in (text, trajectory, both, none)}) == 4
+    results = evaluate(model, make_cells(["task-0"], ["text", "trajectory", "text+trajectory", "none"]))
+    assert len({result.returns for result in results}) == 4
 
 
 def test_each_episode_is_shown_another_example_in_turns_and_no_failed_one() -> None:
-    episodes = [
-        replace(episode, success=number != 1) for number, episode in enumerate(make_episodes(n_tasks=1))
-    ]
+    episodes = [replace(episode, success=n != 1) for n, episode in enumerate(make_episodes(n_tasks=1))]
     prompts = prompts_of(Condition("both", text_of="a", trajectory_of="a"), {"a": episodes}, {"a": "do a"}, 5)
     assert [prompt.trajectory for prompt in prompts] == [episodes[i] for i in (0, 2, 3, 0, 2)]
     assert {prompt.text for prompt in prompts} == {"do a"}
@@ -281,12 +251,11 @@ def test_meta_worlds_canonical_sentence_is_told_where_no_other_is_given() -> Non
 def test_the_same_seed_gives_the_same_numbers_and_another_one_others(
     model: LLMDPD, deterministic: bool
 ) -> None:
-    cells = make_cells(["task-0"], ["text"])
-    first, again, other = (
-        evaluate(model, cells, seed=seed, deterministic=deterministic) for seed in (0, 0, 1)
-    )
-    assert first == again
-    assert first[0].returns != other[0].returns
+    def returns(seed: int) -> Any:
+        return evaluate(model, make_cells(["task-0"], ["text"]), seed=seed, deterministic=deterministic)[0]
+
+    assert returns(0) == returns(0)
+    assert returns(0).returns != returns(1).returns
 
 
 def test_a_cell_does_not_depend_on_the_cells_beside_it(model: LLMDPD) -> None:
@@ -331,11 +300,11 @@ def test_anything_that_makes_acts_can_be_evaluated_and_each_block_begins_afresh(
     assert result.returns == pytest.approx((len(TEXTS["task-0"]) / 100,) * 5)
 
 
-# Goals of the examples ------------------------------------------------------------------------------------------------------
+# Goals of the examples --------------------------------------------------------------------------------------
 
 
 class Noting:
-    """A player that notes the second coordinate of each first observation, which is the goal, and the goal of the example."""
+    """Notes the second coordinate of each first observation, which is the goal, and the example's goal."""
 
     def __init__(self) -> None:
         self.noted: list[tuple[float, str | None]] = []
@@ -353,12 +322,10 @@ class Noting:
 def examples_with_goals(goals: Sequence[str | None]) -> dict[str, list[Episode]]:
     """Each ends where its goal is, if it has one."""
     (episode,) = make_episodes(n_tasks=1)[:1]
-    ended = []
-    for goal in goals:
-        observations = episode.observations.copy()
-        observations[-1] = float(goal or 0)
-        ended.append(replace(episode, observations=observations, goal=goal, task="task-0"))
-    return {"task-0": ended}
+    ends = [np.full_like(episode.observations[-1:], float(goal or 0)) for goal in goals]
+    observations = [np.concatenate([episode.observations[:-1], end]) for end in ends]
+    changes = [dict(observations=rows, goal=goal) for rows, goal in zip(observations, goals, strict=True)]
+    return {"task-0": [replace(episode, task="task-0", **change) for change in changes]}
 
 
 def noted(condition: str, goals: Sequence[str | None], **arguments: Any) -> list[tuple[float, str | None]]:
@@ -368,25 +335,21 @@ def noted(condition: str, goals: Sequence[str | None], **arguments: Any) -> list
     return player.noted
 
 
-def test_each_scene_has_the_goal_of_the_example_that_is_shown_there() -> None:
-    assert noted("text+trajectory", ["3", "4"]) == [(3, "3"), (4, "4"), (3, "3"), (4, "4"), (3, "3")]
-
-
-def test_every_condition_plays_the_same_goals_also_where_no_example_is_shown() -> None:
-    assert noted("text", ["3", "4"]) == [(3, None), (4, None), (3, None), (4, None), (3, None)]
-
-
-def test_a_wrong_trajectory_has_another_goal_than_its_scene() -> None:
-    assert noted("wrong-trajectory", ["3", "3", "4"], n_episodes=3) == [(3, "4"), (3, "4"), (4, "3")]
-
-
-def test_of_the_other_goals_the_wrong_trajectory_has_the_one_that_is_farthest_away() -> None:
-    assert noted("wrong-trajectory", ["3", "4", "9", "5"], n_episodes=4) == [
-        (3, "9"),
-        (4, "9"),
-        (9, "3"),
-        (5, "9"),
-    ]
+@pytest.mark.parametrize(
+    ("condition", "goals", "expected"),
+    [
+        ("text+trajectory", "34", "33 44 33 44 33"),
+        ("text", "34", "3- 4- 3- 4- 3-"),  # every condition plays the same goals
+        ("wrong-trajectory", "334", "34 34 43"),
+        ("wrong-trajectory", "3495", "39 49 93 59"),  # the goal that is farthest away
+    ],
+)
+def test_each_scene_has_the_goal_of_an_example_and_shows_it_or_one_of_another_goal(
+    condition: str, goals: str, expected: str
+) -> None:
+    pairs = expected.split()
+    found = noted(condition, list(goals), n_episodes=len(pairs))
+    assert [f"{scene:.0f}{shown or '-'}" for scene, shown in found] == pairs
 
 
 @pytest.mark.parametrize(
@@ -397,7 +360,7 @@ def test_of_the_other_goals_the_wrong_trajectory_has_the_one_that_is_farthest_aw
         (
             "text",
             [],
-            "the scenes have the goals of the examples of 'task-0', and `examples` has no successful one",
+            "the scenes have the goals of the examples of 'task-0', and `examples` has no successful",
         ),
     ],
 )
@@ -408,7 +371,7 @@ def test_goals_that_cannot_be_played_are_refused(
         noted(condition, goals)
 
 
-# The copy policy ------------------------------------------------------------------------------------------------------------
+# The copy policy --------------------------------------------------------------------------------------------
 
 
 def copying(observations: np.ndarray, actions: np.ndarray) -> Any:
@@ -443,10 +406,9 @@ def test_the_copy_is_a_condition_of_its_own(model: LLMDPD) -> None:
 
 def test_meta_worlds_expert_reaches_in_its_own_scenes() -> None:
     model = tiny_model(dataset=make_episodes(observation_dim=39, action_dim=4))
-    arguments = dict(
-        n_episodes=2, n_processes=1, progress_bar=False, stop_at_success=True, max_episode_steps=120
-    )
-    (result,) = evaluate_tasks(model, make_cells(["reach"], ["expert"]), **arguments)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"n_episodes": 2, "stop_at_success": True, "max_episode_steps": 120}
+    cells = make_cells(["reach"], ["expert"])
+    (result,) = evaluate_tasks(model, cells, n_processes=1, progress_bar=False, **options)
     assert result.successes == (True, True)
 
 
@@ -458,7 +420,7 @@ def test_meta_worlds_expert_reaches_in_its_own_scenes() -> None:
         ({"max_episode_steps": -1}, "`max_episode_steps` must be at least 1"),
         ({"n_processes": 0}, "`n_processes` must be at least 1, or None"),
         (
-            {"examples": {"task-1": make_episodes()}},
+            {"examples": {"task-1": []}},
             "'text\\+trajectory' shows an example of 'task-0'.*has tasks \\['task-1'\\]",
         ),
         ({"texts": {}}, "unknown Meta-World task 'task-0'"),

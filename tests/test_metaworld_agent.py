@@ -1,6 +1,7 @@
 """Meta-World's own evaluation of a prompted model."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -30,15 +31,13 @@ def model() -> LLMDPD:
 
 @pytest.fixture
 def make_envs(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeEnvs]:
-    """Meta-World's own environments of two tasks, of one goal each, so that two runs are alike; four steps long."""
+    """Meta-World's own environments of two tasks, four steps long; one goal each makes two runs alike."""
     monkeypatch.setattr(metaworld, "_N_GOALS", 1)
     opened = []
 
     def make(**options: Any) -> gym.vector.SyncVectorEnv:
-        makers = [
-            lambda name=name: metaworld.make_mt_envs(name, seed=0, max_episode_steps=4, **options)
-            for name in NAMES
-        ]
+        make_one = partial(metaworld.make_mt_envs, seed=0, max_episode_steps=4, **options)
+        makers = [partial(make_one, name) for name in NAMES]
         envs = gym.vector.SyncVectorEnv(makers, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
         opened.append(envs)
         return envs
@@ -60,17 +59,12 @@ def returns_by_hand(model: LLMDPD, envs: gym.vector.SyncVectorEnv, **prompt: Any
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "prompt",
-    [dict(task_text=TEXTS), dict(trajectory=[EPISODES[0], EPISODES[8]])],
-    ids=["a sentence for each", "an example for each"],
-)
+@pytest.mark.parametrize("prompt", [dict(task_text=TEXTS), dict(trajectory=[EPISODES[0], EPISODES[8]])])
 def test_meta_worlds_evaluation_measures_what_the_model_does_on_each_task(
     model: LLMDPD, make_envs: MakeEnvs, prompt: dict[str, Any]
 ) -> None:
-    _, mean_return, success_rates, returns = evaluation(
-        MetaWorldAgent(model, **prompt), make_envs(), num_episodes=1
-    )
+    agent = MetaWorldAgent(model, **prompt)
+    _, mean_return, success_rates, returns = evaluation(agent, make_envs(), num_episodes=1)
     expected = returns_by_hand(model, make_envs(), **prompt)
     np.testing.assert_allclose([returns[name][0] for name in NAMES], expected, rtol=1e-4)
     assert mean_return == pytest.approx(expected.mean(), rel=1e-4)
@@ -78,12 +72,12 @@ def test_meta_worlds_evaluation_measures_what_the_model_does_on_each_task(
 
 
 def test_each_sub_environment_acts_on_its_own_prompt(model: LLMDPD) -> None:
-    actions = MetaWorldAgent(model, task_text=TEXTS).eval_action(OBSERVATIONS)
+    actions, swapped = (
+        MetaWorldAgent(model, task_text=texts).eval_action(OBSERVATIONS) for texts in (TEXTS, TEXTS[::-1])
+    )
     assert_array_equal(actions, model.predict(OBSERVATIONS, deterministic=True, task_text=TEXTS)[0])
     assert actions.dtype == np.float64
-    assert (
-        np.abs(actions - MetaWorldAgent(model, task_text=TEXTS[::-1]).eval_action(OBSERVATIONS)).max() > 1e-3
-    )
+    assert np.abs(actions - swapped).max() > 1e-3
 
 
 def test_without_a_prompt_the_task_of_the_model_counts(model: LLMDPD) -> None:
@@ -107,9 +101,8 @@ def test_the_sentences_of_environments_come_in_their_order(make_envs: MakeEnvs) 
 @pytest.mark.filterwarnings("ignore:.*precision lowered by casting")  # of Meta-World's space
 def test_task_numbers_in_the_observations_are_refused(model: LLMDPD, make_envs: MakeEnvs) -> None:
     envs = make_envs(use_one_hot=True, num_tasks=2, env_id=0)
-    with pytest.raises(
-        ValueError, match=r"shape \(41,\), and the model acts on \(39,\): make them without `use_one_hot`"
-    ):
+    message = r"shape \(41,\), and the model acts on \(39,\): make them without `use_one_hot`"
+    with pytest.raises(ValueError, match=message):
         evaluation(MetaWorldAgent(model, task_text=TEXTS), envs, num_episodes=1)
 
 

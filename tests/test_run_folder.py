@@ -112,7 +112,7 @@ def killed(begin: Callable[..., Result], do_after: Callable[..., None], tmp_path
 
 def test_a_run_keeps_all_options_and_means_the_same_data_from_anywhere(undisturbed: Path, root: Path) -> None:
     arguments = json.loads((undisturbed / "run.json").read_text())
-    assert set(arguments) == set(inspect.signature(train).parameters) - {"ctx", "out", "resume"} | {
+    assert set(arguments) == set(inspect.signature(train).parameters) - {"ctx", "out", "resume", "config"} | {
         "command",
         "fingerprint",
     }

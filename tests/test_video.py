@@ -51,25 +51,17 @@ def test_drawing_can_be_switched_off(linux: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    ctypes.util.find_library("EGL") is None, reason="needs a library that draws without a screen"
-)
+@pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="no library draws without a screen")
 def test_an_episode_becomes_an_mp4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "egl")
     tiny_model(dataset=make_episodes(observation_dim=39, action_dim=4)).save(tmp_path / "model.zip")
+    film, model = tmp_path / "film.mp4", tmp_path / "model.zip"
     try:
-        rollout = film_episode(
-            tmp_path / "film.mp4",
-            tmp_path / "model.zip",
-            "reach",
-            Prompt(text="reach it"),
-            5,
-            max_episode_steps=8,
-        )
+        rollout = film_episode(film, model, "reach", Prompt(text="reach it"), 5, max_episode_steps=8)
     except RuntimeError as error:
         pytest.skip(f"the library is there and cannot draw: {error}")
     assert (rollout.length, rollout.seed) == (8, 5)
-    assert (tmp_path / "film.mp4").read_bytes()[4:8] == b"ftyp"
+    assert film.read_bytes()[4:8] == b"ftyp"
 
 
 def test_a_picture_has_frames_from_the_first_to_the_last(tmp_path: Path) -> None:

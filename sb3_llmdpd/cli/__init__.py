@@ -13,21 +13,22 @@ from sb3_llmdpd.benchmarks.quickstart import quickstart as run_quickstart
 from sb3_llmdpd.cli import benchmark, collect, data
 from sb3_llmdpd.cli.evaluate import evaluate
 from sb3_llmdpd.cli.film import film
+from sb3_llmdpd.cli.options import Processes
 from sb3_llmdpd.cli.train import train
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged
 
 FAILED, BAD_INPUT = 1, 2
-"""Exit statuses; the second says that the user can mend it."""
+"""Exit statuses: after `BAD_INPUT` the user can mend what went wrong."""
 
 
 class _AnswersMistakes(TyperGroup):
-    """Says in one sentence what was wrong with the input; ``--debug`` shows where it was noticed."""
+    """Answers bad input with one sentence; ``--debug`` shows where it was noticed."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (ValueError, TypeError, ImportError, OSError) as error:
-            if ctx.params["debug"] or isinstance(error, BrokenPipeError):  # of a reader like `head`
+            if ctx.params["debug"] or isinstance(error, BrokenPipeError):  # a reader like `head` has enough
                 raise
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(BAD_INPUT) from error
@@ -50,14 +51,12 @@ app.add_typer(benchmark.app, name="benchmark")
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder of everything that it makes.")] = Path("runs/quickstart"),
-    seed: Annotated[int, typer.Option(help="Of data, training and evaluation.")] = 0,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")
-    ] = False,
-    processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("runs/quickstart"),
+    seed: Annotated[int, typer.Option(help="Seed of data, training and evaluation.")] = 0,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Take all steps in seconds; learn nothing.")] = False,
+    processes: Processes = None,
 ) -> None:
-    """Collect Meta-World's ML45, train, and evaluate on the five tasks held out: about 9 minutes on two CPU cores."""
+    """Collect Meta-World's ML45, train, evaluate on the five held-out tasks: 9 minutes on two CPU cores."""
     settings = QuickstartSettings.smoke(seed) if smoke else QuickstartSettings(seed=seed)
     run_quickstart(out, settings, processes)
 
@@ -77,8 +76,8 @@ def _every_command(
 ) -> None:
     """One policy for many tasks, told what to do by a sentence, by one example trajectory, or by both.
 
-    collect data, train on them, evaluate on tasks that training held out, film what the model does there; quickstart does it
-    all, and benchmark does it for every row of a table.
+    collect data, train on them, evaluate on tasks that training held out, and film what the model does there.
+    quickstart does all of it; benchmark does it for every row of a table.
     """
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sb3_llmdpd.cli.options import names, numbers
+from sb3_llmdpd.cli.options import Processes, names, numbers
 from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS
 from sb3_llmdpd.data.metaworld.collection import collect, collected_success
 from sb3_llmdpd.data.metaworld.tasks import split
@@ -21,34 +21,25 @@ def _only_here_so_that_the_command_has_a_name() -> None:
 
 @app.command("metaworld")
 def metaworld(
-    tasks: Annotated[
-        str | None, typer.Option(help="Tasks between commas, instead of those of a split.")
-    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks between commas, instead of a split's.")] = None,
     split_name: Annotated[
         str, typer.Option("--split", help="ml45 or ml10: its training tasks are recorded.")
     ] = "ml45",
     unseen: Annotated[
-        str | None,
-        typer.Option(
-            help="Tasks between commas to hold out, instead of the split's: all others are recorded."
-        ),
+        str | None, typer.Option(help="Tasks to hold out, instead of the split's; all others are recorded.")
     ] = None,
     episodes: Annotated[int, typer.Option(help="Episodes a task, failed ones included.")] = 10,
     noise: Annotated[
-        str,
-        typer.Option(help="Standard deviations of the action noise between commas; the episodes take turns."),
+        str, typer.Option(help="Standard deviations of action noise between commas; episodes take turns.")
     ] = "0.1",
     episodes_per_goal: Annotated[int, typer.Option(help="Consecutive episodes that share their goal.")] = 1,
     steps_after_success: Annotated[
-        int,
-        typer.Option(
-            help="Steps recorded after an episode's first success; 500 record every episode to its end."
-        ),
+        int, typer.Option(help="Steps recorded after the first success; 500 record episodes to their ends.")
     ] = STEPS_AFTER_SUCCESS,
     hide_goal: Annotated[
-        bool, typer.Option("--hide-goal", help="Leave the goal out of the observations.")
+        bool, typer.Option("--hide-goal", help="Keep the goal out of observations.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -57,11 +48,11 @@ def metaworld(
             help="Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.",
         ),
     ] = None,
-    processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
+    processes: Processes = None,
 ) -> None:
-    """Record Meta-World's scripted experts as Minari data sets, one a task, with the task's sentences in them.
+    """Record Meta-World's scripted experts as Minari data sets, one a task, with the task's sentences in it.
 
-    A data set that is there already, from the same recipe, is kept: a stopped collection can simply be run again.
+    An existing data set of the same recipe is kept: run a stopped collection again to go on with it.
     """
     if tasks is not None and unseen is not None:
         raise ValueError("give either --tasks or --unseen, not both")
@@ -81,5 +72,6 @@ def metaworld(
         typer.echo(f"{dataset_id}  the expert succeeded in {rate:.0%}")
     typer.echo(f"Together {load_minari(ids, root=out).summary()}")
     typer.echo(
-        f"{len(ids)} data sets in {datasets_root(out)}. Next: sb3-llmdpd train --dataset 'metaworld/*' --out runs/mine"
+        f"{len(ids)} data sets in {datasets_root(out)}."
+        " Next: sb3-llmdpd train --dataset 'metaworld/*' --out runs/mine"
     )

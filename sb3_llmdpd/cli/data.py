@@ -1,10 +1,10 @@
-"""`sb3-llmdpd data`: says what data are worth before anything is trained on them, and writes them in another format."""
+"""`sb3-llmdpd data`: inspects data before anything is trained on them, and writes them in another format."""
 
 import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -40,23 +40,20 @@ def inspect(
     root: Root = None,
     text_encoder: Annotated[
         str,
-        typer.Option(
-            help="Spec of the language model that looks for nearly identical sentences; none for letters alone."
-        ),
+        typer.Option(help="Language model that looks for nearly identical sentences; none for no search."),
     ] = "minilm",
     flatten: Flatten = False,
     allow_pickle: AllowPickle = False,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Show all tasks and entries, however many there are.")
-    ] = False,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="File to write all the numbers to.")
-    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show all tasks and all entries.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.")] = None,
 ) -> None:
-    """Print what data hold and what to mend in them before training; a bad episode is counted and stops nothing."""
-    opened, unopened = _open_each(
-        source_names(sources, root), root=root, flatten=flatten, allow_pickle=allow_pickle
-    )
+    """Print what data hold and what to mend before training; a bad episode is counted and stops nothing."""
+    opened, unopened = list[EpisodeSource](), list[str]()
+    for name in source_names(sources, root):
+        try:
+            opened += open_sources([name], root=root, flatten=flatten, allow_pickle=allow_pickle)
+        except (ValueError, TypeError, OSError) as error:
+            unopened.append(str(error))
     found = inspect_sources(opened, None if text_encoder == "none" else text_encoder, unopened=unopened)
     typer.echo(page(found, None if everything else ROWS))
     if json_path is not None:
@@ -76,13 +73,11 @@ def convert(
     strict: Strict = False,
     flatten: Flatten = False,
     allow_pickle: AllowPickle = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an .npz file that is there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing .npz file.")] = False,
 ) -> None:
     """Write data of any format as one Minari data set or one .npz file, whole or not at all.
 
-    Minari data sets are written one episode at a time; what goes into an .npz file has to fit into memory.
+    Minari data sets are written one episode at a time; an .npz file has to fit into memory.
     """
     _check_target(to, out, overwrite)
     opened = open_sources(
@@ -94,8 +89,8 @@ def convert(
         allow_pickle=allow_pickle,
     )
     observation_space, action_space = joint_spaces(opened)
-    counts = _Counts()
-    episodes = counts.counted(opened)
+    lengths: dict[str, list[int]] = {}
+    episodes = _noting_lengths(opened, lengths)
     if to == "minari":
         from sb3_llmdpd.data.minari_writer import write_minari
 
@@ -105,32 +100,14 @@ def convert(
 
         write_npz(out, episodes, observation_space, action_space)
         place = Path(out)
-    typer.echo(
-        f"{counts.episodes:,} episodes of {len(counts.tasks)} tasks, {counts.steps:,} transitions are in {place}"
-    )
-    where = [] if root is None or to == "npz" else ["--root", str(root)]
-    look, train = ["data", "inspect", out, *where], ["train", "--dataset", out, *where]
-    typer.echo(f"Next: sb3-llmdpd {shlex.join(look)}, then sb3-llmdpd {shlex.join(train)}")
-
-
-def _open_each(names: Sequence[str], **how: Any) -> tuple[list[EpisodeSource], list[str]]:
-    """Open what can be opened.
-
-    :param names: of sources.
-    :param how: further arguments of `open_sources`.
-    :return: the sources, and why others could not be opened.
-    """
-    opened, reasons = list[EpisodeSource](), list[str]()
-    for name in names:
-        try:
-            opened += open_sources([name], **how)
-        except (ValueError, TypeError, OSError) as error:
-            reasons.append(str(error))
-    return opened, reasons
+    n_episodes, n_steps = sum(map(len, lengths.values())), sum(map(sum, lengths.values()))
+    typer.echo(f"{n_episodes:,} episodes of {len(lengths)} tasks, {n_steps:,} transitions are in {place}")
+    written = shlex.join([out] if root is None or to == "npz" else [out, "--root", str(root)])
+    typer.echo(f"Next: sb3-llmdpd data inspect {written}, then sb3-llmdpd train --dataset {written}")
 
 
 def _check_target(to: str, out: str, overwrite: bool) -> None:
-    """Refuse what would be refused after a long time of reading, or not at all."""
+    """Refuse early what writing would refuse after long reading, or would not notice."""
     if to not in TARGETS:
         raise ValueError(f"--to must be {' or '.join(TARGETS)}, got {to!r}")
     if to == "minari" and overwrite:
@@ -141,25 +118,13 @@ def _check_target(to: str, out: str, overwrite: bool) -> None:
         raise ValueError(f"{out} is there already: give --overwrite to replace it, or another --out")
 
 
-class _Counts:
-    """Counts episodes while they pass."""
+def _noting_lengths(sources: Sequence[EpisodeSource], lengths: dict[str, list[int]]) -> Iterator[Episode]:
+    """Yield the episodes of all sources, and note their lengths by task.
 
-    def __init__(self) -> None:
-        self.episodes = self.steps = 0
-        self.tasks: dict[str, None] = {}
-
-    def counted(self, sources: Sequence[EpisodeSource]) -> Iterator[Episode]:
-        """The episodes of all sources.
-
-        :param sources: as they were opened.
-        :return: one episode after the other.
-        :raises ValueError: on a bad episode; at the end, when sentences were given for what is not there, so that nothing is
-            written then.
-        """
-        for source in sources:
-            for episode in source.episodes():
-                self.episodes += 1
-                self.steps += len(episode)
-                self.tasks[episode.task] = None
-                yield episode
-        refuse_unknown_texts(sources, list(self.tasks))
+    Sentences for tasks that are not there are refused at the end, before a file is in place.
+    """
+    for source in sources:
+        for episode in source.episodes():
+            lengths.setdefault(episode.task, []).append(len(episode))
+            yield episode
+    refuse_unknown_texts(sources, list(lengths))

@@ -14,6 +14,7 @@ from sb3_llmdpd.benchmarks.common.runs import (
     example_episodes,
 )
 from sb3_llmdpd.benchmarks.common.variants import BOTH, EXAMPLE, NOTHING, TEXT
+from sb3_llmdpd.cli.sources import Root
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import make_cells
@@ -25,25 +26,17 @@ _CONDITIONS = (BOTH, TEXT, EXAMPLE, NOTHING)
 
 def film(
     model: Annotated[Path, typer.Option(help="Model file.")],
-    task: Annotated[str, typer.Option(help="Whose scene is played.")],
+    task: Annotated[str, typer.Option(help="Task whose scene is played.")],
     condition: Annotated[
         str, typer.Option(help=f"What the model is told: {', '.join(_CONDITIONS)}.")
     ] = _CONDITIONS[0],
-    seed: Annotated[
-        int, typer.Option(help="Of the scene, as in the seeds of results.json, and of the example.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of example and scene, as in results.json.")] = 0,
     hide_goal: Annotated[
-        bool,
-        typer.Option(
-            "--hide-goal", help="Leave the goal out of the observations: the scene then has the example's."
-        ),
+        bool, typer.Option("--hide-goal", help="Keep the goal out of observations; it is the example's.")
     ] = False,
     max_steps: Annotated[int, typer.Option(help="Steps after which the episode ends.")] = HORIZON,
     out: Annotated[Path, typer.Option(help="An .mp4, or a .png with eight frames.")] = Path("film.mp4"),
-    root: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the example; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
-    ] = None,
+    root: Root = None,
 ) -> None:
     """Film a model in one episode of one of Meta-World's tasks."""
     check_film(out)
@@ -53,7 +46,7 @@ def film(
     (cell,) = make_cells([name], [condition], same_goal=hide_goal)
     examples = example_episodes(
         [name] if cell.same_goal or cell.condition.trajectory_of is not None else [],
-        N_EPISODES if hide_goal else N_EXAMPLES,  # as `evaluate` has them: the same data set serves both
+        N_EPISODES if hide_goal else N_EXAMPLES,  # as in `evaluate`: the same data set serves both
         goal_visible=not hide_goal,
         root=root,
         n_processes=1,
@@ -65,7 +58,6 @@ def film(
     rollout = film_episode(
         out, model, name, prompt, seed, goal=goal, make_env=make_env, max_episode_steps=max_steps
     )
-    success = (
-        "no success" if rollout.first_success is None else f"success at step {rollout.first_success + 1}"
-    )
+    first = rollout.first_success
+    success = "no success" if first is None else f"success at step {first + 1}"
     typer.echo(f"{out}: {rollout.length} steps, {success}")

@@ -1,11 +1,14 @@
-"""How the commands read lists of names and numbers, and the name of a device."""
+"""Reads lists of names and numbers, and the name of a device, from options; options of several commands."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+import typer
 from stable_baselines3.common.utils import get_device
 
 Entry = TypeVar("Entry")
+
+Processes = Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")]
 
 
 def names(text: str, option: str) -> list[str]:
@@ -32,12 +35,12 @@ def whole_numbers(text: str, option: str) -> list[int]:
 def check_device(device: str) -> None:
     """Refuse a device before anything is computed for it.
 
-    :param device: ``"auto"``, or as torch calls it.
+    :param device: ``"auto"``, or a device as torch names it.
     :raises ValueError: when torch does not know it.
     """
     try:
         get_device(device)
-    except RuntimeError as error:  # torch's word for a name that it does not know
+    except RuntimeError as error:  # torch's answer to a name that it does not know
         raise ValueError(f"--device: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""How the commands read what a user calls data, and the options that say how it is read."""
+"""Reads the names of data sets and the file of sentences; the options that say how data are read."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,40 +12,35 @@ from sb3_llmdpd.data.loading import FORMATS, format_of
 from sb3_llmdpd.data.minari import local_ids
 
 SOURCES_HELP = (
-    f"Minari id, or a pattern as 'metaworld/*' of local ids; or a file or folder, with its format in front where its name"
-    f" does not tell: {', '.join(f'{kind}:PATH' for kind in FORMATS if kind != 'minari')}. May be given several times."
+    "Minari id, or a pattern of local ids such as 'metaworld/*'; or a file or folder, after its format where"
+    f" its name does not tell: {', '.join(f'{kind}:PATH' for kind in FORMATS if kind != 'minari')}."
+    " May be given several times."
 )
 
 Root = Annotated[
     Path | None,
-    typer.Option(
-        help="Folder of the Minari data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."
-    ),
+    typer.Option(help="Folder of the Minari data sets; default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
 ]
 TaskTexts = Annotated[
     Path | None,
-    typer.Option(help="JSON file of sentences by data set or task, which go before those in the data."),
+    typer.Option(help="JSON file of sentences by data set or task, instead of those in the data."),
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse actions outside the action space instead of clipping them.")
 ]
-Flatten = Annotated[
-    bool, typer.Option("--flatten", help="Put the entries of Dict observations into one vector.")
-]
+Flatten = Annotated[bool, typer.Option("--flatten", help="Put Dict observations into one vector.")]
 AllowPickle = Annotated[
     bool,
-    typer.Option(
-        "--allow-pickle", help="Open pickled replay buffers, which execute what they hold: your own alone."
-    ),
+    typer.Option("--allow-pickle", help="Open pickled replay buffers; they execute code: only your own."),
 ]
 
 
 def source_names(given: Sequence[str], root: str | Path | None) -> list[str]:
-    """Names as `open_source` takes them, that mean the same wherever a command goes on.
+    """Write names so that `open_source` takes them and that they mean the same in every folder.
 
     :param given: names, and patterns of local Minari ids.
-    :param root: folder of the Minari data sets, or None for Minari's own.
-    :return: each once; Minari ids as they are, paths absolute behind their format.
+    :param root: folder of the Minari data sets; None for Minari's own.
+    :return: each once; Minari ids as they are, paths absolute and after their format.
     :raises ValueError: when a pattern fits nothing.
     """
     names: list[str] = []
@@ -65,24 +60,20 @@ def source_names(given: Sequence[str], root: str | Path | None) -> list[str]:
 
 
 def read_task_texts(path: str | Path | None) -> Mapping[str, Any] | None:
-    """Sentences from a file.
+    """Read sentences from a file.
 
-    :param path: of a JSON object from a source or a task to a sentence or a list of phrasings; None for none.
-    :return: the object.
+    :param path: file of a JSON object from a source or task to a sentence or a list of phrasings; or None.
+    :return: the object; None without a path.
     :raises ValueError: when the file holds something else.
     :raises OSError: when it cannot be read.
     """
     if path is None:
         return None
-    accepted = '{"source or task": "a sentence", "another": ["one phrasing", "another"]}'
+    accepted = 'a JSON file as {"source or task": "a sentence", "another": ["one phrasing", "another"]}'
     try:
         texts = json.loads(Path(path).read_text())
     except ValueError as error:
-        raise ValueError(
-            f"--task-texts takes a JSON file as {accepted}, and {path} is none ({error})"
-        ) from error
+        raise ValueError(f"--task-texts takes {accepted}, and {path} is not one ({error})") from error
     if not isinstance(texts, dict) or not all(isinstance(value, str | list) for value in texts.values()):
-        raise ValueError(
-            f"--task-texts takes a JSON file as {accepted}, and {path} holds {json.dumps(texts)[:80]}"
-        )
+        raise ValueError(f"--task-texts takes {accepted}, and {path} holds {json.dumps(texts)[:80]}")
     return texts

@@ -1,4 +1,4 @@
-"""Names the cells of an evaluation: whose scenes are played, and what the policy is told there."""
+"""Names the cells of an evaluation: one task under one condition each."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from sb3_llmdpd.data.metaworld.scenes import SHARED_SCENES
 from sb3_llmdpd.data.metaworld.tasks import TASKS, task_info
 
 CONDITIONS = ("text+trajectory", "text", "trajectory", "none", "wrong", "expert")
-"""The conditions that every evaluation should have, beside ``"told:<task>"``."""
+"""Conditions that every evaluation should have, beside ``"told:<task>"``."""
 
 CONTROLS = ("wrong-text", "wrong-trajectory", "antonym", "paraphrase", "copy")
-"""Further ones that `make_cells` knows by name."""
+"""Further conditions that `make_cells` knows by name."""
 
 CONTROLS_OF_PROMPTS = tuple(name for name in CONTROLS if name != "copy")
-"""Those in which the evaluated policy acts."""
+"""The controls in which the evaluated policy acts."""
 
 TOLD = "told:"
-"""What the name of a condition begins with that fixes the sentence."""
+"""Begins the name of a condition that fixes the sentence."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Who acts, and how it is prompted.
+    """The one who acts, and the prompt.
 
-    :param name: as it stands in tables.
-    :param text_of: the task whose sentence it is told; None for none.
-    :param trajectory_of: the task of which it is shown an example; None for none.
+    :param name: name in tables.
+    :param text_of: task whose sentence is told; None for none.
+    :param trajectory_of: task of which an example is shown; None for none.
     :param expert: the environment's scripted expert acts instead of the policy.
     :param copy: `CopyPlayer`, which repeats the example's actions, acts instead of the policy.
-    :param paraphrased: the sentence is one of the phrasings that no data set holds.
-    :param other_goal: the example is one of another goal than the scene's: of all, the one with the farthest end.
+    :param paraphrased: the sentence is a phrasing that no data set holds.
+    :param other_goal: the example has another goal than the scene: the one that ends farthest away.
     """
 
     name: str
@@ -44,20 +44,20 @@ class Condition:
 
     @property
     def is_told(self) -> bool:
-        """Whether it is a ``"told:<task>"``: the sentence is fixed, whatever the scenes."""
+        """True of ``"told:<task>"``, which fixes the sentence in all scenes."""
         return self.name.startswith(TOLD)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of an evaluation.
+    """One task under one condition.
 
-    :param task: whose scenes are played, and whose success counts.
-    :param condition: who acts there, and how it is prompted.
-    :param seen: whether the policy was trained on the task; None where nobody says.
-    :param n_episodes: to be played; None for as many as `evaluate_tasks` is told.
-    :param same_goal: each scene has the goal of one of the task's examples, its object placed anew, and where an example of
-        the task is shown it is that one.
+    :param task: task whose scenes are played and whose success counts.
+    :param condition: the one who acts, and the prompt.
+    :param seen: True if the policy was trained on the task; None if unknown.
+    :param n_episodes: episodes to play; None for the number given to `evaluate_tasks`.
+    :param same_goal: each scene has the goal of one of the task's examples, with its object placed anew;
+        where an example of the task is shown, it is that one.
     """
 
     task: str
@@ -75,58 +75,58 @@ def make_cells(
     same_goal: bool = False,
     seed: int = 0,
 ) -> list[Cell]:
-    """Every task under every condition.
+    """Put every task under every condition.
 
-    ``"text+trajectory"``, ``"text"``, ``"trajectory"``: the task's own sentence, an example of it, or both. ``"none"``: no
-    prompt. ``"wrong"``: sentence and example of another of the tasks. ``"wrong-text"``: the sentence of another, with the
-    right example. ``"wrong-trajectory"``: the example of another, with the right sentence; with ``same_goal``, of the same
-    task and another goal, and no such cell for tasks whose goal is a part of their object. ``"paraphrase"``: a sentence that
-    no data set holds, alone. ``"antonym"``: the sentence of the opposite task, alone, and no such cell for tasks that have
-    none. ``"copy"``: the actions of an example, repeated. ``"expert"``: the scripted expert. ``"told:<task>"``: that task's
-    sentence, in the scenes of each of the tasks.
+    - ``"text+trajectory"``, ``"text"``, ``"trajectory"``: the task's own sentence, an example of it, or both.
+    - ``"none"``: no prompt.
+    - ``"wrong"``: sentence and example of another of the tasks.
+    - ``"wrong-text"``: the sentence of another task, with the right example.
+    - ``"wrong-trajectory"``: the example of another task, with the right sentence. With ``same_goal``, an
+      example of the same task with another goal; a task whose goal is a part of its object has no such cell.
+    - ``"paraphrase"``: a sentence that no data set holds, alone.
+    - ``"antonym"``: the sentence of the opposite task, alone; tasks without an opposite have no such cell.
+    - ``"copy"``: the actions of an example, repeated.
+    - ``"expert"``: the scripted expert.
+    - ``"told:<task>"``: that task's sentence, in the scenes of each of the tasks.
 
     :param tasks: distinct names.
     :param conditions: names of conditions.
-    :param unseen: the tasks that training held out; None where nobody knows.
-    :param same_goal: see `Cell`; for goals that are hidden, so that only the example tells them.
-    :param seed: decides which other task is the wrong one; no task is its own, and each is the wrong one once.
+    :param unseen: tasks that training held out; None if unknown.
+    :param same_goal: see `Cell`; for hidden goals, which only the example tells.
+    :param seed: decides which other task is the wrong one; each serves once, and never as its own.
     :return: the cells, task after task.
-    :raises ValueError: on an unknown condition, a task named twice, no task, or a single task where another is needed.
+    :raises ValueError: on an unknown condition, no task, a task named twice, or one where two are needed.
     """
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(f"`tasks` must name at least one task, each once, got {list(tasks)}")
     need_another = {"wrong", "wrong-text"} if same_goal else {"wrong", "wrong-text", "wrong-trajectory"}
     if len(tasks) < 2 and (needy := sorted(need_another & set(conditions))):
         raise ValueError(
-            f"the condition {needy[0]!r} takes the prompt of another evaluated task: evaluate at least two, or leave it out"
+            f"the condition {needy[0]!r} takes the prompt of another evaluated task: evaluate at least two,"
+            " or leave it out"
         )
     circle = np.random.default_rng(seed).permutation(len(tasks))
     following = {tasks[one]: tasks[other] for one, other in zip(circle, np.roll(circle, -1), strict=True)}
     return [
-        Cell(
-            task,
-            _condition(name, task, following[task], same_goal),
-            _is_seen(task, unseen),
-            same_goal=same_goal,
-        )
+        Cell(task, condition, _is_seen(task, unseen), same_goal=same_goal)
         for task in tasks
         for name in conditions
-        if _has(name, task, same_goal)
+        if (condition := _condition(name, task, following[task], same_goal)) is not None
     ]
 
 
 def shared_scene_cells(
     tasks: Collection[str] | None = None, *, goal_visible: bool = True, unseen: Collection[str] | None = None
 ) -> list[Cell]:
-    """Scenes in which only the sentence says which of two tasks is meant.
+    """Make cells in whose scenes only the sentence says which of two tasks is meant.
 
-    A scene of a task that is told the task's own sentence measures whether the policy does what it is told, and told that of
-    the other, whether it does what it is not told. The second is left out where doing the other succeeds here as well: who
-    carries a puck to the goal has reached it with the hand.
+    With the task's own sentence a cell measures if the policy does what it is told, and with the other task's
+    sentence if it does what it is not told. The second is left out where doing the other task succeeds here
+    as well: whoever carries a puck to the goal has reached it with the hand.
 
     :param tasks: only pairs of these; by default of all 50.
-    :param goal_visible: whether the observations show the goal. Hidden, other pairs begin alike, and those are left out whose
-        goal is separate from the object: no sentence tells it.
+    :param goal_visible: True if observations show the goal. With a hidden goal other pairs begin alike, and a
+        pair is left out if a goal is separate from the object: no sentence tells it.
     :param unseen: see `make_cells`.
     :return: cells of the conditions ``"told:<task>"``, each once.
     """
@@ -150,22 +150,17 @@ def shared_scene_cells(
     ]
 
 
-def _has(condition: str, task: str, same_goal: bool) -> bool:
-    """Whether a condition means anything in a task."""
-    if condition == "antonym":
-        return task_info(task).opposite is not None
-    if condition == "wrong-trajectory" and same_goal and task in TASKS:
-        return TASKS[task].goal_needs_telling
-    return True
-
-
 def _is_seen(task: str, unseen: Collection[str] | None) -> bool | None:
     return None if unseen is None else task not in unseen
 
 
-def _condition(name: str, task: str, other: str, same_goal: bool) -> Condition:
+def _condition(name: str, task: str, other: str, same_goal: bool) -> Condition | None:
+    """Make a condition by its name; None where it means nothing in the task."""
     if name == "antonym":
-        return Condition(name, text_of=task_info(task).opposite)
+        opposite = task_info(task).opposite
+        return None if opposite is None else Condition(name, text_of=opposite)
+    if name == "wrong-trajectory" and same_goal and task in TASKS and not TASKS[task].goal_needs_telling:
+        return None
     known = {
         "text+trajectory": Condition(name, text_of=task, trajectory_of=task),
         "text": Condition(name, text_of=task),

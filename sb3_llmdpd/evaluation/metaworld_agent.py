@@ -12,13 +12,14 @@ VectorEnv = gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv
 
 
 class MetaWorldAgent:
-    """What ``metaworld.evaluation.evaluation(agent, envs)`` calls.
+    """Agent for ``metaworld.evaluation.evaluation(agent, envs)``.
 
-    :param model: which acts.
+    :param model: the model that acts.
     :param task_text: a sentence for all sub-environments, or one for each: see `task_texts_of`.
     :param trajectory: an example for all sub-environments, or a list with one for each.
-    :param prompt: instead of the two: a `Prompt` or a list of them. With none of the three, the model's own task counts.
-    :param deterministic: whether the policy acts without noise.
+    :param prompt: a `Prompt` or a list of them, instead of both. Without any of the three the model's task
+        counts.
+    :param deterministic: let the policy act without noise.
     """
 
     def __init__(
@@ -38,26 +39,27 @@ class MetaWorldAgent:
         """Act.
 
         :param observations: (n, 39), one row for each sub-environment.
-        :return: (n, 4), float64.
-        :raises ValueError: when a row is longer, or there are neither one prompt nor one per row.
+        :return: actions, (n, 4), float64.
+        :raises ValueError: when a row is longer, or the prompts are neither one nor one per row.
         """
         if observations.shape[1:] != self._shape:
             raise ValueError(
-                f"the environments show observations of shape {observations.shape[1:]}, and the model acts on {self._shape}:"
-                " make them without `use_one_hot` and `recurrent_info_in_obs`; a sentence or an example says what the task is"
+                f"the environments show observations of shape {observations.shape[1:]}, and the model acts on"
+                f" {self._shape}: make them without `use_one_hot` and `recurrent_info_in_obs`; a sentence or"
+                " an example says what the task is"
             )
         actions, _ = self._acting.predict(observations, deterministic=self._deterministic)
         return actions.astype(np.float64)
 
     def reset(self, env_mask: np.ndarray) -> None:
-        """Nothing: the policy has no memory of an episode.
+        """Do nothing: the policy has no memory of an episode.
 
-        :param env_mask: (n,), which sub-environments begin a new one.
+        :param env_mask: (n,), True for sub-environments that begin a new one.
         """
 
 
 def task_texts_of(envs: VectorEnv) -> list[str]:
-    """The canonical sentence of what each sub-environment asks.
+    """Look up the canonical sentence of each sub-environment's task.
 
     :param envs: Meta-World's own, such as ``gymnasium.make_vec("Meta-World/MT10", vector_strategy="sync")``.
     :return: n sentences, in the order of the sub-environments.

@@ -1,4 +1,4 @@
-"""Who can be evaluated: whatever makes, of the prompts of a block of episodes, something that acts in them."""
+"""Players that can be evaluated: each turns a block's prompts into a function that acts in its episodes."""
 
 import io
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ from sb3_llmdpd.prompts.prompt import Prompt, Trajectory
 
 _LEAST_VARIATION = 1e-3
 _SMALLEST_SCALE = 1e-2
-"""In the observations' own units, which for Meta-World's positions are metres."""
+"""In the observations' own units: metres for Meta-World's positions."""
 
 
 class Player(Protocol):
     """Anything that `evaluate_tasks` can play: a model, or a control beside it.
 
-    It travels to other processes by pickle. Memory of an episode belongs into what `make_act` returns, so that a player that
-    has played before plays like a fresh one.
+    A player travels to other processes by pickle. Memory of an episode belongs to what `make_act` returns: a
+    player that has played before plays like a fresh one.
     """
 
     def make_act(self, prompts: Sequence[Prompt], *, noise_seed: int, deterministic: bool) -> Act:
         """Get ready for episodes that run in lock step.
 
-        :param prompts: what each of them is told; row i of the block is prompt i.
-        :param noise_seed: of all that is random in how the block is played.
-        :param deterministic: whether to act without noise.
-        :return: called at every step until all episodes are done, see `Act`.
-        :raises ValueError: when a prompt is none that the player can act on.
+        :param prompts: one for each episode; row i of the block has prompt i.
+        :param noise_seed: seed of all that is random in the player's actions.
+        :param deterministic: act without noise.
+        :return: function that is called at every step until all episodes are done, see `Act`.
+        :raises ValueError: when the player cannot act on a prompt.
         """
         ...
 
@@ -40,7 +40,7 @@ class Player(Protocol):
 class ModelPlayer:
     """A trained model, which travels as the bytes of its file and then acts on the CPU.
 
-    :param model: which; its own noise is left as it is.
+    :param model: the model; its own noise is left as it is.
     """
 
     def __init__(self, model: LLMDPD) -> None:
@@ -49,7 +49,7 @@ class ModelPlayer:
     def make_act(self, prompts: Sequence[Prompt], *, noise_seed: int, deterministic: bool) -> Act:
         """See `Player.make_act`."""
         model = self.model
-        model.prompter.encode(prompts)  # so that one that does not fit is answered before anything is played
+        model.prompter.encode(prompts)  # refuses one that does not fit before anything is played
         noise = th.Generator(model.device)
         noise.manual_seed(noise_seed)
 
@@ -72,7 +72,7 @@ class ModelPlayer:
 class ExpertPlayer:
     """The environments' own experts, which know the task and need no prompt.
 
-    :param envs: of the rows; each has a method ``expert_action(observation)``.
+    :param envs: environments of the rows; each has a method ``expert_action(observation)``.
     """
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
@@ -83,19 +83,17 @@ class ExpertPlayer:
 
         def act(observations: Any, rows: Sequence[int], rewards: np.ndarray) -> np.ndarray:
             experts = [self.envs[row].get_wrapper_attr("expert_action") for row in rows]
-            return np.stack(
-                [expert(observation) for expert, observation in zip(experts, observations, strict=True)]
-            )
+            return np.stack([expert(one) for expert, one in zip(experts, observations, strict=True)])
 
         return act
 
 
 class CopyPlayer:
-    """Repeats the example's actions: at each step that of the example's step whose observation is nearest.
+    """Repeats the example's actions: at each step that of the example's step with the nearest observation.
 
-    Distances are in units of what each entry varies by in the example itself; entries that it leaves unchanged do not count.
-    The steps never go back. Of replay step by step, of the nearest step of all, and of a look ahead of a few steps, this
-    copied best where the example's goal was that of the scene and its object lay elsewhere.
+    Distances are in units of each entry's standard deviation in the example; entries that it leaves unchanged
+    do not count. The steps never go back. This copied better than replay step by step, the nearest step of
+    all, and a look ahead of a few steps, where the example had the scene's goal and its object lay elsewhere.
     """
 
     def make_act(self, prompts: Sequence[Prompt], *, noise_seed: int, deterministic: bool) -> Act:
@@ -103,21 +101,17 @@ class CopyPlayer:
         replays = [_Replay(prompt) for prompt in prompts]
 
         def act(observations: Any, rows: Sequence[int], rewards: np.ndarray) -> np.ndarray:
-            return np.stack(
-                [replays[row](observation) for row, observation in zip(rows, observations, strict=True)]
-            )
+            return np.stack([replays[row](one) for row, one in zip(rows, observations, strict=True)])
 
         return act
 
 
 class _Replay:
-    """One example, and how far its copy has come."""
+    """One example, and the step that its copy has reached."""
 
     def __init__(self, prompt: Prompt) -> None:
         if prompt.trajectory is None:
-            raise ValueError(
-                "the copy policy repeats an example, and the prompt has none: give it a `trajectory`"
-            )
+            raise ValueError("the copy repeats an example, and the prompt has none: give it a `trajectory`")
         example = Trajectory.of(prompt.trajectory)
         if isinstance(example.observations, dict):
             raise ValueError("the copy policy compares observations that are arrays, and these are dicts")
@@ -128,10 +122,8 @@ class _Replay:
         self.step = 0
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
-        distances = np.square((self.observations[self.step :] - observation.reshape(-1)) * self.weights).sum(
-            axis=1
-        )
-        self.step += int(distances.argmin())
+        differences = self.observations[self.step :] - observation.reshape(-1)
+        self.step += int(np.square(differences * self.weights).sum(axis=1).argmin())
         action: np.ndarray = self.actions[self.step]
         return action
 

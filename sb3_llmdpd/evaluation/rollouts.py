@@ -10,20 +10,20 @@ import numpy as np
 from sb3_llmdpd.evaluation.phases import Phases, PhaseWatch
 
 Act = Callable[[Any, Sequence[int], np.ndarray], np.ndarray]
-"""From observations (n, *obs_shape), or a dict of such arrays, the n rows they belong to, and the rewards (n,) of these rows'
-last steps (0 at the first), to actions (n, action_dim)."""
+"""Maps observations (n, *obs_shape), or a dict of such arrays, their n rows, and the rewards (n,) of the last
+steps there (0 at the first) to actions (n, action_dim)."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What became of one episode.
+    """Outcome of one episode.
 
-    :param seed: that it was reset with.
-    :param total_reward: sum of its raw rewards.
-    :param length: steps it took.
-    :param first_success: index in [0, length) of the first step that was a success; None when there was none.
-    :param last_success: whether the last step was one.
-    :param phases: how far it came, where that was watched.
+    :param seed: seed of the reset.
+    :param total_reward: sum of the raw rewards.
+    :param length: number of steps.
+    :param first_success: index in [0, length) of the first step that was a success; None without one.
+    :param last_success: True if the last step was a success.
+    :param phases: how far the episode came, where that was watched.
     """
 
     seed: int
@@ -46,25 +46,25 @@ def run_episodes(
 ) -> list[Rollout]:
     """Run one episode in each environment.
 
-    A step is a success when its ``info["success"]`` says so, or where that is missing, ``info["is_success"]``.
+    A step is a success when its ``info["success"]`` says so, or where that is missing,
+    ``info["is_success"]``.
 
     :param envs: at least as many as seeds; row i is environment i.
     :param act: chooses the actions of the rows that are not done.
-    :param seeds: of the resets.
-    :param max_steps: an episode ends here, if the environment does not end it before.
-    :param stop_at_success: whether it also ends at its first success.
-    :param goals: of the scenes, one for each seed, for environments whose ``reset`` knows the option ``goal_of``; None, or an
-        entry that is None, leaves the goal to the seed.
-    :param watch: to look on.
-    :return: one for each seed, in their order.
+    :param seeds: seeds of the resets.
+    :param max_steps: steps after which an episode ends, if the environment does not end it before.
+    :param stop_at_success: also end an episode at its first success.
+    :param goals: goals of the scenes, one for each seed, for environments whose ``reset`` knows the option
+        ``goal_of``; None, or an entry that is None, leaves the goal to the seed.
+    :param watch: watches how far each episode comes.
+    :return: one outcome for each seed, in their order.
     """
     n_rows = len(seeds)
     observations: list[Any] = [
         env.reset(seed=seed, options=None if goal is None else {"goal_of": goal})[0]
         for env, seed, goal in zip(envs, seeds, goals or [None] * n_rows, strict=False)
     ]
-    rewards = np.zeros(n_rows)  # of the last step
-    returns = np.zeros(n_rows)
+    rewards, returns = np.zeros(n_rows), np.zeros(n_rows)  # of the last step, and of all
     lengths = np.zeros(n_rows, np.int64)
     first_success: list[int | None] = [None] * n_rows
     last_success = [False] * n_rows

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from zlib import crc32
 
@@ -15,7 +16,7 @@ from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.scenes import soon
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import Cell, Condition
-from sb3_llmdpd.evaluation.jobs import EnvMaker, Job, PlaySettings, play_jobs
+from sb3_llmdpd.evaluation.episode_blocks import Block, EnvMaker, PlaySettings, play_blocks
 from sb3_llmdpd.evaluation.phases import Phases
 from sb3_llmdpd.evaluation.players import ModelPlayer, Player
 from sb3_llmdpd.evaluation.rollouts import Rollout
@@ -23,21 +24,21 @@ from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.prompts.prompt import Prompt
 
 _EVALUATION = crc32(b"evaluation")
-"""Keeps the seeds of evaluation apart from those of collected data, whatever seed both were given."""
+"""Keeps the seeds of evaluation apart from those of collected data, even if both are given the same seed."""
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """What became of the episodes of one cell; every tuple has an entry for each of them.
+    """Outcomes of the episodes of one cell; every tuple has an entry for each of them.
 
-    :param task: whose scenes were played.
-    :param condition: how the policy was prompted.
-    :param seen: whether it was trained on the task; None where nobody said.
-    :param seeds: of the episodes, the same for all conditions of a task.
+    :param task: task whose scenes were played.
+    :param condition: the one who acted, and the prompt.
+    :param seen: True if the policy was trained on the task; None if unknown.
+    :param seeds: seeds of the episodes, the same for all conditions of a task.
     :param successes: success at any step.
     :param last_successes: success at the last step.
     :param returns: sums of raw rewards.
-    :param first_successes: index of the first successful step, None when there was none.
+    :param first_successes: index of the first successful step; None without one.
     :param phases: how far each episode came; None where that was not watched.
     """
 
@@ -63,17 +64,12 @@ class CellResult:
 
     @property
     def soon(self) -> tuple[bool, ...]:
-        """Which episodes succeeded soon, see `sb3_llmdpd.data.metaworld.scenes.soon`."""
+        """True for each episode that succeeded soon, see `sb3_llmdpd.data.metaworld.scenes.soon`."""
         return soon(self.task, self.first_successes)
 
     @classmethod
     def of(cls, cell: Cell, rollouts: Sequence[Rollout]) -> "CellResult":
-        """Collect the episodes of a cell.
-
-        :param cell: which.
-        :param rollouts: its episodes, in their order.
-        :return: the result.
-        """
+        """Collect the episodes of a cell, in their order."""
         watched = [rollout.phases for rollout in rollouts if rollout.phases is not None]
         return cls(
             cell.task,
@@ -108,74 +104,74 @@ def evaluate_tasks(
 ) -> list[CellResult]:
     """Play every cell.
 
-    All conditions of a task get the same episode seeds, so that their rows can be compared pair by pair. The same seed gives
-    the same numbers, with any number of processes.
+    All conditions of a task get the same episode seeds, so that they can be compared pair by pair. The same
+    seed gives the same numbers, with any number of processes.
 
-    :param model: a model, a model file, or another `Player`. In several processes it acts on the CPU.
-    :param cells: what to play, see `make_cells`.
-    :param examples: episodes by task, for the conditions that show one, and for the goals of cells with ``same_goal``: a
-        different one for each evaluated episode, in turns. Failed ones are left out.
+    :param model: a model, a model file, or another `Player`; in several processes it acts on the CPU.
+    :param cells: cells to play, see `make_cells`.
+    :param examples: episodes by task, for conditions that show one and for the goals of cells with
+        ``same_goal``. The evaluated episodes take turns with them; failed ones are left out.
     :param texts: sentences by task; by default Meta-World's canonical ones.
-    :param make_env: makes a task's environment; ``partial(MetaWorldEnv, goal_visible=False)`` hides the goal. For the
-        condition "expert" it has a method ``expert_action(observation)``.
-    :param n_episodes: episodes a cell, where it does not say so itself.
+    :param make_env: makes a task's environment; ``partial(MetaWorldEnv, goal_visible=False)`` hides the goal.
+        The condition "expert" calls its ``expert_action(observation)``.
+    :param n_episodes: episodes of a cell that does not set its own number.
     :param n_envs: episodes that run in lock step.
     :param max_episode_steps: steps after which an episode ends.
-    :param stop_at_success: end an episode at its first success: faster, and its last step is then a success too.
-    :param deterministic: whether the policy acts without noise.
-    :param phases: whether to watch how far each episode comes (see `Phases`); for Meta-World's observations.
-    :param seed: of the episodes, and of the policy's noise.
-    :param n_processes: as many as there are CPU cores by default; 1 plays in this process.
-    :param progress_bar: whether to show one.
-    :param on_episodes: called with a number of episodes whenever they have been played.
+    :param stop_at_success: end an episode at its first success, which saves time and makes it the last step.
+    :param deterministic: let the policy act without noise.
+    :param phases: watch how far each episode comes (see `Phases`); for Meta-World's observations.
+    :param seed: seed of the episodes and of the policy's noise.
+    :param n_processes: number of processes; None for one a CPU core, 1 plays in this process.
+    :param progress_bar: show a progress bar.
+    :param on_episodes: called with the number of episodes that have just been played.
     :return: a result for each cell, in their order.
-    :raises ValueError: on impossible numbers, when a sentence or an example that a cell needs is missing, or when a prompt
-        does not fit the model.
+    :raises ValueError: on numbers below 1, without a cell, when a sentence or an example that a cell needs is
+        missing, or when a prompt does not fit the model.
     """
-    numbers = [("n_episodes", cell.n_episodes) for cell in cells if cell.n_episodes is not None]
-    numbers += [("n_episodes", n_episodes), ("n_envs", n_envs), ("max_episode_steps", max_episode_steps)]
-    for name, number in numbers:
-        if number < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {number}")
+    _check_numbers(
+        n_episodes=min([n_episodes, *(cell.n_episodes for cell in cells if cell.n_episodes is not None)]),
+        n_envs=n_envs,
+        max_episode_steps=max_episode_steps,
+    )
     if n_processes is not None and n_processes < 1:
         raise ValueError(f"`n_processes` must be at least 1, or None for one a CPU core, got {n_processes}")
     if not cells:
         raise ValueError("`cells` is empty: name at least one task and condition")
-    jobs_of_cells = [
-        list(_jobs(cell, examples or {}, texts or {}, seed, n, n_envs))
-        for cell in cells
-        for n in [cell.n_episodes or n_episodes]
-    ]
-    jobs = [job for of_cell in jobs_of_cells for job in of_cell]
+    blocks_of_cells = []
+    for cell in cells:
+        n = cell.n_episodes or n_episodes
+        prompts = prompts_of(cell.condition, examples or {}, texts or {}, n)
+        blocks_of_cells.append(list(_blocks(cell, prompts, goals_of(cell, examples or {}, n), n_envs, seed)))
+    blocks = list(chain.from_iterable(blocks_of_cells))
     player = _player(model)
-    if first_prompts := [job.prompts[0] for job in jobs if not job.is_control]:
-        # Once here: a prompt that does not fit is answered before any process starts, and the vector of a new sentence lies in
-        # the cache on disk when they do.
+    if first_prompts := [block.prompts[0] for block in blocks if not block.is_control]:
+        # Once here: a prompt that does not fit is refused before any process starts, and the vector of a new
+        # sentence is in the cache on disk when they start.
         player.make_act(first_prompts, noise_seed=seed, deterministic=deterministic)
     settings = PlaySettings(make_env, max_episode_steps, stop_at_success, deterministic, phases)
-    blocks: list[list[Rollout]] = [[] for _ in jobs]
-    n_processes = min(len(jobs), n_processes or n_cores())
+    rollouts: list[list[Rollout]] = [[] for _ in blocks]
+    n_all = sum(len(block.seeds) for block in blocks)
     with (
-        tqdm(
-            total=sum(len(job.seeds) for job in jobs),
-            desc="evaluating",
-            unit="episode",
-            disable=not progress_bar,
-        ) as bar,
-        closing(
-            play_jobs(jobs, player, settings, n_processes)
-        ) as played,  # so that an interruption ends the processes
+        tqdm(total=n_all, desc="evaluating", unit="episode", disable=not progress_bar) as bar,
+        # closed, so that an interruption ends the processes
+        closing(play_blocks(blocks, player, settings, min(len(blocks), n_processes or n_cores()))) as played,
     ):
-        for number, block in played:
-            blocks[number] = block
-            bar.update(len(block))
+        for number, of_block in played:
+            rollouts[number] = of_block
+            bar.update(len(of_block))
             if on_episodes is not None:
-                on_episodes(len(block))
-    in_order = iter(blocks)
+                on_episodes(len(of_block))
+    in_order = iter(rollouts)
     return [
-        CellResult.of(cell, [rollout for _ in of_cell for rollout in next(in_order)])
-        for cell, of_cell in zip(cells, jobs_of_cells, strict=True)
+        CellResult.of(cell, list(chain.from_iterable(islice(in_order, len(of_cell)))))
+        for cell, of_cell in zip(cells, blocks_of_cells, strict=True)
     ]
+
+
+def _check_numbers(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {number}")
 
 
 def _player(model: LLMDPD | Player | str | Path) -> Player:
@@ -187,32 +183,26 @@ def _player(model: LLMDPD | Player | str | Path) -> Player:
 def prompts_of(
     condition: Condition, examples: Mapping[str, Sequence[Episode]], texts: Mapping[str, str], n_episodes: int
 ) -> list[Prompt]:
-    """What a condition tells the policy in each episode of a cell.
+    """Prompt the policy by a condition, in each episode of a cell.
 
-    :param condition: which.
+    :param condition: the condition.
     :param examples: episodes by task; shown in turns, failed ones left out.
     :param texts: sentences by task; by default Meta-World's canonical ones.
     :param n_episodes: episodes of the cell.
-    :return: one for each episode.
+    :return: one prompt for each episode.
     :raises ValueError: when a sentence or an example is missing.
     """
     told: Sequence[str | None] = [None]
     shown: Sequence[Episode | None] = [None]
-    if condition.text_of is not None:
-        told = _sentences(condition, texts)
+    if (task := condition.text_of) is not None:
+        paraphrased = condition.paraphrased
+        told = task_info(task).paraphrases if paraphrased else [texts.get(task) or task_info(task).text]
     if condition.trajectory_of is not None:
-        shown = _successful(
-            condition.trajectory_of, examples, f"the condition {condition.name!r} shows an example"
-        )
-        shown = _of_other_goals(shown) if condition.other_goal else shown
+        why = f"the condition {condition.name!r} shows an example"
+        shown = successful = _successful(condition.trajectory_of, examples, why)
+        if condition.other_goal:
+            shown = _of_other_goals(successful)
     return [Prompt(told[i % len(told)], shown[i % len(shown)]) for i in range(n_episodes)]
-
-
-def _sentences(condition: Condition, texts: Mapping[str, str]) -> Sequence[str]:
-    task = condition.text_of or ""
-    if condition.paraphrased:
-        return task_info(task).paraphrases
-    return [texts.get(task) or task_info(task).text]
 
 
 def _successful(task: str, examples: Mapping[str, Sequence[Episode]], why: str) -> list[Episode]:
@@ -225,15 +215,16 @@ def _successful(task: str, examples: Mapping[str, Sequence[Episode]], why: str) 
 
 
 def _of_other_goals(episodes: Sequence[Episode]) -> list[Episode]:
-    """In the place of each episode, the one of another goal that ends farthest away: a goal nearby would be nearly right."""
+    """Replace each episode by the one of another goal that ends farthest away: a near one is nearly right."""
     ends = [_end(episode) for episode in episodes]
     others = []
     for episode, end in zip(episodes, ends, strict=True):
         of_others = [i for i, other in enumerate(episodes) if other.goal != episode.goal]
         if not of_others:
             raise ValueError(
-                f"the examples of {episode.task!r} have one goal only, {episode.goal!r}, so none can be shown of another:"
-                " give more examples, or leave the task out where its goal is a part of its object"
+                f"the examples of {episode.task!r} have one goal only, {episode.goal!r}, so none of another"
+                " can be shown: give more examples, or leave the task out where its goal is a part of its"
+                " object"
             )
         distances = [float(np.linalg.norm(ends[i] - end)) for i in of_others]
         others.append(episodes[of_others[int(np.argmax(distances))]])
@@ -241,23 +232,18 @@ def _of_other_goals(episodes: Sequence[Episode]) -> list[Episode]:
 
 
 def _end(episode: Episode) -> np.ndarray:
-    """Its last observation as one vector."""
-    observations = episode.observations
-    parts = (
-        [observations[key] for key in sorted(observations)]
-        if isinstance(observations, dict)
-        else [observations]
-    )
-    return np.concatenate([np.ravel(part[-1]).astype(np.float64) for part in parts])
+    """Put the last observation into one vector."""
+    parts = episode.observations if isinstance(episode.observations, dict) else {"": episode.observations}
+    return np.concatenate([np.ravel(parts[key][-1]).astype(np.float64) for key in sorted(parts)])
 
 
 def goals_of(cell: Cell, examples: Mapping[str, Sequence[Episode]], n_episodes: int) -> list[str | None]:
-    """Goals of a cell's scenes, in the same turns in which the examples are shown.
+    """Choose the goals of a cell's scenes, in the turns in which the examples are shown.
 
-    :param cell: which.
+    :param cell: the cell.
     :param examples: episodes by task.
-    :param n_episodes: of the cell.
-    :return: one for each episode; None where its seed decides.
+    :param n_episodes: episodes of the cell.
+    :return: one goal for each episode; None where its seed decides.
     :raises ValueError: when a goal is needed and an example has none, or there is no example.
     """
     if not cell.same_goal:
@@ -270,33 +256,24 @@ def goals_of(cell: Cell, examples: Mapping[str, Sequence[Episode]], n_episodes: 
     return [episodes[i % len(episodes)].goal for i in range(n_episodes)]
 
 
-def _jobs(
-    cell: Cell,
-    examples: Mapping[str, Sequence[Episode]],
-    texts: Mapping[str, str],
-    seed: int,
-    n_episodes: int,
-    n_envs: int,
-) -> Iterator[Job]:
-    """The cell's episodes in blocks. The blocks are the same for all numbers of processes, and so are the numbers."""
+def _blocks(
+    cell: Cell, prompts: Sequence[Prompt], goals: Sequence[str | None], n_envs: int, seed: int
+) -> Iterator[Block]:
+    """Cut a cell's episodes into blocks, the same for every number of processes."""
 
     def draw(*entropy: int) -> int:
-        return int(
-            np.random.SeedSequence([_EVALUATION, seed, crc32(cell.task.encode()), *entropy]).generate_state(
-                1
-            )[0]
-        )
+        sequence = np.random.SeedSequence([_EVALUATION, seed, crc32(cell.task.encode()), *entropy])
+        return int(sequence.generate_state(1)[0])
 
-    prompts = prompts_of(cell.condition, examples, texts, n_episodes)
-    goals = goals_of(cell, examples, n_episodes)
+    n_episodes = len(prompts)
     seeds = [draw(episode) for episode in range(n_episodes)]
     for first in range(0, n_episodes, n_envs):
-        block = slice(first, first + n_envs)
-        yield Job(
+        rows = slice(first, first + n_envs)
+        yield Block(
             cell.task,
             cell.condition,
-            tuple(seeds[block]),
-            tuple(prompts[block]),
-            tuple(goals[block]),
+            tuple(seeds[rows]),
+            tuple(prompts[rows]),
+            tuple(goals[rows]),
             noise_seed=draw(first, crc32(cell.condition.name.encode())),
         )

@@ -16,7 +16,7 @@ from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.common.optional import require
 from sb3_llmdpd.common.processes import worker_pool
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
-from sb3_llmdpd.evaluation.jobs import EnvMaker
+from sb3_llmdpd.evaluation.episode_blocks import EnvMaker
 from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.prompts.prompt import Prompt
@@ -44,15 +44,15 @@ def film_episode(
 ) -> Rollout:
     """Write an mp4 of one episode, or a picture of some of its frames.
 
-    :param path: of an mp4, or of a png: that has frames from the first to the last, evenly spaced, row by row.
-    :param model_path: of the model that acts, without noise.
-    :param task: whose scene is filmed.
-    :param prompt: what the model is told.
-    :param seed: of the episode.
-    :param goal: of the scene, as `Episode.goal` has it; None leaves it to the seed.
+    :param path: path of an mp4, or of a png with evenly spaced frames from the first to the last, row by row.
+    :param model_path: file of the model that acts, without noise.
+    :param task: task whose scene is filmed.
+    :param prompt: the model's prompt.
+    :param seed: seed of the episode.
+    :param goal: goal of the scene, as in `Episode.goal`; None leaves it to the seed.
     :param make_env: makes an environment whose ``render()`` gives (height, width, 3), uint8.
     :param max_episode_steps: steps after which the episode ends.
-    :return: what became of the episode.
+    :return: outcome of the episode.
     :raises ValueError: when the path ends in neither .mp4 nor .png.
     :raises ImportError: without imageio.
     :raises RuntimeError: where nothing can draw; its message says what is missing.
@@ -61,22 +61,20 @@ def film_episode(
     require("imageio_ffmpeg", "video")
     library = drawing_library()
     with whole_file(path) as temporary, worker_pool(1, _use, library) as pool:
-        job = pool.submit(_film, temporary, model_path, task, prompt, seed, goal, make_env, max_episode_steps)
+        make = partial(make_env, task)
+        scene = {"seeds": [seed], "goals": [goal], "max_steps": max_episode_steps}
+        job = pool.submit(_film, temporary, model_path, prompt, make, **scene)
         try:
             return job.result()
-        except (
-            BrokenProcessPool,
-            ImportError,
-            RuntimeError,
-            AttributeError,
-        ) as error:  # of drivers that cannot start
+        except (BrokenProcessPool, ImportError, RuntimeError, AttributeError) as error:
+            # A driver that cannot start raises any of these.
             raise RuntimeError(f"drawing with {library or 'the default library'} failed: {error}") from error
 
 
 def check_film(path: str | Path) -> None:
-    """Refuse what is no film, before anything is done for it.
+    """Refuse an unknown format before anything is done for the film.
 
-    :param path: of the film to be.
+    :param path: path of the film.
     :raises ValueError: when it ends in neither .mp4 nor .png.
     """
     if Path(path).suffix not in (".mp4", ".png"):
@@ -84,9 +82,10 @@ def check_film(path: str | Path) -> None:
 
 
 def drawing_library() -> str | None:
-    """What MuJoCo shall draw with where there is no screen.
+    """Choose the library with which MuJoCo draws without a screen.
 
-    :return: a value for $MUJOCO_GL: what it is already, or a library that is found; None where the system needs none.
+    :return: a value for $MUJOCO_GL: its present one, or a library that is found; None where the system needs
+        none.
     :raises RuntimeError: when there is no such library, or drawing is switched off.
     """
     chosen = os.environ.get(_GL_VARIABLE)
@@ -103,7 +102,7 @@ def drawing_library() -> str | None:
 
 
 class _Camera(gym.Wrapper[Any, Any, Any, Any]):
-    """Hands every few frames to a writer."""
+    """Writes every `STEPS_PER_FRAME`-th frame."""
 
     def __init__(self, env: gym.Env[Any, Any], writer: Any) -> None:
         super().__init__(env)
@@ -118,10 +117,7 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class _Strip:
-    """Takes frames as a writer of videos does, and leaves one picture of some of them.
-
-    :param path: of the png.
-    """
+    """Takes frames as a writer of videos does, and leaves one picture of some of them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -137,45 +133,30 @@ class _Strip:
         if kind is None:
             rows, columns = STRIP
             chosen = np.linspace(0, len(self.frames) - 1, rows * columns).round().astype(int)
-            picture = np.stack([self.frames[index] for index in chosen])
-            picture = np.concatenate(
-                np.concatenate(picture.reshape(rows, columns, *picture.shape[1:]), axis=1), axis=1
-            )
-            require("imageio.v2", "video").imwrite(self.path, picture)
+            strips = [
+                np.concatenate([self.frames[index] for index in row], axis=1)
+                for row in chosen.reshape(rows, columns)
+            ]
+            require("imageio.v2", "video").imwrite(self.path, np.concatenate(strips))
 
 
 def _use(library: str | None) -> None:
-    """Before MuJoCo is imported, which reads this once."""
+    """Choose the library before MuJoCo is imported, which reads the variable once."""
     if library is not None:
         os.environ[_GL_VARIABLE] = library
 
 
-def _film(
-    path: Path,
-    model_path: str | Path,
-    task: str,
-    prompt: Prompt,
-    seed: int,
-    goal: str | None,
-    make_env: EnvMaker,
-    max_steps: int,
-) -> Rollout:
+def _film(path: Path, model_path: str | Path, prompt: Prompt, make_env: Any, **scene: Any) -> Rollout:
     th.set_num_threads(1)
     model = LLMDPD.load(model_path, device="cpu").prompted(prompt=prompt)
-    env = make_env(task)
+
+    def act(observations: Any, *_: object) -> np.ndarray:
+        return model.predict(observations, deterministic=True)[0]
+
+    env = make_env()
     fps = env.metadata.get("render_fps", 30) / STEPS_PER_FRAME
-    with (
-        _Strip(path)
-        if path.suffix == ".png"
-        else require("imageio.v2", "video").get_writer(path, fps=fps) as writer
-    ):
-        camera = _Camera(env, writer)
-        (rollout,) = run_episodes(
-            [camera],
-            lambda observations, *_: model.predict(observations, deterministic=True)[0],
-            [seed],
-            max_steps=max_steps,
-            goals=[goal],
-        )
+    is_picture = path.suffix == ".png"
+    with _Strip(path) if is_picture else require("imageio.v2", "video").get_writer(path, fps=fps) as writer:
+        (rollout,) = run_episodes([_Camera(env, writer)], act, **scene)
     env.close()
     return rollout

@@ -1,1 +1,1 @@
-"""What data are worth, before anything is trained on them."""
+"""Inspection of data before anything is trained on them."""

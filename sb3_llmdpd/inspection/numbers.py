@@ -1,4 +1,4 @@
-"""The numbers that are kept of data: of each source, task and episode, and of each entry of observations and actions."""
+"""Numbers of data: of sources, tasks, episodes, and entries of observations and actions."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,20 +12,20 @@ from sb3_llmdpd.inspection.texts import TextComparison
 FORMAT_VERSION = 1
 
 ROUNDING = 1e-6
-"""Standard deviation up to which the normaliser takes an entry for one that never varies."""
+"""Standard deviation up to which the normaliser takes an entry as constant."""
 
 
 @dataclass(frozen=True)
 class SourceNumbers:
-    """A source.
+    """Numbers of a source.
 
-    :param name: as messages call it.
-    :param kind: its format.
-    :param n_episodes: that could be read.
-    :param n_steps: of these.
-    :param refused: for each episode that could not be read, the sentence that says why.
-    :param broken_off: why the source could not be read to its end; None where it could.
-    :param warnings: what reading it warned of.
+    :param name: name in messages.
+    :param kind: format.
+    :param n_episodes: episodes that could be read.
+    :param n_steps: their steps.
+    :param refused: the reason for each episode that could not be read.
+    :param broken_off: the reason why the source could not be read to its end; None if it could.
+    :param warnings: warnings at reading.
     """
 
     name: str
@@ -39,16 +39,16 @@ class SourceNumbers:
 
 @dataclass(frozen=True)
 class EpisodeNumbers:
-    """An episode.
+    """Numbers of an episode.
 
-    :param source: where it came from, e.g. ``"metaworld/push-v0, episode 3"``.
-    :param task: that it is of.
+    :param source: origin, e.g. ``"metaworld/push-v0, episode 3"``.
+    :param task: its task.
     :param n_steps: its length.
     :param total_reward: sum of its raw rewards.
-    :param lowest_reward: of any step.
-    :param highest_reward: of any step.
-    :param terminated: whether its task ended it, and no time limit.
-    :param success: whether it succeeded; None when nobody knows.
+    :param lowest_reward: lowest reward of a step.
+    :param highest_reward: highest reward of a step.
+    :param terminated: True if the task ended it, False if a time limit did.
+    :param success: True if it succeeded; None if unknown.
     :param digest: equal for equal episodes, see `episode_digest`.
     """
 
@@ -64,23 +64,23 @@ class EpisodeNumbers:
 
     @property
     def is_rewarded(self) -> bool:
-        """Whether any reward is another number than 0."""
+        """True if any reward differs from 0."""
         return self.lowest_reward != 0 or self.highest_reward != 0
 
 
 @dataclass(frozen=True)
 class TaskNumbers:
-    """The episodes of a task.
+    """Numbers of a task.
 
-    :param name: of the task.
-    :param n_episodes: how many.
-    :param n_steps: in all of them.
-    :param success_rate: in [0, 1], of those that say whether they succeeded; None where none does.
-    :param lowest_return: sum of raw rewards of its worst episode.
-    :param mean_return: of its episodes.
-    :param highest_return: of its best.
-    :param is_rewarded: whether any reward is another number than 0.
-    :param texts: distinct phrasings of its sentence.
+    :param name: name of the task.
+    :param n_episodes: its episodes.
+    :param n_steps: their steps.
+    :param success_rate: in [0, 1], of the episodes whose success is known; None without any.
+    :param lowest_return: sum of raw rewards of the worst episode.
+    :param mean_return: mean of these sums.
+    :param highest_return: sum of the best episode.
+    :param is_rewarded: True if any reward differs from 0.
+    :param texts: distinct phrasings of the task's sentence.
     """
 
     name: str
@@ -95,40 +95,27 @@ class TaskNumbers:
 
     @classmethod
     def of(cls, name: str, episodes: Sequence[EpisodeNumbers], texts: tuple[str, ...]) -> "TaskNumbers":
-        """Put the episodes of a task together.
-
-        :param name: of the task.
-        :param episodes: at least one, all of this task.
-        :param texts: distinct phrasings of its sentence.
-        :return: the numbers.
-        """
+        """Put the episodes of a task, at least one, together."""
         known = [episode.success for episode in episodes if episode.success is not None]
         returns = [episode.total_reward for episode in episodes]
-        return cls(
-            name,
-            len(episodes),
-            sum(episode.n_steps for episode in episodes),
-            fmean(known) if known else None,
-            min(returns),
-            fmean(returns),
-            max(returns),
-            any(episode.is_rewarded for episode in episodes),
-            texts,
-        )
+        n_steps = sum(episode.n_steps for episode in episodes)
+        success_rate = fmean(known) if known else None
+        low, mean, high = min(returns), fmean(returns), max(returns)
+        is_rewarded = any(episode.is_rewarded for episode in episodes)
+        return cls(name, len(episodes), n_steps, success_rate, low, mean, high, is_rewarded, texts)
 
 
 @dataclass(frozen=True)
 class EntryNumbers:
-    """An entry of an observation or of an action, over all steps. An image counts as one entry, its mean brightness
-    in [0, 1].
+    """Numbers of an entry of observations or actions over all steps; an image counts as its mean brightness.
 
-    :param name: its index, behind its key in a Dict.
-    :param low: the smallest value.
-    :param high: the largest.
-    :param mean: of all steps.
-    :param deviation: standard deviation over all steps.
-    :param at_bound: of an action, the share of the steps in which it lies at a bound of its space; None of an observation, and
-        where there is no bound.
+    :param name: index, after the key in a Dict.
+    :param low: smallest value.
+    :param high: largest value.
+    :param mean: mean value.
+    :param deviation: standard deviation.
+    :param at_bound: share of the steps in which an action lies at a bound; None without one, and of
+        observations.
     """
 
     name: str
@@ -140,23 +127,30 @@ class EntryNumbers:
 
     @property
     def never_changes(self) -> bool:
-        """Whether it has the same value in all steps, but for rounding."""
+        """True if all steps have the same value, up to rounding."""
         return self.deviation <= ROUNDING
+
+
+def extreme_deviations(entries: Sequence[EntryNumbers]) -> tuple[EntryNumbers, EntryNumbers] | None:
+    """Find the entries that vary least and most among those that change; None where nothing changes."""
+    moving = [entry for entry in entries if not entry.never_changes]
+    moving.sort(key=lambda entry: entry.deviation)
+    return (moving[0], moving[-1]) if moving else None
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that is kept of data.
+    """All numbers of data.
 
-    :param observation_space: that all sources share.
-    :param action_space: that all sources share.
-    :param unopened: for each source that could not be opened, the sentence that says why.
-    :param sources: the others.
-    :param episodes: that could be read, at least one.
-    :param tasks: in the order of their first episodes.
+    :param observation_space: observation space of all sources.
+    :param action_space: action space of all sources.
+    :param unopened: the reason for each source that could not be opened.
+    :param sources: the other sources.
+    :param episodes: episodes that could be read, at least one.
+    :param tasks: tasks in the order of their first episodes.
     :param actions: entries of an action.
     :param observations: entries of an observation.
-    :param texts: which tasks have the same sentence, or nearly.
+    :param texts: tasks with the same or nearly the same sentence.
     """
 
     observation_space: spaces.Space[Any]
@@ -176,18 +170,18 @@ class Inspection:
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """Of all sources: why an episode could not be read."""
+        """The reasons for all episodes that could not be read."""
         return tuple(sentence for source in self.sources for sentence in source.refused)
 
     @property
     def failed(self) -> tuple[float, float] | None:
-        """Shares of the episodes that failed, and of the transitions that are theirs; None unless every episode says so."""
+        """Shares of failed episodes and of their transitions; None unless every success is known."""
         if any(episode.success is None for episode in self.episodes):
             return None
         lengths = [episode.n_steps for episode in self.episodes if not episode.success]
         return len(lengths) / len(self.episodes), sum(lengths) / self.n_steps
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON values, the spaces as their names."""
+        """Write all of it as JSON values, the spaces as text."""
         spaces_ = {"observation_space": str(self.observation_space), "action_space": str(self.action_space)}
         return {"format_version": FORMAT_VERSION, **asdict(self), **spaces_}

@@ -1,7 +1,8 @@
-"""Sets out the numbers of data as a page of text that survives a log file."""
+"""Writes the numbers of data as a page of text that survives a log file."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -9,15 +10,15 @@ from gymnasium import spaces
 
 from sb3_llmdpd.evaluation.report import Table
 from sb3_llmdpd.inspection.findings import findings
-from sb3_llmdpd.inspection.numbers import EntryNumbers, Inspection, TaskNumbers
+from sb3_llmdpd.inspection.numbers import EntryNumbers, Inspection, TaskNumbers, extreme_deviations
 
 Entry = TypeVar("Entry")
 
 ROWS = 60
-"""Of a long list, unless all are asked for."""
+"""Rows of a long list, unless all are asked for."""
 
 NAMES = 5
-"""Of the sources in the heading, unless all are asked for."""
+"""Sources in the heading, unless all are asked for."""
 
 LONGEST_SENTENCE = 60
 """Letters of a sentence in a table."""
@@ -28,12 +29,13 @@ BAR = 40
 
 
 def page(inspection: Inspection, n_rows: int | None = ROWS) -> str:
-    """Write the page: what the data are, what to mend, then the tables.
+    """Write the page: a heading, the findings, then the tables.
 
-    :param inspection: of `inspect_sources`.
-    :param n_rows: of each list, the rest being counted; None for all.
+    :param inspection: result of `inspect_sources`.
+    :param n_rows: rows of each list, whose rest is counted; None for all.
     :return: lines of text.
     """
+    show_observations = _observation_table if n_rows is None else _observation_summary
     sections = (
         _heading(inspection, n_rows),
         _findings(inspection),
@@ -42,9 +44,7 @@ def page(inspection: Inspection, n_rows: int | None = ROWS) -> str:
         _histogram("Returns", _return_bins([episode.total_reward for episode in inspection.episodes])),
         _histogram("Lengths", _length_bins([episode.n_steps for episode in inspection.episodes])),
         _action_table(inspection.actions, n_rows),
-        _observation_summary(inspection.observations)
-        if n_rows is not None
-        else _observation_table(inspection.observations),
+        show_observations(inspection.observations),
     )
     lines = "\n\n".join(section.strip("\n") for section in sections).splitlines()
     return "\n".join(line.rstrip() for line in lines)
@@ -53,120 +53,96 @@ def page(inspection: Inspection, n_rows: int | None = ROWS) -> str:
 def _heading(inspection: Inspection, n_rows: int | None) -> str:
     kinds = dict.fromkeys(source.kind for source in inspection.sources)
     names, more = _cut([source.name for source in inspection.sources], None if n_rows is None else NAMES)
-    observations, actions = inspection.observation_space, inspection.action_space
-    return "\n".join(
-        [
-            f"{', '.join([*names, *more])} ({', '.join(kinds)})",
-            f"{_count(len(inspection.episodes), 'episode')} of {_count(len(inspection.tasks), 'task')},"
-            f" {_count(inspection.n_steps, 'step')}",
-            f"Observations: {_space(observations)}. Actions: {_space(actions)}, from {_number(float(actions.low.min()))} to"
-            f" {_number(float(actions.high.max()))}.",
-        ]
+    n_episodes, n_tasks = _count(len(inspection.episodes), "episode"), _count(len(inspection.tasks), "task")
+    actions = inspection.action_space
+    low, high = _number(float(actions.low.min())), _number(float(actions.high.max()))
+    return (
+        f"{', '.join([*names, *more])} ({', '.join(kinds)})\n{n_episodes} of {n_tasks},"
+        f" {_count(inspection.n_steps, 'step')}\nObservations: {_space(inspection.observation_space)}."
+        f" Actions: {_space(actions)}, from {low} to {high}."
     )
 
 
 def _findings(inspection: Inspection) -> str:
     found = findings(inspection)
-    lines = [
-        line
-        for finding in found
-        for line in (f"- {finding.sentence}", *(f"    {detail}" for detail in finding.details))
-    ]
+    lines = ["To mend, or to know" if found else "Nothing to mend."]
+    for finding in found:
+        lines += [f"- {finding.sentence}", *(f"    {detail}" for detail in finding.details)]
     if inspection.texts.left_out is not None:
-        note = f"(Left out was the search for nearly identical sentences: {inspection.texts.left_out}.)"
-        lines.append(note.replace("..)", ".)"))
-    return "\n".join(["To mend, or to know", *lines] if found else ["Nothing to mend.", *lines])
+        reason = inspection.texts.left_out.removesuffix(".")
+        lines.append(f"(Left out was the search for nearly identical sentences: {reason}.)")
+    return "\n".join(lines)
+
+
+_TASK_COLUMNS: dict[str, Callable[[TaskNumbers], str]] = {
+    "task": lambda task: task.name,
+    "episodes": lambda task: f"{task.n_episodes:,}",
+    "steps": lambda task: f"{task.n_steps:,}",
+    "success": lambda task: "" if task.success_rate is None else f"{task.success_rate:.0%}",
+    "return: min": lambda task: _number(task.lowest_return),
+    "mean": lambda task: _number(task.mean_return),
+    "max": lambda task: _number(task.highest_return),
+    "mean length": lambda task: _number(task.n_steps / task.n_episodes),
+    "phrasings": lambda task: str(len(task.texts)),
+    "the first": lambda task: _shortened(task.texts[0]) if task.texts else "(no sentence)",
+}
 
 
 def _task_table(tasks: Sequence[TaskNumbers], n_rows: int | None) -> str:
     shown, more = _cut(tasks, n_rows)
-    rows = [
-        (
-            task.name,
-            f"{task.n_episodes:,}",
-            f"{task.n_steps:,}",
-            "" if task.success_rate is None else f"{task.success_rate:.0%}",
-            _number(task.lowest_return),
-            _number(task.mean_return),
-            _number(task.highest_return),
-            _number(task.n_steps / task.n_episodes),
-            str(len(task.texts)),
-            _shortened(task.texts[0]) if task.texts else "(no sentence)",
-        )
-        for task in shown
-    ]
-    header = (
-        "task",
-        "episodes",
-        "steps",
-        "success",
-        "return: min",
-        "mean",
-        "max",
-        "mean length",
-        "phrasings",
-        "the first",
-    )
-    width = max(len(row[-1]) for row in (header, *rows))
-    # The table sets all columns but the first to the right, and sentences read better from the left.
-    table = Table("Tasks", _left_last(header, width), tuple(_left_last(row, width) for row in rows))
-    return "\n".join([table.text().rstrip("\n"), *more])
+    rows = [tuple(_TASK_COLUMNS), *(tuple(show(task) for show in _TASK_COLUMNS.values()) for task in shown)]
+    width = max(len(row[-1]) for row in rows)
+    # The table aligns all columns but the first to the right, and sentences read better from the left.
+    header, *aligned = ((*row[:-1], row[-1].ljust(width)) for row in rows)
+    return "\n".join([Table("Tasks", header, tuple(aligned)).text().rstrip("\n"), *more])
 
 
 def _outcomes(inspection: Inspection) -> str:
-    """How episodes end, what failed, and what is rewarded."""
+    """Tell how episodes end, how many failed, and the range of rewards."""
     episodes = inspection.episodes
     terminated = sum(episode.terminated for episode in episodes)
     n = _count(len(episodes), "episode")
-    lines = [
-        "Outcomes",
-        f"{terminated:,} of {n} ended by a termination, {len(episodes) - terminated:,} cut off by a time limit or by the end"
-        " of recording",
-    ]
     if inspection.failed is not None:
         of_episodes, of_steps = inspection.failed
-        lines.append(f"{of_episodes:.0%} of the episodes failed, with {of_steps:.0%} of the transitions")
+        outcome = f"{of_episodes:.0%} of the episodes failed, with {of_steps:.0%} of the transitions"
     else:
         silent = sum(episode.success is None for episode in episodes)
-        lines.append(f"{silent:,} of {n} do not say whether they succeeded")
+        outcome = f"{silent:,} of {n} do not say whether they succeeded"
     low = min(episode.lowest_reward for episode in episodes)
     high = max(episode.highest_reward for episode in episodes)
-    lines.append(
-        "Every reward is 0"
-        if low == high == 0
-        else f"Rewards of a step from {_number(low)} to {_number(high)}"
+    rewards = f"Rewards of a step from {_number(low)} to {_number(high)}"
+    return (
+        f"Outcomes\n{terminated:,} of {n} ended by a termination, {len(episodes) - terminated:,} cut off by"
+        " a time limit or by the end of"
+        f" recording\n{outcome}\n{'Every reward is 0' if low == high == 0 else rewards}"
     )
-    return "\n".join(lines)
 
 
 def _action_table(actions: Sequence[EntryNumbers], n_rows: int | None) -> str:
     shown, more = _cut(actions, n_rows)
     rows = tuple((*_row(entry), "" if entry.at_bound is None else f"{entry.at_bound:.0%}") for entry in shown)
-    table = Table("Actions, by entry", ("entry", "min", "mean", "max", "deviation", "steps at a bound"), rows)
+    table = Table("Actions, by entry", (*_ENTRY_COLUMNS, "steps at a bound"), rows)
     return "\n".join([table.text().rstrip("\n"), *more])
 
 
 def _observation_table(observations: Sequence[EntryNumbers]) -> str:
-    rows = tuple(_row(entry) for entry in observations)
-    return Table("Observations, by entry", ("entry", "min", "mean", "max", "deviation"), rows).text()
+    return Table("Observations, by entry", _ENTRY_COLUMNS, tuple(map(_row, observations))).text()
 
 
 def _observation_summary(observations: Sequence[EntryNumbers]) -> str:
     low, high = min(entry.low for entry in observations), max(entry.high for entry in observations)
-    moving = [entry for entry in observations if not entry.never_changes]
-    lines = [
-        "Observations",
-        f"{len(observations):,} entries, {len(observations) - len(moving):,} of which never change; values from {_number(low)}"
-        f" to {_number(high)}",
-    ]
-    if moving:
-        smallest = min(moving, key=lambda entry: entry.deviation)
-        largest = max(moving, key=lambda entry: entry.deviation)
-        lines.append(
-            f"Standard deviations of those that change: from {_number(smallest.deviation)} (entry {smallest.name}) to"
-            f" {_number(largest.deviation)} (entry {largest.name})"
-        )
-    return "\n".join(lines)
+    n_fixed = sum(entry.never_changes for entry in observations)
+    summary = (
+        f"Observations\n{len(observations):,} entries, {n_fixed:,} of which never change;"
+        f" values from {_number(low)} to {_number(high)}"
+    )
+    if (extremes := extreme_deviations(observations)) is None:
+        return summary
+    smallest, largest = (f"{_number(entry.deviation)} (entry {entry.name})" for entry in extremes)
+    return f"{summary}\nStandard deviations of those that change: from {smallest} to {largest}"
+
+
+_ENTRY_COLUMNS = ("entry", "min", "mean", "max", "deviation")
 
 
 def _row(entry: EntryNumbers) -> tuple[str, ...]:
@@ -174,53 +150,45 @@ def _row(entry: EntryNumbers) -> tuple[str, ...]:
 
 
 def _histogram(title: str, bins: Sequence[tuple[str, int]]) -> str:
-    """A bar for each bin; one with anything in it can be seen."""
+    """Draw a bar for each bin; even a short one can be seen unless the bin is empty."""
     width, most = max(len(label) for label, _ in bins), max(count for _, count in bins)
     digits = len(f"{most:,}")
-    return "\n".join(
-        [
-            f"{title} of episodes",
-            *(
-                f"{label.rjust(width)}  {f'{count:,}'.rjust(digits)}  {'█' * (BAR * count // most) or '▏' * (count > 0)}"
-                for label, count in bins
-            ),
-        ]
-    )
+    lines = [f"{title} of episodes"]
+    for label, count in bins:
+        bar = "█" * (BAR * count // most) or "▏" * (count > 0)
+        lines.append(f"{label.rjust(width)}  {f'{count:,}'.rjust(digits)}  {bar}")
+    return "\n".join(lines)
 
 
 def _return_bins(returns: Sequence[float]) -> list[tuple[str, int]]:
     if min(returns) == max(returns):
         return [(_number(returns[0]), len(returns))]
     counts, edges = np.histogram(returns, N_BINS)
-    return [
-        (f"{_number(low)} to {_number(high)}", int(count))
-        for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True)
-    ]
+    labels = [f"{_number(low)} to {_number(high)}" for low, high in pairwise(edges)]
+    return list(zip(labels, counts.tolist(), strict=True))
 
 
 def _length_bins(lengths: Sequence[int]) -> list[tuple[str, int]]:
-    """Bins of whole steps."""
+    """Count lengths in bins of whole steps."""
     low, high = min(lengths), max(lengths)
     width = math.ceil((high - low + 1) / N_BINS)
     starts = range(low, high + 1, width)
     counts = np.bincount([(length - low) // width for length in lengths], minlength=len(starts))
-    return [
-        (f"{start:,}" if width == 1 else f"{start:,} to {start + width - 1:,}", int(count))
-        for start, count in zip(starts, counts, strict=True)
-    ]
+    labels = [f"{start:,}" if width == 1 else f"{start:,} to {start + width - 1:,}" for start in starts]
+    return list(zip(labels, counts.tolist(), strict=True))
 
 
 def _space(space: spaces.Space[object]) -> str:
-    """A space in short, without its bounds."""
+    """Write a space in short, without its bounds."""
     if isinstance(space, spaces.Dict):
         return "{" + ", ".join(f"{key}: {_space(part)}" for key, part in space.items()) + "}"
-    return (
-        f"{' x '.join(map(str, space.shape))} {space.dtype}" if isinstance(space, spaces.Box) else str(space)
-    )
+    if isinstance(space, spaces.Box):
+        return f"{' x '.join(map(str, space.shape))} {space.dtype}"
+    return str(space)
 
 
 def _number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Write three digits, or all before the point."""
     return f"{value:,.0f}" if 100 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
@@ -232,13 +200,8 @@ def _shortened(sentence: str) -> str:
     return sentence if len(sentence) <= LONGEST_SENTENCE else sentence[: LONGEST_SENTENCE - 1].rstrip() + "…"
 
 
-def _left_last(row: Iterable[str], width: int) -> tuple[str, ...]:
-    *others, last = row
-    return (*others, last.ljust(width))
-
-
 def _cut(entries: Sequence[Entry], n: int | None) -> tuple[Sequence[Entry], list[str]]:
-    """The first n, and a line that counts the rest."""
+    """Keep the first n, and count the rest in a line."""
     if n is None or len(entries) <= n:
         return entries, []
     return entries[:n], [f"and {len(entries) - n:,} more (--all shows them)"]

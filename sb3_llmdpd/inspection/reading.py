@@ -1,9 +1,9 @@
-"""`inspect_sources`: reads data one episode at a time, and keeps of each only numbers."""
+"""`inspect_sources`: reads data one episode at a time, and keeps only numbers of each."""
 
 import warnings
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium import spaces
@@ -18,7 +18,7 @@ from sb3_llmdpd.inspection.texts import TextComparer
 from sb3_llmdpd.prompts.text_encoders import TextEncoder
 
 AT_BOUND = 1e-3
-"""An action this near to a bound, in units of the range between both, lies at it."""
+"""Distance up to which an action lies at a bound, in units of the range between both bounds."""
 
 
 def inspect_sources(
@@ -27,11 +27,12 @@ def inspect_sources(
     *,
     unopened: Sequence[str] = (),
 ) -> Inspection:
-    """Read sources and say what is in them. One episode is in memory at a time, and a bad one stops nothing.
+    """Read sources and measure them. One episode is in memory at a time, and a bad one stops nothing.
 
     :param sources: at least one, of the same spaces.
-    :param encoder: that compares the sentences of the tasks, or its name, see `make_text_encoder`; None to compare letters.
-    :param unopened: why further sources could not even be opened.
+    :param encoder: compares the sentences of the tasks; an encoder, its name (see `make_text_encoder`), or
+        None to compare letters.
+    :param unopened: the reasons why further sources could not be opened.
     :return: the numbers.
     :raises ValueError: when no episode can be read, spaces differ, or there is no encoder of this name.
     """
@@ -43,13 +44,7 @@ def inspect_sources(
     reader = _Reader(action_space)
     read = tuple(map(reader.read, sources))
     if not reader.episodes:
-        reasons = [
-            reason for source in read for reason in (*source.refused, source.broken_off) if reason is not None
-        ]
-        if not reasons:
-            raise ValueError(f"{' and '.join(source.name for source in sources)}: the data hold no episode")
-        more = f" (and {len(reasons) - 1:,} more such sentences)" if len(reasons) > 1 else ""
-        raise ValueError(f"not one episode can be read: {reasons[0]}{more}")
+        _refuse_unreadable(read)
     return Inspection(
         observation_space,
         action_space,
@@ -63,11 +58,18 @@ def inspect_sources(
     )
 
 
-class _Reader:
-    """Takes the numbers of episodes.
+def _refuse_unreadable(sources: Sequence[SourceNumbers]) -> NoReturn:
+    """Tell why no episode of the sources could be read."""
+    said = [reason for source in sources for reason in (*source.refused, source.broken_off)]
+    reasons = [reason for reason in said if reason is not None]
+    if not reasons:
+        raise ValueError(f"{' and '.join(source.name for source in sources)}: the data hold no episode")
+    more = f" (and {len(reasons) - 1:,} more such sentences)" if len(reasons) > 1 else ""
+    raise ValueError(f"not one episode can be read: {reasons[0]}{more}")
 
-    :param action_space: of all of them.
-    """
+
+class _Reader:
+    """Measures the episodes of sources, all with the same action space."""
 
     def __init__(self, action_space: spaces.Box) -> None:
         self.episodes: list[EpisodeNumbers] = []
@@ -81,24 +83,19 @@ class _Reader:
         self._inner_low, self._inner_high = low + margin, high - margin
 
     def read(self, source: EpisodeSource) -> SourceNumbers:
-        """Take the numbers of all its episodes.
-
-        :param source: any.
-        :return: its own numbers.
-        """
+        """Measure all episodes of a source."""
         n_before, refused, broken_off = len(self.episodes), list[str](), None
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)  # also what was said of another source before
+            warnings.simplefilter("always", UserWarning)  # also a warning that another source has given
             try:
                 for episode in source.episodes(refused.append):
                     self._add(episode)
             except (ValueError, TypeError, OSError) as error:
                 broken_off = str(error) if source.name in str(error) else f"{source.name}: {error}"
-        n_steps = sum(episode.n_steps for episode in self.episodes[n_before:])
-        said = dict.fromkeys(str(warning.message) for warning in caught)
-        n_episodes = len(self.episodes) - n_before
+        lengths = [episode.n_steps for episode in self.episodes[n_before:]]
+        said = tuple(dict.fromkeys(str(warning.message) for warning in caught))
         return SourceNumbers(
-            source.name, source.kind, n_episodes, n_steps, tuple(refused), broken_off, tuple(said)
+            source.name, source.kind, len(lengths), sum(lengths), tuple(refused), broken_off, said
         )
 
     def _add(self, episode: Episode) -> None:
@@ -124,15 +121,13 @@ class _Reader:
             self.observations.setdefault(key, _Moments(key)).add(rows)
 
     def at_bound(self) -> list[float | None]:
-        """Of each entry of an action the share of the steps at a bound; None where it has none."""
+        """Compute each action entry's share of steps at a bound; None without bounds."""
         shares = self._n_at_bound / sum(episode.n_steps for episode in self.episodes)
-        return [
-            float(share) if bounded else None
-            for share, bounded in zip(shares.flat, self._is_bounded.flat, strict=True)
-        ]
+        bounded = self._is_bounded.flat
+        return [float(share) if has else None for share, has in zip(shares.flat, bounded, strict=True)]
 
     def tasks(self) -> tuple[TaskNumbers, ...]:
-        """The numbers of each task."""
+        """Put the numbers of each task together."""
         of_task: dict[str, list[EpisodeNumbers]] = {task: [] for task in self.texts}
         for episode in self.episodes:
             of_task[episode.task].append(episode)
@@ -144,7 +139,7 @@ class _Reader:
 class _Moments:
     """Extremes, mean and standard deviation of each entry of rows that come block by block.
 
-    :param key: of the rows in a Dict, else empty.
+    :param key: key of the rows in a Dict, else empty.
     """
 
     def __init__(self, key: str) -> None:
@@ -153,21 +148,18 @@ class _Moments:
         self._n = 0
 
     def add(self, rows: np.ndarray) -> None:
-        """Take in a block.
-
-        :param rows: (n, ...), always of the same shape but for n.
-        """
+        """Add a block of rows, (n, ...), always of the same shape but for n."""
         block = rows.astype(np.float64)
         n, mean, low, high = len(block), block.mean(axis=0), block.min(axis=0), block.max(axis=0)
-        # The mean of equal numbers may differ from them by rounding, and does not lie between them then.
+        # Rounding may put the mean of equal numbers beside them.
         mean = np.clip(mean, low, high)
         squares = np.square(block - mean).sum(axis=0)
         if self._n == 0:
             self._names = [_entry_name(self._key, index) for index in product(*map(range, mean.shape))]
             self._mean, self._squares, self._low, self._high = mean, squares, low, high
         else:
-            # Two blocks of n_a and n_b rows have about their joint mean the squares S_a + S_b + d^2 n_a n_b / (n_a + n_b),
-            # where d is the distance of their means (Chan et al., 1979): stable, unlike a sum of squares less a square.
+            # Chan et al. (1979): about the joint mean two blocks have S_a + S_b + d^2 n_a n_b / (n_a + n_b),
+            # where d is the distance of their means. Stable, unlike a sum of squares less a square.
             distance = mean - self._mean
             self._mean = self._mean + distance * n / (self._n + n)
             self._squares = self._squares + squares + np.square(distance) * self._n * n / (self._n + n)
@@ -175,11 +167,7 @@ class _Moments:
         self._n += n
 
     def entries(self, at_bound: Sequence[float | None] | None = None) -> tuple[EntryNumbers, ...]:
-        """The numbers.
-
-        :param at_bound: of each entry, see `EntryNumbers`; by default None.
-        :return: one for each entry, in their order.
-        """
+        """Return the numbers of each entry, in their order; ``at_bound`` as in `EntryNumbers`."""
         deviation = np.sqrt(self._squares / self._n)
         columns = [array.ravel().tolist() for array in (self._low, self._high, self._mean, deviation)]
         bounds = [None] * len(self._names) if at_bound is None else at_bound
@@ -187,18 +175,15 @@ class _Moments:
 
 
 def _parts(observations: Observations) -> dict[str, np.ndarray]:
-    """Observations by their key in a Dict."""
+    """Split observations by their key in a Dict, and reduce images to their mean brightness in [0, 1]."""
     parts = observations if isinstance(observations, dict) else {"": observations}
-    return dict(_without_pixels(key, rows) for key, rows in parts.items())
-
-
-def _without_pixels(key: str, rows: np.ndarray) -> tuple[str, np.ndarray]:
-    """Of images their mean brightness, in [0, 1]; all else as it is."""
-    if rows.dtype != np.uint8 or rows.ndim < 3:
-        return key, rows
-    return f"{key}: brightness" if key else "brightness", rows.mean(
-        axis=tuple(range(1, rows.ndim))
-    ) / 255.0  # (n,)
+    measured = {}
+    for key, rows in parts.items():
+        if rows.dtype == np.uint8 and rows.ndim >= 3:
+            key = f"{key}: brightness" if key else "brightness"
+            rows = rows.mean(axis=tuple(range(1, rows.ndim))) / 255.0  # (n,)
+        measured[key] = rows
+    return measured
 
 
 def _entry_name(key: str, index: tuple[Any, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Finds tasks that have the same sentence, or nearly the same one in the eyes of a text encoder."""
+"""Finds tasks that have the same sentence, or nearly the same one for a text encoder."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_te
 from sb3_llmdpd.prompts.text_table import SIMILAR_COSINE
 
 ROWS_AT_ONCE = 1_024
-"""Sentences that are compared with all others at a time: the whole table would be quadratic in memory."""
+"""Sentences that are compared with all others at a time; all at once would take quadratic memory."""
 
 
 @dataclass(frozen=True)
 class AlikeTexts:
     """Sentences that hardly tell tasks apart.
 
-    :param tasks: two or more.
+    :param tasks: two or more tasks.
     :param texts: the one sentence that they share, or a sentence of each.
-    :param cosine: of the vectors of the two sentences; 1 of a shared one.
+    :param cosine: cosine of the vectors of two sentences; 1 for a shared one.
     """
 
     tasks: tuple[str, ...]
@@ -30,13 +30,13 @@ class AlikeTexts:
 
 @dataclass(frozen=True)
 class TextComparison:
-    """What a comparison of the tasks' sentences found.
+    """Result of a comparison of the tasks' sentences.
 
-    :param shared: sentences that several tasks have, to the letter but for case and white space.
-    :param similar: for each other sentence the nearest one of another task, where it is near; the nearest pairs first, and of
-        two tasks one pair.
-    :param encoder_name: by which they were compared; None where they were not.
-    :param left_out: why they were not compared; None where they were.
+    :param shared: sentences that several tasks have, equal up to case and white space.
+    :param similar: for each other sentence the nearest one of another task, where it is near; the nearest
+        pairs first, and one pair of two tasks.
+    :param encoder_name: name of the encoder that compared them; None without a comparison of vectors.
+    :param left_out: reason why vectors were not compared; None where they were.
     """
 
     shared: tuple[AlikeTexts, ...]
@@ -48,8 +48,8 @@ class TextComparison:
 class TextComparer:
     """Compares the sentences of tasks.
 
-    :param encoder: that a model will be told by, or its name, see `make_text_encoder`; None to compare letters alone. Where
-        its packages or its weights are not here, letters alone are compared, and the comparison says so.
+    :param encoder: encoder of the model to be trained, or its name, see `make_text_encoder`; None to compare
+        letters alone. Without its packages or weights letters alone are compared, and the result says so.
     :raises ValueError: when there is no encoder of this name.
     """
 
@@ -57,9 +57,9 @@ class TextComparer:
         self._encoder: TextEncoder | None = None
         self._left_out = "no text encoder was named"
         try:
-            self._encoder = (
-                CachedTextEncoder(make_text_encoder(encoder)) if isinstance(encoder, str) else encoder
-            )
+            if isinstance(encoder, str):
+                encoder = CachedTextEncoder(make_text_encoder(encoder))
+            self._encoder = encoder
         except ImportError as error:
             self._left_out = str(error)
 
@@ -67,7 +67,7 @@ class TextComparer:
         """Look for tasks that their sentences hardly tell apart.
 
         :param texts_by_task: distinct sentences of each task, possibly none.
-        :return: what was found.
+        :return: the result.
         """
         owners: dict[str, dict[str, None]] = {}
         wording: dict[str, str] = {}
@@ -87,11 +87,8 @@ class TextComparer:
         sentences = [wording[key] for key in owners]
         try:
             vectors = check_vectors(encoder.encode(sentences), sentences, encoder)
-        except (
-            ImportError,
-            OSError,
-            ValueError,
-        ) as error:  # of packages or weights that are asked for at the first use
+        except (ImportError, OSError, ValueError) as error:
+            # An encoder looks for its packages and weights at its first use.
             return TextComparison(shared, (), None, str(error))
         similar = _similar(sentences, vectors, [tuple(tasks) for tasks in owners.values()])
         return TextComparison(shared, similar, encoder.name, None)
@@ -100,25 +97,25 @@ class TextComparer:
 def _similar(
     sentences: Sequence[str], vectors: np.ndarray, owners: Sequence[tuple[str, ...]]
 ) -> tuple[AlikeTexts, ...]:
-    """The nearest sentence of another task, for each sentence that has one near.
+    """Find for each sentence the nearest one of another task, if it is near.
 
     :param sentences: n distinct ones, at least one.
     :param vectors: (n, dim).
-    :param owners: of each sentence the tasks that have it.
+    :param owners: tasks that have each sentence.
     :return: the nearest pairs first.
     """
     of_task: dict[str, list[int]] = {}
     for number, tasks in enumerate(owners):
         for task in tasks:
             of_task.setdefault(task, []).append(number)
-    # Sentences of zeros, which an encoder of labels does not know, are all alike to it.
+    # Vectors of zeros, of sentences that an encoder of labels does not know, count as equal.
     unit = np.hstack([unit_length(vectors), ~vectors.any(axis=1, keepdims=True)])
     best: dict[frozenset[str], AlikeTexts] = {}
     for start in range(0, len(sentences), ROWS_AT_ONCE):
         cosines = unit[start : start + ROWS_AT_ONCE] @ unit.T
         for one, row in enumerate(cosines, start):
             for task in owners[one]:
-                row[of_task[task]] = -np.inf  # no rivals: they mean the same
+                row[of_task[task]] = -np.inf  # sentences of one task may be alike
             other = int(row.argmax())
             tasks, cosine = (owners[one][0], owners[other][0]), min(float(row[other]), 1.0)
             pair = frozenset(tasks)

@@ -1,0 +1,145 @@
+"""Derives options of the command line from the arguments of `LLMDPD` and of its policy."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
+
+import typer
+
+from sb3_llmdpd.cli.options import names, whole_numbers
+from sb3_llmdpd.llmdpd.acceleration import MATMUL_PRECISIONS
+from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
+from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_NO_OPTIONS = ("env", "dataset", "stats_window_size", "_init_setup_model", "text_dim", "state_value")
+"""Arguments that are no option; the last two follow from the text encoder and from the critic's objective."""
+
+_DEFAULTS = {"policy": "MlpPolicy", "seed": 0}
+"""Defaults that differ from the constructor's."""
+
+
+class _Text(NamedTuple):
+    """An argument's form on the command line, where it is another one: its reading and its help."""
+
+    read: Callable[[str], Any]
+    help: str
+
+
+def _policy(text: str) -> str:
+    if text not in LLMDPD.policy_aliases:
+        raise ValueError(f"--policy must be one of {', '.join(LLMDPD.policy_aliases)}, got {text!r}")
+    return text
+
+
+def _acceleration(text: str) -> dict[str, Any]:
+    ways = names(text, "--acceleration")
+    return dict(("matmul_precision", way) if way in MATMUL_PRECISIONS else (way, True) for way in ways)
+
+
+_TEXTS = {
+    "policy": _Text(_policy, f"{', '.join(LLMDPD.policy_aliases)}."),
+    "text_encoder": _Text(
+        lambda text: None if text == "none" else text, "Name of the frozen language model; none for no text."
+    ),
+    "acceleration": _Text(
+        _acceleration,
+        "Ways to train faster that depend on the machine, between commas: compile, bfloat16, cuda_graph, and"
+        " high or medium for the precision of products.",
+    ),
+    "net_arch": _Text(
+        lambda text: whole_numbers(text, "--net-arch"),
+        "Widths of the hidden layers between commas; by default the policy's.",
+    ),
+    "features_extractor_class": _Text(str, f"{', '.join(FEATURES_EXTRACTORS)}; by default the policy's."),
+}
+
+
+def with_model_options(command: Command) -> Command:
+    """Give a command an option for each argument of a model, in place of its ``**`` parameter."""
+    signature = inspect.signature(command)
+    own = [argument for argument in signature.parameters.values() if argument.kind != argument.VAR_KEYWORD]
+    parameters = [*own, *_ALGORITHM.values(), *_POLICY.values()]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def model_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the arguments of `LLMDPD` from the options that stand for them.
+
+    :param options: values by the options' names, all of `with_model_options` among them.
+    :return: arguments by name, with ``policy_kwargs``.
+    :raises ValueError: on a list of other things, and on an unknown policy.
+    """
+    algorithm, policy = (
+        {name: _value(name, options[option.name]) for name, option in derived.items()}
+        for derived in (_ALGORITHM, _POLICY)
+    )
+    return {**algorithm, "policy_kwargs": policy}
+
+
+def _value(argument: str, given: Any) -> Any:
+    return given if given is None or argument not in _TEXTS else _TEXTS[argument].read(given)
+
+
+def _options(of: type, title: str) -> dict[str, inspect.Parameter]:
+    """Derive options from a constructor: types and defaults from its signature, help from its docstring.
+
+    :param of: the class.
+    :param title: heading of the options in the help.
+    :return: options by the names of the arguments that they stand for.
+    """
+    docs = parameter_docs(of)
+    options = {}
+    for name, argument in inspect.signature(of).parameters.items():
+        kind = str if name in _TEXTS else _kind(argument.annotation)
+        if kind is None or name in _NO_OPTIONS:
+            continue
+        default = _DEFAULTS.get(name, argument.default)
+        # `python -OO` leaves no docstrings
+        text = _TEXTS[name].help if name in _TEXTS else plain_help(docs.get(name, ""))
+        annotation: Any = kind if default is not None else kind | None
+        options[name] = inspect.Parameter(
+            name.removesuffix("_class"),
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[annotation, typer.Option(help=text, rich_help_panel=title)],
+        )
+    return options
+
+
+def _kind(annotation: Any) -> type | None:
+    """Name the type of the single number, word or switch that an argument may be."""
+    accepted = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next((kind for kind in (bool, int, float, str) if kind in accepted), None)
+
+
+def parameter_docs(of: type) -> dict[str, str]:
+    """Read what a class's docstring says of each parameter.
+
+    :param of: the class.
+    :return: the texts after ``:param name:``, each on one line.
+    """
+    found = re.findall(r"^:param (\w+): (.*?)(?=^:|\Z)", inspect.getdoc(of) or "", re.MULTILINE | re.DOTALL)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def plain_help(text: str) -> str:
+    """Make help of a parameter's text: its first sentence, and the others up to the last that names a value.
+
+    :param text: reStructuredText, such as ``'``"a"``: the first. ``"b"``: the second, see `B`. More.'``
+    :return: the sentences without markup, links and references, such as ``'a: the first. b: the second.'``
+    """
+    text = re.sub(r" \(https?://\S+\)|[,;]? \(?see `[^`]+`\)?", "", text)
+    sentences = re.split(r"(?<=[^.]{2}\.)\s+(?=[A-Z0-9`])", text)
+    last = max((number for number, sentence in enumerate(sentences) if '``"' in sentence), default=0)
+    plain = re.sub(r'`+"?|"?`+', "", " ".join(sentences[: last + 1])).rstrip("., ")
+    return f"{plain if text.startswith('`') else plain[:1].upper() + plain[1:]}."
+
+
+_ALGORITHM = _options(LLMDPD, "The algorithm")
+_POLICY = _options(LLMDPDPolicy, "Its networks")
