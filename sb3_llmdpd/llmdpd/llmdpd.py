@@ -86,14 +86,14 @@ class LLMDPD(OffPolicyAlgorithm):
     :param env: environment of the data's spaces, for callbacks that evaluate; training never steps it.
     :param dataset: Minari ids or other names of sources (one or several, see `format_of`), `Episode`s, an
         `OfflineDataset`, or a `PromptReplayBuffer`, whose own settings then go before those given here.
-    :param learning_rate: rate of actor and encoders; a float, or a function of the progress remaining
-        (`CosineSchedule`).
+    :param learning_rate: rate of actor and encoders. A float, or a function of the progress remaining, such
+        as `CosineSchedule`.
     :param critic_learning_rate: rate of the critic; None for the actor's.
     :param batch_size: transitions in a gradient step, a multiple of ``prompts_per_batch``.
-    :param q_batch_size: how many of them the critic and the Q term see, a multiple of ``prompts_per_batch``;
+    :param q_batch_size: transitions that the critic and the Q term see, a multiple of ``prompts_per_batch``;
         None for all. These cost several times what behaviour cloning does.
-    :param prompts_per_batch: M, prompts in a batch, each for batch_size / M transitions; one each of as many
-        tasks.
+    :param prompts_per_batch: M, prompts in a batch, each for batch_size / M transitions; one for a task,
+        while there are enough tasks.
     :param gamma: discount.
     :param tau: share of the way that the critic's target moves towards the critic in a step.
     :param ema_decay: share of itself that the averaged actor keeps in a step; ramps up from 0, as (1 + n) /
@@ -110,7 +110,8 @@ class LLMDPD(OffPolicyAlgorithm):
     :param max_grad_norm: norm to which the gradients of actor and critic are clipped.
     :param text_dropout: share of the prompts whose sentence is replaced by the learned null; 1 trains without
         text.
-    :param trajectory_dropout: the same for the example trajectory, independently.
+    :param trajectory_dropout: share of the prompts whose example is replaced by the learned null,
+        independently.
     :param pair_dropout: share of the prompts with both that lose their sentence. A sentence of a known task
         is no help in a new one, and an example has to be followed without it.
     :param prompt_noise: standard deviation of the noise on the prompt vectors (whose entries have unit
@@ -119,12 +120,12 @@ class LLMDPD(OffPolicyAlgorithm):
     :param text_encoder: name of the frozen language model (see `make_text_encoder`); None for a model without
         text.
     :param same_goal: draw examples from episodes of the same goal (needed where the goal is hidden).
-    :param reward_scale: ``"per_task"`` or ``"none"``, see `PromptReplayBuffer`.
-    :param return_weight: above 0, transitions of better episodes are drawn more often, see
-        `PromptReplayBuffer`; for data of mixed quality, where cloning would otherwise clone the bad majority.
+    :param reward_scale: scaling of rewards: ``"per_task"`` or ``"none"``, see `PromptReplayBuffer`.
+    :param return_weight: weight of better episodes when transitions are drawn; 0 draws all alike. For data of
+        mixed quality, whose bad majority would otherwise be cloned, see `PromptReplayBuffer`.
     :param n_candidates: actions drawn at `predict`, of which the critic picks one. Above 1 a critic is asked
         about actions that it may never have seen: measure it before use on an unseen task.
-    :param candidate_temperature: 0 picks the best candidate, see `LLMDPDPolicy.predict_prompted`.
+    :param candidate_temperature: temperature of the choice among candidates; 0 picks the best.
     :param sampler: way in which `predict` runs the chain: ``"ddpm"``, as in training; ``"ddim"`` or
         ``"dpm_solver++"``, which draw noise once and may take fewer steps, see `make_chain`.
     :param n_sampling_steps: steps that the sampler takes; None for all K.
@@ -135,7 +136,7 @@ class LLMDPD(OffPolicyAlgorithm):
     :param tensorboard_log: folder of the tensorboard log.
     :param verbose: 0 silent, 1 info, 2 debug.
     :param seed: seed of networks, batches and noise.
-    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"`` or another torch device.
     :param _init_setup_model: whether to build the networks at once.
     :raises ValueError: on arguments out of range, on spaces that differ between ``env`` and ``dataset``, or
         with neither.

@@ -32,11 +32,11 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     :param critic_lr_schedule: learning rate of the critic; the actor's by default.
     :param net_arch: widths of the hidden layers, or ``dict(pi=..., qf=...)``.
     :param activation_fn: activation of actor and critic; Diffusion-QL's Mish by default.
-    :param layer_norm: whether a layer norm stands before each activation.
+    :param layer_norm: put a layer norm before each activation.
     :param features_extractor_class: a class, or a name in `sb3_llmdpd.networks.features.FEATURES_EXTRACTORS`.
         The input of one that learns is standardised, and the output of one that does not.
     :param features_extractor_kwargs: arguments of the extractor beside the observation space.
-    :param normalize_images: whether uint8 images are divided by 255.
+    :param normalize_images: divide uint8 images by 255.
     :param optimizer_class: class of both optimisers.
     :param optimizer_kwargs: arguments of the optimisers beside the learning rate; by default ``fused=True``
         for Adam.
