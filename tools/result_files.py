@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -94,7 +95,8 @@ class Grid:
     def report(self) -> str:
         """What a reader has to know of the tables, and the tables, in Markdown."""
         shown = [table.markdown() for table in self.tables if table.title != "The rows"]
-        return "\n".join([*(f"- {fact}" for fact in facts(self.results)), "", *shown])
+        known = [textwrap.fill(f"- {fact}", 100, subsequent_indent="  ") for fact in facts(self.results)]
+        return "\n".join([*known, "", *shown])
 
     def _of_each_training(self, row: str, column: str) -> str:
         played = {
