@@ -18,12 +18,12 @@ endif
 help:
 	@echo "make demo      collect Meta-World data, train, and evaluate on held-out tasks: runs/quickstart/"
 	@echo "make test      run the tests, and list the lines that they leave out"
-	@echo "make bench     measure, and write the results into docs/performance.md"
+	@echo "make bench     measure, and write the results into docs/background/performance.md"
 	@echo "make lint      check style and format"
 	@echo "make format    mend style and format"
 	@echo "make types     check the types"
 	@echo "make docs      build the documentation: docs/_build/html/index.html"
-	@echo "make tables    write the tables of docs/benchmarks.md anew from docs/results"
+	@echo "make tables    fill README.md and docs with numbers from docs/results, and draw the chart"
 	@echo "make clean     remove what the targets above made, but the virtual environment"
 
 install: $(STAMP)
@@ -66,7 +66,7 @@ docs: $(STAMP)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html
 
 tables: $(STAMP)
-	$(BIN)/python tests/result_tables.py
+	$(BIN)/python -m tools.make_tables
 
 clean:
 	rm -rf build *.egg-info docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -1,4 +1,4 @@
-"""Measures `predict`: beside what its networks alone take, beside a sampler written by hand, and for many environments."""
+"""Measures `predict` beside its bare networks and a sampler by hand, for one environment and for many."""
 
 from collections.abc import Callable
 
@@ -12,21 +12,30 @@ from timing import by_turns
 from sb3_llmdpd import Prompt
 
 TEXT = "do task number 3"
+BY_HAND = ("a sampler by hand, 1 candidate", "a sampler by hand, 50 candidates")
+BESIDE = {
+    "1 observation, 1 candidate": ("K forward passes by hand", BY_HAND[0], "TD3 of Stable-Baselines3"),
+    "1 observation, 50 candidates": (BY_HAND[1],),
+    "10 observations, 1 candidate": ("10 calls, 1 candidate",),
+    "10 observations, 50 candidates": ("10 calls, 50 candidates",),
+    "50 observations of 50 tasks, 1 candidate": ("50 observations, 1 candidate",),
+    "1 observation, DDIM in 2 steps": ("1 observation, 1 candidate",),
+    "1 observation, DPM-Solver++ in 3 steps": ("1 observation, 1 candidate",),
+}
+"""What a call is compared with."""
 
 
 def section(rounds: int) -> str:
-    """One observation and many, one candidate and many, DDPM and fewer steps."""
+    """Time one observation and many, one candidate and many, DDPM and fewer steps."""
     th.set_num_threads(1)
     model = model_on(data_in_memory())
     model.set_task(task_text=TEXT)
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((50, OBSERVATION)).astype(np.float32)
+    rows = np.random.default_rng(0).standard_normal((50, OBSERVATION)).astype(np.float32)
     texts = [f"do task number {i}" for i in range(50)]
     tensor, actions = th.from_numpy(rows[:1]), th.randn(1, model.action_space.shape[0])
     reference = ReferenceActing(model, model.prompter.encode([Prompt(TEXT)]).vectors)
-    td3 = TD3(
-        "MlpPolicy", model.env, policy_kwargs={"net_arch": [256, 256, 256]}, buffer_size=1, device="cpu"
-    )
+    nets = {"net_arch": [256, 256, 256]}
+    td3 = TD3("MlpPolicy", model.env, policy_kwargs=nets, buffer_size=1, device="cpu")
 
     def predict(
         observations: np.ndarray,
@@ -47,38 +56,30 @@ def section(rounds: int) -> str:
 
     calls: dict[str, Callable[[], object]] = {
         "K forward passes by hand": lambda: reference.forwards(tensor, actions),
-        "a sampler by hand, 1 candidate": lambda: reference.best_of(tensor, 1),
-        "a sampler by hand, 50 candidates": lambda: reference.best_of(tensor, 50),
+        BY_HAND[0]: lambda: reference.best_of(tensor, 1),
+        BY_HAND[1]: lambda: reference.best_of(tensor, 50),
         "TD3 of Stable-Baselines3": lambda: td3.predict(rows[0]),
-        **{f"1 observation, {n} candidates": predict(rows[0], n) for n in (1, 10, 50)},
-        **{f"10 observations, {n} candidates": predict(rows[:10], n) for n in (1, 10, 50)},
-        **{f"50 observations, {n} candidates": predict(rows, n) for n in (1, 10)},
+        **{f"1 observation, {candidates(n)}": predict(rows[0], n) for n in (1, 10, 50)},
+        **{f"10 observations, {candidates(n)}": predict(rows[:10], n) for n in (1, 10, 50)},
+        **{f"50 observations, {candidates(n)}": predict(rows, n) for n in (1, 10)},
         "50 observations of 50 tasks, 1 candidate": predict(rows, task_text=texts),
-        **{f"10 calls, {n} candidates": one_by_one(n) for n in (1, 50)},
+        **{f"10 calls, {candidates(n)}": one_by_one(n) for n in (1, 50)},
         "1 observation, DDIM in 2 steps": predict(rows[0], 1, "ddim", 2),
         "1 observation, DPM-Solver++ in 3 steps": predict(rows[0], 1, "dpm_solver++", 3),
     }
     times = by_turns(calls, rounds, seconds=0.1)
-    beside = {
-        "1 observation, 1 candidates": (
-            "K forward passes by hand",
-            "a sampler by hand, 1 candidate",
-            "TD3 of Stable-Baselines3",
-        ),
-        "1 observation, 50 candidates": ("a sampler by hand, 50 candidates",),
-        "10 observations, 1 candidates": ("10 calls, 1 candidates",),
-        "10 observations, 50 candidates": ("10 calls, 50 candidates",),
-        "50 observations of 50 tasks, 1 candidate": ("50 observations, 1 candidates",),
-        "1 observation, DDIM in 2 steps": ("1 observation, 1 candidates",),
-        "1 observation, DPM-Solver++ in 3 steps": ("1 observation, 1 candidates",),
-    }
-    lines: list[list[object]] = []
-    for name in calls:
-        ratios = "; ".join(f"{times.ratio(name, other)} of {_plain(other)}" for other in beside.get(name, ()))
-        lines.append([_plain(name), f"{times.milliseconds(name):.2f}", ratios])
+    lines = [
+        [
+            name,
+            f"{times.milliseconds(name):.2f}",
+            "; ".join(f"{times.ratio(name, other)} of {other}" for other in BESIDE.get(name, ())),
+        ]
+        for name in calls
+    ]
     head = f"An action on one thread, {machine()}; {rounds} rounds. The prompt is encoded once and kept."
     return f"{head}\n\n{table(['what', 'ms', 'ratio'], lines)}"
 
 
-def _plain(name: str) -> str:
-    return name.replace(" 1 candidates", " 1 candidate")
+def candidates(n: int) -> str:
+    """So many candidates, in words."""
+    return f"{n} candidate{'s' * (n > 1)}"

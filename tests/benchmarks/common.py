@@ -1,6 +1,7 @@
-"""What the benchmarks share: data of Meta-World's shape, models on them, and the page that is written."""
+"""Shared by the benchmarks: data of Meta-World's shape, models on them, and the page that is written."""
 
 import platform
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sb3_llmdpd.data.episodes import OfflineDataset
 
 OBSERVATION, ACTION, LENGTH, TASKS = 39, 4, 1_000, 50
 """Sizes of Meta-World's observations and actions; steps of an episode; tasks."""
-FOLDER, PAGE = Path("runs/bench"), Path("docs/performance.md")
+FOLDER, PAGE = Path("runs/bench"), Path("docs/background/performance.md")
 UNPROMPTED = {"text_dropout": 1.0, "trajectory_dropout": 1.0}
 """Arguments of a model that is never shown a prompt."""
 
@@ -23,21 +24,20 @@ UNPROMPTED = {"text_dropout": 1.0, "trajectory_dropout": 1.0}
 class Synthetic(EpisodeSource):
     """Random episodes, the same ones each time, which are made as they are read.
 
-    :param n_transitions: how many, in episodes of `LENGTH` steps, or of fewer where there are fewer than tasks.
-    :param n_tasks: of whose sentences each is one.
+    :param n_transitions: number of transitions, in episodes of `LENGTH` steps or, for two a task, of fewer.
+    :param n_tasks: number of tasks, each with a sentence.
     """
 
     kind = "synthetic"
 
     def __init__(self, n_transitions: int, n_tasks: int = TASKS) -> None:
         box = spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
-        super().__init__(
-            f"synthetic-{n_transitions}", box, spaces.Box(-1.0, 1.0, (ACTION,), np.float32), AS_RECORDED
-        )
+        actions = spaces.Box(-1.0, 1.0, (ACTION,), np.float32)
+        super().__init__(f"synthetic-{n_transitions}", box, actions, AS_RECORDED)
         self.length = min(LENGTH, n_transitions // (2 * n_tasks))  # two episodes a task, at least
         self.n_episodes, self.n_tasks = n_transitions // self.length, n_tasks
-        self.file = FOLDER / "synthetic"  # stands for the data, whose source has to have one
-        if not self.file.exists():  # its time is a part of what tells data apart
+        self.file = FOLDER / "synthetic"  # a source has to have a file
+        if not self.file.exists():  # its time of change is a part of what tells data apart
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self.file.touch()
 
@@ -69,28 +69,28 @@ def data_in_memory(n_transitions: int = 10**5, n_tasks: int = TASKS) -> OfflineD
 
 
 def model_on(data: OfflineDataset, **kwargs: Any) -> LLMDPD:
-    """A model with the default settings, but for hashed sentences and what is given; it has learned for two steps."""
+    """A model with default settings, but for hashed sentences and what is given, after two steps."""
     model = LLMDPD("MlpPolicy", dataset=data, text_encoder="hashing", seed=0, device="cpu", **kwargs)
     return model.learn(2)
 
 
 def machine() -> str:
-    """What it ran on, for the page."""
+    """The processor and the version of torch, for the page."""
     return f"{platform.machine()}, {th.backends.cpu.get_cpu_capability()}, torch {th.__version__}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Markdown."""
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
 
 
 def write_section(name: str, text: str, page: Path) -> None:
-    """Put results into the page, in the place of the last ones.
+    """Put results into a page, in the place of the last ones.
 
-    :param name: of the comments around them.
-    :param text: markdown.
-    :param page: the file.
+    :param name: name in the comments around them.
+    :param text: Markdown, whose sentences are wrapped.
+    :param page: file of the page.
     :raises ValueError: when the page has no such place.
     """
     start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
@@ -98,4 +98,10 @@ def write_section(name: str, text: str, page: Path) -> None:
     _, closed, tail = rest.partition(end)
     if not (found and closed):
         raise ValueError(f"{page} has no place for {name!r}: {start.strip()} and {end}")
-    page.write_text(f"{head}{start}{text.strip()}\n{end}{tail}", encoding="utf-8")
+    lines = [line if line.startswith("|") else wrapped(line) for line in text.strip().splitlines()]
+    page.write_text("\n".join([head + start.strip(), *lines, end + tail]), encoding="utf-8")
+
+
+def wrapped(line: str) -> str:
+    """A line of Markdown as several of at most 100 columns."""
+    return textwrap.fill(line, 100, break_long_words=False, break_on_hyphens=False)

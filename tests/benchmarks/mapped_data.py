@@ -1,4 +1,4 @@
-"""Measures training on 1e7 transitions that stay in a file: its memory, and its time beside data in memory.
+"""Measures training on 1e7 transitions that stay in a file: memory, and time beside data in memory.
 
 Memory is measured in a process of its own, which never holds the data.
 """
@@ -20,21 +20,19 @@ from sb3_llmdpd.data.memory_mapping import memory_mapped
 
 TRANSITIONS, STEPS = 10**7, 300
 CACHE = FOLDER / "laid-out"
+IN_MEMORY = "100,000 transitions in memory"
 
 
 def peak_bytes() -> int:
-    """Resident memory of this program at its highest.
-
-    Linux says it in KiB. What getrusage says there includes the process that started this one.
-    """
+    """Highest resident memory of this program; getrusage would include the process that started it."""
     status = Path("/proc/self/status")
     if status.exists():
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])  # type: ignore[index]  # always there
+        return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def print_memory() -> None:
-    """Train on mapped data that lie there already, and print the peak of memory before and after."""
+    """Train on data that were laid out before, and print the peak of memory before and after."""
     before = peak_bytes()
     model = model_on(memory_mapped(Synthetic(TRANSITIONS), cache=CACHE))
     model.learn(STEPS)
@@ -42,7 +40,7 @@ def print_memory() -> None:
 
 
 def section(rounds: int) -> str:
-    """Memory, and the time of a step."""
+    """Measure memory, and the time of a step."""
     shutil.rmtree(CACHE, ignore_errors=True)
     start = time.perf_counter()
     size = memory_mapped(Synthetic(TRANSITIONS), cache=CACHE).file.path.stat().st_size
@@ -52,20 +50,17 @@ def section(rounds: int) -> str:
     opened = time.perf_counter() - start
     alone = subprocess.run([sys.executable, __file__], check=True, capture_output=True, text=True)
     mib = {name: value / 2**20 for name, value in json.loads(alone.stdout).items()}
-    models = {"mapped": model_on(data), "100,000 transitions in memory": model_on(data_in_memory())}
-    times = by_turns(
-        {name: partial(model.train, 1, model.batch_size) for name, model in models.items()}, rounds
-    )
-    rows = [
-        [name, f"{times.milliseconds(name):.1f}", times.ratio(name, "100,000 transitions in memory")]
-        for name in models
-    ]
+    models = {"mapped": model_on(data), IN_MEMORY: model_on(data_in_memory())}
+    steps = {name: partial(model.train, 1, model.batch_size) for name, model in models.items()}
+    times = by_turns(steps, rounds)
+    rows = [[name, f"{times.milliseconds(name):.1f}", times.ratio(name, IN_MEMORY)] for name in models]
     return (
-        f"{TRANSITIONS:,} transitions of {TASKS} tasks in a file of {size / 2**30:.2f} GiB, default settings of `LLMDPD` with"
-        f" hashed sentences, one thread, {machine()}; {rounds} rounds.\n\nLargest resident memory: {mib['peak']:,.0f} MiB"
-        f" after {STEPS} steps, of which {mib['before']:,.0f} MiB are Python and its libraries. Laying the data out took"
-        f" {laid_out:.0f} s (making them included), opening them with all checksums {opened:.1f} s."
-        f"\n\n{table(['a step on data', 'ms', 'ratio'], rows)}"
+        f"{TRANSITIONS:,} transitions of {TASKS} tasks in a file of {size / 2**30:.2f} GiB, default settings"
+        f" of `LLMDPD` with hashed sentences, one thread, {machine()}; {rounds} rounds.\n\n"
+        f"Largest resident memory: {mib['peak']:,.0f} MiB after {STEPS} steps, of which"
+        f" {mib['before']:,.0f} MiB are Python and its libraries. Laying the data out took {laid_out:.0f} s"
+        f" (making them included), opening them with all checksums {opened:.1f} s.\n\n"
+        f"{table(['a step on data', 'ms', 'ratio'], rows)}"
     )
 
 

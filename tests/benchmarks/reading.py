@@ -1,4 +1,4 @@
-"""Measures how fast a Minari data set comes into memory, beside Minari's own reading and that of its bare arrays."""
+"""Measures reading a Minari data set, beside Minari's own reading and that of its bare arrays."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ NAME, TRANSITIONS = "bench/read-v0", 200_000
 
 
 def section(rounds: int) -> str:
-    """Whole data sets, from the system's cache of files."""
+    """Time reading whole data sets, from the system's cache of files."""
     root = FOLDER / "minari"
     shutil.rmtree(root, ignore_errors=True)
     source = Synthetic(TRANSITIONS)
@@ -46,8 +46,6 @@ def section(rounds: int) -> str:
         [name, f"{times.milliseconds(name):.0f}", times.ratio(name, first), times.ratio(name, second)]
         for name in calls
     ]
-    head = (
-        f"{TRANSITIONS:,} transitions in episodes of {LENGTH:,}, {file.stat().st_size / 2**20:.0f} MiB, {machine()};"
-        f" {rounds} rounds."
-    )
+    size = f"{file.stat().st_size / 2**20:.0f} MiB"
+    head = f"{TRANSITIONS:,} transitions in episodes of {LENGTH:,}, {size}, {machine()}; {rounds} rounds."
     return f"{head}\n\n{table(['what', 'ms', 'of the bare arrays', 'of Minari'], rows)}"

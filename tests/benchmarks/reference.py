@@ -1,8 +1,9 @@
-"""Diffusion-QL's gradient step written by hand, with all that is known to make it fast: what ours is measured against.
+"""Diffusion-QL's gradient step written by hand, with all that is known to make it fast, to compare ours with.
 
-Eager PyTorch and nothing else: an exact Mish without softplus, one packed array of transitions that is gathered once, Adam as
-one fused kernel, clipping and averaging over lists of tensors, the state's share of the first layer once for a whole chain, no
-weight gradients for the critic in the actor's pass, no graph on the chain of the target, and nothing that waits for a number.
+Eager PyTorch and nothing else: an exact Mish without softplus, and one packed array of transitions that is
+gathered once. Adam is one fused kernel; clipping and averaging go over lists of tensors. The state's share of
+the first layer is computed once for a whole chain. The critic has no weight gradients in the actor's pass,
+and the chain of the target no graph. Nothing waits for a number.
 """
 
 import copy
@@ -22,22 +23,22 @@ from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples
 
 
 class Draws(NamedTuple):
-    """Everything random in a step but its transitions."""
+    """All random numbers of a step but those that choose its transitions."""
 
     target_chain: th.Tensor
     """(K, B, action_dim), noise of the next action's chain."""
     noise: th.Tensor
-    """(B, action_dim), which is added to the data's actions."""
+    """(B, action_dim), noise of the data's actions."""
     steps: th.Tensor
-    """(B,), at which of the K steps."""
+    """(B,), step of the chain for each row."""
     actor_chain: th.Tensor
     """(K, B, action_dim), noise of the actor's own chain."""
     head: th.Tensor
-    """(), which Q-network the actor is told by."""
+    """(), number of the Q-network that the actor learns from."""
 
     @classmethod
     def new(cls, n_steps: int, batch_size: int, action_dim: int, n_critics: int = 2) -> Self:
-        """Draw them."""
+        """Draw all of them."""
         return cls(
             th.randn(n_steps, batch_size, action_dim),
             th.randn(batch_size, action_dim),
@@ -118,13 +119,12 @@ class ReferenceCritic(nn.Module):
         """(n_critics, B)."""
         first = self.from_state(states) + self.from_action(actions)
         if prompts is not None and self.from_prompt is not None:
-            first = (first.unflatten(0, (len(prompts), -1)) + self.from_prompt(prompts)[:, None]).flatten(
-                0, 1
-            )
+            of_prompts = self.from_prompt(prompts)[:, None]  # (M, 1, width)
+            first = (first.unflatten(0, (len(prompts), -1)) + of_prompts).flatten(0, 1)
         return self.trunk(first)
 
     def trunk(self, first: th.Tensor) -> th.Tensor:
-        """(n_critics, B), of the first layer's (B, n_critics * width)."""
+        """(n_critics, B), from the first layer's (B, n_critics * width)."""
         hidden = first.view(len(first), self.n_critics, -1).transpose(0, 1)
         for weight, bias in zip(self.weights, self.biases, strict=True):
             hidden = th.baddbmm(bias, self.activation(hidden), weight)
@@ -132,25 +132,19 @@ class ReferenceCritic(nn.Module):
 
 
 class ReferenceStep:
-    """One gradient step after the other, from the weights of a model.
+    """Takes gradient steps, beginning with the weights of a model.
 
-    :param model: of concatenated prompts and otherwise default settings; its buffer's transitions are taken.
-    :param prompted: whether there are prompt encoders.
+    :param model: model with concatenated prompts and otherwise default settings, whose buffer has the data.
+    :param prompted: True for a reference with prompt encoders.
     """
 
     def __init__(self, model: LLMDPD, prompted: bool) -> None:
         assert model.replay_buffer is not None
-        self.gamma, self.tau, self.eta, self.max_grad_norm = (
-            model.gamma,
-            model.tau,
-            model.eta,
-            model.max_grad_norm,
-        )
-        self.ema_decay, self.batch_size = model.ema_decay, model.batch_size
-        self.actor, self.actor_target = (
-            ReferenceActor(model.actor, prompted),
-            ReferenceActor(model.actor_target, prompted),
-        )
+        self.gamma, self.tau, self.eta = model.gamma, model.tau, model.eta
+        self.max_grad_norm, self.ema_decay = model.max_grad_norm, model.ema_decay
+        self.batch_size = model.batch_size
+        self.actor = ReferenceActor(model.actor, prompted)
+        self.actor_target = ReferenceActor(model.actor_target, prompted)
         self.critic = ReferenceCritic(model.critic, prompted)
         self.critic_target = ReferenceCritic(model.critic_target, prompted)
         self.optimizers = [
@@ -163,9 +157,8 @@ class ReferenceStep:
     def pack(self, model: LLMDPD, n_rows: int) -> None:
         """Lay transitions out as one array of rows."""
         assert model.replay_buffer is not None
-        batches = [
-            model.replay_buffer.sample(model.batch_size) for _ in range(-(-n_rows // model.batch_size))
-        ]
+        n_batches = -(-n_rows // model.batch_size)
+        batches = [model.replay_buffer.sample(model.batch_size) for _ in range(n_batches)]
         self.rows = th.cat([self.rows_of(batch) for batch in batches])
         self.prompts = self.prompts_of(batches[0])
 
@@ -195,16 +188,14 @@ class ReferenceStep:
     def losses(
         self, rows: th.Tensor, prompts: PromptBatch | None, draws: Draws
     ) -> Iterable[tuple[str, th.Tensor]]:
-        """The critic's loss and, once its step was taken, the actor's."""
+        """Yield the critic's loss and, once its step was taken, the actor's."""
         size = (rows.shape[1] - self.action_dim - 2) // 2
-        states, next_states, actions, rewards, not_done = rows.split(
-            [size, size, self.action_dim, 1, 1], dim=1
-        )
+        widths = [size, size, self.action_dim, 1, 1]
+        states, next_states, actions, rewards, not_done = rows.split(widths, dim=1)
         with th.no_grad():
             encoded = self.encode(self.actor_target, prompts)
-            next_actions = self.actor_target.sample(
-                self.actor_target.condition(next_states, encoded), draws.target_chain
-            )
+            condition = self.actor_target.condition(next_states, encoded)
+            next_actions = self.actor_target.sample(condition, draws.target_chain)
             next_values = self.critic_target(next_states, encoded, next_actions).amin(dim=0)
             targets = rewards[:, 0] + self.gamma * not_done[:, 0] * next_values
         yield "critic_loss", (self.critic(states, encoded, actions) - targets).square().mean(dim=1).sum()
@@ -218,7 +209,7 @@ class ReferenceStep:
         yield "actor_loss", bc_loss - self.eta * value / scale
 
     def step(self, rows: th.Tensor, prompts: PromptBatch | None, draws: Draws) -> dict[str, th.Tensor]:
-        """Both losses minimised once, and the targets moved."""
+        """Minimise both losses once, and move the targets."""
         metrics = {}
         for optimizer, (name, loss) in zip(self.optimizers, self.losses(rows, prompts, draws), strict=True):
             optimizer.zero_grad()
@@ -229,42 +220,41 @@ class ReferenceStep:
         self.n_updates += 1
         decay = min(self.ema_decay, (1 + self.n_updates) / (10 + self.n_updates))
         with th.no_grad():
-            for target, network, moved in (
-                (self.actor_target, self.actor, 1 - decay),
-                (self.critic_target, self.critic, self.tau),
-            ):
-                th._foreach_lerp_(list(target.parameters()), list(network.parameters()), moved)
+            self._move(self.actor_target, self.actor, 1 - decay)
+            self._move(self.critic_target, self.critic, self.tau)
         return metrics
 
+    @staticmethod
+    def _move(target: nn.Module, network: nn.Module, share: float) -> None:
+        th._foreach_lerp_(list(target.parameters()), list(network.parameters()), share)
+
     def __call__(self) -> None:
-        """One step on a new batch."""
+        """Take a step on a new batch."""
         draws = Draws.new(self.n_steps, self.batch_size, self.action_dim)
         self.step(self.sample(), self.prompts if self.actor.encoder is not None else None, draws)
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A module of its own with the same weights, which learn."""
+    """Copy a module, with weights that learn."""
     return copy.deepcopy(module).requires_grad_(True)
 
 
 class ReferenceActing:
     """Acting written by hand: the networks of a model for one prompt, tensors in and out.
 
-    :param model: of concatenated prompts; its task is that of the prompt.
-    :param prompt: (1, prompt_dim), encoded.
+    :param model: model with concatenated prompts.
+    :param prompt: (1, prompt_dim), the encoded prompt.
     """
 
     def __init__(self, model: LLMDPD, prompt: th.Tensor) -> None:
-        self.actor, self.critic = (
-            ReferenceActor(model.actor_target, True),
-            ReferenceCritic(model.critic_target, True),
-        )
+        self.actor = ReferenceActor(model.actor_target, True)
+        self.critic = ReferenceCritic(model.critic_target, True)
         self.prompt, self.features = prompt, model.actor_target.encode_observations
         self.n_steps, self.action_dim = len(self.actor.constants), model.actor.denoiser.action_dim
 
     @th.inference_mode()
     def forwards(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        """The K forward passes alone, without what makes a chain of them."""
+        """The K forward passes alone, without the arithmetic between them."""
         condition = self.actor.condition(self.features(observations), self.prompt)
         embeddings = self.actor.from_step(self.actor.step_table)
         for k in reversed(range(self.n_steps)):
@@ -273,13 +263,10 @@ class ReferenceActing:
 
     @th.inference_mode()
     def best_of(self, observation: th.Tensor, n_candidates: int) -> th.Tensor:
-        """(1, action_dim): the best of some actions for one observation, whose own share is computed once."""
+        """(1, action_dim): the best of some actions for an observation, whose share is computed once."""
         features = self.features(observation)
         noise = th.randn(self.n_steps, n_candidates, self.action_dim)
         actions = self.actor.sample(self.actor.condition(features, self.prompt), noise)
-        first = (
-            self.critic.from_state(features)
-            + self.critic.from_prompt(self.prompt)
-            + self.critic.from_action(actions)
-        )
+        shared = self.critic.from_state(features) + self.critic.from_prompt(self.prompt)
+        first = shared + self.critic.from_action(actions)
         return actions[self.critic.trunk(first).amin(dim=0).argmax(dim=0, keepdim=True)]

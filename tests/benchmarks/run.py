@@ -1,4 +1,4 @@
-"""Measures everything that the page on performance says, and writes it there: `make bench`."""
+"""Measures what the page on performance says, and writes it there: `make bench`."""
 
 import argparse
 import sys
@@ -30,13 +30,10 @@ SECTIONS: dict[str, Callable[[int], str]] = {
 def main() -> None:
     """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections; by default all"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help=f"in which each variant has its turn; {ROUNDS} by default"
-    )
-    parser.add_argument("--page", type=Path, default=PAGE, help="whose results are replaced")
+    add = parser.add_argument
+    add("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections; by default all")
+    add("--rounds", type=int, default=ROUNDS, help=f"turns of each variant; {ROUNDS} by default")
+    add("--page", type=Path, default=PAGE, help="page whose results are replaced")
     given = parser.parse_args()
     for name in given.only:
         start = time.perf_counter()

@@ -19,35 +19,27 @@ TEXT_DIM = 384
 
 
 def prompted_buffer(data: OfflineDataset) -> PromptReplayBuffer:
-    """With default settings, and sentences of MiniLM's size."""
+    """A buffer with default settings, and sentences of MiniLM's size."""
     buffer = PromptReplayBuffer(data, "cpu", seed=0)
     buffer.set_text_vectors(np.random.default_rng(0).standard_normal((len(buffer.texts), TEXT_DIM)))
     return buffer
 
 
 def plain_buffer(n_transitions: int) -> ReplayBuffer:
-    """SB3's, full of numbers of the same sizes."""
+    """A buffer of SB3, full of numbers of the same sizes."""
     box = spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
     buffer = ReplayBuffer(n_transitions, box, spaces.Box(-1.0, 1.0, (ACTION,), np.float32), "cpu")
-    for array in (
-        buffer.observations,
-        buffer.next_observations,
-        buffer.actions,
-        buffer.rewards,
-        buffer.dones,
-    ):
-        array[:] = 0.5  # not only asked for: written to
+    for name in ("observations", "next_observations", "actions", "rewards", "dones"):
+        getattr(buffer, name)[:] = 0.5  # pages that were never written to would cost nothing to read
     buffer.full = True
     return buffer
 
 
 def bare_gathers(buffer: PromptReplayBuffer, n_transitions: int) -> Callable[[], object]:
-    """Nothing but the rows of a batch of ours, at random places of one packed array: less than this cannot be had."""
+    """The rows of a batch of ours, at random places of one packed array: the least that a batch can take."""
     width = OBSERVATION + ACTION + 2
     packed, texts = th.full((n_transitions, width), 0.5), buffer.text_vectors
-    with_next = packed.as_strided(
-        (n_transitions - 1, 2 * width), (width, 1)
-    )  # a row, and behind it the next one
+    with_next = packed.as_strided((n_transitions - 1, 2 * width), (width, 1))  # each row and the next one
     n_shown = buffer.prompts_per_batch * buffer.prompt_window
 
     def gather() -> object:
@@ -63,7 +55,7 @@ def bare_gathers(buffer: PromptReplayBuffer, n_transitions: int) -> Callable[[],
 
 
 def section(rounds: int) -> str:
-    """Ratios at three sizes."""
+    """Compare buffers of three sizes."""
     th.set_num_threads(1)
     rows: list[list[object]] = []
     for n_transitions in (10**5, 10**6, 10**7):
@@ -82,8 +74,9 @@ def section(rounds: int) -> str:
             rows.append([f"{n_transitions:,}", name, *numbers, times.ratio(name, "SB3")])
     window, n_prompts = buffers["in memory"].prompt_window, buffers["in memory"].prompts_per_batch
     head = (
-        f"A batch of {BATCH} transitions on one thread, {machine()}; {rounds} rounds. Ours comes with {n_prompts} sentences of"
-        f" {TEXT_DIM} numbers and {n_prompts} examples of {window} steps, which are {n_prompts * window} rows more; the bare"
-        " gathers are one `index_select` for each of the three, and nothing else."
+        f"A batch of {BATCH} transitions on one thread, {machine()}; {rounds} rounds. Ours comes with"
+        f" {n_prompts} sentences of {TEXT_DIM} numbers and {n_prompts} examples of {window} steps, which are"
+        f" {n_prompts * window} rows more; the bare gathers are one `index_select` for each of the three, and"
+        " nothing else."
     )
     return f"{head}\n\n{table(['transitions', 'where', 'ms', 'SB3 in memory, ms', 'ratio'], rows)}"

@@ -1,4 +1,4 @@
-"""Measures what a new process waits for: the import, the load of a model, the first action."""
+"""Measures a new process until its import, the load of a model, and the first action."""
 
 import subprocess
 import sys
@@ -9,13 +9,14 @@ from timing import by_turns
 
 ACT = "from sb3_llmdpd import LLMDPD; m = LLMDPD.load({path!r}, device='cpu')"
 FIRST = (
-    ACT + "; import numpy; m.predict(numpy.zeros(m.observation_space.shape), task_text='do task number 3')"
+    f"{ACT}; import numpy; m.predict(numpy.zeros(m.observation_space.shape), task_text='do task number 3')"
 )
 
 
 def section(rounds: int) -> str:
-    """Whole processes."""
-    path = str(model_on(data_in_memory()).save(FOLDER / "model.zip") or FOLDER / "model.zip")
+    """Time whole processes."""
+    path = str(FOLDER / "model.zip")
+    model_on(data_in_memory()).save(path)
     codes = {
         "import stable_baselines3": "import stable_baselines3",
         "import sb3_llmdpd": "import sb3_llmdpd",

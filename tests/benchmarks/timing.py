@@ -1,4 +1,4 @@
-"""Times variants by turns in one process, and says how they compare as paired ratios."""
+"""Times variants by turns in one process, and compares them by paired ratios."""
 
 import random
 import time
@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 ROUNDS = 21
-"""Unless asked otherwise."""
+"""Turns of each variant by default."""
 
 
 class Ratio(NamedTuple):
-    """Quartiles over rounds of the time of one variant by that of another in the same round."""
+    """Quartiles, over rounds, of one variant's time divided by that of another in the same round."""
 
     low: float
     middle: float
@@ -23,31 +23,31 @@ class Ratio(NamedTuple):
 
 
 class Times:
-    """Seconds of each variant in each round.
+    """Seconds that each variant took.
 
-    :param seconds: by variant, (rounds,).
+    :param seconds: (rounds,) for each variant, by its name.
     """
 
     def __init__(self, seconds: Mapping[str, np.ndarray]) -> None:
         self.seconds = seconds
 
     def milliseconds(self, variant: str) -> float:
-        """Median of one call."""
+        """Median time of a call."""
         return 1e3 * float(np.median(self.seconds[variant]))
 
     def ratio(self, variant: str, other: str) -> Ratio:
-        """One by the other."""
+        """Time of one variant divided by that of another."""
         return Ratio(*np.quantile(self.seconds[variant] / self.seconds[other], [0.25, 0.5, 0.75]).tolist())
 
 
 def by_turns(
     variants: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, seconds: float = 0.2
 ) -> Times:
-    """Time variants in random order, round after round, so that what else the machine does falls on all of them.
+    """Time variants in random order, round after round, so that other load of the machine falls on all.
 
-    :param variants: what to call, by name.
-    :param rounds: how often each has its turn.
-    :param seconds: how long a turn takes; the calls of one are averaged.
+    :param variants: functions to call, by name.
+    :param rounds: number of turns of each.
+    :param seconds: length of a turn, whose calls are averaged.
     :return: seconds of a call.
     """
     n_calls = {}

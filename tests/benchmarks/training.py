@@ -1,12 +1,12 @@
-"""Measures a gradient step: beside one written by hand, in the ways to be faster, and as it grows."""
+"""Measures a gradient step: beside one written by hand, with each acceleration, and as it grows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch as th
 from common import UNPROMPTED, data_in_memory, machine, model_on, table
 from reference import ReferenceStep
-from timing import Times, by_turns
+from timing import by_turns
 
 from sb3_llmdpd import LLMDPD
 
@@ -19,25 +19,13 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
-ELEMENTWISE = (
-    "mul",
-    "mul_",
-    "sub",
-    "add",
-    "add_",
-    "div",
-    "div_",
-    "sigmoid",
-    "rsub",
-    "mish",
-    "mish_backward",
-    "clamp",
-)
-"""Most of them are Mish."""
+ARITHMETIC = ("mul", "mul_", "sub", "add", "add_", "div", "div_", "rsub", "clamp")
+ELEMENTWISE = (*ARITHMETIC, "sigmoid", "mish", "mish_backward")
+"""Operations number by number; most of them are Mish."""
 
 
 def step_of(model: LLMDPD) -> Callable[[], None]:
-    """One gradient step of a model, as `learn` takes it, but for callbacks and the log."""
+    """Make a function that takes a gradient step as `learn` does, but for callbacks and the log."""
 
     def step() -> None:
         with model.gradient_step.accelerated():
@@ -47,7 +35,7 @@ def step_of(model: LLMDPD) -> Callable[[], None]:
 
 
 def section(rounds: int) -> str:
-    """Steps beside the reference, on one thread and on two."""
+    """Compare steps with the reference, on one thread and on two."""
     parts = []
     for n_threads in (1, 2):
         th.set_num_threads(n_threads)
@@ -63,10 +51,7 @@ def _steps(n_threads: int, rounds: int) -> str:
     models |= {
         "prompted, action_approximation": model_on(data, **edp),
         "unprompted, action_approximation": model_on(data, **edp, **UNPROMPTED),
-        **{
-            f"unprompted, {name}": model_on(data, acceleration=way, **UNPROMPTED)
-            for name, way in WAYS.items()
-        },
+        **{f"unprompted, {name}": model_on(data, acceleration=w, **UNPROMPTED) for name, w in WAYS.items()},
     }
     calls: dict[str, Callable[[], object]] = {name: step_of(model) for name, model in models.items()}
     for name in ("prompted", "unprompted"):
@@ -87,7 +72,7 @@ def _steps(n_threads: int, rounds: int) -> str:
 
 
 def profile(n_steps: int) -> str:
-    """Where the time of a step goes, by kinds of operations."""
+    """Measure the time of a step by kinds of operations."""
     th.set_num_threads(1)
     data, rows = data_in_memory(), []
     for name, how in {"unprompted": UNPROMPTED, "prompted": {}}.items():
@@ -97,49 +82,32 @@ def profile(n_steps: int) -> str:
         with th.profiler.profile(activities=[th.profiler.ProfilerActivity.CPU]) as profiler:
             for _ in range(n_steps):
                 step()
-        spent = {
-            event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiler.key_averages()
-        }
-        n_calls = sum(event.count for event in profiler.key_averages()) / n_steps
-        total = sum(spent.values())
-        shares = [
-            f"{sum(spent.get(key, 0.0) for key in keys) / total:.0%}" for keys in (PRODUCTS, ELEMENTWISE)
-        ]
-        rows.append([name, *shares, f"{n_calls:,.0f}"])
+        events = profiler.key_averages()
+        spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in events}
+        of_kinds = [sum(spent.get(key, 0.0) for key in keys) for keys in (PRODUCTS, ELEMENTWISE)]
+        shares = [f"{seconds / sum(spent.values()):.0%}" for seconds in of_kinds]
+        rows.append([name, *shares, f"{sum(event.count for event in events) / n_steps:,.0f}"])
     head = f"A step on one thread, {machine()}, by PyTorch's profiler; {n_steps} steps."
-    return f"{head}\n\n{table(['step', 'products of matrices', 'number by number', 'operations, nested ones too'], rows)}"
+    columns = ["step", "products of matrices", "number by number", "operations, nested ones too"]
+    return f"{head}\n\n{table(columns, rows)}"
 
 
 def growth(rounds: int) -> str:
-    """Steps with more of one thing, beside those with the least of it."""
+    """Compare steps with more of one thing with those that have the least of it."""
     th.set_num_threads(1)
     data = data_in_memory()
-    families: dict[str, Mapping[str, Callable[[], LLMDPD]]] = {
-        "diffusion steps K": {
-            str(k): lambda k=k: model_on(data, policy_kwargs={"n_diffusion_steps": k}) for k in (5, 10, 20)
-        },
-        "transitions in a batch": {
-            str(n): lambda n=n: model_on(data, batch_size=n) for n in (256, 1_024, 2_048)
-        },
-        "prompts in a batch of 256": {
-            str(m): lambda m=m: model_on(data, prompts_per_batch=m) for m in (8, 32, 128)
-        },
-        "tasks": {str(n): lambda n=n: model_on(data_in_memory(10**5, n)) for n in (10, 50, 500)},
-        "transitions in memory": {
-            f"{n:,}": lambda n=n: model_on(data_in_memory(n)) for n in (10**5, 10**6, 10**7)
-        },
+    families: dict[str, tuple[Callable[[int], LLMDPD], tuple[int, ...]]] = {
+        "diffusion steps K": (lambda n: model_on(data, policy_kwargs={"n_diffusion_steps": n}), (5, 10, 20)),
+        "transitions in a batch": (lambda n: model_on(data, batch_size=n), (256, 1_024, 2_048)),
+        "prompts in a batch of 256": (lambda n: model_on(data, prompts_per_batch=n), (8, 32, 128)),
+        "tasks": (lambda n: model_on(data_in_memory(10**5, n)), (10, 50, 500)),
+        "transitions in memory": (lambda n: model_on(data_in_memory(n)), (10**5, 10**6, 10**7)),
     }
     rows: list[list[object]] = []
-    for family, models in families.items():
-        times = by_turns({name: step_of(make()) for name, make in models.items()}, rounds)
-        rows += _family(family, list(models), times)
+    for family, (make, sizes) in families.items():
+        times = by_turns({f"{n:,}": step_of(make(n)) for n in sizes}, rounds)
+        first, *others = (f"{n:,}" for n in sizes)
+        ratios = {first: "1", **{name: str(times.ratio(name, first)) for name in others}}
+        rows += [[family, name, f"{times.milliseconds(name):.1f}", ratio] for name, ratio in ratios.items()]
     head = f"A prompted step on one thread, {machine()}; {rounds} rounds."
     return f"{head}\n\n{table(['of what', 'how many', 'ms', 'beside the first'], rows)}"
-
-
-def _family(family: str, names: list[str], times: Times) -> list[list[object]]:
-    ratios = ["1", *(str(times.ratio(name, names[0])) for name in names[1:])]
-    return [
-        [family, name, f"{times.milliseconds(name):.1f}", ratio]
-        for name, ratio in zip(names, ratios, strict=True)
-    ]
