@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.metaworld.tasks import TASKS
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 

@@ -97,7 +97,7 @@ def test_the_reader_of_imports_sees_every_way_of_writing_one() -> None:
         [
             "import sb3_llmdpd.envs.dataset_env as e",
             "from sb3_llmdpd.data import episodes",
-            "from sb3_llmdpd.common.optional import require",
+            "from sb3_llmdpd.common.optional_imports import require",
             "from .episodes import Episode",
             "from .. import envs",
             "def f():",
@@ -107,7 +107,7 @@ def test_the_reader_of_imports_sees_every_way_of_writing_one() -> None:
     assert list(imports("sb3_llmdpd.data.reader", source)) == [
         "sb3_llmdpd.envs.dataset_env",
         "sb3_llmdpd.data.episodes",
-        "sb3_llmdpd.common.optional",
+        "sb3_llmdpd.common.optional_imports",
         "sb3_llmdpd.data.episodes",
         "sb3_llmdpd.envs",
         "sb3_llmdpd",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch as th
 
-from sb3_llmdpd.common import optional
+from sb3_llmdpd.common import optional_imports
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.data.metaworld.scenes import EXPERT_STEPS
 from sb3_llmdpd.evaluation.charts import curves_chart, success_chart
@@ -166,7 +166,7 @@ def test_a_chart_without_matplotlib_says_how_to_install_it(
     def absent(module: str) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr(optional.importlib, "import_module", absent)
+    monkeypatch.setattr(optional_imports.importlib, "import_module", absent)
     with pytest.raises(ImportError, match=r"pip install 'sb3-llmdpd\[plots\]'"):
         success_chart(some_results(), tmp_path / "success.png")
 

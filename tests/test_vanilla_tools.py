@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env.vec_video_recorder import VecVideoRecorder
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, Episode
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.envs.task_text_wrapper import TaskTextWrapper
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.episode_source import Record
 from sb3_llmdpd.data.step_arrays import StepArrays
 from sb3_llmdpd.data.step_files import READ, StepFileSource, sound_file, steps_under_names

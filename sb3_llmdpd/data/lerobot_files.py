@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 
 ACTION, REWARD, DONE, SUCCESS = "action", "next.reward", "next.done", "next.success"
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.checks import Observations
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record, read_sources
 from sb3_llmdpd.data.episodes import OfflineDataset

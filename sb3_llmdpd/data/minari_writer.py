@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.checks import check_bounded
 from sb3_llmdpd.data.episodes import Episode, checked_for_file
 from sb3_llmdpd.data.minari import TEXT_KEYS, datasets_root

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sb3_llmdpd.common.files import whole_file
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.evaluation.report import GROUPS, summarise
 from sb3_llmdpd.evaluation.statistics import Estimate, success_rate
 from sb3_llmdpd.evaluation.tasks import CellResult

@@ -3,7 +3,7 @@
 import gymnasium as gym
 import numpy as np
 
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.llmdpd.prompter import Examples, PromptLike, TaskText

@@ -13,7 +13,7 @@ import numpy as np
 import torch as th
 
 from sb3_llmdpd.common.files import whole_file
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.common.processes import worker_pool
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.evaluation.episode_blocks import EnvMaker

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import torch as th
 
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 
 Loaded = TypeVar("Loaded")
 

@@ -9,7 +9,7 @@ from sb3_llmdpd.benchmarks.common.runs import draw
 from sb3_llmdpd.benchmarks.d4rl.results import D4RLResults, Point
 from sb3_llmdpd.benchmarks.d4rl.settings import EPOCH
 from sb3_llmdpd.common.files import whole_file
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.evaluation.charts import COLOURS
 from sb3_llmdpd.evaluation.report import Table
 from sb3_llmdpd.evaluation.statistics import Estimate, mean_over_seeds

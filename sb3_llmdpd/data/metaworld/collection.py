@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.common.processes import n_cores, worker_pool
 from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS
 from sb3_llmdpd.data.metaworld.envs import MetaWorldEnv

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.data.metaworld.simulator import make_simulator
 from sb3_llmdpd.data.metaworld.tasks import task_info

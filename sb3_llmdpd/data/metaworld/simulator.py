@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_llmdpd.common.optional import require
+from sb3_llmdpd.common.optional_imports import require
 
 _CAMERA = "corner2"
 _CAMERA_POSITION = (0.75, 0.075, 0.7)
