@@ -8,8 +8,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch.testing import assert_close
 
 from sb3_llmdpd.diffusion.noise_schedules import NOISE_SCHEDULES, cosine_betas, linear_betas, vp_betas
-from sb3_llmdpd.diffusion.process import DiffusionProcess
-from sb3_llmdpd.diffusion.samplers import SAMPLERS
+from sb3_llmdpd.diffusion.process import SAMPLERS, DiffusionProcess
 
 K = 5
 # Diffusion-QL's official schedule, K = 5: computed once with numpy from the closed form of its code.

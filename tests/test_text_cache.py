@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from sb3_llmdpd.prompts.text_cache import CachedTextEncoder, default_cache_directory
+from sb3_llmdpd.common.files import default_cache_directory
+from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import HashingTextEncoder, revision_of
 
 

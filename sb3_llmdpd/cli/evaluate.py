@@ -18,7 +18,7 @@ from sb3_llmdpd.benchmarks.common.runs import (
 from sb3_llmdpd.cli.options import names
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, by_need_of_goal, task_info
-from sb3_llmdpd.diffusion.samplers import SAMPLERS
+from sb3_llmdpd.diffusion.process import SAMPLERS
 from sb3_llmdpd.evaluation.conditions import CONDITIONS, CONTROLS, make_cells, shared_scene_cells
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 

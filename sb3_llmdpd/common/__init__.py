@@ -1,1 +1,1 @@
-"""Small tools that every layer may use: files, processes, optional imports, schedules."""
+"""Small tools that every layer may use: files, processes, optional imports, learning-rate schedules."""

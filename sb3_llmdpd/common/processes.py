@@ -11,7 +11,7 @@ from typing import Any
 
 
 def n_cores() -> int:
-    """How many CPU cores this process may use."""
+    """Count the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -19,19 +19,18 @@ def n_cores() -> int:
 def worker_pool(
     n_processes: int, initializer: Callable[..., object] | None = None, *arguments: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose waiting jobs are dropped when the block ends early.
+    """Open a pool whose waiting jobs are dropped when the block ends early.
 
-    Spawned, not forked: a fork would copy the locks that the threads of torch and of a progress bar hold. A script that
-    comes here therefore needs its ``if __name__ == "__main__":``.
+    The processes are spawned, not forked: a fork would copy the locks that the threads of torch and of a
+    progress bar hold. A script that opens a pool therefore needs its ``if __name__ == "__main__":``.
 
-    :param n_processes: how many.
-    :param initializer: called once in each process, before its first job.
-    :param arguments: of the initializer.
+    :param n_processes: number of processes.
+    :param initializer: function called once in each process, before its first job.
+    :param arguments: arguments of the initializer.
     :return: a context that yields the pool.
     """
-    pool = ProcessPoolExecutor(
-        n_processes, multiprocessing.get_context("spawn"), _start_worker, (initializer, arguments)
-    )
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n_processes, context, _start_worker, (initializer, arguments))
     try:
         yield pool
     finally:

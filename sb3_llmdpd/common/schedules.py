@@ -26,7 +26,7 @@ class CosineSchedule:
             )
 
     def __call__(self, progress_remaining: float) -> float:
-        """The rate at a point of the run.
+        """Compute the learning rate at a point of the run.
 
         :param progress_remaining: 1 at the start, 0 at the end.
         :return: the learning rate.

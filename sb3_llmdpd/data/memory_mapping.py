@@ -14,6 +14,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from sb3_llmdpd.checkpoint.spaces import space_to_json
+from sb3_llmdpd.common.files import default_cache_directory
 from sb3_llmdpd.data import stored_dataset as stored
 from sb3_llmdpd.data.checks import entries_of
 from sb3_llmdpd.data.episode_source import EpisodeSource, refuse_unknown_texts
@@ -22,7 +23,6 @@ from sb3_llmdpd.data.fingerprint import episode_digest
 from sb3_llmdpd.data.loading import open_sources
 from sb3_llmdpd.data.spaces import joint_spaces
 from sb3_llmdpd.data.stored_dataset import SAID, StoredDataset
-from sb3_llmdpd.prompts.text_cache import default_cache_directory
 
 _BUILDING = ".building-"
 

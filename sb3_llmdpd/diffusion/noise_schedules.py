@@ -7,7 +7,7 @@ import torch as th
 
 
 def vp_betas(n_steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> th.Tensor:
-    """The discretised variance-preserving SDE, Diffusion-QL's schedule.
+    """Discretise the variance-preserving SDE: Diffusion-QL's schedule.
 
     alpha_k = exp(-beta_min / K - 0.5 (beta_max - beta_min) (2k - 1) / K^2), k = 1..K.
 
@@ -21,7 +21,7 @@ def vp_betas(n_steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> th.
 
 
 def linear_betas(n_steps: int, beta_min: float = 1e-4, beta_max: float = 0.02) -> th.Tensor:
-    """DDPM's schedule (Ho et al., 2020), meant for hundreds of steps.
+    """Space the betas evenly: DDPM's schedule (Ho et al., 2020), meant for hundreds of steps.
 
     :param n_steps: K.
     :param beta_min: beta_1.
@@ -32,7 +32,7 @@ def linear_betas(n_steps: int, beta_min: float = 1e-4, beta_max: float = 0.02) -
 
 
 def cosine_betas(n_steps: int, offset: float = 0.008, beta_max: float = 0.999) -> th.Tensor:
-    """The cosine schedule (Nichol and Dhariwal, 2021, Eq. 17).
+    """Compute the cosine schedule (Nichol and Dhariwal, 2021, Eq. 17).
 
     :param n_steps: K.
     :param offset: s, which keeps the first betas away from zero.

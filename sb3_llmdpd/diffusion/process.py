@@ -1,30 +1,54 @@
-"""The diffusion process over one action: adding noise, and the chain that removes it (DDPM)."""
+"""The diffusion process over one action: adding noise, and the chains that remove it."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch as th
 from torch import nn
 
 from sb3_llmdpd.diffusion.noise_schedules import NOISE_SCHEDULES
-from sb3_llmdpd.diffusion.samplers import ChainStep, make_chain
 
 NoisePredictor = Callable[[th.Tensor, int], th.Tensor]
-"""eps_theta: (noisy actions of shape (..., action_dim), step index in [0, K)) -> predicted noise of the same shape."""
+"""eps_theta: (noisy actions (..., action_dim), step index in [0, K)) -> predicted noise of the same shape."""
 
 STEP_DISTRIBUTIONS = ("uniform", "signal")
-"""How the steps are drawn that noise is added for; see `DiffusionProcess`."""
+"""Distributions of the steps that training adds noise for; see `DiffusionProcess`."""
+
+SAMPLERS = ("ddpm", "ddim", "dpm_solver++")
+"""Names of the chains from noise to actions; only ``"ddpm"`` adds noise after its start."""
+
+
+class ChainStep(NamedTuple):
+    """One step of a chain, from a_k to a_j with j < k.
+
+    With s the clean action that the network sees in a_k (clipped to [-1, 1]) and s' what it saw in the step
+    before, a_j = of_start (s + of_change (s - s')) + of_noisy a_k + std eps.
+    """
+
+    k: int
+    """Index of a_k, in [0, K)."""
+    signal: float
+    """sqrt(abar_k)."""
+    noise: float
+    """sqrt(1 - abar_k)."""
+    of_start: float
+    of_noisy: float
+    of_change: float
+    std: float
 
 
 class DiffusionProcess(nn.Module):
     """Denoising diffusion of actions in [-1, 1] with noise prediction.
 
-    Steps are counted from 0 (nearly clean) to K - 1 (nearly pure noise). The constants are float32 buffers computed in
-    float64 from the constructor's arguments; they are not part of the state dict, since no weight file may change them.
+    Steps are counted from 0 (nearly clean) to K - 1 (nearly pure noise). The constants are float32 buffers
+    computed in float64 from the constructor's arguments. The state dict leaves them out, since no weight file
+    may change them.
 
     :param n_steps: K, at least 1.
     :param noise_schedule: one of ``"vp"``, ``"linear"``, ``"cosine"``.
-    :param step_distribution: ``"uniform"``: training draws all steps alike, as DDPM. ``"signal"``: in proportion to abar_k,
-        what is left of the action in a_k. A noisier step teaches little about the action, and the last of the chain decide it.
+    :param step_distribution: ``"uniform"``: training draws all steps alike, as DDPM. ``"signal"``: in
+        proportion to abar_k, the share of the action in a_k: a noisier step teaches little about the action.
     :raises ValueError: on an unknown schedule or distribution, or K < 1.
     """
 
@@ -35,10 +59,9 @@ class DiffusionProcess(nn.Module):
         self, n_steps: int = 5, noise_schedule: str = "vp", step_distribution: str = "uniform"
     ) -> None:
         super().__init__()
-        if noise_schedule not in NOISE_SCHEDULES:
-            raise ValueError(
-                f"`noise_schedule` must be one of {sorted(NOISE_SCHEDULES)}, got {noise_schedule!r}"
-            )
+        schedules = sorted(NOISE_SCHEDULES)
+        if noise_schedule not in schedules:
+            raise ValueError(f"`noise_schedule` must be one of {schedules}, got {noise_schedule!r}")
         if step_distribution not in STEP_DISTRIBUTIONS:
             raise ValueError(
                 f"`step_distribution` must be one of {STEP_DISTRIBUTIONS}, got {step_distribution!r}"
@@ -46,16 +69,13 @@ class DiffusionProcess(nn.Module):
         if n_steps < 1:
             raise ValueError(f"a diffusion process needs at least one step, got n_steps={n_steps}")
         self.n_steps = n_steps
-        with th.device("cpu"):  # numbers, even where a network is built of shapes alone
-            betas = NOISE_SCHEDULES[noise_schedule](n_steps)
-        alphas = 1.0 - betas
-        alphas_bar = th.cumprod(alphas, dim=0)
-        self.register_buffer("alphas_bar", alphas_bar.float(), persistent=False)
         self.step_distribution = step_distribution
+        with th.device("cpu"):  # numbers, even where a network is built of shapes alone
+            alphas_bar = th.cumprod(1.0 - NOISE_SCHEDULES[noise_schedule](n_steps), dim=0)
         # Where the shares of the steps end in [0, 1); that of the last one ends at 1.
-        self.register_buffer(
-            "_draw_ends", (alphas_bar.cumsum(0) / alphas_bar.sum())[:-1].float(), persistent=False
-        )
+        draw_ends = (alphas_bar.cumsum(0) / alphas_bar.sum())[:-1]
+        self.register_buffer("alphas_bar", alphas_bar.float(), persistent=False)
+        self.register_buffer("_draw_ends", draw_ends.float(), persistent=False)
         # Python floats: a chain visits the steps in a fixed order, so no gather is needed there.
         self._alphas_bar: list[float] = alphas_bar.tolist()
         self._chains: dict[tuple[str, int | None], list[ChainStep]] = {}
@@ -63,17 +83,17 @@ class DiffusionProcess(nn.Module):
         """DDPM's own chain, in which the method trains and, unless told otherwise, acts."""
 
     def chain(self, sampler: str = "ddpm", n_steps: int | None = None) -> list[ChainStep]:
-        """A chain from noise to actions, see `make_chain`; made once."""
+        """Make a chain from noise to actions, once (see `make_chain`)."""
         if (sampler, n_steps) not in self._chains:
             self._chains[sampler, n_steps] = make_chain(self._alphas_bar, sampler, n_steps)
         return self._chains[sampler, n_steps]
 
     def draw_steps(self, shape: Sequence[int], generator: th.Generator) -> th.Tensor:
-        """Steps to learn at.
+        """Draw the steps to learn at.
 
-        :param shape: of the result.
-        :param generator: for the draw.
-        :return: int64 in [0, K), as ``step_distribution`` says.
+        :param shape: shape of the result.
+        :param generator: source of the draw.
+        :return: int64 in [0, K), distributed by ``step_distribution``.
         """
         device = self.alphas_bar.device
         if self.step_distribution == "uniform":
@@ -81,7 +101,7 @@ class DiffusionProcess(nn.Module):
         return th.bucketize(th.rand(shape, generator=generator, device=device), self._draw_ends, right=True)
 
     def add_noise(self, actions: th.Tensor, noise: th.Tensor, steps: th.Tensor) -> th.Tensor:
-        """a_k = sqrt(abar_k) a_0 + sqrt(1 - abar_k) eps (Ho et al., 2020, Eq. 4).
+        """Compute a_k = sqrt(abar_k) a_0 + sqrt(1 - abar_k) eps (Ho et al., 2020, Eq. 4).
 
         :param actions: (..., action_dim), clean, in [-1, 1].
         :param noise: (..., action_dim), standard normal.
@@ -92,7 +112,7 @@ class DiffusionProcess(nn.Module):
         return alphas_bar.sqrt() * actions + (1.0 - alphas_bar).sqrt() * noise
 
     def predict_start(self, noisy_actions: th.Tensor, noise: th.Tensor, steps: th.Tensor) -> th.Tensor:
-        """a_0 from a_k and its noise, clipped to [-1, 1]: `add_noise` solved for the action.
+        """Solve `add_noise` for a_0, clipped to [-1, 1].
 
         :param noisy_actions: (..., action_dim).
         :param noise: (..., action_dim), true or predicted.
@@ -108,10 +128,10 @@ class DiffusionProcess(nn.Module):
         """Run the whole chain from noise to actions; gradients flow through it.
 
         :param predict_noise: eps_theta.
-        :param noise: (S, ..., action_dim): the start of the chain, then the noise of each but the last step, if it has any.
-            Standard normal for a sample of the policy; zeros for its deterministic action, which then does not depend on
-            what else is in the batch (a seeded draw would).
-        :param chain: S steps of `chain`; DDPM's by default, of which there are K.
+        :param noise: (S, ..., action_dim): the start of the chain, then the noise of each step but the last.
+            Standard normal for a sample of the policy; zeros for its deterministic action, which then does
+            not depend on the rest of the batch (a seeded draw would).
+        :param chain: S steps of `chain`; DDPM's K steps by default.
         :return: (..., action_dim), in [-1, 1].
         """
         actions, start = noise[0], None
@@ -127,3 +147,68 @@ class DiffusionProcess(nn.Module):
             if step.std:
                 actions = th.add(actions, noise[number], alpha=step.std)
         return actions
+
+
+def make_chain(
+    alphas_bar: Sequence[float], sampler: str = "ddpm", n_steps: int | None = None
+) -> list[ChainStep]:
+    r"""Compute the steps of a chain from pure noise to a clean action.
+
+    DDPM draws a_{k-1} from q(a_{k-1} | a_k, a_0 = s) (Ho et al., 2020, Eq. 7). DDIM (Song et al., 2021, Eq.
+    12 with
+    :math:`\sigma = 0`) keeps the noise that it sees. DPM-Solver++ (Lu et al., 2022, Algorithm 2, 2M) goes on
+        along the line through what the network saw in this step and in the last; its first and last steps are
+        DDIM's.
+
+    Worked example: K = 5 and S = 3 visit the steps 4, 2, 0. The noisiest is always the first, even of a
+    single step.
+
+    :param alphas_bar: (K,), abar of each training step.
+    :param sampler: one of ``SAMPLERS``.
+    :param n_steps: S, steps of the chain, spread evenly over the K; None for all. DDPM takes all.
+    :return: S steps.
+    :raises ValueError: on an unknown sampler, S outside [1, K], or DDPM with fewer than K.
+    """
+    n_steps = _checked_length(sampler, n_steps, len(alphas_bar))
+    last = len(alphas_bar) - 1
+    downwards = [round(i * last / (n_steps - 1)) for i in reversed(range(n_steps))] if n_steps > 1 else [last]
+    levels = [alphas_bar[k] for k in downwards] + [1.0]  # 1: clean
+    steps: list[ChainStep] = []
+    for i, k in enumerate(downwards):
+        here, there = levels[i], levels[i + 1]
+        signal, noise = math.sqrt(here), math.sqrt(1.0 - here)
+        change = std = 0.0
+        if sampler == "ddpm":
+            alpha = here / there
+            start = math.sqrt(there) * (1.0 - alpha) / (1.0 - here)
+            noisy = math.sqrt(alpha) * (1.0 - there) / (1.0 - here)
+            std = math.sqrt((1.0 - alpha) * (1.0 - there) / (1.0 - here))
+        else:
+            noisy = math.sqrt((1.0 - there) / (1.0 - here))
+            start = math.sqrt(there) - noisy * signal
+            if sampler == "dpm_solver++" and 0 < i < n_steps - 1:
+                before, now, then = (_log_snr(level) for level in levels[i - 1 : i + 2])
+                change = 0.5 * (then - now) / (now - before)
+        steps.append(ChainStep(k, signal, noise, start, noisy, change, std))
+    return steps
+
+
+def _checked_length(sampler: str, n_steps: int | None, n_training_steps: int) -> int:
+    if sampler not in SAMPLERS:
+        raise ValueError(f"`sampler` must be one of {SAMPLERS}, got {sampler!r}")
+    steps = n_training_steps if n_steps is None else n_steps
+    if not 1 <= steps <= n_training_steps:
+        raise ValueError(
+            f"`n_sampling_steps` must be in [1, {n_training_steps}], the diffusion steps that the model"
+            f" learned, got {n_steps}"
+        )
+    if sampler == "ddpm" and steps != n_training_steps:
+        raise ValueError(
+            f"`sampler='ddpm'` takes all {n_training_steps} steps, got n_sampling_steps={n_steps}:"
+            " take 'ddim' or 'dpm_solver++' for fewer"
+        )
+    return steps
+
+
+def _log_snr(alpha_bar: float) -> float:
+    return 0.5 * math.log(alpha_bar / (1.0 - alpha_bar))

@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
-from sb3_llmdpd.diffusion.process import DiffusionProcess
-from sb3_llmdpd.diffusion.samplers import ChainStep
+from sb3_llmdpd.diffusion.process import ChainStep, DiffusionProcess
 from sb3_llmdpd.networks.attention import make_state_reader
 from sb3_llmdpd.networks.denoiser import Denoiser
 from sb3_llmdpd.networks.features import is_fixed_function

@@ -8,7 +8,7 @@ import torch as th
 from torch import nn
 
 from sb3_llmdpd.common.files import whole_file
-from sb3_llmdpd.diffusion.samplers import ChainStep
+from sb3_llmdpd.diffusion.process import ChainStep
 from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor, count_rows
 from sb3_llmdpd.type_aliases import PromptEncoding, TensorObs
 

@@ -9,32 +9,25 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_llmdpd.common.files import whole_file
+from sb3_llmdpd.common.files import CACHE_VARIABLE, default_cache_directory, whole_file
 from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, revision_of
-
-CACHE_VARIABLE = "SB3_LLMDPD_CACHE"
-"""Environment variable that moves the cache."""
-
-
-def default_cache_directory() -> Path:
-    """``$SB3_LLMDPD_CACHE``, or ``~/.cache/sb3_llmdpd`` where it is not set."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "sb3_llmdpd").expanduser()
 
 
 class CachedTextEncoder:
     """An encoder that remembers on disk, by its name, its revision and the sentence.
 
-    Only sentences that are not there reach the encoder, so that a known one loads no model. Every entry is one ``.npy`` file,
-    written under a temporary name and renamed: an entry is whole or absent, and many processes may share a directory.
+    Only sentences that are not there reach the encoder, so that a known one loads no model. Every entry is
+    one ``.npy`` file, written under a temporary name and renamed: an entry is whole or absent, and many
+    processes may share a directory.
 
-    :param encoder: encodes what the cache lacks.
-    :param directory: where entries are kept, by default `default_cache_directory`. It can be deleted at any time.
+    :param encoder: encoder of what the cache lacks.
+    :param directory: folder of the entries, `default_cache_directory` if None. It can be deleted at any time.
     """
 
     def __init__(self, encoder: TextEncoder, directory: str | os.PathLike[str] | None = None) -> None:
         self.encoder = encoder
-        self.directory = Path(directory).expanduser() if directory is not None else default_cache_directory()
+        self.directory = default_cache_directory() if directory is None else Path(directory).expanduser()
 
     @property
     def name(self) -> str:
@@ -64,15 +57,14 @@ class CachedTextEncoder:
         found = self._read(sentences)
         missing = [text for text in dict.fromkeys(sentences) if text not in found]
         if missing:
-            new = dict(
-                zip(missing, check_vectors(self.encoder.encode(missing), missing, self.encoder), strict=True)
-            )
+            vectors = check_vectors(self.encoder.encode(missing), missing, self.encoder)
+            new = dict(zip(missing, vectors, strict=True))
             self._write(new)
             found |= new
         return np.stack([found[text] for text in sentences])
 
     def _folder(self) -> Path | None:
-        """Of this encoder's entries; None while nobody can know which weights it has."""
+        """Name the folder of this encoder's entries; None while nobody can know which weights it has."""
         revision = self.revision
         if revision is None:
             return None
@@ -99,20 +91,15 @@ class CachedTextEncoder:
         if folder is None:
             return
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             for text, vector in vectors.items():
-                _save_whole(folder / _file_name(text), vector)
+                with whole_file(folder / _file_name(text)) as temporary:
+                    np.save(temporary, vector, allow_pickle=False)
         except OSError as error:
             warnings.warn(
                 f"the cache of sentence vectors cannot be written ({error}), so they will be computed again;"
                 f" set ${CACHE_VARIABLE} to a directory that can be written",
                 stacklevel=3,
             )
-
-
-def _save_whole(path: Path, vector: np.ndarray) -> None:
-    with whole_file(path) as temporary:
-        np.save(temporary, vector, allow_pickle=False)
 
 
 def _file_name(text: str) -> str:
