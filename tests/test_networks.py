@@ -9,10 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from sb3_llmdpd.networks.activations import Mish
 from sb3_llmdpd.networks.attention import NearestSteps, TrajectoryAttention, make_state_reader
-from sb3_llmdpd.networks.denoiser import Denoiser, sinusoidal_embedding
-from sb3_llmdpd.networks.q_ensemble import EnsembleLinear, QEnsemble
+from sb3_llmdpd.networks.perceptrons import Denoiser, EnsembleLinear, Mish, QEnsemble, sinusoidal_embedding
 from sb3_llmdpd.type_aliases import PromptEncoding
 
 # Mish ----------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from torch import nn
 
 from sb3_llmdpd.common.schedules import CosineSchedule
-from sb3_llmdpd.networks.activations import Mish
 from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
+from sb3_llmdpd.networks.perceptrons import Mish
 
 CustomObjects = Callable[[str, str], Any]
 """(name of an argument, what stood there) -> the object that only the user has."""
@@ -31,7 +31,8 @@ KNOWN_CLASSES: dict[str, type] = {
     **{f"features.{name}": extractor for name, extractor in FEATURES_EXTRACTORS.items()},
     "sb3_llmdpd.Mish": Mish,
 }
-"""Classes that a model file may name. A closed list: a name from a file must never decide what gets imported."""
+"""Classes that a model file may name. A closed list: a name from a file must never decide what gets
+imported."""
 
 SCHEDULES: dict[str, tuple[type, tuple[str, ...]]] = {
     "constant": (ConstantSchedule, ("val",)),
@@ -45,7 +46,8 @@ def to_json(value: Any) -> Any:
     """Encode an argument of a constructor.
 
     :param value: JSON values, numbers without end, known classes, schedules; nested.
-    :return: JSON. A class or function that is not known becomes a note that `from_json` can only answer with a custom object.
+    :return: JSON. A class or function that is not known becomes a note that `from_json` can only answer with
+        a custom object.
     """
     if isinstance(value, Mapping):
         return {str(key): to_json(entry) for key, entry in value.items()}

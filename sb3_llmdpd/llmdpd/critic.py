@@ -1,4 +1,4 @@
-"""The prompted critic: an ensemble of Q-networks, the value of a state, the choice among candidate actions by value."""
+"""The prompted critic: Q-networks, the value of a state, the choice among candidate actions by value."""
 
 from typing import Any
 
@@ -8,19 +8,17 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
-from sb3_llmdpd.networks.attention import make_state_reader
-from sb3_llmdpd.networks.q_ensemble import QEnsemble
-from sb3_llmdpd.networks.state_value import StateValue
+from sb3_llmdpd.networks.attention import StateReader, make_state_reader
+from sb3_llmdpd.networks.perceptrons import PromptedPerceptron, QEnsemble, StateValue
 from sb3_llmdpd.type_aliases import PromptEncoding
 
 
 class PromptedCritic(SavedNetwork):
     """Q_j(s, a | text, trajectory), on the features and prompt encodings of the EMA actor.
 
-    The encoders belong to the actor and learn from its loss alone; the critic reads their averaged, slowly moving copy.
-    So the two losses do not fight over them, and the actor cannot raise its value by bending its own prompt vector.
-
-    The parameters are documented at `LLMDPDPolicy`.
+    The encoders belong to the actor and learn from its loss alone; the critic reads their averaged, slowly
+    moving copy. So the two losses do not fight over them, and the actor cannot raise its value by bending its
+    own prompt vector. The parameters are documented at `LLMDPDPolicy`.
     """
 
     def __init__(
@@ -42,60 +40,61 @@ class PromptedCritic(SavedNetwork):
         self.n_critics = n_critics
         action_dim = int(np.prod(action_space.shape))
         self.attention = make_state_reader(conditioning, features_dim, action_dim, token_dim, n_heads)
+        feature_dim = self.attention.output_dim
         self.q_networks = QEnsemble(
-            action_dim, self.attention.output_dim, prompt_dim, n_critics, net_arch, activation_fn, layer_norm
+            action_dim, feature_dim, prompt_dim, n_critics, net_arch, activation_fn, layer_norm
         )
 
     def forward(self, features: th.Tensor, prompts: PromptEncoding, actions: th.Tensor) -> th.Tensor:
-        """Values of actions.
+        """Compute the values of actions.
 
         :param features: (M, N, features_dim), of the EMA actor.
-        :param prompts: M prompts as the EMA actor encodes them.
+        :param prompts: M prompts, encoded by the EMA actor.
         :param actions: (M, N * C, action_dim), in [-1, 1]: C for each state, side by side.
         :return: (n_critics, M, N * C).
         """
-        state = self.attention.project(self.q_networks.from_state, features, prompts)
-        condition = self.q_networks.condition(state, prompts.vectors)
+        condition = _condition(self.q_networks, self.attention, features, prompts)
         n_candidates = actions.shape[1] // features.shape[1]
-        if n_candidates > 1:  # all that concerns the state is computed once for its candidates
+        if n_candidates > 1:  # the share of the state is computed once for its candidates
             condition = condition.repeat_interleave(n_candidates, dim=1)
         return self.q_networks(condition, actions)
 
 
 class PromptedStateValue(nn.Module):
-    """V(s | text, trajectory) of the expectile critic, on the same features and prompt encodings as `PromptedCritic`.
+    """V(s | text, trajectory) of the expectile critic, on the same inputs as `PromptedCritic`.
 
     The parameters are documented at `LLMDPDPolicy`.
+
+    :param perceptron: further arguments of `StateValue`.
     """
 
     def __init__(
         self,
-        net_arch: list[int],
         features_dim: int,
         action_dim: int,
-        prompt_dim: int,
-        activation_fn: type[nn.Module],
-        layer_norm: bool,
         conditioning: str,
         token_dim: int,
         n_heads: int,
+        **perceptron: Any,
     ) -> None:
         super().__init__()
         self.attention = make_state_reader(conditioning, features_dim, action_dim, token_dim, n_heads)
-        self.value_network = StateValue(
-            self.attention.output_dim, prompt_dim, net_arch, activation_fn, layer_norm
-        )
+        self.value_network = StateValue(self.attention.output_dim, **perceptron)
 
     def forward(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
-        """Values of states.
+        """Compute the values of states.
 
         :param features: (M, N, features_dim), of the EMA actor.
-        :param prompts: M prompts as the EMA actor encodes them.
+        :param prompts: M prompts, encoded by the EMA actor.
         :return: (M, N).
         """
-        return self.value_network(
-            self.attention.project(self.value_network.from_state, features, prompts), prompts.vectors
-        )
+        return self.value_network(_condition(self.value_network, self.attention, features, prompts))
+
+
+def _condition(
+    network: PromptedPerceptron, reader: StateReader, features: th.Tensor, prompts: PromptEncoding
+) -> th.Tensor:
+    return network.condition(reader.project(network.from_state, features, prompts), prompts.vectors)
 
 
 def choose(
@@ -105,24 +104,23 @@ def choose(
     temperature: float,
     generator: th.Generator | None,
 ) -> th.Tensor:
-    """One action of each row's candidates, by value.
+    """Choose one of each row's candidate actions by value.
 
     :param actions: (M, N * C, action_dim), the candidates of a row side by side.
     :param values: (M, N * C).
     :param n_candidates: C.
     :param temperature: 0 for the best; otherwise of the softmax over the standardised values.
-    :param generator: for the draw; needed when ``temperature`` is above 0.
+    :param generator: source of the draw; needed when ``temperature`` is above 0.
     :return: (M, N, action_dim).
     """
     values = values.unflatten(1, (-1, n_candidates))  # (M, N, C)
     if temperature == 0:
         picked = values.argmax(dim=-1)
     else:
-        # Standardised: the scale of Q depends on rewards and horizon, and says nothing about how sure the critic is.
+        # Standardised: the scale of Q depends on rewards and horizon, not on how sure the critic is.
         centred = values - values.mean(dim=-1, keepdim=True)
         logits = centred / (values.std(dim=-1, keepdim=True) + 1e-6) / temperature
-        picked = th.multinomial(logits.softmax(dim=-1).flatten(0, 1), 1, generator=generator).view(
-            values.shape[:2]
-        )
+        weights = logits.softmax(dim=-1).flatten(0, 1)
+        picked = th.multinomial(weights, 1, generator=generator).view(values.shape[:2])
     candidates = actions.unflatten(1, values.shape[1:])  # (M, N, C, A)
     return candidates.take_along_dim(picked[:, :, None, None], dim=2).squeeze(2)

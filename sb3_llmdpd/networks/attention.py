@@ -1,4 +1,4 @@
-"""How a policy reads a state beside its example: alone, with cross-attention, or by the nearest steps."""
+"""Readers of a state beside its example: the state alone, with cross-attention, or by the nearest steps."""
 
 import torch as th
 from torch import nn
@@ -7,19 +7,21 @@ from torch.nn import functional as F
 from sb3_llmdpd.type_aliases import PromptEncoding
 
 CONDITIONINGS = ("concat", "cross_attention", "nearest_steps")
-"""Names of the ways."""
+"""Names of the readers, see `make_state_reader`."""
 
 _SHARPNESS = (0.6, 1.6, 4.5)
-"""Of the heads of `NearestSteps` at the beginning, in inverse standard deviations of a feature. The first averages over a
-phase of a motion; under the last, a centimetre decides."""
+"""Initial scales of the heads of `NearestSteps`, in inverse standard deviations of a feature.
+
+The first averages over a phase of a motion; under the last, a centimetre decides."""
 _AHEAD = (1, 3)
-"""How many steps of the example it looks ahead."""
+"""Look-aheads of `NearestSteps`, in steps of the example."""
 _FINE_SCALE = 0.1
-"""In standard deviations of a feature: a grasp is decided by differences that are small beside those of a whole motion."""
+"""In standard deviations of a feature: a grasp is decided by differences that are small beside a whole
+motion's."""
 
 
 class StateReader(nn.Module):
-    """What a network knows of a state beside its example; the first layer of the network reads it.
+    """Input of a network: a state beside its example. The first layer of the network reads it.
 
     :param output_dim: size of what is read of a state.
     """
@@ -29,7 +31,7 @@ class StateReader(nn.Module):
         self.output_dim = output_dim
 
     def project(self, layer: nn.Linear, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
-        """The first layer of a network, applied to what is read.
+        """Apply the first layer of a network to what is read.
 
         :param layer: from ``output_dim`` to the network's width.
         :param features: (M, N, feature_dim), normalised.
@@ -40,7 +42,7 @@ class StateReader(nn.Module):
 
 
 class StateAlone(StateReader):
-    """The state as it is: what the prompt says of it stands in the prompt's vectors.
+    """The state as it is; the prompt speaks through its vectors alone.
 
     :param feature_dim: size of a state's features.
     """
@@ -49,7 +51,7 @@ class StateAlone(StateReader):
         super().__init__(feature_dim)
 
     def forward(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
-        """Nothing but the features.
+        """Return the features.
 
         :param features: (M, N, feature_dim), normalised.
         :param prompts: M encoded prompts, which are not read.
@@ -59,11 +61,11 @@ class StateAlone(StateReader):
 
 
 class TrajectoryAttention(StateReader):
-    """The state, and beside it what one layer of multi-head attention reads in the encoded steps of its example.
+    """The state, and beside it one layer of multi-head attention to the encoded steps of its example.
 
     :param feature_dim: size of a state's features.
-    :param token_dim: size of an encoded step; also of what is read in them.
-    :param n_heads: heads; must divide ``token_dim``.
+    :param token_dim: size of an encoded step, and of what is read in them.
+    :param n_heads: number of heads; must divide ``token_dim``.
     """
 
     def __init__(self, feature_dim: int, token_dim: int, n_heads: int = 4) -> None:
@@ -75,7 +77,7 @@ class TrajectoryAttention(StateReader):
         self.null = nn.Parameter(th.zeros(token_dim))
 
     def forward(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
-        """What the example says about each state; a learned null where there is no example.
+        """Attend to the example; without one, a learned null stands in.
 
         :param features: (M, N, feature_dim), normalised.
         :param prompts: M encoded prompts.
@@ -94,13 +96,15 @@ class TrajectoryAttention(StateReader):
 
 
 class NearestSteps(StateReader):
-    """The state as its difference to the nearest steps of its example; the state as it is only where there is no example.
+    """The state as its difference to the nearest steps of its example; the state itself only without an
+    example.
 
-    With states s and steps (s_j, a_j) of the example, ``w_j = softmax(-|c * (s - s_j)|^2)``. Read are the means under w of
-    s_j - s, of s_{j+h} - s for each look-ahead h, of a_j, and of j / (L - 1); the differences once more at a fine scale. Only
-    the scales c are learned, for each of a few heads, of which the first looks around and the last at one step. A difference
-    to the example means the same in a task that was never seen. The features themselves do not: they tell which of the known
-    tasks this is most like, and a policy that has them learns to do that one's actions.
+    With states s and steps (s_j, a_j) of the example, ``w_j = softmax(-|c * (s - s_j)|^2)``. The reader gives
+    the means under w of s_j - s, of s_{j+h} - s for each look-ahead h, of a_j, and of j / (L - 1); and the
+    differences once more at a fine scale. Only the scales c are learned, for each of a few heads: the first
+    looks around, the last at one step. A difference to the example means the same in a task that was never
+    seen. The features themselves do not: they tell which known task is most alike, and a policy that has them
+    learns its actions.
 
     :param feature_dim: size of a state's features.
     :param action_dim: size of an action.
@@ -114,31 +118,31 @@ class NearestSteps(StateReader):
         self.log_scales = nn.Parameter(log_scales + 0.3 * th.randn(n_heads, feature_dim))
 
     def forward(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
-        """Where the example says to go from each state.
+        """Compare each state with the example. Each row holds three parts.
+
+        The features, zeros where there is an example. Zeros where there is none; else for each head: the
+        differences to the nearest step and to those ahead of it, the same at the fine scale, the step's
+        action, and its time in [0, 1]. And 1 where there is an example, else 0.
 
         :param features: (M, N, feature_dim), normalised.
         :param prompts: M encoded prompts.
-        :return: (M, N, output_dim): the features, or zeros where there is an example; for each head, differences of all
-            features to the nearest step and to those ahead of it, the same at the fine scale, its action and its time in
-            [0, 1], or zeros where there is no example; whether there is one.
+        :return: (M, N, output_dim).
         """
         shown = prompts.has_trajectory[:, None, None].to(features.dtype)  # (M, 1, 1)
         read = self._beside(features, prompts.steps)
         return th.cat([features * (1.0 - shown), read * shown, shown.expand(*features.shape[:2], 1)], dim=-1)
 
     def project(self, layer: nn.Linear, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
-        """See `StateReader.project`; on a CPU the zeros are left out of the products.
+        """Apply the first layer, see `StateReader.project`; on a CPU the zeros are left out of the products.
 
-        Elsewhere they are not: the number of prompts with an example would have to be waited for. Nor are they where it is
-        compiled, which wants shapes that do not depend on values.
+        Elsewhere they are not: the host would wait for the number of prompts with an example. Nor are they
+        when compiled, which wants shapes that do not depend on values.
         """
         if features.device.type != "cpu" or th.compiler.is_compiling():
             return super().project(layer, features, prompts)
         of_state, of_example, of_flag = layer.weight.split([features.shape[-1], self.example_dim, 1], dim=1)
-        alone, shown = (
-            (~prompts.has_trajectory).nonzero().squeeze(1),
-            prompts.has_trajectory.nonzero().squeeze(1),
-        )
+        alone = (~prompts.has_trajectory).nonzero().squeeze(1)
+        shown = prompts.has_trajectory.nonzero().squeeze(1)
         read = self._beside(features.index_select(0, shown), prompts.steps.index_select(0, shown))
         parts = [
             F.linear(features.index_select(0, alone), of_state, layer.bias),
@@ -147,47 +151,41 @@ class NearestSteps(StateReader):
         return th.cat(parts).index_select(0, th.cat([alone, shown]).argsort())
 
     def _beside(self, features: th.Tensor, steps: th.Tensor) -> th.Tensor:
-        """(M, N, example_dim): what the examples say of each state, whose steps are (M, L, F + A)."""
+        """Read the examples, whose steps are (M, L, F + A), beside each state: (M, N, example_dim)."""
         feature_dim = features.shape[-1]
         states, actions = steps[..., :feature_dim], steps[..., feature_dim:]  # (M, L, F), (M, L, A)
         n_steps = states.shape[1]
-        ways = th.cat([states, *(_shifted(states, steps) for steps in _AHEAD)], dim=-1)  # (M, L, (1 + h) F)
-        times = (
-            th.linspace(0.0, 1.0, n_steps, device=states.device).expand(len(states), n_steps).unsqueeze(-1)
-        )
+        ways = th.cat([states, *(_shifted(states, ahead) for ahead in _AHEAD)], dim=-1)  # (M, L, (1 + h) F)
+        times = th.linspace(0.0, 1.0, n_steps, device=states.device).expand(len(states), -1).unsqueeze(-1)
         weights = self._weights(features, states)  # (M, heads, N, L)
-        nearest = weights @ th.cat([ways, actions, times], dim=-1).unsqueeze(
-            1
-        )  # (M, heads, N, (1 + h) F + A + 1)
+        read = th.cat([ways, actions, times], dim=-1).unsqueeze(1)
+        nearest = weights @ read  # (M, heads, N, (1 + h) F + A + 1)
         targets, beside = nearest.tensor_split([ways.shape[-1]], dim=-1)
         differences = targets - th.cat([features] * (1 + len(_AHEAD)), dim=-1).unsqueeze(1)
-        return (
-            th.cat([differences, th.tanh(differences / _FINE_SCALE), beside], dim=-1)
-            .transpose(1, 2)
-            .flatten(2)
-        )
+        by_head = th.cat([differences, th.tanh(differences / _FINE_SCALE), beside], dim=-1)
+        return by_head.transpose(1, 2).flatten(2)
 
     def _weights(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
-        """(M, heads, N, L): of each step for each state, summing to one over the steps."""
+        """Weigh each step for each state: (M, heads, N, L), summing to one over the steps."""
         scales = self.log_scales.exp()[:, None]  # (heads, 1, F)
         queries, keys = features.unsqueeze(1) * scales, states.unsqueeze(1) * scales  # (M, heads, N or L, F)
         # -|q - k|^2 less |q|^2, which is the same for all steps.
         return th.softmax(2.0 * queries @ keys.transpose(2, 3) - keys.square().sum(-1).unsqueeze(2), dim=-1)
 
 
-def _shifted(states: th.Tensor, steps: int) -> th.Tensor:
-    """The states so many steps ahead, or the last one. (M, L, F).
+def _shifted(states: th.Tensor, ahead: int) -> th.Tensor:
+    """Move to the states some steps ahead, or to the last one: (M, L, F); [0, 1, 2, 3] by 3 is [3, 3, 3, 3].
 
-    Of slices: the gradient of an indexed tensor is summed in no certain order on several threads.
+    By slices: the gradient of an indexed tensor is summed in no certain order on several threads.
     """
-    steps = min(steps, states.shape[1])
-    return th.cat([states[:, steps:], states[:, -1:].expand(-1, steps, -1)], dim=1)
+    ahead = min(ahead, states.shape[1])
+    return th.cat([states[:, ahead:], states[:, -1:].expand(-1, ahead, -1)], dim=1)
 
 
 def make_state_reader(
     conditioning: str, feature_dim: int, action_dim: int, token_dim: int, n_heads: int
 ) -> StateReader:
-    """How a policy reads a state beside its example.
+    """Make the network that reads a state beside its example.
 
     :param conditioning: one of ``CONDITIONINGS``.
     :param feature_dim: size of a state's features.
@@ -198,6 +196,6 @@ def make_state_reader(
     """
     if conditioning == "cross_attention":
         return TrajectoryAttention(feature_dim, token_dim, n_heads)
-    return (
-        NearestSteps(feature_dim, action_dim) if conditioning == "nearest_steps" else StateAlone(feature_dim)
-    )
+    if conditioning == "nearest_steps":
+        return NearestSteps(feature_dim, action_dim)
+    return StateAlone(feature_dim)

@@ -1,5 +1,7 @@
 """Standardisation with statistics of the training data, kept in the model file."""
 
+from typing import TypeGuard
+
 import torch as th
 from gymnasium import spaces
 from torch import nn
@@ -7,11 +9,11 @@ from torch import nn
 from sb3_llmdpd.type_aliases import TensorObs
 
 CLIP = 10.0
-"""Largest standardised magnitude: what lies further out than the training data ever did must not blow up a network."""
+"""Largest standardised magnitude: values far outside of the training data must not blow up a network."""
 
 
 class Normaliser(nn.Module):
-    """(x - mean) / scale, clipped. Does nothing until `fit`.
+    """(x - mean) / scale, clipped; the identity until `fit`.
 
     :param dim: size of the last axis.
     """
@@ -34,7 +36,7 @@ class Normaliser(nn.Module):
         self.scale.copy_(th.where(deviation > 1e-6, deviation, 1.0))
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        """Standardise.
+        """Standardise vectors.
 
         :param x: (..., dim).
         :return: (..., dim), in [-10, 10].
@@ -43,23 +45,23 @@ class Normaliser(nn.Module):
 
 
 class ObservationNormaliser(nn.Module):
-    """Standardises the vectors of real numbers in an observation, for a features extractor that learns from them.
+    """Standardises the vectors of real numbers in an observation, for a features extractor that learns from
+    them.
 
-    Images, categories and whatever else is no one-dimensional Box of floats stay as they are.
+    Everything else stays as it is: images, categories, and any space but a one-dimensional Box of floats.
 
     :param observation_space: Dict, or any other.
     """
 
     def __init__(self, observation_space: spaces.Space) -> None:  # type: ignore[type-arg]  # of any kind
         super().__init__()
-        parts = (
-            observation_space.spaces
-            if isinstance(observation_space, spaces.Dict)
-            else {"": observation_space}
-        )
-        self.keys = [key for key, space in parts.items() if _is_vector(space)]
+        parts = {"": observation_space}
+        if isinstance(observation_space, spaces.Dict):
+            parts = observation_space.spaces
+        vectors = {key: space for key, space in parts.items() if _is_vector(space)}
+        self.keys = list(vectors)
         # By number, since a key may hold what the name of a module may not.
-        self.normalisers = nn.ModuleList(Normaliser(parts[key].shape[0]) for key in self.keys)  # type: ignore[index]
+        self.normalisers = nn.ModuleList(Normaliser(space.shape[0]) for space in vectors.values())
 
     def fit(self, observations: TensorObs) -> None:
         """Take mean and standard deviation from data.
@@ -70,18 +72,16 @@ class ObservationNormaliser(nn.Module):
             normaliser.fit(observations[key] if isinstance(observations, dict) else observations)  # type: ignore[operator]
 
     def forward(self, observations: TensorObs) -> TensorObs:
-        """Standardise.
+        """Standardise observations.
 
         :param observations: (n, *obs_shape).
         :return: the same, its vectors standardised.
         """
         if not isinstance(observations, dict):
             return self.normalisers[0](observations) if self.keys else observations
-        standardised = {
-            key: norm(observations[key]) for key, norm in zip(self.keys, self.normalisers, strict=True)
-        }
-        return {**observations, **standardised}
+        pairs = zip(self.keys, self.normalisers, strict=True)
+        return {**observations, **{key: normaliser(observations[key]) for key, normaliser in pairs}}
 
 
-def _is_vector(space: spaces.Space) -> bool:  # type: ignore[type-arg]  # of any kind
+def _is_vector(space: spaces.Space) -> TypeGuard[spaces.Box]:  # type: ignore[type-arg]  # of any kind
     return isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"

@@ -19,7 +19,8 @@ class LanguageModelSource:
     """Where a model's files are looked for: a folder, then the hub's cache on this machine, then the hub.
 
     :param kind: of encoder, the first part of its name.
-    :param model: folder, or name on the hub. A folder's path is made absolute, so that the name holds everywhere.
+    :param model: folder, or name on the hub. A folder's path is made absolute, so that the name holds
+        everywhere.
     :param revision: branch, tag or commit on the hub.
     :param local_files_only: never ask the hub.
     :param index_file: the file without which the hub's cache does not hold the model.
@@ -51,7 +52,9 @@ class LanguageModelSource:
         return f"{self.kind}:{self.model}" + (f"?{urlencode(given)}" if given else "")
 
     def found_revision(self) -> str | None:
-        """The commit of the cached files; of a folder, a digest of its files' names, sizes and times; None when not here."""
+        """The commit of the cached files; of a folder, a digest of its files' names, sizes and times; None
+        when not here.
+        """
         if self.is_folder:
             files = sorted(path for path in Path(self.model).rglob("*") if path.is_file())
             stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]

@@ -1,0 +1,253 @@
+"""The perceptrons of actor and critic: activation, noise predictor, Q-networks, value of a state."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+_SMALL = 3_072
+"""Size of input up to which one slow operation takes less time than seven fast ones."""
+
+
+class Mish(nn.Module):
+    """x tanh(softplus(x)) (Misra, 2020), without the softplus and tanh that make ``nn.Mish`` slow on a
+    CPU.
+    """
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Apply the activation.
+
+        :param x: any shape.
+        :return: the same shape.
+        """
+        if th.compiler.is_exporting() or x.numel() <= _SMALL:  # a program is for any size
+            return F.mish(x)
+        if not th.is_grad_enabled():
+            p = th.sigmoid(x)
+            q = p.mul_(2.0 - p)
+            return q.div_(2.0 - q).mul_(x)
+        return _FastMish.apply(x)  # type: ignore[no-untyped-call]  # torch
+
+
+class _FastMish(th.autograd.Function):
+    """With p = sigmoid(x) and q = p (2 - p): tanh(softplus(x)) = q / (2 - q) =: w, and mish(x) = x w."""
+
+    @staticmethod
+    def forward(ctx: Any, x: th.Tensor) -> th.Tensor:
+        p, w = _gate(x)
+        ctx.save_for_backward(x, p, w)
+        return x * w
+
+    @staticmethod
+    def backward(ctx: Any, *grads: th.Tensor) -> th.Tensor:
+        x, p, w = ctx.saved_tensors
+        if th.is_grad_enabled():  # for a second derivative: what was saved does not know that it came from x
+            p, w = _gate(x)
+        return grads[0] * (w + x * p * (1.0 - w * w))  # d mish / dx, since dw/dx = p (1 - w^2)
+
+
+def _gate(x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    p = th.sigmoid(x)
+    q = p * (2.0 - p)
+    return p, q / (2.0 - q)
+
+
+class PromptedPerceptron(nn.Module):
+    """A multilayer perceptron whose first layer is a sum of linear maps, one for each input.
+
+    That is the same function as one linear map of the concatenation. But the state's share is computed once
+    for all actions and steps of a chain, and the prompt's once for all transitions that share it.
+
+    The arguments of its kinds are: ``feature_dim`` and ``prompt_dim``, as here; ``action_dim``, size of an
+    action; ``net_arch``, widths of the hidden layers (without any it is a linear map); ``activation_fn``,
+    class of the activations; ``layer_norm``, whether a layer norm stands before each of them.
+
+    :param feature_dim: size of what is read of a state, see `StateReader`.
+    :param prompt_dim: size of a prompt vector.
+    :param width: size of the first layer.
+    """
+
+    def __init__(self, feature_dim: int, prompt_dim: int, width: int) -> None:
+        super().__init__()
+        self.from_state = nn.Linear(feature_dim, width)
+        self.from_prompt = nn.Linear(prompt_dim, width, bias=False)
+
+    def condition(self, state: th.Tensor, prompt_vectors: th.Tensor) -> th.Tensor:
+        """Add the shares of state and prompt in the first layer, which are the same for every action.
+
+        :param state: (M, N, width), the states after ``from_state``.
+        :param prompt_vectors: (M, prompt_dim).
+        :return: (M, N, width).
+        """
+        return state + self.from_prompt(prompt_vectors).unsqueeze(1)
+
+
+class Denoiser(PromptedPerceptron):
+    """The noise predictor eps_theta(a_k, k, state, prompt); arguments as in `PromptedPerceptron`.
+
+    :param n_steps: K.
+    :param step_dim: size of the sinusoidal step embedding.
+    """
+
+    step_table: th.Tensor
+
+    def __init__(
+        self,
+        action_dim: int,
+        feature_dim: int,
+        prompt_dim: int,
+        n_steps: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        layer_norm: bool,
+        step_dim: int = 16,
+    ) -> None:
+        sizes = [*net_arch, action_dim]
+        super().__init__(feature_dim, prompt_dim, sizes[0])
+        self.action_dim = action_dim
+        self.from_action = nn.Linear(action_dim, sizes[0], bias=False)
+        self.from_step = nn.Sequential(
+            nn.Linear(step_dim, 2 * step_dim), activation_fn(), nn.Linear(2 * step_dim, sizes[0], bias=False)
+        )
+        self.register_buffer("step_table", sinusoidal_embedding(n_steps, step_dim), persistent=False)
+        self.trunk = _trunk(sizes, activation_fn, nn.LayerNorm if layer_norm else None)
+
+    def step_embeddings(self) -> th.Tensor:
+        """Compute the share of each diffusion step in the first layer.
+
+        :return: (K, width).
+        """
+        return self.from_step(self.step_table)
+
+    def forward(self, noisy_actions: th.Tensor, step_embedding: th.Tensor, condition: th.Tensor) -> th.Tensor:
+        """Predict the noise in actions.
+
+        :param noisy_actions: (M, N, action_dim).
+        :param step_embedding: (M, N, width) or (width,): rows of `step_embeddings`.
+        :param condition: (M, N, width), from `condition`.
+        :return: (M, N, action_dim).
+        """
+        return self.trunk(self.from_action(noisy_actions) + step_embedding + condition)
+
+
+class QEnsemble(PromptedPerceptron):
+    """Q_j(s, a, prompt), j = 1..n, in one batched product per layer; arguments as in `PromptedPerceptron`.
+
+    The layer norms have no learned scale.
+
+    :param n_critics: number of members, which are independent; 2 for the usual twin critic.
+    """
+
+    def __init__(
+        self,
+        action_dim: int,
+        feature_dim: int,
+        prompt_dim: int,
+        n_critics: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        layer_norm: bool,
+    ) -> None:
+        sizes = [*net_arch, 1]
+        super().__init__(feature_dim, prompt_dim, n_critics * sizes[0])
+        self.n_critics = n_critics
+        self.from_action = nn.Linear(action_dim, n_critics * sizes[0], bias=False)
+        norm = _PLAIN_NORM if layer_norm else None
+        self.trunk = _trunk(sizes, activation_fn, norm, partial(EnsembleLinear, n_critics))
+
+    def forward(self, condition: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """Compute the value of each action under each member.
+
+        :param condition: (M, N, n_critics * width), from `condition`.
+        :param actions: (M, N, action_dim), in [-1, 1].
+        :return: (n_critics, M, N).
+        """
+        first = condition + self.from_action(actions)
+        # (M, N, n_critics * width) -> (n_critics, M * N, width)
+        hidden = first.reshape(-1, self.n_critics, first.shape[-1] // self.n_critics).transpose(0, 1)
+        return self.trunk(hidden).view(self.n_critics, *actions.shape[:-1])
+
+
+class EnsembleLinear(nn.Module):
+    """One linear map for each member of an ensemble.
+
+    :param n_members: size of the ensemble.
+    :param n_in: input size.
+    :param n_out: output size.
+    """
+
+    def __init__(self, n_members: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(n_in)  # the default of nn.Linear
+        self.weight = nn.Parameter(th.empty(n_members, n_in, n_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(th.empty(n_members, 1, n_out).uniform_(-bound, bound))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Apply each member's map to its own rows.
+
+        :param x: (n_members, B, n_in).
+        :return: (n_members, B, n_out).
+        """
+        return th.baddbmm(self.bias, x, self.weight)
+
+
+class StateValue(PromptedPerceptron):
+    """V(s, prompt), the value of a state whatever is done in it; arguments as in `PromptedPerceptron`.
+
+    The layer norms have no learned scale.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        prompt_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        layer_norm: bool,
+    ) -> None:
+        sizes = [*net_arch, 1]
+        super().__init__(feature_dim, prompt_dim, sizes[0])
+        self.trunk = _trunk(sizes, activation_fn, _PLAIN_NORM if layer_norm else None)
+
+    def forward(self, condition: th.Tensor) -> th.Tensor:
+        """Compute the value of each state.
+
+        :param condition: (M, N, width), from `condition`.
+        :return: (M, N).
+        """
+        return self.trunk(condition).squeeze(-1)
+
+
+_PLAIN_NORM = partial(nn.LayerNorm, elementwise_affine=False)
+
+
+def _trunk(
+    sizes: Sequence[int],
+    activation_fn: type[nn.Module],
+    norm: Callable[[int], nn.Module] | None,
+    linear: Callable[[int, int], nn.Module] = nn.Linear,
+) -> nn.Sequential:
+    """Make the layers after the first one."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(sizes):
+        layers += [] if norm is None else [norm(n_in)]
+        layers += [activation_fn(), linear(n_in, n_out)]
+    return nn.Sequential(*layers)
+
+
+def sinusoidal_embedding(n_positions: int, dim: int) -> th.Tensor:
+    """Compute sines and cosines of geometrically spaced frequencies (Vaswani et al., 2017).
+
+    :param n_positions: n, for the positions 0 .. n - 1.
+    :param dim: size of an embedding, even, at least 4.
+    :return: (n_positions, dim).
+    """
+    half = dim // 2
+    frequencies = th.exp(-math.log(10_000.0) / (half - 1) * th.arange(half))
+    angles = th.arange(n_positions)[:, None] * frequencies[None]
+    return th.cat([angles.sin(), angles.cos()], dim=1)
