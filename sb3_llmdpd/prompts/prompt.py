@@ -11,14 +11,15 @@ from sb3_llmdpd.data.episodes import Episode
 PROMPT_WINDOW = 16
 """Steps of an example that the networks see, by default."""
 TrajectoryLike = Any
-"""An `Episode`, a `Trajectory`, or a pair (observations, actions); anything else is refused by `Trajectory.of`."""
+"""An `Episode`, a `Trajectory`, or a pair (observations, actions); `Trajectory.of` refuses anything else."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """The (state, action) steps of one example, in environment units; checked like an `Episode`, and read-only.
+    """The (state, action) steps of one example, in environment units; checked like an `Episode`, and
+    read-only.
 
-    :param observations: (L, *obs_shape), or a dict of such arrays; a row behind the last action is left out.
+    :param observations: (L, *obs_shape), or a dict of such arrays; a row after the last action is left out.
     :param actions: (L, action_dim).
     :raises TypeError: on values that are not numbers.
     :raises ValueError: on wrong shapes, NaN, or no step at all.
@@ -29,25 +30,25 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         n_steps = len(self.actions) if np.ndim(self.actions) else 0
-        rows = (
-            {key: _with_last_row(value, n_steps) for key, value in self.observations.items()}
-            if isinstance(self.observations, dict)
-            else _with_last_row(self.observations, n_steps)
-        )
+        rows: Any = self.observations
+        if isinstance(rows, dict):
+            rows = {key: _with_last_row(value, n_steps) for key, value in rows.items()}
+        else:
+            rows = _with_last_row(rows, n_steps)
         checked = Episode(rows, self.actions, np.zeros(n_steps), source="`trajectory`")
         object.__setattr__(self, "observations", take(checked.observations, slice(0, n_steps)))
         object.__setattr__(self, "actions", checked.actions)
 
     def __len__(self) -> int:
-        """The number of steps L."""
+        """Number of steps L."""
         return len(self.actions)
 
     @classmethod
     def of(cls, example: TrajectoryLike) -> "Trajectory":
-        """Read an example in any accepted form; the idle tail behind an episode's success is cut.
+        """Read an example in any accepted form; the idle tail after an episode's success is cut.
 
-        :param example: an `Episode`; a `Trajectory`; or a pair (observations, actions) with as many observations as
-            actions or one more.
+        :param example: an `Episode`; a `Trajectory`; or a pair (observations, actions) with as many
+            observations as actions or one more.
         :return: the steps of the example.
         :raises TypeError: when it is none of these.
         :raises ValueError: on wrong shapes, NaN, or no step at all.
@@ -61,19 +62,21 @@ class Trajectory:
                 "`trajectory` must be an Episode, a Trajectory, or a pair (observations, actions),"
                 f" got {type(example).__name__}"
             )
-        length = example.prompt_length
-        return cls(take(example.observations, slice(0, length)), example.actions[:length])
+        steps = slice(0, example.prompt_length)
+        return cls(take(example.observations, steps), example.actions[steps])
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What conditions the policy on a task.
+    """The condition of the policy on a task.
 
     :param text: one sentence, or None.
     :param trajectory: one example (see `Trajectory.of`), or None.
-    :param text_vector: (text_dim,), in place of ``text``: what the model's own text encoder makes of a sentence; or None.
+    :param text_vector: (text_dim,), vector of a sentence by the model's own text encoder, in place of
+        ``text``; or None.
     :raises TypeError: when one of them has a wrong type.
-    :raises ValueError: when the sentence is empty, the example or the vector malformed, or the sentence given twice.
+    :raises ValueError: when the sentence is empty, the example or the vector malformed, or the sentence given
+        twice.
     """
 
     text: str | None = None
@@ -94,43 +97,41 @@ class Prompt:
 
     @property
     def has_text(self) -> bool:
-        """Whether there is a sentence, in words or as a vector."""
+        """True with a sentence, in words or as a vector."""
         return self.text is not None or self.text_vector is not None
 
     def is_same(self, other: "Prompt") -> bool:
-        """Whether another prompt is certain to mean the same: the same sentence and the very same example object.
+        """Tell whether another prompt is certain to mean the same: the same sentence and the same example
+        object.
 
-        :param other: to compare with.
+        :param other: prompt to compare with.
         :return: False also for two examples that are merely equal, and for a sentence and its vector.
         """
-        same_vector = (
-            self.text_vector is other.text_vector
-            if self.text_vector is None or other.text_vector is None
-            else np.array_equal(self.text_vector, other.text_vector)
-        )
+        mine, its = self.text_vector, other.text_vector
+        same_vector = mine is its if mine is None or its is None else np.array_equal(mine, its)
         return self.text == other.text and self.trajectory is other.trajectory and same_vector
 
 
 def window_steps(lengths: np.ndarray, window: int, offsets: np.ndarray | float = 0.5) -> np.ndarray:
-    """Indices of ``window`` steps spread evenly over the first ``lengths`` steps.
+    """Spread the indices of ``window`` steps evenly over the first ``lengths`` steps.
 
-    The range is cut into ``window`` equal parts, and one step is taken out of each. An example shorter than the window
-    repeats steps, so that every window is full and no mask is needed.
+    The range is cut into ``window`` equal parts, and one step is taken out of each. An example shorter than
+    the window repeats steps, so that every window is full and no mask is needed. Worked example: 10 steps and
+    a window of 4 give the parts [0, 2.5), [2.5, 5), ...; their middles are the steps 1, 3, 6, 8.
 
-    :param lengths: (n,), how many steps each example has, at least 1.
+    :param lengths: (n,), number of steps of each example, at least 1.
     :param window: steps in a window.
-    :param offsets: (n, window) in [0, 1): where in each part the step lies; 0.5 is its middle.
+    :param offsets: (n, window) in [0, 1): place of the step in each part; 0.5 is the middle.
     :return: (n, window), int64, non-decreasing along each row, each in [0, length).
     """
     parts = (np.arange(window) + offsets) / window  # (window,) or (n, window)
     ends = np.asarray(lengths)[:, None]
-    return np.minimum(
-        np.floor(ends * parts).astype(np.int64), ends - 1
-    )  # an offset just below 1 may round up to it
+    # The minimum, since an offset just below 1 may round up to the end.
+    return np.minimum(np.floor(ends * parts).astype(np.int64), ends - 1)
 
 
 def take(observations: Observations, index: Any) -> Observations:
-    """Index the rows of observations, whether they are one array or a dict of arrays.
+    """Index the rows of observations.
 
     :param observations: (n, ...), or a dict of such arrays.
     :param index: any numpy index of the first axis.
@@ -142,7 +143,7 @@ def take(observations: Observations, index: Any) -> Observations:
 
 
 def _checked_vector(vector: Any) -> np.ndarray:
-    """A copy that nobody can change: whether a prompt is the one of before is told by its values."""
+    """Copy a vector into one that nobody can change: prompts are compared by its values."""
     array = np.array(vector)
     if not np.issubdtype(array.dtype, np.number):
         raise TypeError(f"`text_vector` must be an array of numbers, got dtype {array.dtype}")
@@ -155,6 +156,8 @@ def _checked_vector(vector: Any) -> np.ndarray:
 
 
 def _with_last_row(observations: Any, n_steps: int) -> np.ndarray:
-    """An Episode wants to know what followed the last action; no encoder is shown it, so the last row may stand in."""
+    """Repeat the last row where an `Episode` wants the observation after the last action; no encoder sees
+    it.
+    """
     array = np.asarray(observations)
     return np.concatenate([array, array[-1:]]) if array.ndim and len(array) == n_steps else array

@@ -1,20 +1,19 @@
-"""From a batch of prompts to the vectors and tokens that condition actor and critic."""
+"""The encoders that turn a batch of prompts into the vectors and tokens that condition actor and critic."""
 
 from itertools import pairwise
 
 import torch as th
 from torch import nn
 
-from sb3_llmdpd.prompts.trajectory_encoder import TrajectoryEncoder
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding
 
 
 class PromptEncoder(nn.Module):
     """Text and trajectory side by side, with a learned null embedding for whichever is absent.
 
-    z_l = MLP_l(h), h the standardised vector of the frozen language model; z_tau = the projected mean of the encoded
-    steps. Both end in a layer norm, so that neither outweighs the other or the state. There is no z_tau, and no transformer,
-    for a policy that reads the steps of the example one by one.
+    z_l = MLP_l(h), h the standardised vector of the frozen language model; z_tau = the projected mean of the
+    encoded steps. Both end in a layer norm, so that neither outweighs the other or the state. A policy that
+    reads the steps of the example one by one has neither z_tau nor a transformer.
 
     :param text_dim: size of the language model's vectors; 0 for a model without text.
     :param feature_dim: size of a state's features.
@@ -25,8 +24,8 @@ class PromptEncoder(nn.Module):
     :param token_dim: width of the trajectory transformer.
     :param n_layers: layers of the trajectory transformer.
     :param n_heads: heads of the trajectory transformer.
-    :param n_text_layers: linear maps in MLP_l; with a single one, words that are known keep their share of the vector in new
-        combinations.
+    :param n_text_layers: linear maps in MLP_l; with one, known words keep their share of the vector in new
+        sentences.
     """
 
     def __init__(
@@ -48,13 +47,11 @@ class PromptEncoder(nn.Module):
         self.trajectory = None
         if trajectory_embedding_dim:
             self.trajectory = TrajectoryEncoder(feature_dim, action_dim, window, token_dim, n_layers, n_heads)
-            self.pool = nn.Sequential(
-                nn.Linear(token_dim, trajectory_embedding_dim), nn.LayerNorm(trajectory_embedding_dim)
-            )
+            projection = nn.Linear(token_dim, trajectory_embedding_dim)
+            self.pool = nn.Sequential(projection, nn.LayerNorm(trajectory_embedding_dim))
+        # The text's null before the trajectory's: the order of the draws decides what a seed begins with.
         self.null_text = nn.Parameter(0.02 * th.randn(text_embedding_dim))
-        if (
-            trajectory_embedding_dim
-        ):  # behind the text's null: the order of the draws decides what a seed begins with
+        if trajectory_embedding_dim:
             self.null_trajectory = nn.Parameter(0.02 * th.randn(trajectory_embedding_dim))
 
     def forward(self, prompts: PromptBatch, features: th.Tensor) -> PromptEncoding:
@@ -62,24 +59,63 @@ class PromptEncoder(nn.Module):
 
         :param prompts: M prompts, their text vectors standardised.
         :param features: (M, L, feature_dim), normalised features of ``prompts.observations``.
-        :return: vectors of size text_embedding_dim + trajectory_embedding_dim, and the steps, encoded and as they are.
+        :return: vectors of size text_embedding_dim + trajectory_embedding_dim; the steps, encoded and as they
+            are.
         """
-        text = self.null_text.expand(len(prompts.has_text), -1)
+        shown = prompts.has_trajectory
+        vectors = self.null_text.expand(len(shown), -1)
         if self.text is not None and prompts.text_vectors.shape[1]:
-            text = th.where(prompts.has_text[:, None], self.text(prompts.text_vectors), text)
+            vectors = th.where(prompts.has_text[:, None], self.text(prompts.text_vectors), vectors)
         steps = th.cat([features, prompts.actions], dim=-1)  # (M, L, feature_dim + action_dim)
+        tokens = steps[..., :0]
         if self.trajectory is None:
-            return PromptEncoding(text, steps[..., :0], steps, prompts.has_trajectory)
-        if not steps.shape[1]:  # no example is shown, and none has to be encoded
-            trajectory = self.null_trajectory.expand(len(text), -1)
-            return PromptEncoding(
-                th.cat([text, trajectory], dim=1), steps[..., :0], steps, prompts.has_trajectory
-            )
-        tokens = self.trajectory(steps)  # (M, L, token_dim)
-        trajectory = th.where(
-            prompts.has_trajectory[:, None], self.pool(tokens.mean(dim=1)), self.null_trajectory
+            return PromptEncoding(vectors, tokens, steps, shown)
+        if steps.shape[1]:
+            tokens = self.trajectory(steps)  # (M, L, token_dim)
+            trajectory = th.where(shown[:, None], self.pool(tokens.mean(dim=1)), self.null_trajectory)
+        else:  # no example is shown, and none has to be encoded
+            trajectory = self.null_trajectory.expand(len(shown), -1)
+        return PromptEncoding(th.cat([vectors, trajectory], dim=1), tokens, steps, shown)
+
+
+class TrajectoryEncoder(nn.Module):
+    """One token for each (state, action) step of an example, and a transformer encoder over them.
+
+    Windows are always full (`window_steps`), so there is no padding and no mask.
+
+    :param feature_dim: size of a state's features.
+    :param action_dim: size of an action.
+    :param window: L, steps of an example.
+    :param token_dim: width of the transformer.
+    :param n_layers: number of its layers.
+    :param n_heads: number of its heads; must divide ``token_dim``.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        action_dim: int,
+        window: int,
+        token_dim: int = 64,
+        n_layers: int = 2,
+        n_heads: int = 4,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(feature_dim + action_dim, token_dim)
+        self.positions = nn.Parameter(0.02 * th.randn(window, token_dim))
+        layer = nn.TransformerEncoderLayer(  # without dropout
+            token_dim, n_heads, 4 * token_dim, 0.0, "gelu", batch_first=True, norm_first=True
         )
-        return PromptEncoding(th.cat([text, trajectory], dim=1), tokens, steps, prompts.has_trajectory)
+        norm = nn.LayerNorm(token_dim)
+        self.transformer = nn.TransformerEncoder(layer, n_layers, norm, enable_nested_tensor=False)
+
+    def forward(self, steps: th.Tensor) -> th.Tensor:
+        """Encode the steps.
+
+        :param steps: (M, L, feature_dim + action_dim): normalised features, and actions in [-1, 1].
+        :return: (M, L, token_dim).
+        """
+        return self.transformer(self.embed(steps) + self.positions)
 
 
 def _text_map(text_dim: int, text_embedding_dim: int, n_layers: int) -> nn.Sequential:

@@ -1,19 +1,20 @@
-"""Encoders that know which task a sentence stands for and nothing of what it says: controls for text as a prompt."""
+"""Encoders of the task that a sentence stands for, blind to its words: controls for text as a prompt."""
 
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
 from sb3_llmdpd.data.checks import check_texts
 
 REGISTRIES = ("metaworld",)
-"""Whose sentences the encoders here know."""
+"""Names of the collections of known sentences."""
 
 
 class KnownTasks:
-    """The tasks behind known sentences; read at the first use.
+    """The tasks of known sentences; read at the first use.
 
     :param registry: one of ``REGISTRIES``.
     :raises ValueError: on another one.
@@ -21,51 +22,57 @@ class KnownTasks:
 
     def __init__(self, registry: str) -> None:
         if registry not in REGISTRIES:
-            raise ValueError(
-                f"the tasks known by their sentences are those of {', '.join(REGISTRIES)}, got {registry!r}"
-            )
+            known = ", ".join(REGISTRIES)
+            raise ValueError(f"the tasks known by their sentences are those of {known}, got {registry!r}")
         self.registry = registry
 
     @cached_property
     def by_text(self) -> dict[str, str]:
-        """The name of the task that each known sentence stands for."""
-        from sb3_llmdpd.data.metaworld.sentences import (
-            SENTENCES,
-        )  # here, since its package imports the data sources
+        """Name of the task of each known sentence."""
+        # Here, since its package imports the data sources.
+        from sb3_llmdpd.data.metaworld.sentences import SENTENCES
 
         return {text: task for task, texts in SENTENCES.items() for text in texts}
 
     @cached_property
     def names(self) -> list[str]:
-        """Of all tasks, sorted."""
+        """Names of all tasks, sorted."""
         return sorted(set(self.by_text.values()))
 
     @property
     def revision(self) -> str:
-        """A digest of the sentences: what was encoded before a sentence was added or moved no longer counts."""
+        """Digest of the sentences: vectors from before a sentence was added or moved no longer count."""
         return hashlib.sha256(repr(sorted(self.by_text.items())).encode()).hexdigest()[:16]
 
 
-class OneHotTextEncoder:
+class _TaskEncoder:
+    """An encoder of known tasks, named by its kind and their registry."""
+
+    _kind: ClassVar[str]
+
+    def __init__(self, registry: str) -> None:
+        self.tasks = KnownTasks(registry)
+        self.name = f"{self._kind}:{registry}"
+
+    @property
+    def revision(self) -> str:
+        """See `KnownTasks.revision`."""
+        return self.tasks.revision
+
+
+class OneHotTextEncoder(_TaskEncoder):
     """The unit vector of the task that a known sentence stands for; zeros for any other sentence.
 
     :param registry: one of ``REGISTRIES``.
     :raises ValueError: on another one.
     """
 
-    def __init__(self, registry: str) -> None:
-        self.tasks = KnownTasks(registry)
-        self.name = f"one-hot:{registry}"
+    _kind = "one-hot"
 
     @property
     def dim(self) -> int:
-        """The number of tasks."""
+        """Number of tasks."""
         return len(self.tasks.names)
-
-    @property
-    def revision(self) -> str:
-        """See `KnownTasks.revision`."""
-        return self.tasks.revision
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encode sentences.
@@ -78,25 +85,18 @@ class OneHotTextEncoder:
         return np.array(rows, np.float32).reshape(len(rows), self.dim)
 
 
-class RandomTextEncoder:
-    """A fixed random vector for each task, shared by its sentences; one of its own for any sentence that is not known.
+class RandomTextEncoder(_TaskEncoder):
+    """A fixed random vector for each task, shared by its sentences; any other sentence has a vector of its
+    own.
 
-    Of a language model's size and hardly correlated: what a language model's vectors do better is meaning.
+    The vectors have a language model's size and hardly correlate: the difference to its vectors is meaning.
 
     :param registry: one of ``REGISTRIES``.
     :raises ValueError: on another one.
     """
 
+    _kind = "random"
     dim = 384  # MiniLM's
-
-    def __init__(self, registry: str) -> None:
-        self.tasks = KnownTasks(registry)
-        self.name = f"random:{registry}"
-
-    @property
-    def revision(self) -> str:
-        """See `KnownTasks.revision`."""
-        return self.tasks.revision
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encode sentences.
@@ -105,7 +105,7 @@ class RandomTextEncoder:
         :return: (n, dim), float32, standard normal.
         """
         known = self.tasks.by_text
-        # No sentence can be taken for a task: their kinds are part of the seed.
+        # The kind is part of the seed, so that no sentence can be taken for a task.
         seeds = [
             f"task {known[text]}" if text in known else f"sentence {text}"
             for text in check_texts(texts, "`texts`")

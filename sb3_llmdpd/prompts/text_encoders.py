@@ -24,21 +24,22 @@ KNOWN_SPECS = """\
   "sentence-transformers:NAME_OR_PATH"  options revision, dtype, device, local_files_only
   "transformers:NAME_OR_PATH"           the same, and pooling=mean|last, normalize, max_length
   "hashing:DIM"                         hashed character n-grams: for tests, knows no meaning
-  "one-hot:metaworld"                   which of Meta-World's tasks a known sentence names, as a control; zeros for others
-  "random:metaworld"                    a random vector of the task instead, and one of its own for any other sentence
+  "one-hot:metaworld"                   Meta-World task of a known sentence, as a control; zeros for others
+  "random:metaworld"                    a random vector of the task instead; any other sentence has its own
 Options follow a question mark: "transformers:gpt2?pooling=last&dtype=bfloat16&local_files_only=1"."""
-"""What `make_text_encoder` accepts, for help texts and error messages."""
+"""Specs that `make_text_encoder` accepts, for help texts and error messages."""
 
 
 class TextEncoder(Protocol):
     """Turns sentences into vectors of one length, always the same vector for the same sentence.
 
-    An encoder whose weights may change behind its name has a ``revision`` beside this, see `revision_of`.
+    An encoder whose weights may change without a change of its name also has a ``revision``, see
+    `revision_of`.
     """
 
     @property
     def name(self) -> str:
-        """The spec that makes this encoder again through `make_text_encoder`."""
+        """Spec that makes this encoder again through `make_text_encoder`."""
 
     @property
     def dim(self) -> int:
@@ -53,7 +54,8 @@ class TextEncoder(Protocol):
 
 
 class HashingTextEncoder:
-    """Hashed character n-grams, for tests: deterministic, without weights and without any idea of what words mean.
+    """Hashed character n-grams, for tests: deterministic, without weights and without any idea of what words
+    mean.
 
     :param dim: length of the vectors.
     :raises ValueError: when ``dim`` is not positive.
@@ -90,38 +92,39 @@ class HashingTextEncoder:
 def make_text_encoder(spec: str) -> TextEncoder:
     """Make an encoder from its name; its model is loaded at the first use.
 
-    :param spec: ``"minilm"``, ``"sentence-transformers:NAME_OR_PATH"``, ``"transformers:NAME_OR_PATH"``, ``"hashing:DIM"``,
-        ``"one-hot:metaworld"`` or ``"random:metaworld"``, with options as in
+    :param spec: ``"minilm"``, ``"sentence-transformers:NAME_OR_PATH"``, ``"transformers:NAME_OR_PATH"``,
+        ``"hashing:DIM"``, ``"one-hot:metaworld"`` or ``"random:metaworld"``, with options as in
         ``"transformers:gpt2?pooling=last&dtype=bfloat16&device=cpu&local_files_only=1&revision=main"``.
     :return: the encoder.
     :raises TypeError: when ``spec`` is not a string.
     :raises ValueError: on an unknown form, option or value.
     """
     if not isinstance(spec, str):
-        raise TypeError(
-            f"a text encoder is named by a string, got {type(spec).__name__}. Known are:\n{KNOWN_SPECS}"
-        )
+        got = type(spec).__name__
+        raise TypeError(f"a text encoder is named by a string, got {got}. Known are:\n{KNOWN_SPECS}")
     head, _, query = spec.partition("?")
     kind, _, model = head.partition(":")
+
+    def options(readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+        return _read_options(spec, query, readers)
+
     if kind == "minilm" and not model:
-        return MiniLMTextEncoder(**_read_options(spec, query, {}))
+        return MiniLMTextEncoder(**options({}))
     if kind == "hashing" and (model.isdecimal() or not model):
-        return HashingTextEncoder(
-            int(model or HashingTextEncoder.default_dim), **_read_options(spec, query, {})
-        )
+        return HashingTextEncoder(int(model or HashingTextEncoder.default_dim), **options({}))
     if kind == "one-hot" and model in REGISTRIES:
-        return OneHotTextEncoder(model, **_read_options(spec, query, {}))
+        return OneHotTextEncoder(model, **options({}))
     if kind == "random" and model in REGISTRIES:
-        return RandomTextEncoder(model, **_read_options(spec, query, {}))
+        return RandomTextEncoder(model, **options({}))
     if kind == "sentence-transformers" and model:
-        return SentenceTransformersTextEncoder(model, **_read_options(spec, query, _MODEL_OPTIONS))
+        return SentenceTransformersTextEncoder(model, **options(_MODEL_OPTIONS))
     if kind == "transformers" and model:
-        return TransformersTextEncoder(model, **_read_options(spec, query, _MODEL_OPTIONS | _POOLING_OPTIONS))
+        return TransformersTextEncoder(model, **options(_MODEL_OPTIONS | _POOLING_OPTIONS))
     raise ValueError(f"unknown text encoder {spec!r}. Known are:\n{KNOWN_SPECS}")
 
 
 def probe(encoder: TextEncoder) -> np.ndarray:
-    """The encoder's vector of `PROBE_SENTENCE`, by which a swapped encoder is noticed.
+    """Encode `PROBE_SENTENCE`, by whose vector a swapped encoder is noticed.
 
     :param encoder: any encoder.
     :return: (dim,), float32.
@@ -131,29 +134,29 @@ def probe(encoder: TextEncoder) -> np.ndarray:
 
 
 def revision_of(encoder: TextEncoder) -> str | None:
-    """What says, beside its name, which weights an encoder has.
+    """Tell which weights an encoder has, beyond its name.
 
     :param encoder: any encoder.
-    :return: a commit or a digest; ``""`` for an encoder without such a thing; None while nobody can know (a model of the
-        hub that is not on this machine yet).
+    :return: a commit or a digest; ``""`` for an encoder without such a thing; None while nobody can know (a
+        model of the hub that is not on this machine yet).
     """
     revision: str | None = getattr(encoder, "revision", "")
     return revision
 
 
 def check_vectors(vectors: np.ndarray, texts: Sequence[str], encoder: TextEncoder) -> np.ndarray:
-    """Check what an encoder gave.
+    """Check the vectors that an encoder gave.
 
     :param vectors: (n, dim), of any float type.
     :param texts: the n sentences.
-    :param encoder: named in the message.
+    :param encoder: encoder to name in the message.
     :return: (n, dim), float32.
     :raises ValueError: on another shape, NaN or infinity.
     """
-    array = np.asarray(vectors, np.float32)
-    if array.ndim != 2 or len(array) != len(texts):
+    array, n = np.asarray(vectors, np.float32), len(texts)
+    if array.ndim != 2 or len(array) != n:
         raise ValueError(
-            f"text encoder {encoder.name!r} must give ({len(texts)}, dim) for {len(texts)} texts, got {array.shape}"
+            f"text encoder {encoder.name!r} must give ({n}, dim) for {n} texts, got {array.shape}"
         )
     bad = ~np.isfinite(array).all(axis=1)
     if bad.any():
@@ -181,9 +184,8 @@ def _read_options(spec: str, query: str, readers: Mapping[str, Callable[[str], A
     options: dict[str, Any] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in readers:
-            raise ValueError(
-                f"text encoder {spec!r}: unknown option {key!r}, known here are {sorted(readers) or 'none'}"
-            )
+            known = sorted(readers) or "none"
+            raise ValueError(f"text encoder {spec!r}: unknown option {key!r}, known here are {known}")
         try:
             options[key] = readers[key](value)
         except (KeyError, ValueError) as error:

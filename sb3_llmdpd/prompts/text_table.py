@@ -12,15 +12,20 @@ from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder, probe, revision_of
 
 SIMILAR_COSINE = 0.95
-"""Sentences of different tasks that are closer than this deserve a warning."""
+"""Cosine of sentences of different tasks above which a warning is due."""
 
 PROBE_TOLERANCE = 0.02
-"""Largest relative distance of two probe vectors of one encoder: above what another device, dtype or version of the library
-changes, and a tenth of what lies between "open the faucet" and "close the faucet"."""
+"""Largest relative distance of two probe vectors of one encoder.
+
+Another device, dtype or version of the library changes less; "open the faucet" and "close the faucet" differ
+by ten times as much."""
+
+_DATA = ("texts", "encoder_name", "encoder_revision")
+_TENSORS = ("vectors", "probe")
 
 
 class TextTable:
-    """Known sentences with their raw vectors; another sentence is encoded when it is asked for, and then remembered.
+    """Known sentences with their raw vectors; any other sentence is encoded at its first use, and remembered.
 
     Looking up a known sentence needs no language model.
 
@@ -28,8 +33,8 @@ class TextTable:
     :param vectors: (n, dim), raw: not standardised.
     :param encoder_name: spec of the encoder they come from (see `make_text_encoder`).
     :param probe: (dim,), the encoder's vector of `PROBE_SENTENCE`.
-    :param encoder_revision: which weights it had, where that is known (see `revision_of`).
-    :param encoder: used for other sentences instead of one made from ``encoder_name``.
+    :param encoder_revision: weights of that encoder, where they are known (see `revision_of`).
+    :param encoder: encoder of other sentences, in place of one made from ``encoder_name``.
     :raises ValueError: when the parts do not fit together.
     """
 
@@ -48,16 +53,15 @@ class TextTable:
         self.probe = _read_only(probe)
         self.encoder_name = encoder_name
         self.encoder_revision = encoder_revision
-        if self.probe.ndim != 1 or self.vectors.shape != (len(self.texts), len(self.probe)):
+        n = len(self.texts)
+        if self.probe.ndim != 1 or self.vectors.shape != (n, len(self.probe)):
             raise ValueError(
-                f"a table of {len(self.texts)} texts needs `vectors` ({len(self.texts)}, dim) and `probe` (dim,),"
+                f"a table of {n} texts needs `vectors` ({n}, dim) and `probe` (dim,),"
                 f" got {self.vectors.shape} and {self.probe.shape}"
             )
         self._index = {text: i for i, text in enumerate(self.texts)}
-        if len(self._index) < len(self.texts):
-            raise ValueError(
-                f"the {len(self.texts)} texts of a table must differ, only {len(self._index)} do"
-            )
+        if len(self._index) < n:
+            raise ValueError(f"the {n} texts of a table must differ, only {len(self._index)} do")
         self._encoder = encoder
         self._encoder_is_checked = False
         self._other_vectors: dict[str, np.ndarray] = {}
@@ -66,28 +70,21 @@ class TextTable:
     def encode(cls, texts: Sequence[str] | Mapping[str, Sequence[str]], encoder: TextEncoder) -> "TextTable":
         """Encode sentences into a table.
 
-        :param texts: sentences, or the sentences of each task by its name; then a warning names those of different tasks that
-            are the same, or hardly differ in the encoder's eyes.
-        :param encoder: encodes them, and later others.
+        :param texts: sentences, or the sentences of each task by its name; then a warning names those of
+            different tasks that are the same, or hardly differ in the encoder's eyes.
+        :param encoder: encoder of these, and later of other sentences.
         :return: the table of the distinct sentences, in order of first appearance.
         :raises ValueError: on an empty sentence, or when the encoder gives NaN or a wrong shape.
         """
         by_task = texts if isinstance(texts, Mapping) else {"": texts}
         checked = {
-            task: check_texts(of_task, f"task {task!r}" if task else "`texts`")
-            for task, of_task in by_task.items()
+            task: check_texts(own, f"task {task!r}" if task else "`texts`") for task, own in by_task.items()
         }
-        distinct = tuple(dict.fromkeys(text for of_task in checked.values() for text in of_task))
-        probe_vector = check_vectors(probe(encoder)[None], ["the probe sentence"], encoder)[0]
+        distinct = tuple(dict.fromkeys(text for own in checked.values() for text in own))
+        probed = check_vectors(probe(encoder)[None], ["the probe sentence"], encoder)[0]
         vectors = check_vectors(encoder.encode(distinct), distinct, encoder)
-        table = cls(
-            distinct,
-            vectors,
-            encoder.name,
-            probe_vector,
-            encoder_revision=revision_of(encoder),
-            encoder=encoder,
-        )
+        revision = revision_of(encoder)
+        table = cls(distinct, vectors, encoder.name, probed, encoder_revision=revision, encoder=encoder)
         table._encoder_is_checked = True
         table._warn_of_similar_tasks(checked)
         return table
@@ -98,44 +95,39 @@ class TextTable:
         return len(self.probe)
 
     def __len__(self) -> int:
-        """The number of known sentences."""
+        """Number of known sentences."""
         return len(self.texts)
 
     def index(self, text: str) -> int | None:
-        """The row of a known sentence.
+        """Find the row of a known sentence.
 
-        :param text: compared to the letter, but for white space around it.
+        :param text: sentence, compared to the letter but for white space around it.
         :return: its row in `texts` and `vectors`, None when it is not known.
         """
         return self._index.get(text.strip())
 
     def lookup(self, texts: Sequence[str]) -> np.ndarray:
-        """The raw vectors of sentences, known or not.
+        """Look up the raw vectors of sentences, known or not.
 
         :param texts: m sentences.
         :return: (m, dim), float32.
-        :raises ValueError: on an empty sentence; when the encoder cannot be made again, or its vectors differ from those
-            of training.
+        :raises ValueError: on an empty sentence; when the encoder cannot be made again, or its vectors differ
+            from those of training.
         """
         sentences = check_texts(texts, "`texts`")
-        others = [
-            text
-            for text in dict.fromkeys(sentences)
-            if text not in self._index and text not in self._other_vectors
-        ]
+        distinct = dict.fromkeys(sentences)
+        others = [text for text in distinct if text not in self._index and text not in self._other_vectors]
         if others:
             encoder = self._checked_encoder()
-            self._other_vectors.update(
-                zip(others, check_vectors(encoder.encode(others), others, encoder), strict=True)
-            )
-        rows = [
-            self.vectors[self._index[text]] if text in self._index else self._other_vectors[text]
-            for text in sentences
-        ]
-        return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
+            vectors = check_vectors(encoder.encode(others), others, encoder)
+            self._other_vectors.update(zip(others, vectors, strict=True))
+        if not sentences:
+            return np.zeros((0, self.dim), np.float32)
+        known, other = self._index, self._other_vectors
+        return np.stack([self.vectors[known[text]] if text in known else other[text] for text in sentences])
 
     def extended(self, texts: Sequence[str]) -> "TextTable":
-        """The table with more sentences.
+        """Make a table with more sentences.
 
         :param texts: sentences, known or not.
         :return: a table that knows them all, the known ones first; this one when there is nothing new.
@@ -144,19 +136,14 @@ class TextTable:
         new = [text for text in dict.fromkeys(check_texts(texts, "`texts`")) if text not in self._index]
         if not new:
             return self
-        table = TextTable(
-            (*self.texts, *new),
-            np.concatenate([self.vectors, self.lookup(new)]),
-            self.encoder_name,
-            self.probe,
-            encoder_revision=self.encoder_revision,
-            encoder=self._encoder,
-        )
+        tensors = {"vectors": np.concatenate([self.vectors, self.lookup(new)]), "probe": self.probe}
+        data = self.to_dict() | {"texts": [*self.texts, *new]}
+        table = TextTable.from_parts(data, tensors, self._encoder)
         table._encoder_is_checked = True  # by `lookup`
         return table
 
     def nearest(self, text: str) -> tuple[str, float]:
-        """The known sentence that means most nearly the same, in the encoder's eyes.
+        """Find the known sentence that is nearest in meaning, in the encoder's eyes.
 
         :param text: any sentence.
         :return: the known sentence, and the cosine of the angle between both.
@@ -169,44 +156,33 @@ class TextTable:
         return self.texts[best], float(cosines[best])
 
     def to_dict(self) -> dict[str, Any]:
-        """What of the table is JSON; `tensors` is the rest."""
-        return {
-            "texts": list(self.texts),
-            "encoder_name": self.encoder_name,
-            "encoder_revision": self.encoder_revision,
-        }
+        """Give the part of the table that is JSON; `tensors` is the rest."""
+        return {name: getattr(self, name) for name in _DATA} | {"texts": list(self.texts)}
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """What of the table is arrays: ``vectors`` (n, dim) and ``probe`` (dim,), float32."""
-        return {"vectors": self.vectors, "probe": self.probe}
+        """Give the arrays of the table: ``vectors`` (n, dim) and ``probe`` (dim,), float32."""
+        return {name: getattr(self, name) for name in _TENSORS}
 
     @classmethod
     def from_parts(
         cls, data: Mapping[str, Any], tensors: Mapping[str, np.ndarray], encoder: TextEncoder | None = None
     ) -> "TextTable":
-        """Put a table together again.
+        """Put a table together again; no encoder is made yet.
 
-        :param data: from `to_dict`.
-        :param tensors: from `tensors`.
-        :param encoder: for other sentences, where the one of training has moved or is not made by `make_text_encoder`.
-        :return: the table; no encoder is made yet.
+        :param data: mapping from `to_dict`.
+        :param tensors: mapping from `tensors`.
+        :param encoder: encoder of other sentences, where that of training has moved or `make_text_encoder`
+            has none.
+        :return: the table.
         :raises ValueError: when a part is missing or does not fit.
         """
-        missing = ({"texts", "encoder_name", "encoder_revision"} - set(data)) | (
-            {"vectors", "probe"} - set(tensors)
-        )
+        parts = {name: data[name] for name in _DATA if name in data}
+        parts |= {name: tensors[name] for name in _TENSORS if name in tensors}
+        missing = {*_DATA, *_TENSORS} - parts.keys()
         if missing:
-            raise ValueError(
-                f"the table of task texts lacks {', '.join(sorted(missing))}; the file was not written whole"
-            )
-        return cls(
-            data["texts"],
-            tensors["vectors"],
-            data["encoder_name"],
-            tensors["probe"],
-            encoder_revision=data["encoder_revision"],
-            encoder=encoder,
-        )
+            names = ", ".join(sorted(missing))
+            raise ValueError(f"the table of task texts lacks {names}; the file was not written whole")
+        return cls(**parts, encoder=encoder)
 
     def _checked_encoder(self) -> TextEncoder:
         if self._encoder is None:
@@ -218,46 +194,44 @@ class TextTable:
 
     def _check_encoder(self, encoder: TextEncoder) -> None:
         found = probe(encoder)
-        same_dim = found.shape == self.probe.shape
-        # A probe of zeros, from an encoder of labels, has no length to measure by.
-        length = float(np.linalg.norm(self.probe)) or 1.0
-        distance = float(np.linalg.norm(found - self.probe)) / length if same_dim else np.inf
-        if not distance <= PROBE_TOLERANCE:
-            detail = (
-                f"relative distance {distance:.3g}"
-                if same_dim
-                else f"dimension {len(found)} instead of {self.dim}"
-            )
-            raise ValueError(
-                f"this model was trained with encoder {self.encoder_name!r} (revision {self.encoder_revision or 'unknown'}),"
-                f" whose vectors differ from those of {encoder.name!r} (revision {revision_of(encoder) or 'unknown'}) as found"
-                f" here: {detail} on a probe sentence. Put the encoder of training back, or use one of the {len(self)} known"
-                " sentences, which need no encoder"
-            )
+        if found.shape == self.probe.shape:
+            # A probe of zeros, from an encoder of labels, has no length to measure by.
+            length = float(np.linalg.norm(self.probe)) or 1.0
+            distance = float(np.linalg.norm(found - self.probe)) / length
+            if distance <= PROBE_TOLERANCE:
+                return
+            detail = f"relative distance {distance:.3g}"
+        else:
+            detail = f"dimension {len(found)} instead of {self.dim}"
+        raise ValueError(
+            f"this model was trained with encoder {self.encoder_name!r} (revision"
+            f" {self.encoder_revision or 'unknown'}), whose vectors differ from those of {encoder.name!r}"
+            f" (revision {revision_of(encoder) or 'unknown'}) as found here: {detail} on a probe sentence."
+            f" Put the encoder of training back, or use one of the {len(self)} known sentences,"
+            " which need no encoder"
+        )
 
     def _warn_of_similar_tasks(self, texts_by_task: Mapping[str, Sequence[str]]) -> None:
         tasks_of = {
             text: {task for task, texts in texts_by_task.items() if text in texts} for text in self.texts
         }
-        shared = [
-            f"{text!r} stands for {sorted(names)}" for text, names in tasks_of.items() if len(names) > 1
-        ]
+        found = [f"{text!r} stands for {sorted(tasks)}" for text, tasks in tasks_of.items() if len(tasks) > 1]
         # Sentences of zeros, which an encoder of labels does not know, are all alike to it.
         is_zero = ~self.vectors.any(axis=1, keepdims=True)
         unit = np.hstack([unit_length(self.vectors), is_zero])
         cosines = np.triu(unit @ unit.T, k=1)  # (n, n), each pair once
         pairs = sorted(np.argwhere(cosines > SIMILAR_COSINE), key=lambda pair: -cosines[tuple(pair)])
-        close = [
+        found += [
             f"{self.texts[i]!r} and {self.texts[j]!r} (cosine {cosines[i, j]:.3f})"
             for i, j in pairs
             if tasks_of[self.texts[i]].isdisjoint(tasks_of[self.texts[j]])
         ]
-        found = shared + close
         if found:
             more = f", and {len(found) - 5} more" if len(found) > 5 else ""
             warnings.warn(
-                f"encoder {self.encoder_name!r} hardly tells the texts of different tasks apart: {'; '.join(found[:5])}{more}."
-                " A policy told by text alone will mix them up; word them further apart, or give an example trajectory",
+                f"encoder {self.encoder_name!r} hardly tells the texts of different tasks apart:"
+                f" {'; '.join(found[:5])}{more}. A policy told by text alone will mix them up;"
+                " word them further apart, or give an example trajectory",
                 stacklevel=3,
             )
 
