@@ -1,5 +1,6 @@
 """The batches that travel from the replay buffer and `predict` to the networks."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch as th
@@ -8,25 +9,29 @@ TensorObs = th.Tensor | dict[str, th.Tensor]
 """Observations of a batch: (B, *obs_shape), or a dict of such tensors."""
 
 Metrics = dict[str, th.Tensor]
-"""What a loss reports: scalars that stay on the device until they are logged."""
+"""Metrics of a loss: scalars that stay on the device until they are logged."""
 
 
 class PromptBatch(NamedTuple):
-    """M prompts. A prompt that lacks its text or its trajectory says so, and nothing reads what it holds there."""
+    """M prompts. Where a flag says that text or trajectory is absent, nothing reads the values in its
+    place.
+    """
 
     text_vectors: th.Tensor
-    """(M, text_dim), raw vectors of the frozen text encoder; (M, 0) where none is shown."""
+    """(M, text_dim), raw vectors of the frozen text encoder; (M, 0) where no sentence is shown."""
     has_text: th.Tensor
     """(M,), bool."""
     observations: TensorObs
-    """(M * L, *obs_shape), environment units: the L steps of each example, prompt after prompt; L = 0 where none is shown."""
+    """(M * L, *obs_shape), environment units: the L steps of each example, prompt after prompt.
+
+    L = 0 where no example is shown."""
     actions: th.Tensor
     """(M, L, action_dim), in [-1, 1]."""
     has_trajectory: th.Tensor
     """(M,), bool."""
 
     def dropped(self, drop_text: th.Tensor, drop_trajectory: th.Tensor) -> "PromptBatch":
-        """The same prompts without some texts and some trajectories.
+        """Take some texts and some trajectories away.
 
         :param drop_text: (M,), bool, True where the text is taken away.
         :param drop_trajectory: (M,), bool, True where the trajectory is taken away.
@@ -37,31 +42,23 @@ class PromptBatch(NamedTuple):
         )
 
     def without_examples(self) -> "PromptBatch":
-        """The sentences alone: L = 0, so that no step of an example has to be encoded.
-
-        :return: prompts without trajectories.
-        """
-        observations = self.observations
-        none = (
-            {key: value[:0] for key, value in observations.items()}
-            if isinstance(observations, dict)
-            else observations[:0]
+        """Keep the sentences alone: L = 0, so that no step of an example has to be encoded."""
+        return self._replace(
+            observations=_map(lambda rows: rows[:0], self.observations),
+            actions=self.actions[:, :0],
+            has_trajectory=th.zeros_like(self.has_trajectory),
         )
-        has_none = th.zeros_like(self.has_trajectory)
-        return self._replace(observations=none, actions=self.actions[:, :0], has_trajectory=has_none)
 
     def without_texts(self) -> "PromptBatch":
-        """The examples alone: text_dim = 0, so that no sentence has to be encoded.
-
-        :return: prompts without sentences.
-        """
+        """Keep the examples alone: text_dim = 0, so that no sentence has to be encoded."""
         return self._replace(text_vectors=self.text_vectors[:, :0], has_text=th.zeros_like(self.has_text))
 
     def dropped_at_random(
         self, draws: th.Tensor, text_dropout: float, trajectory_dropout: float, pair_dropout: float
     ) -> "PromptBatch":
-        """The same prompts without a share of the texts and of the trajectories, independently; and of what then still has
-        both, without a further share of the texts.
+        """Take a share of the texts and of the trajectories away, independently.
+
+        A prompt that still has both then loses its text with a further probability.
 
         :param draws: (2, M), uniform in [0, 1).
         :param text_dropout: share of the texts.
@@ -94,7 +91,7 @@ class PromptReplayBufferSamples(NamedTuple):
     """M prompts, each from another episode of its transitions' task."""
 
     def leading(self, n: int) -> "PromptReplayBufferSamples":
-        """The same prompts with only the first of their transitions.
+        """Keep the first transitions of each prompt.
 
         :param n: transitions to keep of each prompt.
         :return: M * n transitions.
@@ -104,13 +101,10 @@ class PromptReplayBufferSamples(NamedTuple):
         def kept(rows: th.Tensor) -> th.Tensor:
             return rows.unflatten(0, (n_prompts, -1))[:, :n].flatten(0, 1)
 
-        def kept_observations(rows: TensorObs) -> TensorObs:
-            return {key: kept(value) for key, value in rows.items()} if isinstance(rows, dict) else kept(rows)
-
         return self._replace(
-            observations=kept_observations(self.observations),
+            observations=_map(kept, self.observations),
             actions=kept(self.actions),
-            next_observations=kept_observations(self.next_observations),
+            next_observations=_map(kept, self.next_observations),
             dones=kept(self.dones),
             rewards=kept(self.rewards),
         )
@@ -120,9 +114,11 @@ class PromptEncoding(NamedTuple):
     """M encoded prompts."""
 
     vectors: th.Tensor
-    """(M, prompt_dim): text and trajectory vectors side by side, or that of the text alone."""
+    """(M, prompt_dim): text and trajectory vectors side by side, or the text's vectors alone."""
     tokens: th.Tensor
-    """(M, L, token_dim): the encoded steps of each example, for cross-attention; (M, L, 0) for nearest steps."""
+    """(M, L, token_dim): the encoded steps of each example, for cross-attention; (M, L, 0) for nearest
+    steps.
+    """
     steps: th.Tensor
     """(M, L, features_dim + action_dim): the steps as they are, states standardised, for nearest steps."""
     has_trajectory: th.Tensor
@@ -130,12 +126,16 @@ class PromptEncoding(NamedTuple):
 
 
 def to_device(observations: Any, device: th.device) -> TensorObs:
-    """Numpy observations as tensors.
+    """Move observations to a device, as tensors.
 
-    :param observations: (n, *obs_shape), or a dict of such arrays.
-    :param device: where to.
+    :param observations: (n, *obs_shape), or a dict of such arrays or tensors.
+    :param device: target device.
     :return: the same structure of tensors.
     """
+    return _map(lambda rows: th.as_tensor(rows).to(device), observations)
+
+
+def _map(function: Callable[[Any], th.Tensor], observations: Any) -> TensorObs:
     if isinstance(observations, dict):
-        return {key: th.as_tensor(value).to(device) for key, value in observations.items()}
-    return th.as_tensor(observations).to(device)
+        return {key: function(value) for key, value in observations.items()}
+    return function(observations)

@@ -24,8 +24,14 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from sb3_llmdpd import LLMDPD, Prompt
-from sb3_llmdpd.checkpoint.spaces import MAX_ENTRIES, space_from_json, space_to_json
-from sb3_llmdpd.checkpoint.values import from_json, no_custom_objects, to_json
+from sb3_llmdpd.checkpoint.values import (
+    MAX_ENTRIES,
+    from_json,
+    no_custom_objects,
+    space_from_json,
+    space_to_json,
+    to_json,
+)
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged
 
 OBSERVATIONS = np.zeros((2, 5), np.float32)

@@ -31,7 +31,7 @@ from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, CosineSchedule, LLMDPDPolicy, Prompt, checkpoint
 from sb3_llmdpd.checkpoint import container
-from sb3_llmdpd.checkpoint.optimizers import optimizer_to_parts
+from sb3_llmdpd.checkpoint.networks import optimizer_to_parts
 from sb3_llmdpd.llmdpd.llmdpd import SAVED_ARGUMENTS
 from sb3_llmdpd.llmdpd.saving import OPTIMIZERS, optimizer_of
 

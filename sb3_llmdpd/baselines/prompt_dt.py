@@ -15,9 +15,15 @@ from sb3_llmdpd.baselines.memory import Memory
 from sb3_llmdpd.baselines.prompt_dt_network import PromptDTNetwork
 from sb3_llmdpd.baselines.segments import SegmentBuffer
 from sb3_llmdpd.checkpoint import Checkpoint, FileLike
-from sb3_llmdpd.checkpoint.networks import SPACES, arguments_of, check_weights
-from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
-from sb3_llmdpd.checkpoint.values import from_json, no_custom_objects, to_json
+from sb3_llmdpd.checkpoint.networks import arguments_of, check_weights
+from sb3_llmdpd.checkpoint.values import (
+    SPACES,
+    from_json,
+    no_custom_objects,
+    space_from_json,
+    space_to_json,
+    to_json,
+)
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.loading import DatasetLike, load_dataset
 from sb3_llmdpd.evaluation.rollouts import Act

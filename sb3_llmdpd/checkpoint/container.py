@@ -1,4 +1,4 @@
-"""The zip around a model: which members it may have, and the checks that come before anything in it is used."""
+"""The zip around a model: the members it may have, and the checks that come before anything in it is used."""
 
 import io
 import json
@@ -26,11 +26,11 @@ _TENSORS = re.compile(r"([a-z_.]+)\.safetensors")
 _TEXTS = (DATA, SB3_VERSION, SYSTEM_INFO)
 _HEADER = {"format_version": FORMAT_VERSION, "sb3_llmdpd_version": __version__}
 _DATE = (1980, 1, 1, 0, 0, 0)
-"""Of every member: the same model gives the same bytes."""
+"""Date of every member: the same model gives the same bytes."""
 
 
 class Parts(dict[str, Any]):
-    """Parts by name, of which none that is asked for may be missing."""
+    """Parts by name; a part that is asked for must be there."""
 
     def __missing__(self, name: str) -> NoReturn:
         raise ValueError(f"this is not a whole model file of sb3_llmdpd: it lacks {name!r}")
@@ -38,11 +38,12 @@ class Parts(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a model file holds.
+    """Contents of a model file.
 
     :param data: JSON: arguments of the constructor, counters, spaces, states of the generators.
-    :param tensors: named groups of tensors: ``policy``, ``actor.optimizer``, ``critic.optimizer``, ``text_table``, ...
-    :param system_info: what SB3 says about the machine that wrote the file.
+    :param tensors: named groups of tensors: ``policy``, ``actor.optimizer``, ``critic.optimizer``,
+        ``text_table``, ...
+    :param system_info: SB3's words on the machine that wrote the file.
     """
 
     data: dict[str, Any]
@@ -51,14 +52,11 @@ class Checkpoint:
 
 
 def write(checkpoint: Checkpoint, path: FileLike) -> pathlib.Path | None:
-    """Write a model file, whole or not at all.
+    """Write a model file, whole or not at all: a crash or a full disk leaves the file of before.
 
-    It is written under a temporary name beside its place and then renamed, so that a crash or a full disk leaves the
-    file of before.
-
-    :param checkpoint: what to write.
+    :param checkpoint: contents to write.
     :param path: a path (``.zip`` is added where there is no suffix), or a binary file open for writing.
-    :return: where it is; None when ``path`` is an open file.
+    :return: path of the file; None when ``path`` is an open file.
     :raises OSError: when the place cannot be written to, or the disk is full.
     """
     if isinstance(path, io.BufferedIOBase):
@@ -76,7 +74,8 @@ def read(path: FileLike) -> Checkpoint:
     :param path: a path (with or without ``.zip``), or a binary file open for reading.
     :return: its contents.
     :raises FileNotFoundError: when there is no such file.
-    :raises ValueError: when it is damaged, not a model of this package, pickled, or of an unknown format version.
+    :raises ValueError: when it is damaged, not a model of this package, pickled, or of an unknown format
+        version.
     """
     shown = shown_path(path)
     try:
@@ -101,7 +100,7 @@ def read(path: FileLike) -> Checkpoint:
 def existing(path: FileLike) -> pathlib.Path | None:
     """Find a model file.
 
-    :param path: with or without its suffix.
+    :param path: path, with or without its suffix.
     :return: the path that is there; None for an open file.
     :raises FileNotFoundError: when there is none.
     """
@@ -114,11 +113,7 @@ def existing(path: FileLike) -> pathlib.Path | None:
 
 
 def shown_path(path: FileLike) -> pathlib.Path | str:
-    """How messages call a model file.
-
-    :param path: of `read`.
-    :return: the path, or words for an open file.
-    """
+    """Name a model file for a message: by its path, or by words for an open file."""
     return existing(path) or "the model file"
 
 
@@ -127,10 +122,10 @@ class _Refused(ValueError):
 
 
 def _members(file: FileLike) -> tuple[dict[str, bytes], list[str]]:
-    """The contents of the members that a model file has, and the names of others.
+    """Read the members that a model file has, and list the names of others.
 
-    Nothing is compressed in a model file. So no member can be larger than the file, nor all of them together unless they
-    overlap, and a small file cannot unfold into a large one.
+    Nothing is compressed in a model file. So no member can be larger than the file, nor all of them together
+    unless they overlap, and a small file cannot unfold into a large one.
     """
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
@@ -155,16 +150,18 @@ def _refuse_pickled(data: dict[str, Any], shown: pathlib.Path | str) -> None:
     pickled = [key for key, value in data.items() if '":serialized:":' in json.dumps(value)]
     if pickled:
         raise _Refused(
-            f"{shown} holds pickled objects ({', '.join(pickled)}), which could execute anything when loaded, and is refused;"
-            " it is a model of another Stable-Baselines3 algorithm: load it with that algorithm, if you trust its source"
+            f"{shown} holds pickled objects ({', '.join(pickled)}), which could execute anything when loaded,"
+            " and is refused; it is a model of another Stable-Baselines3 algorithm: load it with that"
+            " algorithm, if you trust its source"
         )
 
 
 def _check_version(data: dict[str, Any], shown: pathlib.Path | str) -> None:
     if data.get("format_version") != FORMAT_VERSION:
+        writer = data.get("sb3_llmdpd_version", "which it does not name")
         raise _Refused(
-            f"{shown} has format version {data.get('format_version')!r}, and sb3_llmdpd {__version__} reads version"
-            f" {FORMAT_VERSION}; install the version that wrote it, {data.get('sb3_llmdpd_version', 'which it does not name')}"
+            f"{shown} has format version {data.get('format_version')!r}, and sb3_llmdpd {__version__}"
+            f" reads version {FORMAT_VERSION}; install the version that wrote it, {writer}"
         )
 
 
@@ -176,10 +173,8 @@ def _write_zip(checkpoint: Checkpoint, file: Any) -> None:
         # NaN and Infinity are no JSON: `values.to_json` has words for them.
         add(DATA, json.dumps({**_HEADER, **checkpoint.data}, indent=1, allow_nan=False))
         for name, tensors in checkpoint.tensors.items():
-            add(
-                f"{name}.safetensors",
-                save_safetensors({key: tensor.contiguous() for key, tensor in tensors.items()}),
-            )
+            contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+            add(f"{name}.safetensors", save_safetensors(contiguous))
         add(SB3_VERSION, stable_baselines3.__version__)
         add(SYSTEM_INFO, get_system_info(print_info=False)[1])
 

@@ -1,4 +1,4 @@
-"""Weights that fit their network, and networks that are saved by themselves: SB3's would pickle their arguments."""
+"""Networks and their optimisers in a model file, without the pickles of SB3's own saving."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -9,17 +9,22 @@ from stable_baselines3.common.utils import get_device
 from torch import nn
 
 from sb3_llmdpd.checkpoint.container import Checkpoint, FileLike, Tensors, read, shown_path, write
-from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
-from sb3_llmdpd.checkpoint.values import custom_objects, from_json, to_json
-
-SPACES = ("observation_space", "action_space")
+from sb3_llmdpd.checkpoint.values import (
+    SPACES,
+    custom_objects,
+    from_json,
+    no_custom_objects,
+    space_from_json,
+    space_to_json,
+    to_json,
+)
 
 
 def check_weights(make: Callable[[], nn.Module], weights: Tensors) -> None:
     """Refuse weights that are not those of a network, before memory is taken for it.
 
-    :param make: makes the network.
-    :param weights: by name.
+    :param make: maker of the network.
+    :param weights: weights by name.
     :raises ValueError: when names, shapes or kinds differ, or a weight is not finite.
     """
     with th.device("meta"):  # shapes alone: a few bytes in a file must not ask for all of the memory
@@ -36,24 +41,23 @@ def check_weights(make: Callable[[], nn.Module], weights: Tensors) -> None:
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
-    """The module behind ``torch.compile``, whose names of weights are those of the file.
+    """Unwrap ``torch.compile``, so that the names of weights are those of the file.
 
-    :param module: any.
-    :return: the module itself where it is not compiled.
+    :param module: any module.
+    :return: the module inside; the module itself where it is not compiled.
     """
     return getattr(module, "_orig_mod", module)
 
 
 def arguments_of(local_variables: dict[str, Any], *left_out: str) -> dict[str, Any]:
-    """The arguments of a constructor, from its ``locals()`` in its first line.
+    """Collect the arguments of a constructor, from its ``locals()`` in its first line.
 
-    :param local_variables: of the constructor.
-    :param left_out: names that another one than the caller gives.
+    :param local_variables: ``locals()`` of the constructor.
+    :param left_out: names that the file does not hold.
     :return: the arguments by name.
     """
-    return {
-        key: value for key, value in local_variables.items() if key not in ("self", "__class__", *left_out)
-    }
+    others = {"self", "__class__", *left_out}
+    return {key: value for key, value in local_variables.items() if key not in others}
 
 
 class SavedNetwork(BaseModel):
@@ -69,12 +73,9 @@ class SavedNetwork(BaseModel):
 
         :param path: as for `LLMDPD.save`.
         """
-        arguments = self._arguments
-        data = {
-            "network": type(self).__name__,
-            "arguments": {name: to_json(value) for name, value in arguments.items() if name not in SPACES},
-            **{name: space_to_json(arguments[name]) for name in SPACES},
-        }
+        arguments = {name: to_json(value) for name, value in self._arguments.items() if name not in SPACES}
+        own_spaces = {name: space_to_json(self._arguments[name]) for name in SPACES}
+        data = {"network": type(self).__name__, "arguments": arguments, **own_spaces}
         write(Checkpoint(data, {"network": self.state_dict()}), path)
 
     @classmethod
@@ -83,8 +84,8 @@ class SavedNetwork(BaseModel):
     ) -> Self:
         """Read a network. Nothing in the file is executed.
 
-        :param path: of `save`.
-        :param device: where to.
+        :param path: file of `save`.
+        :param device: target device.
         :param custom: classes of your own that the network was built with, by the name of the argument.
         :return: the network.
         :raises ValueError: when the file is damaged, foreign, or of another network.
@@ -109,3 +110,76 @@ class SavedNetwork(BaseModel):
     @classmethod
     def _remade(cls, arguments: dict[str, Any]) -> Self:
         return cls(**arguments)
+
+
+def optimizer_to_parts(optimizer: th.optim.Optimizer) -> tuple[Any, Tensors]:
+    """Split an optimiser's state.
+
+    :param optimizer: any of ``torch.optim``.
+    :return: the parameter groups as JSON, and the tensors by ``"<parameter>.<entry>"``.
+    """
+    state = optimizer.state_dict()
+    tensors = {
+        f"{index}.{key}": value
+        for index, entries in state["state"].items()
+        for key, value in entries.items()
+        if isinstance(value, th.Tensor)
+    }
+    groups = state["param_groups"]
+    for group in groups:
+        if isinstance(group["lr"], th.Tensor):  # in a CUDA graph; the file holds the settings outside of it
+            group.update(lr=float(group["lr"]), capturable=False)
+    return to_json(groups), tensors
+
+
+def restore_optimizer(optimizer: th.optim.Optimizer, groups: Any, tensors: Tensors) -> None:
+    """Bring an optimiser to the state of another one.
+
+    :param optimizer: optimiser of the same parameters, whose values may change: restore them afterwards.
+    :param groups: groups from `optimizer_to_parts`.
+    :param tensors: tensors from `optimizer_to_parts`.
+    :raises ValueError: when the state does not fit the parameters; torch would notice at the first step, if
+        at all.
+    """
+    groups = from_json(groups, "param_groups", no_custom_objects)
+    fresh = optimizer.state_dict()["param_groups"]
+    if [_kinds(group) for group in groups] != [_kinds(group) for group in fresh]:
+        raise ValueError("the file's groups of parameters are not those of the optimiser")
+    expected = _state_of_a_step(optimizer)
+    state: dict[int, Tensors] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    for number, entries in state.items():
+        found, wanted = _shapes(entries), _shapes(expected[number])
+        if found != wanted:
+            raise ValueError(
+                f"the state of parameter {number} is {found} in the file, and {wanted} in the optimiser"
+            )
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _kinds(group: dict[str, Any]) -> dict[str, Any]:
+    """Take from a group what may not differ: its parameters, and the kinds of its settings."""
+    return {key: value if key == "params" else _kind(value) for key, value in group.items()}
+
+
+def _kind(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_kind(entry) for entry in value]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "number" if is_number else type(value).__name__
+
+
+def _shapes(entries: Tensors) -> dict[str, tuple[Any, ...]]:
+    return {key: (*value.shape, value.dtype) for key, value in sorted(entries.items())}
+
+
+def _state_of_a_step(optimizer: th.optim.Optimizer) -> dict[int, Tensors]:
+    """Make a state of this optimiser, by a step without gradients, to compare with."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        parameter.grad = th.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer.state_dict()["state"]

@@ -1,10 +1,12 @@
-"""Arguments of constructors as JSON: what a model file says instead of pickling them."""
+"""Arguments of constructors and spaces as JSON, which a model file holds instead of pickles."""
 
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from torch import nn
 
@@ -13,16 +15,12 @@ from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
 from sb3_llmdpd.networks.perceptrons import Mish
 
 CustomObjects = Callable[[str, str], Any]
-"""(name of an argument, what stood there) -> the object that only the user has."""
+"""(name of an argument, note in its place) -> the object that only the user has."""
 
 
 def _named_classes(module: Any, base: type, prefix: str) -> dict[str, type]:
-    classes = {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, base)
-    }
-    return {f"{prefix}.{name}": value for name, value in classes.items()}
+    classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
+    return {f"{prefix}.{name}": value for name, value in classes.items() if issubclass(value, base)}
 
 
 KNOWN_CLASSES: dict[str, type] = {
@@ -32,7 +30,8 @@ KNOWN_CLASSES: dict[str, type] = {
     "sb3_llmdpd.Mish": Mish,
 }
 """Classes that a model file may name. A closed list: a name from a file must never decide what gets
-imported."""
+imported.
+"""
 
 SCHEDULES: dict[str, tuple[type, tuple[str, ...]]] = {
     "constant": (ConstantSchedule, ("val",)),
@@ -41,13 +40,20 @@ SCHEDULES: dict[str, tuple[type, tuple[str, ...]]] = {
 }
 """Schedules that a model file may name, and the arguments that make them again."""
 
+SPACES = ("observation_space", "action_space")
+"""Names of the spaces in a model file, and of the constructors' arguments."""
+
+MAX_ENTRIES = 2**24
+"""Entries of a space, one-hot categories counted: a few bytes in a file must not ask for all of the
+memory.
+"""
+
 
 def to_json(value: Any) -> Any:
     """Encode an argument of a constructor.
 
-    :param value: JSON values, numbers without end, known classes, schedules; nested.
-    :return: JSON. A class or function that is not known becomes a note that `from_json` can only answer with
-        a custom object.
+    :param value: JSON values, infinite numbers, known classes, schedules; nested.
+    :return: JSON. An unknown class or function becomes a note that `from_json` answers with a custom object.
     """
     if isinstance(value, Mapping):
         return {str(key): to_json(entry) for key, entry in value.items()}
@@ -55,10 +61,8 @@ def to_json(value: Any) -> Any:
         return [to_json(entry) for entry in value]
     for name, (schedule, arguments) in SCHEDULES.items():
         if type(value) is schedule:
-            return {
-                ":schedule:": name,
-                **{argument: to_json(getattr(value, argument)) for argument in arguments},
-            }
+            own = {argument: to_json(getattr(value, argument)) for argument in arguments}
+            return {":schedule:": name, **own}
     if isinstance(value, type):
         known = next((name for name, known_class in KNOWN_CLASSES.items() if known_class is value), None)
         return {":class:": known} if known else {":custom:": f"{value.__module__}.{value.__qualname__}"}
@@ -72,13 +76,13 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any, name: str, custom: CustomObjects) -> Any:
-    """Decode what `to_json` encoded.
+    """Decode the JSON of `to_json`.
 
     :param value: JSON.
-    :param name: of the argument, for error messages and custom objects.
+    :param name: name of the argument, for error messages and custom objects.
     :param custom: answers for objects that only the user has.
     :return: the value.
-    :raises ValueError: on a class that is not known.
+    :raises ValueError: on a class or schedule that is not known.
     """
     if isinstance(value, list):
         return [from_json(entry, name, custom) for entry in value]
@@ -87,35 +91,35 @@ def from_json(value: Any, name: str, custom: CustomObjects) -> Any:
     if ":custom:" in value:
         return custom(name, str(value[":custom:"]))
     if ":schedule:" in value:
-        if value[":schedule:"] not in SCHEDULES:
-            raise ValueError(
-                f"the model file names a schedule {value[':schedule:']!r} for `{name}` that this version does not know"
-            )
-        schedule, arguments = SCHEDULES[value[":schedule:"]]
+        schedule, arguments = _known(SCHEDULES, "schedule", value[":schedule:"], name)
         return schedule(**{argument: from_json(value[argument], name, custom) for argument in arguments})
     if ":float:" in value:
         return float(value[":float:"])
     if ":class:" in value:
-        if value[":class:"] not in KNOWN_CLASSES:
-            raise ValueError(
-                f"the model file names a class {value[':class:']!r} for `{name}` that this version does not know"
-            )
-        return KNOWN_CLASSES[value[":class:"]]
+        return _known(KNOWN_CLASSES, "class", value[":class:"], name)
     return {key: from_json(entry, key, custom) for key, entry in value.items()}
 
 
-def no_custom_objects(name: str, what: str) -> NoReturn:
-    """The answer where there can be none.
+def _known(known: Mapping[str, Any], kind: str, what: Any, name: str) -> Any:
+    if what not in known:
+        raise ValueError(
+            f"the model file names a {kind} {what!r} for `{name}` that this version does not know"
+        )
+    return known[what]
 
-    :param name: of the argument.
-    :param what: stood there.
+
+def no_custom_objects(name: str, what: str) -> NoReturn:
+    """Refuse custom objects where there can be none.
+
+    :param name: name of the argument.
+    :param what: note in its place.
     :raises ValueError: always.
     """
     raise ValueError(f"the model file has {what} for `{name}`, where only plain values can stand")
 
 
 def custom_objects(known: Mapping[str, Any]) -> CustomObjects:
-    """Answers from what the user passed.
+    """Answer from the objects that the user passed.
 
     :param known: objects by the name of the argument.
     :return: the answers; a ValueError that says what to pass where one is missing.
@@ -130,3 +134,74 @@ def custom_objects(known: Mapping[str, Any]) -> CustomObjects:
         return known[name]
 
     return find
+
+
+def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
+    """Encode a space.
+
+    :param space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these.
+    :return: JSON, from which `space_from_json` makes an equal space.
+    :raises ValueError: on another kind, which Stable-Baselines3 cannot read either.
+    """
+    if isinstance(space, spaces.Dict):
+        return {"type": "Dict", "spaces": {name: space_to_json(part) for name, part in space.spaces.items()}}
+    if isinstance(space, spaces.Box):
+        bounds = {"low": _bound(space.low), "high": _bound(space.high)}
+        return {"type": "Box", "dtype": str(space.dtype), "shape": list(space.shape), **bounds}
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        parts = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        return {"type": "MultiDiscrete", "dtype": str(space.dtype), **parts}
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "MultiBinary", "n": to_json(space.n)}
+    raise ValueError(
+        f"a model file cannot hold the space {space}: use Box, Discrete, MultiDiscrete, MultiBinary or Dict"
+    )
+
+
+def space_from_json(value: Any) -> spaces.Space[Any]:
+    """Decode a space.
+
+    :param value: JSON of `space_to_json`.
+    :return: the space.
+    :raises ValueError: when it is none, or has more than ``MAX_ENTRIES`` entries.
+    """
+    kind = value["type"]
+    if kind == "Dict":
+        return spaces.Dict({name: space_from_json(part) for name, part in value["spaces"].items()})
+    if kind == "Box":
+        dtype, shape = np.dtype(value["dtype"]), _shape(value["shape"])
+        low, high = (_bound_from_json(value[name], shape, dtype) for name in ("low", "high"))
+        return spaces.Box(low, high, shape, dtype.type)
+    if kind == "Discrete":
+        return spaces.Discrete(_counted(value["n"]), start=int(value["start"]))
+    if kind == "MultiDiscrete":
+        nvec = np.array(value["nvec"])
+        _counted(int(nvec.sum(dtype=object)))
+        return spaces.MultiDiscrete(nvec, np.dtype(value["dtype"]).type, start=np.array(value["start"]))
+    if kind == "MultiBinary":
+        n = value["n"]
+        return spaces.MultiBinary(_shape(n) if isinstance(n, list) else _counted(n))
+    raise ValueError(f"the model file has a space of type {kind!r}, which this version does not know")
+
+
+def _bound(array: np.ndarray) -> Any:
+    """Write one number where all entries are the same, as in an image."""
+    return to_json(array.flat[0] if array.size and (array == array.flat[0]).all() else array.tolist())
+
+
+def _bound_from_json(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    bound = np.array(from_json(value, "bound", no_custom_objects), dtype)
+    return bound.reshape(shape) if isinstance(value, list) else np.full(shape, bound)
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    _counted(math.prod(sizes))
+    return tuple(sizes)
+
+
+def _counted(n: Any) -> int:
+    if not isinstance(n, int) or not 0 <= n <= MAX_ENTRIES:
+        raise ValueError(f"the model file has a space of {n} entries, and at most {MAX_ENTRIES} are read")
+    return n

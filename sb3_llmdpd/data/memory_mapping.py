@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from sb3_llmdpd.checkpoint.spaces import space_to_json
+from sb3_llmdpd.checkpoint.values import space_to_json
 from sb3_llmdpd.common.files import default_cache_directory
 from sb3_llmdpd.data import stored_dataset as stored
 from sb3_llmdpd.data.checks import entries_of

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
+from sb3_llmdpd.checkpoint.values import space_from_json, space_to_json
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.data.episode_source import Record
 from sb3_llmdpd.data.episodes import Episode, checked_for_file

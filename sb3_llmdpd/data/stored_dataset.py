@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_llmdpd.checkpoint.spaces import space_from_json
+from sb3_llmdpd.checkpoint.values import space_from_json
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.flat_file import FlatFile
 

@@ -11,10 +11,16 @@ from stable_baselines3.common.utils import get_device, get_system_info
 
 from sb3_llmdpd import checkpoint
 from sb3_llmdpd.checkpoint import Checkpoint, FileLike
-from sb3_llmdpd.checkpoint.networks import SPACES, check_weights, uncompiled
-from sb3_llmdpd.checkpoint.optimizers import optimizer_to_parts, restore_optimizer
-from sb3_llmdpd.checkpoint.spaces import space_from_json, space_to_json
-from sb3_llmdpd.checkpoint.values import CustomObjects, custom_objects, from_json, to_json
+from sb3_llmdpd.checkpoint.networks import check_weights, optimizer_to_parts, restore_optimizer, uncompiled
+from sb3_llmdpd.checkpoint.values import (
+    SPACES,
+    CustomObjects,
+    custom_objects,
+    from_json,
+    space_from_json,
+    space_to_json,
+    to_json,
+)
 from sb3_llmdpd.envs.dataset_env import DatasetEnv
 from sb3_llmdpd.llmdpd.callback_counters import counters_from_json, counters_of
 from sb3_llmdpd.prompts.prompt import Prompt
