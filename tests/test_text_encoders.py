@@ -29,7 +29,6 @@ from transformers import (
 
 from sb3_llmdpd.prompts import language_models
 from sb3_llmdpd.prompts.language_models import MiniLMTextEncoder, TransformersTextEncoder
-from sb3_llmdpd.prompts.model_source import LanguageModelSource
 from sb3_llmdpd.prompts.text_encoders import (
     PROBE_SENTENCE,
     HashingTextEncoder,
@@ -317,13 +316,13 @@ def test_the_hub_is_asked_last_and_only_if_allowed(
 ) -> None:
     attempts = []
 
-    def fail(local: bool) -> None:
-        attempts.append(local)
+    def fail(where: dict[str, Any]) -> None:
+        attempts.append(where["local_files_only"])
         raise OSError("nothing there\nat all")
 
-    source = LanguageModelSource("transformers", model, None, local_files_only, index_file="config.json")
+    encoder = TransformersTextEncoder(model, local_files_only=local_files_only)
     with pytest.raises(ValueError, match=r"could not be loaded \(OSError: nothing there\)\. Looked"):
-        source.load(fail)
+        encoder.load_files(fail)
     assert attempts == asked
 
 

@@ -4,74 +4,19 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch as th
 
 from sb3_llmdpd.data.checks import check_texts
-from sb3_llmdpd.prompts.model_source import LanguageModelSource, check_sha256, package_folder
+from sb3_llmdpd.prompts.model_source import LanguageModel, check_sha256, one_of, package_folder
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 POOLINGS = ("auto", "mean", "last")
 BATCH_SIZE = 32
 
 
-class LanguageModelEncoder:
-    """A frozen model of a folder or of the Hugging Face hub, loaded at the first use.
-
-    Code that comes with a model is never run, and weights are read from safetensors only.
-
-    :param model: folder, or name on the hub.
-    :param dtype: type of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"`` as they are
-        stored.
-    :param revision: branch, tag or commit on the hub.
-    :param device: torch device; ``"auto"`` is CUDA where there is one. Not part of the name, which says what,
-        not where.
-    :param local_files_only: True to never ask the hub. Else it is asked only for what is not on this machine.
-    :raises ValueError: on an unknown value here; at the first use, when there is no such model.
-    """
-
-    _kind: ClassVar[str]
-    _index_file: ClassVar[str]
-    """File without which the hub's cache does not hold a model."""
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        dtype: str = "float32",
-        revision: str | None = None,
-        device: str = "auto",
-        local_files_only: bool = False,
-    ) -> None:
-        self.dtype = _one_of("dtype", dtype, DTYPES)
-        self.device = _device(device)
-        self.source = LanguageModelSource(self._kind, model, revision, local_files_only, self._index_file)
-
-    @property
-    def name(self) -> str:
-        """Spec that makes this encoder again."""
-        return self.source.spec(**self._options())
-
-    def _options(self) -> dict[str, object]:
-        """List what of the name differs from the default; empty values are left out."""
-        return {"dtype": self.dtype if self.dtype != "float32" else None}
-
-    @property
-    def revision(self) -> str | None:
-        """Commit or digest of the weights, None while the model is not on this machine."""
-        return self.source.found_revision()
-
-    @property
-    def _torch_dtype(self) -> Any:
-        return self.dtype if self.dtype == "auto" else getattr(th, self.dtype)
-
-    def _from(self, local: bool) -> dict[str, Any]:
-        return {"revision": self.source.revision, "local_files_only": local, "trust_remote_code": False}
-
-
-class TransformersTextEncoder(LanguageModelEncoder):
+class TransformersTextEncoder(LanguageModel):
     """Any text model of ``transformers``, decoder or encoder, pooled over its last layer.
 
     :param model: folder, or name on the hub.
@@ -79,11 +24,11 @@ class TransformersTextEncoder(LanguageModelEncoder):
         decoder, whose last token alone has seen the whole sentence, mean for an encoder.
     :param normalize: True to scale vectors to length 1.
     :param max_length: tokens read of one sentence; by default as many as the model can take.
-    :param options: further arguments of `LanguageModelEncoder`.
+    :param options: further arguments of `LanguageModel`.
     :raises ValueError: on an unknown value here; at the first use, when there is no such model.
     """
 
-    _kind, _index_file = "transformers", "config.json"
+    kind, index_file = "transformers", "config.json"
 
     def __init__(
         self,
@@ -96,18 +41,15 @@ class TransformersTextEncoder(LanguageModelEncoder):
     ) -> None:
         if max_length is not None and max_length < 1:
             raise ValueError(f"`max_length` must be at least 1 token, got {max_length}")
-        self.pooling = _one_of("pooling", pooling, POOLINGS)
+        self.pooling = one_of("pooling", pooling, POOLINGS)
         self.normalize = normalize
         self.max_length = max_length
         super().__init__(model, **options)
 
-    def _options(self) -> dict[str, object]:
-        return {
-            "pooling": self.pooling if self.pooling != "auto" else None,
-            "normalize": int(self.normalize),
-            **super()._options(),
-            "max_length": self.max_length,
-        }
+    def _options(self) -> dict[str, Any]:
+        pooling = self.pooling if self.pooling != "auto" else None
+        own = {"pooling": pooling, "normalize": int(self.normalize), "max_length": self.max_length}
+        return super()._options() | own
 
     @property
     def dim(self) -> int:
@@ -177,26 +119,19 @@ class TransformersTextEncoder(LanguageModelEncoder):
     def _config(self) -> Any:
         from transformers import AutoConfig
 
-        return self.source.load(
-            lambda local: AutoConfig.from_pretrained(self.source.model, **self._from(local))
-        )
+        return self.load_files(lambda where: AutoConfig.from_pretrained(self.model, **where))
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         """(tokenizer, model)."""
-        return self._load()
-
-    def _load(self) -> tuple[Any, Any]:
         from transformers import AutoModel, AutoTokenizer
 
-        def load(local: bool) -> tuple[Any, Any]:
-            name, where = self.source.model, self._from(local)
-            tokenizer = AutoTokenizer.from_pretrained(name, **where)
-            return tokenizer, AutoModel.from_pretrained(
-                name, dtype=self._torch_dtype, use_safetensors=True, **where
-            )
+        def load(where: dict[str, Any]) -> tuple[Any, Any]:
+            tokenizer = AutoTokenizer.from_pretrained(self.model, **where)
+            weights = {"dtype": self.torch_dtype, "use_safetensors": True}
+            return tokenizer, AutoModel.from_pretrained(self.model, **weights, **where)
 
-        tokenizer, model = self.source.load(load)
+        tokenizer, model = self.load_files(load)
         if model.config.is_encoder_decoder:
             model = model.get_encoder()
         return tokenizer, model.to(self.device).eval().requires_grad_(False)
@@ -223,15 +158,16 @@ class MiniLMTextEncoder(TransformersTextEncoder):
             folder, pooling="mean", normalize=True, max_length=256, device="cpu", local_files_only=True
         )
 
-    def _load(self) -> tuple[Any, Any]:
-        check_sha256(Path(self.source.model) / "model.safetensors", self.revision)
-        return super()._load()
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        check_sha256(Path(self.model) / "model.safetensors", self.revision)
+        return super()._loaded
 
 
-class SentenceTransformersTextEncoder(LanguageModelEncoder):
+class SentenceTransformersTextEncoder(LanguageModel):
     """Any model of ``sentence-transformers``, pooled and normalised as its own files say."""
 
-    _kind, _index_file = "sentence-transformers", "modules.json"
+    kind, index_file = "sentence-transformers", "modules.json"
 
     @cached_property
     def dim(self) -> int:
@@ -257,15 +193,12 @@ class SentenceTransformersTextEncoder(LanguageModelEncoder):
     def _model(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
-        model_kwargs = {"dtype": self._torch_dtype, "use_safetensors": True}
+        weights = {"dtype": self.torch_dtype, "use_safetensors": True}
 
-        def load(local: bool) -> Any:
-            where = self._from(local)
-            return SentenceTransformer(
-                self.source.model, device=self.device, model_kwargs=model_kwargs, **where
-            )
+        def load(where: dict[str, Any]) -> Any:
+            return SentenceTransformer(self.model, device=self.device, model_kwargs=weights, **where)
 
-        return self.source.load(load).requires_grad_(False)
+        return self.load_files(load).requires_grad_(False)
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:
@@ -277,18 +210,3 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)  # (n, 1)
     scaled: np.ndarray = vectors / np.where(lengths > 0, lengths, 1)
     return scaled
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
-    return value
-
-
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if th.cuda.is_available() else "cpu"
-    try:
-        return str(th.device(device))
-    except RuntimeError as error:
-        raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {device!r}") from error

@@ -1,58 +1,87 @@
-"""Places where the files of a language model are found."""
+"""Sources of language models: a folder, an installed package, the Hugging Face hub and its cache."""
 
 import hashlib
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
 import torch as th
 
 from sb3_llmdpd.common.optional_imports import require
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_ORDER = ("pooling", "normalize", "dtype", "max_length", "revision", "local_files_only")
+"""Order of the options in a name, which model files keep."""
+
 Loaded = TypeVar("Loaded")
 
 
-class LanguageModelSource:
-    """Looks for a model's files in a folder, then in the hub's cache on this machine, then on the hub.
+class LanguageModel:
+    """A frozen model, looked for in a folder, then in the hub's cache on this machine, then on the hub.
 
-    :param kind: kind of encoder, the first part of its name.
+    It is loaded at the first use. Code that comes with it is never run, and weights are read from safetensors
+    only.
+
     :param model: folder, or name on the hub. A folder's path is made absolute, so that the name holds
         everywhere.
+    :param dtype: type of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"`` as they are
+        stored.
     :param revision: branch, tag or commit on the hub.
-    :param local_files_only: True to never ask the hub.
-    :param index_file: file without which the hub's cache does not hold the model.
-    :raises ValueError: when ``model`` holds a question mark, which begins the options.
+    :param device: torch device; ``"auto"`` is CUDA where there is one. The name leaves it out.
+    :param local_files_only: True to never ask the hub. Else it is asked only for what is not on this machine.
+    :raises ValueError: on an unknown value here; at the first use, when there is no such model.
     """
 
+    kind: ClassVar[str]
+    """First part of the name."""
+    index_file: ClassVar[str]
+    """File without which the hub's cache does not hold a model."""
+
     def __init__(
-        self, kind: str, model: str, revision: str | None, local_files_only: bool, index_file: str
+        self,
+        model: str,
+        *,
+        dtype: str = "float32",
+        revision: str | None = None,
+        device: str = "auto",
+        local_files_only: bool = False,
     ) -> None:
-        if "?" in model:
+        self.dtype = one_of("dtype", dtype, DTYPES)
+        self.device = _device(device)
+        if "?" in model:  # which begins the options
             raise ValueError(
                 f"a model's name or path cannot hold a question mark, got {model!r}; rename the folder"
             )
         folder = Path(model).expanduser()
-        self.kind = kind
         self.is_folder = folder.is_dir()
         self.model = str(folder.absolute()) if self.is_folder else model
-        self.revision = revision
+        self.hub_revision = revision
         self.local_files_only = local_files_only
-        self.index_file = index_file
 
-    def spec(self, **options: object) -> str:
-        """Spell the name by which the encoder is made again.
-
-        :param options: values that differ from the default; empty ones are left out.
-        """
-        options |= {"revision": self.revision, "local_files_only": int(self.local_files_only)}
-        given = {key: value for key, value in options.items() if value}
+    @property
+    def name(self) -> str:
+        """Spec that makes this encoder again."""
+        options = self._options()
+        given = {key: options[key] for key in _ORDER if options.get(key)}
         return f"{self.kind}:{self.model}" + (f"?{urlencode(given)}" if given else "")
 
-    def found_revision(self) -> str | None:
-        """Find the commit of the cached files, None when they are not here.
+    def _options(self) -> dict[str, Any]:
+        """Collect the options that make this encoder again; an empty value stands for a default."""
+        dtype = self.dtype if self.dtype != "float32" else None
+        only_local = int(self.local_files_only)
+        return {"dtype": dtype, "revision": self.hub_revision, "local_files_only": only_local}
+
+    @property
+    def torch_dtype(self) -> Any:
+        """Type of the weights for ``from_pretrained``."""
+        return self.dtype if self.dtype == "auto" else getattr(th, self.dtype)
+
+    @property
+    def revision(self) -> str | None:
+        """Commit of the files in the hub's cache, None when they are not on this machine.
 
         A folder has a digest of its files' names, sizes and times instead.
         """
@@ -63,25 +92,26 @@ class LanguageModelSource:
         from huggingface_hub import try_to_load_from_cache
 
         try:
-            index = try_to_load_from_cache(self.model, self.index_file, revision=self.revision)
+            index = try_to_load_from_cache(self.model, self.index_file, revision=self.hub_revision)
         except ValueError:  # not a name the hub could have
             return None
         return Path(index).parent.name if isinstance(index, str) else None
 
-    def load(self, load: Callable[[bool], Loaded]) -> Loaded:
+    def load_files(self, load: Callable[[dict[str, Any]], Loaded]) -> Loaded:
         """Load what is on this machine without asking the hub, whose silence costs half a minute of retries.
 
-        :param load: function of ``local_files_only``.
+        :param load: function of the options of ``from_pretrained`` that say where files may come from.
         :return: its result.
         :raises ValueError: when the model is in none of the places.
         """
         only_local = self.is_folder or self.local_files_only
-        try_here = only_local or self.found_revision() is not None
-        for local_files_only in [True] * try_here + [False] * (not only_local):
+        try_here = only_local or self.revision is not None
+        for local in [True] * try_here + [False] * (not only_local):
+            where = {"revision": self.hub_revision, "local_files_only": local, "trust_remote_code": False}
             try:
                 # Forked: what a model draws for weights it lacks must not move the training.
                 with th.random.fork_rng(devices=[]):
-                    return load(local_files_only)
+                    return load(where)
             except (OSError, ValueError) as error:
                 failure = error
         raise ValueError(self._explain(failure, only_local)) from failure
@@ -134,3 +164,22 @@ def check_sha256(path: Path, expected: str) -> None:
             f"`{path}` is not the original file: its sha256 is {found}, not {expected};"
             " install its package again"
         )
+
+
+def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    """Refuse a value that is not among the known ones.
+
+    :raises ValueError: with the name of the option, and the known values.
+    """
+    if value not in known:
+        raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
+    return value
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if th.cuda.is_available() else "cpu"
+    try:
+        return str(th.device(device))
+    except RuntimeError as error:
+        raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {device!r}") from error
