@@ -1,6 +1,7 @@
-"""The diffusion process: its constants against the paper's, its chain against Bayes' rule and another implementation."""
+"""The diffusion process: its constants against the paper's, its chain against Bayes' rule and diffusers."""
 
 import math
+from typing import Any
 
 import pytest
 import torch as th
@@ -25,10 +26,9 @@ VP = {
 
 
 def assert_close_to_table(values: object, row: str) -> None:
-    """Five digits, as the table has them."""
-    assert_close(
-        th.as_tensor(values, dtype=th.float64), th.tensor(VP[row], dtype=th.float64), rtol=0, atol=6e-6
-    )
+    """Compare five digits, as the table has them."""
+    expected = th.tensor(VP[row], dtype=th.float64)
+    assert_close(th.as_tensor(values, dtype=th.float64), expected, rtol=0, atol=6e-6)
 
 
 def drift(actions: th.Tensor, k: int) -> th.Tensor:
@@ -36,12 +36,14 @@ def drift(actions: th.Tensor, k: int) -> th.Tensor:
     return 0.9 * actions + 0.1 * th.sin(3.0 * actions + k)
 
 
-def test_vp_betas_are_those_of_diffusion_ql() -> None:
+def predicted_noise(process: DiffusionProcess, noisy: th.Tensor, start: th.Tensor, k: int) -> th.Tensor:
+    """Predict the noise of a denoiser that knows the clean action."""
+    return (noisy - process.alphas_bar[k].sqrt() * start) / (1.0 - process.alphas_bar[k]).sqrt()
+
+
+def test_vp_betas_and_the_products_of_their_alphas_are_those_of_diffusion_ql() -> None:
     assert_close_to_table(vp_betas(K), "beta")
     assert_close_to_table(1.0 - vp_betas(K), "alpha")
-
-
-def test_the_process_holds_the_products_of_the_alphas() -> None:
     assert_close_to_table(DiffusionProcess(K).alphas_bar, "alpha_bar")
 
 
@@ -62,20 +64,15 @@ def test_add_noise_mixes_signal_and_noise_as_the_step_says() -> None:
 
 @pytest.mark.parametrize(
     ("distribution", "shares"),
-    [
-        ("uniform", [0.2] * 5),
-        ("signal", [0.5572, 0.3016, 0.1098, 0.0269, 0.0044]),
-    ],  # VP's alpha_bar over its sum
+    # VP's alpha_bar over its sum
+    [("uniform", [0.2] * 5), ("signal", [0.5572, 0.3016, 0.1098, 0.0269, 0.0044])],
 )
-def test_steps_are_drawn_alike_or_by_what_is_left_of_the_action(
-    distribution: str, shares: list[float]
-) -> None:
+def test_steps_are_drawn_alike_or_by_the_signal_that_is_left(distribution: str, shares: list[float]) -> None:
     process = DiffusionProcess(K, step_distribution=distribution)
     steps = process.draw_steps((100, 400), th.Generator().manual_seed(0))
     assert (steps.shape, steps.dtype) == ((100, 400), th.int64)
-    assert_close(
-        th.bincount(steps.ravel(), minlength=K) / 40_000, th.tensor(shares), rtol=0, atol=0.008
-    )  # > 3 sigma
+    found = th.bincount(steps.ravel(), minlength=K) / 40_000
+    assert_close(found, th.tensor(shares), rtol=0, atol=0.008)  # > 3 sigma
 
 
 def test_the_only_step_of_a_chain_is_always_drawn() -> None:
@@ -84,10 +81,9 @@ def test_the_only_step_of_a_chain_is_always_drawn() -> None:
 
 
 def test_add_noise_takes_a_step_of_its_own_for_each_row() -> None:
-    noised = DiffusionProcess(K).add_noise(
-        th.ones(2, 3, 2), th.zeros(2, 3, 2), th.tensor([[0, 1, 2], [3, 4, 0]])
-    )
-    signal = th.tensor(VP["signal"])[th.tensor([[0, 1, 2], [3, 4, 0]])]
+    steps = th.tensor([[0, 1, 2], [3, 4, 0]])
+    noised = DiffusionProcess(K).add_noise(th.ones(2, 3, 2), th.zeros(2, 3, 2), steps)
+    signal = th.tensor(VP["signal"])[steps]
     assert_close(noised, signal.unsqueeze(-1).expand(2, 3, 2), rtol=0, atol=1e-5)
 
 
@@ -105,14 +101,10 @@ def test_predict_start_undoes_add_noise(schedule: str) -> None:
     process = DiffusionProcess(K, schedule)
     actions, noise = th.rand(40, 3) * 2 - 1, th.randn(40, 3)
     steps = th.arange(40) % K
-    # What is left of the action in the last step of the cosine schedule is a few float32 roundings of the noise.
+    # The action's share in the cosine schedule's last step is a few float32 roundings of the noise.
     atol = 2e-2 if schedule == "cosine" else 1e-4
-    assert_close(
-        process.predict_start(process.add_noise(actions, noise, steps), noise, steps),
-        actions,
-        rtol=0,
-        atol=atol,
-    )
+    noisy = process.add_noise(actions, noise, steps)
+    assert_close(process.predict_start(noisy, noise, steps), actions, rtol=0, atol=atol)
 
 
 def test_predict_start_clips_to_the_actions_there_are() -> None:
@@ -146,25 +138,19 @@ def test_the_chain_is_the_loop_of_the_paper() -> None:
     actions = noise[0]
     for i, k in enumerate((4, 3, 2, 1, 0)):
         previous = alphas_bar[k - 1] if k > 0 else th.ones((), dtype=th.float64)
-        start = ((actions - (1 - alphas_bar[k]).sqrt() * drift(actions, k)) / alphas_bar[k].sqrt()).clamp(
-            -1, 1
-        )
-        mean = (previous.sqrt() * betas[k] * start + (1 - betas[k]).sqrt() * (1 - previous) * actions) / (
-            1 - alphas_bar[k]
-        )
-        std = (betas[k] * (1 - previous) / (1 - alphas_bar[k])).sqrt()
-        actions = mean + std * noise[i + 1] if k > 0 else mean
+        beta, alpha_bar = betas[k], alphas_bar[k]
+        start = ((actions - (1 - alpha_bar).sqrt() * drift(actions, k)) / alpha_bar.sqrt()).clamp(-1, 1)
+        mean = previous.sqrt() * beta * start + (1 - beta).sqrt() * (1 - previous) * actions
+        actions = mean / (1 - alpha_bar)
+        if k > 0:
+            actions = actions + (beta * (1 - previous) / (1 - alpha_bar)).sqrt() * noise[i + 1]
     assert_close(DiffusionProcess(K).sample(drift, noise), actions)
 
 
 @pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
 def test_the_chain_agrees_with_diffusers(schedule: str) -> None:
-    scheduler = DDPMScheduler(
-        num_train_timesteps=K,
-        trained_betas=NOISE_SCHEDULES[schedule](K).numpy(),
-        clip_sample=True,
-        variance_type="fixed_small",
-    )
+    betas = NOISE_SCHEDULES[schedule](K).numpy()
+    scheduler = DDPMScheduler(K, trained_betas=betas, clip_sample=True, variance_type="fixed_small")
     scheduler.set_timesteps(K)
     generator = th.Generator().manual_seed(3)
     expected = th.randn(32, 4, generator=generator)
@@ -180,9 +166,8 @@ def test_the_chain_agrees_with_diffusers(schedule: str) -> None:
 def test_add_noise_agrees_with_diffusers() -> None:
     scheduler = DDPMScheduler(num_train_timesteps=K, trained_betas=vp_betas(K).numpy())
     actions, noise, steps = th.rand(20, 3) * 2 - 1, th.randn(20, 3), th.arange(20) % K
-    assert_close(
-        DiffusionProcess(K).add_noise(actions, noise, steps), scheduler.add_noise(actions, noise, steps)
-    )
+    expected = scheduler.add_noise(actions, noise, steps)
+    assert_close(DiffusionProcess(K).add_noise(actions, noise, steps), expected)
 
 
 def test_a_chain_of_one_step_is_the_predicted_start() -> None:
@@ -191,20 +176,22 @@ def test_a_chain_of_one_step_is_the_predicted_start() -> None:
     assert_close(process.sample(drift, noise), expected)
 
 
-@pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
-def test_a_perfect_denoiser_of_a_single_action_finds_that_action(schedule: str) -> None:
-    process = DiffusionProcess(K, schedule)
-    action = th.tensor([0.3, -0.7])
-
-    def perfect(noisy: th.Tensor, k: int) -> th.Tensor:
-        alpha_bar = process.alphas_bar[k]
-        return (noisy - alpha_bar.sqrt() * action) / (1.0 - alpha_bar).sqrt()
-
-    assert_close(process.sample(perfect, th.randn(K, 10, 2)), action.expand(10, 2), rtol=0, atol=1e-4)
+@pytest.mark.parametrize(
+    ("schedule", "sampler", "n_steps"),
+    [
+        *((schedule, "ddpm", K) for schedule in sorted(NOISE_SCHEDULES)),
+        *(("vp", sampler, n_steps) for sampler in SAMPLERS[1:] for n_steps in (1, 2, 3, 5)),
+    ],
+)
+def test_a_perfect_denoiser_of_a_single_action_finds_it(schedule: str, sampler: str, n_steps: int) -> None:
+    process, action = DiffusionProcess(K, schedule), th.tensor([0.3, -0.7])
+    chain, noise = process.chain(sampler, n_steps), th.randn(K, 10, 2)
+    actions = process.sample(lambda noisy, k: predicted_noise(process, noisy, action, k), noise, chain)
+    assert_close(actions, action.expand(10, 2), rtol=0, atol=1e-4)
 
 
 def test_a_perfect_denoiser_of_two_actions_finds_each_as_often_as_it_occurs() -> None:
-    """E[eps | a_k] of a mixture of two points has a closed form; the chain must end at the points, in their shares."""
+    """E[eps | a_k] of two points has a closed form; the chain must end at the points, in their shares."""
     process = DiffusionProcess(50)
     points, shares = th.tensor([-0.8, 0.6]), th.tensor([0.25, 0.75])
 
@@ -212,7 +199,7 @@ def test_a_perfect_denoiser_of_two_actions_finds_each_as_often_as_it_occurs() ->
         alpha_bar = process.alphas_bar[k]
         distances = (noisy - alpha_bar.sqrt() * points) ** 2 / (2.0 * (1.0 - alpha_bar))  # (n, 2)
         start = ((shares.log() - distances).softmax(dim=1) * points).sum(dim=1, keepdim=True)
-        return (noisy - alpha_bar.sqrt() * start) / (1.0 - alpha_bar).sqrt()
+        return predicted_noise(process, noisy, start, k)
 
     samples = process.sample(perfect, th.randn(50, 4_000, 1)).squeeze(1)
     distance, nearest = (samples[:, None] - points).abs().min(dim=1)
@@ -241,7 +228,7 @@ def test_without_noise_each_row_is_alone(sampler: str) -> None:
 
 
 def test_every_noise_but_that_of_the_start_enters_scaled_by_its_posterior() -> None:
-    """With nothing predicted and the clip out of reach the chain is linear: the response to each noise is a product."""
+    """With nothing predicted or clipped the chain is linear: the response to each noise is a product."""
     process = DiffusionProcess(K)
     quiet = th.zeros(K, K, 1, dtype=th.float64)
     for row in range(K):
@@ -270,7 +257,7 @@ def test_the_start_of_the_chain_is_the_first_noise() -> None:
     assert th.equal(seen[0][1], noise[0])
 
 
-# Other samplers --------------------------------------------------------------------------------------------------------------
+# Other samplers ---------------------------------------------------------------------------------------
 
 
 def gentle(actions: th.Tensor, k: int) -> th.Tensor:
@@ -292,9 +279,8 @@ def test_ddim_agrees_with_diffusers() -> None:
 @pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpm_solver++", 2)])
 @pytest.mark.parametrize("steps", [[4, 3, 2, 1, 0], [4, 3, 1, 0], [4, 2, 0], [4, 0]])
 def test_fewer_steps_agree_with_diffusers(sampler: str, order: int, steps: list[int]) -> None:
-    scheduler = DPMSolverMultistepScheduler(
-        num_train_timesteps=K, trained_betas=vp_betas(K).numpy(), solver_order=order, final_sigmas_type="zero"
-    )
+    how = dict(trained_betas=vp_betas(K).numpy(), solver_order=order, final_sigmas_type="zero")
+    scheduler = DPMSolverMultistepScheduler(K, **how)
     scheduler.set_timesteps(timesteps=steps)
     start = expected = th.randn(32, 4)
     for k in steps:
@@ -305,28 +291,12 @@ def test_fewer_steps_agree_with_diffusers(sampler: str, order: int, steps: list[
     assert_close(process.sample(gentle, start[None], chain), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpm_solver++"])
-@pytest.mark.parametrize("n_steps", [1, 2, 3, 5])
-def test_in_fewer_steps_a_perfect_denoiser_of_a_single_action_finds_it(sampler: str, n_steps: int) -> None:
-    process, action = DiffusionProcess(K), th.tensor([0.3, -0.7])
-
-    def perfect(noisy: th.Tensor, k: int) -> th.Tensor:
-        return (noisy - process.alphas_bar[k].sqrt() * action) / (1.0 - process.alphas_bar[k]).sqrt()
-
-    actions = process.sample(perfect, th.randn(1, 10, 2), process.chain(sampler, n_steps))
-    assert_close(actions, action.expand(10, 2), rtol=0, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("sampler", "n_steps", "message"),
     [
         ("euler", None, r"`sampler` must be one of \('ddpm', 'ddim', 'dpm_solver\+\+'\), got 'euler'"),
-        (
-            "ddim",
-            6,
-            r"`n_sampling_steps` must be in \[1, 5\], the diffusion steps that the model learned, got 6",
-        ),
-        ("dpm_solver++", 0, r"must be in \[1, 5\].*got 0"),
+        ("ddim", 6, r"must be in \[1, 5\], the diffusion steps that the model learned, got 6"),
+        ("dpm_solver++", 0, r"`n_sampling_steps` must be in \[1, 5\].*got 0"),
         ("ddpm", 3, r"`sampler='ddpm'` takes all 5 steps, got n_sampling_steps=3: take 'ddim' or"),
     ],
 )
@@ -348,19 +318,21 @@ def test_cosine_betas_are_those_of_diffusers() -> None:
 @pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
 def test_betas_are_shares_of_noise(schedule: str, n_steps: int) -> None:
     betas = NOISE_SCHEDULES[schedule](n_steps)
-    assert betas.shape == (n_steps,)
-    assert betas.dtype == th.float64
+    assert (betas.shape, betas.dtype) == ((n_steps,), th.float64)
     assert ((betas > 0) & (betas < 1)).all()
 
 
-def test_an_unknown_schedule_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"one of \['cosine', 'linear', 'vp'\], got 'sigmoid'"):
-        DiffusionProcess(K, "sigmoid")
-
-
-def test_a_process_needs_a_step() -> None:
-    with pytest.raises(ValueError, match="at least one step, got n_steps=0"):
-        DiffusionProcess(0)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(noise_schedule="sigmoid"), r"one of \['cosine', 'linear', 'vp'\], got 'sigmoid'"),
+        (dict(step_distribution="late"), r"one of \('uniform', 'signal'\), got 'late'"),
+        (dict(n_steps=0), "at least one step, got n_steps=0"),
+    ],
+)
+def test_an_impossible_process_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DiffusionProcess(**arguments)
 
 
 def test_no_weight_file_can_change_the_constants() -> None:

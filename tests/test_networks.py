@@ -13,7 +13,7 @@ from sb3_llmdpd.networks.attention import NearestSteps, TrajectoryAttention, mak
 from sb3_llmdpd.networks.perceptrons import Denoiser, EnsembleLinear, Mish, QEnsemble, sinusoidal_embedding
 from sb3_llmdpd.type_aliases import PromptEncoding
 
-# Mish ----------------------------------------------------------------------------------------------------------------
+# Mish -------------------------------------------------------------------------------------------------
 
 EVERYWHERE = th.cat([th.linspace(-12.0, 12.0, 501), th.tensor([-1e4, -100.0, -50.0, 50.0, 100.0, 1e4])])
 
@@ -36,39 +36,43 @@ def test_first_and_second_derivative_of_mish_are_those_of_finite_differences() -
     assert th.autograd.gradgradcheck(Mish(), (x,))
 
 
-# Denoiser ------------------------------------------------------------------------------------------------------------
+# Denoiser ---------------------------------------------------------------------------------------------
 
 M, N, ACTION, FEATURE, PROMPT, WIDTH = 3, 4, 2, 5, 6, 8
 
 
 def make_denoiser(layer_norm: bool = False) -> Denoiser:
-    return Denoiser(
-        ACTION, FEATURE, PROMPT, n_steps=5, net_arch=[WIDTH, 7], activation_fn=Mish, layer_norm=layer_norm
-    )
+    return Denoiser(ACTION, FEATURE, PROMPT, 5, [WIDTH, 7], Mish, layer_norm)
+
+
+def make_inputs() -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """Features, prompt vectors and actions."""
+    return th.randn(M, N, FEATURE), th.randn(M, PROMPT), th.randn(M, N, ACTION)
+
+
+def first_layer(network: Denoiser | QEnsemble) -> th.Tensor:
+    """Join the maps of `make_inputs` side by side: (width, FEATURE + PROMPT + ACTION)."""
+    return th.cat([part.weight for part in (network.from_state, network.from_prompt, network.from_action)], 1)
+
+
+def joined(features: th.Tensor, prompts: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    return th.cat([features, prompts[:, None].expand(M, N, PROMPT), actions], dim=-1)
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_the_denoiser_is_a_perceptron_on_the_concatenation_of_its_inputs(layer_norm: bool) -> None:
-    denoiser = make_denoiser(layer_norm)
-    actions, features, prompts = th.randn(M, N, ACTION), th.randn(M, N, FEATURE), th.randn(M, PROMPT)
-    steps = th.randint(5, (M, N))
-
-    parts = (denoiser.from_state, denoiser.from_prompt, denoiser.from_action)
-    weight = th.cat([part.weight for part in parts], dim=1)  # (WIDTH, FEATURE + PROMPT + ACTION)
-    inputs = th.cat([features, prompts[:, None].expand(M, N, PROMPT), actions], dim=-1)
-    step_share = th.stack([denoiser.from_step(denoiser.step_table[k]) for k in steps.flatten()]).view(
-        M, N, WIDTH
-    )
-    hidden = F.linear(inputs, weight, denoiser.from_state.bias) + step_share
+    denoiser, steps = make_denoiser(layer_norm), th.randint(5, (M, N))
+    features, prompts, actions = make_inputs()
+    shares = th.stack([denoiser.from_step(denoiser.step_table[k]) for k in steps.flatten()])
+    hidden = F.linear(joined(features, prompts, actions), first_layer(denoiser), denoiser.from_state.bias)
+    hidden = hidden + shares.view(M, N, WIDTH)
     layers = [layer for layer in denoiser.trunk if isinstance(layer, nn.Linear)]
     norms = [layer for layer in denoiser.trunk if isinstance(layer, nn.LayerNorm)]
     for i, layer in enumerate(layers):
         hidden = layer(F.mish(norms[i](hidden) if layer_norm else hidden))
 
-    predicted = denoiser(
-        actions, denoiser.step_embeddings()[steps], denoiser.condition(denoiser.from_state(features), prompts)
-    )
-    assert_close(predicted, hidden)
+    condition = denoiser.condition(denoiser.from_state(features), prompts)
+    assert_close(denoiser(actions, denoiser.step_embeddings()[steps], condition), hidden)
 
 
 def test_one_step_for_all_rows_is_the_same_as_that_step_in_each() -> None:
@@ -76,28 +80,22 @@ def test_one_step_for_all_rows_is_the_same_as_that_step_in_each() -> None:
     actions = th.randn(M, N, ACTION)
     condition = denoiser.condition(th.randn(M, N, WIDTH), th.randn(M, PROMPT))
     steps = denoiser.step_embeddings()
-    assert_close(
-        denoiser(actions, steps[3], condition), denoiser(actions, steps[th.full((M, N), 3)], condition)
-    )
+    in_each = denoiser(actions, steps[th.full((M, N), 3)], condition)
+    assert_close(denoiser(actions, steps[3], condition), in_each)
 
 
 def test_the_denoiser_tells_the_steps_apart() -> None:
     denoiser = make_denoiser()
     actions, condition = th.randn(1, 1, ACTION), th.zeros(1, 1, WIDTH)
-    predicted = th.cat(
-        [denoiser(actions, embedding, condition)[0] for embedding in denoiser.step_embeddings()]
-    )
-    assert th.pdist(predicted).min() > 1e-5
+    predicted = [denoiser(actions, embedding, condition)[0] for embedding in denoiser.step_embeddings()]
+    assert th.pdist(th.cat(predicted)).min() > 1e-5
 
 
 def test_a_prompt_reaches_its_own_rows_only() -> None:
     denoiser = make_denoiser()
-    features, prompts = th.randn(M, N, FEATURE), th.randn(M, PROMPT, requires_grad=True)
-    denoiser(
-        th.randn(M, N, ACTION),
-        denoiser.step_embeddings()[0],
-        denoiser.condition(denoiser.from_state(features), prompts),
-    )[1].sum().backward()
+    features, prompts, actions = make_inputs()
+    condition = denoiser.condition(denoiser.from_state(features), prompts.requires_grad_())
+    denoiser(actions, denoiser.step_embeddings()[0], condition)[1].sum().backward()
     assert prompts.grad is not None
     assert prompts.grad.abs().sum(dim=1).ne(0).tolist() == [False, True, False]
 
@@ -112,13 +110,11 @@ def test_the_table_of_step_embeddings_is_no_weight() -> None:
     assert "step_table" not in make_denoiser().state_dict()
 
 
-# Q ensemble ----------------------------------------------------------------------------------------------------------
+# Q ensemble -------------------------------------------------------------------------------------------
 
 
-def make_ensemble(n_critics: int = 3, layer_norm: bool = False) -> QEnsemble:
-    return QEnsemble(
-        ACTION, FEATURE, PROMPT, n_critics, net_arch=[WIDTH, 7], activation_fn=Mish, layer_norm=layer_norm
-    )
+def make_ensemble(layer_norm: bool = False) -> QEnsemble:
+    return QEnsemble(ACTION, FEATURE, PROMPT, 3, [WIDTH, 7], Mish, layer_norm)
 
 
 def values_of(ensemble: QEnsemble, state: th.Tensor, prompts: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -127,15 +123,13 @@ def values_of(ensemble: QEnsemble, state: th.Tensor, prompts: th.Tensor, actions
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_each_member_is_a_perceptron_of_its_own(layer_norm: bool) -> None:
-    ensemble = make_ensemble(layer_norm=layer_norm)
-    features, prompts, actions = th.randn(M, N, FEATURE), th.randn(M, PROMPT), th.randn(M, N, ACTION)
-    inputs = th.cat([features, prompts[:, None].expand(M, N, PROMPT), actions], dim=-1)
-    parts = (ensemble.from_state, ensemble.from_prompt, ensemble.from_action)
-    weight = th.cat([part.weight for part in parts], dim=1)
+    ensemble = make_ensemble(layer_norm)
+    features, prompts, actions = make_inputs()
     expected = []
     for j in range(3):
         own = slice(j * WIDTH, (j + 1) * WIDTH)
-        hidden = F.linear(inputs, weight[own], ensemble.from_state.bias[own])
+        weight, bias = first_layer(ensemble)[own], ensemble.from_state.bias[own]
+        hidden = F.linear(joined(features, prompts, actions), weight, bias)
         for layer in ensemble.trunk:
             if isinstance(layer, EnsembleLinear):
                 hidden = F.mish(F.layer_norm(hidden, hidden.shape[-1:]) if layer_norm else hidden)
@@ -146,16 +140,12 @@ def test_each_member_is_a_perceptron_of_its_own(layer_norm: bool) -> None:
 
 def test_the_value_of_one_member_moves_no_weight_of_another() -> None:
     ensemble = make_ensemble()
-    state = ensemble.from_state(th.randn(M, N, FEATURE))
-    values_of(ensemble, state, th.randn(M, PROMPT), th.randn(M, N, ACTION))[1].sum().backward()
-    touched = {}
+    features, prompts, actions = make_inputs()
+    values_of(ensemble, ensemble.from_state(features), prompts, actions)[1].sum().backward()
     for name, parameter in ensemble.named_parameters():
         assert parameter.grad is not None
-        by_member = (
-            parameter.grad.view(3, -1).abs().sum(dim=1)
-        )  # members lie one after the other in every first axis
-        touched[name] = by_member.ne(0).tolist()
-    assert all(members == [False, True, False] for members in touched.values()), touched
+        by_member = parameter.grad.view(3, -1).abs().sum(dim=1)  # in every first axis
+        assert by_member.ne(0).tolist() == [False, True, False], name
 
 
 def test_members_start_at_different_values() -> None:
@@ -177,13 +167,11 @@ def test_values_stand_prompt_after_prompt() -> None:
     state, prompts, actions = th.randn(M, N, 3 * WIDTH), th.randn(M, PROMPT), th.randn(M, N, ACTION)
     values = values_of(ensemble, state, prompts, actions)
     for m, n in ((0, 0), (1, 3), (2, 1)):
-        alone = values_of(
-            ensemble, state[m : m + 1, n : n + 1], prompts[m : m + 1], actions[m : m + 1, n : n + 1]
-        )
+        alone = values_of(ensemble, state[m, n][None, None], prompts[m][None], actions[m, n][None, None])
         assert_close(values[:, m, n], alone[:, 0, 0])
 
 
-# Attention -----------------------------------------------------------------------------------------------------------
+# Attention --------------------------------------------------------------------------------------------
 
 TOKEN, L = 8, 6
 
@@ -221,22 +209,12 @@ def test_attention_is_torchs_multi_head_attention() -> None:
     assert_close(attention(features, encoded(tokens)), th.cat([features, expected], dim=-1))
 
 
-def test_where_there_is_no_example_attention_gives_the_learned_null() -> None:
+def test_where_there_is_no_example_attention_gives_the_learned_null_which_learns_only_there() -> None:
     attention = make_cross_attention()
-    read = attention(
-        th.randn(M, N, FEATURE), encoded(th.randn(M, L, TOKEN), has_trajectory=[True, False, True])
-    )
-    context = read[..., FEATURE:]
+    prompts = encoded(th.randn(M, L, TOKEN), has_trajectory=[True, False, True])
+    context = attention(th.randn(M, N, FEATURE), prompts)[..., FEATURE:]
     assert th.equal(context[1], attention.null.expand(N, TOKEN))
     assert not th.isclose(context[0], attention.null).any()
-
-
-def test_the_null_of_the_attention_learns_only_where_it_is_used() -> None:
-    attention = make_cross_attention()
-    read = attention(
-        th.randn(M, N, FEATURE), encoded(th.randn(M, L, TOKEN), has_trajectory=[True, False, True])
-    )
-    context = read[..., FEATURE:]
     used, unused = (th.autograd.grad(context[m].sum(), attention.null, retain_graph=True)[0] for m in (1, 0))
     assert_close(used, th.full((TOKEN,), float(N)))
     assert_close(unused, th.zeros(TOKEN))
@@ -256,7 +234,7 @@ def far_apart() -> th.Tensor:
 
 
 def read_steps(features: th.Tensor, prompts: PromptEncoding) -> tuple[th.Tensor, ...]:
-    """What the first head reads: ways to the nearest step, to the next and to the third; the same, fine; action, time."""
+    """Split the first head's part: ways to the nearest step and those ahead; the same, fine; action; time."""
     reader = NearestSteps(FEATURE, ACTION)
     sizes = [FEATURE] * 7 + [ACTION, 1]
     read = reader(features, prompts)
@@ -277,9 +255,8 @@ def test_a_state_is_read_as_its_difference_to_the_nearest_step_and_to_those_ahea
 
 
 def test_differences_are_read_once_more_at_a_tenth_of_a_standard_deviation() -> None:
-    _, *differences, _actions, _time = read_steps(
-        th.randn(M, N, FEATURE), encoded(steps=th.randn(M, L, FEATURE + ACTION))
-    )
+    prompts = encoded(steps=th.randn(M, L, FEATURE + ACTION))
+    _, *differences, _actions, _time = read_steps(th.randn(M, N, FEATURE), prompts)
     for difference, fine in zip(differences[:3], differences[3:], strict=True):
         assert_close(fine, th.tanh(difference / 0.1))
 
@@ -291,34 +268,27 @@ def test_steps_weigh_by_a_gaussian_of_their_scaled_distance() -> None:
     weights = reader._weights(features, states)
     scales = reader.log_scales.exp()[:, None, None]  # (heads, 1, 1, FEATURE)
     differences = (features[:, None, :, None] - states[:, None, None]) * scales  # (M, heads, N, L, FEATURE)
-    assert_close(
-        weights,
-        th.exp(-differences.square().sum(-1)) / th.exp(-differences.square().sum(-1)).sum(-1, keepdim=True),
-    )
+    expected = th.exp(-differences.square().sum(-1))
+    assert_close(weights, expected / expected.sum(-1, keepdim=True))
 
 
 def test_without_an_example_the_state_is_read_as_it_is() -> None:
     features = th.randn(M, N, FEATURE)
-    read = NearestSteps(FEATURE, ACTION)(
-        features, encoded(steps=far_apart(), has_trajectory=[True, False, True])
-    )
+    prompts = encoded(steps=far_apart(), has_trajectory=[True, False, True])
+    read = NearestSteps(FEATURE, ACTION)(features, prompts)
     assert th.equal(read[1, :, :FEATURE], features[1])
     assert read[1, :, FEATURE:].eq(0).all()
     assert read[[0, 2], :, :FEATURE].eq(0).all()
     assert read[..., -1].tolist() == [[1.0] * N, [0.0] * N, [1.0] * N]
 
 
-@pytest.mark.parametrize("has_trajectory", [[True, False, True], [True] * M, [False] * M])
-def test_the_first_layer_of_a_network_is_the_same_where_zeros_are_left_out(
-    has_trajectory: list[bool],
-) -> None:
+@pytest.mark.parametrize("shown", [[True, False, True], [True] * M, [False] * M])
+def test_the_first_layer_of_a_network_is_the_same_where_zeros_are_left_out(shown: list[bool]) -> None:
     reader = NearestSteps(FEATURE, ACTION)
     layer = nn.Linear(reader.output_dim, WIDTH)
-    features, steps = (
-        th.randn(M, N, FEATURE, requires_grad=True),
-        th.randn(M, L, FEATURE + ACTION, requires_grad=True),
-    )
-    prompts, weights = encoded(steps=steps, has_trajectory=has_trajectory), th.randn(M, N, WIDTH)
+    features = th.randn(M, N, FEATURE, requires_grad=True)
+    steps = th.randn(M, L, FEATURE + ACTION, requires_grad=True)
+    prompts, weights = encoded(steps=steps, has_trajectory=shown), th.randn(M, N, WIDTH)
     left_out, whole = reader.project(layer, features, prompts), layer(reader(features, prompts))
     assert_close(left_out, whole)
     learned = [features, steps, *layer.parameters(), *reader.parameters()]

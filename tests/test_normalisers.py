@@ -15,9 +15,8 @@ from torch.testing import assert_close
 from sb3_llmdpd import LLMDPD, Episode, OfflineDataset
 
 IMAGES = spaces.Box(0, 255, (3, 36, 36), np.uint8)
-SPACE = spaces.Dict(
-    {"camera": IMAGES, "joints": spaces.Box(-np.inf, np.inf, (2,)), "mode": spaces.Discrete(3)}
-)
+JOINTS = spaces.Box(-np.inf, np.inf, (2,))
+SPACE = spaces.Dict({"camera": IMAGES, "joints": JOINTS, "mode": spaces.Discrete(3)})
 
 
 class Learned(BaseFeaturesExtractor):
@@ -46,25 +45,23 @@ def episodes_of(space: spaces.Space[Any], n: int = 4) -> OfflineDataset:
             return rng.integers(256, size=(9, *part.shape), dtype=np.uint8)
         return 100 + 5 * rng.standard_normal((9, *part.shape))
 
-    episodes = [
-        Episode(rows(space), rng.uniform(-1, 1, (8, 2)), rng.normal(size=8), task_texts=("go",))
-        for _ in range(n)
-    ]
-    return OfflineDataset.from_episodes(episodes, observation_space=space)
+    def episode() -> Episode:
+        return Episode(rows(space), rng.uniform(-1, 1, (8, 2)), rng.normal(size=8), task_texts=("go",))
+
+    return OfflineDataset.from_episodes([episode() for _ in range(n)], observation_space=space)
+
+
+def make_model(space: spaces.Space[Any], policy: str, **policy_kwargs: Any) -> LLMDPD:
+    dataset = episodes_of(space)
+    return tiny_model(policy=policy, dataset=dataset, prompts_per_batch=1, policy_kwargs=policy_kwargs)
 
 
 def of_a_dict() -> LLMDPD:
-    kwargs = dict(features_extractor_kwargs=dict(cnn_output_dim=4))
-    return tiny_model(
-        policy="MultiInputPolicy", dataset=episodes_of(SPACE), prompts_per_batch=1, policy_kwargs=kwargs
-    )
+    return make_model(SPACE, "MultiInputPolicy", features_extractor_kwargs=dict(cnn_output_dim=4))
 
 
 def of_a_vector() -> LLMDPD:
-    dataset = episodes_of(spaces.Box(-np.inf, np.inf, (3,)))
-    return tiny_model(
-        dataset=dataset, prompts_per_batch=1, policy_kwargs=dict(features_extractor_class=Learned)
-    )
+    return make_model(spaces.Box(-np.inf, np.inf, (3,)), "MlpPolicy", features_extractor_class=Learned)
 
 
 @pytest.mark.parametrize("name", ["actor", "actor_target"])

@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.prompts.prompt import Prompt, Trajectory, take, window_steps
 
 OBSERVATIONS, ACTIONS = np.arange(15.0).reshape(5, 3), np.arange(8.0).reshape(4, 2)
 """One observation more than actions."""
 
 
-# Trajectory ------------------------------------------------------------------------------------------------------------
+# Trajectory -------------------------------------------------------------------------------------------
 
 
 def test_an_episode_is_an_example() -> None:
@@ -40,17 +39,18 @@ def test_a_trajectory_is_its_own_example() -> None:
 
 
 @pytest.mark.parametrize(
-    "pair", [(OBSERVATIONS, ACTIONS), (OBSERVATIONS[:4], ACTIONS), [OBSERVATIONS, ACTIONS]]
+    "pair",
+    [
+        (OBSERVATIONS, ACTIONS),
+        (OBSERVATIONS[:4], ACTIONS),
+        [OBSERVATIONS, ACTIONS],
+        (OBSERVATIONS.tolist(), ACTIONS.tolist()),
+    ],
 )
 def test_a_pair_is_an_example_with_or_without_the_last_observation(pair: Any) -> None:
     trajectory = Trajectory.of(pair)
     assert_array_equal(trajectory.observations, OBSERVATIONS[:4])
     assert_array_equal(trajectory.actions, ACTIONS)
-
-
-def test_nested_lists_are_arrays() -> None:
-    trajectory = Trajectory.of((OBSERVATIONS.tolist(), ACTIONS.tolist()))
-    assert_array_equal(trajectory.observations, OBSERVATIONS[:4])
     assert trajectory.actions.dtype == np.float32
 
 
@@ -79,59 +79,46 @@ def test_an_example_is_a_copy() -> None:
     "example", [OBSERVATIONS, "open the door", 3, (OBSERVATIONS,), (OBSERVATIONS, ACTIONS, ACTIONS)]
 )
 def test_other_examples_are_answered_with_the_accepted_forms(example: Any) -> None:
-    message = f"`trajectory` must be an Episode, a Trajectory, or a pair (observations, actions), got {type(example).__name__}"
-    with pytest.raises(TypeError, match=re.escape(message)):
+    forms = "`trajectory` must be an Episode, a Trajectory, or a pair (observations, actions)"
+    with pytest.raises(TypeError, match=re.escape(f"{forms}, got {type(example).__name__}")):
         Trajectory.of(example)
 
 
 def test_two_episodes_are_no_pair_of_observations_and_actions() -> None:
-    with pytest.raises(
-        TypeError, match="`trajectory`: `actions` must be an array of numbers, got dtype object"
-    ):
-        Trajectory.of(tuple(make_episodes(n_tasks=1, n_episodes=2)))
+    pair = tuple(make_episodes(n_tasks=1, n_episodes=2))
+    with pytest.raises(TypeError, match="`trajectory`: `actions` must be an array of numbers, got dtype obj"):
+        Trajectory.of(pair)
 
 
+ROWS, ROWS_OF_B = "`observations` must hold T + 1 = 5 rows", "`observations['b']` must hold T + 1 = 5 rows"
+WITH_NAN = np.where(OBSERVATIONS == 7.0, np.nan, OBSERVATIONS)
 BAD_EXAMPLES = {
-    "too few observations": (OBSERVATIONS[:3], ACTIONS, "`observations` must hold T + 1 = 5 rows"),
-    "too many observations": (np.zeros((6, 3)), ACTIONS, "`observations` must hold T + 1 = 5 rows"),
-    "a dict with a short array": (
-        {"a": OBSERVATIONS, "b": OBSERVATIONS[:2]},
-        ACTIONS,
-        "`observations['b']` must hold T + 1 = 5 rows",
-    ),
-    "a dict with a long array": (
-        {"a": OBSERVATIONS[:4], "b": np.zeros((9, 1))},
-        ACTIONS,
-        "`observations['b']` must hold T + 1 = 5 rows",
-    ),
+    "too few observations": (OBSERVATIONS[:3], ACTIONS, ROWS),
+    "too many observations": (np.zeros((6, 3)), ACTIONS, ROWS),
+    "a dict with a short array": ({"a": OBSERVATIONS, "b": OBSERVATIONS[:2]}, ACTIONS, ROWS_OF_B),
+    "a dict with a long array": ({"a": OBSERVATIONS[:4], "b": np.zeros((9, 1))}, ACTIONS, ROWS_OF_B),
     "an empty dict": ({}, ACTIONS, "`observations` is an empty dict"),
     "flat actions": (
         OBSERVATIONS,
         ACTIONS[:, 0],
-        "`actions` must be (T, *action_shape), (T, 1) for a single number, got",
+        "`actions` must be (T, *action_shape), (T, 1) for a single",
     ),
     "a number for actions": (OBSERVATIONS, 0.5, "`actions` must be an array over steps, got a single number"),
     "no step": (np.zeros((0, 3)), np.zeros((0, 2)), "an episode needs at least one step"),
-    "NaN": (
-        np.where(OBSERVATIONS == 7.0, np.nan, OBSERVATIONS),
-        ACTIONS,
-        "`observations` holds 1 NaN or infinite values",
-    ),
+    "NaN": (WITH_NAN, ACTIONS, "`observations` holds 1 NaN or infinite values"),
 }
 
 
 @pytest.mark.parametrize(("observations", "actions", "message"), BAD_EXAMPLES.values(), ids=BAD_EXAMPLES)
-@pytest.mark.parametrize(
-    "form", [lambda pair: Trajectory.of(pair), lambda pair: Trajectory(*pair)], ids=["pair", "trajectory"]
-)
+@pytest.mark.parametrize("form", [Trajectory, lambda *pair: Trajectory.of(pair)], ids=["trajectory", "pair"])
 def test_a_malformed_example_is_refused_in_every_form(
     observations: Any, actions: Any, message: str, form: Any
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(f"`trajectory`: {message}")):
-        form((observations, actions))
+        form(observations, actions)
 
 
-# The window --------------------------------------------------------------------------------------------------------------
+# The window -------------------------------------------------------------------------------------------
 
 lengths_and_windows = st.tuples(st.lists(st.integers(1, 600), min_size=1, max_size=5), st.integers(1, 40))
 largest_below_one = float(np.nextafter(1.0, 0.0))
@@ -143,10 +130,8 @@ def test_a_window_stays_inside_its_example_and_never_goes_back(
 ) -> None:
     lengths, window = np.array(sizes[0]), sizes[1]
     steps = window_steps(lengths, window, np.full((len(lengths), window), offset))
-    assert steps.shape == (len(lengths), window)
-    assert steps.dtype == np.int64
-    assert (steps >= 0).all()
-    assert (steps < lengths[:, None]).all()
+    assert (steps.shape, steps.dtype) == ((len(lengths), window), np.int64)
+    assert ((steps >= 0) & (steps < lengths[:, None])).all()
     assert (np.diff(steps, axis=1) >= 0).all()
 
 
@@ -175,34 +160,40 @@ def test_without_offsets_a_window_takes_the_middle_of_each_part() -> None:
 
 
 def test_an_offset_just_below_one_stays_in_the_example() -> None:
-    """15 + 0.99..9 rounds to 16: without care the window would show the step behind the last."""
+    """15 + 0.99..9 rounds to 16: without care the window would show the step after the last."""
     assert_array_equal(window_steps(np.array([100, 1]), 16, largest_below_one)[:, -1], [99, 0])
 
 
-# Prompt ------------------------------------------------------------------------------------------------------------------
+# Prompt -----------------------------------------------------------------------------------------------
 
 
 def test_a_sentence_is_kept_without_the_white_space_around_it() -> None:
     assert Prompt(text=" open the door\n").text == "open the door"
 
 
-@pytest.mark.parametrize("text", ["", "  \n"])
-def test_an_empty_sentence_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="`task_text`: a task text is empty"):
-        Prompt(text=text)
+VECTOR = "`text_vector` must be "
+BAD_PROMPTS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    (dict(text=""), ValueError, "`task_text`: a task text is empty"),
+    (dict(text="  \n"), ValueError, "`task_text`: a task text is empty"),
+    (dict(text=3), TypeError, "`task_text` must be a string, got int"),
+    (dict(text=["open the door"]), TypeError, "`task_text` must be a string, got list"),
+    (dict(trajectory=(OBSERVATIONS, ACTIONS[:, 0])), ValueError, "`trajectory`: `actions` must be"),
+    (dict(trajectory="open the door"), TypeError, "`trajectory` must be an Episode"),
+    (dict(text_vector=np.ones((1, 3))), ValueError, f"{VECTOR}(text_dim,) finite numbers, got shape (1, 3)"),
+    (dict(text_vector=1.0), ValueError, "got shape ()"),
+    (dict(text_vector=[1.0, np.nan]), ValueError, "got NaN or infinity"),
+    (dict(text_vector=[1.0, np.inf]), ValueError, "got NaN or infinity"),
+    (dict(text_vector="open the door"), TypeError, f"{VECTOR}an array of numbers, got dtype"),
+    (dict(text="go", text_vector=np.ones(3)), ValueError, "either as `text` or as `text_vector`, not both"),
+]
 
 
-@pytest.mark.parametrize("text", [3, ["open the door"]])
-def test_a_sentence_is_a_string(text: Any) -> None:
-    with pytest.raises(TypeError, match=f"`task_text` must be a string, got {type(text).__name__}"):
-        Prompt(text=text)
-
-
-def test_a_prompts_example_is_checked_when_it_is_given() -> None:
-    with pytest.raises(ValueError, match="`trajectory`: `actions` must be"):
-        Prompt(trajectory=(OBSERVATIONS, ACTIONS[:, 0]))
-    with pytest.raises(TypeError, match="`trajectory` must be an Episode"):
-        Prompt(trajectory="open the door")
+@pytest.mark.parametrize(("parts", "error", "message"), BAD_PROMPTS)
+def test_a_bad_part_of_a_prompt_is_refused_when_it_is_given(
+    parts: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        Prompt(**parts)
 
 
 def test_a_prompt_keeps_an_episode_and_reads_a_pair() -> None:
@@ -214,10 +205,10 @@ def test_a_prompt_keeps_an_episode_and_reads_a_pair() -> None:
 def test_an_empty_prompt_has_neither() -> None:
     assert Prompt().text is None
     assert Prompt().trajectory is None
+    assert not Prompt().has_text
 
 
 def test_prompts_are_the_same_with_the_same_sentence_and_the_very_same_example() -> None:
-    episode: Episode
     episode, other = make_episodes(n_tasks=1, n_episodes=2)
     assert Prompt("go", episode).is_same(Prompt("go ", episode))
     assert Prompt().is_same(Prompt())
@@ -238,7 +229,6 @@ def test_a_sentence_may_come_as_its_vector() -> None:
     assert prompt.text_vector is not None
     assert prompt.text_vector.dtype == np.float32
     assert_array_equal(prompt.text_vector, [1.0, 2.5])
-    assert not Prompt().has_text
     assert Prompt("go").has_text
 
 
@@ -252,33 +242,11 @@ def test_a_sentences_vector_is_a_copy_that_nobody_changes() -> None:
 
 
 def test_equal_vectors_are_the_same_sentence() -> None:
-    ones = Prompt(text_vector=np.ones(3))
+    ones, others = Prompt(text_vector=np.ones(3)), [np.zeros(3), np.ones(4), None]
     assert ones.is_same(Prompt(text_vector=np.ones(3)))
-    assert not ones.is_same(Prompt(text_vector=np.zeros(3)))
-    assert not ones.is_same(Prompt(text_vector=np.ones(4)))
-    assert not ones.is_same(Prompt())
+    assert not any(ones.is_same(Prompt(text_vector=other)) for other in others)
     assert not Prompt().is_same(ones)
     assert not ones.is_same(Prompt("go"))
-
-
-@pytest.mark.parametrize(
-    ("vector", "error", "message"),
-    [
-        (np.ones((1, 3)), ValueError, r"must be \(text_dim,\) finite numbers, got shape \(1, 3\)"),
-        (1.0, ValueError, r"got shape \(\)"),
-        ([1.0, np.nan], ValueError, "got NaN or infinity"),
-        ([1.0, np.inf], ValueError, "got NaN or infinity"),
-        ("open the door", TypeError, "`text_vector` must be an array of numbers, got dtype"),
-    ],
-)
-def test_what_is_no_vector_is_refused(vector: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        Prompt(text_vector=vector)
-
-
-def test_a_sentence_is_given_once() -> None:
-    with pytest.raises(ValueError, match="either as `text` or as `text_vector`, not both"):
-        Prompt("go", text_vector=np.ones(3))
 
 
 def test_rows_are_taken_from_arrays_and_dicts_alike() -> None:

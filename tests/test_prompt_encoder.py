@@ -1,4 +1,4 @@
-"""From prompts to vectors: learned nulls for what is absent, and one encoding for each prompt."""
+"""Encoded prompts: learned nulls for what is absent, and one encoding for each prompt."""
 
 import pytest
 import torch as th
@@ -51,16 +51,10 @@ def test_the_null_trajectory_stands_where_there_is_no_trajectory() -> None:
 def test_what_an_absent_part_holds_changes_nothing() -> None:
     encoder, prompts = make_encoder(), make_prompts()
     before = encoder(prompts, features_of(prompts)).vectors
-    text_vectors, actions, features = (
-        prompts.text_vectors.clone(),
-        prompts.actions.clone(),
-        features_of(prompts).clone(),
-    )
-    text_vectors[~HAS_TEXT] = 1e3
-    actions[~HAS_TRAJECTORY] = 1e3
-    features[~HAS_TRAJECTORY] = 1e3
-    after = encoder(prompts._replace(text_vectors=text_vectors, actions=actions), features).vectors
-    assert th.equal(before, after)
+    prompts.text_vectors[~HAS_TEXT] = 1e3
+    prompts.actions[~HAS_TRAJECTORY] = 1e3
+    features_of(prompts)[~HAS_TRAJECTORY] = 1e3
+    assert th.equal(before, encoder(prompts, features_of(prompts)).vectors)
 
 
 def test_each_prompt_is_encoded_apart_from_the_others() -> None:
@@ -68,14 +62,11 @@ def test_each_prompt_is_encoded_apart_from_the_others() -> None:
     together = encoder(prompts, features_of(prompts))
     for m in range(M):
         own = slice(m, m + 1)
+        features, actions = features_of(prompts), prompts.actions[own]
         alone = PromptBatch(
-            prompts.text_vectors[own],
-            HAS_TEXT[own],
-            features_of(prompts)[m],
-            prompts.actions[own],
-            HAS_TRAJECTORY[own],
+            prompts.text_vectors[own], HAS_TEXT[own], features[m], actions, HAS_TRAJECTORY[own]
         )
-        encoded = encoder(alone, features_of(prompts)[own])
+        encoded = encoder(alone, features[own])
         assert_close(encoded.vectors[0], together.vectors[m])
         assert_close(encoded.tokens[0], together.tokens[m])
 
@@ -124,7 +115,7 @@ def test_a_model_without_text_gives_every_prompt_the_null_text() -> None:
 
 
 def test_texts_and_trajectories_weigh_the_same() -> None:
-    """Both parts end in a layer norm: inputs a thousand times as large do not make a part outweigh the other."""
+    """Both parts end in a layer norm: a part whose inputs are a thousand times as large weighs no more."""
     encoder, prompts = make_encoder(), make_prompts()
     large = prompts._replace(text_vectors=1e3 * prompts.text_vectors)
     vectors = encoder(large, 1e3 * features_of(prompts)).vectors[0]
@@ -132,25 +123,25 @@ def test_texts_and_trajectories_weigh_the_same() -> None:
     assert vectors[TEXT_EMBEDDING:].square().mean().item() == pytest.approx(1.0, abs=1e-3)
 
 
-def test_the_order_of_an_examples_steps_matters() -> None:
-    encoder = TrajectoryEncoder(FEATURE, ACTION, L, TOKEN, n_layers=1, n_heads=2)
+@pytest.fixture
+def encoder() -> TrajectoryEncoder:
+    return TrajectoryEncoder(FEATURE, ACTION, L, TOKEN, n_layers=1, n_heads=2)
+
+
+def test_the_order_of_an_examples_steps_matters(encoder: TrajectoryEncoder) -> None:
     steps = th.randn(1, L, FEATURE + ACTION)
     forwards, backwards = encoder(steps), encoder(steps.flip(1))
     assert (forwards.mean(dim=1) - backwards.mean(dim=1)).abs().max() > 1e-4
 
 
-def test_the_trajectory_encoder_reads_actions_and_states_of_every_step() -> None:
-    encoder = TrajectoryEncoder(FEATURE, ACTION, L, TOKEN, n_layers=1, n_heads=2)
+def test_the_trajectory_encoder_reads_actions_and_states_of_every_step(encoder: TrajectoryEncoder) -> None:
     steps = th.randn(1, L, FEATURE + ACTION, requires_grad=True)
-    (encoder(steps).mean(dim=1) * th.randn(TOKEN)).sum().backward()
-    assert steps.grad is not None
-    of_states, of_actions = steps.grad.split([FEATURE, ACTION], dim=2)
-    assert (of_states.abs().sum(dim=2) > 1e-5).all()
-    assert (of_actions.abs().sum(dim=2) > 1e-5).all()
+    (gradient,) = th.autograd.grad((encoder(steps).mean(dim=1) * th.randn(TOKEN)).sum(), steps)
+    for part in gradient.split([FEATURE, ACTION], dim=2):
+        assert (part.abs().sum(dim=2) > 1e-5).all()
 
 
-def test_every_token_has_seen_every_step() -> None:
-    encoder = TrajectoryEncoder(FEATURE, ACTION, L, TOKEN, n_layers=1, n_heads=2)
+def test_every_token_has_seen_every_step(encoder: TrajectoryEncoder) -> None:
     steps = th.randn(1, L, FEATURE + ACTION, requires_grad=True)
     (first,) = th.autograd.grad((encoder(steps)[0, 0] * th.randn(TOKEN)).sum(), steps)
     assert (first.abs().sum(dim=2) > 1e-6).all()
@@ -168,7 +159,9 @@ def test_with_a_single_text_layer_words_add_up() -> None:
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
 def test_the_text_goes_through_as_many_layers_as_asked_for(n_layers: int) -> None:
-    encoder = PromptEncoder(6, 3, 2, 4, 8, 8, 8, 1, 2, n_text_layers=n_layers)
-    assert encoder.text is not None
-    assert sum(isinstance(layer, nn.Linear) for layer in encoder.text) == n_layers
-    assert sum(isinstance(layer, nn.SiLU) for layer in encoder.text) == n_layers - 1
+    text = PromptEncoder(6, 3, 2, 4, 8, 8, 8, 1, 2, n_text_layers=n_layers).text
+    assert [type(layer) for layer in text or []] == [
+        nn.Linear,
+        *[nn.SiLU, nn.Linear] * (n_layers - 1),
+        nn.LayerNorm,
+    ]

@@ -7,24 +7,21 @@ import pytest
 
 from sb3_llmdpd.common.schedules import CosineSchedule
 
+AT_A_QUARTER = 0.5 + 0.5 * math.cos(math.pi / 4)
+
 
 @pytest.mark.parametrize(
-    ("progress", "rate"), [(0.0, 1.0), (0.25, 0.5 + 0.5 * math.cos(math.pi / 4)), (0.5, 0.5), (1.0, 0.0)]
+    ("schedule", "rates"),
+    [
+        (CosineSchedule(1.0), {0.0: 1.0, 0.25: AT_A_QUARTER, 0.5: 0.5, 1.0: 0.0}),
+        (CosineSchedule(3e-4, final=3e-5), {0.0: 3e-4, 0.5: 1.65e-4, 1.0: 3e-5}),
+        (CosineSchedule(1.0, warmup=0.2), {0.0: 0.0, 0.1: 0.5, 0.2: 1.0, 0.6: 0.5, 1.0: 0.0}),
+    ],
+    ids=["to zero", "to a final rate", "after a linear warmup"],
 )
-def test_the_rate_follows_half_a_cosine(progress: float, rate: float) -> None:
-    assert CosineSchedule(1.0)(1.0 - progress) == pytest.approx(rate, abs=1e-12)
-
-
-def test_the_rate_ends_at_the_final_one() -> None:
-    schedule = CosineSchedule(3e-4, final=3e-5)
-    assert schedule(1.0) == pytest.approx(3e-4)
-    assert schedule(0.5) == pytest.approx(1.65e-4)
-    assert schedule(0.0) == pytest.approx(3e-5)
-
-
-@pytest.mark.parametrize(("progress", "rate"), [(0.0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.6, 0.5), (1.0, 0.0)])
-def test_the_rate_first_rises_linearly_with_a_warmup(progress: float, rate: float) -> None:
-    assert CosineSchedule(1.0, warmup=0.2)(1.0 - progress) == pytest.approx(rate, abs=1e-12)
+def test_the_rate_follows_half_a_cosine(schedule: CosineSchedule, rates: dict[float, float]) -> None:
+    found = {progress: schedule(1.0 - progress) for progress in rates}
+    assert found == pytest.approx(rates, abs=1e-12)
 
 
 def test_the_rate_never_rises_again_after_the_warmup() -> None:
