@@ -1,4 +1,4 @@
-"""The cache of sentence vectors: an encoder is asked once for a sentence, and no entry is ever half-written."""
+"""The cache of sentence vectors: an encoder is asked once for a sentence, and no entry is half-written."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,17 +110,11 @@ def test_vectors_with_nan_are_refused_and_not_kept(tmp_path: Path, monkeypatch: 
 
 def test_the_cache_passes_for_the_encoder_behind_it(tmp_path: Path) -> None:
     cached = CachedTextEncoder(CountingEncoder(revision="7"), tmp_path)
-    assert (cached.name, cached.dim, revision_of(cached), cached.encode([]).shape) == (
-        "counting",
-        8,
-        "7",
-        (0, 8),
-    )
+    assert (cached.name, cached.dim, revision_of(cached)) == ("counting", 8, "7")
+    assert cached.encode([]).shape == (0, 8)
 
 
-def test_the_default_directory_is_moved_by_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_moves_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SB3_LLMDPD_CACHE", str(tmp_path))
     assert CachedTextEncoder(HashingTextEncoder()).directory == tmp_path
     monkeypatch.delenv("SB3_LLMDPD_CACHE")

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from sb3_llmdpd.prompts.language_models import MiniLMTextEncoder, TransformersTe
 from sb3_llmdpd.prompts.text_encoders import (
     PROBE_SENTENCE,
     HashingTextEncoder,
+    TextEncoder,
     check_vectors,
     make_text_encoder,
     probe,
@@ -54,50 +54,41 @@ def save_tokenizer(folder: Path, *, brackets: bool = False, **options: Any) -> N
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     if brackets:
         tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    options["unk_token"] = "[UNK]"
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(folder)
 
 
 def save_bert(folder: Path) -> None:
-    BertModel(BertConfig(**SIZES, max_position_embeddings=32), add_pooling_layer=False).save_pretrained(
-        folder
-    )
-    save_tokenizer(
-        folder, brackets=True, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
-    )
+    config = BertConfig(**SIZES, max_position_embeddings=32)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    save_tokenizer(folder, brackets=True, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
 
 
 def save_gpt2(folder: Path) -> None:
-    """As GPT-2 itself: the tokenizer has no token for padding."""
-    GPT2LMHeadModel(
-        GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=len(WORDS), n_positions=32)
-    ).save_pretrained(folder)
-    save_tokenizer(folder, unk_token="[UNK]")
+    """Save a model as GPT-2 itself: the tokenizer has no token for padding."""
+    config = GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=len(WORDS), n_positions=32)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    save_tokenizer(folder)
 
 
 def save_llama(folder: Path) -> None:
-    LlamaModel(LlamaConfig(**SIZES, num_key_value_heads=1, max_position_embeddings=32)).save_pretrained(
-        folder
-    )
-    save_tokenizer(folder, unk_token="[UNK]", pad_token="[PAD]", padding_side="left")
+    config = LlamaConfig(**SIZES, num_key_value_heads=1, max_position_embeddings=32)
+    LlamaModel(config).save_pretrained(folder)
+    save_tokenizer(folder, pad_token="[PAD]", padding_side="left")
 
 
 def save_t5(folder: Path) -> None:
-    T5Model(
-        T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=len(WORDS))
-    ).save_pretrained(folder)
-    save_tokenizer(folder, unk_token="[UNK]", pad_token="[PAD]")
+    config = T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=len(WORDS))
+    T5Model(config).save_pretrained(folder)
+    save_tokenizer(folder, pad_token="[PAD]")
 
 
-MODELS: dict[str, Callable[[Path], None]] = {
-    "bert": save_bert,
-    "gpt2": save_gpt2,
-    "llama": save_llama,
-    "t5": save_t5,
-}
+MODELS = {"bert": save_bert, "gpt2": save_gpt2, "llama": save_llama, "t5": save_t5}
+Folders = dict[str, Path]
 
 
 @pytest.fixture(scope="session")
-def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """A tiny model of each kind, with its tokenizer, as `save_pretrained` writes them."""
     folders = {}
     for seed, (kind, save) in enumerate(MODELS.items()):
@@ -107,8 +98,12 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
+def encoder_of(folder: Path, options: str = "") -> TextEncoder:
+    return make_text_encoder(f"transformers:{folder}{options}")
+
+
 @pytest.fixture(scope="session")
-def sentence_transformer(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sentence_transformer(model_folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sentence_transformers import SentenceTransformer
 
     folder = tmp_path_factory.mktemp("sentence-transformer")
@@ -117,7 +112,7 @@ def sentence_transformer(model_folders: dict[str, Path], tmp_path_factory: pytes
 
 
 def hidden_states(folder: Path, text: str, model: Any = None) -> th.Tensor:
-    """The last layer of one sentence that was never in a batch: (length, 16)."""
+    """Compute the last layer of one sentence that was never in a batch: (length, 16)."""
     model = (model or AutoModel.from_pretrained(folder)).eval()
     tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
     with th.no_grad():
@@ -127,9 +122,9 @@ def hidden_states(folder: Path, text: str, model: Any = None) -> th.Tensor:
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_sentence_has_the_same_vector_alone_and_among_longer_ones(
-    kind: str, pooling: str, model_folders: dict[str, Path]
+    kind: str, pooling: str, model_folders: Folders
 ) -> None:
-    encoder = make_text_encoder(f"transformers:{model_folders[kind]}?pooling={pooling}")
+    encoder = encoder_of(model_folders[kind], f"?pooling={pooling}")
     together = encoder.encode(TEXTS)
     assert together.dtype == np.float32
     assert np.ptp(together, axis=0).max() > 0.01  # sentences do differ
@@ -137,74 +132,65 @@ def test_a_sentence_has_the_same_vector_alone_and_among_longer_ones(
         assert_allclose(encoder.encode([text])[0], together[i], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_a_decoder_is_pooled_at_its_last_token(kind: str, model_folders: dict[str, Path]) -> None:
-    vectors = make_text_encoder(f"transformers:{model_folders[kind]}").encode(TEXTS)
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
+def test_a_decoder_is_pooled_at_its_last_token_and_an_encoder_over_all(
+    kind: str, model_folders: Folders
+) -> None:
+    vectors = encoder_of(model_folders[kind]).encode(TEXTS)
     for vector, text in zip(vectors, TEXTS, strict=True):
-        assert_allclose(vector, hidden_states(model_folders[kind], text)[-1], atol=1e-6)
+        states = hidden_states(model_folders[kind], text)
+        assert_allclose(vector, states.mean(dim=0) if kind == "bert" else states[-1], atol=1e-6)
 
 
-def test_an_encoder_is_pooled_over_all_its_tokens(model_folders: dict[str, Path]) -> None:
-    vectors = make_text_encoder(f"transformers:{model_folders['bert']}").encode(TEXTS)
-    for vector, text in zip(vectors, TEXTS, strict=True):
-        assert_allclose(vector, hidden_states(model_folders["bert"], text).mean(dim=0), atol=1e-6)
-
-
-def test_of_an_encoder_with_a_decoder_only_the_encoder_is_used(model_folders: dict[str, Path]) -> None:
+def test_of_an_encoder_with_a_decoder_only_the_encoder_is_used(model_folders: Folders) -> None:
     folder = model_folders["t5"]
-    vector = make_text_encoder(f"transformers:{folder}").encode(TEXTS[:1])[0]
     states = hidden_states(folder, TEXTS[0], T5EncoderModel.from_pretrained(folder))
-    assert_allclose(vector, states.mean(dim=0), atol=1e-6)
+    assert_allclose(encoder_of(folder).encode(TEXTS[:1])[0], states.mean(dim=0), atol=1e-6)
 
 
-def test_normalized_vectors_have_length_one_and_the_same_direction(model_folders: dict[str, Path]) -> None:
-    raw = make_text_encoder(f"transformers:{model_folders['bert']}").encode(TEXTS)
-    unit = make_text_encoder(f"transformers:{model_folders['bert']}?normalize=1").encode(TEXTS)
+def test_normalized_vectors_have_length_one_and_the_same_direction(model_folders: Folders) -> None:
+    raw, unit = (encoder_of(model_folders["bert"], how).encode(TEXTS) for how in ("", "?normalize=1"))
     assert_allclose(unit, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
 
 
-def test_a_narrower_dtype_is_used_and_still_gives_float32(model_folders: dict[str, Path]) -> None:
-    exact = make_text_encoder(f"transformers:{model_folders['llama']}").encode(TEXTS)
-    rough = make_text_encoder(f"transformers:{model_folders['llama']}?dtype=bfloat16").encode(TEXTS)
+def test_a_narrower_dtype_is_used_and_still_gives_float32(model_folders: Folders) -> None:
+    exact, rough = (encoder_of(model_folders["llama"], how).encode(TEXTS) for how in ("", "?dtype=bfloat16"))
     assert rough.dtype == np.float32
     assert 1e-6 < np.abs(rough - exact).max() < 0.1
 
 
-def test_what_is_cut_off_a_long_sentence_is_said(model_folders: dict[str, Path]) -> None:
-    encoder = make_text_encoder(f"transformers:{model_folders['bert']}?max_length=4")
+def test_what_is_cut_off_a_long_sentence_is_said(model_folders: Folders) -> None:
+    encoder = encoder_of(model_folders["bert"], "?max_length=4")
     with pytest.warns(UserWarning, match=r"reads 4 tokens, 'open the drawer'... has 5"):
         cut = encoder.encode(["open the drawer"])
     assert_array_equal(cut, encoder.encode(["open the"]))
 
 
-def test_the_models_own_limit_of_tokens_is_kept(model_folders: dict[str, Path]) -> None:
+def test_the_models_own_limit_of_tokens_is_kept(model_folders: Folders) -> None:
     with pytest.warns(UserWarning, match="reads 32 tokens"):
-        vectors = make_text_encoder(f"transformers:{model_folders['gpt2']}").encode(["open " * 40])
+        vectors = encoder_of(model_folders["gpt2"]).encode(["open " * 40])
     assert vectors.shape == (1, 16)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_dimension_is_known_without_the_weights(
-    kind: str, model_folders: dict[str, Path], tmp_path: Path
+    kind: str, model_folders: Folders, tmp_path: Path
 ) -> None:
     shutil.copytree(model_folders[kind], tmp_path / kind, ignore=shutil.ignore_patterns("*.safetensors"))
-    assert make_text_encoder(f"transformers:{tmp_path / kind}").dim == 16
+    assert encoder_of(tmp_path / kind).dim == 16
 
 
-def test_loading_a_model_moves_no_generator(model_folders: dict[str, Path]) -> None:
+def test_loading_a_model_moves_no_generator(model_folders: Folders) -> None:
     before = th.get_rng_state()
     # saved without its pooling layer, which is therefore drawn anew
-    make_text_encoder(f"transformers:{model_folders['bert']}").encode(TEXTS)
+    encoder_of(model_folders["bert"]).encode(TEXTS)
     assert th.equal(th.get_rng_state(), before)
 
 
-def test_no_text_is_no_row(model_folders: dict[str, Path], sentence_transformer: Path) -> None:
-    specs = (
-        "hashing:16",
-        f"transformers:{model_folders['bert']}",
-        f"sentence-transformers:{sentence_transformer}",
-    )
-    assert [make_text_encoder(spec).encode([]).shape for spec in specs] == [(0, 16)] * 3
+def test_no_text_is_no_row(model_folders: Folders, sentence_transformer: Path) -> None:
+    own = make_text_encoder(f"sentence-transformers:{sentence_transformer}")
+    for encoder in (HashingTextEncoder(16), encoder_of(model_folders["bert"]), own):
+        assert encoder.encode([]).shape == (0, 16)
 
 
 def test_a_sentence_that_becomes_no_token_is_refused(tmp_path: Path) -> None:
@@ -213,14 +199,14 @@ def test_a_sentence_that_becomes_no_token_is_refused(tmp_path: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Split("!", "removed")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"makes no token of '!!'"):
-        make_text_encoder(f"transformers:{tmp_path}").encode(["!!"])
+        encoder_of(tmp_path).encode(["!!"])
 
 
 def test_sentence_transformers_gives_what_its_folder_says(
-    sentence_transformer: Path, model_folders: dict[str, Path]
+    sentence_transformer: Path, model_folders: Folders
 ) -> None:
     encoder = make_text_encoder(f"sentence-transformers:{sentence_transformer}")
-    same = make_text_encoder(f"transformers:{model_folders['bert']}")
+    same = encoder_of(model_folders["bert"])
     assert encoder.dim == 16
     assert_allclose(encoder.encode(TEXTS), same.encode(TEXTS), atol=1e-6)
     assert_allclose(encoder.encode(TEXTS[:1]), same.encode(TEXTS[:1]), atol=1e-6)
@@ -243,38 +229,38 @@ def test_the_name_holds_what_makes_the_same_encoder_again(options: str, kept: st
     assert make_text_encoder(name).name == name
 
 
-def test_an_encoder_made_from_the_name_of_another_gives_its_vectors(model_folders: dict[str, Path]) -> None:
-    encoder = make_text_encoder(
-        f"transformers:{model_folders['llama']}?pooling=mean&normalize=1&max_length=3"
-    )
+def test_an_encoder_made_from_the_name_of_another_gives_its_vectors(model_folders: Folders) -> None:
+    encoder = encoder_of(model_folders["llama"], "?pooling=mean&normalize=1&max_length=3")
     with pytest.warns(UserWarning, match="reads 3 tokens"):
         vectors, again = encoder.encode(TEXTS), make_text_encoder(encoder.name).encode(TEXTS)
     assert_array_equal(again, vectors)
 
 
 def test_a_relative_path_becomes_a_name_that_holds_everywhere(
-    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    model_folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(model_folders["bert"].parent)
     encoder = make_text_encoder(f"transformers:./{model_folders['bert'].name}")
     assert encoder.name == f"transformers:{model_folders['bert']}"
 
 
-def test_the_revision_of_a_folder_changes_with_its_files(
-    model_folders: dict[str, Path], tmp_path: Path
-) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(model_folders["bert"], folder)
-    encoder = make_text_encoder(f"transformers:{folder}")
+@pytest.fixture
+def copied(model_folders: Folders, tmp_path: Path) -> Path:
+    """A model whose files may be changed."""
+    return Path(shutil.copytree(model_folders["bert"], tmp_path / "model"))
+
+
+def test_the_revision_of_a_folder_changes_with_its_files(copied: Path) -> None:
+    encoder = encoder_of(copied)
     before = revision_of(encoder)
     assert before == revision_of(encoder)
-    (folder / "config.json").write_text("{}")
+    (copied / "config.json").write_text("{}")
     assert revision_of(encoder) != before
 
 
 @pytest.fixture
-def hub_cache(model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a download of the model ``tiny/bert`` leaves on a machine."""
+def hub_cache(model_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with the model ``tiny/bert``, as a download leaves it."""
     commit = "0123456789" * 4
     repository = tmp_path / "models--tiny--bert"
     (repository / "refs").mkdir(parents=True)
@@ -286,7 +272,7 @@ def hub_cache(model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_model_that_was_downloaded_is_used_without_asking_the_hub(
-    hub_cache: Path, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    hub_cache: Path, model_folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_network(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the hub was asked")
@@ -294,17 +280,15 @@ def test_a_model_that_was_downloaded_is_used_without_asking_the_hub(
     monkeypatch.setattr("socket.getaddrinfo", no_network)
     encoder = make_text_encoder("transformers:tiny/bert")
     assert revision_of(encoder) == "0123456789" * 4
-    assert_array_equal(
-        encoder.encode(TEXTS), make_text_encoder(f"transformers:{model_folders['bert']}").encode(TEXTS)
-    )
+    assert_array_equal(encoder.encode(TEXTS), encoder_of(model_folders["bert"]).encode(TEXTS))
 
 
-def test_a_model_that_is_not_here_has_no_known_revision(hub_cache: Path) -> None:
-    assert revision_of(make_text_encoder("transformers:tiny/other")) is None
-    assert revision_of(make_text_encoder("transformers:no/such/name")) is None
-    assert (
-        revision_of(make_text_encoder("sentence-transformers:tiny/bert")) is None
-    )  # the cache lacks modules.json
+@pytest.mark.parametrize(
+    "spec",  # the cache lacks the last one's modules.json
+    ["transformers:tiny/other", "transformers:no/such/name", "sentence-transformers:tiny/bert"],
+)
+def test_a_model_that_is_not_here_has_no_known_revision(spec: str, hub_cache: Path) -> None:
+    assert revision_of(make_text_encoder(spec)) is None
 
 
 @pytest.mark.parametrize(
@@ -330,46 +314,44 @@ def test_the_hub_is_asked_last_and_only_if_allowed(
 def test_a_model_that_is_nowhere_is_answered_with_where_it_was_looked_for(kind: str, hub_cache: Path) -> None:
     with pytest.raises(ValueError, match="could not be loaded") as raised:
         make_text_encoder(f"{kind}:some/model?local_files_only=1").encode(["open the drawer"])
-    message = str(raised.value)
-    for part in (
-        f"{kind}:some/model",
-        str(hub_cache),
-        "Give the path of a folder",
-        "hf download some/model",
-        "'minilm'",
-    ):
+    message, download = str(raised.value), "hf download some/model"
+    for part in (f"{kind}:some/model", str(hub_cache), "Give the path of a folder", download, "'minilm'"):
         assert part in message
     assert "Hugging Face hub" not in message  # which was not asked
 
 
-def test_code_that_comes_with_a_model_is_not_run(model_folders: dict[str, Path], tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(model_folders["bert"], folder)
-    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    (folder / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}')
-    with pytest.raises(ValueError, match="custom code"):
-        make_text_encoder(f"transformers:{folder}").encode(["open"])
-    assert not (tmp_path / "ran").exists()
+OWN_CODE = {
+    "transformers": (
+        "config.json",
+        '{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}',
+        "custom code",
+    ),
+    "sentence-transformers": (
+        "modules.json",
+        '[{"idx": 0, "name": "0", "path": "", "type": "own.Module"}]',
+        "not part of Sentence Transformers",
+    ),
+}
 
 
-def test_code_that_comes_with_a_sentence_transformer_is_not_run(
-    sentence_transformer: Path, tmp_path: Path
+@pytest.mark.parametrize("kind", OWN_CODE)
+def test_code_that_comes_with_a_model_is_not_run(
+    kind: str, copied: Path, sentence_transformer: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(sentence_transformer, folder)
-    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    (folder / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "own.Module"}]')
-    with pytest.raises(ValueError, match="not part of Sentence Transformers"):
-        make_text_encoder(f"sentence-transformers:{folder}").encode(["open"])
+    shutil.copytree(sentence_transformer, copied, dirs_exist_ok=True)
+    name, content, message = OWN_CODE[kind]
+    (copied / name).write_text(content)
+    (copied / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ValueError, match=message):
+        make_text_encoder(f"{kind}:{copied}").encode(["open"])
     assert not (tmp_path / "ran").exists()
 
 
-def test_pickled_weights_are_not_read(model_folders: dict[str, Path], tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(model_folders["bert"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    th.save(AutoModel.from_pretrained(model_folders["bert"]).state_dict(), folder / "pytorch_model.bin")
+def test_pickled_weights_are_not_read(copied: Path) -> None:
+    th.save(AutoModel.from_pretrained(copied).state_dict(), copied / "pytorch_model.bin")
+    (copied / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="safetensors"):
-        make_text_encoder(f"transformers:{folder}").encode(["open"])
+        encoder_of(copied).encode(["open"])
 
 
 needs_minilm = pytest.mark.skipif(
@@ -411,16 +393,13 @@ def test_minilm_that_is_not_installed_is_answered_with_its_pip_command(
 
 def test_the_hashing_encoder_is_the_same_in_every_process() -> None:
     counts = np.array([-1, -3, -2, 0, 1, -5, -3, -3])
-    assert_allclose(
-        HashingTextEncoder(8).encode(["open the drawer"])[0], counts / np.linalg.norm(counts), atol=1e-6
-    )
+    vector = HashingTextEncoder(8).encode(["open the drawer"])[0]
+    assert_allclose(vector, counts / np.linalg.norm(counts), atol=1e-6)
 
 
 def test_the_hashing_encoder_finds_texts_alike_that_share_letters() -> None:
-    close, far = (
-        HashingTextEncoder().encode(["open the drawer", "pick up a puck"])
-        @ HashingTextEncoder().encode(["open the drawers"])[0]
-    )
+    *others, text = HashingTextEncoder().encode(["open the drawer", "pick up a puck", "open the drawers"])
+    close, far = others @ text
     assert close > 0.8 > 0.2 > far
 
 
@@ -438,14 +417,9 @@ def test_the_hashing_encoder_is_named_by_its_dimension(spec: str, name: str, dim
 def test_an_unknown_spec_is_answered_with_the_known_ones(spec: str) -> None:
     with pytest.raises(ValueError, match="unknown text encoder") as raised:
         make_text_encoder(spec)
-    for known in (
-        repr(spec),
-        '"minilm"',
-        '"sentence-transformers:NAME_OR_PATH"',
-        '"transformers:NAME_OR_PATH"',
-        '"hashing:DIM"',
-    ):
-        assert known in str(raised.value)
+    known = ("minilm", "sentence-transformers:NAME_OR_PATH", "transformers:NAME_OR_PATH", "hashing:DIM")
+    for part in (repr(spec), *(f'"{name}"' for name in known)):
+        assert part in str(raised.value)
 
 
 @pytest.mark.parametrize(

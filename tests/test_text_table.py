@@ -1,4 +1,4 @@
-"""The table of known sentences: they need no language model, others get the encoder of training or a clear refusal."""
+"""The table of known sentences, which need no language model; others get the encoder of training."""
 
 import json
 import sys
@@ -29,9 +29,8 @@ class FixedEncoder:
         self.vectors = {"probe": [1.0, 0.0], **vectors}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        return np.array(
-            [self.vectors["probe" if text == PROBE_SENTENCE else text] for text in texts], np.float32
-        )
+        keys = ["probe" if text == PROBE_SENTENCE else text for text in texts]
+        return np.array([self.vectors[key] for key in keys], np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +38,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SB3_LLMDPD_CACHE", str(tmp_path))
 
 
-def restored(table: TextTable, **changes: Any) -> TextTable:
-    """As a checkpoint brings it back: through JSON and plain arrays."""
+@pytest.fixture
+def table() -> TextTable:
+    return TextTable.encode(TEXTS, HashingTextEncoder(8))
+
+
+def restored(table: TextTable, encoder: Any = None, **changes: Any) -> TextTable:
+    """Bring a table back as from a checkpoint: through JSON and plain arrays."""
     tensors = {key: np.array(value) for key, value in table.tensors().items()}
-    return TextTable.from_parts(json.loads(json.dumps(table.to_dict())) | changes, tensors)
+    return TextTable.from_parts(json.loads(json.dumps(table.to_dict())) | changes, tensors, encoder)
 
 
 def no_encoder(spec: str) -> None:
@@ -57,13 +61,12 @@ def test_a_table_holds_each_distinct_sentence_once_in_its_first_order() -> None:
     assert_array_equal(table.probe, HashingTextEncoder(8).encode([PROBE_SENTENCE])[0])
 
 
-def test_the_row_of_a_sentence_is_found_to_the_letter() -> None:
-    table = TextTable.encode(TEXTS, HashingTextEncoder(8))
+def test_the_row_of_a_sentence_is_found_to_the_letter(table: TextTable) -> None:
     assert [table.index(text) for text in (TEXTS[1], f" {TEXTS[1]} ", "Close the window")] == [1, 1, None]
 
 
-def test_known_sentences_need_no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = restored(TextTable.encode(TEXTS, HashingTextEncoder(8)))
+def test_known_sentences_need_no_encoder(table: TextTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = restored(table)
     monkeypatch.setattr(text_table, "make_text_encoder", no_encoder)
     assert_array_equal(table.lookup([TEXTS[2], TEXTS[0], TEXTS[2]]), table.vectors[[2, 0, 2]])
     assert table.nearest(TEXTS[1]) == (TEXTS[1], pytest.approx(1))
@@ -71,16 +74,16 @@ def test_known_sentences_need_no_encoder(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_table_of_a_language_model_is_restored_without_transformers(
-    monkeypatch: pytest.MonkeyPatch,
+    table: TextTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("transformers", "sentence_transformers"):
         monkeypatch.setitem(sys.modules, module, None)  # importing it now fails
-    table = restored(TextTable.encode(TEXTS, HashingTextEncoder(8)), encoder_name="transformers:some/model")
+    table = restored(table, encoder_name="transformers:some/model")
     assert table.lookup(TEXTS).shape == (3, 8)
 
 
-def test_an_unknown_sentence_gets_the_vector_of_the_encoder_of_training() -> None:
-    table = restored(TextTable.encode(TEXTS, HashingTextEncoder(8)))
+def test_an_unknown_sentence_gets_the_vector_of_the_encoder_of_training(table: TextTable) -> None:
+    table = restored(table)
     texts = ["pull the lever", TEXTS[0]]
     assert_array_equal(table.lookup(texts), HashingTextEncoder(8).encode(texts))
     assert table.texts == TEXTS
@@ -95,9 +98,9 @@ def test_an_unknown_sentence_is_encoded_once(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_encoder_of_an_unknown_sentence_is_made_once_behind_the_disk_cache(
-    monkeypatch: pytest.MonkeyPatch,
+    table: TextTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = restored(TextTable.encode(TEXTS, HashingTextEncoder(8)))
+    table = restored(table)
     table.lookup(["pull the lever"])
     monkeypatch.setattr(text_table, "make_text_encoder", no_encoder)
     table.lookup(["turn the dial"])
@@ -116,21 +119,16 @@ def test_the_encoder_of_an_unknown_sentence_is_made_once_behind_the_disk_cache(
 )
 def test_another_encoder_under_the_same_name_is_noticed(probe: list[float], message: str) -> None:
     table = TextTable.encode(["a"], FixedEncoder(a=[1, 0]))
-    swapped = TextTable.from_parts(
-        table.to_dict(), table.tensors(), encoder=FixedEncoder(probe=probe, b=[0, 1])
-    )
-    with pytest.raises(
-        ValueError, match=r"trained with encoder 'fixed' \(revision abc\).* vectors differ .*" + message
-    ):
+    swapped = restored(table, FixedEncoder(probe=probe, b=[0, 1]))
+    differs = r"trained with encoder 'fixed' \(revision abc\).* vectors differ .*"
+    with pytest.raises(ValueError, match=differs + message):
         swapped.lookup(["b"])
     assert_array_equal(swapped.lookup(["a"]), [[1, 0]])  # known sentences go on working
 
 
 def test_what_another_device_changes_in_a_vector_is_tolerated() -> None:
     table = TextTable.encode(["a"], FixedEncoder(a=[1, 0]))
-    moved = TextTable.from_parts(
-        table.to_dict(), table.tensors(), encoder=FixedEncoder(probe=[1, 1e-3], b=[0, 1])
-    )
+    moved = restored(table, FixedEncoder(probe=[1, 1e-3], b=[0, 1]))
     assert_array_equal(moved.lookup(["b"]), [[0, 1]])
 
 
@@ -177,8 +175,7 @@ def test_sentences_whose_tasks_differ_enough_give_no_warning() -> None:
     TextTable.encode(["a", "b"], FixedEncoder(a=[1, 0], b=[1, 0]))
 
 
-def test_a_table_comes_back_from_its_parts_to_the_bit() -> None:
-    table = TextTable.encode(TEXTS, HashingTextEncoder(8))
+def test_a_table_comes_back_from_its_parts_to_the_bit(table: TextTable) -> None:
     again = restored(table)
     assert again.to_dict() == table.to_dict()
     assert again.tensors().keys() == table.tensors().keys()
@@ -186,8 +183,7 @@ def test_a_table_comes_back_from_its_parts_to_the_bit() -> None:
         assert_array_equal(again.tensors()[key], array)
 
 
-def test_the_vectors_of_a_table_cannot_be_changed() -> None:
-    table = TextTable.encode(TEXTS, HashingTextEncoder(8))
+def test_the_vectors_of_a_table_cannot_be_changed(table: TextTable) -> None:
     with pytest.raises(ValueError, match="read-only"):
         table.vectors[0] = 0
     rows = table.lookup(TEXTS)
@@ -196,8 +192,7 @@ def test_the_vectors_of_a_table_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize("part", ["texts", "encoder_name", "encoder_revision", "vectors", "probe"])
-def test_a_missing_part_is_named(part: str) -> None:
-    table = TextTable.encode(TEXTS, HashingTextEncoder(8))
+def test_a_missing_part_is_named(table: TextTable, part: str) -> None:
     data = {key: value for key, value in table.to_dict().items() if key != part}
     tensors = {key: value for key, value in table.tensors().items() if key != part}
     with pytest.raises(ValueError, match=f"lacks {part}"):
@@ -219,11 +214,11 @@ def test_parts_that_do_not_fit_are_refused(
         TextTable(texts, vectors, "hashing:4", probe)
 
 
-def test_an_empty_sentence_is_refused_with_its_task() -> None:
+def test_an_empty_sentence_is_refused_with_its_task(table: TextTable) -> None:
     with pytest.raises(ValueError, match="task 'push': a task text is empty"):
         TextTable.encode({"push": [" "]}, HashingTextEncoder(8))
     with pytest.raises(ValueError, match="`texts`: a task text is empty"):
-        TextTable.encode(TEXTS, HashingTextEncoder(8)).lookup([""])
+        table.lookup([""])
 
 
 def test_an_encoder_that_gives_nan_is_refused() -> None:
