@@ -68,27 +68,18 @@ def with_data(content: bytes, text: str) -> bytes:
     return packed({**members_of(content), "data": text.encode()})
 
 
-# The zip -------------------------------------------------------------------------------------------------------------------
+# The zip ----------------------------------------------------------------------------------------------
+
+FOREIGN = ("../../evil.safetensors", "/etc/cron.d/evil", "policy.pth", "a/policy.safetensors", "C:\\evil.dll")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../../evil.safetensors",
-        "/etc/cron.d/evil",
-        "policy.pth",
-        "a/policy.safetensors",
-        "C:\\evil.dll",
-        "__init__.py",
-    ],
-)
+@pytest.mark.parametrize("name", [*FOREIGN, "__init__.py"])
 def test_a_member_that_no_model_file_has_is_refused_by_name(
     saved: bytes, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ValueError, match=rf"{NOT_WHOLE} .*it holds {re.escape(repr(name))}, which is no part"
-    ):
+    holds = rf"{NOT_WHOLE} .*it holds {re.escape(repr(name))}, which is no part"
+    with pytest.raises(ValueError, match=holds):
         load(packed({**members_of(saved), name: b"evil"}))
     assert list(tmp_path.iterdir()) == []
 
@@ -97,25 +88,21 @@ def test_a_zip_bomb_is_refused_before_it_unfolds(saved: bytes) -> None:
     zeros = b"\0" * (100 * 2**20)
     bomb = packed({**members_of(saved), "policy.safetensors": zeros}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 2**20
-    with (
-        limited_memory(2**26),
-        pytest.raises(ValueError, match=r"'data' is compressed, and the members .* never are"),
-    ):
+    refused = r"'data' is compressed, and the members .* never are"
+    with limited_memory(2**26), pytest.raises(ValueError, match=refused):
         load(bomb)
 
 
 def test_members_that_share_their_bytes_are_refused(saved: bytes) -> None:
     """A bomb without compression: many entries of the directory that all point to the same large member."""
-    members = members_of(saved)
-    content = bytearray(packed({**members, **{f"{letter}.safetensors": b"" for letter in "abcdefgh"}}))
+    empty = {f"{letter}.safetensors": b"" for letter in "abcdefgh"}
+    content = bytearray(packed({**members_of(saved), **empty}))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         large = archive.getinfo("policy.safetensors")
         at = archive.start_dir
     while content[at : at + 4] == b"PK\x01\x02":
         name_length, extra, comment = struct.unpack_from("<HHH", content, at + 28)
-        if content[at + 46 : at + 46 + name_length] in [
-            f"{letter}.safetensors".encode() for letter in "abcdefgh"
-        ]:
+        if content[at + 46 : at + 46 + name_length].decode() in empty:
             struct.pack_into("<LLL", content, at + 16, large.CRC, large.compress_size, large.file_size)
         at += 46 + name_length + extra + comment
     with pytest.raises(ValueError, match="its members are larger than the file"):
@@ -142,17 +129,12 @@ def test_the_same_model_gives_the_same_bytes() -> None:
     assert files[0].getvalue() == files[1].getvalue()
 
 
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
 @pytest.mark.parametrize(
     "text",
-    [
-        '{"format_version": NaN}',
-        "[1, 2]",
-        "7",
-        "",
-        "{",
-        '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
-        '{"a": ' + "9" * 5000 + "}",
-    ],
+    ['{"format_version": NaN}', "[1, 2]", "7", "", "{", f'{{"a": {DEEP}}}', '{"a": ' + "9" * 5000 + "}"],
     ids=["NaN", "list", "number", "nothing", "half", "deep", "long number"],
 )
 def test_data_that_are_no_json_object_are_refused(saved: bytes, text: str) -> None:
@@ -167,12 +149,12 @@ def test_data_are_json_to_the_letter(saved: bytes) -> None:
     json.loads(members_of(saved)["data"], parse_constant=refuse)
 
 
-# Mutations -----------------------------------------------------------------------------------------------------------------
+# Mutations --------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def limited_memory(n_bytes: int) -> Iterator[None]:
-    """A process that may take only so much more memory: a bomb fails instead of stopping the machine."""
+    """Let the process take only so much more memory: a bomb fails instead of stopping the machine."""
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -185,7 +167,7 @@ def limited_memory(n_bytes: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def limited_time(seconds: int) -> Iterator[None]:
-    """A hang becomes an error."""
+    """Turn a hang into an error."""
 
     def late(*_: Any) -> None:
         raise TimeoutError(f"took longer than {seconds} s")
@@ -200,19 +182,15 @@ def limited_time(seconds: int) -> Iterator[None]:
 
 
 def what_becomes_of(content: bytes) -> str:
-    """Load a file; a model that comes out has to act, learn and be saved like any other.
-
-    :raises everything but refusals.
-    """
+    """Load a file; a model that comes out has to act, learn and be saved like any other."""
     with limited_memory(2 * GIB), limited_time(20):
         try:
             model = load(content)
         except ValueError as error:
             return f"refused: {error}"
         try:
-            model.predict(
-                OBSERVATIONS, deterministic=True, prompt=Prompt("do task number 1", make_episodes()[0])
-            )
+            prompt = Prompt("do task number 1", make_episodes()[0])
+            model.predict(OBSERVATIONS, deterministic=True, prompt=prompt)
             model.set_dataset(make_episodes())
         except ValueError as error:  # spaces, goals: these are not the data of such a model
             return f"refused later: {error}"
@@ -222,7 +200,7 @@ def what_becomes_of(content: bytes) -> str:
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """Cut off, lengthened, or with bits flipped: anywhere, in the directory at the end, or in the headers at the start."""
+    """Cut a file off, lengthen it, or flip bits: anywhere, in the directory at its end, in its headers."""
     changed = bytearray(content)
     kind = rng.randrange(5)
     if kind == 0:
@@ -239,31 +217,23 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 VALUES: list[Any] = [
     *(None, True, False, -1, 0, 1, 2, 3, 7, 1.5, -0.5, 1e308, 10**6, 10**9, 10**12, 10**30),
     *("", "x", "os.system", [], {}, [1], [[1]], {"a": 1}, [10**9], "../../evil"),
-    *(
-        {":class:": "torch.nn.ReLU"},
-        {":class:": "torch.optim.Adam"},
-        {":class:": "os.system"},
-        {":custom:": "x"},
-    ),
-    *(
-        {":schedule:": "cosine", "initial": 1},
-        {":float:": "nan"},
-        {":float:": "inf"},
-        {":serialized:": "gASV"},
-    ),
+    *({":class:": name} for name in ("torch.nn.ReLU", "torch.optim.Adam", "os.system")),
+    *({":custom:": "x"}, {":schedule:": "cosine", "initial": 1}, {":float:": "nan"}, {":float:": "inf"}),
+    {":serialized:": "gASV"},
 ]
-"""What stands in the place of something else."""
+"""Values in the place of others."""
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a JSON value."""
+    """List every place in a JSON value."""
     yield path
-    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+    keys: Any = value if isinstance(value, dict) else ()
+    for key in range(len(value)) if isinstance(value, list) else keys:
         yield from places(value[key], (*path, key))
 
 
 def with_other_json(content: bytes, rng: random.Random) -> bytes:
-    """One value of `data` taken away or replaced by another."""
+    """Take one value of `data` away, or replace it by another."""
     data = json.loads(members_of(content)["data"])
     part = rng.choice(sorted(data))  # first a part, so that long ones do not get all of it
     *path, last = rng.choice([(part, *place) for place in places(data[part])])
@@ -278,7 +248,7 @@ def with_other_json(content: bytes, rng: random.Random) -> bytes:
 
 
 def with_other_tensors(content: bytes, rng: random.Random) -> bytes:
-    """One tensor taken away, renamed, or of other values, another kind or another shape; or a group's bytes cut."""
+    """Take a tensor away, rename it, or change its values, kind or shape; or cut the bytes of a group."""
     members = members_of(content)
     group = rng.choice([name for name in members if name.endswith(".safetensors")])
     if rng.random() < 0.2:
@@ -302,27 +272,21 @@ def with_other_tensors(content: bytes, rng: random.Random) -> bytes:
     return packed(members)
 
 
-N_MUTATIONS = 30
+def outcomes_of(change: Callable[[bytes, random.Random], bytes], saved: bytes, part: int) -> list[str]:
+    return [what_becomes_of(change(saved, random.Random(part * 30 + i))) for i in range(30)]
 
 
 @pytest.mark.parametrize("part", range(8))
 def test_a_damaged_file_is_refused_or_harmless(saved: bytes, part: int) -> None:
-    outcomes = [
-        what_becomes_of(damaged(saved, random.Random(part * N_MUTATIONS + i))) for i in range(N_MUTATIONS)
-    ]
     allowed = rf"a model$|refused: .*({NOT_WHOLE}|has format version)"
+    outcomes = outcomes_of(damaged, saved, part)
     assert [outcome for outcome in outcomes if not re.match(allowed, outcome)] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(10))
-def test_a_file_that_says_something_else_is_refused_or_describes_another_whole_model(
-    saved: bytes, part: int
-) -> None:
-    outcomes = [
-        what_becomes_of(with_other_json(saved, random.Random(part * N_MUTATIONS + i)))
-        for i in range(N_MUTATIONS)
-    ]
+def test_a_file_that_says_something_else_is_refused_or_another_whole_model(saved: bytes, part: int) -> None:
+    outcomes = outcomes_of(with_other_json, saved, part)
     # Only a size that is noticed before memory is asked for leaves the machine alone.
     assert [outcome for outcome in outcomes if "MemoryError" in outcome or "alloc" in outcome] == []
     assert len({outcome[:7] for outcome in outcomes}) == 2  # some are refused, and some are models
@@ -330,10 +294,7 @@ def test_a_file_that_says_something_else_is_refused_or_describes_another_whole_m
 
 @pytest.mark.parametrize("part", range(4))
 def test_other_tensors_are_refused_or_make_another_whole_model(saved: bytes, part: int) -> None:
-    outcomes = [
-        what_becomes_of(with_other_tensors(saved, random.Random(part * N_MUTATIONS + i)))
-        for i in range(N_MUTATIONS)
-    ]
+    outcomes = outcomes_of(with_other_tensors, saved, part)
     assert [outcome for outcome in outcomes if not re.match("a model$|refused: ", outcome)] == []
 
 
@@ -341,26 +302,19 @@ def without(name: str) -> Callable[[dict[str, th.Tensor]], Any]:
     return lambda tensors: tensors.pop(name)
 
 
-WEIGHT = "actor.denoiser.from_state.weight"
+W = "actor.denoiser.from_state.weight"
+LONG = {"1.exp_avg": th.zeros(99)}
 
 
 @pytest.mark.parametrize(
     ("group", "change", "message"),
     [
-        ("policy", without(WEIGHT), f"'{WEIGHT}' is a weight of the network alone"),
+        ("policy", without(W), f"'{W}' is a weight of the network alone"),
         ("policy", lambda t: t.update(more=th.zeros(1)), "'more' is a weight of the file alone"),
-        (
-            "policy",
-            lambda t: t.update({WEIGHT: th.zeros(3, 3)}),
-            rf"'{WEIGHT}' of the network is \(.*that of the file \(3, 3\)",
-        ),
-        ("policy", lambda t: t.update({WEIGHT: t[WEIGHT].double()}), "that of the file .*float64"),
-        ("policy", lambda t: t.update({WEIGHT: t[WEIGHT] * np.inf}), f"the weight '{WEIGHT}' is not finite"),
-        (
-            "actor.optimizer",
-            lambda t: t.update({"1.exp_avg": th.zeros(99)}),
-            r"the state of parameter 1 is \{.exp_avg.: \(99,",
-        ),
+        ("policy", lambda t: t.update({W: th.zeros(3, 3)}), rf"'{W}' of the network is .*file \(3, 3\)"),
+        ("policy", lambda t: t.update({W: t[W].double()}), "that of the file .*float64"),
+        ("policy", lambda t: t.update({W: t[W] * np.inf}), f"the weight '{W}' is not finite"),
+        ("actor.optimizer", lambda t: t.update(LONG), r"the state of parameter 1 is \{.exp_avg.: \(99,"),
         ("text_table", without("vectors"), "the table of task texts lacks vectors"),
         ("generators", without("generator"), "lacks 'generator'"),
     ],
@@ -376,32 +330,25 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
         load(packed(members))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("net_arch", [10**6, 10**6]),
-        ("n_critics", 10**9),
-        ("n_encoder_layers", 10**9),
-        ("n_diffusion_steps", 10**9),
-    ],
-)
-def test_a_few_bytes_cannot_ask_for_all_of_the_memory(saved: bytes, name: str, value: Any) -> None:
+@pytest.mark.parametrize("name", ["net_arch", "n_critics", "n_encoder_layers", "n_diffusion_steps"])
+def test_a_few_bytes_cannot_ask_for_all_of_the_memory(saved: bytes, name: str) -> None:
     data = json.loads(members_of(saved)["data"])
-    data["arguments"]["policy_kwargs"][name] = value
+    data["arguments"]["policy_kwargs"][name] = [10**6, 10**6] if name == "net_arch" else 10**9
     outcome = what_becomes_of(with_data(saved, json.dumps(data)))
     assert re.match("refused: ", outcome)
     assert "emory" not in outcome
 
 
-# Values and spaces ---------------------------------------------------------------------------------------------------------
+# Values and spaces ------------------------------------------------------------------------------------
+
+
+def through_a_file(value: Any) -> Any:
+    return json.loads(json.dumps(value, allow_nan=False))
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), [1.0, float("inf")], {"a": float("-inf")}])
-def test_numbers_without_end_come_back(value: Any) -> None:
-    assert (
-        from_json(json.loads(json.dumps(to_json(value), allow_nan=False)), "value", no_custom_objects)
-        == value
-    )
+def test_infinite_numbers_come_back(value: Any) -> None:
+    assert from_json(through_a_file(to_json(value)), "value", no_custom_objects) == value
 
 
 BOUNDS = st.floats(-1e6, 1e6, width=32) | st.just(float("inf"))
@@ -414,10 +361,10 @@ def boxes(draw: st.DrawFn) -> spaces.Box:
     shape, dtype = draw(SHAPES), draw(DTYPES)
     if not np.issubdtype(dtype, np.floating):
         return spaces.Box(draw(st.integers(0, 5)), draw(st.integers(6, 255)), shape, dtype)
-    bounds = np.abs(
-        np.array(draw(st.lists(BOUNDS, min_size=int(np.prod(shape)), max_size=int(np.prod(shape)))))
-    )
-    return spaces.Box(-bounds.reshape(shape).astype(dtype), bounds.reshape(shape).astype(dtype), shape, dtype)
+    size = int(np.prod(shape))
+    drawn = draw(st.lists(BOUNDS, min_size=size, max_size=size))
+    bounds = np.abs(np.array(drawn)).reshape(shape).astype(dtype)
+    return spaces.Box(-bounds, bounds, shape, dtype)
 
 
 FLAT_SPACES = (
@@ -428,11 +375,12 @@ FLAT_SPACES = (
 )
 
 
-@given(
-    FLAT_SPACES | st.dictionaries(st.text(max_size=5), FLAT_SPACES, min_size=1, max_size=3).map(spaces.Dict)
-)
+DICT_SPACES = st.dictionaries(st.text(max_size=5), FLAT_SPACES, min_size=1, max_size=3).map(spaces.Dict)
+
+
+@given(FLAT_SPACES | DICT_SPACES)
 def test_every_space_comes_back(space: spaces.Space[Any]) -> None:
-    assert space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False))) == space
+    assert space_from_json(through_a_file(space_to_json(space))) == space
 
 
 def test_the_bounds_of_an_image_take_two_numbers() -> None:
