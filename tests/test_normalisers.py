@@ -1,4 +1,4 @@
-"""What the networks read is standardised with statistics of the data, whoever reads it first."""
+"""The inputs of the networks are standardised with statistics of the data, whoever reads them first."""
 
 from typing import Any
 

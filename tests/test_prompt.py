@@ -1,4 +1,4 @@
-"""What a user says about a task: every form of an example, the window cut from it, and the prompt of both."""
+"""The prompt of a user: every form of an example, the window cut from it, and a sentence beside it."""
 
 import re
 from typing import Any

@@ -86,7 +86,7 @@ def test_the_encoders_learn_only_from_the_prompts_that_have_something_to_read() 
     encoder, prompts = make_encoder(), make_prompts()
     vectors = encoder(prompts, features_of(prompts)).vectors
     weights = (encoder.text[0].weight, encoder.trajectory.embed.weight)
-    probe = th.randn(vectors.shape[1])  # a plain sum would vanish behind the layer norm
+    probe = th.randn(vectors.shape[1])  # a plain sum would vanish after the layer norm
     by_prompt = [th.autograd.grad((row * probe).sum(), weights, retain_graph=True) for row in vectors]
     assert [bool(text.any()) for text, _ in by_prompt] == HAS_TEXT.tolist()
     assert [bool(trajectory.any()) for _, trajectory in by_prompt] == HAS_TRAJECTORY.tolist()

@@ -33,7 +33,7 @@ class StateReader(nn.Module):
     def project(self, layer: nn.Linear, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
         """Apply the first layer of a network to what is read.
 
-        :param layer: from ``output_dim`` to the network's width.
+        :param layer: linear map from ``output_dim`` to the network's width.
         :param features: (M, N, feature_dim), normalised.
         :param prompts: M encoded prompts.
         :return: (M, N, width).

@@ -1,1 +1,3 @@
-"""What a user says about a task, and how it becomes vectors."""
+"""Prompts: sentences and examples by which a user names a task, and the encoders that make vectors of
+them.
+"""

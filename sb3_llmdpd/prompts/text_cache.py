@@ -54,12 +54,15 @@ class CachedTextEncoder:
         sentences = check_texts(texts, "`texts`")
         if not sentences:
             return self.encoder.encode(sentences)
-        found = self._read(sentences)
+        folder = self._folder()
+        found = _read(folder, sentences) if folder is not None else {}
         missing = [text for text in dict.fromkeys(sentences) if text not in found]
         if missing:
             vectors = check_vectors(self.encoder.encode(missing), missing, self.encoder)
             new = dict(zip(missing, vectors, strict=True))
-            self._write(new)
+            folder = self._folder()  # again: the encoder may have fetched its weights only now
+            if folder is not None:
+                _write(folder, new)
             found |= new
         return np.stack([found[text] for text in sentences])
 
@@ -72,34 +75,30 @@ class CachedTextEncoder:
         readable = re.sub(r"[^A-Za-z0-9]+", "-", self.name)[-60:].strip("-")
         return self.directory / "texts" / f"{readable}-{key}"
 
-    def _read(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        folder = self._folder()
-        if folder is None:
-            return {}
-        found = {}
-        for text in texts:
-            try:
-                vector = np.load(folder / _file_name(text), allow_pickle=False)
-            except (OSError, ValueError, EOFError):  # absent, or damaged: encoded again
-                continue
-            if vector.ndim == 1 and vector.dtype == np.float32 and np.isfinite(vector).all():
-                found[text] = vector
-        return found
 
-    def _write(self, vectors: dict[str, np.ndarray]) -> None:
-        folder = self._folder()
-        if folder is None:
-            return
+def _read(folder: Path, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    found = {}
+    for text in texts:
         try:
-            for text, vector in vectors.items():
-                with whole_file(folder / _file_name(text)) as temporary:
-                    np.save(temporary, vector, allow_pickle=False)
-        except OSError as error:
-            warnings.warn(
-                f"the cache of sentence vectors cannot be written ({error}), so they will be computed again;"
-                f" set ${CACHE_VARIABLE} to a directory that can be written",
-                stacklevel=3,
-            )
+            vector = np.load(folder / _file_name(text), allow_pickle=False)
+        except (OSError, ValueError, EOFError):  # absent, or damaged: encoded again
+            continue
+        if vector.ndim == 1 and vector.dtype == np.float32 and np.isfinite(vector).all():
+            found[text] = vector
+    return found
+
+
+def _write(folder: Path, vectors: dict[str, np.ndarray]) -> None:
+    try:
+        for text, vector in vectors.items():
+            with whole_file(folder / _file_name(text)) as temporary:
+                np.save(temporary, vector, allow_pickle=False)
+    except OSError as error:
+        warnings.warn(
+            f"the cache of sentence vectors cannot be written ({error}), so they will be computed again;"
+            f" set ${CACHE_VARIABLE} to a directory that can be written",
+            stacklevel=3,
+        )
 
 
 def _file_name(text: str) -> str:

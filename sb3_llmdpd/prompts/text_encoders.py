@@ -1,7 +1,8 @@
 """The protocol of a text encoder, with the specs by which one is named and made."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -104,10 +105,7 @@ def make_text_encoder(spec: str) -> TextEncoder:
         raise TypeError(f"a text encoder is named by a string, got {got}. Known are:\n{KNOWN_SPECS}")
     head, _, query = spec.partition("?")
     kind, _, model = head.partition(":")
-
-    def options(readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-        return _read_options(spec, query, readers)
-
+    options = partial(_read_options, spec, query)
     if kind == "minilm" and not model:
         return MiniLMTextEncoder(**options({}))
     if kind == "hashing" and (model.isdecimal() or not model):
@@ -171,16 +169,12 @@ def _boolean(value: str) -> bool:
     return {"1": True, "true": True, "0": False, "false": False}[value.lower()]
 
 
-_MODEL_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "revision": str,
-    "dtype": str,
-    "device": str,
-    "local_files_only": _boolean,
-}
-_POOLING_OPTIONS: dict[str, Callable[[str], Any]] = {"pooling": str, "normalize": _boolean, "max_length": int}
+_Readers = dict[str, Callable[[str], Any]]
+_MODEL_OPTIONS: _Readers = {"revision": str, "dtype": str, "device": str, "local_files_only": _boolean}
+_POOLING_OPTIONS: _Readers = {"pooling": str, "normalize": _boolean, "max_length": int}
 
 
-def _read_options(spec: str, query: str, readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+def _read_options(spec: str, query: str, readers: _Readers) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in readers:
