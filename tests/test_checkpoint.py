@@ -24,14 +24,8 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from sb3_llmdpd import LLMDPD, Prompt
-from sb3_llmdpd.checkpoint.values import (
-    MAX_ENTRIES,
-    from_json,
-    no_custom_objects,
-    space_from_json,
-    space_to_json,
-    to_json,
-)
+from sb3_llmdpd.checkpoint import values
+from sb3_llmdpd.checkpoint.values import MAX_ENTRIES, space_from_json, space_to_json
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged
 
 OBSERVATIONS = np.zeros((2, 5), np.float32)
@@ -348,7 +342,8 @@ def through_a_file(value: Any) -> Any:
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), [1.0, float("inf")], {"a": float("-inf")}])
 def test_infinite_numbers_come_back(value: Any) -> None:
-    assert from_json(through_a_file(to_json(value)), "value", no_custom_objects) == value
+    written = through_a_file(values.to_json(value))
+    assert values.from_json(written, "value", values.no_custom_objects) == value
 
 
 BOUNDS = st.floats(-1e6, 1e6, width=32) | st.just(float("inf"))

@@ -176,19 +176,14 @@ def test_values_stand_prompt_after_prompt() -> None:
 TOKEN, L = 8, 6
 
 
+NOTHING = th.zeros(M, L, 0)
+
+
 def encoded(
-    tokens: th.Tensor | None = None,
-    steps: th.Tensor | None = None,
-    has_trajectory: Sequence[bool] = (True,) * M,
+    tokens: th.Tensor = NOTHING, steps: th.Tensor = NOTHING, has_trajectory: Sequence[bool] = (True,) * M
 ) -> PromptEncoding:
-    """Encoded prompts of which an attention reads one thing."""
-    nothing = th.zeros(M, L, 0)
-    return PromptEncoding(
-        vectors=th.zeros(M, 0),
-        tokens=nothing if tokens is None else tokens,
-        steps=nothing if steps is None else steps,
-        has_trajectory=th.tensor(has_trajectory),
-    )
+    """Make encoded prompts of which a reader reads one thing."""
+    return PromptEncoding(th.zeros(M, 0), tokens, steps, th.tensor(has_trajectory))
 
 
 def make_cross_attention() -> TrajectoryAttention:
@@ -301,10 +296,8 @@ def test_what_is_read_does_not_move_with_the_origin() -> None:
     """Differences to the example mean the same wherever both are: so they do in a task that is new."""
     reader = NearestSteps(FEATURE, ACTION)
     states, actions, features = th.randn(M, L, FEATURE), th.rand(M, L, ACTION), th.randn(M, N, FEATURE)
-    here, there = (
-        reader(features + shift, encoded(steps=th.cat([states + shift, actions], dim=-1)))
-        for shift in (0.0, 2.5)
-    )
+    here = reader(features, encoded(steps=th.cat([states, actions], dim=-1)))
+    there = reader(features + 2.5, encoded(steps=th.cat([states + 2.5, actions], dim=-1)))
     assert_close(here, there, atol=1e-3, rtol=1e-3)
 
 

@@ -16,16 +16,13 @@ HAS_TRAJECTORY = th.tensor([True, False, True, False])
 
 
 def make_encoder(text_dim: int = TEXT) -> PromptEncoder:
-    return PromptEncoder(
-        text_dim, FEATURE, ACTION, L, TEXT_EMBEDDING, TRAJECTORY_EMBEDDING, TOKEN, n_layers=1, n_heads=2
-    )
+    return PromptEncoder(text_dim, FEATURE, ACTION, L, TEXT_EMBEDDING, TRAJECTORY_EMBEDDING, TOKEN, 1, 2)
 
 
 def make_prompts(text_dim: int = TEXT) -> PromptBatch:
     """Four prompts: with both, text only, trajectory only, neither."""
-    return PromptBatch(
-        th.randn(M, text_dim), HAS_TEXT, th.randn(M * L, FEATURE), th.randn(M, L, ACTION), HAS_TRAJECTORY
-    )
+    texts, observations, actions = th.randn(M, text_dim), th.randn(M * L, FEATURE), th.randn(M, L, ACTION)
+    return PromptBatch(texts, HAS_TEXT, observations, actions, HAS_TRAJECTORY)
 
 
 def features_of(prompts: PromptBatch) -> th.Tensor:
@@ -62,10 +59,8 @@ def test_each_prompt_is_encoded_apart_from_the_others() -> None:
     together = encoder(prompts, features_of(prompts))
     for m in range(M):
         own = slice(m, m + 1)
-        features, actions = features_of(prompts), prompts.actions[own]
-        alone = PromptBatch(
-            prompts.text_vectors[own], HAS_TEXT[own], features[m], actions, HAS_TRAJECTORY[own]
-        )
+        features, actions, texts = features_of(prompts), prompts.actions[own], prompts.text_vectors[own]
+        alone = PromptBatch(texts, HAS_TEXT[own], features[m], actions, HAS_TRAJECTORY[own])
         encoded = encoder(alone, features[own])
         assert_close(encoded.vectors[0], together.vectors[m])
         assert_close(encoded.tokens[0], together.tokens[m])
@@ -74,10 +69,8 @@ def test_each_prompt_is_encoded_apart_from_the_others() -> None:
 def test_a_null_learns_only_from_the_prompts_that_use_it() -> None:
     encoder, prompts = make_encoder(), make_prompts()
     vectors = encoder(prompts, features_of(prompts)).vectors
-    by_prompt = [
-        th.autograd.grad(row.sum(), (encoder.null_text, encoder.null_trajectory), retain_graph=True)
-        for row in vectors
-    ]
+    nulls = (encoder.null_text, encoder.null_trajectory)
+    by_prompt = [th.autograd.grad(row.sum(), nulls, retain_graph=True) for row in vectors]
     assert [bool(text.any()) for text, _ in by_prompt] == (~HAS_TEXT).tolist()
     assert [bool(trajectory.any()) for _, trajectory in by_prompt] == (~HAS_TRAJECTORY).tolist()
 
@@ -160,8 +153,5 @@ def test_with_a_single_text_layer_words_add_up() -> None:
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
 def test_the_text_goes_through_as_many_layers_as_asked_for(n_layers: int) -> None:
     text = PromptEncoder(6, 3, 2, 4, 8, 8, 8, 1, 2, n_text_layers=n_layers).text
-    assert [type(layer) for layer in text or []] == [
-        nn.Linear,
-        *[nn.SiLU, nn.Linear] * (n_layers - 1),
-        nn.LayerNorm,
-    ]
+    pairs = [nn.SiLU, nn.Linear] * (n_layers - 1)
+    assert [type(layer) for layer in text or []] == [nn.Linear, *pairs, nn.LayerNorm]

@@ -13,13 +13,14 @@ from sb3_llmdpd.prompts.task_encoders import KnownTasks, OneHotTextEncoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder, probe, revision_of
 from sb3_llmdpd.prompts.text_table import TextTable
 
+MonkeyPatch = pytest.MonkeyPatch
 SPECS = ONE_HOT, RANDOM = "one-hot:metaworld", "random:metaworld"
 OTHER = "water the plant on the shelf"
 every_kind = pytest.mark.parametrize("spec", SPECS)
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def cache(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("SB3_LLMDPD_CACHE", str(tmp_path / "cache"))
 
 
@@ -76,9 +77,7 @@ def test_a_sentence_stands_for_one_task() -> None:
 
 
 @every_kind
-def test_a_changed_sentence_changes_the_revision_and_so_the_cache(
-    spec: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_sentence_changes_the_revision_and_the_cache(spec: str, monkeypatch: MonkeyPatch) -> None:
     before = revision_of(make_text_encoder(spec))
     monkeypatch.setitem(SENTENCES, "reach", (*SENTENCES["reach"], OTHER))
     assert revision_of(make_text_encoder(spec)) not in (before, "", None)
@@ -120,7 +119,7 @@ def test_one_hot_has_a_probe_of_zeros_by_which_it_is_known_again() -> None:
     assert_array_equal(again.lookup(texts), make_text_encoder(ONE_HOT).encode(texts))
 
 
-def test_another_encoder_in_the_place_of_one_hot_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_encoder_in_the_place_of_one_hot_is_noticed(monkeypatch: MonkeyPatch) -> None:
     encoder = make_text_encoder(ONE_HOT)
     table = TextTable.encode(SENTENCES["reach"], encoder)
     monkeypatch.setattr(encoder, "encode", lambda texts: np.ones((len(texts), 50), np.float32))
@@ -130,9 +129,7 @@ def test_another_encoder_in_the_place_of_one_hot_is_noticed(monkeypatch: pytest.
 
 
 @every_kind
-def test_a_model_trained_with_them_answers_known_and_unknown_sentences_after_loading(
-    spec: str, tmp_path: Path
-) -> None:
+def test_a_loaded_model_answers_known_and_unknown_sentences_alike(spec: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
 
     def episode(task: str) -> Episode:
@@ -144,8 +141,7 @@ def test_a_model_trained_with_them_answers_known_and_unknown_sentences_after_loa
     model.save(tmp_path / "model.zip")
     loaded = LLMDPD.load(tmp_path / "model.zip", device="cpu")
     for text in (SENTENCES["reach"][1], SENTENCES["pick-place"][0], OTHER):
-        before, after = (
-            m.predict(np.ones(3, np.float32), deterministic=True, task_text=text)[0] for m in (model, loaded)
-        )
+        how = dict(deterministic=True, task_text=text)
+        before, after = (m.predict(np.ones(3, np.float32), **how)[0] for m in (model, loaded))
         assert_array_equal(before, after)
     assert probe(make_text_encoder(spec)).shape == (loaded.policy.text_dim,)

@@ -11,6 +11,8 @@ from sb3_llmdpd.common.files import default_cache_directory
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import HashingTextEncoder, revision_of
 
+MonkeyPatch = pytest.MonkeyPatch
+
 
 class CountingEncoder(HashingTextEncoder):
     """Remembers what it was asked for."""
@@ -82,7 +84,7 @@ def test_an_entry_that_holds_a_pickle_is_not_opened(tmp_path: Path) -> None:
     assert_array_equal(CachedTextEncoder(CountingEncoder(), tmp_path).encode(["close it"]), VECTORS[1:2])
 
 
-def test_an_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     def full_disk(path: Path, vector: np.ndarray, **options: bool) -> None:
         path.write_bytes(b"half")
         raise OSError("No space left on device")
@@ -100,7 +102,7 @@ def test_a_directory_that_cannot_be_made_is_said_and_does_no_harm(tmp_path: Path
         assert_array_equal(CachedTextEncoder(CountingEncoder(), tmp_path / "file").encode(TEXTS), VECTORS)
 
 
-def test_vectors_with_nan_are_refused_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_with_nan_are_refused_and_not_kept(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     encoder = CountingEncoder()
     monkeypatch.setattr(encoder, "encode", lambda texts: np.full((len(texts), 8), np.nan))
     with pytest.raises(ValueError, match="gave NaN or infinity for 'open the drawer'"):
@@ -114,7 +116,7 @@ def test_the_cache_passes_for_the_encoder_behind_it(tmp_path: Path) -> None:
     assert cached.encode([]).shape == (0, 8)
 
 
-def test_the_environment_moves_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_moves_the_directory(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("SB3_LLMDPD_CACHE", str(tmp_path))
     assert CachedTextEncoder(HashingTextEncoder()).directory == tmp_path
     monkeypatch.delenv("SB3_LLMDPD_CACHE")

