@@ -13,9 +13,7 @@ Metrics = dict[str, th.Tensor]
 
 
 class PromptBatch(NamedTuple):
-    """M prompts. Where a flag says that text or trajectory is absent, nothing reads the values in its
-    place.
-    """
+    """M prompts. Nothing reads the values of a text or trajectory whose flag is False."""
 
     text_vectors: th.Tensor
     """(M, text_dim), raw vectors of the frozen text encoder; (M, 0) where no sentence is shown."""
@@ -116,9 +114,7 @@ class PromptEncoding(NamedTuple):
     vectors: th.Tensor
     """(M, prompt_dim): text and trajectory vectors side by side, or the text's vectors alone."""
     tokens: th.Tensor
-    """(M, L, token_dim): the encoded steps of each example, for cross-attention; (M, L, 0) for nearest
-    steps.
-    """
+    """(M, L, token_dim): the encoded steps of each example; (M, L, 0) for nearest steps."""
     steps: th.Tensor
     """(M, L, features_dim + action_dim): the steps as they are, states standardised, for nearest steps."""
     has_trajectory: th.Tensor

@@ -41,8 +41,7 @@ class Checkpoint:
     """Contents of a model file.
 
     :param data: JSON: arguments of the constructor, counters, spaces, states of the generators.
-    :param tensors: named groups of tensors: ``policy``, ``actor.optimizer``, ``critic.optimizer``,
-        ``text_table``, ...
+    :param tensors: named groups of tensors: ``policy``, ``actor.optimizer``, ``text_table``, ...
     :param system_info: SB3's words on the machine that wrote the file.
     """
 
@@ -74,8 +73,7 @@ def read(path: FileLike) -> Checkpoint:
     :param path: a path (with or without ``.zip``), or a binary file open for reading.
     :return: its contents.
     :raises FileNotFoundError: when there is no such file.
-    :raises ValueError: when it is damaged, not a model of this package, pickled, or of an unknown format
-        version.
+    :raises ValueError: when it is damaged, foreign, pickled, or of an unknown format version.
     """
     shown = shown_path(path)
     try:

@@ -138,8 +138,7 @@ def restore_optimizer(optimizer: th.optim.Optimizer, groups: Any, tensors: Tenso
     :param optimizer: optimiser of the same parameters, whose values may change: restore them afterwards.
     :param groups: groups from `optimizer_to_parts`.
     :param tensors: tensors from `optimizer_to_parts`.
-    :raises ValueError: when the state does not fit the parameters; torch would notice at the first step, if
-        at all.
+    :raises ValueError: when the state does not fit the parameters, which torch would notice late or never.
     """
     groups = from_json(groups, "param_groups", no_custom_objects)
     fresh = optimizer.state_dict()["param_groups"]

@@ -41,9 +41,8 @@ class ChainStep(NamedTuple):
 class DiffusionProcess(nn.Module):
     """Denoising diffusion of actions in [-1, 1] with noise prediction.
 
-    Steps are counted from 0 (nearly clean) to K - 1 (nearly pure noise). The constants are float32 buffers
-    computed in float64 from the constructor's arguments. The state dict leaves them out, since no weight file
-    may change them.
+    Steps are counted from 0 (nearly clean) to K - 1 (nearly pure noise). The constants are float32 buffers,
+    computed in float64. The state dict leaves them out: no weight file may change them.
 
     :param n_steps: K, at least 1.
     :param noise_schedule: one of ``"vp"``, ``"linear"``, ``"cosine"``.
@@ -154,14 +153,11 @@ def make_chain(
 ) -> list[ChainStep]:
     r"""Compute the steps of a chain from pure noise to a clean action.
 
-    DDPM draws a_{k-1} from q(a_{k-1} | a_k, a_0 = s) (Ho et al., 2020, Eq. 7). DDIM (Song et al., 2021, Eq.
-    12 with
-    :math:`\sigma = 0`) keeps the noise that it sees. DPM-Solver++ (Lu et al., 2022, Algorithm 2, 2M) goes on
-        along the line through what the network saw in this step and in the last; its first and last steps are
-        DDIM's.
+    DDPM draws a_{k-1} from q(a_{k-1} | a_k, a_0 = s) (Ho et al., 2020, Eq. 7). DDIM keeps the noise that it
+    sees (Song et al., 2021, Eq. 12 with :math:`\sigma = 0`). DPM-Solver++ goes on along the line through the
+    clean actions of this step and the last (Lu et al., 2022, Algorithm 2, 2M); at both ends it is DDIM.
 
-    Worked example: K = 5 and S = 3 visit the steps 4, 2, 0. The noisiest is always the first, even of a
-    single step.
+    Worked example: K = 5 and S = 3 visit the steps 4, 2, 0; a single step starts at 4, too.
 
     :param alphas_bar: (K,), abar of each training step.
     :param sampler: one of ``SAMPLERS``.

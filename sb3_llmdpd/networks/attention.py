@@ -96,15 +96,13 @@ class TrajectoryAttention(StateReader):
 
 
 class NearestSteps(StateReader):
-    """The state as its difference to the nearest steps of its example; the state itself only without an
-    example.
+    """The state as its difference to the nearest steps of its example; as it is without one.
 
     With states s and steps (s_j, a_j) of the example, ``w_j = softmax(-|c * (s - s_j)|^2)``. The reader gives
     the means under w of s_j - s, of s_{j+h} - s for each look-ahead h, of a_j, and of j / (L - 1); and the
     differences once more at a fine scale. Only the scales c are learned, for each of a few heads: the first
     looks around, the last at one step. A difference to the example means the same in a task that was never
-    seen. The features themselves do not: they tell which known task is most alike, and a policy that has them
-    learns its actions.
+    seen. The features do not: they tell a known task, and a policy that has them learns its actions.
 
     :param feature_dim: size of a state's features.
     :param action_dim: size of an action.

@@ -45,8 +45,7 @@ class Normaliser(nn.Module):
 
 
 class ObservationNormaliser(nn.Module):
-    """Standardises the vectors of real numbers in an observation, for a features extractor that learns from
-    them.
+    """Standardises the vectors of real numbers in an observation, for an extractor that learns.
 
     Everything else stays as it is: images, categories, and any space but a one-dimensional Box of floats.
 

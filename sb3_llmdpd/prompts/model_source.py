@@ -22,13 +22,10 @@ Loaded = TypeVar("Loaded")
 class LanguageModel:
     """A frozen model, looked for in a folder, then in the hub's cache on this machine, then on the hub.
 
-    It is loaded at the first use. Code that comes with it is never run, and weights are read from safetensors
-    only.
+    It is loaded at the first use. Its own code is never run, and weights are read from safetensors only.
 
-    :param model: folder, or name on the hub. A folder's path is made absolute, so that the name holds
-        everywhere.
-    :param dtype: type of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"`` as they are
-        stored.
+    :param model: folder, whose path is made absolute for the name to hold everywhere; or name on the hub.
+    :param dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"`` as the weights are stored.
     :param revision: branch, tag or commit on the hub.
     :param device: torch device; ``"auto"`` is CUDA where there is one. The name leaves it out.
     :param local_files_only: True to never ask the hub. Else it is asked only for what is not on this machine.

@@ -16,8 +16,7 @@ TrajectoryLike = Any
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """The (state, action) steps of one example, in environment units; checked like an `Episode`, and
-    read-only.
+    """The (state, action) steps of one example, in environment units; checked and read-only.
 
     :param observations: (L, *obs_shape), or a dict of such arrays; a row after the last action is left out.
     :param actions: (L, action_dim).
@@ -72,11 +71,9 @@ class Prompt:
 
     :param text: one sentence, or None.
     :param trajectory: one example (see `Trajectory.of`), or None.
-    :param text_vector: (text_dim,), vector of a sentence by the model's own text encoder, in place of
-        ``text``; or None.
+    :param text_vector: (text_dim,), the sentence's vector by the model's own text encoder; or None.
     :raises TypeError: when one of them has a wrong type.
-    :raises ValueError: when the sentence is empty, the example or the vector malformed, or the sentence given
-        twice.
+    :raises ValueError: when the sentence is empty or given twice, the example or the vector malformed.
     """
 
     text: str | None = None
@@ -101,8 +98,7 @@ class Prompt:
         return self.text is not None or self.text_vector is not None
 
     def is_same(self, other: "Prompt") -> bool:
-        """Tell whether another prompt is certain to mean the same: the same sentence and the same example
-        object.
+        """Tell whether a prompt is certain to mean the same: one sentence and the same example object.
 
         :param other: prompt to compare with.
         :return: False also for two examples that are merely equal, and for a sentence and its vector.
@@ -156,8 +152,6 @@ def _checked_vector(vector: Any) -> np.ndarray:
 
 
 def _with_last_row(observations: Any, n_steps: int) -> np.ndarray:
-    """Repeat the last row where an `Episode` wants the observation after the last action; no encoder sees
-    it.
-    """
+    """Repeat the last row where an `Episode` wants one more observation; no encoder sees it."""
     array = np.asarray(observations)
     return np.concatenate([array, array[-1:]]) if array.ndim and len(array) == n_steps else array

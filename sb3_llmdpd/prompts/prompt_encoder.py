@@ -24,8 +24,7 @@ class PromptEncoder(nn.Module):
     :param token_dim: width of the trajectory transformer.
     :param n_layers: layers of the trajectory transformer.
     :param n_heads: heads of the trajectory transformer.
-    :param n_text_layers: linear maps in MLP_l; with one, known words keep their share of the vector in new
-        sentences.
+    :param n_text_layers: linear maps in MLP_l; with one, a known word keeps its share in new sentences.
     """
 
     def __init__(
@@ -59,8 +58,7 @@ class PromptEncoder(nn.Module):
 
         :param prompts: M prompts, their text vectors standardised.
         :param features: (M, L, feature_dim), normalised features of ``prompts.observations``.
-        :return: vectors of size text_embedding_dim + trajectory_embedding_dim; the steps, encoded and as they
-            are.
+        :return: vectors (M, text_embedding_dim + trajectory_embedding_dim); encoded and plain steps.
         """
         shown = prompts.has_trajectory
         vectors = self.null_text.expand(len(shown), -1)

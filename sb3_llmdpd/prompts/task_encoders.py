@@ -86,8 +86,7 @@ class OneHotTextEncoder(_TaskEncoder):
 
 
 class RandomTextEncoder(_TaskEncoder):
-    """A fixed random vector for each task, shared by its sentences; any other sentence has a vector of its
-    own.
+    """A fixed random vector for each task, shared by its sentences; other sentences have their own.
 
     The vectors have a language model's size and hardly correlate: the difference to its vectors is meaning.
 

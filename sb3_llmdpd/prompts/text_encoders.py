@@ -34,8 +34,7 @@ Options follow a question mark: "transformers:gpt2?pooling=last&dtype=bfloat16&l
 class TextEncoder(Protocol):
     """Turns sentences into vectors of one length, always the same vector for the same sentence.
 
-    An encoder whose weights may change without a change of its name also has a ``revision``, see
-    `revision_of`.
+    An encoder whose weights may change under one name also has a ``revision``, see `revision_of`.
     """
 
     @property
@@ -55,8 +54,7 @@ class TextEncoder(Protocol):
 
 
 class HashingTextEncoder:
-    """Hashed character n-grams, for tests: deterministic, without weights and without any idea of what words
-    mean.
+    """Hashed character n-grams, for tests: deterministic, without weights, and blind to meaning.
 
     :param dim: length of the vectors.
     :raises ValueError: when ``dim`` is not positive.

@@ -111,8 +111,7 @@ class TextTable:
 
         :param texts: m sentences.
         :return: (m, dim), float32.
-        :raises ValueError: on an empty sentence; when the encoder cannot be made again, or its vectors differ
-            from those of training.
+        :raises ValueError: on an empty sentence, or an encoder that cannot be made again or has changed.
         """
         sentences = check_texts(texts, "`texts`")
         distinct = dict.fromkeys(sentences)
@@ -171,8 +170,7 @@ class TextTable:
 
         :param data: mapping from `to_dict`.
         :param tensors: mapping from `tensors`.
-        :param encoder: encoder of other sentences, where that of training has moved or `make_text_encoder`
-            has none.
+        :param encoder: encoder of other sentences, in place of one made from the encoder's name.
         :return: the table.
         :raises ValueError: when a part is missing or does not fit.
         """
