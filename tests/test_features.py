@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from sb3_llmdpd.networks.features import MetaWorldRelativeExtractor as Relative
 from sb3_llmdpd.networks.features import features_extractor_named, is_fixed_function
-from sb3_llmdpd.networks.normaliser import Normaliser
+from sb3_llmdpd.networks.layers import Normaliser
 
 # Normaliser
 

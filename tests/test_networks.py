@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from sb3_llmdpd.networks.attention import NearestSteps, TrajectoryAttention, make_state_reader
-from sb3_llmdpd.networks.perceptrons import Denoiser, EnsembleLinear, Mish, QEnsemble, sinusoidal_embedding
+from sb3_llmdpd.networks.layers import Denoiser, EnsembleLinear, Mish, QEnsemble, sinusoidal_embedding
 from sb3_llmdpd.type_aliases import PromptEncoding
 
 # Mish -------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_llmdpd.baselines.segments import Segments
-from sb3_llmdpd.networks.normaliser import Normaliser
+from sb3_llmdpd.networks.layers import Normaliser
 from sb3_llmdpd.type_aliases import PromptBatch
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
-from sb3_llmdpd.networks.perceptrons import Mish
+from sb3_llmdpd.networks.layers import Mish
 
 CustomObjects = Callable[[str, str], Any]
 """(name of an argument, note in its place) -> the object that only the user has."""

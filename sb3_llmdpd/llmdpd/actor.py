@@ -16,8 +16,7 @@ from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.diffusion.process import ChainStep, DiffusionProcess
 from sb3_llmdpd.networks.attention import make_state_reader
 from sb3_llmdpd.networks.features import is_fixed_function
-from sb3_llmdpd.networks.normaliser import Normaliser, ObservationNormaliser
-from sb3_llmdpd.networks.perceptrons import Denoiser
+from sb3_llmdpd.networks.layers import Denoiser, Normaliser, ObservationNormaliser
 from sb3_llmdpd.prompts.prompt_encoder import PromptEncoder
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 

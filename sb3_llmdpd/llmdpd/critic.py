@@ -9,7 +9,7 @@ from torch import nn
 
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
 from sb3_llmdpd.networks.attention import StateReader, make_state_reader
-from sb3_llmdpd.networks.perceptrons import PromptedPerceptron, QEnsemble, StateValue
+from sb3_llmdpd.networks.layers import PromptedPerceptron, QEnsemble, StateValue
 from sb3_llmdpd.type_aliases import PromptEncoding
 
 

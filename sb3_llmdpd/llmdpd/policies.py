@@ -15,7 +15,7 @@ from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor, count_rows
 from sb3_llmdpd.llmdpd.arguments import check_policy_arguments
 from sb3_llmdpd.llmdpd.critic import PromptedCritic, PromptedStateValue, choose
 from sb3_llmdpd.networks.features import features_extractor_named
-from sb3_llmdpd.networks.perceptrons import Mish
+from sb3_llmdpd.networks.layers import Mish
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 

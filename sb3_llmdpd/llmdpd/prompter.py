@@ -6,13 +6,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_llmdpd.data.checks import check_fits
 from sb3_llmdpd.data.images import channels_first
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.prompts.prompt import Prompt, Trajectory, TrajectoryLike, take, window_steps
 from sb3_llmdpd.prompts.text_table import TextTable
-from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs, to_device
+from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
 TaskText = str | Sequence[str | None] | None
 """A sentence for all observations, or a list with one (or None) for each."""
@@ -195,8 +196,9 @@ def _joined(windows: Sequence[np.ndarray | dict[str, np.ndarray]], device: th.de
     """Join windows to (M * L, *obs_shape)."""
     first = windows[0]
     if isinstance(first, dict):
-        return to_device({key: np.concatenate([window[key] for window in windows]) for key in first}, device)
-    return to_device(np.concatenate(windows), device)  # type: ignore[arg-type]
+        joined = {key: np.concatenate([window[key] for window in windows]) for key in first}
+        return obs_as_tensor(joined, device)
+    return obs_as_tensor(np.concatenate(windows), device)  # type: ignore[arg-type]
 
 
 def as_prompts(task_text: TaskText, trajectory: Examples, prompt: PromptLike) -> list[Prompt] | None:

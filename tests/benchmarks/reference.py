@@ -18,7 +18,7 @@ from torch import nn
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor
 from sb3_llmdpd.llmdpd.critic import PromptedCritic
-from sb3_llmdpd.networks.perceptrons import Mish
+from sb3_llmdpd.networks.layers import Mish
 from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples
 
 
