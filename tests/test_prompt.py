@@ -105,9 +105,7 @@ BAD_EXAMPLES = {
 
 @pytest.mark.parametrize(("observations", "actions", "message"), BAD_EXAMPLES.values(), ids=BAD_EXAMPLES)
 @pytest.mark.parametrize("form", [Trajectory, lambda *pair: Trajectory.of(pair)], ids=["trajectory", "pair"])
-def test_a_malformed_example_is_refused_in_every_form(
-    observations: Any, actions: Any, message: str, form: Any
-) -> None:
+def test_a_malformed_example_is_refused(observations: Any, actions: Any, message: str, form: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(f"`trajectory`: {message}")):
         form(observations, actions)
 
@@ -119,9 +117,7 @@ largest_below_one = float(np.nextafter(1.0, 0.0))
 
 
 @given(lengths_and_windows, st.floats(0.0, largest_below_one))
-def test_a_window_stays_inside_its_example_and_never_goes_back(
-    sizes: tuple[list[int], int], offset: float
-) -> None:
+def test_a_window_stays_inside_and_never_goes_back(sizes: tuple[list[int], int], offset: float) -> None:
     lengths, window = np.array(sizes[0]), sizes[1]
     steps = window_steps(lengths, window, np.full((len(lengths), window), offset))
     assert (steps.shape, steps.dtype) == ((len(lengths), window), np.int64)

@@ -30,9 +30,7 @@ def test_the_rate_never_rises_again_after_the_warmup() -> None:
     assert all(earlier >= later for earlier, later in pairwise(rates))
 
 
-@pytest.mark.parametrize(
-    "arguments", [dict(initial=0.0), dict(final=-1.0), dict(warmup=1.0), dict(warmup=-0.1)]
-)
-def test_impossible_schedules_are_refused(arguments: dict[str, float]) -> None:
+@pytest.mark.parametrize("bad", [dict(initial=0.0), dict(final=-1.0), dict(warmup=1.0), dict(warmup=-0.1)])
+def test_impossible_schedules_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"initial > 0, final >= 0 and 0 <= warmup < 1, got initial="):
-        CosineSchedule(**{"initial": 1.0, **arguments})
+        CosineSchedule(**{"initial": 1.0, **bad})

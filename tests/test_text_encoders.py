@@ -179,9 +179,7 @@ def test_a_sentence_that_becomes_no_token_is_refused(tmp_path: Path) -> None:
         encoder_of(tmp_path).encode(["!!"])
 
 
-def test_sentence_transformers_gives_what_its_folder_says(
-    sentence_transformer: Path, folders: Folders
-) -> None:
+def test_sentence_transformers_follows_its_folder(sentence_transformer: Path, folders: Folders) -> None:
     encoder = make_text_encoder(f"sentence-transformers:{sentence_transformer}")
     same = encoder_of(folders["bert"])
     assert encoder.dim == 16
@@ -419,9 +417,7 @@ def test_a_path_with_a_question_mark_is_refused() -> None:
 
 @pytest.mark.parametrize("encoder", [HashingTextEncoder(), TransformersTextEncoder("never/loaded")])
 @pytest.mark.parametrize(("texts", "error"), [(["open", " "], ValueError), ([3], TypeError)])
-def test_a_bad_sentence_is_refused_before_a_model_is_loaded(
-    encoder: Any, texts: list[Any], error: type
-) -> None:
+def test_a_bad_sentence_is_refused_before_loading(encoder: Any, texts: list[Any], error: type) -> None:
     with pytest.raises(error, match="task text"):
         encoder.encode(texts)
 

@@ -96,9 +96,7 @@ def test_an_unknown_sentence_is_encoded_once(monkeypatch: MonkeyPatch) -> None:
     assert_array_equal(table.lookup(["b", "b"]), first)
 
 
-def test_the_encoder_of_an_unknown_sentence_is_made_once_and_cached(
-    table: TextTable, monkeypatch: MonkeyPatch
-) -> None:
+def test_the_encoder_is_made_once_and_cached(table: TextTable, monkeypatch: MonkeyPatch) -> None:
     table = restored(table)
     table.lookup(["pull the lever"])
     monkeypatch.setattr(text_table, "make_text_encoder", no_encoder)
@@ -206,7 +204,7 @@ def test_a_missing_part_is_named(table: TextTable, part: str) -> None:
         (["a", "a"], np.zeros((2, 4)), np.zeros(4), "the 2 texts of a table must differ, only 1 do"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(
+def test_bad_parts_are_refused(
     texts: list[str], vectors: np.ndarray, probe: np.ndarray, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

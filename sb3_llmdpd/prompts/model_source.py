@@ -49,9 +49,7 @@ class LanguageModel:
         self.dtype = one_of("dtype", dtype, DTYPES)
         self.device = _device(device)
         if "?" in model:  # which begins the options
-            raise ValueError(
-                f"a model's name or path cannot hold a question mark, got {model!r}; rename the folder"
-            )
+            raise ValueError(f"a model's name cannot hold a question mark, got {model!r}; rename the folder")
         folder = Path(model).expanduser()
         self.is_folder = folder.is_dir()
         self.model = str(folder.absolute()) if self.is_folder else model

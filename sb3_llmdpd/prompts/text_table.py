@@ -209,10 +209,8 @@ class TextTable:
             " which need no encoder"
         )
 
-    def _warn_of_similar_tasks(self, texts_by_task: Mapping[str, Sequence[str]]) -> None:
-        tasks_of = {
-            text: {task for task, texts in texts_by_task.items() if text in texts} for text in self.texts
-        }
+    def _warn_of_similar_tasks(self, by_task: Mapping[str, Sequence[str]]) -> None:
+        tasks_of = {text: {task for task, texts in by_task.items() if text in texts} for text in self.texts}
         found = [f"{text!r} stands for {sorted(tasks)}" for text, tasks in tasks_of.items() if len(tasks) > 1]
         # Sentences of zeros, which an encoder of labels does not know, are all alike to it.
         is_zero = ~self.vectors.any(axis=1, keepdims=True)
