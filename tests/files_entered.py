@@ -44,9 +44,7 @@ def calls() -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.zip")
         return {
-            "predict": files_entered(
-                lambda: model.predict(observation, task_text="do task number 2")
-            ),
+            "predict": files_entered(lambda: model.predict(observation, task_text="do task number 2")),
             "train(1)": files_entered(lambda: model.train(1, model.batch_size)),
             "save": files_entered(lambda: model.save(path)),
             "load": files_entered(lambda: LLMDPD.load(path, device="cpu")),
