@@ -10,6 +10,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_llmdpd.data.checks import check_fits
 from sb3_llmdpd.data.images import channels_first
+from sb3_llmdpd.data.spaces import scale_actions
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.prompts.prompt import Prompt, Trajectory, TrajectoryLike, take, window_steps
 from sb3_llmdpd.prompts.text_table import TextTable
@@ -138,13 +139,12 @@ def prompt_batch(prompts: Sequence[Prompt], model: ReadsPrompts, text_table: Tex
     device = model.device
     windows = [_window(prompt.trajectory, model) for prompt in prompts]
     actions = np.stack([window_actions for _, window_actions in windows])
-    low, high = model.action_space.low, model.action_space.high
-    scaled = (2.0 * ((actions - low) / (high - low)) - 1.0).reshape(*actions.shape[:2], -1)
+    scaled = scale_actions(actions, model.action_space.low, model.action_space.high)
     return PromptBatch(
         text_vectors=th.as_tensor(_text_vectors(prompts, model.text_dim, text_table), device=device),
         has_text=th.tensor([prompt.has_text for prompt in prompts], device=device),
         observations=_joined([window_observations for window_observations, _ in windows], device),
-        actions=th.as_tensor(scaled, dtype=th.float32, device=device),
+        actions=th.as_tensor(scaled.reshape(*actions.shape[:2], -1), dtype=th.float32, device=device),
         has_trajectory=th.tensor([prompt.trajectory is not None for prompt in prompts], device=device),
     )
 
