@@ -1,7 +1,9 @@
-"""Record what a learning policy does, as D4RL's medium-replay data are made: all episodes of a SAC that is still bad at it.
+"""Record what a learning policy does, as D4RL's medium-replay data are made: all episodes of SAC's training.
 
-Run it with ``python examples/record_locomotion.py``, and then
-``sb3-llmdpd benchmark d4rl --dataset recorded/hopper/medium-replay-v0``. It needs the ``metaworld`` extra for MuJoCo.
+It needs the ``metaworld`` extra for MuJoCo. The second command learns from what the first recorded:
+
+    python examples/record_locomotion.py
+    sb3-llmdpd benchmark d4rl --dataset recorded/hopper/medium-replay-v0
 """
 
 import argparse
@@ -15,16 +17,14 @@ from sb3_llmdpd.envs.recording import RecordEpisodes
 
 
 def main(robot: str = "hopper", n_steps: int = 10_000, root: Path | None = None, seed: int = 0) -> Path:
-    """Train for ``n_steps``, and write every episode on the way; returns the folder of the data set."""
+    """Train for ``n_steps``, write every episode on the way, and return the folder of the data set."""
     env = RecordEpisodes(gym.make(ROBOTS[robot].env_id), task=robot, task_text=ROBOTS[robot].sentence)
-    SAC("MlpPolicy", env, learning_starts=min(1_000, n_steps // 2), seed=seed).learn(
-        n_steps, progress_bar=n_steps > 1_000
-    )
+    sac = SAC("MlpPolicy", env, learning_starts=min(1_000, n_steps // 2), seed=seed)
+    sac.learn(n_steps, progress_bar=n_steps > 1_000)
     env.close()  # keeps the episode that has begun, too
     returns = [float(episode.rewards.sum()) for episode in env.episodes]
-    print(
-        f"{len(returns)} episodes, {sum(map(len, env.episodes)):,} steps, returns {min(returns):.0f} to {max(returns):.0f}"
-    )
+    total = sum(map(len, env.episodes))
+    print(f"{len(returns)} episodes, {total:,} steps, returns {min(returns):.0f} to {max(returns):.0f}")
     folder = env.write(f"recorded/{robot}/medium-replay-v0", root, algorithm_name="SAC, all of its training")
     print(f"{folder} is the data set")
     return folder

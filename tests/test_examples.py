@@ -12,6 +12,12 @@ pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+@pytest.fixture(autouse=True)
+def beside_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let them import what they share, as a script does by itself."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+
 def example(name: str) -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLES / name))
 
