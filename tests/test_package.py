@@ -21,7 +21,7 @@ PINS = {
 
 
 def requirements(name: str, extras: set[str]) -> list[Requirement]:
-    """What the installed distribution asks for here, with these extras."""
+    """List what the installed distribution asks for here, with these extras."""
     asked = [Requirement(line) for line in metadata.requires(name) or []]
     return [
         each

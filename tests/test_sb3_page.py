@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-PAGE = (TESTS.parent / "docs" / "sb3_compatibility.md").read_text()
+PAGE = (TESTS.parent / "docs" / "reference" / "sb3_compatibility.md").read_text()
 NAME = re.compile(r"`(test_\w+)`")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
@@ -15,53 +15,24 @@ ROWS = [
     if line.startswith("| `test_")
 ]
 
-OF_SB3 = (
-    *("test_save_load", "test_set_env", "test_exclude_include_saved_params", "test_save_load_env_cnn"),
-    *(
-        "test_save_load_replay_buffer",
-        "test_warn_buffer",
-        "test_save_load_policy",
-        "test_auto_wrap",
-        "test_predict",
-    ),
-    *("test_subclassed_space_env", "test_identity_spaces", "test_action_spaces", "test_float64_action_space"),
-    *(
-        "test_deterministic_training_common",
-        "test_custom_offpolicy",
-        "test_custom_optimizer",
-        "test_consistency",
-    ),
-    *(
-        "test_dict_spaces",
-        "test_multiprocessing",
-        "test_dict_vec_framestack",
-        "test_vec_normalize",
-        "test_cnn",
-    ),
-    *(
-        "test_image_like_input",
-        "test_deterministic_pg",
-        "test_offpolicy_normalization",
-        "test_mixing_gym_vecenv_api",
-    ),
-    *("test_no_resource_warning", "test_cast_lr_schedule", "test_save_load_net_arch_none", "test_n_critics"),
-    *("test_evaluate_policy", "test_evaluate_vector_env", "test_callbacks", "test_callbacks_can_cancel_runs"),
-    *("test_ep_buffers_stats_window_size", "test_load_invalid_object", "test_save_load_large_model"),
-    *("test_evaluate_policy_monitors", "test_tensorboard", "test_set_logger", "test_fps_no_div_zero"),
-    *(
-        "test_eval_callback_vec_env",
-        "test_eval_callback_chaining",
-        "test_checkpoint_additional_info",
-        "test_policy_hint",
-    ),
-    *(
-        "test_dict_nested",
-        "test_device_buffer",
-        "test_buffer_dtypes",
-        "test_continuous",
-        "test_td3_train_with_batch_norm",
-    ),
-    *("test_predict_with_dropout_batch_norm", "test_features_extractor_target_net", "test_train_freq"),
+OF_SB3 = re.findall(
+    r"\w+",
+    """
+    test_save_load test_set_env test_exclude_include_saved_params test_save_load_env_cnn
+    test_save_load_replay_buffer test_warn_buffer test_save_load_policy test_auto_wrap test_predict
+    test_subclassed_space_env test_identity_spaces test_action_spaces test_float64_action_space
+    test_deterministic_training_common test_custom_offpolicy test_custom_optimizer test_consistency
+    test_dict_spaces test_multiprocessing test_dict_vec_framestack test_vec_normalize test_cnn
+    test_image_like_input test_deterministic_pg test_offpolicy_normalization test_mixing_gym_vecenv_api
+    test_no_resource_warning test_cast_lr_schedule test_save_load_net_arch_none test_n_critics
+    test_evaluate_policy test_evaluate_vector_env test_callbacks test_callbacks_can_cancel_runs
+    test_ep_buffers_stats_window_size test_load_invalid_object test_save_load_large_model
+    test_evaluate_policy_monitors test_tensorboard test_set_logger test_fps_no_div_zero
+    test_eval_callback_vec_env test_eval_callback_chaining test_checkpoint_additional_info
+    test_policy_hint test_dict_nested test_device_buffer test_buffer_dtypes test_continuous
+    test_td3_train_with_batch_norm test_predict_with_dropout_batch_norm
+    test_features_extractor_target_net test_train_freq
+    """,
 )
 """SB3's tests that ask something of an offline algorithm of continuous actions."""
 
@@ -72,7 +43,7 @@ def names_of_tests() -> set[str]:
 
 
 def answered(row: list[str]) -> set[str]:
-    """Tests of ours that a row of the page names."""
+    """List the tests of ours that a row of the page names."""
     return {name for cell in row[1:] for name in NAME.findall(cell)}
 
 
