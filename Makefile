@@ -69,4 +69,4 @@ tables: $(STAMP)
 	$(BIN)/python -m tools.make_tables
 
 clean:
-	rm -rf build *.egg-info docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf build *.egg-info docs/_build docs/reference/generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
