@@ -347,4 +347,4 @@ def test_the_learning_curves_are_drawn(tmp_path: Path) -> None:
 def test_the_page_shows_the_published_small_run() -> None:
     docs = Path(__file__).parents[1] / "docs"
     (table,) = d4rl_tables(read_d4rl(docs / "results" / "d4rl-small" / "results.json"))
-    assert table.markdown().strip() in (docs / "your_data.md").read_text()
+    assert table.markdown().strip() in (docs / "howto" / "d4rl.md").read_text()

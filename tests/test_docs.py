@@ -1,8 +1,10 @@
 """The code in README and docs runs, and the commands there are ones that the command line knows.
 
-A fenced block marked ``python`` runs, in the order of its page and in one namespace with the other blocks there. What a
-page needs but a reader need not see stands in an HTML comment that opens with ``<!-- python``. A ``bash`` block's
-``sb3-llmdpd`` commands are parsed; those of a block marked ``bash run`` are run as well.
+A fenced block marked ``python`` runs, in the order of its page and in one namespace with the other blocks
+there. Code that a page needs but a reader need not see stands in an HTML comment that opens with
+``<!-- python``. The ``sb3-llmdpd`` commands of a ``bash`` block are parsed; those of a block marked
+``bash run`` are run as well. A ``code-block`` with a caption is a file of that name, which is there for the
+commands of its page.
 """
 
 import contextlib
@@ -23,25 +25,30 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in FILES}
 FENCE = re.compile(
     r"^(?:```|<!-- )(python|bash run|bash)\n(.*?)^(?:```|-->)$", flags=re.MULTILINE | re.DOTALL
 )
+SHOWN_FILE = re.compile(
+    r"^```\{code-block\} \w+\n:caption: (\S+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL
+)
 COMMAND = "sb3-llmdpd "
 
 
 def blocks(page: str, *kinds: str) -> list[tuple[int, str]]:
-    """The blocks of these kinds, each with the number of its first line."""
+    """List the blocks of these kinds, each with the number of its first line."""
     text = PAGES[page]
     return [
         (text.count("\n", 0, found.start(2)), found[2]) for found in FENCE.finditer(text) if found[1] in kinds
     ]
 
 
-def commands(*kinds: str) -> list[str]:
-    lines = [
-        line
+def commands(*kinds: str) -> list[tuple[str, str]]:
+    """List the commands in blocks of these kinds, each once and with a page that shows it."""
+    pages = {
+        " ".join(line.split()): page
         for page in PAGES
         for _, code in blocks(page, *kinds)
         for line in code.replace("\\\n", " ").splitlines()
-    ]
-    return [" ".join(line.split()) for line in lines if line.startswith(COMMAND)]
+        if line.startswith(COMMAND)
+    }
+    return [(page, line) for line, page in sorted(pages.items())]
 
 
 def parse(line: str) -> None:
@@ -62,16 +69,23 @@ def parse(line: str) -> None:
 
 
 @pytest.fixture
+def beside_the_files_of_a_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to an empty folder that holds what the page shows as files."""
+    monkeypatch.chdir(tmp_path)
+    for found in SHOWN_FILE.finditer(PAGES[page]):
+        Path(found[1]).write_text(found[2])
+
+
+@pytest.fixture
 def short_learning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pages name the number of steps that a reader needs; two show that the code runs."""
+    """Take two steps where a page names the number that a reader needs: they show that the code runs."""
     learn = LLMDPD.learn
     monkeypatch.setattr(LLMDPD, "learn", lambda self, total_timesteps, **kwargs: learn(self, 2, **kwargs))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
-@pytest.mark.usefixtures("short_learning")
+@pytest.mark.usefixtures("short_learning", "beside_the_files_of_a_page")
 def test_the_python_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     namespace: dict[str, object] = {"__name__": "__main__"}
     for line, code in blocks(page, "python"):
@@ -79,16 +93,15 @@ def test_the_python_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: 
         exec(compile("\n" * line + code, ROOT / page, "exec"), namespace)
 
 
-@pytest.mark.parametrize("line", sorted(set(commands("bash", "bash run"))))
-def test_a_command_of_the_pages_is_known_to_the_command_line(line: str) -> None:
+@pytest.mark.parametrize(("page", "line"), commands("bash", "bash run"))
+@pytest.mark.usefixtures("beside_the_files_of_a_page")
+def test_a_command_of_the_pages_is_known_to_the_command_line(page: str, line: str) -> None:
     parse(line)
 
 
-@pytest.mark.parametrize("line", sorted(set(commands("bash run"))))
-def test_a_command_that_a_page_marks_as_run_succeeds(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize(("page", "line"), commands("bash run"))
+@pytest.mark.usefixtures("beside_the_files_of_a_page")
+def test_a_command_that_a_page_marks_as_run_succeeds(page: str, line: str) -> None:
     result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
     assert result.exit_code == 0, result.output
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sb3_llmdpd"
 
-ARCHITECTURE = ROOT / "docs" / "architecture.md"
+ARCHITECTURE = ROOT / "docs" / "background" / "architecture.md"
 
 
 def layers_of(page: str) -> dict[str, int]:
@@ -52,7 +52,7 @@ def layer(module: str) -> int:
     if module == PACKAGE.name:
         return TOP
     fitting = [prefix for prefix in LAYERS if f"{module}.".startswith(f"{prefix}.")]
-    assert fitting, f"{module} has no layer: name it in the table of docs/architecture.md"
+    assert fitting, f"{module} has no layer: name it in the table of docs/background/architecture.md"
     return LAYERS[max(fitting, key=len)]
 
 
