@@ -56,7 +56,7 @@ def quickstart(
     smoke: Annotated[bool, typer.Option("--smoke", help="Take all steps in seconds; learn nothing.")] = False,
     processes: Processes = None,
 ) -> None:
-    """Collect Meta-World's ML45, train, evaluate on the five held-out tasks: 9 minutes on two CPU cores."""
+    """Collect Meta-World's ML45, train, and evaluate on the five tasks held out."""
     settings = QuickstartSettings.smoke(seed) if smoke else QuickstartSettings(seed=seed)
     run_quickstart(out, settings, processes)
 
