@@ -271,7 +271,7 @@ def test_mixed_data_have_noise_from_none_to_random_actions() -> None:
 def test_rows_with_models_of_their_own_come_first_and_each_seed_has_all_rows(tmp_path: Path) -> None:
     settings = MetaworldSettings.of_split("ml10")
     grid = MetaworldBenchmark(tmp_path, settings, make_variants(["candidates-10", "full", "bc"]), [0, 1])
-    assert [(cell.variant, cell.seed) for cell in grid.cells()] == [
+    assert [(cell.variant, cell.seed) for cell in grid.trainings()] == [
         (name, seed) for seed in (0, 1) for name in ("full", "bc", "candidates-10")
     ]
 
@@ -279,7 +279,7 @@ def test_rows_with_models_of_their_own_come_first_and_each_seed_has_all_rows(tmp
 def test_the_model_of_another_row_is_work_only_where_that_row_is_not_asked_for(tmp_path: Path) -> None:
     settings = MetaworldSettings.of_split("ml10")
     alone, beside_it = [
-        MetaworldBenchmark(tmp_path, settings, make_variants(names), [0]).cells()[-1].work
+        MetaworldBenchmark(tmp_path, settings, make_variants(names), [0]).trainings()[-1].work
         for names in (["candidates-10"], ["full", "candidates-10"])
     ]
     assert alone - beside_it == settings.n_steps
@@ -288,7 +288,7 @@ def test_the_model_of_another_row_is_work_only_where_that_row_is_not_asked_for(t
 def test_what_a_row_is_called_decides_nothing_but_what_it_does_is_in_the_settings(tmp_path: Path) -> None:
     (cell,) = MetaworldBenchmark(
         tmp_path, MetaworldSettings.of_split("ml45"), make_variants(["bc"]), [3]
-    ).cells()
+    ).trainings()
     assert cell.settings["variant"] == {
         "name": "bc",
         "model": {"eta": 0.0, "return_weight": 0.0},

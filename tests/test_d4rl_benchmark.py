@@ -16,7 +16,7 @@ from sb3_llmdpd import LLMDPD, Prompt
 from sb3_llmdpd.benchmarks.d4rl.benchmark import D4RLBenchmark
 from sb3_llmdpd.benchmarks.d4rl.data import best_episode, describe, make_env, read_data
 from sb3_llmdpd.benchmarks.d4rl.results import Point, read_d4rl
-from sb3_llmdpd.benchmarks.d4rl.settings import D4RLSettings, make_rows
+from sb3_llmdpd.benchmarks.d4rl.settings import D4RLSettings, make_d4rl_variants
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.minari_writer import write_minari
@@ -115,7 +115,7 @@ def test_every_row_is_trained_evaluated_and_reported(finished: tuple[Path, str])
 @pytest.mark.slow
 def test_each_training_is_evaluated_at_every_interval_and_at_its_end(finished: tuple[Path, str]) -> None:
     points = read_d4rl(finished[0] / "results.json").points
-    assert [(point.row, point.step, len(point.returns)) for point in points] == [
+    assert [(point.variant, point.step, len(point.returns)) for point in points] == [
         (row, step, 2) for row in ("full", "no-prompt", "bc") for step in (2, 4)
     ]
 
@@ -138,7 +138,7 @@ def test_the_models_are_what_their_rows_say(finished: tuple[Path, str]) -> None:
 
 @pytest.mark.slow
 def test_the_best_model_is_that_of_the_best_evaluation(finished: tuple[Path, str]) -> None:
-    of_row = [point for point in read_d4rl(finished[0] / "results.json").points if point.row == "bc"]
+    of_row = [point for point in read_d4rl(finished[0] / "results.json").points if point.variant == "bc"]
     best = LLMDPD.load(finished[0] / HOPPER / "bc" / "seed-0" / "best.zip")
     assert best.num_timesteps == max(of_row, key=lambda point: point.mean).step
 
@@ -214,7 +214,9 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_results(
         assert "Stopped by SIGINT at step 3 of 4." in stopped.output
         assert run(root, tmp_path, "--variants", "full").exit_code == 0
     assert ran == [0, 1, 2, 3]
-    undisturbed = [point for point in read_d4rl(finished[0] / "results.json").points if point.row == "full"]
+    undisturbed = [
+        point for point in read_d4rl(finished[0] / "results.json").points if point.variant == "full"
+    ]
     assert list(read_d4rl(tmp_path / "results.json").points) == undisturbed
 
 
@@ -231,7 +233,7 @@ def test_rows_with_a_prompt_are_told_the_sentence_and_shown_the_best_episode(
         return make_act(self, prompts, **how)
 
     monkeypatch.setattr(ModelPlayer, "make_act", watched)
-    rows = make_rows(["full", "no-prompt"])
+    rows = make_d4rl_variants(["full", "no-prompt"])
     D4RLBenchmark(tmp_path, D4RLSettings().smoke(), [HOPPER], rows, [0], root=root, device="cpu").run()
     assert [prompt.text for prompt in shown] == [SENTENCE, SENTENCE, None, None]
     best = best_episode(read_data(HOPPER, root))
@@ -262,10 +264,10 @@ def test_files_of_other_formats_are_data_sets_by_their_names(hopper: OfflineData
 
 def test_each_seed_has_all_data_sets_and_rows_before_the_next(root: Path, tmp_path: Path) -> None:
     benchmark = D4RLBenchmark(
-        tmp_path, D4RLSettings(), [HOPPER], make_rows(["full", "bc"]), [0, 1], root=root
+        tmp_path, D4RLSettings(), [HOPPER], make_d4rl_variants(["full", "bc"]), [0, 1], root=root
     )
     benchmark.datasets = {label: describe(HOPPER, read_data(HOPPER, root), root=root) for label in ("a", "b")}
-    assert [(cell.seed, cell.dataset, cell.row) for cell in benchmark.cells()] == [
+    assert [(each.seed, each.dataset, each.variant) for each in benchmark.trainings()] == [
         (seed, label, row) for seed in (0, 1) for label in ("a", "b") for row in ("full", "bc")
     ]
 
@@ -273,17 +275,19 @@ def test_each_seed_has_all_data_sets_and_rows_before_the_next(root: Path, tmp_pa
 def test_a_training_is_finished_when_its_last_step_was_evaluated_and_its_last_model_saved(
     root: Path, tmp_path: Path
 ) -> None:
-    benchmark = D4RLBenchmark(tmp_path, D4RLSettings().smoke(), [HOPPER], make_rows(["bc"]), [0], root=root)
+    benchmark = D4RLBenchmark(
+        tmp_path, D4RLSettings().smoke(), [HOPPER], make_d4rl_variants(["bc"]), [0], root=root
+    )
     benchmark.datasets = {HOPPER: describe(HOPPER, read_data(HOPPER, root), root=root)}
-    (cell,) = benchmark.cells()
+    (training,) = benchmark.trainings()
     made = [Point(HOPPER, "bc", 0, step, (1.0, 2.0)) for step in (2, 4)]
-    assert not cell.is_finished(tmp_path)
-    cell.write_points(tmp_path, made[:1])
-    assert not cell.is_finished(tmp_path)
-    cell.write_points(tmp_path, made)
-    assert not cell.is_finished(tmp_path)  # as a kill between the two leaves it
-    cell.finish(tmp_path)
-    assert cell.is_finished(tmp_path)
+    assert not training.is_finished(tmp_path)
+    training.write_points(tmp_path, made[:1])
+    assert not training.is_finished(tmp_path)
+    training.write_points(tmp_path, made)
+    assert not training.is_finished(tmp_path)  # as a kill between the two leaves it
+    training.finish(tmp_path)
+    assert training.is_finished(tmp_path)
 
 
 def test_two_files_of_the_same_name_are_refused(tmp_path: Path) -> None:
@@ -291,7 +295,11 @@ def test_two_files_of_the_same_name_are_refused(tmp_path: Path) -> None:
         ValueError, match=r"told apart by the names of their files.*a/hopper\.npz.*b/hopper\.npz"
     ):
         D4RLBenchmark(
-            tmp_path, D4RLSettings(), ["npz:a/hopper.npz", "npz:b/hopper.npz"], make_rows(["bc"]), [0]
+            tmp_path,
+            D4RLSettings(),
+            ["npz:a/hopper.npz", "npz:b/hopper.npz"],
+            make_d4rl_variants(["bc"]),
+            [0],
         )
 
 

@@ -10,30 +10,24 @@ import numpy as np
 import pytest
 
 from sb3_llmdpd.benchmarks.d4rl.data import DatasetInfo
-from sb3_llmdpd.benchmarks.d4rl.report import (
-    BEST,
-    LAST,
-    checkpoint,
-    d4rl_tables,
-    learning_chart,
-    write_d4rl_report,
-)
-from sb3_llmdpd.benchmarks.d4rl.results import D4RLResults, Point, is_d4rl, read_d4rl, write_d4rl
+from sb3_llmdpd.benchmarks.d4rl.report import BEST, LAST, checkpoint, d4rl_report, d4rl_tables, learning_chart
+from sb3_llmdpd.benchmarks.d4rl.results import D4RLResults, Point, read_d4rl, write_d4rl
 from sb3_llmdpd.benchmarks.d4rl.scores import D4RL_REFERENCES, PUBLISHED, References, minari_references
 from sb3_llmdpd.benchmarks.d4rl.settings import (
     MAX_GRAD_NORMS,
+    D4RL_VARIANTS,
     ROBOTS,
-    ROWS,
     D4RLSettings,
     is_of_d4rl,
     label_of,
-    make_rows,
+    make_d4rl_variants,
     published_model,
     robot_and_quality,
 )
 from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.data.minari import MinariSource
 from sb3_llmdpd.data.minari_writer import write_minari
+from sb3_llmdpd.evaluation.results import kind_of
 from sb3_llmdpd.evaluation.statistics import Estimate
 from tests.factories import recorded
 from tests.toys import ActionEnv
@@ -181,11 +175,11 @@ def test_the_environments_have_the_sizes_of_d4rls_data(robot: str, size: int, n_
 
 
 def test_rows_differ_in_what_their_names_say() -> None:
-    full, no_prompt, bc = make_rows(["all"])
+    full, no_prompt, bc = make_d4rl_variants(["all"])
     assert full.model == {}
     assert (no_prompt.model["text_encoder"], no_prompt.model["trajectory_dropout"]) == (None, 1.0)
     assert bc.model == {"eta": 0.0, "n_candidates": 1}
-    assert make_rows(["bc", "bc"]) == [ROWS["bc"]]
+    assert make_d4rl_variants(["bc", "bc"]) == [D4RL_VARIANTS["bc"]]
 
 
 @pytest.mark.parametrize("name", ["n_steps", "eval_freq", "n_eval_episodes"])
@@ -228,13 +222,13 @@ def info(**changes: object) -> DatasetInfo:
 def results(*made: Point, **changes: object) -> D4RLResults:
     settings = to_json({"n_steps": 30, "eval_freq": 10, "n_eval_episodes": 2, "model": D4RLSettings().model})
     hardware = {"machine": "any", "cores": 2, "device": "cpu"}
-    rows = {"full": "all of it"}
+    variants = {"full": "all of it"}
     return D4RLResults(
         settings,
-        {"hopper_medium-v2": info(**changes)},
-        rows,
+        variants,
         hardware,
         {"python": "3"},
+        {"hopper_medium-v2": info(**changes)},
         made or tuple(points()),
     )
 
@@ -244,7 +238,7 @@ def test_results_come_back_from_their_file_which_has_a_line_for_each_evaluation(
     written = results(minari=References(0.0, 500.0, "lab/hopper-v0"))
     write_d4rl(path, written)
     assert read_d4rl(path) == written
-    assert is_d4rl(path)
+    assert kind_of(path) == "d4rl"
     lines = [line.strip().rstrip(",") for line in path.read_text().splitlines() if '"step":' in line]
     assert json.loads(lines[1]) == {
         "dataset": "hopper_medium-v2",
@@ -260,14 +254,15 @@ def test_results_come_back_from_their_file_which_has_a_line_for_each_evaluation(
 )
 def test_a_file_of_something_else_is_refused_by_its_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(ValueError, match=r"results\.json does not hold results of the D4RL benchmark"):
+    with pytest.raises(ValueError, match=r"results\.json does not hold results of sb3_llmdpd"):
         read_d4rl(tmp_path / "results.json")
 
 
 def test_a_file_of_another_version_is_refused_by_its_version(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"format_version": 9, "benchmark": "d4rl", "points": []}')
     with pytest.raises(
-        ValueError, match="has format version 9 of benchmark 'd4rl', and this sb3_llmdpd reads version 1"
+        ValueError,
+        match="has format version 9 of results of kind 'd4rl', and this sb3_llmdpd reads versions up to 3",
     ):
         read_d4rl(tmp_path / "results.json")
 
@@ -324,7 +319,7 @@ def test_with_one_seed_the_interval_is_over_its_episodes() -> None:
 
 def test_the_report_says_what_the_numbers_are_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sb3_llmdpd.benchmarks.d4rl.report.learning_chart", lambda made, path: path.touch())
-    write_d4rl_report(tmp_path, results(*points(0), *points(1)))
+    d4rl_report(results(*points(0), *points(1))).write(tmp_path)
     text = (tmp_path / "report.md").read_text()
     for part in (
         "hopper_medium-v2: 2 episodes, 20 transitions, the best return 500.0; evaluated in Hopper-v5; told 'hop';"

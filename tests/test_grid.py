@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from sb3_llmdpd.benchmarks.common.grid import GridBar, GridCell, open_grid, run_grid
 from sb3_llmdpd.benchmarks.common.run_folder import RunStopped
-from sb3_llmdpd.benchmarks.metaworld.results import GridResults, PlayedCell, gather, read_grid, write_grid
+from sb3_llmdpd.benchmarks.common.trainings import Training, TrainingsBar, open_folder, run_trainings
+from sb3_llmdpd.benchmarks.metaworld.results import GridResults, TrainingCell, gather, read_grid, write_grid
 from sb3_llmdpd.evaluation.conditions import Cell, Condition
-from sb3_llmdpd.evaluation.report import write_results
+from sb3_llmdpd.evaluation.results import write_results
 from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.evaluation.tasks import CellResult
 
-CELLS = [
-    GridCell(name, seed, {"variant": name, "seed": seed, "eta": 1.0}, work=10)
+TRAININGS = [
+    Training(name, seed, {"variant": name, "seed": seed, "eta": 1.0}, work=10)
     for seed in (0, 1)
     for name in ("a", "b/c")
 ]
@@ -36,7 +36,7 @@ class Worker:
         self.stops_at, self.by = stops_at, by
         self.ran: list[tuple[str, int]] = []
 
-    def __call__(self, cell: GridCell, folder: Path, bar: GridBar) -> None:
+    def __call__(self, cell: Training, folder: Path, bar: TrainingsBar) -> None:
         if (cell.variant, cell.seed) == self.stops_at:
             raise self.by
         bar.advance(cell.work)
@@ -45,7 +45,7 @@ class Worker:
 
 
 def run(out: Path, worker: Worker) -> list[tuple[str, int]]:
-    run_grid(out, CELLS, worker, after_cell=lambda: None, show=False)
+    run_trainings(out, TRAININGS, worker, after_each=lambda: None, show=False)
     return worker.ran
 
 
@@ -72,12 +72,14 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
 def test_the_caller_is_told_after_each_cell(tmp_path: Path) -> None:
     worker = Worker()
     finished: list[int] = []
-    run_grid(tmp_path, CELLS, worker, after_cell=lambda: finished.append(len(worker.ran)), show=False)
+    run_trainings(
+        tmp_path, TRAININGS, worker, after_each=lambda: finished.append(len(worker.ran)), show=False
+    )
     assert finished == [1, 2, 3, 4]
 
 
 def test_results_of_other_settings_are_refused_before_anything_is_run(tmp_path: Path) -> None:
-    last = CELLS[-1]
+    last = TRAININGS[-1]
     write_results(
         last.folder(tmp_path) / "results.json", [RESULT], {**last.settings, "eta": 0.5, "gamma": 1.0}
     )
@@ -90,16 +92,16 @@ def test_results_of_other_settings_are_refused_before_anything_is_run(tmp_path: 
 
 
 def test_a_folder_keeps_the_settings_of_its_grid(tmp_path: Path) -> None:
-    open_grid(tmp_path / "grid", {"goal": "visible", "tasks": ["reach"]})
-    open_grid(tmp_path / "grid", {"goal": "visible", "tasks": ["reach"]})
+    open_folder(tmp_path / "grid", {"goal": "visible", "tasks": ["reach"]})
+    open_folder(tmp_path / "grid", {"goal": "visible", "tasks": ["reach"]})
     with pytest.raises(ValueError, match=r'goal "visible" there, "hidden" asked.*or choose another --out'):
-        open_grid(tmp_path / "grid", {"goal": "hidden", "tasks": ["reach"]})
+        open_folder(tmp_path / "grid", {"goal": "hidden", "tasks": ["reach"]})
 
 
 def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path) -> None:
     (tmp_path / "benchmark.json").write_text("{")
     with pytest.raises(ValueError, match="does not hold the settings of a benchmark"):
-        open_grid(tmp_path, {})
+        open_folder(tmp_path, {})
 
 
 # The bar --------------------------------------------------------------------------------------------------------------------
@@ -108,14 +110,14 @@ def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path) -> None:
 def test_the_bar_counts_finished_cells_but_not_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    with GridBar(CELLS, 2, work_left=20) as bar:
-        bar.begin(CELLS[2])
+    with TrainingsBar(TRAININGS, 2, work_left=20) as bar:
+        bar.begin(TRAININGS[2])
         bar.skip(5)
         now[0] = 3.0
         bar.advance(5)
         shown = bar.text()
     # Thirty of forty units are done, five of them in three seconds: the last ten take six.
-    assert shown.startswith("2/4 cells; a, seed 1  75%")
+    assert shown.startswith("2/4 trainings; a, seed 1  75%")
     assert shown.endswith("00:03 so far, 00:06 left")
 
 
@@ -124,7 +126,7 @@ def test_the_bar_counts_finished_cells_but_not_their_time(monkeypatch: pytest.Mo
 
 def some_results() -> GridResults:
     cells = tuple(
-        PlayedCell(name, seed, "reach", "text", True, (1, 0), (3.5, 0.1))
+        TrainingCell(name, seed, "reach", "text", True, (1, 0), (3.5, 0.1))
         for name in ("a", "b")
         for seed in (0, 1)
     )
@@ -166,9 +168,11 @@ def test_the_file_keeps_how_far_the_episodes_came(tmp_path: Path) -> None:
 def test_scenes_that_two_tasks_share_keep_which_successes_came_soon() -> None:
     told = Condition("told:faucet-close", text_of="faucet-close")
     result = CellResult("faucet-open", told, True, (0, 1), (True, True), (True, True), (1.0, 2.0), (60, 250))
-    assert PlayedCell.of(CELLS[0], result).soon == (1, 0)
+    assert TrainingCell.of(TRAININGS[0], result).soon == (1, 0)
     assert (
-        PlayedCell.of(CELLS[0], replace(result, condition=Condition("text", text_of="faucet-open"))).soon
+        TrainingCell.of(
+            TRAININGS[0], replace(result, condition=Condition("text", text_of="faucet-open"))
+        ).soon
         is None
     )
 
@@ -176,13 +180,13 @@ def test_scenes_that_two_tasks_share_keep_which_successes_came_soon() -> None:
 def test_finished_cells_are_gathered(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(tmp_path, Worker(stops_at=("b/c", 0)))
-    found = gather(tmp_path, {"goal": "visible"}, {"a": {}, "b/c": {}}, CELLS)
-    assert found.cells == (PlayedCell("a", 0, "reach", "text", True, (1,), (1.3,)),)
+    found = gather(tmp_path, {"goal": "visible"}, {"a": {}, "b/c": {}}, TRAININGS)
+    assert found.cells == (TrainingCell("a", 0, "reach", "text", True, (1,), (1.3,)),)
 
 
 def test_rows_of_an_earlier_call_are_kept_and_those_run_again_replaced() -> None:
     earlier = some_results()
-    new = PlayedCell("b", 1, "reach", "text", True, (1, 1), (5.0, 5.0))
+    new = TrainingCell("b", 1, "reach", "text", True, (1, 1), (5.0, 5.0))
     merged = GridResults({"split": "ml45"}, {"b": {"sentence": "second"}}, {"cores": 4}, {}, (new,)).merged(
         earlier
     )
@@ -194,10 +198,13 @@ def test_rows_of_an_earlier_call_are_kept_and_those_run_again_replaced() -> None
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "does not hold results of a benchmark \\(JSONDecodeError"),
+        ("{", "does not hold results of sb3_llmdpd \\(JSONDecodeError"),
         ("[]", "does not hold results"),
         ('{"format_version": 2}', "does not hold results"),
-        ('{"format_version": 99}', "has format version 99, and this sb3_llmdpd reads version 2"),
+        (
+            '{"format_version": 99}',
+            "has format version 99 of results of kind None, and this sb3_llmdpd reads versions up to 3",
+        ),
     ],
 )
 def test_a_file_that_holds_no_results_of_a_grid_is_refused(

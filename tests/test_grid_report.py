@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sb3_llmdpd.benchmarks.metaworld.html_page import BARS, LABELS, Panel, chart, page
-from sb3_llmdpd.benchmarks.metaworld.report import NOT_SHOWN, SHARED_SCENES, facts, write_report
-from sb3_llmdpd.benchmarks.metaworld.results import GridResults, PlayedCell
+from sb3_llmdpd.benchmarks.metaworld.report import NOT_SHOWN, SHARED_SCENES, facts, metaworld_report
+from sb3_llmdpd.benchmarks.metaworld.results import GridResults, TrainingCell
 from sb3_llmdpd.benchmarks.metaworld.tables import rows_of, tables
 from sb3_llmdpd.evaluation.report import Table
 from sb3_llmdpd.evaluation.statistics import Estimate
@@ -30,9 +30,9 @@ SETTINGS = {
 }
 
 
-def played(variant: str, seed: int, task: str, condition: str, *successes: int) -> PlayedCell:
+def played(variant: str, seed: int, task: str, condition: str, *successes: int) -> TrainingCell:
     seen = task in SETTINGS["train_tasks"]  # type: ignore[operator]
-    return PlayedCell(
+    return TrainingCell(
         variant, seed, task, condition, seen, successes, tuple(100.0 * success for success in successes)
     )
 
@@ -234,7 +234,7 @@ class Outline(HTMLParser):
 
 
 def test_the_report_is_written_in_markdown_and_as_a_page(results: GridResults, tmp_path: Path) -> None:
-    write_report(tmp_path, results)
+    metaworld_report(results).write(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html"}
     markdown = (tmp_path / "report.md").read_text()
     assert markdown.startswith("# Meta-World, split custom, goal visible, expert data\n")
@@ -243,7 +243,7 @@ def test_the_report_is_written_in_markdown_and_as_a_page(results: GridResults, t
 
 
 def test_the_page_holds_everything_and_loads_nothing(results: GridResults, tmp_path: Path) -> None:
-    write_report(tmp_path, results)
+    metaworld_report(results).write(tmp_path)
     text = (tmp_path / "report.html").read_text()
     outline = Outline(text)
     assert outline.open == []
@@ -265,4 +265,4 @@ def test_a_bar_is_as_long_as_its_rate_and_its_interval_lies_on_it() -> None:
 
 
 def test_a_page_without_charts_is_whole() -> None:
-    assert Outline(page("Title", ["fact"], [], [Table("Empty", ("a", "b"), ())], [])).open == []
+    assert Outline(page("Title", ["fact"], [], [Table("Empty", ("a", "b"), ())], "Last", [])).open == []

@@ -8,7 +8,8 @@ import pytest
 from sb3_llmdpd.data.metaworld import MetaWorldEnv
 from sb3_llmdpd.evaluation.conditions import Cell, Condition
 from sb3_llmdpd.evaluation.phases import PHASES, Phases, PhaseWatch, phase_rates
-from sb3_llmdpd.evaluation.report import read_results, tables, write_results
+from sb3_llmdpd.evaluation.report import tables
+from sb3_llmdpd.evaluation.results import read_results, write_results
 from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
 from sb3_llmdpd.evaluation.tasks import CellResult
 

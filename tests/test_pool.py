@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sb3_llmdpd.benchmarks.metaworld.pooled import pooled
 from sb3_llmdpd.benchmarks.metaworld.report import POOLED, facts
-from sb3_llmdpd.benchmarks.metaworld.results import GridResults, PlayedCell, read_grid, write_grid
+from sb3_llmdpd.benchmarks.metaworld.results import GridResults, TrainingCell, read_grid, write_grid
 from sb3_llmdpd.benchmarks.metaworld.tables import MOST_COLUMNS, tables
 from sb3_llmdpd.cli import app
 
@@ -37,7 +37,9 @@ def grid(
     for row in rows:
         for seed, (task, rate) in product((0, 1), [*unseen.items(), *seen.items()]):
             successes = tuple(int(row == "full" and episode < 2 * rate) for episode in range(2))
-            cells.append(PlayedCell(row, seed, task, "text+trajectory", task in seen, successes, (0.0, 0.0)))
+            cells.append(
+                TrainingCell(row, seed, task, "text+trajectory", task in seen, successes, (0.0, 0.0))
+            )
     own: dict[str, Any] = {
         "split": split,
         "train_tasks": [*seen],
@@ -133,7 +135,7 @@ def test_many_unseen_tasks_are_rows_of_their_own_table() -> None:
         ),
         (
             lambda grid: replace(grid, variants={**grid.variants, "bc": {"sentence": "other"}}),
-            "the row 'bc' of one is {'sentence': 'cloning'} and of another {'sentence': 'other'}",
+            "the variant 'bc' of one is {'sentence': 'cloning'} and of another {'sentence': 'other'}",
         ),
         (
             lambda grid: replace(grid, settings={**grid.settings, "unseen_tasks": ["reach"]}),
@@ -141,9 +143,9 @@ def test_many_unseen_tasks_are_rows_of_their_own_table() -> None:
         ),
         (
             lambda grid: replace(grid, cells=tuple(replace(cell, seed=5) for cell in grid.cells)),
-            "no row of the same seed in common, which is what can be read together: bc with seed 0; bc with seed 1;",
+            "no variant of the same seed in common, which is what can be read together: bc with seed 0; bc with seed 1;",
         ),
-        (lambda grid: pooled([grid, SECOND]), "give the folders of all of its grids"),
+        (lambda grid: pooled([grid, SECOND]), "give the folders of all of them"),
     ],
     ids=["setting", "row", "hold-out", "seed", "read together before"],
 )
@@ -192,7 +194,7 @@ def test_the_report_of_several_is_made_anew_from_its_own_results(folders: list[s
         (["first", "second"], "got 2 folders and no --out"),
         (["first", "--out", "both"], "got 1 folder"),
         (["first", "second", "--out", "second"], "results stay as they are"),
-        (["first", "of-d4rl", "--out", "both"], "is a benchmark on D4RL"),
+        (["first", "of-d4rl", "--out", "both"], "has results of kind 'd4rl'"),
         (["first", "nowhere", "--out", "both"], "nowhere"),
     ],
     ids=["no folder for it", "one", "a benchmark's folder", "D4RL", "no such folder"],
@@ -201,7 +203,7 @@ def test_what_cannot_be_read_together_is_an_error_and_nothing_is_written(
     arguments: list[str], said: str, folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "of-d4rl").mkdir()
-    (tmp_path / "of-d4rl" / "results.json").write_text('{"benchmark": "d4rl"}')
+    (tmp_path / "of-d4rl" / "results.json").write_text('{"format_version": 1, "benchmark": "d4rl"}')
     before = (tmp_path / "second" / "results.json").read_text()
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["benchmark", "report", *arguments])

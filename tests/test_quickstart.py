@@ -13,7 +13,7 @@ from killed import differences, without_progress_bar
 from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.benchmarks.common.runs import example_episodes
+from sb3_llmdpd.benchmarks.metaworld.examples import example_episodes
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS

@@ -12,7 +12,8 @@ from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.data.metaworld.scenes import EXPERT_STEPS
 from sb3_llmdpd.evaluation.charts import curves_chart, success_chart
 from sb3_llmdpd.evaluation.conditions import Cell, Condition, make_cells
-from sb3_llmdpd.evaluation.report import read_results, summarise, tables, told_rates, write_results
+from sb3_llmdpd.evaluation.report import summarise, tables, told_rates
+from sb3_llmdpd.evaluation.results import read_results, write_results
 from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.evaluation.statistics import Estimate
 from sb3_llmdpd.evaluation.tasks import CellResult
@@ -78,10 +79,13 @@ def test_the_results_file_says_what_made_the_numbers_and_what_they_sum_up_to(tmp
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "does not hold results of an evaluation \\(JSONDecodeError"),
+        ("{", "does not hold results of sb3_llmdpd \\(JSONDecodeError"),
         ("[]", "does not hold results"),
         ('{"format_version": 1}', "does not hold results"),
-        ('{"format_version": 99}', "has format version 99, and this sb3_llmdpd reads version 1"),
+        (
+            '{"format_version": 99}',
+            "has format version 99 of results of kind None, and this sb3_llmdpd reads versions up to 3",
+        ),
     ],
 )
 def test_a_file_that_holds_no_results_is_refused(tmp_path: Path, content: str, message: str) -> None:

@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sb3_llmdpd.benchmarks.d4rl.results import is_d4rl
 from sb3_llmdpd.benchmarks.metaworld.splits import tasks_of_split
 from sb3_llmdpd.data.metaworld.tasks import TASKS
+from sb3_llmdpd.evaluation.results import METAWORLD, kind_of
 from tools import make_tables
 from tools.make_tables import filled, number
 from tools.result_chart import description
@@ -34,8 +34,8 @@ def test_the_chart_shows_the_table_below_it() -> None:
 
 def test_every_grid_is_shown_whole_in_the_appendix() -> None:
     text = make_tables.ANSWER.with_name("results_appendix.md").read_text(encoding="utf-8")
-    grids = [path.parent.name for path in RESULTS.glob("*/results.json") if not is_d4rl(path)]
-    assert {grid for grid in grids if f"<!-- report: {grid} -->" in text} == {*grids} - {"demo"}
+    grids = [path.parent.name for path in RESULTS.glob("*/results.json") if kind_of(path) == METAWORLD]
+    assert {grid for grid in grids if f"<!-- report: {grid} -->" in text} == {*grids}
 
 
 # What the words claim --------------------------------------------------------------------------------------

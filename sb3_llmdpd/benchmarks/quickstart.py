@@ -9,15 +9,19 @@ from typing import Any, Self
 
 import typer
 
+from sb3_llmdpd.benchmarks.common.evaluation_folder import evaluate_into
+from sb3_llmdpd.benchmarks.common.report import show_tables
 from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
-from sb3_llmdpd.benchmarks.common.runs import evaluate_into, example_episodes, show_tables
+from sb3_llmdpd.benchmarks.metaworld.examples import example_episodes
 from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.metaworld.tasks import SPLITS
 from sb3_llmdpd.data.minari import load_minari
-from sb3_llmdpd.evaluation.conditions import CONDITIONS, Cell, Condition, make_cells
+from sb3_llmdpd.evaluation.conditions import CONDITIONS, TOLD, Cell, Condition, make_cells
+from sb3_llmdpd.evaluation.report import tables
+from sb3_llmdpd.evaluation.results import RESULTS
 from sb3_llmdpd.evaluation.tasks import CellResult, prompts_of
 from sb3_llmdpd.evaluation.video import film_episode
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
@@ -25,24 +29,23 @@ from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 @dataclass(frozen=True)
 class QuickstartSettings:
-    """All numbers of the quickstart; the defaults fit 12 minutes on two CPU cores.
+    """All numbers of the quickstart; the README says how long it takes with the defaults.
 
-    :param seed: of data, training and evaluation.
+    :param seed: seed of data, training and evaluation.
     :param train_tasks: tasks that the model learns from.
     :param unseen_tasks: tasks that it never sees but is evaluated on.
-    :param seen_tasks: those of ``train_tasks`` that it is evaluated on; every fifth in alphabetical order, so that nobody
-        picked them.
-    :param shared_scenes: pairs: whose scenes, and whose sentence is told there.
+    :param seen_tasks: training tasks that it is evaluated on; every fifth in alphabetical order, so that nobody picked them.
+    :param shared_scenes: pairs of a task whose scenes are played, and a task whose sentence is told there.
     :param conditions: see `make_cells`.
-    :param n_episodes: training episodes a task.
+    :param n_episodes: training episodes of each task.
     :param n_examples: episodes to prompt with, of each evaluated task, apart from the training episodes.
     :param noise: standard deviations of the action noise, see `collect`.
     :param n_steps: gradient steps.
-    :param learning_rate: at the beginning; falls to zero along half a cosine.
+    :param learning_rate: learning rate at the beginning; it falls to zero along half a cosine.
     :param model: further arguments of `LLMDPD`.
     :param log_interval: gradient steps between two points of the learning curve.
-    :param n_unseen_episodes: played of an unseen task, and of shared scenes, under each condition.
-    :param n_seen_episodes: played of a seen task under each condition.
+    :param n_unseen_episodes: episodes of an unseen task, and of shared scenes, under each condition.
+    :param n_seen_episodes: episodes of a seen task under each condition.
     :param max_episode_steps: steps of an evaluated episode.
     """
 
@@ -66,8 +69,8 @@ class QuickstartSettings:
             "eta": 0.1,
             "policy_objective": "action_approximation",
             "max_grad_norm": 5.0,
-            # A failed episode is several times as long as a good one: a few are much of a task's data. One that earns nothing
-            # is drawn exp(-8) times as often as the best, and one that earns nine tenths of it half as often.
+            # A failed episode is several times as long as a good one: a few are much of a task's data. One that earns
+            # nothing is drawn exp(-8) times as often as the best, and one that earns nine tenths of it half as often.
             "return_weight": 8.0,
             # Of ten prompts two are whole, three are an example alone, and four a sentence alone: each has to be learned.
             "text_dropout": 0.2,
@@ -88,7 +91,10 @@ class QuickstartSettings:
 
     @classmethod
     def smoke(cls, seed: int = 0) -> Self:
-        """Settings that walk the whole way in seconds and learn nothing."""
+        """Make settings that walk the whole way in seconds and learn nothing.
+
+        :param seed: seed of data, training and evaluation.
+        """
         return cls(
             seed=seed,
             train_tasks=("reach", "pick-place"),
@@ -114,29 +120,28 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
     """Run it, and say what is being done.
 
     :param out: folder of ``run.json``, ``model.zip``, ``progress.csv``, ``curves.png``, ``results.json``, ``results.md``,
-        ``success.png`` and a video; the data sets lie in ``data`` under it. Data sets that are there already are used again,
-        and a training that was stopped goes on.
-    :param settings: what to do.
-    :param n_processes: for collecting and evaluating; as many as there are CPU cores by default.
+        ``success.png`` and a video; the data sets lie in ``data`` under it. Data sets that are there already are used
+        again, and a training that was stopped goes on.
+    :param settings: settings of the run.
+    :param n_processes: processes that collect and evaluate; as many as there are CPU cores by default.
     :return: the results.
     """
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
-    evaluated = (*settings.unseen_tasks, *settings.seen_tasks)
+    seed, evaluated = settings.seed, (*settings.unseen_tasks, *settings.seen_tasks)
     shared: dict[str, Any] = {"noise": settings.noise, "n_processes": n_processes, "root": out / "data"}
-    with _stage(
-        f"1/4 Collecting {settings.n_episodes} episodes of each of {len(settings.train_tasks)} tasks"
-    ):
-        ids = collect(settings.train_tasks, n_episodes=settings.n_episodes, seed=settings.seed, **shared)
+    n_tasks = len(settings.train_tasks)
+    with _stage(f"1/4 Collecting {settings.n_episodes} episodes of each of {n_tasks} tasks"):
+        ids = collect(settings.train_tasks, n_episodes=settings.n_episodes, seed=seed, **shared)
         typer.echo(
             f"    and {settings.n_examples} of each of {len(evaluated)} tasks, to be shown as examples"
         )
-        examples = example_episodes(evaluated, settings.n_examples, seed=settings.seed, **shared)
+        examples = example_episodes(evaluated, settings.n_examples, seed=seed, **shared)
     with _stage(f"2/4 Training for {settings.n_steps:,} gradient steps"):
         model_path = _train(out, settings, ids)
-    cells = make_cells(evaluated, settings.conditions, unseen=settings.unseen_tasks, seed=settings.seed)
+    cells = make_cells(evaluated, settings.conditions, unseen=settings.unseen_tasks, seed=seed)
     cells = [replace(cell, n_episodes=settings.n_seen_episodes) if cell.seen else cell for cell in cells]
     cells += [
-        Cell(scenes, Condition(f"told:{told}", text_of=told)) for scenes, told in settings.shared_scenes
+        Cell(scenes, Condition(f"{TOLD}{told}", text_of=told)) for scenes, told in settings.shared_scenes
     ]
     with _stage(f"3/4 Evaluating {model_path}: {len(evaluated)} tasks, beside the controls"):
         results = evaluate_into(
@@ -148,19 +153,19 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
             n_episodes=settings.n_unseen_episodes,
             n_envs=settings.n_unseen_episodes,
             max_episode_steps=settings.max_episode_steps,
-            seed=settings.seed,
+            seed=seed,
             n_processes=n_processes,
         )
     with _stage("4/4 Filming an unseen task"):
         _film(out, model_path, results, examples, settings)
-    show_tables(results)
+    show_tables(tables(results))
     typer.echo(f"\nEverything is in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
     return results
 
 
 def _train(out: Path, settings: QuickstartSettings, ids: Sequence[str]) -> Path:
     """Train, or go on where a quickstart of the same settings was stopped before it had its results."""
-    run, results = RunFolder(out), out / "results.json"
+    run, results = RunFolder(out), out / RESULTS
     arguments = to_json({"command": "quickstart", "steps": settings.n_steps, **asdict(settings)})
     goes_on = run.is_begun and run.arguments() == arguments and not results.is_file()
     if goes_on:
@@ -173,14 +178,9 @@ def _train(out: Path, settings: QuickstartSettings, ids: Sequence[str]) -> Path:
         model = LLMDPD.load(run.model_path, dataset=data, device="cpu")
         typer.echo(f"    from step {model.num_timesteps:,} on, where the run before this one was stopped")
     else:
-        model = LLMDPD(
-            "MlpPolicy",
-            dataset=data,
-            learning_rate=CosineSchedule(settings.learning_rate),
-            seed=settings.seed,
-            device="cpu",
-            **settings.model,
-        )
+        learning_rate = CosineSchedule(settings.learning_rate)
+        arguments = {"learning_rate": learning_rate, "seed": settings.seed, **settings.model}
+        model = LLMDPD("MlpPolicy", dataset=data, device="cpu", **arguments)
     return run.train(model, settings.n_steps, settings.log_interval)
 
 
@@ -191,25 +191,15 @@ def _film(
     examples: Mapping[str, Sequence[Episode]],
     settings: QuickstartSettings,
 ) -> None:
-    """The unseen task that the model does best, with its first condition; a successful episode, if there is one."""
-    candidates = [
-        result
-        for result in results
-        if result.seen is False and result.condition.name == settings.conditions[0]
-    ]
+    """Film the unseen task that the model does best, in a successful episode if there is one."""
+    first = settings.conditions[0]
+    candidates = (result for result in results if result.seen is False and result.condition.name == first)
     best = max(candidates, key=lambda result: result.success_rate)
-    prompts = prompts_of(best.condition, examples, {}, best.n_episodes)
     episode = best.successes.index(True) if any(best.successes) else 0
-    path = out / f"{best.task}.mp4"
+    prompt = prompts_of(best.condition, examples, {}, best.n_episodes)[episode]
+    path, seed, max_steps = out / f"{best.task}.mp4", best.seeds[episode], settings.max_episode_steps
     try:
-        film_episode(
-            path,
-            model_path,
-            best.task,
-            prompts[episode],
-            best.seeds[episode],
-            max_episode_steps=settings.max_episode_steps,
-        )
+        film_episode(path, model_path, best.task, prompt, seed, max_episode_steps=max_steps)
     except (ImportError, RuntimeError) as error:
         typer.echo(f"    No video: {error}")
     else:

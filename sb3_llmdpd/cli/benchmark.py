@@ -1,28 +1,40 @@
 """`sb3-llmdpd benchmark`: the tables of experiments, and their reports."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sb3_llmdpd.benchmarks.common.grid import RESULTS, SETTINGS
+from sb3_llmdpd.benchmarks.common.evaluation_folder import evaluation_report
+from sb3_llmdpd.benchmarks.common.report import Report
+from sb3_llmdpd.benchmarks.common.trainings import SETTINGS
 from sb3_llmdpd.benchmarks.common.variants import ENCODER, KEY_VARIANTS, VARIANTS, make_variants
 from sb3_llmdpd.benchmarks.d4rl.benchmark import D4RLBenchmark
 from sb3_llmdpd.benchmarks.d4rl.data import OTHER_DATA
-from sb3_llmdpd.benchmarks.d4rl.report import CHART, d4rl_tables, write_d4rl_report
-from sb3_llmdpd.benchmarks.d4rl.results import D4RLResults, is_d4rl, read_d4rl
-from sb3_llmdpd.benchmarks.d4rl.settings import ROBOTS, ROWS, D4RLSettings, make_rows
+from sb3_llmdpd.benchmarks.d4rl.report import d4rl_report
+from sb3_llmdpd.benchmarks.d4rl.results import read_d4rl
+from sb3_llmdpd.benchmarks.d4rl.settings import D4RL_VARIANTS, ROBOTS, D4RLSettings, make_d4rl_variants
 from sb3_llmdpd.benchmarks.metaworld.benchmark import MetaworldBenchmark
 from sb3_llmdpd.benchmarks.metaworld.pooled import pooled
-from sb3_llmdpd.benchmarks.metaworld.report import PAGE, REPORT, write_report
-from sb3_llmdpd.benchmarks.metaworld.results import GridResults, read_grid, write_grid
+from sb3_llmdpd.benchmarks.metaworld.report import metaworld_report
+from sb3_llmdpd.benchmarks.metaworld.results import read_grid, write_grid
 from sb3_llmdpd.benchmarks.metaworld.settings import DATA, GOALS, MetaworldSettings
 from sb3_llmdpd.benchmarks.metaworld.splits import SPLIT_NAMES
-from sb3_llmdpd.benchmarks.metaworld.tables import tables
 from sb3_llmdpd.cli.options import check_device, names
 from sb3_llmdpd.cli.sources import SOURCES_HELP, Root, source_names
+from sb3_llmdpd.evaluation.results import D4RL, EVALUATION, METAWORLD, RESULTS, kind_of, read_results
 
-app = typer.Typer(no_args_is_help=True, help="Run an experiment with all its rows, or write its report anew.")
+app = typer.Typer(
+    no_args_is_help=True, help="Run an experiment with all its variants, or write its report anew."
+)
+
+_REPORTS: dict[str, Callable[[Path], Report]] = {
+    EVALUATION: lambda path: evaluation_report(read_results(path)[0]),
+    METAWORLD: lambda path: metaworld_report(read_grid(path)),
+    D4RL: lambda path: d4rl_report(read_d4rl(path)),
+}
+"""Makes the report of a results file, by the kind of its results."""
 
 # The reference budget stands in the settings and nowhere else.
 _REFERENCE = MetaworldSettings.of_split("ml45")
@@ -90,10 +102,10 @@ def metaworld(
     Given again with the same --out it goes on where it was stopped, or adds rows and seeds.
     """
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
-    encoders = (
-        [] if text_encoders is None else [ENCODER + spec for spec in names(text_encoders, "--text-encoders")]
-    )
-    rows = make_variants([*names(variants, "--variants"), *encoders])
+    asked = names(variants, "--variants")
+    if text_encoders is not None:
+        asked += [ENCODER + spec for spec in names(text_encoders, "--text-encoders")]
+    made = make_variants(asked)
     budget: dict[str, Any] = {"n_episodes": episodes, "n_steps": steps, "max_episode_steps": max_steps}
     budget |= {"stop_at_success": stop_at_success, "n_unseen_episodes": unseen_episodes}
     if seen_episodes is not None:
@@ -101,7 +113,7 @@ def metaworld(
     held_out = None if unseen is None else names(unseen, "--unseen")
     settings = MetaworldSettings.of_split(split, held_out, goal=goal, data=data, **budget)
     settings = settings.smoke() if smoke else settings
-    _show(MetaworldBenchmark(out, settings, rows, range(seeds), root, processes).run(), out)
+    metaworld_report(MetaworldBenchmark(out, settings, made, range(seeds), root, processes).run()).show(out)
 
 
 @app.command()
@@ -126,8 +138,8 @@ def d4rl(
         ),
     ] = _PUBLISHED.n_eval_episodes,
     variants: Annotated[
-        str, typer.Option(help="Rows between commas: all, or of " + ", ".join(ROWS) + ".")
-    ] = ",".join(ROWS),
+        str, typer.Option(help="Rows between commas: all, or of " + ", ".join(D4RL_VARIANTS) + ".")
+    ] = ",".join(D4RL_VARIANTS),
     text_encoder: Annotated[
         str, typer.Option(help="Spec of the language model that reads the sentence.")
     ] = _PUBLISHED.model["text_encoder"],
@@ -154,12 +166,12 @@ def d4rl(
     or adds data sets, rows and seeds.
     """
     check_device(device)
-    rows = make_rows(names(variants, "--variants"))
+    made = make_d4rl_variants(names(variants, "--variants"))
     budget = D4RLSettings(n_steps=steps, eval_freq=eval_freq, n_eval_episodes=eval_episodes)
     budget = budget.reading(text_encoder)
     sources = source_names(dataset, root)
     settings = budget.smoke() if smoke else budget
-    _show_d4rl(D4RLBenchmark(out, settings, sources, rows, range(seeds), env, root, device).run(), out)
+    d4rl_report(D4RLBenchmark(out, settings, sources, made, range(seeds), env, root, device).run()).show(out)
 
 
 @app.command()
@@ -179,52 +191,32 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write the reports of an earlier benchmark anew, from its results.json alone."""
-    folder, *others = folders
-    if others or out is not None:
-        _report_together(folders, out)
-    elif is_d4rl(folder / RESULTS):
-        of_d4rl = read_d4rl(folder / RESULTS)
-        write_d4rl_report(folder, of_d4rl)
-        _show_d4rl(of_d4rl, folder)
-    else:
-        results = read_grid(folder / RESULTS)
-        write_report(folder, results)
-        _show(results, folder)
+    """Write the reports of an earlier benchmark or evaluation anew, from its results.json alone."""
+    if len(folders) > 1 or out is not None:
+        out = _pool(folders, out)
+    folder = folders[0] if out is None else out
+    path = folder / RESULTS
+    made = _REPORTS[kind_of(path)](path)
+    made.write(folder)
+    made.show(folder)
 
 
-def _report_together(folders: list[Path], out: Path | None) -> None:
+def _pool(folders: list[Path], out: Path | None) -> Path:
+    """Write the results of several folders into one file, as those of one benchmark."""
     if out is None or len(folders) == 1:
-        given = (
-            f"{len(folders)} folder{'s' if len(folders) > 1 else ''}{' and no --out' if out is None else ''}"
-        )
+        given = f"{len(folders)} folder{'s' if len(folders) > 1 else ''}"
         raise ValueError(
-            f"several folders are read as one benchmark, whose report goes to --out; got {given}"
+            "several folders are read as one benchmark, whose report goes to --out; got"
+            f" {given}{' and no --out' if out is None else ''}"
         )
     if (out / SETTINGS).exists():
         raise ValueError(
             f"{out} is the folder of a benchmark, whose results stay as they are: give another --out"
         )
-    of_d4rl = [folder for folder in folders if is_d4rl(folder / RESULTS)]
-    if of_d4rl:
-        raise ValueError(f"{of_d4rl[0]} is a benchmark on D4RL, whose reports are made one at a time")
+    for folder in folders:
+        if (kind := kind_of(folder / RESULTS)) != METAWORLD:
+            raise ValueError(f"{folder} has results of kind {kind!r}, whose reports are made one at a time")
     results = pooled([read_grid(folder / RESULTS) for folder in folders])
     out.mkdir(parents=True, exist_ok=True)
     write_grid(out / RESULTS, results)
-    write_report(out, results)
-    _show(results, out)
-
-
-def _show(results: GridResults, folder: Path) -> None:
-    for table in tables(results):
-        typer.echo(f"\n{table.text()}", nl=False)
-    typer.echo(
-        f"\nThe results are {folder / RESULTS}; the report is {folder / REPORT} and, with charts, {folder / PAGE}"
-    )
-
-
-def _show_d4rl(results: D4RLResults, folder: Path) -> None:
-    for table in d4rl_tables(results):
-        typer.echo(f"\n{table.text()}", nl=False)
-    curves = f"; the learning curves are {folder / CHART}" if (folder / CHART).is_file() else ""
-    typer.echo(f"\nThe results are {folder / RESULTS}; the report is {folder / REPORT}{curves}")
+    return out

@@ -6,20 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from sb3_llmdpd.benchmarks.common.runs import (
+from sb3_llmdpd.benchmarks.common.evaluation_folder import evaluate_into
+from sb3_llmdpd.benchmarks.common.report import show_tables
+from sb3_llmdpd.benchmarks.metaworld.examples import (
     EXAMPLE_IDS,
     HIDDEN_GOAL_EXAMPLE_IDS,
     N_EPISODES,
     N_EXAMPLES,
-    evaluate_into,
     example_episodes,
-    show_tables,
 )
 from sb3_llmdpd.cli.options import names
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, by_need_of_goal, task_info
 from sb3_llmdpd.diffusion.process import SAMPLERS
 from sb3_llmdpd.evaluation.conditions import CONDITIONS, CONTROLS, make_cells, shared_scene_cells
+from sb3_llmdpd.evaluation.report import tables
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 
@@ -147,7 +148,7 @@ def evaluate(
         n_processes=processes,
         **arguments,
     )
-    show_tables(results)
+    show_tables(tables(results))
     typer.echo(f"\nThe results are in {out}")
 
 

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from sb3_llmdpd.benchmarks.common.runs import (
+from sb3_llmdpd.benchmarks.common.variants import BOTH, EXAMPLE, NOTHING, TEXT
+from sb3_llmdpd.benchmarks.metaworld.examples import (
     EXAMPLE_IDS,
     HIDDEN_GOAL_EXAMPLE_IDS,
     N_EPISODES,
     N_EXAMPLES,
     example_episodes,
 )
-from sb3_llmdpd.benchmarks.common.variants import BOTH, EXAMPLE, NOTHING, TEXT
 from sb3_llmdpd.cli.sources import Root
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import task_info

@@ -65,6 +65,8 @@ class MinariSource(EpisodeSource):
     """
 
     kind = "minari"
+    text_is_guessed = False
+    """Whether `records` had to take the description or the name of the environment for the sentence."""
 
     def __init__(self, name: str, *, root: str | Path | None = None, reading: Reading = AS_RECORDED) -> None:
         folder = datasets_root(root)
@@ -87,6 +89,7 @@ class MinariSource(EpisodeSource):
         texts = [row.texts for row in self._rows(whole=bool(self._sentences))]  # a pass that keeps no episode
         several = len(set(texts)) > 1
         common = () if name in given or all(texts) else _dataset_texts(name, self._dataset)
+        self.text_is_guessed = bool(common) and not _texts(self._dataset.storage.metadata)
         for row in self._rows(whole=True):
             success, first_success = row.success
             unnamed = f"{name}: {row.texts[0]}" if several and row.texts else name

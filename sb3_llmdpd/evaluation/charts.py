@@ -1,10 +1,11 @@
 """Draws success rates and learning curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import typer
 
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.common.optional_imports import require
@@ -15,8 +16,22 @@ from sb3_llmdpd.evaluation.tasks import CellResult
 COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#999999", "#cc79a7", "#f0e442")
 """Okabe and Ito's, which colour-blind readers can tell apart."""
 
+Drawn = TypeVar("Drawn")
 Bars = dict[str, dict[str, Estimate]]
 """Estimates by the label below a group of bars, and by condition."""
+
+
+def draw_or_say_why(chart: Callable[[Drawn, Path], None], drawn: Drawn, path: Path) -> None:
+    """Draw a chart, or print why it is left out.
+
+    :param chart: draws it; one of the functions below.
+    :param drawn: what it shows.
+    :param path: the png.
+    """
+    try:
+        chart(drawn, path)
+    except ImportError as error:
+        typer.echo(f"{path.name} is left out: {error}")
 
 
 def success_chart(results: Sequence[CellResult], path: str | Path) -> None:
@@ -32,13 +47,13 @@ def success_chart(results: Sequence[CellResult], path: str | Path) -> None:
         raise ValueError("there are no results to draw")
     n_bars = max(sum(map(len, bars.values())) for _, bars in panels)
     n_places = max(len(bars) for _, bars in panels)
-    figure = _figure((max(7.0, 3.0 + 0.16 * n_bars), 3.2 * len(panels)))
+    figure = new_figure((max(7.0, 3.0 + 0.16 * n_bars), 3.2 * len(panels)))
     for number, (title, bars) in enumerate(panels):
         axes = figure.add_subplot(len(panels), 1, number + 1)
         axes.set_title(title, loc="left")
         axes.set_xlim(-0.5, n_places - 0.5)
         _draw_bars(axes, bars)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def curves_chart(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
@@ -54,14 +69,43 @@ def curves_chart(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
         raise ValueError("there is no learning curve to draw: train for more steps than `log_interval`")
     n_columns = 3
     n_rows = -(-len(names) // n_columns)
-    figure = _figure((4.0 * n_columns, 2.6 * n_rows))
+    figure = new_figure((4.0 * n_columns, 2.6 * n_rows))
     for number, name in enumerate(names):
         axes = figure.add_subplot(n_rows, n_columns, number + 1)
         points = [(row["step"], row[name]) for row in rows if name in row]
         axes.plot(*zip(*points, strict=True), color=COLOURS[0])
         axes.set_title(name.removeprefix("train/"), loc="left")
         axes.set_xlabel("gradient steps")
-    _save(figure, path)
+    save_figure(figure, path)
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """Make an empty figure of matplotlib.
+
+    :param size: width and height in inches.
+    :return: the figure.
+    :raises ImportError: without matplotlib.
+    """
+    return require("matplotlib.figure", "plots").Figure(figsize=size, layout="constrained")
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure, whole or not at all.
+
+    :param figure: a figure of matplotlib.
+    :param path: the png.
+    """
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def tidy(axes: Any) -> None:
+    """Take away the frame, and put the legend beside the axes.
+
+    :param axes: axes of matplotlib.
+    """
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
 
 def _panels(results: Sequence[CellResult]) -> dict[str, Bars]:
@@ -82,9 +126,7 @@ def _draw_bars(axes: Any, bars: Bars) -> None:
     for number, condition in enumerate(conditions):
         places = np.array([place for place, estimates in enumerate(bars.values()) if condition in estimates])
         estimates = [estimates[condition] for estimates in bars.values() if condition in estimates]
-        values = np.array([estimate.value for estimate in estimates])
-        lows = np.array([estimate.low for estimate in estimates])
-        highs = np.array([estimate.high for estimate in estimates])
+        values, lows, highs = np.array([(each.value, each.low, each.high) for each in estimates]).T
         axes.bar(
             places + (number - (len(conditions) - 1) / 2) * width,
             values,
@@ -98,14 +140,4 @@ def _draw_bars(axes: Any, bars: Bars) -> None:
     axes.set_xticks(range(len(bars)), list(bars), rotation=20, ha="right")
     axes.set_ylim(0.0, 1.05)
     axes.set_ylabel("success")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    return require("matplotlib.figure", "plots").Figure(figsize=size, layout="constrained")
-
-
-def _save(figure: Any, path: str | Path) -> None:
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    tidy(axes)

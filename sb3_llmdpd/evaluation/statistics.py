@@ -27,6 +27,18 @@ class Estimate:
     high: float
 
 
+def with_interval(estimate: Estimate | None, digits: int = 2) -> str:
+    """Write an estimate with its interval, as in ``"0.50 [0.25, 1.00]"``.
+
+    :param estimate: the estimate; None for one that there is not.
+    :param digits: digits after the point.
+    :return: the text; empty for None. A rounded zero keeps its sign, which says on which side of zero an end lies.
+    """
+    if estimate is None:
+        return ""
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
 def success_rate(successes: Sequence[bool]) -> Estimate:
     """Share of successes with Wilson's interval, which has a width even where all episodes agree.
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_llmdpd.benchmarks.common.runs import draw
 from sb3_llmdpd.common.files import whole_file
-from sb3_llmdpd.evaluation.charts import curves_chart
+from sb3_llmdpd.evaluation.charts import curves_chart, draw_or_say_why
 from sb3_llmdpd.llmdpd.callbacks import LearningCurve, SaveLatest, StopOnSignal, read_curve
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
@@ -186,4 +185,4 @@ class RunFolder:
         curve = self.path / CURVE
         rows = read_curve(curve) if curve.is_file() else []
         if rows:
-            draw(curves_chart, rows, self.path / CHART)
+            draw_or_say_why(curves_chart, rows, self.path / CHART)

@@ -25,32 +25,32 @@ from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.fingerprint import fingerprint
 from sb3_llmdpd.data.loading import format_of, open_source
-from sb3_llmdpd.data.minari import datasets_root
+from sb3_llmdpd.data.minari import MinariSource, datasets_root
 
 OTHER_DATA = (
     "A file of D4RL does as well, as d4rl:hopper_medium-v2.hdf5, and so do data of your own (RecordEpisodes), under any id or"
     " file name that names the robot"
 )
-"""What else may be given where a published data set is not there."""
+"""Sentence about what else may be given where a published data set is not there."""
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
     """What a report says of a data set, and what decides a training on it.
 
-    :param robot: of `ROBOTS`.
-    :param quality: of `QUALITIES`, None where the name says none.
-    :param env_id: of the environment that evaluates.
-    :param sentence: that the rows with a prompt are told.
-    :param fingerprint: of the episodes.
-    :param n_episodes: in it.
-    :param n_steps: transitions in it.
-    :param best_return: of the episode that is shown as the example in evaluation.
+    :param robot: one of `ROBOTS`.
+    :param quality: one of `QUALITIES`; None where the name says none.
+    :param env_id: environment that evaluates.
+    :param sentence: sentence that the variants with a prompt are told.
+    :param fingerprint: fingerprint of the episodes.
+    :param n_episodes: number of episodes.
+    :param n_steps: number of transitions.
+    :param best_return: return of the episode that is shown as the example in evaluation.
     :param model: arguments of `LLMDPD` that were published for it.
     :param d4rl: D4RL's references of its robot.
-    :param minari: those that a Minari data set itself has; None without.
+    :param minari: references that a Minari data set itself has; None without.
     :param published: score of Diffusion-QL on this very data set; None for any other.
-    :param notes: what the reader has to know of it, in sentences.
+    :param notes: sentences that the reader has to know.
     """
 
     robot: str
@@ -69,28 +69,28 @@ class DatasetInfo:
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """What decides the numbers, as JSON values; the words of notes may become better ones."""
+        """Everything that decides the numbers, as JSON values; the words of notes may become better ones."""
         return {name: to_json(getattr(self, name)) for name in ("env_id", "sentence", "fingerprint", "model")}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "DatasetInfo":
         """Make what `dataclasses.asdict` took apart.
 
-        :param document: of JSON.
-        :return: the same.
+        :param document: JSON values.
         """
         minari = document["minari"]
-        references = {
+        made = {
             "d4rl": References(**document["d4rl"]),
             "minari": None if minari is None else References(**minari),
+            "notes": tuple(document["notes"]),
         }
-        return cls(**{**document, **references, "notes": tuple(document["notes"])})
+        return cls(**{**document, **made})
 
 
 def read_data(name: str, root: str | Path | None = None) -> OfflineDataset:
     """Read the episodes of one robot, each with a sentence: its own, or that of `ROBOTS`.
 
-    :param name: of a source, see `format_of`.
+    :param name: name of a source, see `format_of`.
     :param root: folder of Minari data sets, by default Minari's own.
     :return: the episodes, of one task.
     :raises ValueError: when the source is not there or damaged, its name names no robot, or it holds several tasks.
@@ -111,13 +111,13 @@ def read_data(name: str, root: str | Path | None = None) -> OfflineDataset:
 def describe(
     name: str, data: OfflineDataset, env_id: str | None = None, root: str | Path | None = None
 ) -> DatasetInfo:
-    """Say what is known of a data set, and make sure that it can be evaluated.
+    """Describe a data set, and make sure that it can be evaluated.
 
-    :param name: of its source.
-    :param data: of `read_data`.
-    :param env_id: of the environment that evaluates; by default that of the robot.
+    :param name: name of its source.
+    :param data: episodes of `read_data`.
+    :param env_id: environment that evaluates; by default that of the robot.
     :param root: see `read_data`.
-    :return: what is known.
+    :return: the description.
     :raises ValueError: when the environment cannot be made, is of another robot, or has other spaces than the data.
     """
     label = label_of(name)
@@ -126,13 +126,11 @@ def describe(
     env = make_env(env_id)
     _check_spaces(label, data, env_id, env)
     env.close()
-    if robots_in(env_id) not in (
-        [],
-        [robot],
-    ):  # sizes do not tell: those of halfcheetah and walker2d are the same
+    others = robots_in(env_id)
+    if others and others != [robot]:  # sizes do not tell: those of halfcheetah and walker2d are the same
         raise ValueError(
             f"{label} has data of {robot}, and {env_id}, which would evaluate, is an environment of"
-            f" {' and '.join(robots_in(env_id))}: leave --env out, or give the data sets of each robot a command of their own"
+            f" {' and '.join(others)}: leave --env out, or give the data sets of each robot a command of their own"
         )
     example = best_episode(data)
     return DatasetInfo(
@@ -153,19 +151,18 @@ def describe(
 
 
 def best_episode(data: OfflineDataset) -> Episode:
-    """The episode that serves as the example in evaluation.
+    """Choose the episode that serves as the example in evaluation.
 
-    :param data: any.
-    :return: that of the largest return, the first of several.
+    :param data: the data set.
+    :return: episode of the largest return, the first of several.
     """
     return max(data.episodes, key=total_reward)
 
 
 def total_reward(episode: Episode) -> float:
-    """The return of an episode.
+    """Sum up the raw rewards of an episode, not discounted.
 
-    :param episode: any.
-    :return: sum of its raw rewards, not discounted.
+    :param episode: the episode.
     """
     return float(episode.rewards.sum(dtype=np.float64))
 
@@ -173,8 +170,7 @@ def total_reward(episode: Episode) -> float:
 def make_env(env_id: str) -> gym.Env[Any, Any]:
     """Make an environment to evaluate in.
 
-    :param env_id: as Gymnasium knows it.
-    :return: the environment.
+    :param env_id: id that Gymnasium knows.
     :raises ValueError: when Gymnasium cannot make it; says why.
     """
     try:
@@ -196,11 +192,11 @@ def _open(name: str, root: str | Path | None, reading: Reading) -> EpisodeSource
 
 
 def _has_sentence(source: EpisodeSource) -> bool:
-    """Whether its episodes say what the task is: a description of the data set, which comes with a warning, does not."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    """Tell whether its episodes say what the task is: a description of the data set does not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a description is taken for the sentence: it is not, here
         record = next(source.records(), None)
-    guessed = any("taken for one" in str(warning.message) for warning in caught)
+    guessed = isinstance(source, MinariSource) and source.text_is_guessed
     return record is not None and bool(record.get("task_texts")) and not guessed
 
 

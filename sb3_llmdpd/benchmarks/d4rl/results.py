@@ -1,7 +1,5 @@
 """The results of D4RL's benchmark as small JSON files: one for each training, and one of all."""
 
-import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,20 +10,18 @@ from urllib.parse import quote
 import torch as th
 from stable_baselines3.common.utils import get_device
 
-from sb3_llmdpd.benchmarks.common.grid import RESULTS, GridCell, refuse_others
+from sb3_llmdpd.benchmarks.common.results import BenchmarkResults, hardware_here, in_order, kept
+from sb3_llmdpd.benchmarks.common.trainings import Training, refuse_others
 from sb3_llmdpd.benchmarks.d4rl.data import DatasetInfo
-from sb3_llmdpd.benchmarks.d4rl.settings import ROWS
+from sb3_llmdpd.benchmarks.d4rl.settings import D4RL_VARIANTS
 from sb3_llmdpd.checkpoint.values import to_json
-from sb3_llmdpd.common.files import whole_file
-from sb3_llmdpd.common.processes import n_cores
-from sb3_llmdpd.evaluation.report import versions
+from sb3_llmdpd.evaluation.results import D4RL, RESULTS, read_envelope, versions, write_envelope
 
-D4RL_VERSION = 1
-BENCHMARK = "d4rl"
 EVALUATIONS = "evaluations.json"
+"""Name of the file with the evaluations of a training so far."""
 
 _DIGITS = 3
-"""Of a return: more than a hundredth of a point on D4RL's scale needs."""
+"""Digits of a return: more than a hundredth of a point on D4RL's scale needs."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +29,14 @@ class Point:
     """One evaluation of one training.
 
     :param dataset: label of the data set.
-    :param row: name of the row.
-    :param seed: of the training.
+    :param variant: name of the variant; files call it ``row``.
+    :param seed: seed of the training.
     :param step: gradient steps that the model had taken.
     :param returns: (n_episodes,), sums of raw rewards, to three digits.
     """
 
     dataset: str
-    row: str
+    variant: str
     seed: int
     step: int
     returns: tuple[float, ...]
@@ -53,114 +49,128 @@ class Point:
         """Mean return."""
         return fmean(self.returns)
 
+    @property
+    def training(self) -> tuple[str, str, int]:
+        """Data set, variant and seed."""
+        return self.dataset, self.variant, self.seed
+
+    def to_json(self) -> dict[str, Any]:
+        """Take it apart into JSON values, under the names that files have."""
+        return {("row" if name == "variant" else name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, point: Mapping[str, Any]) -> "Point":
+        """Make what `to_json` took apart.
+
+        :param point: JSON values.
+        """
+        return cls(point["dataset"], point["row"], point["seed"], point["step"], tuple(point["returns"]))
+
 
 @dataclass(frozen=True)
-class D4RLCell(GridCell):
-    """One training: a row on one data set with one seed.
+class D4RLTraining(Training):
+    """One training: a variant on one data set with one seed.
 
     :param dataset: label of the data set.
-    :param row: name of the row; ``variant`` says both, for the reader.
     """
 
     dataset: str
-    row: str
+
+    @property
+    def title(self) -> str:
+        """See `Training.title`."""
+        return f"{self.variant} on {self.dataset}, seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
-        """See `GridCell.folder`."""
-        return out / quote(self.dataset, safe="/+=, ") / self.row / f"seed-{self.seed}"
+        """See `Training.folder`."""
+        return out / quote(self.dataset, safe="/+=, ") / self.variant / f"seed-{self.seed}"
 
     def is_finished(self, out: Path) -> bool:
-        """See `GridCell.is_finished`; the last evaluation alone does not make it so, as the last model is saved behind it."""
+        """See `Training.is_finished`; it has been evaluated at its last step, and the last model is saved."""
         points = self.points(out)  # read in any case: those of other settings are refused
-        return (self.folder(out) / RESULTS).is_file() and any(
-            point.step == self.settings["n_steps"] for point in points
-        )
+        evaluated = any(point.step == self.settings["n_steps"] for point in points)
+        return evaluated and (self.folder(out) / RESULTS).is_file()
 
     def finish(self, out: Path) -> None:
         """Leave its evaluations as its results, last of all.
 
         :param out: folder of the benchmark.
         """
-        _write(self.folder(out) / RESULTS, {"settings": self.settings}, self.points(out))
+        self._write(self.folder(out) / RESULTS, self.points(out))
 
     def points(self, out: Path) -> list[Point]:
-        """Its evaluations so far.
+        """Read its evaluations so far.
 
         :param out: folder of the benchmark.
-        :return: in the order of their steps; none before the first.
+        :return: evaluations in the order of their steps; none before the first.
         :raises ValueError: when they are of other settings, or the file is damaged.
         """
         path = self.folder(out) / EVALUATIONS
         if not path.is_file():
             return []
-        head, points = _read(path)
-        refuse_others(head.get("settings", {}), self.settings, path)
+        settings, points = read_envelope(path, D4RL, lambda read: (read["settings"], _points_of(read)))
+        refuse_others(settings, self.settings, path)
         return points
 
     def write_points(self, out: Path, points: Sequence[Point]) -> None:
         """Write the evaluations so far, whole or not at all.
 
         :param out: folder of the benchmark.
-        :param points: in the order of their steps.
+        :param points: evaluations in the order of their steps.
         """
-        _write(self.folder(out) / EVALUATIONS, {"settings": self.settings}, points)
+        self._write(self.folder(out) / EVALUATIONS, points)
+
+    def _write(self, path: Path, points: Sequence[Point]) -> None:
+        write_envelope(path, D4RL, {"settings": self.settings}, [point.to_json() for point in points])
 
 
 @dataclass(frozen=True)
-class D4RLResults:
-    """Everything that a report says.
+class D4RLResults(BenchmarkResults):
+    """Everything that a report on D4RL says; of each variant, a sentence.
 
-    :param settings: what all trainings share, as JSON values.
     :param datasets: what is known of each data set, by its label.
-    :param rows: a sentence for each row by its name, in the order of the tables.
-    :param hardware: what it ran on.
-    :param versions: of the packages.
     :param points: all evaluations of the finished trainings.
     """
 
-    settings: Mapping[str, Any]
     datasets: Mapping[str, DatasetInfo]
-    rows: Mapping[str, str]
-    hardware: Mapping[str, Any]
-    versions: Mapping[str, str | None]
     points: tuple[Point, ...]
 
-    def of(self, dataset: str, row: str) -> dict[int, list[Point]]:
-        """The evaluations of a row on a data set.
+    def of(self, dataset: str, variant: str) -> dict[int, list[Point]]:
+        """Select the evaluations of a variant on a data set.
 
-        :param dataset: its label.
-        :param row: its name.
-        :return: by seed, in the order of their steps.
+        :param dataset: label of the data set.
+        :param variant: name of the variant.
+        :return: evaluations by seed, in the order of their steps.
         """
         by_seed: dict[int, list[Point]] = {}
         for point in sorted(self.points, key=lambda each: (each.seed, each.step)):
-            if (point.dataset, point.row) == (dataset, row):
+            if (point.dataset, point.variant) == (dataset, variant):
                 by_seed.setdefault(point.seed, []).append(point)
         return by_seed
 
     def merged(self, earlier: "D4RLResults", path: Path) -> "D4RLResults":
         """Keep the trainings of an earlier call that this one did not ask for.
 
-        :param earlier: of the same settings.
-        :param path: of its file.
+        :param earlier: results of the same settings.
+        :param path: the file that they were read from.
         :return: both together, of the same hardware as this.
         :raises ValueError: when a data set of the same label was another, or evaluated in another environment.
         """
         for label in self.datasets.keys() & earlier.datasets.keys():
             refuse_others(earlier.datasets[label].deciding, self.datasets[label].deciding, path)
-        here = {(point.dataset, point.row, point.seed) for point in self.points}
-        kept = [point for point in earlier.points if (point.dataset, point.row, point.seed) not in here]
-        datasets, rows = {**earlier.datasets, **self.datasets}, {**earlier.rows, **self.rows}
-        order = [*ROWS, *rows]
-        rows = dict(sorted(rows.items(), key=lambda row: order.index(row[0])))
-        return replace(self, datasets=datasets, rows=rows, points=(*kept, *self.points))
+        return replace(
+            self,
+            datasets={**earlier.datasets, **self.datasets},
+            variants=in_order({**earlier.variants, **self.variants}, D4RL_VARIANTS),
+            points=kept(earlier.points, self.points, lambda point: point.training),
+        )
 
 
 def device_name(device: str) -> str:
-    """Say on what models run.
+    """Name the device that models run on.
 
-    :param device: as torch calls it, or ``"auto"``.
-    :return: the name of the GPU, or ``"cpu"``.
+    :param device: name that torch knows, or ``"auto"``.
+    :return: name of the GPU, or ``"cpu"``.
     """
     found = get_device(device)
     return th.cuda.get_device_name(found) if found.type == "cuda" else str(found)
@@ -170,88 +180,57 @@ def gather_d4rl(
     out: Path,
     settings: Mapping[str, Any],
     datasets: Mapping[str, DatasetInfo],
-    rows: Mapping[str, str],
-    cells: Sequence[D4RLCell],
+    variants: Mapping[str, str],
+    trainings: Sequence[D4RLTraining],
     device: str,
 ) -> D4RLResults:
-    """Read the finished trainings.
+    """Read the results of the finished trainings.
 
     :param out: folder of the benchmark.
     :param settings: what they share.
-    :param datasets: by label.
-    :param rows: a sentence for each by name.
-    :param cells: all trainings; unfinished ones are left out.
-    :param device: what they run on, see `device_name`.
+    :param datasets: the data sets by label.
+    :param variants: a sentence for each variant by its name.
+    :param trainings: all trainings; unfinished ones are left out.
+    :param device: device that they run on, see `device_name`.
     :return: the results so far.
     """
-    points = [point for cell in cells if cell.is_finished(out) for point in cell.points(out)]
-    hardware = {"machine": platform.machine(), "cores": n_cores(), "device": device}
-    return D4RLResults(settings, datasets, rows, hardware, versions(), tuple(points))
+    points = [point for each in trainings if each.is_finished(out) for point in each.points(out)]
+    hardware = {**hardware_here(), "device": device}
+    return D4RLResults(settings, variants, hardware, versions(), datasets, tuple(points))
 
 
 def write_d4rl(path: Path, results: D4RLResults) -> None:
     """Write results, a line for each evaluation: whole or not at all.
 
     :param path: the file.
-    :param results: to be read by `read_d4rl`.
+    :param results: results to be read by `read_d4rl`.
     """
-    document = to_json({**asdict(results), "points": ()})
-    del document["points"]
-    _write(path, document, results.points)
+    head = to_json(asdict(replace(results, points=())))
+    del head["points"]
+    head["rows"] = head.pop("variants")
+    write_envelope(path, D4RL, head, [point.to_json() for point in results.points])
 
 
 def read_d4rl(path: Path) -> D4RLResults:
-    """Read what `write_d4rl` wrote.
+    """Read what `write_d4rl` wrote, in this version or an older one.
 
     :param path: the file.
     :return: the results.
-    :raises FileNotFoundError: when there is no such file.
-    :raises ValueError: when it is something else, damaged, or of another format version.
+    :raises FileNotFoundError: see `read_envelope`.
+    :raises ValueError: see `read_envelope`.
     """
-    head, points = _read(path)
-    try:
-        datasets = {
-            label: DatasetInfo.from_json(document) for label, document in head.pop("datasets").items()
-        }
-        return D4RLResults(datasets=datasets, points=tuple(points), **head)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, error) from error
+    return read_envelope(path, D4RL, _built)
 
 
-def is_d4rl(path: Path) -> bool:
-    """Whether a file is one of `write_d4rl`.
-
-    :param path: the file.
-    :return: False, too, where there is none or it is no JSON.
-    """
-    try:
-        return bool(json.loads(path.read_text())["benchmark"] == BENCHMARK)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _write(path: Path, head: Mapping[str, Any], points: Sequence[Point]) -> None:
-    head = {"format_version": D4RL_VERSION, "benchmark": BENCHMARK, **head}
-    lines = ",\n  ".join(json.dumps(asdict(point), separators=(",", ":")) for point in points)
-    with whole_file(path) as temporary:
-        temporary.write_text(f'{json.dumps(head, indent=1)[:-2]},\n "points": [\n  {lines}\n ]\n}}\n')
-
-
-def _read(path: Path) -> tuple[dict[str, Any], list[Point]]:
-    try:
-        document = dict(json.loads(path.read_text()))
-        found, benchmark = document.pop("format_version"), document.pop("benchmark")
-        if (found, benchmark) == (D4RL_VERSION, BENCHMARK):
-            return document, [
-                Point(**{**point, "returns": tuple(point["returns"])}) for point in document.pop("points")
-            ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error) from error
-    raise ValueError(
-        f"{path} has format version {found!r} of benchmark {benchmark!r}, and this sb3_llmdpd reads version {D4RL_VERSION} of"
-        f" {BENCHMARK!r}"
+def _built(document: dict[str, Any]) -> D4RLResults:
+    found = document.pop("datasets").items()
+    return D4RLResults(
+        variants=document.pop("rows"),
+        datasets={label: DatasetInfo.from_json(info) for label, info in found},
+        points=tuple(_points_of(document)),
+        **document,
     )
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} does not hold results of the D4RL benchmark ({type(error).__name__}: {error})")
+def _points_of(document: dict[str, Any]) -> list[Point]:
+    return [Point.from_json(point) for point in document.pop("points")]

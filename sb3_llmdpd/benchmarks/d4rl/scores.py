@@ -15,9 +15,9 @@ _MINARI_KEYS = ("ref_min_score", "ref_max_score")
 class References:
     """Two returns that make a scale.
 
-    :param random: of a random policy: 0 on the scale.
-    :param expert: of an expert: 100.
-    :param source: whose they are, for messages.
+    :param random: return of a random policy: 0 on the scale.
+    :param expert: return of an expert: 100.
+    :param source: name of their source, for messages.
     :raises ValueError: when the expert's is not above the other.
     """
 
@@ -33,7 +33,7 @@ class References:
             )
 
     def score(self, total_reward: float) -> float:
-        """Where a return lies on the scale.
+        """Place a return on the scale.
 
         :param total_reward: sum of an episode's raw rewards, or a mean of such sums.
         :return: 0 for the random policy, 100 for the expert.
@@ -41,10 +41,9 @@ class References:
         return 100.0 * (total_reward - self.random) / (self.expert - self.random)
 
     def scored(self, total_reward: Estimate) -> Estimate:
-        """The same for an estimate and its interval.
+        """Place an estimate and its interval on the scale.
 
-        :param total_reward: of a mean of returns.
-        :return: of the mean score.
+        :param total_reward: estimate of a mean return.
         """
         return Estimate(*map(self.score, (total_reward.value, total_reward.low, total_reward.high)))
 
@@ -54,7 +53,7 @@ D4RL_REFERENCES: dict[str, References] = {
     "hopper": References(-20.272305, 3234.3, "D4RL's hopper"),
     "walker2d": References(1.629008, 4592.3, "D4RL's walker2d"),
 }
-"""D4RL's by robot, the same for all its data sets of one."""
+"""D4RL's references by robot, the same for all its data sets of one."""
 
 PUBLISHED: dict[str, dict[str, str]] = {
     "halfcheetah": {"medium": "51.1 ± 0.5", "medium-replay": "47.8 ± 0.3", "medium-expert": "96.8 ± 0.3"},
@@ -66,9 +65,9 @@ checkpoint by evaluation."""
 
 
 def minari_references(name: str, root: str | Path | None = None) -> References | None:
-    """What a Minari data set itself says a return is worth, as `minari.get_normalized_score` reads it.
+    """Read the references that a Minari data set itself has, as `minari.get_normalized_score` reads them.
 
-    :param name: of a source that is there, see `format_of`.
+    :param name: name of a source that is there, see `format_of`.
     :param root: folder of the Minari data sets, see `datasets_root`.
     :return: None for other sources, and for data sets that do not say.
     :raises ValueError: when the two make no scale.
@@ -78,6 +77,6 @@ def minari_references(name: str, root: str | Path | None = None) -> References |
         return None
     metadata = json.loads((datasets_root(root) / dataset_id / "data" / "metadata.json").read_text())
     lowest, highest = (metadata.get(key) for key in _MINARI_KEYS)
-    return (
-        None if lowest is None or highest is None else References(float(lowest), float(highest), dataset_id)
-    )
+    if lowest is None or highest is None:
+        return None
+    return References(float(lowest), float(highest), dataset_id)

@@ -1,4 +1,4 @@
-"""The settings of D4RL's benchmark: Diffusion-QL's published ones by robot and quality, and the rows of its tables."""
+"""The settings of D4RL's benchmark: Diffusion-QL's published ones by robot and quality, and the variants."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,18 @@ from sb3_llmdpd.data.d4rl import LOCOMOTION_TEXTS
 from sb3_llmdpd.data.loading import format_of
 
 EPOCH = 1_000
-"""Gradient steps of what Diffusion-QL's code calls an epoch."""
+"""Gradient steps of an epoch of Diffusion-QL's code."""
 
 TARGETS_EVERY = 5
-"""Gradient steps between two of its updates of the averaged actor, which here moves at each."""
+"""Gradient steps between two updates of the averaged actor in that code; here it moves at each step."""
 
 
 @dataclass(frozen=True)
 class Robot:
     """One of D4RL's robots.
 
-    :param env_id: of the environment that evaluates it, unless another is asked for.
-    :param sentence: what it is told where its data have no sentence.
+    :param env_id: environment that evaluates it, unless another is asked for.
+    :param sentence: sentence that it is told where its data have none.
     """
 
     env_id: str
@@ -32,10 +32,10 @@ class Robot:
 _ENV_IDS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Walker2d-v5"}
 
 ROBOTS: dict[str, Robot] = {name: Robot(env_id, LOCOMOTION_TEXTS[name]) for name, env_id in _ENV_IDS.items()}
-"""Robots by what data sets call them; their observations have 17, 11 and 17 numbers, as D4RL's have."""
+"""Robots by their names in data sets; their observations have 17, 11 and 17 numbers, as D4RL's have."""
 
 QUALITIES = ("medium-replay", "medium-expert", "full-replay", "medium", "expert", "simple", "random")
-"""What data sets say of the policies that made them; a name that holds another one comes before it."""
+"""Qualities of the policies that recorded data sets; a name that holds another one comes before it."""
 
 MAX_GRAD_NORMS: dict[str, dict[str, float]] = {
     "halfcheetah": {"medium": 9.0, "medium-replay": 2.0, "medium-expert": 7.0},
@@ -44,9 +44,9 @@ MAX_GRAD_NORMS: dict[str, dict[str, float]] = {
 }
 """Diffusion-QL's bound of the gradient norm by robot and quality; all else that it sets is the same for these nine."""
 
-ROWS: dict[str, Variant] = {
-    row.name: row
-    for row in (
+D4RL_VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
         Variant(
             "full", "the robot's sentence and one trajectory of the data as prompt; cloning beside the Q term"
         ),
@@ -60,7 +60,7 @@ ROWS: dict[str, Variant] = {
         Variant("bc", "the prompts of full, and cloning alone: eta 0", {"eta": 0.0, "n_candidates": 1}),
     )
 }
-"""The rows of a table by name."""
+"""Variants by name."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class D4RLSettings:
 
     :param n_steps: gradient steps of each training.
     :param eval_freq: gradient steps between two evaluations; there is one at the last step in any case.
-    :param n_eval_episodes: of each evaluation, always with the same seeds.
+    :param n_eval_episodes: episodes of each evaluation, always with the same seeds.
     :param max_episode_steps: steps after which an evaluated episode ends; None for the environment's own limit.
-    :param model: arguments of `LLMDPD`, which rows change.
+    :param model: arguments of `LLMDPD`, which variants change.
     :param log_interval: gradient steps between two points of a training's curve.
     :raises ValueError: on numbers below one.
     """
@@ -114,15 +114,14 @@ class D4RLSettings:
                 raise ValueError(f"`{name}` must be at least 1, got {number}")
 
     def reading(self, text_encoder: str) -> Self:
-        """The same with another language model.
+        """Return the same settings with another language model.
 
-        :param text_encoder: its spec, see `make_text_encoder`.
-        :return: the settings.
+        :param text_encoder: spec of the model, see `make_text_encoder`.
         """
         return replace(self, model=merged(self.model, {"text_encoder": text_encoder}))
 
     def smoke(self) -> Self:
-        """The same at a size that takes seconds and learns nothing."""
+        """Return the same settings at a size that takes seconds and learns nothing."""
         tiny = {"net_arch": [16], "token_dim": 8, "n_encoder_layers": 1, "n_heads": 2, "prompt_window": 4}
         small = {"text_encoder": "hashing:16", "batch_size": 8, "prompts_per_batch": 2, "n_candidates": 3}
         return replace(
@@ -136,33 +135,32 @@ class D4RLSettings:
         )
 
 
-def make_rows(names: Sequence[str]) -> list[Variant]:
-    """Look rows up.
+def make_d4rl_variants(names: Sequence[str]) -> list[Variant]:
+    """Look variants up.
 
-    :param names: of `ROWS`, or ``"all"``.
-    :return: the rows in their order, each once.
+    :param names: keys of `D4RL_VARIANTS`, or ``"all"``.
+    :return: the variants in their order, each once.
     :raises ValueError: on an unknown name; lists the known ones.
     """
-    each = list(dict.fromkeys(row for name in names for row in (ROWS if name == "all" else [name])))
-    unknown = [name for name in each if name not in ROWS]
+    each = dict.fromkeys(known for name in names for known in (D4RL_VARIANTS if name == "all" else [name]))
+    unknown = [name for name in each if name not in D4RL_VARIANTS]
     if unknown:
         raise ValueError(
-            f"unknown variant {unknown[0]!r}: known are {', '.join(ROWS)}, and all for all of them"
+            f"unknown variant {unknown[0]!r}: known are {', '.join(D4RL_VARIANTS)}, and all for all of them"
         )
-    return [ROWS[name] for name in each]
+    return [D4RL_VARIANTS[name] for name in each]
 
 
-def shows_a_prompt(row: Variant) -> bool:
-    """Whether a row is told and shown something.
+def shows_a_prompt(variant: Variant) -> bool:
+    """Tell whether a variant is told and shown something; that without prompt is not.
 
-    :param row: of `ROWS`.
-    :return: False for the one without prompt.
+    :param variant: one of `D4RL_VARIANTS`.
     """
-    return BOTH in row.conditions
+    return BOTH in variant.conditions
 
 
 def label_of(name: str) -> str:
-    """What tables and folders call a source.
+    """Name a source for tables and folders.
 
     :param name: see `format_of`.
     :return: a Minari id as it is, the name of a file without its suffix, or the name of a folder.
@@ -174,10 +172,10 @@ def label_of(name: str) -> str:
 
 
 def robot_and_quality(label: str) -> tuple[str, str | None]:
-    """Read off a name which robot a data set is of, and how good those were who made it.
+    """Read the robot and the quality of a data set off its name.
 
-    :param label: of `label_of`, e.g. ``"mujoco/hopper/medium-v0"`` or ``"hopper_medium_replay-v2"``.
-    :return: of `ROBOTS`, and of `QUALITIES`, None where the name says none.
+    :param label: label of `label_of`, e.g. ``"mujoco/hopper/medium-v0"`` or ``"hopper_medium_replay-v2"``.
+    :return: one of `ROBOTS`, and one of `QUALITIES`, None where the name says none.
     :raises ValueError: when it names no robot, or several.
     """
     flat, robots = _letters(label), robots_in(label)
@@ -190,20 +188,20 @@ def robot_and_quality(label: str) -> tuple[str, str | None]:
 
 
 def robots_in(name: str) -> list[str]:
-    """The robots that a name has in it.
+    """Find the robots that a name has in it.
 
-    :param name: of a data set or an environment.
-    :return: of `ROBOTS`.
+    :param name: name of a data set or an environment.
+    :return: keys of `ROBOTS`.
     """
     flat = _letters(name)
     return [robot for robot in ROBOTS if robot in flat]
 
 
 def is_of_d4rl(name: str) -> bool:
-    """Whether a source is one of the nine files that Diffusion-QL was published with, as far as its name can tell.
+    """Tell whether a source is one of the nine files that Diffusion-QL was published with, by its format and name.
 
     :param name: see `format_of`.
-    :return: whether it is a D4RL file that is called as D4RL calls version 2 of them.
+    :return: True for a D4RL file with the name that D4RL gives version 2.
     """
     kind, label = format_of(name)[0], label_of(name)
     known = {f"{_letters(robot + quality)}v2" for robot, norms in MAX_GRAD_NORMS.items() for quality in norms}
@@ -211,10 +209,10 @@ def is_of_d4rl(name: str) -> bool:
 
 
 def published_model(robot: str, quality: str | None) -> dict[str, Any]:
-    """What Diffusion-QL sets for one data set alone.
+    """Look up what Diffusion-QL sets for one data set alone.
 
-    :param robot: of `ROBOTS`.
-    :param quality: of `QUALITIES`, or None; where nothing was published for it, medium's counts.
+    :param robot: one of `ROBOTS`.
+    :param quality: one of `QUALITIES`, or None; where nothing was published for it, medium's counts.
     :return: arguments of `LLMDPD`.
     """
     norms = MAX_GRAD_NORMS[robot]
@@ -222,5 +220,5 @@ def published_model(robot: str, quality: str | None) -> dict[str, Any]:
 
 
 def _letters(name: str) -> str:
-    """Without the signs between words, of which everybody uses others."""
+    """Drop the signs between words, which differ from place to place."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from sb3_llmdpd.baselines.prompt_dt import PromptDT
-from sb3_llmdpd.benchmarks.common.grid import (
-    RESULTS,
-    GridBar,
-    GridCell,
-    StepsOnBar,
-    begin_or_go_on,
-    cell_folder,
-    open_grid,
-    refuse_others,
-    run_grid,
-    says_how_to_go_on,
-)
+from sb3_llmdpd.benchmarks.common.results import in_order
 from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
-from sb3_llmdpd.benchmarks.common.runs import example_episodes
+from sb3_llmdpd.benchmarks.common.trainings import (
+    StepsOnBar,
+    Training,
+    TrainingsBar,
+    open_folder,
+    open_run,
+    run_trainings,
+    says_how_to_go_on,
+    training_folder,
+)
 from sb3_llmdpd.benchmarks.common.variants import (
     CONTROL,
     PROMPT_DT,
@@ -30,7 +28,8 @@ from sb3_llmdpd.benchmarks.common.variants import (
     make_variant,
     merged,
 )
-from sb3_llmdpd.benchmarks.metaworld.report import write_report
+from sb3_llmdpd.benchmarks.metaworld.examples import example_episodes
+from sb3_llmdpd.benchmarks.metaworld.report import metaworld_report
 from sb3_llmdpd.benchmarks.metaworld.results import GridResults, gather, read_grid, write_grid
 from sb3_llmdpd.benchmarks.metaworld.settings import DATA, EPISODES_PER_GOAL, MetaworldSettings
 from sb3_llmdpd.checkpoint.values import to_json
@@ -42,30 +41,29 @@ from sb3_llmdpd.data.metaworld.envs import MetaWorldEnv
 from sb3_llmdpd.data.minari import load_minari
 from sb3_llmdpd.evaluation.conditions import Cell, make_cells, shared_scene_cells
 from sb3_llmdpd.evaluation.players import CopyPlayer, Player
-from sb3_llmdpd.evaluation.report import write_results
+from sb3_llmdpd.evaluation.results import METAWORLD, RESULTS, write_results
 from sb3_llmdpd.evaluation.tasks import evaluate_tasks
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 _EPISODE_WORK = 4
-"""Gradient steps that take as long as an evaluated episode does a single process; only the time that the bar says is left
-depends on it."""
+"""Gradient steps that take a single process as long as an evaluated episode; decides the time left on the bar alone."""
 
 _DATASETS = "metaworld-{goal}-{data}-{n}-seed-{seed}/{{task}}-v0"
 _EXAMPLES = "metaworld-examples-{goal}-{n}-seed-{seed}/{{task}}-v0"
 
 _PROMPTING = ("text_encoder", "text_dropout", "trajectory_dropout", "pair_dropout")
-"""Arguments of the shared model that Prompt-DT has, too; all others are its own."""
+"""Arguments of the shared model that Prompt-DT has as well; all others are its own."""
 
 
 class MetaworldBenchmark:
-    """The cells of a grid on Meta-World, and what happens in one.
+    """The trainings on Meta-World, and what happens in one.
 
-    :param out: folder of the grid.
-    :param settings: what the cells share.
-    :param variants: the rows.
-    :param seeds: of each row.
-    :param root: folder of the data sets, which other grids may share; by default ``data`` under ``out``.
-    :param n_processes: for collecting and evaluating; as many as there are CPU cores by default.
+    :param out: folder of everything that it makes.
+    :param settings: what the trainings share.
+    :param variants: the variants.
+    :param seeds: seeds of each variant.
+    :param root: folder of the data sets, which other benchmarks may share; by default ``data`` under ``out``.
+    :param n_processes: processes that collect and evaluate; as many as there are CPU cores by default.
     """
 
     def __init__(
@@ -87,7 +85,7 @@ class MetaworldBenchmark:
         self.n_processes = n_processes
         self._episode_work = max(1, _EPISODE_WORK // (n_processes or n_cores()))
         self._shared: dict[str, Any] = to_json(
-            {"benchmark": "metaworld", **asdict(settings), "goal_known_tasks": settings.goal_known_tasks}
+            {"benchmark": METAWORLD, **asdict(settings), "goal_known_tasks": settings.goal_known_tasks}
         )
         self._ids: list[str] = []
         self._examples: dict[str, list[Episode]] = {}
@@ -96,60 +94,56 @@ class MetaworldBenchmark:
         """Collect, train and evaluate what is not done yet, and write ``results.json``, ``report.md`` and ``report.html``.
 
         :return: the results.
-        :raises ValueError: when the folder has a grid of other settings.
+        :raises ValueError: when the folder has a benchmark of other settings.
         :raises RunStopped: on Ctrl-C, or on SIGTERM while a model trains; says how to go on.
         """
-        cells = self.cells()
-        open_grid(self.out, self._shared)
-        if (self.out / RESULTS).is_file():  # before hours are spent
-            refuse_others(read_grid(self.out / RESULTS).settings, self._shared, self.out / RESULTS)
-        left = [cell for cell in cells if not cell.is_finished(self.out)]
-        if left:
+        trainings = self.trainings()
+        open_folder(self.out, self._shared)
+        if not all(training.is_finished(self.out) for training in trainings):
             with says_how_to_go_on(self.out, "the collection of data"):
                 self._collect()
-            run_grid(self.out, cells, self._run_cell, after_cell=lambda: self._report(cells))
-        return self._report(cells)
+            run_trainings(self.out, trainings, self._run, after_each=lambda: self._report(trainings))
+        return self._report(trainings)
 
-    def cells(self) -> list[GridCell]:
-        """Every row with its first seed, then with its second, so that a table is there early."""
+    def trainings(self) -> list[Training]:
+        """List every variant with its first seed, then with its second, so that a table is there early."""
         return [
-            GridCell(name, seed, self._settings_of(variant, seed), self._work(variant))
+            Training(name, seed, self._settings_of(variant, seed), self._work(variant))
             for seed in self.seeds
             for name, variant in self.variants.items()
         ]
 
-    # What a cell is -------------------------------------------------------------------------------------------------------
+    # What a training is ---------------------------------------------------------------------------------------------------
 
     def _settings_of(self, variant: Variant, seed: int) -> dict[str, Any]:
-        row = {**asdict(variant)}
-        del row["sentence"]  # words may become better ones
-        return {**self._shared, "variant": to_json(row), "seed": seed}
+        deciding = asdict(variant)
+        del deciding["sentence"]  # words may become better ones
+        return {**self._shared, "variant": to_json(deciding), "seed": seed}
 
     def _work(self, variant: Variant) -> int:
-        episodes = sum(cell.n_episodes or 0 for cell in self._evaluated(variant, seed=0))
+        episodes = sum(cell.n_episodes or 0 for cell in self._cells(variant, seed=0))
         return (self.settings.n_steps if self._trains(variant) else 0) + self._episode_work * episodes
 
     def _trains(self, variant: Variant) -> bool:
-        """Whether its cells train a model, or find it trained by another cell of the grid."""
+        """Tell whether a variant trains a model, or finds it trained by another variant of the benchmark."""
         return variant.method != CONTROL and variant.trained_as not in self.variants
 
-    def _evaluated(self, variant: Variant, seed: int) -> list[Cell]:
+    def _cells(self, variant: Variant, seed: int) -> list[Cell]:
+        """List the cells that a training of the variant is evaluated in."""
         settings, unseen = self.settings, self.settings.unseen_tasks
-        same_goal = not settings.goal_visible
         tasks = (*unseen, *settings.seen_tasks)
+        same_goal = not settings.goal_visible
         cells = make_cells(tasks, variant.conditions, unseen=unseen, same_goal=same_goal, seed=seed)
-        of_others = settings.n_unseen_episodes
-        cells = [
-            replace(
-                cell, n_episodes=settings.n_seen_episodes_under(cell.condition) if cell.seen else of_others
-            )
+        numbers = (
+            settings.n_seen_episodes_under(cell.condition) if cell.seen else settings.n_unseen_episodes
             for cell in cells
-        ]
+        )
+        cells = [replace(cell, n_episodes=n) for cell, n in zip(cells, numbers, strict=True)]
         if TEXT in variant.conditions:  # whoever is measured by its sentence alone can be held to it
             shared = shared_scene_cells(
                 settings.train_tasks, goal_visible=settings.goal_visible, unseen=unseen
             )
-            cells += [replace(cell, n_episodes=of_others) for cell in shared]
+            cells += [replace(cell, n_episodes=settings.n_unseen_episodes) for cell in shared]
         return cells
 
     # What happens in it ---------------------------------------------------------------------------------------------------
@@ -158,10 +152,10 @@ class MetaworldBenchmark:
         settings = self.settings
         shared: dict[str, Any] = {
             "seed": settings.data_seed,
+            "goal_visible": settings.goal_visible,
             "n_processes": self.n_processes,
             "root": self.root,
         }
-        shared["goal_visible"] = settings.goal_visible
         named = {"goal": settings.goal, "seed": settings.data_seed}
         self._ids = collect(
             settings.train_tasks,
@@ -171,86 +165,79 @@ class MetaworldBenchmark:
             id_format=_DATASETS.format(data=settings.data, n=settings.n_episodes, **named),
             **shared,
         )
-        for tasks, n_episodes in (
-            (settings.unseen_tasks, settings.n_unseen_episodes),
-            (settings.seen_tasks, settings.n_seen_episodes),
-        ):
+        played = {
+            settings.unseen_tasks: settings.n_unseen_episodes,
+            settings.seen_tasks: settings.n_seen_episodes,
+        }
+        for tasks, n_episodes in played.items():
             n_examples = settings.n_examples_of(n_episodes)
             id_format = _EXAMPLES.format(n=n_examples, **named)
             self._examples |= example_episodes(tasks, n_examples, id_format=id_format, **shared)
 
-    def _run_cell(self, cell: GridCell, folder: Path, bar: GridBar) -> None:
-        variant = self.variants[cell.variant]
+    def _run(self, training: Training, folder: Path, bar: TrainingsBar) -> None:
+        variant, settings = self.variants[training.variant], self.settings
         results = evaluate_tasks(
-            self._player(variant, cell, bar),
-            self._evaluated(variant, cell.seed),
+            self._player(variant, training, bar),
+            self._cells(variant, training.seed),
             examples=self._examples,
-            make_env=partial(MetaWorldEnv, goal_visible=self.settings.goal_visible),
-            n_envs=max(
-                self.settings.n_unseen_episodes, self.settings.n_seen_episodes
-            ),  # a call for all costs little more
-            max_episode_steps=self.settings.max_episode_steps,
-            seed=cell.seed,
-            stop_at_success=self.settings.stop_at_success,
+            make_env=partial(MetaWorldEnv, goal_visible=settings.goal_visible),
+            # All episodes of a cell at once: a call of the model for all of them costs little more.
+            n_envs=max(settings.n_unseen_episodes, settings.n_seen_episodes),
+            max_episode_steps=settings.max_episode_steps,
+            seed=training.seed,
+            stop_at_success=settings.stop_at_success,
             phases=True,
             n_processes=self.n_processes,
             progress_bar=False,
             on_episodes=lambda n: bar.advance(n * self._episode_work),
         )
-        write_results(folder / RESULTS, results, cell.settings)
+        write_results(folder / RESULTS, results, training.settings)
 
-    def _player(self, variant: Variant, cell: GridCell, bar: GridBar) -> LLMDPD | Player:
+    def _player(self, variant: Variant, training: Training, bar: TrainingsBar) -> LLMDPD | Player:
         if variant.method == CONTROL:
             return CopyPlayer()  # the expert is the environment's own
         if variant.method == PROMPT_DT:
-            return self._train_prompt_dt(variant, cell, bar)
+            return self._train_prompt_dt(variant, training, bar)
         if variant.trained_as is None:
-            return self._train(variant, cell, bar)
-        model = self._train(make_variant(variant.trained_as), cell, bar)
+            return self._train(variant, training, bar)
+        model = self._train(make_variant(variant.trained_as), training, bar)
         for name, value in variant.model.items():
             setattr(model, name, value)
         return model
 
-    def _train(self, variant: Variant, cell: GridCell, bar: GridBar) -> LLMDPD:
-        """The model of a row with the cell's seed, trained as far as it is not yet."""
-        run, settings = self._run_folder(variant, cell), self.settings
+    def _train(self, variant: Variant, training: Training, bar: TrainingsBar) -> LLMDPD:
+        """Train the model of a variant with the training's seed, as far as it is not trained yet."""
+        run, settings = self._open_run(variant, training.seed), self.settings
         if run.has_model:
             model = LLMDPD.load(run.model_path, dataset=self.data, device="cpu")
         else:
-            model = self._new_model(variant, cell.seed)
-        if self._trains(self.variants[cell.variant]):
+            model = self._new_model(variant, training.seed)
+        if self._trains(self.variants[training.variant]):
             bar.skip(model.num_timesteps)
         run.train(model, settings.n_steps, settings.log_interval, progress=StepsOnBar(bar))
         return model
 
-    def _train_prompt_dt(self, variant: Variant, cell: GridCell, bar: GridBar) -> PromptDT:
-        """The same for Prompt-DT, which is saved when it is trained and not before."""
-        run, settings = self._run_folder(variant, cell), self.settings
+    def _train_prompt_dt(self, variant: Variant, training: Training, bar: TrainingsBar) -> PromptDT:
+        """Train Prompt-DT, which is saved when it is trained and not before."""
+        run, settings = self._open_run(variant, training.seed), self.settings
         if run.has_model:
             bar.skip(settings.n_steps)
             return PromptDT.load(run.model_path, device="cpu")
         prompting = {name: value for name, value in settings.model.items() if name in _PROMPTING}
         arguments = {"same_goal": not settings.goal_visible, **prompting, **variant.model}
-        model = PromptDT(self.data, seed=cell.seed, device="cpu", **arguments)
+        model = PromptDT(self.data, seed=training.seed, device="cpu", **arguments)
         model.learn(settings.n_steps, on_step=lambda loss: bar.advance(1))
         model.save(run.model_path)
         return model
 
-    def _run_folder(self, variant: Variant, cell: GridCell) -> RunFolder:
-        """The folder of a training, begun or gone on with."""
-        run = RunFolder(cell_folder(self.out, variant.name, cell.seed))
-        arguments = {
-            "command": "benchmark",
-            "steps": self.settings.n_steps,
-            **self._settings_of(variant, cell.seed),
-        }
-        del arguments["variant"]["conditions"]  # nothing to the training
-        begin_or_go_on(run, arguments)
-        return run
+    def _open_run(self, variant: Variant, seed: int) -> RunFolder:
+        deciding = self._settings_of(variant, seed)
+        del deciding["variant"]["conditions"]  # nothing to the training
+        return open_run(training_folder(self.out, variant.name, seed), self.settings.n_steps, deciding)
 
     @cached_property
     def data(self) -> OfflineDataset:
-        """What all models learn from."""
+        """Data that all models learn from."""
         return load_minari(self._ids, root=self.root)
 
     def _new_model(self, variant: Variant, seed: int) -> LLMDPD:
@@ -266,16 +253,12 @@ class MetaworldBenchmark:
 
     # What it leaves -------------------------------------------------------------------------------------------------------
 
-    def _report(self, cells: Sequence[GridCell]) -> GridResults:
-        rows = {name: to_json(asdict(variant)) for name, variant in self.variants.items()}
-        results = gather(self.out, self._shared, rows, cells)
-        path = self.out / RESULTS
+    def _report(self, trainings: Sequence[Training]) -> GridResults:
+        variants = {name: to_json(asdict(variant)) for name, variant in self.variants.items()}
+        results, path = gather(self.out, self._shared, variants, trainings), self.out / RESULTS
         if path.is_file():
             results = results.merged(read_grid(path))
-        order = [*VARIANTS, *results.variants]
-        results = replace(
-            results, variants=dict(sorted(results.variants.items(), key=lambda row: order.index(row[0])))
-        )
+        results = replace(results, variants=in_order(results.variants, VARIANTS))
         write_grid(path, results)
-        write_report(self.out, results)
+        metaworld_report(results).write(self.out)
         return results

@@ -1,37 +1,39 @@
-"""The results of a grid as one small JSON file, from which its report is made."""
+"""The results of the benchmark on Meta-World as one small JSON file, from which its report is made."""
 
-import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sb3_llmdpd.benchmarks.common.grid import RESULTS, GridCell
-from sb3_llmdpd.common.files import whole_file
-from sb3_llmdpd.common.processes import n_cores
+from sb3_llmdpd.benchmarks.common.results import BenchmarkResults, hardware_here, kept
+from sb3_llmdpd.benchmarks.common.trainings import Training
 from sb3_llmdpd.evaluation.conditions import TOLD
 from sb3_llmdpd.evaluation.phases import phase_rates
-from sb3_llmdpd.evaluation.report import read_results, versions
+from sb3_llmdpd.evaluation.results import (
+    METAWORLD,
+    RESULTS,
+    read_envelope,
+    read_results,
+    versions,
+    write_envelope,
+)
 from sb3_llmdpd.evaluation.tasks import CellResult
-
-GRID_VERSION = 2
 
 
 @dataclass(frozen=True)
-class PlayedCell:
-    """The episodes of one row with one seed, of one task under one condition.
+class TrainingCell:
+    """What tables need of a cell: the episodes of one training, of one task under one condition.
 
-    :param variant: name of the row.
-    :param seed: of the training.
-    :param task: whose scenes were played.
-    :param condition: name of what the policy was told.
-    :param seen: whether it was trained on the task; None where that is not the question.
+    :param variant: name of the variant.
+    :param seed: seed of the training.
+    :param task: task whose scenes were played.
+    :param condition: name of the condition.
+    :param seen: whether the task was trained on; None where that is not the question.
     :param successes: (n_episodes,), 1 for success at any step.
     :param returns: (n_episodes,), sums of raw rewards, to one digit.
     :param phases: share of the episodes that passed each of `PHASES`, to three digits; None where that was not watched.
-    :param soon: (n_episodes,), 1 for a success that came soon (`sb3_llmdpd.data.metaworld.scenes.soon`), in the scenes that
-        two tasks share; None in all other cells.
+    :param soon: (n_episodes,), 1 for a success that came soon (`sb3_llmdpd.data.metaworld.scenes.soon`), in the scenes
+        that two tasks share; None in all other cells.
     """
 
     variant: str
@@ -46,119 +48,103 @@ class PlayedCell:
 
     @property
     def told(self) -> str | None:
-        """Whose sentence it was told in the scenes that two tasks share; None in all other cells."""
+        """Task whose sentence was told in the scenes that two tasks share; None in all other cells."""
         return self.condition.removeprefix(TOLD) if self.condition.startswith(TOLD) else None
 
+    @property
+    def training(self) -> tuple[str, int]:
+        """Variant and seed."""
+        return self.variant, self.seed
+
     @classmethod
-    def of(cls, cell: GridCell, result: CellResult) -> "PlayedCell":
+    def of(cls, training: Training, result: CellResult) -> "TrainingCell":
         """Keep what tables are made of.
 
-        :param cell: the row and its seed.
-        :param result: of an evaluation there.
+        :param training: the training.
+        :param result: result of one of its cells.
         :return: the same, smaller.
         """
+        rates = None if result.phases is None else phase_rates(result.phases).values()
         return cls(
-            cell.variant,
-            cell.seed,
+            training.variant,
+            training.seed,
             result.task,
             result.condition.name,
             result.seen,
-            tuple(int(success) for success in result.successes),
+            tuple(map(int, result.successes)),
             tuple(round(total, 1) for total in result.returns),
-            None
-            if result.phases is None
-            else tuple(round(rate, 3) for rate in phase_rates(result.phases).values()),
-            tuple(int(success) for success in result.soon) if result.condition.is_told else None,
+            None if rates is None else tuple(round(rate, 3) for rate in rates),
+            tuple(map(int, result.soon)) if result.condition.is_told else None,
         )
 
 
 @dataclass(frozen=True)
-class GridResults:
-    """Everything that a report says.
+class GridResults(BenchmarkResults):
+    """Everything that a report on Meta-World says; each variant has its ``sentence`` at least.
 
-    :param settings: what all cells share, as JSON values.
-    :param variants: the rows by their names, in the order of the tables; each with its ``sentence`` at least.
-    :param hardware: what it ran on.
-    :param versions: of the packages.
     :param cells: what was played.
     """
 
-    settings: Mapping[str, Any]
-    variants: Mapping[str, Mapping[str, Any]]
-    hardware: Mapping[str, Any]
-    versions: Mapping[str, str | None]
-    cells: tuple[PlayedCell, ...]
+    cells: tuple[TrainingCell, ...]
 
     def merged(self, earlier: "GridResults") -> "GridResults":
-        """Keep the rows and seeds of an earlier call that this one did not ask for.
+        """Keep the trainings of an earlier call that this one did not ask for.
 
-        :param earlier: of the same settings.
+        :param earlier: results of the same settings.
         :return: both together, of the same hardware as this.
         """
-        here = {(cell.variant, cell.seed) for cell in self.cells}
-        kept = [cell for cell in earlier.cells if (cell.variant, cell.seed) not in here]
-        return replace(self, variants={**earlier.variants, **self.variants}, cells=(*kept, *self.cells))
+        cells = kept(earlier.cells, self.cells, lambda cell: cell.training)
+        return replace(self, variants={**earlier.variants, **self.variants}, cells=cells)
 
 
 def gather(
     out: Path,
     settings: Mapping[str, Any],
     variants: Mapping[str, Mapping[str, Any]],
-    cells: Sequence[GridCell],
+    trainings: Sequence[Training],
 ) -> GridResults:
-    """Read the finished cells of a grid.
+    """Read the results of the finished trainings.
 
-    :param out: folder of the grid.
-    :param settings: what all cells share.
-    :param variants: the rows by their names.
-    :param cells: those of the grid; unfinished ones are left out.
+    :param out: folder of the benchmark.
+    :param settings: what all trainings share.
+    :param variants: the variants by their names.
+    :param trainings: all trainings; unfinished ones are left out.
     :return: the results so far.
     """
-    played = [
-        PlayedCell.of(cell, result)
-        for cell in cells
-        if cell.is_finished(out)
-        for result in read_results(cell.folder(out) / RESULTS)[0]
-    ]
-    hardware = {"machine": platform.machine(), "cores": n_cores()}
-    return GridResults(settings, variants, hardware, versions(), tuple(played))
+    cells = tuple(
+        TrainingCell.of(training, result)
+        for training in trainings
+        if training.is_finished(out)
+        for result in read_results(training.folder(out) / RESULTS)[0]
+    )
+    return GridResults(settings, variants, hardware_here(), versions(), cells)
 
 
 def write_grid(path: Path, results: GridResults) -> None:
-    """Write results, a line for each task and condition of a cell: whole or not at all.
+    """Write results, a line for each cell of a training: whole or not at all.
 
     :param path: the file.
-    :param results: to be read by `read_grid`.
+    :param results: results to be read by `read_grid`.
     """
-    head = {"format_version": GRID_VERSION, **asdict(results)}
-    cells = head.pop("cells")
-    lines = ",\n  ".join(json.dumps(cell, separators=(",", ":")) for cell in cells)
-    with whole_file(path) as temporary:
-        temporary.write_text(f'{json.dumps(head, indent=1)[:-2]},\n "cells": [\n  {lines}\n ]\n}}\n')
+    head = asdict(results)
+    write_envelope(path, METAWORLD, head, head.pop("cells"))
 
 
 def read_grid(path: Path) -> GridResults:
-    """Read what `write_grid` wrote.
+    """Read what `write_grid` wrote, in this version or an older one.
 
     :param path: the file.
     :return: the results.
-    :raises FileNotFoundError: when there is no such file.
-    :raises ValueError: when it is something else, damaged, or of another format version.
+    :raises FileNotFoundError: see `read_envelope`.
+    :raises ValueError: see `read_envelope`.
     """
-    try:
-        document = json.loads(path.read_text())
-        found = document.pop("format_version")
-        if found == GRID_VERSION:
-            return GridResults(cells=tuple(_played(cell) for cell in document.pop("cells")), **document)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} does not hold results of a benchmark ({type(error).__name__}: {error})"
-        ) from error
-    raise ValueError(f"{path} has format version {found!r}, and this sb3_llmdpd reads version {GRID_VERSION}")
+    return read_envelope(path, METAWORLD, _built)
 
 
-def _played(cell: Mapping[str, Any]) -> PlayedCell:
-    arguments: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in cell.items()
-    }
-    return PlayedCell(**arguments)
+def _built(document: dict[str, Any]) -> GridResults:
+    cells = ({name: _fixed(value) for name, value in cell.items()} for cell in document.pop("cells"))
+    return GridResults(cells=tuple(TrainingCell(**cell) for cell in cells), **document)
+
+
+def _fixed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,68 +1,71 @@
-"""The tables of a grid: success and return of every row, what the method has above each, and scenes that two tasks share."""
+"""The tables on Meta-World: success and return of every row, the method's advantage over each, and shared scenes."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from statistics import mean
 
 from sb3_llmdpd.benchmarks.common.variants import BOTH
-from sb3_llmdpd.benchmarks.metaworld.results import GridResults, PlayedCell
+from sb3_llmdpd.benchmarks.metaworld.results import GridResults, TrainingCell
 from sb3_llmdpd.evaluation.phases import PHASES
 from sb3_llmdpd.evaluation.report import Table
-from sb3_llmdpd.evaluation.statistics import Estimate, mean_over_seeds
+from sb3_llmdpd.evaluation.statistics import Estimate, mean_over_seeds, with_interval
 
 METHOD = "full"
-"""The row that all others are held against, told both prompts."""
+"""Variant that all rows are held against, told both prompts."""
 
 MOST_COLUMNS = 15
-"""Of single unseen tasks; more of them are the rows of a table of their own."""
+"""Most single unseen tasks that are columns; more of them are the rows of a table of their own."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one variant did under one condition.
+    """A line of the tables: what one variant did under one condition.
 
-    :param variant: its name.
-    :param condition: name of what it was told.
-    :param cells: what it played.
+    :param variant: name of the variant.
+    :param condition: name of the condition.
+    :param cells: cells of all its trainings.
     """
 
     variant: str
     condition: str
-    cells: tuple[PlayedCell, ...]
+    cells: tuple[TrainingCell, ...]
 
     @property
     def n_seeds(self) -> int:
-        """How many trainings there are."""
+        """Number of trainings."""
         return len({cell.seed for cell in self.cells})
 
-    def estimate(self, of: Callable[[PlayedCell], bool], values: str) -> Estimate | None:
-        """Mean over seeds, and in each over tasks.
+    def estimate(self, of: Callable[[TrainingCell], bool], values: str) -> Estimate | None:
+        """Take the mean over seeds, and in each over tasks.
 
-        :param of: which cells count.
+        :param of: tells whether a cell counts.
         :param values: ``"successes"``, ``"soon"`` or ``"returns"``.
         :return: with its interval; None where nothing was played.
         """
         return _over_seeds((cell.seed, getattr(cell, values)) for cell in self.cells if of(cell))
 
-    def above(self, other: "Row", of: Callable[[PlayedCell], bool], values: str) -> Estimate | None:
-        """What this row has above another, scene by scene: rows of a seed play the same ones.
+    def above(self, other: "Row", of: Callable[[TrainingCell], bool], values: str) -> Estimate | None:
+        """Take the differences to another row, scene by scene: all rows of a seed play the same scenes.
 
         :param other: another row.
-        :param of: which cells count.
+        :param of: tells whether a cell counts.
         :param values: ``"successes"`` or ``"returns"``.
         :return: mean of the differences with its interval; None where the two played nothing in common.
         """
-        theirs = {(cell.seed, cell.task): getattr(cell, values) for cell in other.cells if of(cell)}
-        return _over_seeds(
-            (cell.seed, [own - their for own, their in zip(getattr(cell, values), theirs[key], strict=False)])
-            for cell in self.cells
-            for key in [(cell.seed, cell.task)]
-            if of(cell) and key in theirs  # of which a control plays fewer episodes
-        )
+        others = {(cell.seed, cell.task): getattr(cell, values) for cell in other.cells if of(cell)}
+        differences = []
+        for cell in filter(of, self.cells):
+            theirs = others.get((cell.seed, cell.task))
+            if theirs is not None:
+                # A control plays fewer episodes: the first ones, which are of the same scenes.
+                pairs = zip(getattr(cell, values), theirs, strict=False)
+                differences.append((cell.seed, [own - their for own, their in pairs]))
+        return _over_seeds(differences)
 
 
 def _over_seeds(of_tasks: Iterable[tuple[int, Sequence[float]]]) -> Estimate | None:
-    """Mean over seeds, and in each over tasks, of a task's values with a seed; None without any."""
+    """Take the mean over seeds, and in each over tasks, of a task's values with a seed; None without any."""
     by_seed: dict[int, list[Sequence[float]]] = {}
     for seed, values in of_tasks:
         by_seed.setdefault(seed, []).append(values)
@@ -70,12 +73,12 @@ def _over_seeds(of_tasks: Iterable[tuple[int, Sequence[float]]]) -> Estimate | N
 
 
 def rows_of(results: GridResults) -> list[Row]:
-    """The rows of the tables, but for the scenes that two tasks share.
+    """Group the cells into the rows of the tables; the scenes that two tasks share are left out.
 
-    :param results: of a grid.
+    :param results: results of the benchmark.
     :return: variants in their order, conditions in the order in which they were played.
     """
-    found: dict[tuple[str, str], list[PlayedCell]] = {}
+    found: dict[tuple[str, str], list[TrainingCell]] = {}
     for cell in results.cells:
         if cell.told is None:
             found.setdefault((cell.variant, cell.condition), []).append(cell)
@@ -87,21 +90,22 @@ def rows_of(results: GridResults) -> list[Row]:
 
 
 def method_of(results: GridResults) -> Row | None:
-    """The row of `METHOD`.
+    """Find the row of `METHOD`.
 
-    :param results: of a grid.
-    :return: the row; None where the grid does without it.
+    :param results: results of the benchmark.
+    :return: the row; None where the benchmark does without it.
     """
     return next((row for row in rows_of(results) if (row.variant, row.condition) == (METHOD, BOTH)), None)
 
 
 def tables(results: GridResults) -> list[Table]:
-    """Success and return of every row: on seen tasks, on unseen ones, and on each of these; and scenes that two tasks share.
+    """Make the tables of the report.
 
-    :param results: of a grid.
-    :return: success, returns, what the method has above other rows in both, unseen tasks one by one where they are many,
-        shared scenes, how far the method and the experts came on unseen tasks, and what the rows are; those of them that have
-        rows. No returns where episodes end at success.
+    :param results: results of the benchmark.
+    :return: success and returns of every row on seen tasks, on unseen ones and on each of these, what the method has above
+        the other rows in both, unseen tasks one by one where they are many, shared scenes, how far the method and the
+        experts came on unseen tasks, and what the variants are; those of them that have rows. No returns where episodes
+        end at success.
     """
     variants = [(name, str(variant["sentence"])) for name, variant in results.variants.items()]
     # Where episodes end at success, the shortest ones, which are the best, have the least return.
@@ -121,8 +125,8 @@ def tables(results: GridResults) -> list[Table]:
 class Group:
     """A column of a table.
 
-    :param title: stands above it.
-    :param tasks: that it is about.
+    :param title: title above it.
+    :param tasks: tasks that it is about.
     :param seen: whether they were trained on.
     """
 
@@ -130,15 +134,15 @@ class Group:
     tasks: frozenset[str]
     seen: bool
 
-    def has(self, cell: PlayedCell) -> bool:
-        """Whether a cell is in it."""
+    def has(self, cell: TrainingCell) -> bool:
+        """Tell whether a cell is in it."""
         return cell.seen is self.seen and cell.task in self.tasks
 
 
 def groups(results: GridResults) -> list[Group]:
-    """The columns of the tables of rows.
+    """Choose the columns of the tables of rows.
 
-    :param results: of a grid.
+    :param results: results of the benchmark.
     :return: the means over seen tasks and over unseen ones, and then each unseen task where they are no more than
         `MOST_COLUMNS`.
     """
@@ -161,129 +165,80 @@ def _single_tasks(results: GridResults) -> list[Group]:
     ]
 
 
-def _table(title: str, results: GridResults, values: str, digits: int) -> Table:
-    columns = groups(results)
-    rows = tuple(
-        (
-            row.variant,
-            row.condition,
-            str(row.n_seeds),
-            *(_shown(row.estimate(group.has, values), digits) for group in columns),
-        )
-        for row in rows_of(results)
-    )
-    return Table(title, ("row", "told", "seeds", *(group.title for group in columns)), rows)
-
-
 def _tables_of(title: str, results: GridResults, values: str, digits: int) -> list[Table]:
-    return [_table(f"{title} [95% interval]", results, values, digits), _above_table(results, values, digits)]
+    columns = groups(results)
+    rows = []
+    for row in rows_of(results):
+        estimates = (row.estimate(group.has, values) for group in columns)
+        shown = (with_interval(estimate, digits) for estimate in estimates)
+        rows.append((row.variant, row.condition, str(row.n_seeds), *shown))
+    header = ("row", "told", "seeds", *(group.title for group in columns))
+    absolute = Table(f"{title} [95% interval]", header, tuple(rows))
+    return [absolute, _above_table(results, values, digits)]
 
 
 def _above_table(results: GridResults, values: str, digits: int) -> Table:
-    """What the method with both prompts has above every other row; empty where there is no method."""
-    method = method_of(results)
+    """Show what the method with both prompts has above every other row; empty where there is no method."""
+    method, means, rows = method_of(results), _means(results), []
     if method is None:
         return Table("", (), ())
-    means = _means(results)
-    others = [
-        (row, [method.above(row, group.has, values) for group in means])
-        for row in rows_of(results)
-        if row != method
-    ]
-    return Table(
-        f"{method.variant} told {method.condition}: {values} above those of each row, scene by scene [95% interval]",
-        ("row", "told", *(group.title for group in means)),
-        tuple(
-            (row.variant, row.condition, *(_shown(difference, digits) for difference in differences))
-            for row, differences in others
-            if any(differences)
-        ),
-    )
+    for row in rows_of(results):
+        differences = [method.above(row, group.has, values) for group in means] if row != method else []
+        if any(differences):
+            shown = (with_interval(difference, digits) for difference in differences)
+            rows.append((row.variant, row.condition, *shown))
+    title = f"{method.variant} told {method.condition}: {values} above those of each row, scene by scene [95% interval]"
+    return Table(title, ("row", "told", *(group.title for group in means)), tuple(rows))
 
 
 def _task_table(results: GridResults) -> Table:
-    """Success on each unseen task where they are too many for columns; otherwise empty, since `groups` has them."""
+    """Show success on each unseen task where they are too many for columns; otherwise empty."""
     single, rows = _single_tasks(results), rows_of(results)
     lines = []
     for task in single if len(single) > MOST_COLUMNS else []:
         rates = (row.estimate(task.has, "successes") for row in rows)
         lines.append((task.title, *("" if rate is None else f"{rate.value:.2f}" for rate in rates)))
-    return Table(
-        "Success on each unseen task",
-        ("unseen task", *(f"{row.variant}, {row.condition}" for row in rows)),
-        tuple(lines),
-    )
+    header = ("unseen task", *(f"{row.variant}, {row.condition}" for row in rows))
+    return Table("Success on each unseen task", header, tuple(lines))
 
 
 def _told_tables(results: GridResults) -> list[Table]:
-    """Whether the scene's task is done when its sentence is told, and when that of the other task is, at all and soon."""
-    means, single = [], []
+    """Show how often the scene's task is done when its sentence is told, and when that of the other task is."""
+    means: list[tuple[str, ...]] = []
+    single: list[tuple[str, ...]] = []
     for variant in results.variants:
-        row = Row(
-            variant,
-            "",
-            tuple(cell for cell in results.cells if cell.variant == variant and cell.told is not None),
-        )
-        if not row.cells:
+        cells = tuple(cell for cell in results.cells if cell.variant == variant and cell.told is not None)
+        if not cells:
             continue
-        own, other, soon = (
-            _shown(row.estimate(of, values), 2)
-            for of, values in (
-                (_is_told_its_own, "successes"),
-                (_is_told_the_other, "successes"),
-                (_is_told_the_other, "soon"),
-            )
+        row = Row(variant, "", cells)
+        counted = (
+            row.estimate(lambda cell: cell.told == cell.task, "successes"),
+            row.estimate(lambda cell: cell.told != cell.task, "successes"),
+            row.estimate(lambda cell: cell.told != cell.task, "soon"),
         )
-        means.append((variant, str(row.n_seeds), own, other, soon))
-        for task, told in dict.fromkeys((cell.task, cell.told) for cell in row.cells):
-            pair = replace(
-                row, cells=tuple(cell for cell in row.cells if (cell.task, cell.told) == (task, told))
-            )
-            rates = (_shown(pair.estimate(lambda cell: True, values), 2) for values in ("successes", "soon"))
-            single.append((variant, task, str(told), *rates))
+        means.append((variant, str(row.n_seeds), *map(with_interval, counted)))
+        pairs: dict[tuple[str, str], list[TrainingCell]] = {}
+        for cell in cells:
+            pairs.setdefault((cell.task, str(cell.told)), []).append(cell)
+        for pair, of_pair in pairs.items():
+            told = Row(variant, "", tuple(of_pair))
+            rates = (told.estimate(lambda cell: True, values) for values in ("successes", "soon"))
+            single.append((variant, *pair, *map(with_interval, rates)))
     title = "Scenes that two tasks share [95% interval]"
-    return [
-        Table(
-            title,
-            ("row", "seeds", "does what it is told", "does the other", "does the other soon"),
-            tuple(means),
-        ),
-        Table(
-            f"{title}, one by one",
-            ("row", "scenes of", "told the sentence of", "success", "soon"),
-            tuple(single),
-        ),
-    ]
+    header = ("row", "seeds", "does what it is told", "does the other", "does the other soon")
+    header_of_pairs = ("row", "scenes of", "told the sentence of", "success", "soon")
+    return [Table(title, header, tuple(means)), Table(f"{title}, one by one", header_of_pairs, tuple(single))]
 
 
 def _phase_table(results: GridResults) -> Table:
-    """How far the method and the scripted experts came on each unseen task: an expert's row says which phases a task has."""
+    """Show how far the method and the scripted experts came: an expert's row says which phases a task has."""
     method = method_of(results)
     shown = [row for row in rows_of(results) if row == method or row.variant == "expert"]
     rows = []
-    for task in results.settings["unseen_tasks"]:
-        for row in shown:
-            passed = [
-                cell.phases
-                for cell in row.cells
-                if cell.task == task and not cell.seen and cell.phases is not None
-            ]
-            if passed:
-                rows.append(
-                    (task, row.variant, *(f"{mean(rates):.2f}" for rates in zip(*passed, strict=True)))
-                )
+    for task, row in product(results.settings["unseen_tasks"], shown):
+        cells = (cell for cell in row.cells if cell.task == task and not cell.seen)
+        passed = [cell.phases for cell in cells if cell.phases is not None]
+        if passed:
+            means = (f"{mean(rates):.2f}" for rates in zip(*passed, strict=True))
+            rows.append((task, row.variant, *means))
     return Table("Share of the episodes that came so far", ("unseen task", "row", *PHASES), tuple(rows))
-
-
-def _is_told_its_own(cell: PlayedCell) -> bool:
-    return cell.told == cell.task
-
-
-def _is_told_the_other(cell: PlayedCell) -> bool:
-    return cell.told != cell.task
-
-
-def _shown(estimate: Estimate | None, digits: int) -> str:
-    if estimate is None:
-        return ""
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

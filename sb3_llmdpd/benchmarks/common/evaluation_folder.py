@@ -1,0 +1,42 @@
+"""Leaves an evaluation in a folder: results in JSON, tables in Markdown, and a chart."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sb3_llmdpd.benchmarks.common.report import Report
+from sb3_llmdpd.evaluation.charts import draw_or_say_why, success_chart
+from sb3_llmdpd.evaluation.conditions import Cell
+from sb3_llmdpd.evaluation.report import tables
+from sb3_llmdpd.evaluation.results import RESULTS, write_results
+from sb3_llmdpd.evaluation.tasks import CellResult, evaluate_tasks
+from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
+
+
+def evaluate_into(
+    folder: Path, model: LLMDPD | Path, cells: Sequence[Cell], settings: Mapping[str, Any], **arguments: Any
+) -> list[CellResult]:
+    """Evaluate, and write ``results.json``, ``results.md`` and ``success.png``.
+
+    :param folder: folder of the files.
+    :param model: a model, or a model file.
+    :param cells: cells to play.
+    :param settings: settings that are written beside the results.
+    :param arguments: further arguments of `evaluate_tasks`.
+    :return: the results.
+    """
+    results = evaluate_tasks(model, cells, **arguments)
+    write_results(folder / RESULTS, results, settings)
+    evaluation_report(results).write(folder)
+    return results
+
+
+def evaluation_report(results: Sequence[CellResult]) -> Report:
+    """Make the report of an evaluation.
+
+    :param results: results of `evaluate_tasks`.
+    :return: the report, ``results.md`` and ``success.png``.
+    """
+    draw = partial(draw_or_say_why, success_chart, results)
+    return Report(tables(results), "success.png", draw, name="results.md")
