@@ -26,8 +26,13 @@ EVALUATION, METAWORLD, D4RL = "evaluation", "metaworld", "d4rl"
 ENTRIES = {EVALUATION: "cells", METAWORLD: "cells", D4RL: "points"}
 """Key of a file's long list by the kind of results; each entry stands on a line of its own."""
 
-_OLDER_KINDS = {(1, None): EVALUATION, (2, None): METAWORLD, (1, "d4rl"): D4RL}
-"""Kinds of the files before version 3, which do not name theirs, by ``format_version`` and ``benchmark``."""
+_KINDS = {
+    (1, None): EVALUATION,
+    (2, None): METAWORLD,
+    (1, "d4rl"): D4RL,
+    **{(FORMAT_VERSION, kind): kind for kind in ENTRIES},
+}
+"""Kinds by ``format_version`` and name: before version 3 only D4RL's files had a name, under ``benchmark``."""
 
 PACKAGES = ("sb3-llmdpd", "torch", "stable-baselines3", "gymnasium", "numpy", "metaworld", "mujoco")
 """Packages whose versions are written beside the results."""
@@ -138,16 +143,17 @@ def versions() -> dict[str, str | None]:
 def _opened(path: str | Path) -> tuple[str, dict[str, Any]]:
     """Read a file of any version: its kind, and its object without what only the envelope needs."""
     try:
-        document = dict(json.loads(Path(path).read_text()))
-        found, older = document.pop("format_version"), document.pop("benchmark", None)
-        kind: Any = document.pop("kind") if found == FORMAT_VERSION else _OLDER_KINDS.get((found, older))
-        known = kind in ENTRIES
+        document: dict[str, Any] = dict(json.loads(Path(path).read_text()))
+        found = document.pop("format_version")
+        older = document.pop("benchmark", None)
+        named = document.pop("kind", older)
+        kind = _KINDS.get((found, named))
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
-    if not known:
+    if kind is None:
         raise ValueError(
-            f"{path} has format version {found!r} of results of kind {kind or older!r}, and this sb3_llmdpd reads"
-            f" versions up to {FORMAT_VERSION} of {', '.join(ENTRIES)}"
+            f"{path} has format version {found!r} of results of kind {named!r}, and this sb3_llmdpd reads versions up to"
+            f" {FORMAT_VERSION} of {', '.join(ENTRIES)}"
         )
     document.pop("created", None)
     return kind, document
