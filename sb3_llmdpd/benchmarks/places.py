@@ -1,4 +1,4 @@
-"""A point mass and named places: always the same scene, so that only the prompt says where to go, and it trains in seconds."""
+"""A point mass and named places: always the same scene, so that only the prompt says where to go; it trains in seconds."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -12,34 +12,34 @@ from sb3_llmdpd.data.episodes import Episode
 
 ROWS = ("bottom", "low", "middle", "high", "top")
 COLUMNS = ("west", "left", "centre", "right", "east")
-_GRID = np.linspace(-0.8, 0.8, 5)
+_GRID = np.linspace(-0.8, 0.8, 5).tolist()
 
 PLACES: dict[str, tuple[float, float]] = {
-    f"{row} {column}": (float(x), float(y))
+    f"{row} {column}": (x, y)
     for (row, y), (column, x) in product(zip(ROWS, _GRID, strict=True), zip(COLUMNS, _GRID, strict=True))
 }
-"""Where each task ends: 25 places on a square, each named by a row and a column."""
+"""End of each task: 25 places on a square, each named by a row and a column."""
 
 UNSEEN = ("top left", "high east", "middle right", "low centre", "bottom west", "low left")
 """Combinations of known words that training holds out; each row and each column has others."""
 
 PHRASINGS = ("go to the {row} {column}", "move {row}, {column}", "{column} side, {row} row")
 STEP = 0.1
-"""How far a full action moves the point."""
+"""Distance that a full action moves the point."""
 NEAR = 0.2
-"""How near to its place the point has arrived: half of the way to the next place."""
+"""Distance at which the point has arrived: half of the way to the next place."""
 HORIZON = 30
 """Steps of an episode; the farthest way takes 11."""
 
 
 class PlacesEnv(gym.Env[np.ndarray, np.ndarray]):
-    """A point that is moved about on a square. What it sees is where it is, the same for all tasks.
+    """A point that is moved about on a square; its observation is its position, the same for all tasks.
 
-    Observation: position (2), in [-1, 1]. Action: displacement (2), in units of ``STEP``. ``info["success"]`` says whether the
-    point is at the task's place now, so that an episode has done its task when its last step is a success: on the way to a
-    far place it passes others.
+    Observation: position (2), in [-1, 1]. Action: displacement (2), in units of ``STEP``. ``info["success"]`` says whether
+    the point is at the task's place now: on the way to a far place it passes others, and an episode has done its task when
+    its last step is a success.
 
-    :param task: a name in `PLACES`.
+    :param task: key of `PLACES`.
     :raises ValueError: on another name.
     """
 
@@ -59,7 +59,7 @@ class PlacesEnv(gym.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin near the middle.
 
-        :param seed: of where exactly.
+        :param seed: seed of the position.
         :param options: ignored.
         :return: observation and info.
         """
@@ -81,7 +81,7 @@ class PlacesEnv(gym.Env[np.ndarray, np.ndarray]):
         return self._position.astype(np.float32), -distance, False, self._n_steps >= HORIZON, info
 
     def expert_action(self, observation: np.ndarray) -> np.ndarray:
-        """The shortest way.
+        """Take the shortest way.
 
         :param observation: (2,).
         :return: (2,), float32, in [-1, 1].
@@ -90,10 +90,9 @@ class PlacesEnv(gym.Env[np.ndarray, np.ndarray]):
 
 
 def texts_of(task: str) -> tuple[str, ...]:
-    """The sentences of a task.
+    """Return the sentences of a task, one for each of ``PHRASINGS``.
 
-    :param task: a name in `PLACES`.
-    :return: one for each of ``PHRASINGS``.
+    :param task: key of `PLACES`.
     """
     row, column = task.split()
     return tuple(phrasing.format(row=row, column=column) for phrasing in PHRASINGS)
@@ -102,39 +101,32 @@ def texts_of(task: str) -> tuple[str, ...]:
 def record(tasks: Sequence[str], n_episodes: int, noise: float = 0.2, seed: int = 0) -> list[Episode]:
     """Record the expert.
 
-    :param tasks: names in `PLACES`.
-    :param n_episodes: of each.
+    :param tasks: keys of `PLACES`.
+    :param n_episodes: episodes of each task.
     :param noise: standard deviation of the noise on its actions.
-    :param seed: of starts and noise.
+    :param seed: seed of starts and noise.
     :return: the episodes, task after task.
     """
     rng = np.random.default_rng(seed)
-    episodes = []
-    for task, number in product(tasks, range(n_episodes)):
-        env = PlacesEnv(task)
-        observations, actions, rewards, truncated = (
-            [env.reset(seed=int(rng.integers(2**31)))[0]],
-            [],
-            [],
-            False,
-        )
-        successes: list[bool] = []
-        while not truncated:
-            actions.append(np.clip(env.expert_action(observations[-1]) + rng.normal(0, noise, 2), -1.0, 1.0))
-            observation, reward, _, truncated, info = env.step(actions[-1])
-            observations.append(observation)
-            rewards.append(reward)
-            successes.append(info["success"])
-        episodes.append(
-            Episode(
-                np.array(observations),
-                np.array(actions),
-                np.array(rewards),
-                task=task,
-                task_texts=texts_of(task),
-                success=any(successes),
-                first_success=successes.index(True) if any(successes) else None,
-                source=f"places/{task}, episode {number}",
-            )
-        )
-    return episodes
+    return [_recorded(PlacesEnv(task), n, noise, rng) for task, n in product(tasks, range(n_episodes))]
+
+
+def _recorded(env: PlacesEnv, number: int, noise: float, rng: np.random.Generator) -> Episode:
+    observations, actions, rewards, successes = [env.reset(seed=int(rng.integers(2**31)))[0]], [], [], []
+    truncated = False
+    while not truncated:
+        actions.append(np.clip(env.expert_action(observations[-1]) + rng.normal(0, noise, 2), -1.0, 1.0))
+        observation, reward, _, truncated, info = env.step(actions[-1])
+        observations.append(observation)
+        rewards.append(reward)
+        successes.append(info["success"])
+    return Episode(
+        np.array(observations),
+        np.array(actions),
+        np.array(rewards),
+        task=env.task,
+        task_texts=texts_of(env.task),
+        success=any(successes),
+        first_success=successes.index(True) if any(successes) else None,
+        source=f"places/{env.task}, episode {number}",
+    )

@@ -1,4 +1,4 @@
-"""The rows of a benchmark by name: what each does differently, and what it is told when it is evaluated."""
+"""Variants of the method by name: what each does differently, and what it is told when it is evaluated."""
 
 import difflib
 import inspect
@@ -16,21 +16,21 @@ LEARNED, PROMPT_DT, CONTROL = "llmdpd", "prompt-dt", "control"
 """Methods: a model of `LLMDPD`, one of `PromptDT`, and a condition that acts by itself, for which nothing is trained."""
 
 ENCODER = "text-encoder:"
-"""What the name of a row begins with whose sentences another encoder reads."""
+"""First part of the name of a variant whose sentences another encoder reads."""
 _POLICY = "policy_kwargs."
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of a table, or several where it is evaluated under several conditions.
+    """A way to train or to act: the rows of a table that differ in nothing but the condition.
 
-    :param name: in tables, in folders and on the command line.
-    :param sentence: what it is, for the reader of a table.
-    :param model: arguments of `LLMDPD` that are others than those of the benchmark, as JSON values; entries of
+    :param name: name in tables, in folders and on the command line.
+    :param sentence: description for the reader of a table.
+    :param model: arguments of `LLMDPD` that differ from those of the benchmark, as JSON values; entries of
         ``policy_kwargs`` one by one.
-    :param conditions: what the policy is told, see `make_cells`; with `TEXT` among them it is also told the sentences of
-        both tasks in scenes that two tasks share.
-    :param trained_as: whose model acts; None for one of its own. Its ``model`` then only says how that one acts.
+    :param conditions: conditions of its evaluation, see `make_cells`; with `TEXT` among them it is also told the sentences
+        of both tasks in scenes that two tasks share.
+    :param trained_as: variant whose model acts; None for one of its own. Its ``model`` then only says how that one acts.
     :param method: `LEARNED`, `PROMPT_DT` or `CONTROL`; ``model`` then has arguments of that one.
     """
 
@@ -42,31 +42,24 @@ class Variant:
     method: str = LEARNED
 
 
+_FULL = (
+    "the method: sentence and example, cloning with a share of the Q term, better episodes drawn more often"
+)
+_CONCAT = "the example as one vector of a transformer beside the state, as in the paper, in place of its nearest steps"
+_HASHING = "sentences read by a bag of hashed words instead of a language model"
+_NO_PROMPT = {"text_dropout": 1.0, "trajectory_dropout": 1.0}
+_RELATIVE = {"features_extractor_class": "metaworld_relative"}
 _LISTED = (
-    Variant(
-        "full",
-        "the method: sentence and example, cloning with a share of the Q term, better episodes drawn more often",
-        conditions=(BOTH, TEXT, EXAMPLE, NOTHING, "wrong", *CONTROLS_OF_PROMPTS),
-    ),
+    Variant("full", _FULL, {}, (BOTH, TEXT, EXAMPLE, NOTHING, "wrong", *CONTROLS_OF_PROMPTS)),
     Variant("no-text", "trained without sentences", {"text_dropout": 1.0}, (EXAMPLE,)),
     Variant("no-trajectory", "trained without examples", {"trajectory_dropout": 1.0}, (TEXT,)),
-    Variant(
-        "no-prompt",
-        "trained without any prompt: plain Diffusion-QL",
-        {"text_dropout": 1.0, "trajectory_dropout": 1.0},
-        (NOTHING,),
-    ),
-    Variant(
-        "one-hot",
-        "a one-hot vector of the task instead of sentences",
-        {"text_encoder": "one-hot:metaworld"},
-        (BOTH, TEXT),
-    ),
-    Variant(
-        "random-text",
-        "a random vector of the task instead of sentences",
-        {"text_encoder": "random:metaworld"},
-        (BOTH, TEXT),
+    Variant("no-prompt", "trained without any prompt: plain Diffusion-QL", _NO_PROMPT, (NOTHING,)),
+    *(
+        Variant(name, f"{vector} of the task instead of sentences", {"text_encoder": encoder}, (BOTH, TEXT))
+        for name, vector, encoder in (
+            ("one-hot", "a one-hot vector", "one-hot:metaworld"),
+            ("random-text", "a random vector", "random:metaworld"),
+        )
     ),
     Variant("no-q", "cloning alone, of better episodes more often", {"eta": 0.0}, (BOTH, EXAMPLE)),
     Variant(
@@ -81,19 +74,9 @@ _LISTED = (
         {"eta": 0.0, "return_weight": 0.0},
         (BOTH, EXAMPLE),
     ),
-    Variant(
-        "hashing",
-        "sentences read by a bag of hashed words instead of a language model",
-        {"text_encoder": "hashing"},
-        (BOTH, TEXT),
-    ),
+    Variant("hashing", _HASHING, {"text_encoder": "hashing"}, (BOTH, TEXT)),
     Variant("diffusion-ql", "the Q term through the whole chain", {"policy_objective": "diffusion_ql"}),
-    Variant(
-        "concat",
-        "the example as one vector of a transformer beside the state, as in the paper, in place of its nearest steps",
-        {"policy_kwargs": {"conditioning": "concat"}},
-        (BOTH, TEXT, EXAMPLE, NOTHING),
-    ),
+    Variant("concat", _CONCAT, {"policy_kwargs": {"conditioning": "concat"}}, (BOTH, TEXT, EXAMPLE, NOTHING)),
     Variant(
         "cross-attention",
         "the same, and the actor attends to the encoded steps of the example",
@@ -104,48 +87,44 @@ _LISTED = (
         "the critic learns by expectiles, as in IQL, and asks no policy",
         {"critic_objective": "expectile"},
     ),
-    Variant(
-        "candidates-10", "full, best of 10 actions by the critic", {"n_candidates": 10}, trained_as="full"
-    ),
-    Variant(
-        "candidates-50", "full, best of 50 actions by the critic", {"n_candidates": 50}, trained_as="full"
+    *(
+        Variant(
+            f"candidates-{n}",
+            f"full, best of {n} actions by the critic",
+            {"n_candidates": n},
+            trained_as="full",
+        )
+        for n in (10, 50)
     ),
     Variant(
         "prompt-dt",
         "Prompt-DT with the same prompts, the closest relative without diffusion",
-        {"features_extractor_class": "metaworld_relative"},
+        _RELATIVE,
         (BOTH, TEXT),
         method=PROMPT_DT,
     ),
-    Variant(
-        "copy",
-        "the example's actions, step by step those of the nearest of its states",
-        {},
-        ("copy",),
-        method=CONTROL,
-    ),
-    Variant(
-        "expert",
-        "the scripted experts, which know goal and task: the ceiling",
-        {},
-        ("expert",),
-        method=CONTROL,
+    *(
+        Variant(name, sentence, {}, (name,), method=CONTROL)
+        for name, sentence in (
+            ("copy", "the example's actions, step by step those of the nearest of its states"),
+            ("expert", "the scripted experts, which know goal and task: the ceiling"),
+        )
     ),
 )
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _LISTED}
-"""Every listed row by its name."""
+"""Every listed variant by its name."""
 
 KEY_VARIANTS = ("full", "no-prompt", "no-text", "no-trajectory", "bc", "copy", "expert")
-"""Those that a table cannot do without."""
+"""Variants that a table cannot do without."""
 
 
 def make_variant(name: str) -> Variant:
-    """Look a row up, or make one.
+    """Look a variant up, or make one.
 
-    :param name: of `VARIANTS`; ``"text-encoder:<spec>"`` for `full` with that encoder, see `make_text_encoder`; either with
-        changes of one's own behind it, as in ``"full+eta=1.0+policy_kwargs.conditioning=cross_attention"``.
-    :return: the row.
+    :param name: key of `VARIANTS`; ``"text-encoder:<spec>"`` for `full` with that encoder, see `make_text_encoder`; either
+        with changes after it, as in ``"full+eta=1.0+policy_kwargs.conditioning=cross_attention"``.
+    :return: the variant.
     :raises ValueError: on an unknown name or argument; the message names the nearest and lists all.
     """
     base, *changes = name.split("+")
@@ -156,24 +135,23 @@ def make_variant(name: str) -> Variant:
         variant = VARIANTS[base]
     else:
         raise ValueError(_unknown("variant", base, list(VARIANTS)) + f", {ENCODER}<spec>")
-    if changes and (variant.trained_as is not None or variant.method != LEARNED):
+    if not changes:
+        return variant
+    if variant.trained_as is not None or variant.method != LEARNED:
         raise ValueError(
             f"{base!r} trains no LLMDPD of its own: change {variant.trained_as or 'full'!r} instead"
         )
+    model = variant.model
     for change in changes:
-        variant = replace(variant, model=merged(variant.model, _argument(change)))
-    return (
-        replace(variant, name=name, sentence=f"{variant.sentence}; {', '.join(changes)}")
-        if changes
-        else variant
-    )
+        model = merged(model, _argument(change))
+    return replace(variant, name=name, sentence=f"{variant.sentence}; {', '.join(changes)}", model=model)
 
 
 def make_variants(names: Sequence[str]) -> list[Variant]:
-    """Look several rows up.
+    """Look several variants up.
 
     :param names: see `make_variant`; ``"all"`` is every listed one.
-    :return: the rows in their order, each once.
+    :return: the variants in their order, each once.
     :raises ValueError: see `make_variant`.
     """
     each = [listed for name in names for listed in (VARIANTS if name == "all" else [name])]
@@ -181,11 +159,11 @@ def make_variants(names: Sequence[str]) -> list[Variant]:
 
 
 def merged(arguments: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `LLMDPD` with some of them changed.
+    """Change some arguments of `LLMDPD`, into a new dictionary.
 
-    :param arguments: of before.
-    :param changes: those that are others; entries of ``policy_kwargs`` one by one.
-    :return: all of them, new.
+    :param arguments: arguments before the change.
+    :param changes: arguments that differ; entries of ``policy_kwargs`` one by one.
+    :return: all arguments.
     """
     together = {**arguments, **changes}
     if "policy_kwargs" in arguments and "policy_kwargs" in changes:
@@ -194,15 +172,13 @@ def merged(arguments: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
 
 
 def _argument(change: str) -> dict[str, Any]:
-    """What ``argument=value`` says; a value that is no JSON is a string."""
+    """Read ``argument=value``; a value that is no JSON is a string."""
     name, sign, text = change.partition("=")
-    of_policy = name.startswith(_POLICY)
+    of_policy, short = name.startswith(_POLICY), name.removeprefix(_POLICY)
     known = list(inspect.signature(LLMDPDPolicy if of_policy else LLMDPD).parameters)
-    short = name.removeprefix(_POLICY)
     if not sign or short not in known:
-        raise ValueError(
-            _unknown("argument", short, known) + f". A change is written argument=value, got {change!r}"
-        )
+        unknown = _unknown("argument", short, known)
+        raise ValueError(f"{unknown}. A change is written argument=value, got {change!r}")
     try:
         value = json.loads(text)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Which of Meta-World's tasks a benchmark trains on, and which it holds out."""
+"""The tasks of Meta-World that a benchmark trains on, and those that it holds out."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from sb3_llmdpd.data.metaworld.tasks import SPLITS, split
 
 CUSTOM = "custom"
 _DEALS = {"fold": (9, 0), "third": (3, 7)}
-"""Into how many groups the 45 training tasks of ML45 are dealt, and with which seed. Nine groups are as large as what ML45
+"""Number of groups that the 45 training tasks of ML45 are dealt into, and the seed. Nine groups are as large as what ML45
 holds out; of three, each training measures fifteen unseen tasks, so that a few trainings tell two settings apart."""
 
 _FOLDS = {f"{name}-{number}": (n, seed, number) for name, (n, seed) in _DEALS.items() for number in range(n)}
@@ -19,9 +19,9 @@ SPLIT_NAMES = f"ml45, ml10, fold-0 to fold-8, third-0 to third-2, or {CUSTOM} wi
 def folds(tasks: Sequence[str] = SPLITS["ml45"][0], n: int = 9, seed: int = 0) -> tuple[tuple[str, ...], ...]:
     """Deal tasks into groups to hold out in turns, so that whoever tunes has unseen tasks that no table reports.
 
-    :param tasks: to deal; by default the training tasks of ML45, so that its five unseen ones are in no fold.
-    :param n: how many folds.
-    :param seed: of the order in which they are dealt.
+    :param tasks: tasks to deal; by default the training tasks of ML45, so that its five unseen ones are in no fold.
+    :param n: number of folds.
+    :param seed: seed of the order in which they are dealt.
     :return: the folds; each task is in one of them, and their sizes differ by one at most.
     :raises ValueError: when there is not a task for each fold, or fewer than one fold.
     """
@@ -32,12 +32,12 @@ def folds(tasks: Sequence[str] = SPLITS["ml45"][0], n: int = 9, seed: int = 0) -
 
 
 def tasks_of_split(name: str, unseen: Sequence[str] | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The tasks of a named split.
+    """Look up the tasks of a named split.
 
     :param name: ``"ml45"``, ``"ml10"``; ``"fold-0"`` to ``"fold-8"`` or ``"third-0"`` to ``"third-2"``: that one of nine or
-        three `folds` is held out of ML45's training tasks, and ML45's own unseen tasks are left out altogether; ``"custom"``:
-        training gets all but ``unseen``.
-    :param unseen: the hold-out of ``"custom"``.
+        three `folds` is held out of ML45's training tasks, and ML45's own unseen tasks are left out altogether;
+        ``"custom"``: training gets all but ``unseen``.
+    :param unseen: tasks that ``"custom"`` holds out.
     :return: names to train on, names held out.
     :raises ValueError: on an unknown split or task, and where ``unseen`` is missing or stands beside another split.
     """
@@ -47,8 +47,8 @@ def tasks_of_split(name: str, unseen: Sequence[str] | None = None) -> tuple[tupl
         )
     if name == CUSTOM or name in SPLITS:
         return split(name, unseen)
-    if name in _FOLDS:
-        n, seed, number = _FOLDS[name]
-        held_out = folds(n=n, seed=seed)[number]
-        return tuple(task for task in SPLITS["ml45"][0] if task not in held_out), held_out
-    raise ValueError(f"unknown split {name!r}: use {SPLIT_NAMES}")
+    if name not in _FOLDS:
+        raise ValueError(f"unknown split {name!r}: use {SPLIT_NAMES}")
+    n, seed, number = _FOLDS[name]
+    held_out = folds(n=n, seed=seed)[number]
+    return tuple(task for task in SPLITS["ml45"][0] if task not in held_out), held_out
