@@ -1,4 +1,4 @@
-"""A point mass and named places: always the same scene, so that only the prompt says where to go; it trains in seconds."""
+"""A point mass and named places, always the same scene: only the prompt says where to go."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -35,9 +35,9 @@ HORIZON = 30
 class PlacesEnv(gym.Env[np.ndarray, np.ndarray]):
     """A point that is moved about on a square; its observation is its position, the same for all tasks.
 
-    Observation: position (2), in [-1, 1]. Action: displacement (2), in units of ``STEP``. ``info["success"]`` says whether
-    the point is at the task's place now: on the way to a far place it passes others, and an episode has done its task when
-    its last step is a success.
+    Observation: position (2), in [-1, 1]. Action: displacement (2), in units of ``STEP``. ``info["success"]``
+    says whether the point is at the task's place now: on the way to a far place it passes others, and an
+    episode has done its task when its last step is a success.
 
     :param task: key of `PLACES`.
     :raises ValueError: on another name.

@@ -34,7 +34,8 @@ class QuickstartSettings:
     :param seed: seed of data, training and evaluation.
     :param train_tasks: tasks that the model learns from.
     :param unseen_tasks: tasks that it never sees but is evaluated on.
-    :param seen_tasks: training tasks that it is evaluated on; every fifth in alphabetical order, so that nobody picked them.
+    :param seen_tasks: training tasks that it is evaluated on; every fifth in alphabetical order, so that
+        nobody picked them.
     :param shared_scenes: pairs of a task whose scenes are played, and a task whose sentence is told there.
     :param conditions: see `make_cells`.
     :param n_episodes: training episodes of each task.
@@ -62,17 +63,20 @@ class QuickstartSettings:
     learning_rate: float = 2e-3
     model: Mapping[str, Any] = field(
         default_factory=lambda: {
-            # Expert data: nearly all that there is to learn is in the demonstrations, and the Q term gets a small share.
+            # Expert data: nearly all that there is to learn is in the demonstrations, and the Q term gets a
+            # small share.
             "batch_size": 45 * 16,
             "q_batch_size": 45 * 4,
             "prompts_per_batch": 45,
             "eta": 0.1,
             "policy_objective": "action_approximation",
             "max_grad_norm": 5.0,
-            # A failed episode is several times as long as a good one: a few are much of a task's data. One that earns
-            # nothing is drawn exp(-8) times as often as the best, and one that earns nine tenths of it half as often.
+            # A failed episode is several times as long as a good one: a few are much of a task's data. One
+            # that earns nothing is drawn exp(-8) times as often as the best, and one that earns nine tenths
+            # of it half as often.
             "return_weight": 8.0,
-            # Of ten prompts two are whole, three are an example alone, and four a sentence alone: each has to be learned.
+            # Of ten prompts two are whole, three are an example alone, and four a sentence alone: each has to
+            # be learned.
             "text_dropout": 0.2,
             "trajectory_dropout": 0.5,
             "pair_dropout": 0.5,
@@ -119,9 +123,9 @@ class QuickstartSettings:
 def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None = None) -> list[CellResult]:
     """Run it, and say what is being done.
 
-    :param out: folder of ``run.json``, ``model.zip``, ``progress.csv``, ``curves.png``, ``results.json``, ``results.md``,
-        ``success.png`` and a video; the data sets lie in ``data`` under it. Data sets that are there already are used
-        again, and a training that was stopped goes on.
+    :param out: folder of ``run.json``, ``model.zip``, ``progress.csv``, ``curves.png``, ``results.json``,
+        ``results.md``, ``success.png`` and a video; the data sets lie in ``data`` under it. Data sets that
+        are there already are used again, and a training that was stopped goes on.
     :param settings: settings of the run.
     :param n_processes: processes that collect and evaluate; as many as there are CPU cores by default.
     :return: the results.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option, Typer
 
 from sb3_llmdpd.benchmarks.common.evaluation_folder import evaluation_report
 from sb3_llmdpd.benchmarks.common.report import Report
@@ -25,9 +25,7 @@ from sb3_llmdpd.cli.options import check_device, names
 from sb3_llmdpd.cli.sources import SOURCES_HELP, Root, source_names
 from sb3_llmdpd.evaluation.results import D4RL, EVALUATION, METAWORLD, RESULTS, kind_of, read_results
 
-app = typer.Typer(
-    no_args_is_help=True, help="Run an experiment with all its variants, or write its report anew."
-)
+app = Typer(no_args_is_help=True, help="Run an experiment with all its variants, or write its report anew.")
 
 _REPORTS: dict[str, Callable[[Path], Report]] = {
     EVALUATION: lambda path: evaluation_report(read_results(path)[0]),
@@ -36,70 +34,64 @@ _REPORTS: dict[str, Callable[[Path], Report]] = {
 }
 """Makes the report of a results file, by the kind of its results."""
 
-# The reference budget stands in the settings and nowhere else.
+# The reference budgets stand in the settings and nowhere else.
 _REFERENCE = MetaworldSettings.of_split("ml45")
 _PUBLISHED = D4RLSettings()
+
+Seeds = Annotated[int, Option(help="Trainings of each variant: seeds 0, 1, ...", min=1)]
+Steps = Annotated[int, Option(help="Gradient steps of each training.")]
+Out = Annotated[Path, Option(help="Folder of everything that it makes; a stopped benchmark goes on there.")]
+Smoke = Annotated[bool, Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")]
 
 
 @app.command()
 def metaworld(
-    split: Annotated[str, typer.Option(help=f"{SPLIT_NAMES}.")] = "ml45",
+    split: Annotated[str, Option(help=f"{SPLIT_NAMES}.")] = "ml45",
     unseen: Annotated[
-        str | None, typer.Option(help="With --split custom: tasks between commas to hold out of all others.")
+        str | None, Option(help="With --split custom: tasks between commas to hold out of all others.")
     ] = None,
     goal: Annotated[
-        str,
-        typer.Option(
-            help=f"{' or '.join(GOALS)}; hidden, only an example of the same goal says where it is."
-        ),
+        str, Option(help=f"{' or '.join(GOALS)}; hidden, only an example of the same goal says where it is.")
     ] = _REFERENCE.goal,
     data: Annotated[
-        str, typer.Option(help=f"{' or '.join(DATA)}: action noise of 0.1, or from none to random actions.")
+        str, Option(help=f"{' or '.join(DATA)}: action noise of 0.1, or from none to random actions.")
     ] = _REFERENCE.data,
-    episodes: Annotated[int, typer.Option(help="Training episodes a task.")] = _REFERENCE.n_episodes,
-    seeds: Annotated[int, typer.Option(help="How many trainings of each row: seeds 0, 1, ...", min=1)] = 3,
+    episodes: Annotated[int, Option(help="Training episodes a task.")] = _REFERENCE.n_episodes,
+    seeds: Seeds = 3,
     variants: Annotated[
-        str, typer.Option(help=f"Rows between commas: all, or of {', '.join(VARIANTS)}, {ENCODER}<spec>.")
+        str, Option(help=f"Variants between commas: all, or of {', '.join(VARIANTS)}, {ENCODER}<spec>.")
     ] = ",".join(KEY_VARIANTS),
     text_encoders: Annotated[
-        str | None, typer.Option(help="Specs of sentence encoders between commas, each for a row of its own.")
+        str | None, Option(help="Specs of sentence encoders between commas, each for a variant of its own.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Gradient steps of each training.")] = _REFERENCE.n_steps,
+    steps: Steps = _REFERENCE.n_steps,
     unseen_episodes: Annotated[
-        int, typer.Option(help="Evaluation episodes of an unseen task, under each condition.")
+        int, Option(help="Evaluation episodes of an unseen task, under each condition.")
     ] = _REFERENCE.n_unseen_episodes,
     seen_episodes: Annotated[
         int | None,
-        typer.Option(
-            help="Evaluation episodes of a seen task, under each condition: 10, and 50 where the goal is hidden."
+        Option(
+            help="Evaluation episodes of a seen task, under each condition: 10, and 50 with a hidden goal."
         ),
     ] = None,
     max_steps: Annotated[
-        int, typer.Option(help="Steps after which an evaluated episode ends.")
+        int, Option(help="Steps after which an evaluated episode ends.")
     ] = _REFERENCE.max_episode_steps,
     stop_at_success: Annotated[
         bool,
-        typer.Option(
-            "--stop-at-success", help="End an episode at its first success: faster, and no full returns."
-        ),
+        Option("--stop-at-success", help="End an episode at its first success: faster, and no full returns."),
     ] = False,
-    out: Annotated[
-        Path, typer.Option(help="Folder of everything that it makes; a stopped benchmark goes on there.")
-    ] = Path("runs/benchmark"),
+    out: Out = Path("runs/benchmark"),
     root: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of the data sets, which several benchmarks may share; by default in --out."
-        ),
+        Option(help="Folder of the data sets, which several benchmarks may share; by default in --out."),
     ] = None,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")
-    ] = False,
-    processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
+    smoke: Smoke = False,
+    processes: Annotated[int | None, Option(help="Processes; by default one a CPU core.")] = None,
 ) -> None:
-    """Train the method, its ablations and its baselines on Meta-World, and measure all of them on tasks held out.
+    """Train the method, its ablations and its baselines on Meta-World, and measure all on tasks held out.
 
-    Given again with the same --out it goes on where it was stopped, or adds rows and seeds.
+    Given again with the same --out it goes on where it was stopped, or adds variants and seeds.
     """
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
     asked = names(variants, "--variants")
@@ -120,50 +112,42 @@ def metaworld(
 def d4rl(
     dataset: Annotated[
         list[str],
-        typer.Option(
-            help=f"Data set of {', '.join(ROBOTS)}, which its name says. {SOURCES_HELP} Published ones: minari download"
-            f" mujoco/hopper/medium-v0. {OTHER_DATA}.",
+        Option(
+            help=f"Data set of {', '.join(ROBOTS)}, which its name says. {SOURCES_HELP} Published ones:"
+            f" minari download mujoco/hopper/medium-v0. {OTHER_DATA}.",
             show_default=False,
         ),
     ],
-    seeds: Annotated[int, typer.Option(help="How many trainings of each row: seeds 0, 1, ...", min=1)] = 3,
-    steps: Annotated[int, typer.Option(help="Gradient steps of each training.")] = _PUBLISHED.n_steps,
-    eval_freq: Annotated[
-        int, typer.Option(help="Gradient steps between two evaluations.")
-    ] = _PUBLISHED.eval_freq,
+    seeds: Seeds = 3,
+    steps: Steps = _PUBLISHED.n_steps,
+    eval_freq: Annotated[int, Option(help="Gradient steps between two evaluations.")] = _PUBLISHED.eval_freq,
     eval_episodes: Annotated[
         int,
-        typer.Option(
-            help="Episodes of each; with 50 candidates an action takes some ten times as long as one of one."
-        ),
+        Option(help="Episodes of each; an action of 50 candidates takes some ten times as long as one of 1."),
     ] = _PUBLISHED.n_eval_episodes,
     variants: Annotated[
-        str, typer.Option(help="Rows between commas: all, or of " + ", ".join(D4RL_VARIANTS) + ".")
+        str, Option(help=f"Variants between commas: all, or of {', '.join(D4RL_VARIANTS)}.")
     ] = ",".join(D4RL_VARIANTS),
     text_encoder: Annotated[
-        str, typer.Option(help="Spec of the language model that reads the sentence.")
+        str, Option(help="Spec of the language model that reads the sentence.")
     ] = _PUBLISHED.model["text_encoder"],
     env: Annotated[
         str | None,
-        typer.Option(
-            help="Environment that evaluates, by default the robot's:"
-            f" {', '.join(robot.env_id for robot in ROBOTS.values())}. Walker2d-v4 has the feet of D4RL's own walker."
+        Option(
+            help=f"Environment that evaluates, by default {', '.join(each.env_id for each in ROBOTS.values())}."
+            " Walker2d-v4 has the feet of D4RL's own walker."
         ),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Folder of everything that it makes; a stopped benchmark goes on there.")
-    ] = Path("runs/d4rl"),
+    out: Out = Path("runs/d4rl"),
     root: Root = None,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    smoke: Smoke = False,
+    device: Annotated[str, Option(help="auto, cpu, cuda ...")] = "auto",
 ) -> None:
-    """Train on D4RL's locomotion as Diffusion-QL was trained, with a prompt and without, and report normalised scores.
+    """Train on D4RL's locomotion as Diffusion-QL was trained, with and without a prompt, and report scores.
 
-    Of each training, the last model and the best by evaluation are reported. Nine data sets with three rows and three seeds
-    are 81 trainings of two million steps: begin with fewer. Given again with the same --out it goes on where it was stopped,
-    or adds data sets, rows and seeds.
+    Of each training, the last model and the best by evaluation are reported. Nine data sets with three
+    variants and three seeds are 81 trainings of two million steps: begin with fewer. Given again with the
+    same --out it goes on where it was stopped, or adds data sets, variants and seeds.
     """
     check_device(device)
     made = make_d4rl_variants(names(variants, "--variants"))
@@ -178,17 +162,14 @@ def d4rl(
 def report(
     folders: Annotated[
         list[Path],
-        typer.Argument(
-            help="Folder of a benchmark's results.json; several of one benchmark on Meta-World with other hold-outs are read"
-            " as one.",
+        Argument(
+            help="Folder of a results.json; several on Meta-World with other hold-outs are read as one.",
             show_default=False,
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Of several folders: where what they make together is written.", show_default=False
-        ),
+        Option(help="Of several folders: where what they make together is written.", show_default=False),
     ] = None,
 ) -> None:
     """Write the reports of an earlier benchmark or evaluation anew, from its results.json alone."""

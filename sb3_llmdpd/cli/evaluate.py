@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from sb3_llmdpd.benchmarks.common.evaluation_folder import evaluate_into
 from sb3_llmdpd.benchmarks.common.report import show_tables
@@ -23,82 +24,69 @@ from sb3_llmdpd.evaluation.conditions import CONDITIONS, CONTROLS, make_cells, s
 from sb3_llmdpd.evaluation.report import tables
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
+_UNSEEN, _OUT = ",".join(SPLITS["ml45"][1]), Path("runs/evaluate")
+
 
 def evaluate(
-    model: Annotated[Path, typer.Option(help="Model file.")],
-    tasks: Annotated[
-        str | None, typer.Option(help="Tasks between commas; by default those of --unseen.")
-    ] = None,
-    unseen: Annotated[str, typer.Option(help="Tasks between commas that training held out.")] = ",".join(
-        SPLITS["ml45"][1]
-    ),
+    model: Annotated[Path, Option(help="Model file.")],
+    tasks: Annotated[str | None, Option(help="Tasks between commas; by default those of --unseen.")] = None,
+    unseen: Annotated[str, Option(help="Tasks between commas that training held out.")] = _UNSEEN,
     conditions: Annotated[
         str,
-        typer.Option(
-            help=f"Between commas, of these, {', '.join(CONTROLS)}, and told:<task>, which tells that task's sentence in all"
-            " scenes."
+        Option(
+            help=f"Of these, {', '.join(CONTROLS)}, and told:<task>, its sentence everywhere; between commas."
         ),
     ] = ",".join(CONDITIONS),
     shared_scenes: Annotated[
         bool,
-        typer.Option(
-            "--shared-scenes",
-            help="Play the scenes, too, in which only the sentence says which task is meant.",
+        Option(
+            "--shared-scenes", help="Also play scenes in which only the sentence says which task is meant."
         ),
     ] = False,
-    episodes: Annotated[int, typer.Option(help="Episodes of each task under each condition.")] = N_EPISODES,
+    episodes: Annotated[int, Option(help="Episodes of each task under each condition.")] = N_EPISODES,
     examples: Annotated[
         int | None,
-        typer.Option(
-            help="Example trajectories a task, recorded where they are not there yet; by default 5, and with --hide-goal one"
-            " for each episode."
+        Option(
+            help="Examples a task, recorded if need be; by default 5, and with --hide-goal one an episode."
         ),
     ] = None,
-    max_steps: Annotated[int, typer.Option(help="Steps after which an episode ends.")] = HORIZON,
+    max_steps: Annotated[int, Option(help="Steps after which an episode ends.")] = HORIZON,
     stop_at_success: Annotated[
-        bool, typer.Option("--stop-at-success", help="End an episode at its first success.")
+        bool, Option("--stop-at-success", help="End an episode at its first success.")
     ] = False,
-    stochastic: Annotated[bool, typer.Option("--stochastic", help="Let the policy act with noise.")] = False,
+    stochastic: Annotated[bool, Option("--stochastic", help="Let the policy act with noise.")] = False,
     sampler: Annotated[
         str | None,
-        typer.Option(
-            help=f"How it goes from noise to actions: {', '.join(SAMPLERS)}; by default the model's own way."
-        ),
+        Option(help=f"Way from noise to actions: {', '.join(SAMPLERS)}; by default the model's own."),
     ] = None,
     sampling_steps: Annotated[
-        int | None,
-        typer.Option(help="In how many steps, with --sampler; by default in all that the model learned."),
+        int | None, Option(help="Steps of that way, with --sampler; by default all that the model learned.")
     ] = None,
     hide_goal: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--hide-goal",
-            help="Leave the goal out of the observations: the example then has the scene's goal, and another placement."
+            help="Leave the goal out of the observations; the example then has the scene's goal, placed anew."
             " Tasks whose goal is a part of their object, or hardly moves, are left out.",
         ),
     ] = False,
     phases: Annotated[
-        bool,
-        typer.Option("--phases", help="Report how far the episodes came: reach, grasp, lift, move, place."),
+        bool, Option("--phases", help="Report how far the episodes came: reach, grasp, lift, move, place.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the episodes and the examples.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of results.json, results.md and success.png.")] = Path(
-        "runs/evaluate"
-    ),
+    seed: Annotated[int, Option(help="Of the episodes and the examples.")] = 0,
+    out: Annotated[Path, Option(help="Folder of results.json, results.md and success.png.")] = _OUT,
     root: Annotated[
         Path | None,
-        typer.Option(help="Folder of the examples; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
+        Option(help="Folder of the examples; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
     ] = None,
-    processes: Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")] = None,
-    n_envs: Annotated[int, typer.Option(help="Episodes that a process runs at a time.")] = 10,
+    processes: Annotated[int | None, Option(help="Processes; by default one a CPU core.")] = None,
+    n_envs: Annotated[int, Option(help="Episodes that a process runs at a time.")] = 10,
 ) -> None:
-    """Measure a model on Meta-World's tasks beside its controls: no prompt, the wrong prompt, and the scripted expert."""
+    """Measure a model on Meta-World's tasks beside its controls: no prompt, the wrong one, and the expert."""
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
     if sampler is None and sampling_steps is not None:
         raise ValueError("--sampling-steps needs --sampler: fewer steps are taken by ddim or dpm_solver++")
-    chain: dict[str, Any] = (
-        {} if sampler is None else {"sampler": sampler, "n_sampling_steps": sampling_steps}
-    )
+    chain: dict[str, Any] = {"sampler": sampler, "n_sampling_steps": sampling_steps} if sampler else {}
     loaded = LLMDPD.load(model, device="cpu", **chain)
     held_out = [task_info(task).name for task in names(unseen, "--unseen")]
     chosen = held_out if tasks is None else [task_info(task).name for task in names(tasks, "--tasks")]
@@ -130,19 +118,12 @@ def evaluate(
         "seed": seed,
         "n_envs": n_envs,
     }
+    decided = {"model": str(model), "tasks": chosen, "unseen": held_out, "examples": n_examples}
     results = evaluate_into(
         out,
         loaded,
         cells,
-        {
-            "model": str(model),
-            "tasks": chosen,
-            "unseen": held_out,
-            "examples": n_examples,
-            "hide_goal": hide_goal,
-            **chain,
-            **arguments,
-        },
+        {**decided, "hide_goal": hide_goal, **chain, **arguments},
         examples=prompts,
         make_env=partial(MetaWorldEnv, goal_visible=not hide_goal),
         n_processes=processes,
@@ -156,8 +137,8 @@ def _with_goal_to_tell(tasks: list[str]) -> list[str]:
     kept, left_out = by_need_of_goal(tasks)
     if left_out:
         typer.echo(
-            f"In {', '.join(left_out)} the goal is a part of the object, or hardly moves: hidden, it would still be known."
-            " Left out"
+            f"In {', '.join(left_out)} the goal is a part of the object, or hardly moves: hidden, it would"
+            " still be known. Left out"
         )
     if not kept:
         raise ValueError(

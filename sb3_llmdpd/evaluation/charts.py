@@ -14,7 +14,7 @@ from sb3_llmdpd.evaluation.statistics import Estimate, success_rate
 from sb3_llmdpd.evaluation.tasks import CellResult
 
 COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#999999", "#cc79a7", "#f0e442")
-"""Okabe and Ito's, which colour-blind readers can tell apart."""
+"""Colours of Okabe and Ito, which colour-blind readers can tell apart."""
 
 Drawn = TypeVar("Drawn")
 Bars = dict[str, dict[str, Estimate]]
@@ -35,10 +35,10 @@ def draw_or_say_why(chart: Callable[[Drawn, Path], None], drawn: Drawn, path: Pa
 
 
 def success_chart(results: Sequence[CellResult], path: str | Path) -> None:
-    """Draw the success rates of all tasks under all conditions, with 95% intervals; seen and unseen tasks apart.
+    """Draw the success rates of all tasks under all conditions with 95% intervals, seen and unseen apart.
 
-    :param results: of `evaluate_tasks`.
-    :param path: of the png.
+    :param results: results of `evaluate_tasks`.
+    :param path: the png.
     :raises ImportError: without matplotlib.
     :raises ValueError: when there is nothing to draw.
     """
@@ -59,8 +59,8 @@ def success_chart(results: Sequence[CellResult], path: str | Path) -> None:
 def curves_chart(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
     """Draw what was logged in training, a small chart for each quantity.
 
-    :param rows: of `LearningCurve`.
-    :param path: of the png.
+    :param rows: logged values of `LearningCurve`.
+    :param path: the png.
     :raises ImportError: without matplotlib.
     :raises ValueError: when nothing was logged.
     """

@@ -88,8 +88,8 @@ def tables(results: Sequence[CellResult]) -> list[Table]:
     """Make the tables that end an evaluation.
 
     :param results: results of `evaluate_tasks`.
-    :return: groups with their intervals, single tasks, scenes where the sentence decides, and how far the episodes came
-        where that was watched; those of them that have rows.
+    :return: groups with their intervals, single tasks, scenes where the sentence decides, and how far the
+        episodes came where that was watched; those of them that have rows.
     """
     made = [_group_table(results), _task_table(results), _told_table(results), _phase_table(results)]
     return [table for table in made if table.rows]
@@ -127,9 +127,11 @@ def told_rates(results: Sequence[CellResult], values: str = "successes") -> dict
     """Measure how a policy follows sentences in scenes that tasks share.
 
     :param results: results of `evaluate_tasks`; of them, those of the conditions ``"told:<task>"``.
-    :param values: ``"successes"``, or ``"soon"`` for those that `sb3_llmdpd.data.metaworld.scenes.soon` counts.
-    :return: under ``"does what it is told"`` the mean success in scenes that were told their own sentence, and under
-        ``"does the other"`` in those that were told another one; a key is left out where there are none.
+    :param values: ``"successes"``, or ``"soon"`` for those that `sb3_llmdpd.data.metaworld.scenes.soon`
+        counts.
+    :return: under ``"does what it is told"`` the mean success in scenes that were told their own sentence,
+        and under ``"does the other"`` in those that were told another one; a key is left out where there are
+        none.
     """
     rates: dict[str, list[Sequence[bool]]] = {"does what it is told": [], "does the other": []}
     for result in results:

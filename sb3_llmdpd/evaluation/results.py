@@ -1,4 +1,4 @@
-"""The one format of ``results.json``: an envelope around every kind of results, and the cells of an evaluation in it."""
+"""The one format of ``results.json``: an envelope for every kind of results, and an evaluation in it."""
 
 import json
 import platform
@@ -32,7 +32,7 @@ _KINDS = {
     (1, "d4rl"): D4RL,
     **{(FORMAT_VERSION, kind): kind for kind in ENTRIES},
 }
-"""Kinds by ``format_version`` and name: before version 3 only D4RL's files had a name, under ``benchmark``."""
+"""Kinds by ``format_version`` and name; before version 3 D4RL's files alone had one, in ``benchmark``."""
 
 PACKAGES = ("sb3-llmdpd", "torch", "stable-baselines3", "gymnasium", "numpy", "metaworld", "mujoco")
 """Packages whose versions are written beside the results."""
@@ -43,8 +43,8 @@ def write_envelope(
 ) -> None:
     """Write results of any kind, whole or not at all.
 
-    The file is one JSON object: ``kind``, ``format_version``, ``created`` (UTC), ``versions`` of Python and the
-    packages, the keys of ``head``, and last the entries under the key that `ENTRIES` has for the kind.
+    The file is one JSON object: ``kind``, ``format_version``, ``created`` (UTC), ``versions`` of Python and
+    the packages, the keys of ``head``, and last the entries under the key that `ENTRIES` has for the kind.
 
     :param path: the file.
     :param kind: key of `ENTRIES`.
@@ -67,7 +67,8 @@ def read_envelope(path: str | Path, kind: str, build: Callable[[dict[str, Any]],
     :param build: makes the results from the object without ``kind``, ``format_version`` and ``created``.
     :return: what ``build`` made.
     :raises FileNotFoundError: when there is no such file.
-    :raises ValueError: when it holds something else or another kind, is damaged, or has an unknown format version.
+    :raises ValueError: when it holds something else or another kind, is damaged, or has an unknown format
+        version.
     """
     found, document = _opened(path)
     if found != kind:
@@ -103,8 +104,9 @@ def settings_of(path: str | Path) -> dict[str, Any]:
 def write_results(path: str | Path, results: Sequence[CellResult], settings: Mapping[str, Any]) -> None:
     """Write the results of an evaluation, whole or not at all; see `write_envelope`.
 
-    ``cells`` have the fields of `CellResult`, all lists with an entry for each episode, and ``success_rate`` with its
-    interval; ``groups`` have the fields of `GroupSummary`. An estimate has ``value``, ``low`` and ``high`` (95%).
+    ``cells`` have the fields of `CellResult`, all lists with an entry for each episode, and ``success_rate``
+    with its interval; ``groups`` have the fields of `GroupSummary`. An estimate has ``value``, ``low`` and
+    ``high`` (95%).
 
     :param path: the file.
     :param results: results of `evaluate_tasks`.
@@ -152,8 +154,8 @@ def _opened(path: str | Path) -> tuple[str, dict[str, Any]]:
         raise _damaged(path, error) from error
     if kind is None:
         raise ValueError(
-            f"{path} has format version {found!r} of results of kind {named!r}, and this sb3_llmdpd reads versions up to"
-            f" {FORMAT_VERSION} of {', '.join(ENTRIES)}"
+            f"{path} has format version {found!r} of results of kind {named!r}, and this sb3_llmdpd reads"
+            f" versions up to {FORMAT_VERSION} of {', '.join(ENTRIES)}"
         )
     document.pop("created", None)
     return kind, document

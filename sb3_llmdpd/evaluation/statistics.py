@@ -1,4 +1,4 @@
-"""Estimates with 95% intervals: of one cell, of a group of tasks, and of several trainings."""
+"""Estimates with 95% intervals: for one cell, for a group of tasks, and for several trainings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import scipy  # whose parts load when they are first used
 CONFIDENCE = 0.95
 N_RESAMPLES = 2_000
 QUARTER = 0.25
-"""What the interquartile mean leaves out at either end."""
+"""Share of the tasks that the interquartile mean leaves out at either end."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ def with_interval(estimate: Estimate | None, digits: int = 2) -> str:
 
     :param estimate: the estimate; None for one that there is not.
     :param digits: digits after the point.
-    :return: the text; empty for None. A rounded zero keeps its sign, which says on which side of zero an end lies.
+    :return: the text; empty for None. A rounded zero keeps its sign, which says on which side of zero an end
+        lies.
     """
     if estimate is None:
         return ""
@@ -40,34 +41,34 @@ def with_interval(estimate: Estimate | None, digits: int = 2) -> str:
 
 
 def success_rate(successes: Sequence[bool]) -> Estimate:
-    """Share of successes with Wilson's interval, which has a width even where all episodes agree.
+    """Estimate a success rate with Wilson's interval, which has a width even where all episodes agree.
 
     :param successes: (n,), at least one.
     :return: in [0, 1].
     """
-    interval = scipy.stats.binomtest(int(sum(successes)), len(successes)).proportion_ci(
-        CONFIDENCE, method="wilson"
-    )
+    test = scipy.stats.binomtest(int(sum(successes)), len(successes))
+    interval = test.proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(float(np.mean(successes)), float(interval.low), float(interval.high))
 
 
 def mean_over_tasks(values: Sequence[Sequence[float]], seed: int = 0) -> Estimate:
-    """Mean of the tasks' means, every task with the same weight.
+    """Estimate the mean of the tasks' means, every task with the same weight.
 
     :param values: an entry for each task: (n_episodes,), the tasks may differ in n.
-    :param seed: of the bootstrap.
-    :return: with a bootstrap interval, stratified: episodes are drawn anew within each task. It says how sure the number is
-        for these tasks, not for others; where all episodes of a task agree, it knows of no doubt.
+    :param seed: seed of the bootstrap.
+    :return: with a bootstrap interval, stratified: episodes are drawn anew within each task. It says how sure
+        the number is for these tasks, not for others; where all episodes of a task agree, it knows of no
+        doubt.
     :raises ValueError: without a task, or with an empty one.
     """
     return _over_tasks(values, lambda means: np.mean(means, axis=0), seed)
 
 
 def interquartile_mean_over_tasks(values: Sequence[Sequence[float]], seed: int = 0) -> Estimate:
-    """Mean of the middle half of the tasks' means: neither a hopeless task nor a trivial one moves it.
+    """Estimate the mean of the middle half of the tasks' means: no hopeless or trivial task moves it.
 
     :param values: as in `mean_over_tasks`.
-    :param seed: of the bootstrap.
+    :param seed: seed of the bootstrap.
     :return: with a stratified bootstrap interval.
     :raises ValueError: without a task, or with an empty one.
     """
@@ -75,19 +76,18 @@ def interquartile_mean_over_tasks(values: Sequence[Sequence[float]], seed: int =
 
 
 def mean_over_seeds(values: Sequence[Sequence[Sequence[float]]], seed: int = 0) -> Estimate:
-    """Mean over trainings of the mean over tasks, all with the same weight.
+    """Estimate the mean over trainings of the mean over tasks, all with the same weight.
 
     :param values: an entry for each training, and in it for each task: (n_episodes,).
-    :param seed: of the bootstrap.
-    :return: with a hierarchical bootstrap interval: trainings are drawn anew, and within each drawn one the episodes of each
-        task. With a single training it is an interval over episodes alone, as `mean_over_tasks` has it.
+    :param seed: seed of the bootstrap.
+    :return: with a hierarchical bootstrap interval: trainings are drawn anew, and within each drawn one the
+        episodes of each task. With a single training it is an interval over episodes alone, as
+        `mean_over_tasks` has it.
     :raises ValueError: without a training, or with one that lacks a task or an episode.
     """
     samples = [[np.asarray(of_task, np.float64) for of_task in of_seed] for of_seed in values]
-    if not samples or any(
-        not of_seed or any(len(of_task) == 0 for of_task in of_seed) for of_seed in samples
-    ):
-        counts = [[len(of_task) for of_task in of_seed] for of_seed in samples]
+    counts = [[len(of_task) for of_task in of_seed] for of_seed in samples]
+    if not counts or not all(of_seed and all(of_seed) for of_seed in counts):
         raise ValueError(
             f"a mean over seeds needs at least one episode of a task for each of them, got {counts}"
         )
@@ -110,10 +110,9 @@ def _over_tasks(
     values: Sequence[Sequence[float]], combine: Callable[[np.ndarray], Any], seed: int
 ) -> Estimate:
     samples = [np.asarray(of_task, np.float64) for of_task in values]
-    if not samples or any(len(of_task) == 0 for of_task in samples):
-        raise ValueError(
-            f"a mean over tasks needs at least one episode of each, got {[len(of_task) for of_task in samples]}"
-        )
+    counts = [len(of_task) for of_task in samples]
+    if not counts or not all(counts):
+        raise ValueError(f"a mean over tasks needs at least one episode of each, got {counts}")
 
     def statistic(*resampled: np.ndarray, axis: int = -1) -> Any:
         return combine(np.stack([np.mean(of_task, axis=axis) for of_task in resampled]))

@@ -31,7 +31,8 @@ class BenchmarkResults:
         """Sentences that name the hardware and the versions."""
         versions = ", ".join(f"{name} {found}" for name, found in self.versions.items() if found is not None)
         device = f", device {self.hardware['device']}" if "device" in self.hardware else ""
-        return f"Hardware: {self.hardware['cores']} cores, {self.hardware['machine']}{device}. Versions: {versions}."
+        machine = f"{self.hardware['cores']} cores, {self.hardware['machine']}{device}"
+        return f"Hardware: {machine}. Versions: {versions}."
 
 
 def hardware_here() -> dict[str, Any]:

@@ -45,8 +45,9 @@ class RunStopped(Exception):
 class RunFolder:
     """One training in one folder, which goes on after a kill at any moment.
 
-    ``run.json`` holds the arguments of the command, among them ``command`` itself and ``steps``, and is there before the
-    training begins; ``model.zip`` is the latest model, ``progress.csv`` and ``curves.png`` are the learning curve.
+    ``run.json`` holds the arguments of the command, among them ``command`` itself and ``steps``, and is there
+    before the training begins; ``model.zip`` is the latest model, ``progress.csv`` and ``curves.png`` are the
+    learning curve.
 
     :param path: the folder.
     """
@@ -55,7 +56,7 @@ class RunFolder:
         self.path = Path(path)
         self.model_path = self.path / MODEL
 
-    # What is there --------------------------------------------------------------------------------------------------------
+    # What is there ------------------------------------------------------------------------------------------
 
     @property
     def is_begun(self) -> bool:
@@ -100,14 +101,15 @@ class RunFolder:
         """
         if self.is_begun and self.steps_done() < self.arguments()["steps"]:
             raise ValueError(
-                f"{self.path} holds an unfinished run. Go on with {self.how_to_go_on()}, or begin elsewhere with another --out"
+                f"{self.path} holds an unfinished run. Go on with {self.how_to_go_on()}, or begin elsewhere"
+                " with another --out"
             )
 
     def how_to_go_on(self) -> str:
         """Name the command that goes on with the run."""
         return _GOES_ON[self.arguments()["command"]].format(folder=shlex.quote(str(self.path)))
 
-    # What happens there ---------------------------------------------------------------------------------------------------
+    # What happens there -------------------------------------------------------------------------------------
 
     def begin(self, arguments: Mapping[str, Any]) -> None:
         """Begin a run, in place of a finished one.
@@ -173,8 +175,8 @@ class RunFolder:
                 )
             if stop.stopped_by is not None:
                 raise RunStopped(
-                    f"Stopped by {stop.stopped_by} at step {model.num_timesteps:,} of {n_steps:,}. The model is"
-                    f" {self.model_path}. To go on: {self.how_to_go_on()}",
+                    f"Stopped by {stop.stopped_by} at step {model.num_timesteps:,} of {n_steps:,}. The model"
+                    f" is {self.model_path}. To go on: {self.how_to_go_on()}",
                     stop.stopped_by,
                 )
         self.draw_curves()

@@ -245,8 +245,8 @@ def says_how_to_go_on(out: Path, where: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        message = f"Stopped by SIGINT in {where}. To go on: the command of before with --out {out}: it runs what is not finished"
-        raise RunStopped(message, "SIGINT") from error
+        message = f"Stopped by SIGINT in {where}. To go on: the command of before with --out {out}"
+        raise RunStopped(f"{message}: it runs what is not finished", "SIGINT") from error
 
 
 def _brief(value: Any) -> str:

@@ -13,7 +13,7 @@ from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 
 BOTH, TEXT, EXAMPLE, NOTHING = "text+trajectory", "text", "trajectory", "none"
 LEARNED, PROMPT_DT, CONTROL = "llmdpd", "prompt-dt", "control"
-"""Methods: a model of `LLMDPD`, one of `PromptDT`, and a condition that acts by itself, for which nothing is trained."""
+"""Methods: a model of `LLMDPD`, one of `PromptDT`, and a condition that acts by itself, untrained."""
 
 ENCODER = "text-encoder:"
 """First part of the name of a variant whose sentences another encoder reads."""
@@ -28,9 +28,10 @@ class Variant:
     :param sentence: description for the reader of a table.
     :param model: arguments of `LLMDPD` that differ from those of the benchmark, as JSON values; entries of
         ``policy_kwargs`` one by one.
-    :param conditions: conditions of its evaluation, see `make_cells`; with `TEXT` among them it is also told the sentences
-        of both tasks in scenes that two tasks share.
-    :param trained_as: variant whose model acts; None for one of its own. Its ``model`` then only says how that one acts.
+    :param conditions: conditions of its evaluation, see `make_cells`; with `TEXT` among them it is also told
+        the sentences of both tasks in scenes that two tasks share.
+    :param trained_as: variant whose model acts; None for one of its own. Its ``model`` then only says how
+        that one acts.
     :param method: `LEARNED`, `PROMPT_DT` or `CONTROL`; ``model`` then has arguments of that one.
     """
 
@@ -45,7 +46,10 @@ class Variant:
 _FULL = (
     "the method: sentence and example, cloning with a share of the Q term, better episodes drawn more often"
 )
-_CONCAT = "the example as one vector of a transformer beside the state, as in the paper, in place of its nearest steps"
+_CONCAT = (
+    "the example as one vector of a transformer beside the state, as in the paper,"
+    " in place of its nearest steps"
+)
 _HASHING = "sentences read by a bag of hashed words instead of a language model"
 _NO_PROMPT = {"text_dropout": 1.0, "trajectory_dropout": 1.0}
 _RELATIVE = {"features_extractor_class": "metaworld_relative"}
@@ -122,8 +126,9 @@ KEY_VARIANTS = ("full", "no-prompt", "no-text", "no-trajectory", "bc", "copy", "
 def make_variant(name: str) -> Variant:
     """Look a variant up, or make one.
 
-    :param name: key of `VARIANTS`; ``"text-encoder:<spec>"`` for `full` with that encoder, see `make_text_encoder`; either
-        with changes after it, as in ``"full+eta=1.0+policy_kwargs.conditioning=cross_attention"``.
+    :param name: key of `VARIANTS`; ``"text-encoder:<spec>"`` for `full` with that encoder, see
+        `make_text_encoder`; either with changes after it, as in
+        ``"full+eta=1.0+policy_kwargs.conditioning=cross_attention"``.
     :return: the variant.
     :raises ValueError: on an unknown name or argument; the message names the nearest and lists all.
     """

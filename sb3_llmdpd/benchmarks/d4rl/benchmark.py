@@ -1,4 +1,4 @@
-"""The experiment on D4RL's locomotion: one training for each data set, variant and seed, evaluated again and again."""
+"""The experiment on D4RL's locomotion: a training for each data set, variant and seed, evaluated often."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -80,8 +80,8 @@ class D4RLBenchmark:
         self.names = {label_of(name): name for name in names}
         if not names or len(self.names) < len(names):
             raise ValueError(
-                f"data sets are told apart by the names of their files, of which there must be one at least and no two alike;"
-                f" got {list(names)}: leave out what comes twice, or rename a file"
+                "data sets are told apart by the names of their files, of which there must be one at least"
+                f" and no two alike; got {list(names)}: leave out what comes twice, or rename a file"
             )
         self.variants = {variant.name: variant for variant in variants}
         self.seeds = tuple(seeds)
@@ -93,10 +93,11 @@ class D4RLBenchmark:
         self._loaded: tuple[str, OfflineDataset] | None = None
 
     def run(self) -> D4RLResults:
-        """Train and evaluate what is not done yet, and write ``results.json``, ``report.md`` and ``learning.png``.
+        """Train and evaluate what is not done yet, and write the results and the report.
 
         :return: the results.
-        :raises ValueError: when a data set is not there or does not fit, or the folder has a benchmark of other settings.
+        :raises ValueError: when a data set is not there or does not fit, or the folder has a benchmark of
+            other settings.
         :raises RunStopped: on Ctrl-C, or on SIGTERM while a model trains; says how to go on.
         """
         with says_how_to_go_on(self.out, "the reading of data"):
@@ -109,7 +110,7 @@ class D4RLBenchmark:
         return self._report(trainings)
 
     def trainings(self) -> list[D4RLTraining]:
-        """List every variant on every data set with its first seed, then with its second: a table is there early.
+        """List every variant on every data set with its first seed, then with its second, for an early table.
 
         :return: the trainings, once the data sets are described.
         """
@@ -122,7 +123,7 @@ class D4RLBenchmark:
             for name, variant in self.variants.items()
         ]
 
-    # What a training is ---------------------------------------------------------------------------------------------------
+    # What a training is -------------------------------------------------------------------------------------
 
     def _data(self, label: str) -> OfflineDataset:
         """Read the episodes of a data set; only those read last are in memory."""
@@ -136,7 +137,7 @@ class D4RLBenchmark:
         deciding = self.datasets[label].deciding
         return {**self._shared, "dataset": label, **deciding, "row": changes, "seed": seed}
 
-    # What happens in it ---------------------------------------------------------------------------------------------------
+    # What happens in it -------------------------------------------------------------------------------------
 
     def _run(self, training: D4RLTraining, folder: Path, bar: TrainingsBar) -> None:
         data, info = self._data(training.dataset), self.datasets[training.dataset]
@@ -161,7 +162,7 @@ class D4RLBenchmark:
     def _play(
         self, model: LLMDPD, training: D4RLTraining, envs: Sequence[gym.Env[Any, Any]], data: OfflineDataset
     ) -> tuple[float, ...]:
-        """Return the returns of one evaluation; the averaged actor acts with its noise, as Diffusion-QL's does there."""
+        """Measure returns; the averaged actor acts with its noise, as Diffusion-QL's does in evaluation."""
 
         def draw(*entropy: int) -> int:
             return int(np.random.SeedSequence([_EVALUATION, training.seed, *entropy]).generate_state(1)[0])
@@ -176,7 +177,7 @@ class D4RLBenchmark:
         rollouts = run_episodes(envs, act, [draw(1, episode) for episode in range(n)], max_steps=max_steps)
         return tuple(rollout.total_reward for rollout in rollouts)
 
-    # What it leaves -------------------------------------------------------------------------------------------------------
+    # What it leaves -----------------------------------------------------------------------------------------
 
     def _gather(self, trainings: Sequence[D4RLTraining]) -> D4RLResults:
         sentences = {name: variant.sentence for name, variant in self.variants.items()}

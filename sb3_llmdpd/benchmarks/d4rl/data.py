@@ -1,4 +1,4 @@
-"""The data sets of D4RL's benchmark: read from any source, and checked against the environment that evaluates."""
+"""The data sets of D4RL's benchmark, read from any source and checked against the environment."""
 
 import warnings
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ from sb3_llmdpd.data.loading import format_of, open_source
 from sb3_llmdpd.data.minari import MinariSource, datasets_root
 
 OTHER_DATA = (
-    "A file of D4RL does as well, as d4rl:hopper_medium-v2.hdf5, and so do data of your own (RecordEpisodes), under any id or"
-    " file name that names the robot"
+    "A file of D4RL does as well, as d4rl:hopper_medium-v2.hdf5, and so do data of your own"
+    " (RecordEpisodes), under any id or file name that names the robot"
 )
 """Sentence about what else may be given where a published data set is not there."""
 
@@ -93,7 +93,8 @@ def read_data(name: str, root: str | Path | None = None) -> OfflineDataset:
     :param name: name of a source, see `format_of`.
     :param root: folder of Minari data sets, by default Minari's own.
     :return: the episodes, of one task.
-    :raises ValueError: when the source is not there or damaged, its name names no robot, or it holds several tasks.
+    :raises ValueError: when the source is not there or damaged, its name names no robot, or it holds several
+        tasks.
     """
     robot, _ = robot_and_quality(label_of(name))
     source = _open(name, root, AS_RECORDED)
@@ -118,7 +119,8 @@ def describe(
     :param env_id: environment that evaluates; by default that of the robot.
     :param root: see `read_data`.
     :return: the description.
-    :raises ValueError: when the environment cannot be made, is of another robot, or has other spaces than the data.
+    :raises ValueError: when the environment cannot be made, is of another robot, or has other spaces than the
+        data.
     """
     label = label_of(name)
     robot, quality = robot_and_quality(label)
@@ -130,7 +132,8 @@ def describe(
     if others and others != [robot]:  # sizes do not tell: those of halfcheetah and walker2d are the same
         raise ValueError(
             f"{label} has data of {robot}, and {env_id}, which would evaluate, is an environment of"
-            f" {' and '.join(others)}: leave --env out, or give the data sets of each robot a command of their own"
+            f" {' and '.join(others)}: leave --env out, or give the data sets of each robot a command of"
+            " their own"
         )
     example = best_episode(data)
     return DatasetInfo(
@@ -209,8 +212,9 @@ def _check_spaces(label: str, data: OfflineDataset, env_id: str, env: gym.Env[An
         )
     if there.shape != played.shape or acted.shape != acts.shape:
         raise ValueError(
-            f"{label} has observations of shape {there.shape} and actions of shape {acted.shape}, and {env_id}, which would"
-            f" evaluate, has {played.shape} and {acts.shape}: name the environment of the data with --env"
+            f"{label} has observations of shape {there.shape} and actions of shape {acted.shape}, and"
+            f" {env_id}, which would evaluate, has {played.shape} and {acts.shape}: name the environment of"
+            " the data with --env"
         )
     if not (np.array_equal(acted.low, acts.low) and np.array_equal(acted.high, acts.high)):
         raise ValueError(f"{label} has actions in {acted}, and {env_id}, which would evaluate, has {acts}")
@@ -227,7 +231,7 @@ def _notes(name: str, robot: str, quality: str | None, env_id: str) -> list[str]
         )
     if robot == "walker2d" and format_of(name)[0] == "d4rl" and env_id == ROBOTS[robot].env_id:
         notes.append(
-            "D4RL recorded its walker with less friction under the right foot (0.9) than under the left (1.9), and"
-            f" {env_id} has 1.9 under both; --env Walker2d-v4 has D4RL's."
+            "D4RL recorded its walker with less friction under the right foot (0.9) than under the left"
+            f" (1.9), and {env_id} has 1.9 under both; --env Walker2d-v4 has D4RL's."
         )
     return notes

@@ -1,4 +1,4 @@
-"""The report of D4RL's benchmark: what was measured and how, a table for each data set, and learning curves."""
+"""The report of D4RL's benchmark: facts, a table for each data set, and learning curves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,23 +16,25 @@ CHART = "learning.png"
 LAST, BEST = "last", "best"
 
 DIFFERENCES = (
-    "The averaged actor acts; the published code averages one for the critic's targets, and acts with the latest weights. It"
-    " begins as a copy of the actor, and moves at every step by what the published one moves in a fifth of its update.",
-    "One of the candidates is drawn by the softmax of their values, standardised over the candidates; the published code"
-    " takes the softmax of the raw values, which are in the hundreds.",
+    "The averaged actor acts; the published code averages one for the critic's targets, and acts with the"
+    " latest weights. It begins as a copy of the actor, and moves at every step by what the published one"
+    " moves in a fifth of its update.",
+    "One of the candidates is drawn by the softmax of their values, standardised over the candidates; the"
+    " published code takes the softmax of the raw values, which are in the hundreds.",
     "Observations are standardised with statistics of the data; the published code takes them as they are.",
     "The learning rate is constant; the published schedule hardly moves within a run.",
     "In the rows with a prompt the critic reads the averaged actor's encoding of it.",
-    "Episodes are played in today's Gymnasium and MuJoCo; D4RL's data and the published scores are of version 2 of the"
-    " environments.",
+    "Episodes are played in today's Gymnasium and MuJoCo; D4RL's data and the published scores are of"
+    " version 2 of the environments.",
 )
 """Differences from Diffusion-QL's published code."""
 
 NOT_SHOWN = (
-    "The best checkpoint is chosen by the very episodes that it is measured on: its score is too high by what the luck of"
-    " single evaluations is worth, and the more evaluations there are, the more. The last checkpoint has no such advantage.",
-    "With one task, a prompt says nothing that the data do not: a difference between the rows full and no-prompt is none of"
-    " generalisation.",
+    "The best checkpoint is chosen by the very episodes that it is measured on: its score is too high by"
+    " what the luck of single evaluations is worth, and the more evaluations there are, the more. The last"
+    " checkpoint has no such advantage.",
+    "With one task, a prompt says nothing that the data do not: a difference between the rows full and"
+    " no-prompt is none of generalisation.",
 )
 """Sentences about what no table of this kind shows."""
 
@@ -41,7 +43,8 @@ def checkpoint(of_seed: Sequence[Point], which: str) -> Point:
     """Choose the evaluation that a training is measured by.
 
     :param of_seed: all evaluations of one training, at least one.
-    :param which: `LAST`, or `BEST` for the largest mean return, the first of several: Diffusion-QL's "online" selection.
+    :param which: `LAST`, or `BEST` for the largest mean return, the first of several: Diffusion-QL's "online"
+        selection.
     :return: that evaluation.
     """
     return max(of_seed, key=lambda point: point.step if which == LAST else point.mean)
@@ -51,7 +54,8 @@ def mean_return(points: Sequence[Point]) -> Estimate:
     """Take the mean return over trainings and their episodes.
 
     :param points: one evaluation of each training.
-    :return: with a bootstrap interval over seeds and, within each, episodes; over its episodes alone where there is one.
+    :return: with a bootstrap interval over seeds and, within each, episodes; over its episodes alone where
+        there is one.
     """
     return mean_over_seeds([[point.returns] for point in points])
 
@@ -60,7 +64,8 @@ def d4rl_report(results: D4RLResults) -> Report:
     """Make the report on D4RL.
 
     :param results: results of the benchmark.
-    :return: the report, ``report.md`` and, where matplotlib is there and something was evaluated, ``learning.png``.
+    :return: the report, ``report.md`` and, where matplotlib is there and something was evaluated,
+        ``learning.png``.
     """
 
     def draw(path: Path) -> None:
@@ -96,23 +101,26 @@ def d4rl_facts(results: D4RLResults) -> list[str]:
     return [
         *(f"{name}: {sentence}." for name, sentence in results.variants.items()),
         *(_fact_of(results, label) for label in results.datasets),
-        "A row that is prompted is told the sentence of the data set, and shown the episode of its largest return.",
+        "A row that is prompted is told the sentence of the data set, and shown the episode of its largest"
+        " return.",
         f"{settings['n_steps']:,} gradient steps ({settings['n_steps'] / EPOCH:g} epochs of {EPOCH:,}) of"
-        f" {model['batch_size']} transitions, evaluated every {settings['eval_freq']:,} and at the last one, over"
-        f" {settings['n_eval_episodes']} episodes that have the same seeds at each evaluation of a training. An action is one"
-        f" of {model['n_candidates']} candidates; in the row bc, which has no critic, it is drawn alone.",
-        f"Seeds: {', '.join(map(str, seeds)) or 'none yet'}. {LAST}: the model after all steps. {BEST}: of each seed, the"
-        " evaluation with the largest mean return, which is how Diffusion-QL selected its published scores.",
-        "The intervals hold 95% of a bootstrap over seeds and, within each, episodes; where a row has a single seed, over its"
-        " episodes only, which says nothing of other trainings.",
-        "D4RL's score is 0 for its random policy and 100 for its expert; Minari's the same with the returns that the data set"
-        " itself has.",
+        f" {model['batch_size']} transitions, evaluated every {settings['eval_freq']:,} and at the last one,"
+        f" over {settings['n_eval_episodes']} episodes that have the same seeds at each evaluation of a"
+        f" training. An action is one of {model['n_candidates']} candidates; in the row bc, which has no"
+        " critic, it is drawn alone.",
+        f"Seeds: {', '.join(map(str, seeds)) or 'none yet'}. {LAST}: the model after all steps. {BEST}: of"
+        " each seed, the evaluation with the largest mean return, which is how Diffusion-QL selected its"
+        " published scores.",
+        "The intervals hold 95% of a bootstrap over seeds and, within each, episodes; where a row has a"
+        " single seed, over its episodes only, which says nothing of other trainings.",
+        "D4RL's score is 0 for its random policy and 100 for its expert; Minari's the same with the returns"
+        " that the data set itself has.",
         results.made_with,
     ]
 
 
 def learning_chart(results: D4RLResults, path: str | Path) -> None:
-    """Draw the scores of all evaluations, a panel for each data set: the mean over seeds, and each seed thin beside it.
+    """Draw the scores of all evaluations, a panel for each data set: their mean over seeds, and each seed.
 
     :param results: results of the benchmark, at least one evaluation.
     :param path: the png.
@@ -131,8 +139,8 @@ def _fact_of(results: D4RLResults, label: str) -> str:
     settings = ", ".join(f"{name} {value:g}" for name, value in info.model.items())
     notes = "".join(f" {note}" for note in info.notes)
     return (
-        f"{label}: {info.n_episodes:,} episodes, {info.n_steps:,} transitions, the best return {info.best_return:.1f};"
-        f" evaluated in {info.env_id}; told {info.sentence!r}; {settings}.{notes}"
+        f"{label}: {info.n_episodes:,} episodes, {info.n_steps:,} transitions, the best return"
+        f" {info.best_return:.1f}; evaluated in {info.env_id}; told {info.sentence!r}; {settings}.{notes}"
     )
 
 

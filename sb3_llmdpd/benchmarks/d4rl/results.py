@@ -154,7 +154,8 @@ class D4RLResults(BenchmarkResults):
         :param earlier: results of the same settings.
         :param path: the file that they were read from.
         :return: both together, of the same hardware as this.
-        :raises ValueError: when a data set of the same label was another, or evaluated in another environment.
+        :raises ValueError: when a data set of the same label was another, or evaluated in another
+            environment.
         """
         for label in self.datasets.keys() & earlier.datasets.keys():
             refuse_others(earlier.datasets[label].deciding, self.datasets[label].deciding, path)

@@ -28,8 +28,8 @@ class References:
     def __post_init__(self) -> None:
         if not self.random < self.expert:
             raise ValueError(
-                f"{self.source}: the reference return of an expert must be above that of a random policy, got {self.expert}"
-                f" and {self.random}: mend the metadata of the data set, or leave both out"
+                f"{self.source}: the reference return of an expert must be above that of a random policy, got"
+                f" {self.expert} and {self.random}: mend the metadata of the data set, or leave both out"
             )
 
     def score(self, total_reward: float) -> float:
@@ -60,8 +60,8 @@ PUBLISHED: dict[str, dict[str, str]] = {
     "hopper": {"medium": "90.5 ± 4.6", "medium-replay": "101.3 ± 0.6", "medium-expert": "111.1 ± 1.3"},
     "walker2d": {"medium": "87.0 ± 0.9", "medium-replay": "95.5 ± 1.5", "medium-expert": "110.1 ± 0.3"},
 }
-"""D4RL scores that Diffusion-QL was published with, by robot and quality of D4RL's version 2. They are those of the best
-checkpoint by evaluation."""
+"""D4RL scores that Diffusion-QL was published with, by robot and quality of D4RL's version 2. They are those
+of the best checkpoint by evaluation."""
 
 
 def minari_references(name: str, root: str | Path | None = None) -> References | None:

@@ -42,7 +42,7 @@ MAX_GRAD_NORMS: dict[str, dict[str, float]] = {
     "hopper": {"medium": 9.0, "medium-replay": 4.0, "medium-expert": 5.0},
     "walker2d": {"medium": 1.0, "medium-replay": 4.0, "medium-expert": 5.0},
 }
-"""Diffusion-QL's bound of the gradient norm by robot and quality; all else that it sets is the same for these nine."""
+"""Diffusion-QL's bound of the gradient norm by robot and quality; its other settings do not differ."""
 
 D4RL_VARIANTS: dict[str, Variant] = {
     variant.name: variant
@@ -67,15 +67,17 @@ D4RL_VARIANTS: dict[str, Variant] = {
 class D4RLSettings:
     """What all trainings of the benchmark share; the defaults are Diffusion-QL's.
 
-    Where its code and `LLMDPD` count differently, the settings mean the same: the averaged actor there keeps 0.995 of itself
-    every five steps, here the fifth root of that at each. Its softmax is over the raw values of 50 candidates, which are in
-    the hundreds, so that nearly always one of the best is taken; values are standardised here, and a low temperature says so.
-    Its learning rate decays by a schedule that hardly moves within a run, and is constant here.
+    Where its code and `LLMDPD` count differently, the settings mean the same: the averaged actor there keeps
+    0.995 of itself every five steps, here the fifth root of that at each. Its softmax is over the raw values
+    of 50 candidates, which are in the hundreds, so that nearly always one of the best is taken; values are
+    standardised here, and a low temperature says so. Its learning rate decays by a schedule that hardly moves
+    within a run, and is constant here.
 
     :param n_steps: gradient steps of each training.
     :param eval_freq: gradient steps between two evaluations; there is one at the last step in any case.
     :param n_eval_episodes: episodes of each evaluation, always with the same seeds.
-    :param max_episode_steps: steps after which an evaluated episode ends; None for the environment's own limit.
+    :param max_episode_steps: steps after which an evaluated episode ends; None for the environment's own
+        limit.
     :param model: arguments of `LLMDPD`, which variants change.
     :param log_interval: gradient steps between two points of a training's curve.
     :raises ValueError: on numbers below one.
@@ -181,8 +183,9 @@ def robot_and_quality(label: str) -> tuple[str, str | None]:
     flat, robots = _letters(label), robots_in(label)
     if len(robots) != 1:
         raise ValueError(
-            f"{label}: in this benchmark the name of a data set says which robot it is of, one of {', '.join(ROBOTS)}, and"
-            f" this names {' and '.join(robots) or 'none'}: rename the file, or give the Minari data set another id"
+            f"{label}: in this benchmark the name of a data set says which robot it is of, one of"
+            f" {', '.join(ROBOTS)}, and this names {' and '.join(robots) or 'none'}: rename the file, or give"
+            " the Minari data set another id"
         )
     return robots[0], next((quality for quality in QUALITIES if _letters(quality) in flat), None)
 
@@ -198,7 +201,7 @@ def robots_in(name: str) -> list[str]:
 
 
 def is_of_d4rl(name: str) -> bool:
-    """Tell whether a source is one of the nine files that Diffusion-QL was published with, by its format and name.
+    """Tell by format and name whether a source is one of the nine files that Diffusion-QL was published with.
 
     :param name: see `format_of`.
     :return: True for a D4RL file with the name that D4RL gives version 2.

@@ -46,7 +46,7 @@ from sb3_llmdpd.evaluation.tasks import evaluate_tasks
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 _EPISODE_WORK = 4
-"""Gradient steps that take a single process as long as an evaluated episode; decides the time left on the bar alone."""
+"""Gradient steps that take one process as long as an evaluated episode, for the time left on the bar."""
 
 _DATASETS = "metaworld-{goal}-{data}-{n}-seed-{seed}/{{task}}-v0"
 _EXAMPLES = "metaworld-examples-{goal}-{n}-seed-{seed}/{{task}}-v0"
@@ -91,7 +91,7 @@ class MetaworldBenchmark:
         self._examples: dict[str, list[Episode]] = {}
 
     def run(self) -> GridResults:
-        """Collect, train and evaluate what is not done yet, and write ``results.json``, ``report.md`` and ``report.html``.
+        """Collect, train and evaluate what is not done yet, and write the results and the report.
 
         :return: the results.
         :raises ValueError: when the folder has a benchmark of other settings.
@@ -113,7 +113,7 @@ class MetaworldBenchmark:
             for name, variant in self.variants.items()
         ]
 
-    # What a training is ---------------------------------------------------------------------------------------------------
+    # What a training is -------------------------------------------------------------------------------------
 
     def _settings_of(self, variant: Variant, seed: int) -> dict[str, Any]:
         deciding = asdict(variant)
@@ -146,7 +146,7 @@ class MetaworldBenchmark:
             cells += [replace(cell, n_episodes=settings.n_unseen_episodes) for cell in shared]
         return cells
 
-    # What happens in it ---------------------------------------------------------------------------------------------------
+    # What happens in it -------------------------------------------------------------------------------------
 
     def _collect(self) -> None:
         settings = self.settings
@@ -251,7 +251,7 @@ class MetaworldBenchmark:
         arguments["learning_rate"] = CosineSchedule(arguments["learning_rate"])
         return LLMDPD("MlpPolicy", dataset=self.data, seed=seed, device="cpu", **arguments)
 
-    # What it leaves -------------------------------------------------------------------------------------------------------
+    # What it leaves -----------------------------------------------------------------------------------------
 
     def _report(self, trainings: Sequence[Training]) -> GridResults:
         variants = {name: to_json(asdict(variant)) for name, variant in self.variants.items()}

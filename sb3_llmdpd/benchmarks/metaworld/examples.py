@@ -17,7 +17,7 @@ N_EXAMPLES = 5
 """Examples of a task where no number is asked for: the same data set then serves all commands."""
 
 N_EPISODES = 50
-"""Episodes that an evaluation plays of a task by default: with the goal hidden, each has an example of its own."""
+"""Evaluation episodes of a task by default: with the goal hidden, each has an example of its own."""
 
 _EXAMPLE_SEED = 1_000_003
 """Keeps the scenes of examples apart from those of training, whatever seed both were given."""
@@ -32,7 +32,8 @@ def example_episodes(
     :param n_episodes: episodes of each task.
     :param seed: seed of the scenes, which differ from those of training data of the same seed.
     :param id_format: see `collect`.
-    :param arguments: further arguments of `collect`; with the ``noise`` of the training data, examples resemble those.
+    :param arguments: further arguments of `collect`; with the ``noise`` of the training data, examples
+        resemble those.
     :return: the episodes by task.
     """
     if not tasks:

@@ -13,15 +13,15 @@ HOLD_OUT = ("split", "train_tasks", "unseen_tasks", "goal_known_tasks")
 def pooled(grids: Sequence[GridResults]) -> GridResults:
     """Put together the variants and seeds that all of the results have.
 
-    A variant trained with two seeds on each of three hold-outs has six trainings, numbered as its seeds: the mean over
-    them is one over seeds and hold-outs, and its interval says how both differ. Rows of one training have played the same
-    scenes; in two variants, the same number is the same seed and hold-out.
+    A variant trained with two seeds on each of three hold-outs has six trainings, numbered as its seeds: the
+    mean over them is one over seeds and hold-outs, and its interval says how both differ. Rows of one
+    training have played the same scenes; in two variants, the same number is the same seed and hold-out.
 
     :param grids: results of at least one benchmark, of the same settings but for `HOLD_OUT`.
-    :return: of one benchmark, its own results. Otherwise ``settings["pooled"]`` has the settings that are each one's own,
-        and ``unseen_tasks`` and ``train_tasks`` are those of any.
-    :raises ValueError: when other settings or the definition of a variant differ, two hold out the same tasks, or no
-        variant with a seed is in all of them.
+    :return: of one benchmark, its own results. Otherwise ``settings["pooled"]`` has the settings that are
+        each one's own, and ``unseen_tasks`` and ``train_tasks`` are those of any.
+    :raises ValueError: when other settings or the definition of a variant differ, two hold out the same
+        tasks, or no variant with a seed is in all of them.
     """
     first = grids[0]
     if len(grids) == 1:

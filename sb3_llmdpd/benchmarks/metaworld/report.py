@@ -1,4 +1,4 @@
-"""The report on Meta-World: what was measured and how, its tables in Markdown, and the same as a page with charts."""
+"""The report on Meta-World: facts and tables in Markdown, and the same as a page with charts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,32 +13,34 @@ from sb3_llmdpd.common.files import whole_file
 PAGE = "report.html"
 NOT_SHOWN_HEADING = "What the numbers do not show"
 NOT_SHOWN = (
-    "The intervals are for these tasks; other unseen tasks may give other numbers. Few seeds are a small sample of the"
-    " trainings that there could be, and all of them had the same data.",
-    "Meta-World's scenes nearly give their tasks away. What a row without any prompt reaches is no generalisation from"
-    " prompts, and only what another row has above it can be.",
-    "The demonstrations and the examples come from scripted experts in simulation; those of people are less regular.",
+    "The intervals are for these tasks; other unseen tasks may give other numbers. Few seeds are a small"
+    " sample of the trainings that there could be, and all of them had the same data.",
+    "Meta-World's scenes nearly give their tasks away. What a row without any prompt reaches is no"
+    " generalisation from prompts, and only what another row has above it can be.",
+    "The demonstrations and the examples come from scripted experts in simulation; those of people are less"
+    " regular.",
 )
 """Sentences about what no table of this kind shows."""
 
 GOAL_KNOWN = (
-    "Each episode has the goal of its example, and another placement of the object. Where a task's goal is a part of its"
-    " object, or is nearly the same in all scenes, it is known, hidden or not, and no example is needed: such tasks, marked *,"
-    " are left out of the means. A wrong trajectory is the example of the task whose end lies farthest from that of the right"
-    " one."
+    "Each episode has the goal of its example, and another placement of the object. Where a task's goal is a"
+    " part of its object, or is nearly the same in all scenes, it is known, hidden or not, and no example is"
+    " needed: such tasks, marked *, are left out of the means. A wrong trajectory is the example of the task"
+    " whose end lies farthest from that of the right one."
 )
 SHARED_SCENES = (
-    "In the scenes that two tasks share, each is told both sentences. Nothing ends an episode in which the other task is done,"
-    " and a policy that did what it was told and goes on may do the scene's own later: soon is within twice the steps that it"
-    " takes the scripted expert."
+    "In the scenes that two tasks share, each is told both sentences. Nothing ends an episode in which the"
+    " other task is done, and a policy that did what it was told and goes on may do the scene's own later:"
+    " soon is within twice the steps that it takes the scripted expert."
 )
 POOLED = (
-    "Each row was trained once for each split and seed. Each of these trainings is counted as a seed, with seen and unseen"
-    " tasks of its own, so that the intervals say how hold-outs differ, too."
+    "Each row was trained once for each split and seed. Each of these trainings is counted as a seed, with"
+    " seen and unseen tasks of its own, so that the intervals say how hold-outs differ, too."
 )
 INTERVALS = (
-    "The intervals hold 95% of a bootstrap over seeds and, within each, over the episodes of each task; where a row has a"
-    " single seed, over its episodes only. Where all episodes agree, a bootstrap knows of no doubt."
+    "The intervals hold 95% of a bootstrap over seeds and, within each, over the episodes of each task;"
+    " where a row has a single seed, over its episodes only. Where all episodes agree, a bootstrap knows of"
+    " no doubt."
 )
 
 
@@ -101,7 +103,8 @@ def _budget(results: GridResults) -> str:
     return (
         f"Seeds: {most}{f' (but {fewer_seeds})' if fewer_seeds else ''}."
         f" Each plays {settings['n_unseen_episodes']} episodes of an unseen task and {n_seen} of a seen one"
-        f"{f' (a fifth as many under {controls})' if controls else ''}, of {settings['max_episode_steps']} steps at most."
+        f"{f' (a fifth as many under {controls})' if controls else ''}, of"
+        f" {settings['max_episode_steps']} steps at most."
         f" An episode counts as a success when any of its steps is one{ends}."
     )
 

@@ -31,9 +31,10 @@ class TrainingCell:
     :param seen: whether the task was trained on; None where that is not the question.
     :param successes: (n_episodes,), 1 for success at any step.
     :param returns: (n_episodes,), sums of raw rewards, to one digit.
-    :param phases: share of the episodes that passed each of `PHASES`, to three digits; None where that was not watched.
-    :param soon: (n_episodes,), 1 for a success that came soon (`sb3_llmdpd.data.metaworld.scenes.soon`), in the scenes
-        that two tasks share; None in all other cells.
+    :param phases: share of the episodes that passed each of `PHASES`, to three digits; None where that was
+        not watched.
+    :param soon: (n_episodes,), 1 for a success that came soon (`sb3_llmdpd.data.metaworld.scenes.soon`), in
+        the scenes that two tasks share; None in all other cells.
     """
 
     variant: str

@@ -1,4 +1,4 @@
-"""What all cells of the benchmark on Meta-World share: tasks, data, and the budget."""
+"""The settings of the benchmark on Meta-World: tasks, data, and the budget."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,42 +13,40 @@ from sb3_llmdpd.evaluation.conditions import CONTROLS_OF_PROMPTS, Condition
 
 GOALS = ("visible", "hidden")
 DATA = {"expert": (0.1,), "mixed": (0.0, 0.25, 0.5, 1.0, 100.0)}
-"""Standard deviations of the action noise by the name of the data. The last one drowns the expert: its actions are random,
-each entry at either end of its range."""
+"""Standard deviations of the action noise by the name of the data. The last one drowns the expert: its
+actions are random, each entry at either end of its range."""
 
 EPISODES_PER_GOAL = 2
-"""Where the goal is hidden, an example must be another episode of the same goal."""
+"""Episodes that share a goal where it is hidden: an example must be another episode of the same goal."""
 
 SEEN_EPISODES = {"visible": 10, "hidden": 50}
-"""Played of a seen task, by the goal: there are 45 of them where it is visible, and hardly ten whose goal has to be told."""
+"""Episodes of a seen task by the goal: 45 tasks have a visible one, and hardly ten one that must be told."""
 
-HIDDEN_GOAL_MODEL: Mapping[str, Any] = {
-    "policy_kwargs": {
-        "features_extractor_class": "metaworld_relative",
-        "features_extractor_kwargs": {"positions": True},
-    }
-}
-"""Further arguments of `LLMDPD` there: only positions say where the example's goal is."""
+_POSITIONS = {"features_extractor_kwargs": {"positions": True}}
+HIDDEN_GOAL_MODEL = {"policy_kwargs": {"features_extractor_class": "metaworld_relative", **_POSITIONS}}
+"""Arguments of `LLMDPD` with a hidden goal: only positions say where the example's goal is."""
 
 
 @dataclass(frozen=True)
 class MetaworldSettings:
-    """What all cells of a grid share; the defaults are the reference budget.
+    """What all trainings share; the defaults are the reference budget.
 
     :param split: name of the split, for the reader.
     :param train_tasks: tasks that the models learn from.
     :param unseen_tasks: tasks that they never see but are evaluated on.
-    :param goal: ``"visible"`` or ``"hidden"``; hidden, the goal is left out of the observations, and the example has it.
+    :param goal: ``"visible"`` or ``"hidden"``; hidden, the goal is left out of the observations, and the
+        example has it.
     :param data: ``"expert"`` or ``"mixed"``, see `DATA`.
-    :param n_episodes: training episodes a task.
+    :param n_episodes: training episodes of each task.
     :param n_steps: gradient steps.
-    :param n_unseen_episodes: played of an unseen task.
-    :param n_seen_episodes: played of a seen task.
-    :param n_examples: episodes to prompt with, of each task, apart from the training episodes; see `n_examples_of`.
+    :param n_unseen_episodes: evaluation episodes of an unseen task.
+    :param n_seen_episodes: evaluation episodes of a seen task.
+    :param n_examples: episodes to prompt with, of each task, apart from the training episodes; see
+        `n_examples_of`.
     :param max_episode_steps: steps of an evaluated episode.
     :param stop_at_success: whether it also ends at its first success.
-    :param data_seed: of training data and examples, which all seeds of the grid share.
-    :param learning_rate: at the beginning; falls to zero along half a cosine.
+    :param data_seed: seed of training data and examples, which all seeds of the trainings share.
+    :param learning_rate: learning rate at the beginning; it falls to zero along half a cosine.
     :param model: further arguments of `LLMDPD`, which variants change.
     :param log_interval: gradient steps between two points of a learning curve.
     :raises ValueError: on unknown names, and numbers that make no benchmark.
@@ -75,43 +73,34 @@ class MetaworldSettings:
         for name, value, known in (("goal", self.goal, GOALS), ("data", self.data, tuple(DATA))):
             if value not in known:
                 raise ValueError(f"`{name}` must be {' or '.join(map(repr, known))}, got {value!r}")
-        numbers = (
-            "n_episodes",
-            "n_steps",
-            "n_unseen_episodes",
-            "n_seen_episodes",
-            "n_examples",
-            "max_episode_steps",
-        )
-        for name in numbers:
+        played = ("n_unseen_episodes", "n_seen_episodes", "n_examples", "max_episode_steps")
+        for name in ("n_episodes", "n_steps", *played):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         if not self.goal_visible and self.n_episodes % EPISODES_PER_GOAL:
             raise ValueError(
-                f"`n_episodes` must be a multiple of {EPISODES_PER_GOAL} where the goal is hidden, since that many episodes"
-                f" share a goal, got {self.n_episodes}"
+                f"`n_episodes` must be a multiple of {EPISODES_PER_GOAL} where the goal is hidden, since that"
+                f" many episodes share a goal, got {self.n_episodes}"
             )
 
     @classmethod
     def of_split(cls, split: str, unseen: Sequence[str] | None = None, **settings: Any) -> Self:
-        """Settings with the tasks of a split; those that are not given suit the goal.
+        """Make settings with the tasks of a split; those that are not given suit the goal.
 
         :param split: see `tasks_of_split`.
         :param unseen: see `tasks_of_split`.
-        :param settings: those that are not the default ones.
+        :param settings: settings that differ from the defaults.
         :return: the settings.
         :raises ValueError: see `tasks_of_split` and the class.
         """
         train, held_out = tasks_of_split(split, unseen)
         made = cls(split, train, held_out, **settings)
-        suited: dict[str, Any] = {
-            "n_seen_episodes": SEEN_EPISODES[made.goal],
-            "model": _suited(made.model, made.goal),
-        }
+        model, n_seen = _suited(made.model, made.goal), SEEN_EPISODES[made.goal]
+        suited: dict[str, Any] = {"n_seen_episodes": n_seen, "model": model}
         return replace(made, **{name: value for name, value in suited.items() if name not in settings})
 
     def smoke(self) -> Self:
-        """The same at a size that takes seconds and learns nothing."""
+        """Return the same settings at a size that takes seconds and learns nothing."""
         small = QuickstartSettings.smoke()
         first = [task for task in small.train_tasks if task in self.train_tasks]
         return replace(
@@ -129,19 +118,20 @@ class MetaworldSettings:
         )
 
     def n_examples_of(self, n_episodes: int) -> int:
-        """How many examples a task has: where they decide the goals of the scenes, one for each episode at least.
+        """Count the examples of a task: at least one for each episode where they decide the goals of the
+        scenes.
 
-        :param n_episodes: played of the task.
-        :return: episodes to prompt with.
+        :param n_episodes: evaluation episodes of the task.
         """
         return self.n_examples if self.goal_visible else max(self.n_examples, n_episodes)
 
     def n_seen_episodes_under(self, condition: Condition) -> int:
-        """How many episodes of a seen task are played: a fifth as many under the controls, which are for the unseen ones.
+        """Count the evaluation episodes of a seen task: a fifth under controls, which are for the unseen
+        tasks.
 
-        One is for both: where the goal is hidden, the example of another goal.
+        One control is for both: where the goal is hidden, the example of another goal.
 
-        :param condition: which.
+        :param condition: the condition.
         :return: at least 1.
         """
         decides = condition.name == "wrong-trajectory" and not self.goal_visible
@@ -150,29 +140,26 @@ class MetaworldSettings:
 
     @property
     def seen_tasks(self) -> tuple[str, ...]:
-        """The training tasks that are evaluated: all, or where the goal is hidden, those in which it has to be told.
+        """Training tasks that are evaluated: all, or with a hidden goal, those in which it has to be told.
 
         In the others it is known, hidden or not (`TaskInfo.goal_needs_telling`).
         """
-        return tuple(
-            task for task in self.train_tasks if self.goal_visible or task_info(task).goal_needs_telling
-        )
+        return tuple(task for task in self.train_tasks if not self._knows_goal(task))
 
     @property
     def goal_known_tasks(self) -> tuple[str, ...]:
-        """The unseen tasks of which the same is true: they are evaluated, and left out of means."""
-        return tuple(
-            task
-            for task in self.unseen_tasks
-            if not (self.goal_visible or task_info(task).goal_needs_telling)
-        )
+        """Unseen tasks whose goal is known though it is hidden: they are evaluated, and left out of means."""
+        return tuple(task for task in self.unseen_tasks if self._knows_goal(task))
 
     @property
     def goal_visible(self) -> bool:
         """Whether the observations hold the goal."""
         return self.goal == "visible"
 
+    def _knows_goal(self, task: str) -> bool:
+        return not (self.goal_visible or task_info(task).goal_needs_telling)
+
 
 def _suited(model: Mapping[str, Any], goal: str) -> Mapping[str, Any]:
-    """Arguments of `LLMDPD` that suit the goal."""
+    """Change arguments of `LLMDPD` to suit the goal."""
     return merged(model, HIDDEN_GOAL_MODEL) if goal == "hidden" else model

@@ -8,8 +8,9 @@ from sb3_llmdpd.data.metaworld.tasks import SPLITS, split
 
 CUSTOM = "custom"
 _DEALS = {"fold": (9, 0), "third": (3, 7)}
-"""Number of groups that the 45 training tasks of ML45 are dealt into, and the seed. Nine groups are as large as what ML45
-holds out; of three, each training measures fifteen unseen tasks, so that a few trainings tell two settings apart."""
+"""Number of groups that the 45 training tasks of ML45 are dealt into, and the seed. Nine groups are as large
+as what ML45 holds out; of three, each training measures fifteen unseen tasks, so that a few trainings tell
+two settings apart."""
 
 _FOLDS = {f"{name}-{number}": (n, seed, number) for name, (n, seed) in _DEALS.items() for number in range(n)}
 
@@ -17,9 +18,10 @@ SPLIT_NAMES = f"ml45, ml10, fold-0 to fold-8, third-0 to third-2, or {CUSTOM} wi
 
 
 def folds(tasks: Sequence[str] = SPLITS["ml45"][0], n: int = 9, seed: int = 0) -> tuple[tuple[str, ...], ...]:
-    """Deal tasks into groups to hold out in turns, so that whoever tunes has unseen tasks that no table reports.
+    """Deal tasks into groups to hold out in turns, to tune on unseen tasks that no table reports.
 
-    :param tasks: tasks to deal; by default the training tasks of ML45, so that its five unseen ones are in no fold.
+    :param tasks: tasks to deal; by default the training tasks of ML45, so that its five unseen ones are in no
+        fold.
     :param n: number of folds.
     :param seed: seed of the order in which they are dealt.
     :return: the folds; each task is in one of them, and their sizes differ by one at most.
@@ -34,16 +36,18 @@ def folds(tasks: Sequence[str] = SPLITS["ml45"][0], n: int = 9, seed: int = 0) -
 def tasks_of_split(name: str, unseen: Sequence[str] | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Look up the tasks of a named split.
 
-    :param name: ``"ml45"``, ``"ml10"``; ``"fold-0"`` to ``"fold-8"`` or ``"third-0"`` to ``"third-2"``: that one of nine or
-        three `folds` is held out of ML45's training tasks, and ML45's own unseen tasks are left out altogether;
-        ``"custom"``: training gets all but ``unseen``.
+    :param name: ``"ml45"``, ``"ml10"``; ``"fold-0"`` to ``"fold-8"`` or ``"third-0"`` to ``"third-2"``: that
+        one of nine or three `folds` is held out of ML45's training tasks, and ML45's own unseen tasks are
+        left out altogether; ``"custom"``: training gets all but ``unseen``.
     :param unseen: tasks that ``"custom"`` holds out.
     :return: names to train on, names held out.
-    :raises ValueError: on an unknown split or task, and where ``unseen`` is missing or stands beside another split.
+    :raises ValueError: on an unknown split or task, and where ``unseen`` is missing or stands beside another
+        split.
     """
     if (name == CUSTOM) != (unseen is not None):
         raise ValueError(
-            f"the split {CUSTOM!r} goes with a list of unseen tasks, and no other does; got {name!r} and {unseen}"
+            f"the split {CUSTOM!r} goes with a list of unseen tasks, and no other does; got {name!r} and"
+            f" {unseen}"
         )
     if name == CUSTOM or name in SPLITS:
         return split(name, unseen)

@@ -1,4 +1,4 @@
-"""The tables on Meta-World: success and return of every row, the method's advantage over each, and shared scenes."""
+"""The tables on Meta-World: success and return of every row, differences to the method, shared scenes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -102,10 +102,10 @@ def tables(results: GridResults) -> list[Table]:
     """Make the tables of the report.
 
     :param results: results of the benchmark.
-    :return: success and returns of every row on seen tasks, on unseen ones and on each of these, what the method has above
-        the other rows in both, unseen tasks one by one where they are many, shared scenes, how far the method and the
-        experts came on unseen tasks, and what the variants are; those of them that have rows. No returns where episodes
-        end at success.
+    :return: success and returns of every row on seen tasks, on unseen ones and on each of these, what the
+        method has above the other rows in both, unseen tasks one by one where they are many, shared scenes,
+        how far the method and the experts came on unseen tasks, and what the variants are; those of them that
+        have rows. No returns where episodes end at success.
     """
     variants = [(name, str(variant["sentence"])) for name, variant in results.variants.items()]
     # Where episodes end at success, the shortest ones, which are the best, have the least return.
@@ -143,8 +143,8 @@ def groups(results: GridResults) -> list[Group]:
     """Choose the columns of the tables of rows.
 
     :param results: results of the benchmark.
-    :return: the means over seen tasks and over unseen ones, and then each unseen task where they are no more than
-        `MOST_COLUMNS`.
+    :return: the means over seen tasks and over unseen ones, and then each unseen task where they are no more
+        than `MOST_COLUMNS`.
     """
     single = _single_tasks(results)
     return [*_means(results), *(single if len(single) <= MOST_COLUMNS else [])]
@@ -187,8 +187,8 @@ def _above_table(results: GridResults, values: str, digits: int) -> Table:
         if any(differences):
             shown = (with_interval(difference, digits) for difference in differences)
             rows.append((row.variant, row.condition, *shown))
-    title = f"{method.variant} told {method.condition}: {values} above those of each row, scene by scene [95% interval]"
-    return Table(title, ("row", "told", *(group.title for group in means)), tuple(rows))
+    title = f"{method.variant} told {method.condition}: {values} above those of each row, scene by scene"
+    return Table(f"{title} [95% interval]", ("row", "told", *(group.title for group in means)), tuple(rows))
 
 
 def _task_table(results: GridResults) -> Table:
@@ -203,7 +203,7 @@ def _task_table(results: GridResults) -> Table:
 
 
 def _told_tables(results: GridResults) -> list[Table]:
-    """Show how often the scene's task is done when its sentence is told, and when that of the other task is."""
+    """Show how often the scene's task is done when told its own sentence, and when told the other task's."""
     means: list[tuple[str, ...]] = []
     single: list[tuple[str, ...]] = []
     for variant in results.variants:
