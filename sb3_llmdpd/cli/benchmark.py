@@ -134,7 +134,7 @@ def d4rl(
     env: Annotated[
         str | None,
         Option(
-            help=f"Environment that evaluates, by default {', '.join(each.env_id for each in ROBOTS.values())}."
+            help=f"Environment that evaluates, default {', '.join(each.env_id for each in ROBOTS.values())}."
             " Walker2d-v4 has the feet of D4RL's own walker."
         ),
     ] = None,
