@@ -2,10 +2,9 @@
 
 import json
 import os
-import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.baselines.prompt_dt import PromptDT
+from sb3_llmdpd.benchmarks.common.trainings import Training
 from sb3_llmdpd.benchmarks.common.variants import make_variants
 from sb3_llmdpd.benchmarks.metaworld.benchmark import MetaworldBenchmark
-from sb3_llmdpd.benchmarks.metaworld.results import read_grid
+from sb3_llmdpd.benchmarks.metaworld.results import TrainingCell, read_grid
 from sb3_llmdpd.benchmarks.metaworld.settings import DATA, MetaworldSettings
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.cli import app
@@ -39,20 +39,33 @@ def run(out: Path, *arguments: object) -> Result:
     return CliRunner().invoke(app, [str(each) for each in given], env={"COLUMNS": "200", "TERM": "dumb"})
 
 
-def rows(out: Path) -> set[tuple[str, int, str]]:
-    return {(cell.variant, cell.seed, cell.condition) for cell in read_grid(out / "results.json").cells}
+def cells_of(out: Path) -> tuple[TrainingCell, ...]:
+    return read_grid(out / "results.json").cells
+
+
+def played(out: Path) -> set[tuple[str, int, str]]:
+    return {(cell.variant, cell.seed, cell.condition) for cell in cells_of(out)}
+
+
+def visible_and_hidden() -> list[MetaworldSettings]:
+    return [MetaworldSettings.of_split("ml45", goal=goal) for goal in ("visible", "hidden")]
+
+
+def trainings_of(out: Path, variants: list[str], seeds: Sequence[int] = (0,)) -> list[Training]:
+    settings = MetaworldSettings.of_split("ml45")
+    return MetaworldBenchmark(out, settings, make_variants(variants), seeds).trainings()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a grid of three rows, one of which acts with the model of another, and what it printed."""
+    """The folder of three variants, one of which acts with the model of another, and what was printed."""
     out = tmp_path_factory.mktemp("benchmark")
     result = run(out, "--variants", "candidates-10,full,no-prompt")
     assert result.exit_code == 0, result.output
     return out, result.output
 
 
-# The whole way --------------------------------------------------------------------------------------------------------------
+# The whole way ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -61,20 +74,19 @@ def test_every_row_is_trained_evaluated_and_reported(finished: tuple[Path, str])
     files = {
         str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and "data" not in path.parts
     }
-    of_a_run = {f"{name}/seed-0/{file}" for name in ("full", "no-prompt") for file in
-                ("run.json", "model.zip", "progress.csv", "curves.png", "results.json")}  # fmt: skip
+    of_a_run = ("run.json", "model.zip", "progress.csv", "curves.png", "results.json")
+    of_runs = {f"{name}/seed-0/{file}" for name in ("full", "no-prompt") for file in of_a_run}
     ours = {"benchmark.json", "results.json", "report.md", "report.html", "candidates-10/seed-0/results.json"}
-    assert files == of_a_run | ours
+    assert files == of_runs | ours
     table = printed[printed.index("Success at any step") :]
-    assert [table.index(part) for part in ("full ", "no-prompt", "candidates-10")] == sorted(
-        table.index(part) for part in ("full ", "no-prompt", "candidates-10")
-    )
+    places = [table.index(part) for part in ("full ", "no-prompt", "candidates-10")]
+    assert places == sorted(places)
 
 
 @pytest.mark.slow
 def test_the_results_have_every_task_with_its_number_of_episodes(finished: tuple[Path, str]) -> None:
     small = QuickstartSettings.smoke()
-    cells = read_grid(finished[0] / "results.json").cells
+    cells = cells_of(finished[0])
     of_row = {(cell.task, cell.seen): len(cell.successes) for cell in cells if cell.variant == "no-prompt"}
     seen, other = MetaworldSettings.of_split("ml45").smoke().train_tasks
     assert of_row == {
@@ -86,11 +98,7 @@ def test_the_results_have_every_task_with_its_number_of_episodes(finished: tuple
 
 @pytest.mark.slow
 def test_rows_that_are_told_sentences_play_scenes_that_two_tasks_share(finished: tuple[Path, str]) -> None:
-    told = {
-        (cell.variant, cell.task, cell.told)
-        for cell in read_grid(finished[0] / "results.json").cells
-        if cell.told
-    }
+    told = {(cell.variant, cell.task, cell.told) for cell in cells_of(finished[0]) if cell.told}
     assert told == {
         ("full", "pick-place", "pick-place"),
         ("full", "pick-place", "reach"),
@@ -117,14 +125,12 @@ def test_a_finished_grid_is_not_run_again_and_its_report_can_be_written_anew(
     shutil.copytree(finished[0], out)
     for name in ("train", "predict"):
         monkeypatch.setattr(LLMDPD, name, None)
-    assert (
-        run(out, "--split", "custom", "--unseen", "door-close").exit_code == 2
-    )  # other tasks than the folder's
+    assert run(out, "--split", "custom", "--unseen", "door-close").exit_code == 2  # other tasks
     before = (out / "report.md").read_text()
     shutil.rmtree(out / "data")
     again = run(out, "--variants", "no-prompt")
     assert again.exit_code == 0, again.output
-    assert rows(out) == rows(finished[0])
+    assert played(out) == played(finished[0])
     for name in ("report.md", "report.html"):
         (out / name).unlink()
     assert CliRunner().invoke(app, ["benchmark", "report", str(out)]).exit_code == 0
@@ -162,10 +168,8 @@ def test_a_grid_stopped_in_a_training_goes_on_to_the_same_results(
         patch.setattr(LLMDPD, "train", count)
         assert run(out, "--variants", "full,no-prompt").exit_code == 0
     assert ran == [2, 3]
-    undisturbed = [
-        cell for cell in read_grid(finished[0] / "results.json").cells if cell.variant != "candidates-10"
-    ]
-    assert list(read_grid(out / "results.json").cells) == undisturbed
+    undisturbed = tuple(cell for cell in cells_of(finished[0]) if cell.variant != "candidates-10")
+    assert cells_of(out) == undisturbed
 
 
 @pytest.mark.slow
@@ -187,9 +191,7 @@ def test_a_trained_prompt_dt_whose_results_are_missing_is_only_evaluated(
 def test_another_budget_in_the_same_folder_is_refused(finished: tuple[Path, str]) -> None:
     result = run(finished[0], "--data", "mixed")
     assert result.exit_code == 2
-    assert re.search(
-        r'benchmark.json was made with other settings \(data "expert" there, "mixed" asked\)', result.output
-    )
+    assert 'benchmark.json was made with other settings (data "expert" there, "mixed" asked)' in result.output
 
 
 @pytest.mark.slow
@@ -198,7 +200,7 @@ def test_with_a_hidden_goal_examples_and_scenes_share_theirs_and_controls_train_
 ) -> None:
     result = run(tmp_path, "--goal", "hidden", "--data", "mixed", "--variants", "no-text,copy,expert")
     assert result.exit_code == 0, result.output
-    assert rows(tmp_path) == {("no-text", 0, "trajectory"), ("copy", 0, "copy"), ("expert", 0, "expert")}
+    assert played(tmp_path) == {("no-text", 0, "trajectory"), ("copy", 0, "copy"), ("expert", 0, "expert")}
     assert [path.parent.parent.name for path in tmp_path.glob("*/*/model.zip")] == ["no-text"]
     model = LLMDPD.load(tmp_path / "no-text" / "seed-0" / "model.zip")
     assert (model.same_goal, model.text_dropout) == (True, 1.0)
@@ -206,18 +208,14 @@ def test_with_a_hidden_goal_examples_and_scenes_share_theirs_and_controls_train_
     assert all(cell["condition"]["trajectory_of"] == cell["task"] for cell in results["cells"])
 
 
-# Settings -------------------------------------------------------------------------------------------------------------------
+# Settings ---------------------------------------------------------------------------------------------------
 
 
 def test_the_reference_budget_is_the_default() -> None:
     settings = MetaworldSettings.of_split("ml45")
     assert (settings.train_tasks, settings.unseen_tasks) == SPLITS["ml45"]
-    assert (settings.n_episodes, settings.n_steps, settings.n_unseen_episodes, settings.n_seen_episodes) == (
-        20,
-        10_000,
-        50,
-        10,
-    )
+    assert (settings.n_episodes, settings.n_steps) == (20, 10_000)
+    assert (settings.n_unseen_episodes, settings.n_seen_episodes) == (50, 10)
     assert settings.model == QuickstartSettings().model
 
 
@@ -227,7 +225,7 @@ def test_a_hidden_goal_is_measured_on_50_episodes_of_a_seen_task_unless_another_
 
 
 def test_where_the_goal_is_hidden_the_model_sees_positions() -> None:
-    visible, hidden = (MetaworldSettings.of_split("ml45", goal=goal) for goal in ("visible", "hidden"))
+    visible, hidden = visible_and_hidden()
     for settings in (hidden, hidden.smoke()):
         assert settings.model["policy_kwargs"]["features_extractor_kwargs"] == {"positions": True}
     assert "features_extractor_kwargs" not in visible.model["policy_kwargs"]
@@ -244,21 +242,21 @@ def test_the_method_is_the_same_whatever_the_data() -> None:
 
 def test_seen_tasks_are_played_less_under_the_controls_but_under_the_one_that_decides() -> None:
     full, wrong_text, other_goal = map(Condition, ("text+trajectory", "wrong-text", "wrong-trajectory"))
-    visible, hidden = (MetaworldSettings.of_split("ml45", goal=goal) for goal in ("visible", "hidden"))
+    visible, hidden = visible_and_hidden()
     assert [visible.n_seen_episodes_under(told) for told in (full, wrong_text, other_goal)] == [10, 2, 2]
     assert [hidden.n_seen_episodes_under(told) for told in (full, wrong_text, other_goal)] == [50, 10, 50]
     assert replace(visible, n_seen_episodes=1).n_seen_episodes_under(wrong_text) == 1
 
 
 def test_with_a_hidden_goal_only_tasks_count_whose_goal_has_to_be_told() -> None:
-    hidden, visible = (MetaworldSettings.of_split("ml45", goal=goal) for goal in ("hidden", "visible"))
+    visible, hidden = visible_and_hidden()
     assert hidden.goal_known_tasks == ("bin-picking", "hand-insert", "door-lock", "door-unlock")
     assert hidden.seen_tasks == tuple(task for task in SPLITS["ml45"][0] if TASKS[task].goal_needs_telling)
     assert (visible.goal_known_tasks, visible.seen_tasks) == ((), SPLITS["ml45"][0])
 
 
 def test_with_a_hidden_goal_each_episode_has_an_example_of_its_own() -> None:
-    hidden, visible = (MetaworldSettings.of_split("ml45", goal=goal) for goal in ("hidden", "visible"))
+    visible, hidden = visible_and_hidden()
     assert [settings.n_examples_of(50) for settings in (hidden, visible)] == [50, 5]
 
 
@@ -268,36 +266,31 @@ def test_mixed_data_have_noise_from_none_to_random_actions() -> None:
     assert DATA["expert"] == (0.1,)
 
 
-def test_rows_with_models_of_their_own_come_first_and_each_seed_has_all_rows(tmp_path: Path) -> None:
-    settings = MetaworldSettings.of_split("ml10")
-    grid = MetaworldBenchmark(tmp_path, settings, make_variants(["candidates-10", "full", "bc"]), [0, 1])
-    assert [(cell.variant, cell.seed) for cell in grid.trainings()] == [
-        (name, seed) for seed in (0, 1) for name in ("full", "bc", "candidates-10")
-    ]
+def test_variants_with_models_of_their_own_come_first_and_each_seed_has_all_variants(tmp_path: Path) -> None:
+    trainings = trainings_of(tmp_path, ["candidates-10", "full", "bc"], seeds=(0, 1))
+    order = [(training.variant, training.seed) for training in trainings]
+    assert order == [(name, seed) for seed in (0, 1) for name in ("full", "bc", "candidates-10")]
 
 
-def test_the_model_of_another_row_is_work_only_where_that_row_is_not_asked_for(tmp_path: Path) -> None:
-    settings = MetaworldSettings.of_split("ml10")
-    alone, beside_it = [
-        MetaworldBenchmark(tmp_path, settings, make_variants(names), [0]).trainings()[-1].work
-        for names in (["candidates-10"], ["full", "candidates-10"])
-    ]
-    assert alone - beside_it == settings.n_steps
+def test_the_model_of_another_variant_is_work_only_where_that_one_is_not_asked_for(tmp_path: Path) -> None:
+    asked = (["candidates-10"], ["full", "candidates-10"])
+    alone, beside_it = (trainings_of(tmp_path, names)[-1].work for names in asked)
+    assert alone - beside_it == MetaworldSettings.of_split("ml45").n_steps
 
 
-def test_what_a_row_is_called_decides_nothing_but_what_it_does_is_in_the_settings(tmp_path: Path) -> None:
-    (cell,) = MetaworldBenchmark(
-        tmp_path, MetaworldSettings.of_split("ml45"), make_variants(["bc"]), [3]
-    ).trainings()
-    assert cell.settings["variant"] == {
+def test_the_sentence_of_a_variant_decides_nothing_but_what_it_does_is_in_the_settings(
+    tmp_path: Path,
+) -> None:
+    (training,) = trainings_of(tmp_path, ["bc"], seeds=[3])
+    assert training.settings["variant"] == {
         "name": "bc",
         "model": {"eta": 0.0, "return_weight": 0.0},
         "conditions": ["text+trajectory", "trajectory"],
         "trained_as": None,
         "method": "llmdpd",
     }
-    assert (cell.settings["seed"], cell.settings["goal"]) == (3, "visible")
-    assert json.loads(json.dumps(cell.settings)) == cell.settings
+    assert (training.settings["seed"], training.settings["goal"]) == (3, "visible")
+    assert json.loads(json.dumps(training.settings)) == training.settings
 
 
 @pytest.mark.parametrize(
@@ -335,10 +328,8 @@ def test_ctrl_c_while_data_are_collected_says_how_to_go_on(
     monkeypatch.setattr("sb3_llmdpd.benchmarks.metaworld.benchmark.collect", interrupted)
     result = run(tmp_path)
     assert result.exit_code == 130
-    assert (
-        "Stopped by SIGINT in the collection of data. To go on: the command of before with --out"
-        in result.output
-    )
+    said = "Stopped by SIGINT in the collection of data. To go on: the command of before with --out"
+    assert said in result.output
 
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The scene that is always the same: only the prompt says where to go, and words that are known may be combined anew."""
+"""The scene that is always the same: only the prompt says where to go, known words combine anew."""
 
 from functools import cache
 
@@ -59,20 +59,14 @@ def test_an_unknown_place_is_refused_with_those_there_are() -> None:
 
 @cache
 def walker() -> LLMDPD:
-    return LLMDPD(
-        "MlpPolicy",
-        dataset=record(SEEN, n_episodes=6),
-        batch_size=8 * len(SEEN),
-        prompts_per_batch=len(SEEN),
-        learning_rate=CosineSchedule(2e-3),
-        eta=0.0,
-        ema_decay=0.98,
-        trajectory_dropout=0.3,
-        text_encoder="hashing",
-        seed=0,
-        device="cpu",
-        policy_kwargs=dict(net_arch=[64, 64], text_embedding_dim=32, token_dim=32),
-    ).learn(600, log_interval=None)
+    size = dict(batch_size=8 * len(SEEN), prompts_per_batch=len(SEEN), text_encoder="hashing")
+    policy_kwargs = dict(net_arch=[64, 64], text_embedding_dim=32, token_dim=32)
+    method = dict(learning_rate=CosineSchedule(2e-3), eta=0.0, ema_decay=0.98, trajectory_dropout=0.3)
+    data = record(SEEN, n_episodes=6)
+    model = LLMDPD(
+        "MlpPolicy", dataset=data, seed=0, device="cpu", policy_kwargs=policy_kwargs, **size, **method
+    )
+    return model.learn(600, log_interval=None)
 
 
 def ends_at(scenes: str, condition: Condition) -> float:

@@ -40,19 +40,10 @@ def grid(
             cells.append(
                 TrainingCell(row, seed, task, "text+trajectory", task in seen, successes, (0.0, 0.0))
             )
-    own: dict[str, Any] = {
-        "split": split,
-        "train_tasks": [*seen],
-        "unseen_tasks": [*unseen],
-        "goal_known_tasks": [],
-    }
-    return GridResults(
-        {**SHARED, **own},
-        {row: ROWS[row] for row in rows},
-        {"machine": "x86_64", "cores": 2},
-        {},
-        tuple(cells),
-    )
+    tasks = {"train_tasks": [*seen], "unseen_tasks": [*unseen], "goal_known_tasks": []}
+    settings: dict[str, Any] = {**SHARED, "split": split, **tasks}
+    variants = {row: ROWS[row] for row in rows}
+    return GridResults(settings, variants, {"machine": "x86_64", "cores": 2}, {}, tuple(cells))
 
 
 FIRST = grid("fold-0", {"reach": 1.0}, {"push": 0.5, "door-open": 1.0})
@@ -143,7 +134,8 @@ def test_many_unseen_tasks_are_rows_of_their_own_table() -> None:
         ),
         (
             lambda grid: replace(grid, cells=tuple(replace(cell, seed=5) for cell in grid.cells)),
-            "no variant of the same seed in common, which is what can be read together: bc with seed 0; bc with seed 1;",
+            "no variant of the same seed in common, which is what can be read together: bc with seed 0; bc"
+            " with seed 1;",
         ),
         (lambda grid: pooled([grid, SECOND]), "give the folders of all of them"),
     ],
@@ -155,7 +147,7 @@ def test_grids_that_do_not_fit_are_refused(change: Callable[[GridResults], GridR
         pooled([FIRST, change(third)])
 
 
-# The command ----------------------------------------------------------------------------------------------------------------
+# The command ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -172,11 +164,8 @@ def test_several_folders_make_one_report(folders: list[str], tmp_path: Path) -> 
     result = CliRunner().invoke(app, ["benchmark", "report", *folders, "--out", str(tmp_path / "both")])
     assert result.exit_code == 0, result.output
     assert "unseen (2)" in result.output
-    assert {path.name for path in (tmp_path / "both").iterdir()} == {
-        "results.json",
-        "report.md",
-        "report.html",
-    }
+    files = {path.name for path in (tmp_path / "both").iterdir()}
+    assert files == {"results.json", "report.md", "report.html"}
     assert read_grid(tmp_path / "both" / "results.json") == pooled([FIRST, SECOND])
 
 

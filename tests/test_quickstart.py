@@ -24,9 +24,8 @@ pytestmark = pytest.mark.slow
 
 
 def run(out: Path) -> Result:
-    return CliRunner().invoke(
-        app, ["quickstart", "--smoke", "--processes", "1", "--seed", "3", "--out", str(out)]
-    )
+    given = ["quickstart", "--smoke", "--processes", "1", "--seed", "3", "--out", str(out)]
+    return CliRunner().invoke(app, given)
 
 
 @pytest.fixture(scope="module")
@@ -42,24 +41,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_everything_is_written_and_what_cannot_be_is_said(finished: tuple[Path, str]) -> None:
     out, printed = finished
+    of_run, of_evaluation = ("run.json", "model.zip", "progress.csv"), ("results.json", "results.md")
     files = {path.name for path in out.iterdir()}
-    assert files == {
-        "data", "run.json", "model.zip", "progress.csv", "curves.png", "results.json", "results.md", "success.png",
-    }  # fmt: skip
+    assert files == {"data", *of_run, *of_evaluation, "curves.png", "success.png"}
     assert "No video: drawing is switched off by MUJOCO_GL=disabled" in printed
 
 
 def test_the_stages_are_announced_and_the_table_comes_last(finished: tuple[Path, str]) -> None:
     _, printed = finished
-    parts = [
-        "1/4 Collecting",
-        "2/4 Training",
-        "3/4 Evaluating",
-        "4/4 Filming",
-        "Success at any step",
-        "told the sentence of",
-    ]
-    places = [printed.index(part) for part in parts]
+    stages = ("1/4 Collecting", "2/4 Training", "3/4 Evaluating", "4/4 Filming")
+    places = [printed.index(part) for part in (*stages, "Success at any step", "told the sentence of")]
     assert places == sorted(places)
 
 
@@ -95,7 +86,7 @@ def test_examples_are_other_episodes_than_those_of_training(finished: tuple[Path
     assert len(set(firsts)) == 3
 
 
-# Stopped and given again ----------------------------------------------------------------------------------------------------
+# Stopped and given again ------------------------------------------------------------------------------------
 
 
 class _Reached(Exception):
@@ -159,10 +150,8 @@ def test_an_unfinished_quickstart_of_other_settings_is_not_overwritten(
     (tmp_path / "run" / "run.json").write_text(json.dumps({**arguments, "learning_rate": 1.0}))
     result = run(tmp_path / "run")
     assert result.exit_code == 2
-    assert (
-        "holds an unfinished run. Go on with the command of before: sb3-llmdpd quickstart --out"
-        in result.output
-    )
+    said = "holds an unfinished run. Go on with the command of before: sb3-llmdpd quickstart --out"
+    assert said in result.output
 
 
 def test_the_quickstarts_own_tasks_are_ml45() -> None:

@@ -1,4 +1,4 @@
-"""``results.json`` of any kind: one envelope, which also opens the files of older versions, and nothing else."""
+"""``results.json`` of any kind: one envelope, which also opens the files of older versions."""
 
 import json
 from collections.abc import Callable
@@ -79,7 +79,10 @@ def test_a_file_of_an_older_version_which_does_not_say_its_kind_is_read(kind: st
             '{"format_version": 3, "kind": "other"}',
             "has format version 3 of results of kind 'other', and this",
         ),
-        ('{"format_version": 99, "kind": "KIND"}', "has format version 99 of results of kind 'KIND', .* reads versions up to 3 of"),
+        (
+            '{"format_version": 99, "kind": "KIND"}',
+            "has format version 99 of results of kind 'KIND', .* reads versions up to 3 of",
+        ),
         ('{"format_version": 9, "benchmark": "d4rl"}', "has format version 9 of results of kind 'd4rl', and"),
     ],
 )

@@ -19,7 +19,7 @@ from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.cli.train import train
 
-OPTIONS = [
+OPTIONS: list[Any] = [
     "--steps",
     6,
     "--save-freq",
@@ -28,18 +28,22 @@ OPTIONS = [
     3,
     "--batch-size",
     4,
-    "--prompts-per-batch",
-    2,
-    "--net-arch",
-    8,
+    "--device",
+    "cpu",
 ]
-OPTIONS += ["--text-encoder", "hashing:8", "--device", "cpu"]
+OPTIONS += ["--prompts-per-batch", 2, "--net-arch", 8, "--text-encoder", "hashing:8"]
+FILES = ["curves.png", "model.zip", "progress.csv", "run.json"]
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(
-        app, [str(argument) for argument in arguments], env={"COLUMNS": "200", "TERM": "dumb"}
-    )
+    given = [str(argument) for argument in arguments]
+    return CliRunner().invoke(app, given, env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+def assert_the_same(out: Path, undisturbed: Path) -> None:
+    """The run came to the same model on the same learning curve."""
+    assert differences(out, undisturbed) == set()
+    assert curve(out) == curve(undisturbed)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,9 +64,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def begin(root: Path) -> Callable[..., Result]:
-    return lambda out, *options: run(
-        "train", "--dataset", "lab/*", "--root", root, "--out", out, *OPTIONS, *options
-    )
+    given = ("train", "--dataset", "lab/*", "--root", root)
+    return lambda out, *options: run(*given, "--out", out, *OPTIONS, *options)
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +110,13 @@ def killed(begin: Callable[..., Result], do_after: Callable[..., None], tmp_path
     return tmp_path / "killed"
 
 
-# Going on -------------------------------------------------------------------------------------------------------------------
+# Going on ---------------------------------------------------------------------------------------------------
 
 
 def test_a_run_keeps_all_options_and_means_the_same_data_from_anywhere(undisturbed: Path, root: Path) -> None:
     arguments = json.loads((undisturbed / "run.json").read_text())
-    assert set(arguments) == set(inspect.signature(train).parameters) - {"ctx", "out", "resume", "config"} | {
-        "command",
-        "fingerprint",
-    }
+    options = set(inspect.signature(train).parameters) - {"ctx", "out", "resume", "config"}
+    assert set(arguments) == options | {"command", "fingerprint"}
     assert (arguments["dataset"], arguments["root"], arguments["steps"]) == (["lab/walk-v0"], str(root), 6)
 
 
@@ -126,14 +127,8 @@ def test_a_killed_run_goes_on_from_its_latest_model_to_the_undisturbed_end(
     result = run("train", "--resume", killed)
     assert result.exit_code == 0, result.output
     assert "Going on from step 4" in result.output
-    assert differences(killed, undisturbed) == set()
-    assert curve(killed) == curve(undisturbed)
-    assert sorted(path.name for path in killed.iterdir()) == [
-        "curves.png",
-        "model.zip",
-        "progress.csv",
-        "run.json",
-    ]
+    assert_the_same(killed, undisturbed)
+    assert sorted(path.name for path in killed.iterdir()) == FILES
 
 
 def test_a_run_killed_before_its_first_model_starts_from_the_beginning(
@@ -142,20 +137,14 @@ def test_a_run_killed_before_its_first_model_starts_from_the_beginning(
     (killed / "model.zip").unlink()
     result = run("train", "--resume", killed)
     assert "Going on from step 0" in result.output
-    assert differences(killed, undisturbed) == set()
-    assert curve(killed) == curve(undisturbed)
+    assert_the_same(killed, undisturbed)
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(killed: Path) -> None:
     for name in (".17-model.zip", ".2-progress.csv", ".3-run.json", ".4-curves.png", ".notes", "1-model.zip"):
         (killed / name).touch()
     run("train", "--resume", killed)
-    assert {path.name for path in killed.iterdir()} - {
-        "curves.png",
-        "model.zip",
-        "progress.csv",
-        "run.json",
-    } == {".notes", "1-model.zip"}
+    assert {path.name for path in killed.iterdir()} - set(FILES) == {".notes", "1-model.zip"}
 
 
 def test_data_may_have_moved_and_the_device_be_another(
@@ -172,10 +161,8 @@ def test_a_finished_run_says_so_and_how_to_go_on(undisturbed: Path) -> None:
     before = (undisturbed / "model.zip").read_bytes()
     result = run("train", "--resume", undisturbed)
     assert result.exit_code == 0
-    assert (
-        f"finished: 6 gradient steps. To train further: sb3-llmdpd train --resume {undisturbed} --steps 12"
-        in result.output
-    )
+    said = f"finished: 6 gradient steps. To train further: sb3-llmdpd train --resume {undisturbed} --steps 12"
+    assert said in result.output
     assert (undisturbed / "model.zip").read_bytes() == before
 
 
@@ -192,12 +179,11 @@ def test_a_finished_run_goes_on_to_a_later_end(
     begin(tmp_path / "short", "--steps", 4)
     result = run("train", "--resume", tmp_path / "short", "--steps", 6)
     assert result.exit_code == 0, result.output
-    assert differences(tmp_path / "short", undisturbed) == set()
-    assert curve(tmp_path / "short") == curve(undisturbed)
+    assert_the_same(tmp_path / "short", undisturbed)
     assert json.loads((tmp_path / "short" / "run.json").read_text())["steps"] == 6
 
 
-# Stopping -------------------------------------------------------------------------------------------------------------------
+# Stopping ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -213,12 +199,11 @@ def test_a_signal_saves_the_model_and_the_command_says_where_it_is(
     do_after(3, lambda model: os.kill(os.getpid(), number))
     result = begin(out)
     assert result.exit_code == exit_status
-    message = f"Stopped by {number.name} at step 3 of 6. The model is {out}/model.zip. To go on: sb3-llmdpd train --resume '{out}'"
-    assert message in result.output
+    stopped = f"Stopped by {number.name} at step 3 of 6. The model is {out}/model.zip."
+    assert f"{stopped} To go on: sb3-llmdpd train --resume '{out}'" in result.output
     assert LLMDPD.load(out / "model.zip").num_timesteps == 3
     run("train", "--resume", out)
-    assert differences(out, undisturbed) == set()
-    assert curve(out) == curve(undisturbed)
+    assert_the_same(out, undisturbed)
 
 
 def test_a_second_ctrl_c_ends_the_command_at_once_with_the_model_of_before(
@@ -255,7 +240,7 @@ def test_a_diverged_training_ends_with_its_sentence_and_the_last_good_model(
     assert LLMDPD.load(tmp_path / "run" / "model.zip").num_timesteps == 4
 
 
-# What is refused ------------------------------------------------------------------------------------------------------------
+# What is refused --------------------------------------------------------------------------------------------
 
 
 def assert_refused(result: Result, message: str) -> None:
@@ -307,11 +292,11 @@ def test_other_options_cannot_change_when_a_run_goes_on(
         ('{"command": "train", "steps": "many"}', "run.json does not describe a run"),
         (
             '{"command": "train", "steps": 6, "warp": 9}',
-            "options that this version of sb3_llmdpd does not know: warp; go on",
+            "this version of sb3_llmdpd does not know: warp; go on",
         ),
         (
             '{"command": "quickstart", "steps": 6}',
-            "a run of another command. Go on with .* sb3-llmdpd quickstart --out",
+            "another command. Go on with .* sb3-llmdpd quickstart --out",
         ),
     ],
     ids=["none", "empty", "no steps", "no object", "no number", "a newer version's", "the quickstart's"],

@@ -61,16 +61,18 @@ def test_a_task_without_episodes_is_refused() -> None:
         mean_over_tasks([[1.0, 0.0], []])
 
 
-# Several trainings ----------------------------------------------------------------------------------------------------------
+# Several trainings ------------------------------------------------------------------------------------------
 
 
 def test_seeds_that_differ_and_episodes_that_agree_leave_the_doubt_of_the_seeds() -> None:
-    # Two trainings drawn from {0, 1} with replacement have the means 0, 1/2, 1 with the chances 1/4, 1/2, 1/4.
+    # Two trainings drawn from {0, 1} with replacement have the means 0, 1/2, 1 with the chances 1/4, 1/2,
+    # 1/4.
     assert mean_over_seeds([[[0.0] * 5], [[1.0] * 5]]) == Estimate(0.5, 0.0, 1.0)
 
 
 def test_a_rare_seed_is_within_the_interval_as_often_as_it_is_drawn() -> None:
-    # Of three trainings one is 1: k of three draws hit it with the chances 8/27, 12/27, 6/27, 1/27, and 1/27 > 2.5%.
+    # Of three trainings one is 1: k of three draws hit it with the chances 8/27, 12/27, 6/27, 1/27, and 1/27
+    # > 2.5%.
     assert mean_over_seeds([[[1.0]], [[0.0]], [[0.0]]]) == Estimate(pytest.approx(1 / 3), 0.0, 1.0)
 
 

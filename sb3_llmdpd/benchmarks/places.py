@@ -90,10 +90,7 @@ class PlacesEnv(gym.Env[np.ndarray, np.ndarray]):
 
 
 def texts_of(task: str) -> tuple[str, ...]:
-    """Return the sentences of a task, one for each of ``PHRASINGS``.
-
-    :param task: key of `PLACES`.
-    """
+    """Return the sentences of a task in `PLACES`, one for each of ``PHRASINGS``."""
     row, column = task.split()
     return tuple(phrasing.format(row=row, column=column) for phrasing in PHRASINGS)
 

@@ -83,27 +83,19 @@ def new_figure(size: tuple[float, float]) -> Any:
     """Make an empty figure of matplotlib.
 
     :param size: width and height in inches.
-    :return: the figure.
     :raises ImportError: without matplotlib.
     """
     return require("matplotlib.figure", "plots").Figure(figsize=size, layout="constrained")
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
-    """Write a figure, whole or not at all.
-
-    :param figure: a figure of matplotlib.
-    :param path: the png.
-    """
+    """Write a figure of matplotlib to a png, whole or not at all."""
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
 def tidy(axes: Any) -> None:
-    """Take away the frame, and put the legend beside the axes.
-
-    :param axes: axes of matplotlib.
-    """
+    """Take away the frame of matplotlib's axes, and put the legend beside them."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 

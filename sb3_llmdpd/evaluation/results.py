@@ -80,24 +80,12 @@ def read_envelope(path: str | Path, kind: str, build: Callable[[dict[str, Any]],
 
 
 def kind_of(path: str | Path) -> str:
-    """Tell what kind of results a file holds.
-
-    :param path: the file.
-    :return: key of `ENTRIES`.
-    :raises FileNotFoundError: when there is no such file.
-    :raises ValueError: when it holds something else, or has an unknown format version.
-    """
+    """Tell what kind of results a file holds, by a key of `ENTRIES`; raises as `read_envelope` does."""
     return _opened(path)[0]
 
 
 def settings_of(path: str | Path) -> dict[str, Any]:
-    """Read the settings that results of any kind were made with.
-
-    :param path: the file.
-    :return: JSON values.
-    :raises FileNotFoundError: when there is no such file.
-    :raises ValueError: when it holds something else, or has an unknown format version.
-    """
+    """Read the settings of results of any kind; raises as `read_envelope` does."""
     return _opened(path)[1].get("settings", {})
 
 
@@ -119,13 +107,7 @@ def write_results(path: str | Path, results: Sequence[CellResult], settings: Map
 
 
 def read_results(path: str | Path) -> tuple[list[CellResult], dict[str, Any]]:
-    """Read what `write_results` wrote.
-
-    :param path: the file.
-    :return: results and settings.
-    :raises FileNotFoundError: see `read_envelope`.
-    :raises ValueError: see `read_envelope`.
-    """
+    """Read results and settings that `write_results` wrote; see `read_envelope`."""
     return read_envelope(
         path, EVALUATION, lambda read: ([_result_of(cell) for cell in read["cells"]], read["settings"])
     )

@@ -33,10 +33,6 @@ def evaluate_into(
 
 
 def evaluation_report(results: Sequence[CellResult]) -> Report:
-    """Make the report of an evaluation.
-
-    :param results: results of `evaluate_tasks`.
-    :return: the report, ``results.md`` and ``success.png``.
-    """
+    """Make the report of an evaluation, ``results.md`` and ``success.png``."""
     draw = partial(draw_or_say_why, success_chart, results)
     return Report(tables(results), "success.png", draw, name="results.md")

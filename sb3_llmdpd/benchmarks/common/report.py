@@ -43,19 +43,13 @@ class Report:
         return "\n".join(blocks)
 
     def write(self, folder: Path) -> None:
-        """Write the files of the report.
-
-        :param folder: the folder.
-        """
+        """Write the files of the report into a folder."""
         with whole_file(folder / self.name) as temporary:
             temporary.write_text(self.markdown())
         self.write_charts(folder / self.charts)
 
     def show(self, folder: Path) -> None:
-        """Print the tables, and the places of the files.
-
-        :param folder: folder that the report was written to.
-        """
+        """Print the tables, and the places of the files in their folder."""
         show_tables(self.tables)
         charts = folder / self.charts
         with_charts = f", its charts are {charts}" if charts.is_file() else ""
@@ -63,10 +57,7 @@ class Report:
 
 
 def show_tables(tables: Sequence[Table]) -> None:
-    """Print tables.
-
-    :param tables: the tables.
-    """
+    """Print tables."""
     for table in tables:
         typer.echo(f"\n{table.text()}", nl=False)
 

@@ -120,12 +120,8 @@ class RunFolder:
         """
         self.refuse_unfinished()
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in (
-            ARGUMENTS,
-            MODEL,
-            CURVE,
-            CHART,
-        ):  # the first makes it a run: without it the others are no part of one
+        # The first makes it a run: without it, the others are part of none.
+        for name in (ARGUMENTS, MODEL, CURVE, CHART):
             (self.path / name).unlink(missing_ok=True)
         self.go_on(arguments)
 
@@ -159,26 +155,19 @@ class RunFolder:
         :raises RunStopped: when SIGINT or SIGTERM asked to stop; the model is saved.
         """
         if model.num_timesteps < n_steps:
-            shown = [] if progress is None else [progress]
+            curve, save = LearningCurve(self.path / CURVE), SaveLatest(self.model_path, save_freq)
             with StopOnSignal() as stop:
                 model.learn(
                     n_steps - model.num_timesteps,
-                    callback=[
-                        *shown,
-                        LearningCurve(self.path / CURVE),
-                        stop,
-                        SaveLatest(self.model_path, save_freq),
-                    ],
+                    callback=[*([] if progress is None else [progress]), curve, stop, save],
                     log_interval=log_interval,
                     reset_num_timesteps=False,
                     progress_bar=progress is None,
                 )
             if stop.stopped_by is not None:
-                raise RunStopped(
-                    f"Stopped by {stop.stopped_by} at step {model.num_timesteps:,} of {n_steps:,}. The model"
-                    f" is {self.model_path}. To go on: {self.how_to_go_on()}",
-                    stop.stopped_by,
-                )
+                where = f"at step {model.num_timesteps:,} of {n_steps:,}. The model is {self.model_path}"
+                message = f"Stopped by {stop.stopped_by} {where}. To go on: {self.how_to_go_on()}"
+                raise RunStopped(message, stop.stopped_by)
         self.draw_curves()
         return self.model_path
 

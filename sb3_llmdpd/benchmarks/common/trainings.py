@@ -40,16 +40,12 @@ class Training:
         return f"{self.variant}, seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
-        """Name the folder of its files, which need not be there yet.
-
-        :param out: folder of the benchmark.
-        """
+        """Name the folder of its files, in that of the benchmark; it need not be there yet."""
         return training_folder(out, self.variant, self.seed)
 
     def is_finished(self, out: Path) -> bool:
         """Tell whether its results are there.
 
-        :param out: folder of the benchmark.
         :raises ValueError: when results of other settings are in their place, or a damaged file.
         """
         path = self.folder(out) / RESULTS
@@ -95,10 +91,7 @@ class TrainingsBar:
         return str(self._bar)
 
     def begin(self, training: Training) -> None:
-        """Show that a training begins.
-
-        :param training: the training.
-        """
+        """Show that a training begins."""
         self._bar.set_description_str(f"{self._n_finished}/{self._n_trainings} trainings; {training.title}")
 
     def end(self) -> None:
@@ -106,26 +99,17 @@ class TrainingsBar:
         self._n_finished += 1
 
     def advance(self, work: float) -> None:
-        """Count work that was done.
-
-        :param work: in gradient steps.
-        """
+        """Count work that was done, in gradient steps."""
         self._bar.update(work)
 
     def skip(self, work: float) -> None:
-        """Count work that need not be done, and leave it out of the rate that the time left is computed from.
-
-        :param work: in gradient steps.
-        """
+        """Count work that need not be done, in gradient steps; it does not speed up the time that is left."""
         self._bar.initial += work
         self._bar.update(work)
 
 
 class StepsOnBar(BaseCallback):
-    """Counts gradient steps on a bar.
-
-    :param bar: the bar.
-    """
+    """Counts gradient steps on a bar."""
 
     def __init__(self, bar: TrainingsBar) -> None:
         super().__init__()
@@ -137,12 +121,7 @@ class StepsOnBar(BaseCallback):
 
 
 def training_folder(out: Path, variant: str, seed: int) -> Path:
-    """Name the folder of a training's files.
-
-    :param out: folder of the benchmark.
-    :param variant: name of the variant, of any characters.
-    :param seed: seed of the training.
-    """
+    """Name the folder of a training's files, in that of the benchmark; a variant may have any characters."""
     return out / quote(variant, safe="+=,") / f"seed-{seed}"
 
 

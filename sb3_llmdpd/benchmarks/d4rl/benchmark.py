@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
+from sb3_llmdpd.benchmarks.common.results import hardware_here
 from sb3_llmdpd.benchmarks.common.trainings import (
     StepsOnBar,
     TrainingsBar,
@@ -26,7 +27,6 @@ from sb3_llmdpd.benchmarks.d4rl.results import (
     D4RLTraining,
     Point,
     device_name,
-    gather_d4rl,
     read_d4rl,
     write_d4rl,
 )
@@ -34,7 +34,7 @@ from sb3_llmdpd.benchmarks.d4rl.settings import D4RLSettings, label_of, shows_a_
 from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.evaluation.players import ModelPlayer
-from sb3_llmdpd.evaluation.results import D4RL, RESULTS
+from sb3_llmdpd.evaluation.results import D4RL, RESULTS, versions
 from sb3_llmdpd.evaluation.rollouts import run_episodes
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.llmdpd.saving import OPTIMIZERS
@@ -180,9 +180,12 @@ class D4RLBenchmark:
     # What it leaves -----------------------------------------------------------------------------------------
 
     def _gather(self, trainings: Sequence[D4RLTraining]) -> D4RLResults:
-        sentences = {name: variant.sentence for name, variant in self.variants.items()}
-        device, path = device_name(self.device), self.out / RESULTS
-        results = gather_d4rl(self.out, self._shared, self.datasets, sentences, trainings, device)
+        """Read the results of the finished trainings, and keep those of an earlier call."""
+        path, sentences = self.out / RESULTS, {name: each.sentence for name, each in self.variants.items()}
+        hardware = {**hardware_here(), "device": device_name(self.device)}
+        finished = [training for training in trainings if training.is_finished(self.out)]
+        points = tuple(point for training in finished for point in training.points(self.out))
+        results = D4RLResults(self._shared, sentences, hardware, versions(), self.datasets, points)
         return results.merged(read_d4rl(path), path) if path.is_file() else results
 
     def _report(self, trainings: Sequence[D4RLTraining]) -> D4RLResults:

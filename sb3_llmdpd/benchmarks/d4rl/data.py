@@ -154,26 +154,18 @@ def describe(
 
 
 def best_episode(data: OfflineDataset) -> Episode:
-    """Choose the episode that serves as the example in evaluation.
-
-    :param data: the data set.
-    :return: episode of the largest return, the first of several.
-    """
+    """Choose the example of evaluation: the episode of the largest return, the first of several."""
     return max(data.episodes, key=total_reward)
 
 
 def total_reward(episode: Episode) -> float:
-    """Sum up the raw rewards of an episode, not discounted.
-
-    :param episode: the episode.
-    """
+    """Sum up the raw rewards of an episode, not discounted."""
     return float(episode.rewards.sum(dtype=np.float64))
 
 
 def make_env(env_id: str) -> gym.Env[Any, Any]:
     """Make an environment to evaluate in.
 
-    :param env_id: id that Gymnasium knows.
     :raises ValueError: when Gymnasium cannot make it; says why.
     """
     try:

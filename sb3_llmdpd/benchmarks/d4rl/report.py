@@ -61,12 +61,7 @@ def mean_return(points: Sequence[Point]) -> Estimate:
 
 
 def d4rl_report(results: D4RLResults) -> Report:
-    """Make the report on D4RL.
-
-    :param results: results of the benchmark.
-    :return: the report, ``report.md`` and, where matplotlib is there and something was evaluated,
-        ``learning.png``.
-    """
+    """Make the report on D4RL: ``report.md``, and with matplotlib and a first evaluation ``learning.png``."""
 
     def draw(path: Path) -> None:
         if results.points:
@@ -80,21 +75,13 @@ def d4rl_report(results: D4RLResults) -> Report:
 
 
 def d4rl_tables(results: D4RLResults) -> list[Table]:
-    """Make a table for each data set.
-
-    :param results: results of the benchmark.
-    :return: tables in the order of the data sets; none for one of which nothing is finished.
-    """
+    """Make a table for each data set in their order; none for one of which nothing is finished."""
     tables = [_table(results, label) for label in results.datasets]
     return [table for table in tables if table.rows]
 
 
 def d4rl_facts(results: D4RLResults) -> list[str]:
-    """Say what one has to know to read the tables.
-
-    :param results: results of the benchmark.
-    :return: sentences.
-    """
+    """Say in sentences what one has to know to read the tables."""
     settings = results.settings
     model = settings["model"]
     seeds = sorted({point.seed for point in results.points})

@@ -10,12 +10,12 @@ from urllib.parse import quote
 import torch as th
 from stable_baselines3.common.utils import get_device
 
-from sb3_llmdpd.benchmarks.common.results import BenchmarkResults, hardware_here, in_order, kept
+from sb3_llmdpd.benchmarks.common.results import BenchmarkResults, in_order, kept
 from sb3_llmdpd.benchmarks.common.trainings import Training, refuse_others
 from sb3_llmdpd.benchmarks.d4rl.data import DatasetInfo
 from sb3_llmdpd.benchmarks.d4rl.settings import D4RL_VARIANTS
 from sb3_llmdpd.checkpoint.values import to_json
-from sb3_llmdpd.evaluation.results import D4RL, RESULTS, read_envelope, versions, write_envelope
+from sb3_llmdpd.evaluation.results import D4RL, RESULTS, read_envelope, write_envelope
 
 EVALUATIONS = "evaluations.json"
 """Name of the file with the evaluations of a training so far."""
@@ -60,10 +60,7 @@ class Point:
 
     @classmethod
     def from_json(cls, point: Mapping[str, Any]) -> "Point":
-        """Make what `to_json` took apart.
-
-        :param point: JSON values.
-        """
+        """Make what `to_json` took apart."""
         return cls(point["dataset"], point["row"], point["seed"], point["step"], tuple(point["returns"]))
 
 
@@ -92,17 +89,12 @@ class D4RLTraining(Training):
         return evaluated and (self.folder(out) / RESULTS).is_file()
 
     def finish(self, out: Path) -> None:
-        """Leave its evaluations as its results, last of all.
-
-        :param out: folder of the benchmark.
-        """
+        """Leave its evaluations as its results, last of all."""
         self._write(self.folder(out) / RESULTS, self.points(out))
 
     def points(self, out: Path) -> list[Point]:
-        """Read its evaluations so far.
+        """Read its evaluations so far, in the order of their steps; none before the first.
 
-        :param out: folder of the benchmark.
-        :return: evaluations in the order of their steps; none before the first.
         :raises ValueError: when they are of other settings, or the file is damaged.
         """
         path = self.folder(out) / EVALUATIONS
@@ -113,11 +105,7 @@ class D4RLTraining(Training):
         return points
 
     def write_points(self, out: Path, points: Sequence[Point]) -> None:
-        """Write the evaluations so far, whole or not at all.
-
-        :param out: folder of the benchmark.
-        :param points: evaluations in the order of their steps.
-        """
+        """Write the evaluations so far, in the order of their steps, whole or not at all."""
         self._write(self.folder(out) / EVALUATIONS, points)
 
     def _write(self, path: Path, points: Sequence[Point]) -> None:
@@ -136,12 +124,7 @@ class D4RLResults(BenchmarkResults):
     points: tuple[Point, ...]
 
     def of(self, dataset: str, variant: str) -> dict[int, list[Point]]:
-        """Select the evaluations of a variant on a data set.
-
-        :param dataset: label of the data set.
-        :param variant: name of the variant.
-        :return: evaluations by seed, in the order of their steps.
-        """
+        """Select the evaluations of a variant on a data set, by seed, in the order of their steps."""
         by_seed: dict[int, list[Point]] = {}
         for point in sorted(self.points, key=lambda each: (each.seed, each.step)):
             if (point.dataset, point.variant) == (dataset, variant):
@@ -168,44 +151,13 @@ class D4RLResults(BenchmarkResults):
 
 
 def device_name(device: str) -> str:
-    """Name the device that models run on.
-
-    :param device: name that torch knows, or ``"auto"``.
-    :return: name of the GPU, or ``"cpu"``.
-    """
+    """Name the GPU that torch means by a device or ``"auto"``; ``"cpu"`` where there is none."""
     found = get_device(device)
     return th.cuda.get_device_name(found) if found.type == "cuda" else str(found)
 
 
-def gather_d4rl(
-    out: Path,
-    settings: Mapping[str, Any],
-    datasets: Mapping[str, DatasetInfo],
-    variants: Mapping[str, str],
-    trainings: Sequence[D4RLTraining],
-    device: str,
-) -> D4RLResults:
-    """Read the results of the finished trainings.
-
-    :param out: folder of the benchmark.
-    :param settings: what they share.
-    :param datasets: the data sets by label.
-    :param variants: a sentence for each variant by its name.
-    :param trainings: all trainings; unfinished ones are left out.
-    :param device: device that they run on, see `device_name`.
-    :return: the results so far.
-    """
-    points = [point for each in trainings if each.is_finished(out) for point in each.points(out)]
-    hardware = {**hardware_here(), "device": device}
-    return D4RLResults(settings, variants, hardware, versions(), datasets, tuple(points))
-
-
 def write_d4rl(path: Path, results: D4RLResults) -> None:
-    """Write results, a line for each evaluation: whole or not at all.
-
-    :param path: the file.
-    :param results: results to be read by `read_d4rl`.
-    """
+    """Write results to be read by `read_d4rl`, a line for each evaluation: whole or not at all."""
     head = to_json(asdict(replace(results, points=())))
     del head["points"]
     head["rows"] = head.pop("variants")
@@ -213,13 +165,7 @@ def write_d4rl(path: Path, results: D4RLResults) -> None:
 
 
 def read_d4rl(path: Path) -> D4RLResults:
-    """Read what `write_d4rl` wrote, in this version or an older one.
-
-    :param path: the file.
-    :return: the results.
-    :raises FileNotFoundError: see `read_envelope`.
-    :raises ValueError: see `read_envelope`.
-    """
+    """Read what `write_d4rl` wrote, in this version or an older one; see `read_envelope`."""
     return read_envelope(path, D4RL, _built)
 
 

@@ -41,10 +41,7 @@ class References:
         return 100.0 * (total_reward - self.random) / (self.expert - self.random)
 
     def scored(self, total_reward: Estimate) -> Estimate:
-        """Place an estimate and its interval on the scale.
-
-        :param total_reward: estimate of a mean return.
-        """
+        """Place the estimate of a mean return and its interval on the scale."""
         return Estimate(*map(self.score, (total_reward.value, total_reward.low, total_reward.high)))
 
 

@@ -116,10 +116,7 @@ class D4RLSettings:
                 raise ValueError(f"`{name}` must be at least 1, got {number}")
 
     def reading(self, text_encoder: str) -> Self:
-        """Return the same settings with another language model.
-
-        :param text_encoder: spec of the model, see `make_text_encoder`.
-        """
+        """Return the same settings with another language model, by its spec (see `make_text_encoder`)."""
         return replace(self, model=merged(self.model, {"text_encoder": text_encoder}))
 
     def smoke(self) -> Self:
@@ -154,10 +151,7 @@ def make_d4rl_variants(names: Sequence[str]) -> list[Variant]:
 
 
 def shows_a_prompt(variant: Variant) -> bool:
-    """Tell whether a variant is told and shown something; that without prompt is not.
-
-    :param variant: one of `D4RL_VARIANTS`.
-    """
+    """Tell whether a variant is told and shown something."""
     return BOTH in variant.conditions
 
 
@@ -191,11 +185,7 @@ def robot_and_quality(label: str) -> tuple[str, str | None]:
 
 
 def robots_in(name: str) -> list[str]:
-    """Find the robots that a name has in it.
-
-    :param name: name of a data set or an environment.
-    :return: keys of `ROBOTS`.
-    """
+    """Find the robots that the name of a data set or an environment has in it."""
     flat = _letters(name)
     return [robot for robot in ROBOTS if robot in flat]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_llmdpd.baselines.prompt_dt import PromptDT
-from sb3_llmdpd.benchmarks.common.results import in_order
+from sb3_llmdpd.benchmarks.common.results import hardware_here, in_order
 from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
 from sb3_llmdpd.benchmarks.common.trainings import (
     StepsOnBar,
@@ -41,7 +41,7 @@ from sb3_llmdpd.data.metaworld.envs import MetaWorldEnv
 from sb3_llmdpd.data.minari import load_minari
 from sb3_llmdpd.evaluation.conditions import Cell, make_cells, shared_scene_cells
 from sb3_llmdpd.evaluation.players import CopyPlayer, Player
-from sb3_llmdpd.evaluation.results import METAWORLD, RESULTS, write_results
+from sb3_llmdpd.evaluation.results import METAWORLD, RESULTS, versions, write_results
 from sb3_llmdpd.evaluation.tasks import evaluate_tasks
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
@@ -255,7 +255,8 @@ class MetaworldBenchmark:
 
     def _report(self, trainings: Sequence[Training]) -> GridResults:
         variants = {name: to_json(asdict(variant)) for name, variant in self.variants.items()}
-        results, path = gather(self.out, self._shared, variants, trainings), self.out / RESULTS
+        path, cells = self.out / RESULTS, gather(self.out, trainings)
+        results = GridResults(self._shared, variants, hardware_here(), versions(), cells)
         if path.is_file():
             results = results.merged(read_grid(path))
         results = replace(results, variants=in_order(results.variants, VARIANTS))

@@ -45,11 +45,7 @@ INTERVALS = (
 
 
 def metaworld_report(results: GridResults) -> Report:
-    """Make the report on Meta-World.
-
-    :param results: results of the benchmark.
-    :return: the report, ``report.md`` and ``report.html``, which needs no network.
-    """
+    """Make the report on Meta-World: ``report.md`` and ``report.html``, which needs no network."""
     settings, made, known = results.settings, tables(results), facts(results)
     title = f"Meta-World, split {settings['split']}, goal {settings['goal']}, {settings['data']} data"
 
@@ -61,11 +57,7 @@ def metaworld_report(results: GridResults) -> Report:
 
 
 def facts(results: GridResults) -> list[str]:
-    """Say what one has to know to read the tables.
-
-    :param results: results of the benchmark.
-    :return: sentences.
-    """
+    """Say in sentences what one has to know to read the tables."""
     settings = results.settings
     hold_outs = [_hold_out(of_split) for of_split in settings.get("pooled", [settings])]
     goal_known = "" if settings["goal"] == "visible" else f" {GOAL_KNOWN}"

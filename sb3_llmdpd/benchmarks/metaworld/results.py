@@ -1,22 +1,15 @@
 """The results of the benchmark on Meta-World as one small JSON file, from which its report is made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sb3_llmdpd.benchmarks.common.results import BenchmarkResults, hardware_here, kept
+from sb3_llmdpd.benchmarks.common.results import BenchmarkResults, kept
 from sb3_llmdpd.benchmarks.common.trainings import Training
 from sb3_llmdpd.evaluation.conditions import TOLD
 from sb3_llmdpd.evaluation.phases import phase_rates
-from sb3_llmdpd.evaluation.results import (
-    METAWORLD,
-    RESULTS,
-    read_envelope,
-    read_results,
-    versions,
-    write_envelope,
-)
+from sb3_llmdpd.evaluation.results import METAWORLD, RESULTS, read_envelope, read_results, write_envelope
 from sb3_llmdpd.evaluation.tasks import CellResult
 
 
@@ -59,12 +52,7 @@ class TrainingCell:
 
     @classmethod
     def of(cls, training: Training, result: CellResult) -> "TrainingCell":
-        """Keep what tables are made of.
-
-        :param training: the training.
-        :param result: result of one of its cells.
-        :return: the same, smaller.
-        """
+        """Keep what tables need of the result of one of a training's cells."""
         rates = None if result.phases is None else phase_rates(result.phases).values()
         return cls(
             training.variant,
@@ -98,47 +86,24 @@ class GridResults(BenchmarkResults):
         return replace(self, variants={**earlier.variants, **self.variants}, cells=cells)
 
 
-def gather(
-    out: Path,
-    settings: Mapping[str, Any],
-    variants: Mapping[str, Mapping[str, Any]],
-    trainings: Sequence[Training],
-) -> GridResults:
-    """Read the results of the finished trainings.
-
-    :param out: folder of the benchmark.
-    :param settings: what all trainings share.
-    :param variants: the variants by their names.
-    :param trainings: all trainings; unfinished ones are left out.
-    :return: the results so far.
-    """
-    cells = tuple(
+def gather(out: Path, trainings: Sequence[Training]) -> tuple[TrainingCell, ...]:
+    """Read the cells of the finished trainings in the folder of a benchmark."""
+    return tuple(
         TrainingCell.of(training, result)
         for training in trainings
         if training.is_finished(out)
         for result in read_results(training.folder(out) / RESULTS)[0]
     )
-    return GridResults(settings, variants, hardware_here(), versions(), cells)
 
 
 def write_grid(path: Path, results: GridResults) -> None:
-    """Write results, a line for each cell of a training: whole or not at all.
-
-    :param path: the file.
-    :param results: results to be read by `read_grid`.
-    """
+    """Write results to be read by `read_grid`, a line for each cell of a training: whole or not at all."""
     head = asdict(results)
     write_envelope(path, METAWORLD, head, head.pop("cells"))
 
 
 def read_grid(path: Path) -> GridResults:
-    """Read what `write_grid` wrote, in this version or an older one.
-
-    :param path: the file.
-    :return: the results.
-    :raises FileNotFoundError: see `read_envelope`.
-    :raises ValueError: see `read_envelope`.
-    """
+    """Read what `write_grid` wrote, in this version or an older one; see `read_envelope`."""
     return read_envelope(path, METAWORLD, _built)
 
 

@@ -118,16 +118,11 @@ class MetaworldSettings:
         )
 
     def n_examples_of(self, n_episodes: int) -> int:
-        """Count the examples of a task: at least one for each episode where they decide the goals of the
-        scenes.
-
-        :param n_episodes: evaluation episodes of the task.
-        """
+        """Count the examples of a task: one for each evaluation episode where they decide the scenes' goals."""
         return self.n_examples if self.goal_visible else max(self.n_examples, n_episodes)
 
     def n_seen_episodes_under(self, condition: Condition) -> int:
-        """Count the evaluation episodes of a seen task: a fifth under controls, which are for the unseen
-        tasks.
+        """Count the evaluation episodes of a seen task: a fifth under controls, which are for unseen tasks.
 
         One control is for both: where the goal is hidden, the example of another goal.
 

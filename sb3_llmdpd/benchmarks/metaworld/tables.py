@@ -75,7 +75,6 @@ def _over_seeds(of_tasks: Iterable[tuple[int, Sequence[float]]]) -> Estimate | N
 def rows_of(results: GridResults) -> list[Row]:
     """Group the cells into the rows of the tables; the scenes that two tasks share are left out.
 
-    :param results: results of the benchmark.
     :return: variants in their order, conditions in the order in which they were played.
     """
     found: dict[tuple[str, str], list[TrainingCell]] = {}
@@ -90,18 +89,13 @@ def rows_of(results: GridResults) -> list[Row]:
 
 
 def method_of(results: GridResults) -> Row | None:
-    """Find the row of `METHOD`.
-
-    :param results: results of the benchmark.
-    :return: the row; None where the benchmark does without it.
-    """
+    """Find the row of `METHOD` told both prompts; None where the benchmark does without it."""
     return next((row for row in rows_of(results) if (row.variant, row.condition) == (METHOD, BOTH)), None)
 
 
 def tables(results: GridResults) -> list[Table]:
     """Make the tables of the report.
 
-    :param results: results of the benchmark.
     :return: success and returns of every row on seen tasks, on unseen ones and on each of these, what the
         method has above the other rows in both, unseen tasks one by one where they are many, shared scenes,
         how far the method and the experts came on unseen tasks, and what the variants are; those of them that
@@ -142,7 +136,6 @@ class Group:
 def groups(results: GridResults) -> list[Group]:
     """Choose the columns of the tables of rows.
 
-    :param results: results of the benchmark.
     :return: the means over seen tasks and over unseen ones, and then each unseen task where they are no more
         than `MOST_COLUMNS`.
     """
