@@ -34,8 +34,7 @@ class QuickstartSettings:
     :param seed: seed of data, training and evaluation.
     :param train_tasks: tasks that the model learns from.
     :param unseen_tasks: tasks that it never sees but is evaluated on.
-    :param seen_tasks: training tasks that it is evaluated on; every fifth in alphabetical order, so that
-        nobody picked them.
+    :param seen_tasks: training tasks that it is evaluated on; every fifth by the alphabet, picked by nobody.
     :param shared_scenes: pairs of a task whose scenes are played, and a task whose sentence is told there.
     :param conditions: see `make_cells`.
     :param n_episodes: training episodes of each task.
@@ -63,8 +62,7 @@ class QuickstartSettings:
     learning_rate: float = 2e-3
     model: Mapping[str, Any] = field(
         default_factory=lambda: {
-            # Expert data: nearly all that there is to learn is in the demonstrations, and the Q term gets a
-            # small share.
+            # Expert data: nearly all is in the demonstrations, and the Q term gets a small share.
             "batch_size": 45 * 16,
             "q_batch_size": 45 * 4,
             "prompts_per_batch": 45,
@@ -75,8 +73,7 @@ class QuickstartSettings:
             # that earns nothing is drawn exp(-8) times as often as the best, and one that earns nine tenths
             # of it half as often.
             "return_weight": 8.0,
-            # Of ten prompts two are whole, three are an example alone, and four a sentence alone: each has to
-            # be learned.
+            # Of ten prompts two are whole, three an example alone, four a sentence alone: each is learned.
             "text_dropout": 0.2,
             "trajectory_dropout": 0.5,
             "pair_dropout": 0.5,

@@ -127,11 +127,9 @@ def told_rates(results: Sequence[CellResult], values: str = "successes") -> dict
     """Measure how a policy follows sentences in scenes that tasks share.
 
     :param results: results of `evaluate_tasks`; of them, those of the conditions ``"told:<task>"``.
-    :param values: ``"successes"``, or ``"soon"`` for those that `sb3_llmdpd.data.metaworld.scenes.soon`
-        counts.
+    :param values: ``"successes"``, or ``"soon"`` (`sb3_llmdpd.data.metaworld.scenes.soon`).
     :return: under ``"does what it is told"`` the mean success in scenes that were told their own sentence,
-        and under ``"does the other"`` in those that were told another one; a key is left out where there are
-        none.
+        and under ``"does the other"`` in those that were told another one; no key without any.
     """
     rates: dict[str, list[Sequence[bool]]] = {"does what it is told": [], "does the other": []}
     for result in results:

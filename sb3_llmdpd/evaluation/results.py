@@ -67,8 +67,7 @@ def read_envelope(path: str | Path, kind: str, build: Callable[[dict[str, Any]],
     :param build: makes the results from the object without ``kind``, ``format_version`` and ``created``.
     :return: what ``build`` made.
     :raises FileNotFoundError: when there is no such file.
-    :raises ValueError: when it holds something else or another kind, is damaged, or has an unknown format
-        version.
+    :raises ValueError: when it is damaged, or of another kind or an unknown format version.
     """
     found, document = _opened(path)
     if found != kind:
@@ -92,9 +91,8 @@ def settings_of(path: str | Path) -> dict[str, Any]:
 def write_results(path: str | Path, results: Sequence[CellResult], settings: Mapping[str, Any]) -> None:
     """Write the results of an evaluation, whole or not at all; see `write_envelope`.
 
-    ``cells`` have the fields of `CellResult`, all lists with an entry for each episode, and ``success_rate``
-    with its interval; ``groups`` have the fields of `GroupSummary`. An estimate has ``value``, ``low`` and
-    ``high`` (95%).
+    ``cells`` have the fields of `CellResult`, lists with an entry for each episode, and ``success_rate``;
+    ``groups`` have the fields of `GroupSummary`. Estimates have ``value``, ``low`` and ``high`` (95%).
 
     :param path: the file.
     :param results: results of `evaluate_tasks`.

@@ -32,8 +32,7 @@ def with_interval(estimate: Estimate | None, digits: int = 2) -> str:
 
     :param estimate: the estimate; None for one that there is not.
     :param digits: digits after the point.
-    :return: the text; empty for None. A rounded zero keeps its sign, which says on which side of zero an end
-        lies.
+    :return: the text; empty for None. A rounded zero keeps its sign, which tells its side of zero.
     """
     if estimate is None:
         return ""
@@ -56,9 +55,8 @@ def mean_over_tasks(values: Sequence[Sequence[float]], seed: int = 0) -> Estimat
 
     :param values: an entry for each task: (n_episodes,), the tasks may differ in n.
     :param seed: seed of the bootstrap.
-    :return: with a bootstrap interval, stratified: episodes are drawn anew within each task. It says how sure
-        the number is for these tasks, not for others; where all episodes of a task agree, it knows of no
-        doubt.
+    :return: with a bootstrap interval, stratified: episodes are drawn anew within each task. It says how sure the
+        number is for these tasks, not for others; of a task whose episodes all agree, it knows no doubt.
     :raises ValueError: without a task, or with an empty one.
     """
     return _over_tasks(values, lambda means: np.mean(means, axis=0), seed)
@@ -81,8 +79,7 @@ def mean_over_seeds(values: Sequence[Sequence[Sequence[float]]], seed: int = 0) 
     :param values: an entry for each training, and in it for each task: (n_episodes,).
     :param seed: seed of the bootstrap.
     :return: with a hierarchical bootstrap interval: trainings are drawn anew, and within each drawn one the
-        episodes of each task. With a single training it is an interval over episodes alone, as
-        `mean_over_tasks` has it.
+        episodes of each task. With a single training it is one over episodes alone.
     :raises ValueError: without a training, or with one that lacks a task or an episode.
     """
     samples = [[np.asarray(of_task, np.float64) for of_task in of_seed] for of_seed in values]

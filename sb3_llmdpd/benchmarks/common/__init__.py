@@ -1,1 +1,1 @@
-"""What all benchmarks share: grids of trainings, run folders, variants of the method."""
+"""The common part of all benchmarks: trainings, run folders, variants of the method, reports."""

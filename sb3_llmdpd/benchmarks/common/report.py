@@ -15,7 +15,7 @@ REPORT = "report.md"
 
 @dataclass(frozen=True)
 class Report:
-    """What a benchmark says to its readers.
+    """The parts of a report.
 
     :param tables: tables of the results.
     :param charts: name of the file with the charts.

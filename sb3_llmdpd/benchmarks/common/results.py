@@ -1,4 +1,4 @@
-"""What the results of every benchmark have, and how an earlier call's are kept beside those of now."""
+"""The common part of the results of benchmarks, and how those of an earlier call are kept."""
 
 import platform
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -13,10 +13,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class BenchmarkResults:
-    """What every report says.
+    """The common part of all results.
 
-    :param settings: what all trainings share, as JSON values.
-    :param variants: what is known of each variant by its name, in the order of the tables.
+    :param settings: settings that all trainings share, as JSON values.
+    :param variants: knowledge of each variant by its name, in the order of the tables.
     :param hardware: machine that it ran on, as JSON values.
     :param versions: versions of Python and the packages.
     """

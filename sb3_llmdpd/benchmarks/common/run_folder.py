@@ -20,7 +20,7 @@ SAVE_FREQ = 1_000
 
 ARGUMENTS, MODEL, CURVE, CHART = "run.json", "model.zip", "progress.csv", "curves.png"
 _LEFTOVER = re.compile(rf"\.\d+-({'|'.join(map(re.escape, (ARGUMENTS, MODEL, CURVE, CHART)))})")
-"""What `whole_file` calls a file that it has not yet put in place."""
+"""Names that `whole_file` gives to files before they are in place."""
 
 _GOES_ON = {
     "train": "sb3-llmdpd train --resume {folder}",
@@ -32,22 +32,21 @@ _GOES_ON = {
 class RunStopped(Exception):
     """A signal has stopped a training, whose state is saved.
 
-    :param message: where, and how to go on.
-    :param signal_name: which signal.
+    :param message: place of the stop, and how to go on.
+    :param signal_name: name of the signal.
     """
 
     def __init__(self, message: str, signal_name: str) -> None:
         super().__init__(message)
         self.exit_status = 128 + signal.Signals[signal_name]
-        """What a shell reports of a process that the signal ended."""
+        """Status that a shell reports of a process that the signal ended."""
 
 
 class RunFolder:
     """One training in one folder, which goes on after a kill at any moment.
 
-    ``run.json`` holds the arguments of the command, among them ``command`` itself and ``steps``, and is there
-    before the training begins; ``model.zip`` is the latest model, ``progress.csv`` and ``curves.png`` are the
-    learning curve.
+    ``run.json`` holds the arguments of the command, ``command`` and ``steps`` among them, before the training
+    begins; ``model.zip`` is the latest model, ``progress.csv`` and ``curves.png`` are the learning curve.
 
     :param path: the folder.
     """
@@ -71,7 +70,7 @@ class RunFolder:
     def arguments(self) -> dict[str, Any]:
         """Read what the run was begun with.
 
-        :return: of `begin` or `go_on`.
+        :return: arguments of `begin` or `go_on`.
         :raises ValueError: when there is no run, or ``run.json`` is damaged.
         """
         if not self.is_begun:
@@ -88,10 +87,7 @@ class RunFolder:
         return dict(arguments)
 
     def steps_done(self) -> int:
-        """Count the gradient steps of the latest model.
-
-        :return: 0 without one.
-        """
+        """Count the gradient steps of the latest model, 0 without one."""
         return LLMDPD.load(self.model_path, device="cpu").num_timesteps if self.has_model else 0
 
     def refuse_unfinished(self) -> None:
@@ -128,7 +124,7 @@ class RunFolder:
     def go_on(self, arguments: Mapping[str, Any]) -> None:
         """Prepare to go on, and remove what a killed process left half-written.
 
-        :param arguments: as of now.
+        :param arguments: arguments of now.
         """
         for path in self.path.iterdir():
             if _LEFTOVER.fullmatch(path.name):

@@ -129,7 +129,7 @@ def open_folder(out: Path, settings: Mapping[str, Any]) -> None:
     """Make the folder of a benchmark, or make sure that it is one of the same settings.
 
     :param out: the folder.
-    :param settings: what all trainings share, as JSON values; which trainings there are may differ.
+    :param settings: settings that all trainings share, as JSON values; the trainings themselves may differ.
     :raises ValueError: when it has a benchmark of other settings.
     """
     path = out / SETTINGS
@@ -218,7 +218,7 @@ def says_how_to_go_on(out: Path, where: str) -> Iterator[None]:
     """Answer Ctrl-C.
 
     :param out: folder of the benchmark.
-    :param where: what is being done.
+    :param where: name of the work that is being done.
     :raises RunStopped: on Ctrl-C.
     """
     try:

@@ -26,12 +26,10 @@ class Variant:
 
     :param name: name in tables, in folders and on the command line.
     :param sentence: description for the reader of a table.
-    :param model: arguments of `LLMDPD` that differ from those of the benchmark, as JSON values; entries of
-        ``policy_kwargs`` one by one.
+    :param model: arguments of `LLMDPD` that differ from the benchmark's, in JSON; ``policy_kwargs`` by entry.
     :param conditions: conditions of its evaluation, see `make_cells`; with `TEXT` among them it is also told
         the sentences of both tasks in scenes that two tasks share.
-    :param trained_as: variant whose model acts; None for one of its own. Its ``model`` then only says how
-        that one acts.
+    :param trained_as: variant whose model acts, with ``model`` as changes in how it acts; None for its own.
     :param method: `LEARNED`, `PROMPT_DT` or `CONTROL`; ``model`` then has arguments of that one.
     """
 

@@ -54,7 +54,7 @@ class D4RLBenchmark:
     """The trainings of the benchmark, and what happens in one.
 
     :param out: folder of everything that it makes.
-    :param settings: what the trainings share.
+    :param settings: settings that the trainings share.
     :param names: names of the data sets' sources, see `sb3_llmdpd.data.loading.format_of`.
     :param variants: some of `D4RL_VARIANTS`.
     :param seeds: seeds of each variant on each data set.
@@ -96,8 +96,7 @@ class D4RLBenchmark:
         """Train and evaluate what is not done yet, and write the results and the report.
 
         :return: the results.
-        :raises ValueError: when a data set is not there or does not fit, or the folder has a benchmark of
-            other settings.
+        :raises ValueError: when a data set is not there or does not fit, or the folder has other settings.
         :raises RunStopped: on Ctrl-C, or on SIGTERM while a model trains; says how to go on.
         """
         with says_how_to_go_on(self.out, "the reading of data"):

@@ -36,7 +36,7 @@ OTHER_DATA = (
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a report says of a data set, and what decides a training on it.
+    """A description of a data set, for its report and its trainings.
 
     :param robot: one of `ROBOTS`.
     :param quality: one of `QUALITIES`; None where the name says none.
@@ -74,10 +74,7 @@ class DatasetInfo:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "DatasetInfo":
-        """Make what `dataclasses.asdict` took apart.
-
-        :param document: JSON values.
-        """
+        """Make what `dataclasses.asdict` took apart."""
         minari = document["minari"]
         made = {
             "d4rl": References(**document["d4rl"]),
@@ -93,8 +90,7 @@ def read_data(name: str, root: str | Path | None = None) -> OfflineDataset:
     :param name: name of a source, see `format_of`.
     :param root: folder of Minari data sets, by default Minari's own.
     :return: the episodes, of one task.
-    :raises ValueError: when the source is not there or damaged, its name names no robot, or it holds several
-        tasks.
+    :raises ValueError: when the source is not there or damaged, names no robot, or holds several tasks.
     """
     robot, _ = robot_and_quality(label_of(name))
     source = _open(name, root, AS_RECORDED)
@@ -119,8 +115,7 @@ def describe(
     :param env_id: environment that evaluates; by default that of the robot.
     :param root: see `read_data`.
     :return: the description.
-    :raises ValueError: when the environment cannot be made, is of another robot, or has other spaces than the
-        data.
+    :raises ValueError: when the environment cannot be made, or has another robot or spaces than the data.
     """
     label = label_of(name)
     robot, quality = robot_and_quality(label)

@@ -43,8 +43,7 @@ def checkpoint(of_seed: Sequence[Point], which: str) -> Point:
     """Choose the evaluation that a training is measured by.
 
     :param of_seed: all evaluations of one training, at least one.
-    :param which: `LAST`, or `BEST` for the largest mean return, the first of several: Diffusion-QL's "online"
-        selection.
+    :param which: `LAST`, or `BEST` for the first of the largest mean return, as Diffusion-QL selects.
     :return: that evaluation.
     """
     return max(of_seed, key=lambda point: point.step if which == LAST else point.mean)
@@ -54,8 +53,7 @@ def mean_return(points: Sequence[Point]) -> Estimate:
     """Take the mean return over trainings and their episodes.
 
     :param points: one evaluation of each training.
-    :return: with a bootstrap interval over seeds and, within each, episodes; over its episodes alone where
-        there is one.
+    :return: with a bootstrap interval over seeds and, within each, episodes; of one seed, over its episodes.
     """
     return mean_over_seeds([[point.returns] for point in points])
 

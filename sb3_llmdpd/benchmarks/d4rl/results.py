@@ -116,7 +116,7 @@ class D4RLTraining(Training):
 class D4RLResults(BenchmarkResults):
     """Everything that a report on D4RL says; of each variant, a sentence.
 
-    :param datasets: what is known of each data set, by its label.
+    :param datasets: descriptions of the data sets by their labels.
     :param points: all evaluations of the finished trainings.
     """
 
@@ -137,8 +137,7 @@ class D4RLResults(BenchmarkResults):
         :param earlier: results of the same settings.
         :param path: the file that they were read from.
         :return: both together, of the same hardware as this.
-        :raises ValueError: when a data set of the same label was another, or evaluated in another
-            environment.
+        :raises ValueError: when a data set of the same label was another, or in another environment.
         """
         for label in self.datasets.keys() & earlier.datasets.keys():
             refuse_others(earlier.datasets[label].deciding, self.datasets[label].deciding, path)

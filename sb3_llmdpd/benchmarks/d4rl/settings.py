@@ -65,7 +65,7 @@ D4RL_VARIANTS: dict[str, Variant] = {
 
 @dataclass(frozen=True)
 class D4RLSettings:
-    """What all trainings of the benchmark share; the defaults are Diffusion-QL's.
+    """Settings that all trainings of the benchmark share; the defaults are Diffusion-QL's.
 
     Where its code and `LLMDPD` count differently, the settings mean the same: the averaged actor there keeps
     0.995 of itself every five steps, here the fifth root of that at each. Its softmax is over the raw values
@@ -76,8 +76,7 @@ class D4RLSettings:
     :param n_steps: gradient steps of each training.
     :param eval_freq: gradient steps between two evaluations; there is one at the last step in any case.
     :param n_eval_episodes: episodes of each evaluation, always with the same seeds.
-    :param max_episode_steps: steps after which an evaluated episode ends; None for the environment's own
-        limit.
+    :param max_episode_steps: steps after which an evaluated episode ends; None for the environment's limit.
     :param model: arguments of `LLMDPD`, which variants change.
     :param log_interval: gradient steps between two points of a training's curve.
     :raises ValueError: on numbers below one.

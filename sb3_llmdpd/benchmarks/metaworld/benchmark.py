@@ -59,8 +59,8 @@ class MetaworldBenchmark:
     """The trainings on Meta-World, and what happens in one.
 
     :param out: folder of everything that it makes.
-    :param settings: what the trainings share.
-    :param variants: the variants.
+    :param settings: settings that the trainings share.
+    :param variants: variants to train or to act.
     :param seeds: seeds of each variant.
     :param root: folder of the data sets, which other benchmarks may share; by default ``data`` under ``out``.
     :param n_processes: processes that collect and evaluate; as many as there are CPU cores by default.

@@ -32,8 +32,7 @@ def example_episodes(
     :param n_episodes: episodes of each task.
     :param seed: seed of the scenes, which differ from those of training data of the same seed.
     :param id_format: see `collect`.
-    :param arguments: further arguments of `collect`; with the ``noise`` of the training data, examples
-        resemble those.
+    :param arguments: further arguments of `collect`, such as the ``noise`` of the training data.
     :return: the episodes by task.
     """
     if not tasks:

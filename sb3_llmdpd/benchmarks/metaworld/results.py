@@ -15,7 +15,7 @@ from sb3_llmdpd.evaluation.tasks import CellResult
 
 @dataclass(frozen=True)
 class TrainingCell:
-    """What tables need of a cell: the episodes of one training, of one task under one condition.
+    """A cell as one training played it: the episodes of one task under one condition, as tables need them.
 
     :param variant: name of the variant.
     :param seed: seed of the training.
@@ -24,8 +24,7 @@ class TrainingCell:
     :param seen: whether the task was trained on; None where that is not the question.
     :param successes: (n_episodes,), 1 for success at any step.
     :param returns: (n_episodes,), sums of raw rewards, to one digit.
-    :param phases: share of the episodes that passed each of `PHASES`, to three digits; None where that was
-        not watched.
+    :param phases: share of the episodes that passed each of `PHASES`, to three digits; None if not watched.
     :param soon: (n_episodes,), 1 for a success that came soon (`sb3_llmdpd.data.metaworld.scenes.soon`), in
         the scenes that two tasks share; None in all other cells.
     """
@@ -71,7 +70,7 @@ class TrainingCell:
 class GridResults(BenchmarkResults):
     """Everything that a report on Meta-World says; each variant has its ``sentence`` at least.
 
-    :param cells: what was played.
+    :param cells: cells that were played.
     """
 
     cells: tuple[TrainingCell, ...]

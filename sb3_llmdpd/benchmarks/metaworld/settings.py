@@ -29,20 +29,18 @@ HIDDEN_GOAL_MODEL = {"policy_kwargs": {"features_extractor_class": "metaworld_re
 
 @dataclass(frozen=True)
 class MetaworldSettings:
-    """What all trainings share; the defaults are the reference budget.
+    """Settings that all trainings share; the defaults are the reference budget.
 
     :param split: name of the split, for the reader.
     :param train_tasks: tasks that the models learn from.
     :param unseen_tasks: tasks that they never see but are evaluated on.
-    :param goal: ``"visible"`` or ``"hidden"``; hidden, the goal is left out of the observations, and the
-        example has it.
+    :param goal: ``"visible"`` or ``"hidden"``; hidden, only the example has the goal, observations do not.
     :param data: ``"expert"`` or ``"mixed"``, see `DATA`.
     :param n_episodes: training episodes of each task.
     :param n_steps: gradient steps.
     :param n_unseen_episodes: evaluation episodes of an unseen task.
     :param n_seen_episodes: evaluation episodes of a seen task.
-    :param n_examples: episodes to prompt with, of each task, apart from the training episodes; see
-        `n_examples_of`.
+    :param n_examples: episodes of each task to prompt with, apart from training; see `n_examples_of`.
     :param max_episode_steps: steps of an evaluated episode.
     :param stop_at_success: whether it also ends at its first success.
     :param data_seed: seed of training data and examples, which all seeds of the trainings share.
@@ -118,7 +116,7 @@ class MetaworldSettings:
         )
 
     def n_examples_of(self, n_episodes: int) -> int:
-        """Count the examples of a task: one for each evaluation episode where they decide the scenes' goals."""
+        """Count the examples of a task: one for each evaluation episode where they decide the goals."""
         return self.n_examples if self.goal_visible else max(self.n_examples, n_episodes)
 
     def n_seen_episodes_under(self, condition: Condition) -> int:

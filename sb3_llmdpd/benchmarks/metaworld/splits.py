@@ -20,8 +20,7 @@ SPLIT_NAMES = f"ml45, ml10, fold-0 to fold-8, third-0 to third-2, or {CUSTOM} wi
 def folds(tasks: Sequence[str] = SPLITS["ml45"][0], n: int = 9, seed: int = 0) -> tuple[tuple[str, ...], ...]:
     """Deal tasks into groups to hold out in turns, to tune on unseen tasks that no table reports.
 
-    :param tasks: tasks to deal; by default the training tasks of ML45, so that its five unseen ones are in no
-        fold.
+    :param tasks: tasks to deal; by default the training tasks of ML45: its five unseen ones are in no fold.
     :param n: number of folds.
     :param seed: seed of the order in which they are dealt.
     :return: the folds; each task is in one of them, and their sizes differ by one at most.
@@ -41,8 +40,7 @@ def tasks_of_split(name: str, unseen: Sequence[str] | None = None) -> tuple[tupl
         left out altogether; ``"custom"``: training gets all but ``unseen``.
     :param unseen: tasks that ``"custom"`` holds out.
     :return: names to train on, names held out.
-    :raises ValueError: on an unknown split or task, and where ``unseen`` is missing or stands beside another
-        split.
+    :raises ValueError: on an unknown split or task, and where ``unseen`` is missing or not to be given.
     """
     if (name == CUSTOM) != (unseen is not None):
         raise ValueError(

@@ -136,8 +136,7 @@ class Group:
 def groups(results: GridResults) -> list[Group]:
     """Choose the columns of the tables of rows.
 
-    :return: the means over seen tasks and over unseen ones, and then each unseen task where they are no more
-        than `MOST_COLUMNS`.
+    :return: means over seen and over unseen tasks, then each unseen task unless they exceed `MOST_COLUMNS`.
     """
     single = _single_tasks(results)
     return [*_means(results), *(single if len(single) <= MOST_COLUMNS else [])]
