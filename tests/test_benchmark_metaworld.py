@@ -25,6 +25,8 @@ from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
 from sb3_llmdpd.data.minari import load_minari, local_ids
 from sb3_llmdpd.evaluation.conditions import Condition
 
+Finished = tuple[Path, str]
+
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_drawn() -> Iterator[None]:
@@ -57,7 +59,7 @@ def trainings_of(out: Path, variants: list[str], seeds: Sequence[int] = (0,)) ->
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The folder of three variants, one of which acts with the model of another, and what was printed."""
     out = tmp_path_factory.mktemp("benchmark")
     result = run(out, "--variants", "candidates-10,full,no-prompt")
@@ -69,7 +71,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.mark.slow
-def test_every_row_is_trained_evaluated_and_reported(finished: tuple[Path, str]) -> None:
+def test_every_variant_is_trained_evaluated_and_reported(finished: Finished) -> None:
     out, printed = finished
     files = {
         str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and "data" not in path.parts
@@ -84,7 +86,7 @@ def test_every_row_is_trained_evaluated_and_reported(finished: tuple[Path, str])
 
 
 @pytest.mark.slow
-def test_the_results_have_every_task_with_its_number_of_episodes(finished: tuple[Path, str]) -> None:
+def test_the_results_have_every_task_with_its_number_of_episodes(finished: Finished) -> None:
     small = QuickstartSettings.smoke()
     cells = cells_of(finished[0])
     of_row = {(cell.task, cell.seen): len(cell.successes) for cell in cells if cell.variant == "no-prompt"}
@@ -97,7 +99,7 @@ def test_the_results_have_every_task_with_its_number_of_episodes(finished: tuple
 
 
 @pytest.mark.slow
-def test_rows_that_are_told_sentences_play_scenes_that_two_tasks_share(finished: tuple[Path, str]) -> None:
+def test_variants_that_are_told_sentences_play_scenes_that_two_tasks_share(finished: Finished) -> None:
     told = {(cell.variant, cell.task, cell.told) for cell in cells_of(finished[0]) if cell.told}
     assert told == {
         ("full", "pick-place", "pick-place"),
@@ -108,7 +110,7 @@ def test_rows_that_are_told_sentences_play_scenes_that_two_tasks_share(finished:
 
 
 @pytest.mark.slow
-def test_the_unseen_task_is_in_no_data_that_train(finished: tuple[Path, str]) -> None:
+def test_the_unseen_task_is_in_no_data_that_train(finished: Finished) -> None:
     root = finished[0] / "data"
     trained = [name for name in local_ids(root) if not name.startswith("metaworld-examples")]
     assert {name.partition("/")[0] for name in trained} == {"metaworld-visible-expert-2-seed-0"}
@@ -118,8 +120,8 @@ def test_the_unseen_task_is_in_no_data_that_train(finished: tuple[Path, str]) ->
 
 
 @pytest.mark.slow
-def test_a_finished_grid_is_not_run_again_and_its_report_can_be_written_anew(
-    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_finished_benchmark_is_not_run_again_and_can_be_reported_anew(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out = tmp_path / "grid"
     shutil.copytree(finished[0], out)
@@ -138,9 +140,7 @@ def test_a_finished_grid_is_not_run_again_and_its_report_can_be_written_anew(
 
 
 @pytest.mark.slow
-def test_a_grid_stopped_in_a_training_goes_on_to_the_same_results(
-    finished: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_a_stopped_benchmark_goes_on_to_the_same_results(finished: Finished, tmp_path: Path) -> None:
     """The first row is finished; the second is stopped in its second gradient step."""
     out = tmp_path / "grid"
     for name in ("data", "full"):
@@ -174,7 +174,7 @@ def test_a_grid_stopped_in_a_training_goes_on_to_the_same_results(
 
 @pytest.mark.slow
 def test_a_trained_prompt_dt_whose_results_are_missing_is_only_evaluated(
-    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     shutil.copytree(finished[0] / "data", tmp_path / "data")
     assert run(tmp_path, "--variants", "prompt-dt").exit_code == 0
@@ -188,16 +188,14 @@ def test_a_trained_prompt_dt_whose_results_are_missing_is_only_evaluated(
 
 
 @pytest.mark.slow
-def test_another_budget_in_the_same_folder_is_refused(finished: tuple[Path, str]) -> None:
+def test_another_budget_in_the_same_folder_is_refused(finished: Finished) -> None:
     result = run(finished[0], "--data", "mixed")
     assert result.exit_code == 2
     assert 'benchmark.json was made with other settings (data "expert" there, "mixed" asked)' in result.output
 
 
 @pytest.mark.slow
-def test_with_a_hidden_goal_examples_and_scenes_share_theirs_and_controls_train_nothing(
-    tmp_path: Path,
-) -> None:
+def test_with_a_hidden_goal_examples_share_it_and_controls_train_nothing(tmp_path: Path) -> None:
     result = run(tmp_path, "--goal", "hidden", "--data", "mixed", "--variants", "no-text,copy,expert")
     assert result.exit_code == 0, result.output
     assert played(tmp_path) == {("no-text", 0, "trajectory"), ("copy", 0, "copy"), ("expert", 0, "expert")}
@@ -278,9 +276,7 @@ def test_the_model_of_another_variant_is_work_only_where_that_one_is_not_asked_f
     assert alone - beside_it == MetaworldSettings.of_split("ml45").n_steps
 
 
-def test_the_sentence_of_a_variant_decides_nothing_but_what_it_does_is_in_the_settings(
-    tmp_path: Path,
-) -> None:
+def test_the_settings_have_what_a_variant_does_and_not_its_sentence(tmp_path: Path) -> None:
     (training,) = trainings_of(tmp_path, ["bc"], seeds=[3])
     assert training.settings["variant"] == {
         "name": "bc",

@@ -28,6 +28,7 @@ from tests.factories import recorded
 
 HOPPER = "lab/hopper/medium-v0"
 SENTENCE = "hop along"
+Finished = tuple[Path, str]
 ALL = ("full", "no-prompt", "bc")
 
 
@@ -88,7 +89,7 @@ def of_hopper(root: Path, out: Path, variants: list[str], seeds: Sequence[int] =
 
 
 @pytest.fixture(scope="module")
-def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The folder of all three rows, and what was printed."""
     out = tmp_path_factory.mktemp("d4rl")
     result = run(root, out)
@@ -100,7 +101,7 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 @pytest.mark.slow
-def test_every_row_is_trained_evaluated_and_reported(finished: tuple[Path, str]) -> None:
+def test_every_row_is_trained_evaluated_and_reported(finished: Finished) -> None:
     out, printed = finished
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     of_a_run = (
@@ -120,13 +121,13 @@ def test_every_row_is_trained_evaluated_and_reported(finished: tuple[Path, str])
 
 
 @pytest.mark.slow
-def test_each_training_is_evaluated_at_every_interval_and_at_its_end(finished: tuple[Path, str]) -> None:
+def test_each_training_is_evaluated_at_every_interval_and_at_its_end(finished: Finished) -> None:
     evaluated = [(point.variant, point.step, len(point.returns)) for point in points(finished[0])]
     assert evaluated == [(variant, step, 2) for variant in ALL for step in (2, 4)]
 
 
 @pytest.mark.slow
-def test_the_models_are_what_their_rows_say(finished: tuple[Path, str]) -> None:
+def test_the_models_are_what_their_rows_say(finished: Finished) -> None:
     models = [LLMDPD.load(finished[0] / HOPPER / variant / "seed-0" / "model.zip") for variant in ALL]
     of_model = [(model.text_encoder, model.eta, model.n_candidates) for model in models]
     assert of_model == [("hashing:16", 1.0, 3), (None, 1.0, 3), ("hashing:16", 0.0, 1)]
@@ -135,15 +136,15 @@ def test_the_models_are_what_their_rows_say(finished: tuple[Path, str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_best_model_is_that_of_the_best_evaluation(finished: tuple[Path, str]) -> None:
+def test_the_best_model_is_that_of_the_best_evaluation(finished: Finished) -> None:
     of_row = [point for point in points(finished[0]) if point.variant == "bc"]
     best = LLMDPD.load(finished[0] / HOPPER / "bc" / "seed-0" / "best.zip")
     assert best.num_timesteps == max(of_row, key=lambda point: point.mean).step
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_not_run_again_and_rows_can_be_added(
-    finished: tuple[Path, str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_finished_is_not_run_again_and_variants_can_be_added(
+    finished: Finished, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "d4rl"
     shutil.copytree(finished[0], out)
@@ -155,14 +156,14 @@ def test_what_is_finished_is_not_run_again_and_rows_can_be_added(
 
 
 @pytest.mark.slow
-def test_the_report_can_be_written_anew(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_the_report_can_be_written_anew(finished: Finished, tmp_path: Path) -> None:
     shutil.copy(finished[0] / "results.json", tmp_path)
     assert CliRunner().invoke(app, ["benchmark", "report", str(tmp_path)]).exit_code == 0
     assert (tmp_path / "report.md").read_text() == (finished[0] / "report.md").read_text()
 
 
 @pytest.mark.slow
-def test_other_settings_in_the_same_folder_are_refused(finished: tuple[Path, str], root: Path) -> None:
+def test_other_settings_in_the_same_folder_are_refused(finished: Finished, root: Path) -> None:
     result = run(root, finished[0], "--env", "Hopper-v5", "--text-encoder", "hashing:8")
     assert result.exit_code == 0  # of --smoke, which has an encoder of its own
     given = ["benchmark", "d4rl", "--dataset", HOPPER, "--root", str(root), "--out", str(finished[0])]
@@ -171,15 +172,15 @@ def test_other_settings_in_the_same_folder_are_refused(finished: tuple[Path, str
 
 
 @pytest.mark.slow
-def test_other_data_under_the_same_name_are_refused(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_other_data_under_the_same_name_are_refused(finished: Finished, tmp_path: Path) -> None:
     write(tmp_path, HOPPER, recorded("Hopper-v5", n_episodes=2, length=6, seed=1))
     result = run(tmp_path, finished[0])
     assert_refused(result, "results.json was made with other settings (fingerprint")
 
 
 @pytest.mark.slow
-def test_a_training_that_was_stopped_goes_on_to_the_same_results(
-    finished: tuple[Path, str], root: Path, tmp_path: Path
+def test_a_stopped_training_goes_on_to_the_same_results(
+    finished: Finished, root: Path, tmp_path: Path
 ) -> None:
     """It is stopped in its third gradient step, between its two evaluations."""
     take_step, ran = LLMDPD.train, []
@@ -243,7 +244,7 @@ def test_each_seed_has_all_data_sets_and_variants_before_the_next(root: Path, tm
     assert found == list(product((0, 1), "ab", ("full", "bc")))
 
 
-def test_a_training_is_finished_when_its_last_step_was_evaluated_and_its_last_model_saved(
+def test_a_training_is_finished_when_its_last_model_is_evaluated_and_saved(
     root: Path, tmp_path: Path
 ) -> None:
     (training,) = of_hopper(root, tmp_path, ["bc"]).trainings()
@@ -257,9 +258,7 @@ def test_a_training_is_finished_when_its_last_step_was_evaluated_and_its_last_mo
     assert training.is_finished(tmp_path)
 
 
-def test_the_evaluations_of_a_training_that_an_older_version_began_are_read(
-    root: Path, tmp_path: Path
-) -> None:
+def test_evaluations_of_an_older_version_are_read(root: Path, tmp_path: Path) -> None:
     (training,) = of_hopper(root, tmp_path, ["bc"]).trainings()
     older = {"format_version": 1, "benchmark": "d4rl", "settings": training.settings}
     point = {"dataset": HOPPER, "row": "bc", "seed": 0, "step": 2, "returns": [1.0, 2.0]}
@@ -279,17 +278,13 @@ def test_two_files_of_the_same_name_are_refused(tmp_path: Path) -> None:
 # Data -------------------------------------------------------------------------------------------------------
 
 
-def test_a_description_is_no_sentence_and_the_robots_own_is_told(
-    hopper: OfflineDataset, tmp_path: Path
-) -> None:
+def test_a_description_is_no_sentence(hopper: OfflineDataset, tmp_path: Path) -> None:
     write(tmp_path, HOPPER, hopper, texts=(), description="Recorded with random actions.")
     known = describe(HOPPER, read_data(HOPPER, tmp_path), root=tmp_path)
     assert known.sentence == "make the one-legged hopper hop forward as fast as it can"
 
 
-def test_what_is_known_of_a_data_set_is_read_off_its_name_and_its_episodes(
-    root: Path, hopper: OfflineDataset
-) -> None:
+def test_a_data_set_is_described_by_its_name_and_episodes(root: Path, hopper: OfflineDataset) -> None:
     known = describe(HOPPER, read_data(HOPPER, root), root=root)
     named = (known.robot, known.quality, known.env_id, known.sentence)
     assert named == ("hopper", "medium", "Hopper-v5", SENTENCE)
@@ -353,9 +348,7 @@ def test_an_environment_that_does_not_fit_is_refused(
         describe(name, recorded(recorded_in, n_episodes=1, length=2), env_id)
 
 
-def test_actions_of_another_range_than_the_environments_are_refused(
-    hopper: OfflineDataset, root: Path
-) -> None:
+def test_actions_of_another_range_are_refused(hopper: OfflineDataset, root: Path) -> None:
     wider = gym.spaces.Box(-2.0, 2.0, (3,), np.float32)
     said = r"lab/hopper/medium-v0 has actions in Box\(-2\.0, 2\.0.*, and Hopper-v5"
     with pytest.raises(ValueError, match=said):

@@ -38,7 +38,7 @@ from tests.toys import ActionEnv
     ("robot", "lowest", "highest"),
     [("halfcheetah", -280.178953, 12135.0), ("hopper", -20.272305, 3234.3), ("walker2d", 1.629008, 4592.3)],
 )
-def test_d4rls_score_is_0_for_its_random_policy_and_100_for_its_expert(
+def test_the_score_is_0_for_a_random_policy_and_100_for_an_expert(
     robot: str, lowest: float, highest: float
 ) -> None:
     references = D4RL_REFERENCES[robot]
@@ -92,9 +92,7 @@ def test_files_have_no_references_of_minari() -> None:
         ("lerobot:/data/my-hopper", "my-hopper", "hopper", None),
     ],
 )
-def test_robot_and_quality_are_read_off_the_name(
-    name: str, label: str, robot: str, quality: str | None
-) -> None:
+def test_a_name_tells_robot_and_quality(name: str, label: str, robot: str, quality: str | None) -> None:
     assert label_of(name) == label
     assert robot_and_quality(label) == (robot, quality)
 
@@ -119,7 +117,7 @@ def test_a_name_of_no_robot_or_of_two_is_refused(label: str, found: str) -> None
         ("walker2d", None, 1.0),
     ],
 )
-def test_gradients_are_bounded_as_published_and_elsewhere_as_for_medium(
+def test_gradients_are_bounded_as_published_else_as_for_medium(
     robot: str, quality: str | None, norm: float
 ) -> None:
     assert published_model(robot, quality) == {"max_grad_norm": norm}
@@ -167,7 +165,7 @@ def test_the_environments_have_the_sizes_of_d4rls_data(robot: str, size: int, n_
     assert (env.observation_space.shape, env.action_space.shape) == ((size,), (n_joints,))
 
 
-def test_rows_differ_in_what_their_names_say() -> None:
+def test_variants_differ_in_what_their_names_say() -> None:
     full, no_prompt, bc = make_d4rl_variants(["all"])
     assert full.model == {}
     assert (no_prompt.model["text_encoder"], no_prompt.model["trajectory_dropout"]) == (None, 1.0)

@@ -52,9 +52,6 @@ def results() -> GridResults:
     return GridResults(SETTINGS, rows, {"machine": "x86_64", "cores": 2}, versions, tuple(cells))
 
 
-# Tables -----------------------------------------------------------------------------------------------------
-
-
 def test_rows_are_variants_in_their_order_with_their_conditions(results: GridResults) -> None:
     assert [(row.variant, row.condition, row.n_seeds) for row in rows_of(results)] == [
         ("full", "text", 2),
@@ -75,16 +72,12 @@ def test_columns_are_the_groups_and_each_unseen_task(results: GridResults) -> No
     assert returns.rows[0][4] == "75 [50, 100]"
 
 
-def test_a_task_that_is_played_for_its_shared_scenes_alone_is_not_counted_among_the_seen_ones(
-    results: GridResults,
-) -> None:
+def test_a_task_played_for_its_shared_scenes_alone_is_no_seen_one(results: GridResults) -> None:
     with_faucet = replace(results.cells[0], task="faucet-open", condition="told:faucet-close", soon=(0, 0))
     assert tables(replace(results, cells=(*results.cells, with_faucet)))[0].header[3] == "seen (2)"
 
 
-def test_tasks_whose_example_need_only_be_copied_are_marked_and_left_out_of_means(
-    results: GridResults,
-) -> None:
+def test_tasks_of_a_known_goal_are_marked_and_left_out_of_means(results: GridResults) -> None:
     settings = {**SETTINGS, "goal": "hidden", "goal_known_tasks": ["door-unlock"]}
     hidden = replace(results, settings=settings)
     success = tables(hidden)[0]
@@ -167,9 +160,6 @@ def test_every_row_is_explained(results: GridResults) -> None:
     assert tables(results)[-1].rows == (("full", "the <method>"), ("bc", "cloning"))
 
 
-# Facts ------------------------------------------------------------------------------------------------------
-
-
 def test_the_facts_name_tasks_budget_seeds_and_hardware(results: GridResults) -> None:
     said = " ".join(facts(results))
     for part in (
@@ -182,11 +172,8 @@ def test_the_facts_name_tasks_budget_seeds_and_hardware(results: GridResults) ->
         assert part in said
 
 
-def test_a_grid_without_a_finished_cell_has_facts_too(results: GridResults) -> None:
+def test_results_without_a_finished_training_have_facts_too(results: GridResults) -> None:
     assert "Seeds: 0." in " ".join(facts(replace(results, cells=())))
-
-
-# Files ------------------------------------------------------------------------------------------------------
 
 
 class Outline(HTMLParser):

@@ -147,9 +147,6 @@ def test_grids_that_do_not_fit_are_refused(change: Callable[[GridResults], GridR
         pooled([FIRST, change(third)])
 
 
-# The command ------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def folders(tmp_path: Path) -> list[str]:
     """Two benchmarks."""

@@ -21,6 +21,7 @@ from sb3_llmdpd.data.minari import load_minari
 from sb3_llmdpd.evaluation.conditions import CONDITIONS
 
 pytestmark = pytest.mark.slow
+Finished = tuple[Path, str]
 
 
 def run(out: Path) -> Result:
@@ -29,7 +30,7 @@ def run(out: Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The folder of a small run where nothing can draw, and what it printed."""
     out = tmp_path_factory.mktemp("quickstart")
     with pytest.MonkeyPatch.context() as patch:
@@ -39,7 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return out, result.output
 
 
-def test_everything_is_written_and_what_cannot_be_is_said(finished: tuple[Path, str]) -> None:
+def test_everything_is_written_and_what_cannot_be_is_said(finished: Finished) -> None:
     out, printed = finished
     of_run, of_evaluation = ("run.json", "model.zip", "progress.csv"), ("results.json", "results.md")
     files = {path.name for path in out.iterdir()}
@@ -47,21 +48,21 @@ def test_everything_is_written_and_what_cannot_be_is_said(finished: tuple[Path, 
     assert "No video: drawing is switched off by MUJOCO_GL=disabled" in printed
 
 
-def test_the_stages_are_announced_and_the_table_comes_last(finished: tuple[Path, str]) -> None:
+def test_the_stages_are_announced_and_the_table_comes_last(finished: Finished) -> None:
     _, printed = finished
     stages = ("1/4 Collecting", "2/4 Training", "3/4 Evaluating", "4/4 Filming")
     places = [printed.index(part) for part in (*stages, "Success at any step", "told the sentence of")]
     assert places == sorted(places)
 
 
-def test_the_model_learned_the_training_tasks_alone(finished: tuple[Path, str]) -> None:
+def test_the_model_learned_the_training_tasks_alone(finished: Finished) -> None:
     model = LLMDPD.load(finished[0] / "model.zip")
     known = set(model.known_task_texts)
     assert model.num_timesteps == QuickstartSettings.smoke().n_steps
     assert known == set(TASKS["reach"].texts) | set(TASKS["pick-place"].texts)
 
 
-def test_unseen_and_seen_tasks_stand_beside_all_controls(finished: tuple[Path, str]) -> None:
+def test_unseen_and_seen_tasks_stand_beside_all_controls(finished: Finished) -> None:
     document = json.loads((finished[0] / "results.json").read_text())
     rows = [(cell["task"], cell["seen"], cell["condition"]["name"]) for cell in document["cells"]]
     of_tasks = [
@@ -73,20 +74,17 @@ def test_unseen_and_seen_tasks_stand_beside_all_controls(finished: tuple[Path, s
     assert document["settings"]["unseen_tasks"] == ["door-close"]
 
 
-def test_the_learning_curve_covers_the_training(finished: tuple[Path, str]) -> None:
+def test_the_learning_curve_covers_the_training(finished: Finished) -> None:
     with (finished[0] / "progress.csv").open() as file:
         assert [float(row["step"]) for row in csv.DictReader(file)] == [2.0, 4.0]
 
 
-def test_examples_are_other_episodes_than_those_of_training(finished: tuple[Path, str]) -> None:
+def test_examples_are_other_episodes_than_those_of_training(finished: Finished) -> None:
     root = finished[0] / "data"
     trained = load_minari("metaworld/reach-v0", root=root).episodes
     shown = example_episodes(["reach"], 1, seed=3, n_processes=1, root=root)["reach"]
     firsts = [tuple(episode.observations[0]) for episode in (*trained, *shown)]  # type: ignore[index]
     assert len(set(firsts)) == 3
-
-
-# Stopped and given again ------------------------------------------------------------------------------------
 
 
 class _Reached(Exception):
@@ -105,7 +103,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_a_training_that_was_stopped_goes_on_when_the_command_is_given_again(
-    finished: tuple[Path, str], stages: pytest.MonkeyPatch, tmp_path: Path
+    finished: Finished, stages: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     shutil.copytree(finished[0] / "data", tmp_path / "data")
     take_step = LLMDPD.train
@@ -128,7 +126,7 @@ def test_a_training_that_was_stopped_goes_on_when_the_command_is_given_again(
 
 @pytest.mark.parametrize(("with_results", "reached"), [(False, "evaluation"), (True, "training")])
 def test_a_finished_training_is_done_once_more_where_its_results_are_there(
-    with_results: bool, reached: str, finished: tuple[Path, str], stages: pytest.MonkeyPatch, tmp_path: Path
+    with_results: bool, reached: str, finished: Finished, stages: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def step(*args: Any, **kwargs: Any) -> None:
         raise _Reached("training")
@@ -141,9 +139,7 @@ def test_a_finished_training_is_done_once_more_where_its_results_are_there(
     assert str(run(tmp_path / "run").exception) == reached
 
 
-def test_an_unfinished_quickstart_of_other_settings_is_not_overwritten(
-    finished: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_an_unfinished_run_of_other_settings_is_kept(finished: Finished, tmp_path: Path) -> None:
     shutil.copytree(finished[0], tmp_path / "run")
     (tmp_path / "run" / "model.zip").unlink()
     arguments = json.loads((tmp_path / "run" / "run.json").read_text())

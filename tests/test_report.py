@@ -34,9 +34,6 @@ def some_results() -> list[CellResult]:
     return [result(cell, n) for cell, n in zip([*cells, *told], (4, 2, 3, 1, 4, 0), strict=True)]
 
 
-# Files ------------------------------------------------------------------------------------------------------
-
-
 def test_an_interrupted_write_leaves_the_file_of_before_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("before")
@@ -75,9 +72,6 @@ def test_the_results_file_says_what_made_the_numbers_and_what_they_sum_up_to(tmp
     assert groups == [(False, "text", 0.75), (False, "none", 0.25), (True, "text", 1.0), (True, "none", 0.5)]
     estimates = [Estimate(**group["success"]) for group in document["groups"]]
     assert estimates[2] == Estimate(1.0, 1.0, 1.0)
-
-
-# Tables -----------------------------------------------------------------------------------------------------
 
 
 def test_groups_keep_seen_and_unseen_apart_and_leave_out_told_scenes() -> None:
@@ -129,9 +123,6 @@ def test_a_table_is_aligned_in_a_terminal_and_a_table_in_markdown() -> None:
     assert title == "Scenes where the sentence alone decides [95% interval]"
     assert {len(line) for line in (header, rule, *rows)} == {len(rule)}
     assert "| pick-place | reach | 0.00 [0.00, 0.49] | 0.00 [0.00, 0.49] |" in table.markdown()
-
-
-# Charts -----------------------------------------------------------------------------------------------------
 
 
 def test_charts_are_written_as_png(tmp_path: Path) -> None:

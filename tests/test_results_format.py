@@ -42,9 +42,7 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any], Any, dict[
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_says_its_kind_its_version_and_when_it_was_made_and_comes_back(
-    kind: str, tmp_path: Path
-) -> None:
+def test_a_file_says_what_it_holds_and_comes_back(kind: str, tmp_path: Path) -> None:
     write, read, written, _ = KINDS[kind]
     write(tmp_path / "results.json")
     document = json.loads((tmp_path / "results.json").read_text())

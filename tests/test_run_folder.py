@@ -32,6 +32,7 @@ OPTIONS: list[Any] = [
     "cpu",
 ]
 OPTIONS += ["--prompts-per-batch", 2, "--net-arch", 8, "--text-encoder", "hashing:8"]
+Begin, DoAfter = Callable[..., Result], Callable[..., None]
 FILES = ["curves.png", "model.zip", "progress.csv", "run.json"]
 
 
@@ -63,13 +64,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def begin(root: Path) -> Callable[..., Result]:
+def begin(root: Path) -> Begin:
     given = ("train", "--dataset", "lab/*", "--root", root)
     return lambda out, *options: run(*given, "--out", out, *OPTIONS, *options)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(begin: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(begin: Begin, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
     result = begin(out)
     assert result.exit_code == 0, result.output
@@ -81,7 +82,7 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def do_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[LLMDPD], Any]], None]:
+def do_after(monkeypatch: pytest.MonkeyPatch) -> DoAfter:
     """Do something to a model in the middle of its training, right after the gradient step of this number."""
     take_step = LLMDPD.train
 
@@ -102,7 +103,7 @@ def die(model: LLMDPD) -> None:
 
 
 @pytest.fixture
-def killed(begin: Callable[..., Result], do_after: Callable[..., None], tmp_path: Path) -> Path:
+def killed(begin: Begin, do_after: DoAfter, tmp_path: Path) -> Path:
     """The folder of a run that was killed after step 5, and so has the model of step 4."""
     do_after(5, die)
     with pytest.raises(Killed):
@@ -120,9 +121,7 @@ def test_a_run_keeps_all_options_and_means_the_same_data_from_anywhere(undisturb
     assert (arguments["dataset"], arguments["root"], arguments["steps"]) == (["lab/walk-v0"], str(root), 6)
 
 
-def test_a_killed_run_goes_on_from_its_latest_model_to_the_undisturbed_end(
-    killed: Path, undisturbed: Path
-) -> None:
+def test_a_killed_run_goes_on_from_its_latest_model(killed: Path, undisturbed: Path) -> None:
     assert LLMDPD.load(killed / "model.zip").num_timesteps == 4
     result = run("train", "--resume", killed)
     assert result.exit_code == 0, result.output
@@ -131,9 +130,7 @@ def test_a_killed_run_goes_on_from_its_latest_model_to_the_undisturbed_end(
     assert sorted(path.name for path in killed.iterdir()) == FILES
 
 
-def test_a_run_killed_before_its_first_model_starts_from_the_beginning(
-    killed: Path, undisturbed: Path
-) -> None:
+def test_a_run_killed_before_its_first_model_starts_anew(killed: Path, undisturbed: Path) -> None:
     (killed / "model.zip").unlink()
     result = run("train", "--resume", killed)
     assert "Going on from step 0" in result.output
@@ -173,9 +170,7 @@ def test_a_run_killed_before_its_curve_was_drawn_draws_it(undisturbed: Path, tmp
     assert (tmp_path / "run" / "curves.png").is_file()
 
 
-def test_a_finished_run_goes_on_to_a_later_end(
-    begin: Callable[..., Result], undisturbed: Path, tmp_path: Path
-) -> None:
+def test_a_finished_run_goes_on_to_a_later_end(begin: Begin, undisturbed: Path, tmp_path: Path) -> None:
     begin(tmp_path / "short", "--steps", 4)
     result = run("train", "--resume", tmp_path / "short", "--steps", 6)
     assert result.exit_code == 0, result.output
@@ -190,9 +185,9 @@ def test_a_finished_run_goes_on_to_a_later_end(
 def test_a_signal_saves_the_model_and_the_command_says_where_it_is(
     number: signal.Signals,
     exit_status: int,
-    begin: Callable[..., Result],
+    begin: Begin,
     undisturbed: Path,
-    do_after: Callable[..., None],
+    do_after: DoAfter,
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "a run"
@@ -206,16 +201,14 @@ def test_a_signal_saves_the_model_and_the_command_says_where_it_is(
     assert_the_same(out, undisturbed)
 
 
-def test_a_second_ctrl_c_ends_the_command_at_once_with_the_model_of_before(
-    begin: Callable[..., Result], do_after: Callable[..., None], tmp_path: Path
-) -> None:
+def test_a_second_ctrl_c_ends_the_command_at_once(begin: Begin, do_after: DoAfter, tmp_path: Path) -> None:
     do_after(5, lambda model: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
     result = begin(tmp_path / "run")
     assert (result.exit_code, LLMDPD.load(tmp_path / "run" / "model.zip").num_timesteps) == (130, 4)
 
 
 def test_a_full_disk_ends_the_command_with_its_sentence_and_the_model_of_before(
-    begin: Callable[..., Result], undisturbed: Path, do_after: Callable[..., None], tmp_path: Path
+    begin: Begin, undisturbed: Path, do_after: DoAfter, tmp_path: Path
 ) -> None:
     def fill(model: LLMDPD) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -228,8 +221,8 @@ def test_a_full_disk_ends_the_command_with_its_sentence_and_the_model_of_before(
     assert differences(tmp_path / "run", undisturbed) == set()
 
 
-def test_a_diverged_training_ends_with_its_sentence_and_the_last_good_model(
-    begin: Callable[..., Result], do_after: Callable[..., None], tmp_path: Path
+def test_a_diverged_training_leaves_the_last_good_model(
+    begin: Begin, do_after: DoAfter, tmp_path: Path
 ) -> None:
     do_after(5, lambda model: next(model.actor.parameters()).data.fill_(float("nan")))
     result = begin(tmp_path / "run")
@@ -248,7 +241,7 @@ def assert_refused(result: Result, message: str) -> None:
     assert re.search(message, result.output), result.output
 
 
-def test_an_unfinished_run_is_not_overwritten(begin: Callable[..., Result], killed: Path) -> None:
+def test_an_unfinished_run_is_not_overwritten(begin: Begin, killed: Path) -> None:
     before = {path.name: path.read_bytes() for path in killed.iterdir()}
     remedies = rf"Go on with sb3-llmdpd train --resume {killed}, or begin elsewhere with another --out"
     assert_refused(begin(killed), rf"{killed} holds an unfinished run. {remedies}")
@@ -256,7 +249,7 @@ def test_an_unfinished_run_is_not_overwritten(begin: Callable[..., Result], kill
 
 
 def test_a_finished_run_is_replaced_and_nothing_of_it_is_left(
-    begin: Callable[..., Result], undisturbed: Path, do_after: Callable[..., None], tmp_path: Path
+    begin: Begin, undisturbed: Path, do_after: DoAfter, tmp_path: Path
 ) -> None:
     shutil.copytree(undisturbed, tmp_path / "run")
     do_after(1, die)
@@ -275,9 +268,7 @@ def test_a_finished_run_is_replaced_and_nothing_of_it_is_left(
         (["--cosine"], "--cosine"),
     ],
 )
-def test_other_options_cannot_change_when_a_run_goes_on(
-    undisturbed: Path, options: list[Any], named: str
-) -> None:
+def test_other_options_cannot_change_later(undisturbed: Path, options: list[Any], named: str) -> None:
     message = rf"of which only --steps, --device, --root and --cache may change: leave out {named}$"
     assert_refused(run("train", "--resume", undisturbed, *options), f"(?m){message}")
 
@@ -301,9 +292,7 @@ def test_other_options_cannot_change_when_a_run_goes_on(
     ],
     ids=["none", "empty", "no steps", "no object", "no number", "a newer version's", "the quickstart's"],
 )
-def test_a_folder_without_a_run_to_go_on_with_is_refused(
-    tmp_path: Path, content: str | None, message: str
-) -> None:
+def test_a_folder_without_such_a_run_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "run.json").write_text(content)
     assert_refused(run("train", "--resume", tmp_path), message)
@@ -315,9 +304,7 @@ def test_other_data_than_a_run_was_begun_with_are_refused(killed: Path, tmp_path
     assert_refused(result, rf"the data are not those that the run in {killed} was begun with: put these back")
 
 
-def test_a_run_of_an_older_version_gets_the_defaults_of_options_that_it_did_not_have(
-    killed: Path, undisturbed: Path
-) -> None:
+def test_a_run_of_an_older_version_gets_defaults_of_new_options(killed: Path, undisturbed: Path) -> None:
     arguments = json.loads((killed / "run.json").read_text())
     del arguments["prompt_noise"]
     (killed / "run.json").write_text(json.dumps(arguments))

@@ -61,9 +61,6 @@ def test_a_task_without_episodes_is_refused() -> None:
         mean_over_tasks([[1.0, 0.0], []])
 
 
-# Several trainings ------------------------------------------------------------------------------------------
-
-
 def test_seeds_that_differ_and_episodes_that_agree_leave_the_doubt_of_the_seeds() -> None:
     # Two trainings drawn from {0, 1} with replacement have the means 0, 1/2, 1 with the chances 1/4, 1/2,
     # 1/4.

@@ -54,9 +54,7 @@ def run(out: Path, worker: Worker) -> list[tuple[str, int]]:
     return worker.ran
 
 
-def test_trainings_are_run_in_their_order_in_folders_of_their_own_and_the_caller_is_told_after_each(
-    tmp_path: Path,
-) -> None:
+def test_trainings_are_run_in_order_in_their_own_folders_and_reported_each(tmp_path: Path) -> None:
     worker = Worker()
     assert run(tmp_path, worker) == [("a", 0), ("b/c", 0), ("a", 1), ("b/c", 1)]
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.json")}
@@ -107,9 +105,6 @@ def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path) -> None:
         open_folder(tmp_path, {})
 
 
-# The bar ----------------------------------------------------------------------------------------------------
-
-
 def test_the_bar_counts_finished_trainings_but_not_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
@@ -124,9 +119,6 @@ def test_the_bar_counts_finished_trainings_but_not_their_time(monkeypatch: pytes
     assert shown.endswith("00:03 so far, 00:06 left")
 
 
-# Results ----------------------------------------------------------------------------------------------------
-
-
 def some_results() -> GridResults:
     cells = tuple(
         TrainingCell(name, seed, "reach", "text", True, (1, 0), (3.5, 0.1))
@@ -136,9 +128,7 @@ def some_results() -> GridResults:
     return GridResults({"split": "ml45"}, variants, {"cores": 2}, {"torch": "2.8"}, cells)
 
 
-def test_the_file_has_a_line_for_each_cell_of_a_training_with_how_far_its_episodes_came(
-    tmp_path: Path,
-) -> None:
+def test_the_file_has_a_line_for_each_cell_with_the_phases_of_its_episodes(tmp_path: Path) -> None:
     first, *others = some_results().cells
     watched = replace(some_results(), cells=(replace(first, phases=(1.0, 0.5, 0.0, 0.0, 0.0)), *others))
     write_grid(tmp_path / "results.json", watched)

@@ -26,7 +26,7 @@ EVALUATION, METAWORLD, D4RL = "evaluation", "metaworld", "d4rl"
 ENTRIES = {EVALUATION: "cells", METAWORLD: "cells", D4RL: "points"}
 """Key of a file's long list by the kind of results; each entry stands on a line of its own."""
 
-_KINDS = {
+_KINDS: dict[tuple[int, str | None], str] = {
     (1, None): EVALUATION,
     (2, None): METAWORLD,
     (1, "d4rl"): D4RL,
