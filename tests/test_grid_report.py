@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_llmdpd.benchmarks.metaworld.html_page import BARS, LABELS, Panel, chart, page
+from sb3_llmdpd.benchmarks.metaworld.html_page import BARS, LABELS, chart, page
 from sb3_llmdpd.benchmarks.metaworld.report import NOT_SHOWN, SHARED_SCENES, facts, metaworld_report
 from sb3_llmdpd.benchmarks.metaworld.results import GridResults, TrainingCell
 from sb3_llmdpd.benchmarks.metaworld.tables import rows_of, tables
@@ -220,7 +220,7 @@ def test_the_page_holds_everything_and_loads_nothing(results: GridResults, tmp_p
 
 
 def test_a_bar_is_as_long_as_its_rate_and_its_interval_lies_on_it() -> None:
-    drawn = chart(Panel("Unseen", {"full": Estimate(0.5, 0.25, 1.0)}))
+    drawn = chart("Unseen", {"full": Estimate(0.5, 0.25, 1.0)})
     assert f'<rect x="{LABELS}" y="5.0" width="{BARS / 2}"' in drawn
     interval = re.search(r'<line x1="([\d.]+)" x2="([\d.]+)" y1="12.0" y2="12.0"', drawn)
     assert interval is not None
@@ -228,4 +228,4 @@ def test_a_bar_is_as_long_as_its_rate_and_its_interval_lies_on_it() -> None:
 
 
 def test_a_page_without_charts_is_whole() -> None:
-    assert Outline(page("Title", ["fact"], [], [Table("Empty", ("a", "b"), ())], "Last", [])).open == []
+    assert Outline(page("Title", ["fact"], {}, [Table("Empty", ("a", "b"), ())], "Last", [])).open == []

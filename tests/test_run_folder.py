@@ -121,20 +121,16 @@ def test_a_run_keeps_all_options_and_means_the_same_data_from_anywhere(undisturb
     assert (arguments["dataset"], arguments["root"], arguments["steps"]) == (["lab/walk-v0"], str(root), 6)
 
 
-def test_a_killed_run_goes_on_from_its_latest_model(killed: Path, undisturbed: Path) -> None:
+@pytest.mark.parametrize("step", [4, 0])
+def test_a_killed_run_goes_on_from_its_latest_model(step: int, killed: Path, undisturbed: Path) -> None:
     assert LLMDPD.load(killed / "model.zip").num_timesteps == 4
+    if step == 0:  # killed before there was one
+        (killed / "model.zip").unlink()
     result = run("train", "--resume", killed)
     assert result.exit_code == 0, result.output
-    assert "Going on from step 4" in result.output
+    assert f"Going on from step {step}" in result.output
     assert_the_same(killed, undisturbed)
     assert sorted(path.name for path in killed.iterdir()) == FILES
-
-
-def test_a_run_killed_before_its_first_model_starts_anew(killed: Path, undisturbed: Path) -> None:
-    (killed / "model.zip").unlink()
-    result = run("train", "--resume", killed)
-    assert "Going on from step 0" in result.output
-    assert_the_same(killed, undisturbed)
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(killed: Path) -> None:

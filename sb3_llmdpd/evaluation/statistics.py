@@ -55,8 +55,8 @@ def mean_over_tasks(values: Sequence[Sequence[float]], seed: int = 0) -> Estimat
 
     :param values: an entry for each task: (n_episodes,), the tasks may differ in n.
     :param seed: seed of the bootstrap.
-    :return: with a bootstrap interval, stratified: episodes are drawn anew within each task. It says how sure the
-        number is for these tasks, not for others; where its episodes agree, it knows no doubt.
+    :return: with a bootstrap interval, stratified: episodes are drawn anew within each task. It says how sure
+        the number is for these tasks, not for others; where episodes agree, it knows no doubt.
     :raises ValueError: without a task, or with an empty one.
     """
     return _over_tasks(values, lambda means: np.mean(means, axis=0), seed)

@@ -1,7 +1,6 @@
 """The report on Meta-World as one HTML file with its charts in it, which opens without a network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 
 from sb3_llmdpd.evaluation.charts import COLOURS
@@ -23,22 +22,14 @@ svg text { fill: currentColor; }
 """
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One chart.
-
-    :param title: title above it.
-    :param estimates: success rates by the label of their bar.
-    """
-
-    title: str
-    estimates: Mapping[str, Estimate]
+Bars = Mapping[str, Estimate]
+"""Success rates by the label of their bar."""
 
 
 def page(
     title: str,
     facts: Sequence[str],
-    panels: Sequence[Panel],
+    charts: Mapping[str, Bars],
     tables: Sequence[Table],
     last_heading: str,
     last: Sequence[str],
@@ -47,14 +38,14 @@ def page(
 
     :param title: title of the page.
     :param facts: sentences that come first.
-    :param panels: charts.
+    :param charts: charts by their titles.
     :param tables: tables; one of two columns is taken to be of words.
     :param last_heading: heading of the sentences that come last.
     :param last: sentences that come last.
     :return: the HTML.
     """
     parts = [
-        *((panel.title, chart(panel)) for panel in panels),
+        *((heading, chart(heading, bars)) for heading, bars in charts.items()),
         *((table.title, _table(table)) for table in tables),
         (last_heading, _list(last)),
     ]
@@ -69,19 +60,15 @@ def page(
 """
 
 
-def chart(panel: Panel) -> str:
-    """Draw horizontal bars with their intervals.
-
-    :param panel: the chart.
-    :return: an SVG element.
-    """
-    width, height = LABELS + BARS + NUMBERS, LINE * (len(panel.estimates) + 1)
+def chart(title: str, bars: Bars) -> str:
+    """Draw horizontal bars with their intervals, as an SVG element."""
+    width, height = LABELS + BARS + NUMBERS, LINE * (len(bars) + 1)
     lines = []
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = _x(tick)
         lines.append(f'<line x1="{x}" x2="{x}" y1="0" y2="{height - LINE}" stroke="#8886"/>')
         lines.append(f'<text x="{x}" y="{height - 7}" text-anchor="middle">{tick:g}</text>')
-    for number, (label, estimate) in enumerate(panel.estimates.items()):
+    for number, (label, estimate) in enumerate(bars.items()):
         y, ends = LINE * number + LINE / 2, f'x1="{_x(estimate.low):.1f}" x2="{_x(estimate.high):.1f}"'
         length = f"{_x(estimate.value) - LABELS:.1f}"
         lines += [
@@ -91,7 +78,7 @@ def chart(panel: Panel) -> str:
             f'<text x="{LABELS + BARS + 12}" y="{y + 4}">{estimate.value:.2f}</text>',
         ]
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-    return "\n".join([f'<svg role="img" aria-label="{escape(panel.title)}" {size}>', *lines, "</svg>"])
+    return "\n".join([f'<svg role="img" aria-label="{escape(title)}" {size}>', *lines, "</svg>"])
 
 
 def _x(rate: float) -> float:

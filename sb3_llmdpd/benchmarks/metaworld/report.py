@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from sb3_llmdpd.benchmarks.common.report import Report
-from sb3_llmdpd.benchmarks.metaworld.html_page import Panel, page
+from sb3_llmdpd.benchmarks.metaworld.html_page import Bars, page
 from sb3_llmdpd.benchmarks.metaworld.results import GridResults
 from sb3_llmdpd.benchmarks.metaworld.tables import groups, rows_of, tables
 from sb3_llmdpd.common.files import whole_file
+from sb3_llmdpd.evaluation.statistics import Estimate
 
 PAGE = "report.html"
 NOT_SHOWN_HEADING = "What the numbers do not show"
@@ -51,7 +52,7 @@ def metaworld_report(results: GridResults) -> Report:
 
     def write_page(path: Path) -> None:
         with whole_file(path) as temporary:
-            temporary.write_text(page(title, known, _panels(results), made, NOT_SHOWN_HEADING, NOT_SHOWN))
+            temporary.write_text(page(title, known, _charts(results), made, NOT_SHOWN_HEADING, NOT_SHOWN))
 
     return Report(made, PAGE, write_page, title, known, {NOT_SHOWN_HEADING: NOT_SHOWN})
 
@@ -101,13 +102,12 @@ def _budget(results: GridResults) -> str:
     )
 
 
-def _panels(results: GridResults) -> list[Panel]:
+def _charts(results: GridResults) -> dict[str, Bars]:
     seen, unseen, *_ = groups(results)
-    panels = []
-    for title, group in (("Unseen tasks", unseen), ("Seen tasks", seen)):
-        rates = {
-            f"{row.variant}, told {row.condition}": row.estimate(group.has, "successes")
-            for row in rows_of(results)
-        }
-        panels.append(Panel(title, {label: rate for label, rate in rates.items() if rate is not None}))
-    return [panel for panel in panels if panel.estimates]
+    charts: dict[str, dict[str, Estimate]] = {"Unseen tasks": {}, "Seen tasks": {}}
+    for bars, group in zip(charts.values(), (unseen, seen), strict=True):
+        for row in rows_of(results):
+            rate = row.estimate(group.has, "successes")
+            if rate is not None:
+                bars[f"{row.variant}, told {row.condition}"] = rate
+    return {title: bars for title, bars in charts.items() if bars}
