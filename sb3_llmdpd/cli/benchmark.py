@@ -21,7 +21,7 @@ from sb3_llmdpd.benchmarks.metaworld.report import metaworld_report
 from sb3_llmdpd.benchmarks.metaworld.results import read_grid, write_grid
 from sb3_llmdpd.benchmarks.metaworld.settings import DATA, GOALS, MetaworldSettings
 from sb3_llmdpd.benchmarks.metaworld.splits import SPLIT_NAMES
-from sb3_llmdpd.cli.options import check_device, names
+from sb3_llmdpd.cli.options import Processes, check_device, names
 from sb3_llmdpd.cli.sources import SOURCES_HELP, Root, source_names
 from sb3_llmdpd.evaluation.results import D4RL, EVALUATION, METAWORLD, RESULTS, kind_of, read_results
 
@@ -87,7 +87,7 @@ def metaworld(
         Option(help="Folder of the data sets, which several benchmarks may share; by default in --out."),
     ] = None,
     smoke: Smoke = False,
-    processes: Annotated[int | None, Option(help="Processes; by default one a CPU core.")] = None,
+    processes: Processes = None,
 ) -> None:
     """Train the method, its ablations and its baselines on Meta-World, and measure all on tasks held out.
 

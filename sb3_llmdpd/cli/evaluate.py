@@ -16,7 +16,8 @@ from sb3_llmdpd.benchmarks.metaworld.examples import (
     N_EXAMPLES,
     example_episodes,
 )
-from sb3_llmdpd.cli.options import names
+from sb3_llmdpd.cli.options import Processes, names
+from sb3_llmdpd.cli.sources import Root
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, by_need_of_goal, task_info
 from sb3_llmdpd.diffusion.process import SAMPLERS
@@ -75,11 +76,8 @@ def evaluate(
     ] = False,
     seed: Annotated[int, Option(help="Of the episodes and the examples.")] = 0,
     out: Annotated[Path, Option(help="Folder of results.json, results.md and success.png.")] = _OUT,
-    root: Annotated[
-        Path | None,
-        Option(help="Folder of the examples; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
-    ] = None,
-    processes: Annotated[int | None, Option(help="Processes; by default one a CPU core.")] = None,
+    root: Root = None,
+    processes: Processes = None,
     n_envs: Annotated[int, Option(help="Episodes that a process runs at a time.")] = 10,
 ) -> None:
     """Measure a model on Meta-World's tasks beside its controls: no prompt, the wrong one, and the expert."""
