@@ -15,6 +15,7 @@ from sb3_llmdpd.benchmarks.metaworld.results import read_grid
 from sb3_llmdpd.benchmarks.metaworld.tables import tables
 from sb3_llmdpd.evaluation import report as evaluation
 from sb3_llmdpd.evaluation.report import Table
+from sb3_llmdpd.evaluation.results import read_results
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -120,7 +121,7 @@ class Evaluation:
     rows: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
-        self._tables = evaluation.tables(evaluation.read_results(path)[0])
+        self._tables = evaluation.tables(read_results(path)[0])
 
     def number(self, row: str, column: str) -> str:
         """A cell of its report."""
