@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from factories import recorded
 from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD, Prompt
@@ -24,7 +25,6 @@ from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.minari_writer import write_minari
 from sb3_llmdpd.data.npz import write_npz
 from sb3_llmdpd.evaluation.players import ModelPlayer
-from tests.factories import recorded
 
 HOPPER = "lab/hopper/medium-v0"
 SENTENCE = "hop along"

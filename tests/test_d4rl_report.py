@@ -8,6 +8,8 @@ import gymnasium as gym
 import minari
 import numpy as np
 import pytest
+from factories import recorded
+from toys import ActionEnv
 
 from sb3_llmdpd.benchmarks.d4rl.data import DatasetInfo
 from sb3_llmdpd.benchmarks.d4rl.report import BEST, LAST, checkpoint, d4rl_report, d4rl_tables, learning_chart
@@ -28,8 +30,6 @@ from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.data.minari import MinariSource
 from sb3_llmdpd.data.minari_writer import write_minari
 from sb3_llmdpd.evaluation.statistics import Estimate
-from tests.factories import recorded
-from tests.toys import ActionEnv
 
 # Scores -----------------------------------------------------------------------------------------------------
 
