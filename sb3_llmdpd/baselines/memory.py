@@ -1,4 +1,4 @@
-"""`Memory`, a Prompt-DT in a block of episodes: the last steps of each row, and the return that is left to reach."""
+"""`Memory`, which lets a Prompt-DT act in a block of episodes and remembers the last steps of each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +15,12 @@ from sb3_llmdpd.type_aliases import PromptBatch
 class Memory:
     """Acts in the rows of a block, which may end at different steps; see `Act`.
 
-    :param network: which acts.
-    :param action_space: of the environments.
-    :param context: K, steps that are remembered.
-    :param prompts: one for each row.
-    :param targets: for each row the return to reach, as the network is told it, and what a raw reward of 1 takes from it.
+    :param network: network that acts
+    :param action_space: space of the environments
+    :param context: K, steps that are remembered
+    :param prompts: a prompt for each row
+    :param targets: for each row the return to reach, as the network is told it, and the part of it that a raw
+        reward of 1 takes away
     """
 
     def __init__(
@@ -30,40 +31,32 @@ class Memory:
         prompts: PromptBatch,
         targets: Sequence[tuple[float, float]],
     ) -> None:
-        n_rows = len(targets)
-        self.network = network
-        self.action_space = action_space
-        self.prompts = prompts
-        example = prompts.observations
-        assert isinstance(example, th.Tensor)  # the policy has seen to it
-        self._returns = th.tensor([target for target, _ in targets])
-        self._units = th.tensor([unit for _, unit in targets])
+        assert isinstance(prompts.observations, th.Tensor)  # PromptDT refuses other observations
+        self.network, self.action_space, self.prompts = network, action_space, prompts
+        self._returns, self._units = th.tensor(targets).unbind(dim=1)
+        shape = (len(targets), context)
         self._steps = Segments(
-            th.zeros(n_rows, context, *example.shape[1:]),
-            th.zeros(n_rows, context, prompts.actions.shape[-1]),
-            th.zeros(n_rows, context),
-            th.zeros(n_rows, context, dtype=th.bool),
+            th.zeros(*shape, *prompts.observations.shape[1:]),
+            th.zeros(*shape, prompts.actions.shape[-1]),
+            th.zeros(shape),
+            th.zeros(shape, dtype=th.bool),
         )
-        """Of each row, the latest last."""
+        """Last steps of each row, the latest last."""
 
     @th.no_grad()
     def __call__(self, observations: Any, rows: Sequence[int], rewards: np.ndarray) -> np.ndarray:
         """Act in the rows that are not done.
 
-        :param observations: (n, *obs_shape), environment units.
-        :param rows: the n rows.
-        :param rewards: (n,), raw, of the rows' last steps; 0 at the first.
-        :return: (n, *action_shape), environment units.
+        :param observations: (n, *obs_shape), environment units
+        :param rows: the n rows
+        :param rewards: (n,), raw rewards of the rows' last steps; 0 at the first
+        :return: (n, *action_shape), environment units
         """
         at = th.as_tensor(list(rows))
         self._returns[at] -= self._units[at] * th.as_tensor(rewards, dtype=th.float32)
-        now = (
-            th.tensor(observations),
-            th.zeros(len(at), self._steps.actions.shape[-1]),
-            self._returns[at],
-            True,
-        )
-        for memory, entry in zip(self._steps, now, strict=True):
+        no_action = th.zeros(self._steps.actions.shape[-1])
+        latest = (th.tensor(observations), no_action, self._returns[at], True)
+        for memory, entry in zip(self._steps, latest, strict=True):
             memory[at] = memory[at].roll(-1, dims=1)
             memory[at, -1] = th.as_tensor(entry, dtype=memory.dtype)
         device = self.prompts.actions.device
@@ -71,18 +64,18 @@ class Memory:
         actions = self.network(recent, self._prompts_of(at.to(device)))[:, -1].cpu()  # (n, action_dim)
         self._steps.actions[at, -1] = actions
         low, high = self.action_space.low, self.action_space.high
-        environment_units: np.ndarray = low + (actions.numpy().reshape(-1, *low.shape) + 1.0) / 2.0 * (
-            high - low
-        )
+        scaled = actions.numpy().reshape(-1, *low.shape)
+        environment_units: np.ndarray = low + (scaled + 1.0) / 2.0 * (high - low)
         return environment_units.astype(self.action_space.dtype)
 
     def _prompts_of(self, at: th.Tensor) -> PromptBatch:
-        shape = self.prompts.actions.shape[:2]
-        assert isinstance(self.prompts.observations, th.Tensor)
+        prompts = self.prompts
+        assert isinstance(prompts.observations, th.Tensor)  # see the constructor
+        examples = prompts.observations.unflatten(0, prompts.actions.shape[:2])
         return PromptBatch(
-            self.prompts.text_vectors[at],
-            self.prompts.has_text[at],
-            self.prompts.observations.unflatten(0, shape)[at].flatten(0, 1),
-            self.prompts.actions[at],
-            self.prompts.has_trajectory[at],
+            prompts.text_vectors[at],
+            prompts.has_text[at],
+            examples[at].flatten(0, 1),
+            prompts.actions[at],
+            prompts.has_trajectory[at],
         )

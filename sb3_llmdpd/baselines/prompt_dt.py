@@ -1,4 +1,4 @@
-"""`PromptDT`, the closest relative without diffusion: a Decision Transformer that is shown an example and told a sentence."""
+"""`PromptDT`, the closest relative without diffusion: a Decision Transformer that reads the same prompts."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -38,39 +38,42 @@ from sb3_llmdpd.prompts.text_table import TextTable
 
 EXTRACTORS = ("flatten", "metaworld_relative")
 """Features extractors of vectors that have nothing to learn."""
+_SIZES = ("prompt_window", "context", "token_dim", "n_layers", "n_heads")
+"""Arguments that go to the network as they are."""
 
 
 class PromptDT:
     """Prompt-DT (https://arxiv.org/abs/2206.13499) on the data, the prompts and the statistics of `LLMDPD`.
 
-    A causal transformer predicts actions by mean squared error and acts with a return that it should reach: the best of the
-    task's training episodes where the sentence is known, otherwise that of the example, otherwise the mean of the tasks.
-    Sizes, context, batch and learning rate are those of its published code. Other than there, the prompt is what `LLMDPD` is
-    told: the states and actions of L steps spread over the example, and a sentence; positions are those in the context, not
-    in the episode; and the learning rate does not warm up, which took 10,000 steps.
+    A causal transformer predicts actions by mean squared error and acts with a return that it should reach:
+    the best of the task's training episodes where the sentence is known, otherwise that of the example,
+    otherwise the mean of the tasks. Sizes, context, batch and learning rate are those of its published code.
+    Three things differ from there. The prompt is that of `LLMDPD`: a sentence, and states and actions of L
+    steps spread over the example. Positions are those in the context, not in the episode. The learning rate
+    does not warm up, which took 10,000 steps.
 
     It is a `Player`: `evaluate_tasks` plays it in the place of a model.
 
-    :param dataset: as for `LLMDPD`, with one-dimensional observations; None for a model that is to be loaded.
-    :param learning_rate: of AdamW.
-    :param batch_size: stretches of ``context`` steps in a gradient step, a multiple of ``prompts_per_batch``.
-    :param prompts_per_batch: prompts in a batch.
-    :param context: K, steps that the policy remembers.
-    :param token_dim: width of the transformer.
-    :param n_layers: its layers.
-    :param n_heads: its heads.
-    :param prompt_window: L, steps of an example.
-    :param max_grad_norm: gradients are clipped to this norm.
-    :param text_dropout: share of the prompts whose sentence is replaced by the learned null.
-    :param trajectory_dropout: the same for the example, independently.
-    :param pair_dropout: of the prompts that still have both, the share that loses its sentence, too.
-    :param text_encoder: see `make_text_encoder`; None for a model without text.
-    :param same_goal: examples come from episodes of the same goal.
-    :param reward_scale: of the returns, see `PromptReplayBuffer`.
-    :param features_extractor_class: one of ``EXTRACTORS``.
-    :param seed: of network, batches and dropout.
+    :param dataset: as for `LLMDPD`, with one-dimensional observations; None for a model that is to be loaded
+    :param learning_rate: step size of AdamW
+    :param batch_size: segments of ``context`` steps in a gradient step, a multiple of ``prompts_per_batch``
+    :param prompts_per_batch: prompts in a batch
+    :param context: K, steps that the policy remembers
+    :param token_dim: width of the transformer
+    :param n_layers: layers of the transformer
+    :param n_heads: heads of a layer
+    :param prompt_window: L, steps of an example
+    :param max_grad_norm: largest norm of the gradients, to which larger ones are clipped
+    :param text_dropout: share of the prompts whose sentence is replaced by the learned null
+    :param trajectory_dropout: the same for the example, independently
+    :param pair_dropout: share of the remaining prompts with both that lose their sentence, too
+    :param text_encoder: name for `make_text_encoder`; None for a model without text
+    :param same_goal: take examples from episodes of the same goal
+    :param reward_scale: scale of the returns, see `PromptReplayBuffer`
+    :param features_extractor_class: one of ``EXTRACTORS``
+    :param seed: seed of network, batches and dropout
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-    :raises ValueError: on observations of another kind, an unknown name, or sizes that do not fit together.
+    :raises ValueError: on observations of another kind, an unknown name, or sizes that do not fit together
     """
 
     observation_space: spaces.Box
@@ -110,13 +113,13 @@ class PromptDT:
         self.reward_scale = reward_scale
         self.device = get_device(device)
         self.generator = th.Generator(self.device)
-        """Of prompt dropout."""
+        """Generator of prompt dropout."""
         self.text_table: TextTable | None = None
         self.buffer: SegmentBuffer | None = None
         self.targets: dict[str, tuple[float, float]] = {}
-        """For each known sentence what `_target` gives."""
+        """Result of `_target` for each known sentence."""
         self.return_scale = 1.0
-        """Largest return of a training episode: what the network is told is of the order of 1."""
+        """Largest return of a training episode; returns are divided by it before the network reads them."""
         if dataset is not None:
             data = load_dataset(dataset)
             self.buffer = SegmentBuffer(
@@ -134,7 +137,7 @@ class PromptDT:
             self._set_up(seed)
             self._attach(self.buffer)
 
-    # Set-up -------------------------------------------------------------------------------------------------------------
+    # Set-up -------------------------------------------------------------------------------------------------
 
     def _set_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Box) -> None:
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
@@ -154,55 +157,47 @@ class PromptDT:
 
     def _make_network(self) -> PromptDTNetwork:
         encoder = self._arguments["text_encoder"]
-        extractor = self._arguments["features_extractor_class"]
-        if extractor not in EXTRACTORS:
+        name = self._arguments["features_extractor_class"]
+        if name not in EXTRACTORS:
             raise ValueError(
-                f"`features_extractor_class` of PromptDT must be one of {EXTRACTORS}, got {extractor!r}"
+                f"`features_extractor_class` of PromptDT must be one of {EXTRACTORS}, got {name!r}"
             )
         text_dim = 0
-        if encoder is not None:  # which, once there is a table, need not be installed
+        if encoder is not None:  # once there is a table, the encoder need not be installed
             text_dim = (make_text_encoder(encoder) if self.text_table is None else self.text_table).dim
-        sizes = {
-            name: self._arguments[name]
-            for name in ("prompt_window", "context", "token_dim", "n_layers", "n_heads")
-        }
-        extract = features_extractor_named(extractor)(self.observation_space)
-        return PromptDTNetwork(extract, int(np.prod(self.action_space.shape)), text_dim, **sizes)
+        sizes = {size: self._arguments[size] for size in _SIZES}
+        extractor = features_extractor_named(name)(self.observation_space)
+        return PromptDTNetwork(extractor, int(np.prod(self.action_space.shape)), text_dim, **sizes)
 
     def _attach(self, buffer: SegmentBuffer) -> None:
         """Fit sentences, statistics and returns to the data."""
-        encoder = self._arguments["text_encoder"]
-        if encoder is not None and buffer.texts:
-            self.text_table = TextTable.encode(
-                buffer.texts_by_task, CachedTextEncoder(make_text_encoder(encoder))
-            )
+        name = self._arguments["text_encoder"]
+        if name is not None and buffer.texts:
+            encoder = CachedTextEncoder(make_text_encoder(name))
+            self.text_table = TextTable.encode(buffer.texts_by_task, encoder)
             buffer.set_text_vectors(self.text_table.lookup(buffer.texts))
             self.network.text_normaliser.fit(buffer.text_vectors)
         else:
             buffer.set_text_vectors(np.zeros((len(buffer.texts), self.text_dim), np.float32))
         observations = buffer.some_observations(STATISTICS_ROWS)
-        assert isinstance(observations, th.Tensor)  # `_set_up` has checked
+        assert isinstance(observations, th.Tensor)  # `_set_spaces` has checked
         self.network.feature_normaliser.fit(self.network.extractor(observations))
         self.return_scale = float(np.abs(buffer.best_returns).max()) or 1.0
-        for texts, best, scale in zip(
-            buffer.texts_by_task.values(), buffer.best_returns, buffer.reward_scales, strict=True
-        ):
-            self.targets.update(
-                dict.fromkeys(
-                    texts, (float(best) / self.return_scale, 1.0 / (float(scale) * self.return_scale))
-                )
-            )
+        scales = buffer.best_returns.tolist(), buffer.reward_scales.tolist()
+        for texts, best, scale in zip(buffer.texts_by_task.values(), *scales, strict=True):
+            target = best / self.return_scale, 1.0 / (scale * self.return_scale)
+            self.targets |= dict.fromkeys(texts, target)
 
-    # Training -----------------------------------------------------------------------------------------------------------
+    # Training -----------------------------------------------------------------------------------------------
 
     def learn(self, n_steps: int, on_step: Callable[[th.Tensor], object] | None = None) -> Self:
         """Train on the data set.
 
-        :param n_steps: gradient steps.
-        :param on_step: called after each with its loss, on the device.
-        :return: the model itself.
-        :raises ValueError: when the model has no data set, or ``batch_size`` is no multiple of ``prompts_per_batch``.
-        :raises TrainingDiverged: when a weight is no longer a number.
+        :param n_steps: gradient steps
+        :param on_step: called after each step with its loss, on the device
+        :return: the model itself
+        :raises ValueError: when there is no data set, or ``prompts_per_batch`` does not divide ``batch_size``
+        :raises TrainingDiverged: when a weight is no longer a number
         """
         if self.buffer is None:
             raise ValueError("a PromptDT without data cannot learn: make one with PromptDT(dataset)")
@@ -224,30 +219,29 @@ class PromptDT:
         return self
 
     def loss(self) -> th.Tensor:
-        """Mean squared error of the actions of a new batch; of each stretch all its steps.
+        """Compute the mean squared error of all actions in the segments of a new batch.
 
-        :return: scalar.
+        :return: scalar
         """
         assert self.buffer is not None  # `learn` has checked
         segments, prompts = self.buffer.sample_segments(self.batch_size)
         draws = th.rand((2, len(prompts.has_text)), generator=self.generator, device=self.device)
         prompts = prompts.dropped_at_random(draws, *self.dropout)
-        predicted = self.network(
-            segments._replace(returns_to_go=segments.returns_to_go / self.return_scale), prompts
-        )
+        segments = segments._replace(returns_to_go=segments.returns_to_go / self.return_scale)
+        predicted = self.network(segments, prompts)
         errors = F.mse_loss(predicted, segments.actions, reduction="none").mean(dim=-1)  # (B, K)
         return (errors * segments.is_step).sum() / segments.is_step.sum()
 
-    # Acting -------------------------------------------------------------------------------------------------------------
+    # Acting -------------------------------------------------------------------------------------------------
 
     def make_act(self, prompts: Sequence[Prompt], *, noise_seed: int = 0, deterministic: bool = True) -> Act:
         """Get ready for a block of episodes, see `Player.make_act`; there is no noise.
 
-        :param prompts: of the rows of the block.
-        :param noise_seed: ignored.
-        :param deterministic: ignored.
-        :return: acts, and remembers the last steps of each row.
-        :raises ValueError: when an example does not fit, or a sentence is given to a model without text.
+        :param prompts: a prompt for each row of the block
+        :param noise_seed: ignored
+        :param deterministic: ignored
+        :return: an object that acts, and remembers the last steps of each row
+        :raises ValueError: when an example does not fit, or a sentence is given to a model without text
         """
         self.network.eval()
         batch = prompt_batch(prompts, self, self.text_table)
@@ -260,7 +254,7 @@ class PromptDT:
         return len(self.network.text_normaliser.mean)
 
     def _target(self, prompt: Prompt) -> tuple[float, float]:
-        """The return to ask for, as the network is told it, and what a raw reward of 1 takes from it."""
+        """Return to reach, as the network is told it, and the part that a raw reward of 1 takes away."""
         if prompt.text in self.targets:
             return self.targets[prompt.text]
         if isinstance(prompt.trajectory, Episode):
@@ -271,12 +265,12 @@ class PromptDT:
         known = np.array(list(self.targets.values()) or [(1.0, 1.0 / self.return_scale)])
         return float(known[:, 0].mean()), float(known[:, 1].mean())
 
-    # The file -----------------------------------------------------------------------------------------------------------
+    # The file -----------------------------------------------------------------------------------------------
 
     def save(self, path: FileLike) -> None:
-        """Write what acting needs, without pickle.
+        """Write all that acting needs, without pickle.
 
-        :param path: as for `LLMDPD.save`.
+        :param path: as for `LLMDPD.save`
         """
         table = self.text_table
         data = {
@@ -296,21 +290,18 @@ class PromptDT:
     def load(cls, path: FileLike, device: th.device | str = "auto") -> Self:
         """Read a model that acts. Nothing in the file is executed.
 
-        :param path: of `save`.
-        :param device: where to.
-        :return: the model, without data.
-        :raises FileNotFoundError: when there is no such file.
-        :raises ValueError: when the file is damaged or foreign.
+        :param path: path or file that `save` wrote
+        :param device: target device
+        :return: the model, without data
+        :raises FileNotFoundError: when there is no such file
+        :raises ValueError: when the file is damaged or foreign
         """
-        saved = checkpoint.read(path)
+        saved, shown = checkpoint.read(path), checkpoint.shown_path(path)
         if saved.data.get("network") != "PromptDT":
-            raise ValueError(
-                f"{checkpoint.shown_path(path)} holds no PromptDT; LLMDPD.load reads the method's own models"
-            )
+            raise ValueError(f"{shown} holds no PromptDT; LLMDPD.load reads the method's own models")
         try:
-            model = cls(
-                None, device=device, **from_json(saved.data["arguments"], "arguments", no_custom_objects)
-            )
+            arguments = from_json(saved.data["arguments"], "arguments", no_custom_objects)
+            model = cls(None, device=device, **arguments)
             if saved.data["text_table"] is not None:
                 arrays = {name: tensor.numpy() for name, tensor in saved.tensors["text_table"].items()}
                 model.text_table = TextTable.from_parts(saved.data["text_table"], arrays)
@@ -323,7 +314,6 @@ class PromptDT:
             model._set_up(seed=None)
             model.network.load_state_dict(saved.tensors["network"])
         except Exception as error:  # values of the wrong kind make networks raise errors of a dozen kinds
-            shown = checkpoint.shown_path(path)
             raise ValueError(f"{shown} describes no PromptDT ({type(error).__name__}: {error})") from error
         return model
 

@@ -1,4 +1,4 @@
-"""The causal transformer of Prompt-DT: the prompt, then returns-to-go, states and actions of the steps so far."""
+"""Causal transformer of Prompt-DT over the prompt and the returns-to-go, states and actions so far."""
 
 import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -12,18 +12,19 @@ from sb3_llmdpd.type_aliases import PromptBatch
 class PromptDTNetwork(nn.Module):
     """Predicts each step's action from what is before it.
 
-    The sequence is one token of the sentence, a state and an action of each of the example's L steps, and return-to-go,
-    state and action of each of the last K steps. Learned tokens stand in for a sentence or an example that is absent.
+    The sequence is one token of the sentence, a state and an action of each of the example's L steps, and
+    return-to-go, state and action of each of the last K steps. Learned tokens replace a sentence or an
+    example that is absent.
 
-    :param extractor: makes features of observations; has nothing to learn.
-    :param action_dim: size of an action.
-    :param text_dim: size of the language model's vectors; 0 for a model without text.
-    :param prompt_window: L.
-    :param context: K.
-    :param token_dim: width.
-    :param n_layers: layers of the transformer.
-    :param n_heads: its heads.
-    :raises ValueError: when ``n_heads`` does not divide ``token_dim``.
+    :param extractor: features extractor of observations, without anything to learn
+    :param action_dim: size of an action
+    :param text_dim: size of the language model's vectors; 0 for a model without text
+    :param prompt_window: L
+    :param context: K
+    :param token_dim: width of a token
+    :param n_layers: layers of the transformer
+    :param n_heads: heads of a layer
+    :raises ValueError: when ``n_heads`` does not divide ``token_dim``
     """
 
     blocked: th.Tensor
@@ -46,73 +47,57 @@ class PromptDTNetwork(nn.Module):
         self.extractor = extractor
         self.feature_normaliser, self.text_normaliser = Normaliser(features_dim), Normaliser(text_dim)
         self.text = nn.Linear(text_dim, token_dim) if text_dim else None
-        self.example_state, self.example_action = (
-            nn.Linear(features_dim, token_dim),
-            nn.Linear(action_dim, token_dim),
-        )
+        self.example_state = nn.Linear(features_dim, token_dim)
+        self.example_action = nn.Linear(action_dim, token_dim)
         self.return_to_go = nn.Linear(1, token_dim)
-        self.state, self.action = nn.Linear(features_dim, token_dim), nn.Linear(action_dim, token_dim)
+        self.state = nn.Linear(features_dim, token_dim)
+        self.action = nn.Linear(action_dim, token_dim)
         self.null_text = nn.Parameter(0.02 * th.randn(token_dim))
         self.null_example = nn.Parameter(0.02 * th.randn(token_dim))
-        # One for each step, which its tokens share, as in the Decision Transformer.
+        # The tokens of a step share its position, as in the Decision Transformer.
         self.example_positions = nn.Parameter(0.02 * th.randn(prompt_window, 1, token_dim))
         self.positions = nn.Parameter(0.02 * th.randn(context, 1, token_dim))
         layer = nn.TransformerEncoderLayer(
-            token_dim,
-            n_heads,
-            4 * token_dim,
-            dropout=0.1,
-            activation="relu",
-            batch_first=True,
-            norm_first=True,
+            token_dim, n_heads, 4 * token_dim, dropout=0.1, batch_first=True, norm_first=True
         )
-        self.transformer = nn.TransformerEncoder(
-            layer, n_layers, nn.LayerNorm(token_dim), enable_nested_tensor=False
-        )
+        norm = nn.LayerNorm(token_dim)
+        self.transformer = nn.TransformerEncoder(layer, n_layers, norm, enable_nested_tensor=False)
         self.head = nn.Sequential(nn.Linear(token_dim, action_dim), nn.Tanh())
         self.n_prompt_tokens = 1 + 2 * prompt_window
         n_tokens = self.n_prompt_tokens + 3 * context
         self.register_buffer("blocked", th.ones(n_tokens, n_tokens, dtype=th.bool).triu(1), persistent=False)
 
     def encode_observations(self, observations: th.Tensor) -> th.Tensor:
-        """Features of observations.
+        """Compute features of observations.
 
-        :param observations: (n, *obs_shape), environment units.
-        :return: (n, features_dim), standardised.
+        :param observations: (n, *obs_shape), environment units
+        :return: (n, features_dim), standardised
         """
         return self.feature_normaliser(self.extractor(observations))
 
     def forward(self, segments: Segments, prompts: PromptBatch) -> th.Tensor:
         """Predict the action of every step.
 
-        :param segments: B = M * N stretches; returns-to-go of the order of 1.
-        :param prompts: M prompts.
-        :return: (B, K, action_dim), in [-1, 1]; what stands before an episode's first step means nothing.
+        :param segments: B = M * N segments; returns-to-go of the order of 1
+        :param prompts: M prompts
+        :return: (B, K, action_dim), in [-1, 1]; entries before an episode's first step mean nothing
         """
         n_rows, context = segments.is_step.shape
         told = self._prompt_tokens(prompts)
         told = told.repeat_interleave(n_rows // len(told), dim=0)
-        steps = th.stack(
-            [
-                self.return_to_go(segments.returns_to_go[..., None]),
-                self.state(
-                    self.encode_observations(segments.observations.flatten(0, 1)).unflatten(
-                        0, (n_rows, context)
-                    )
-                ),
-                self.action(segments.actions),
-            ],
-            dim=2,
-        )  # (B, K, 3, token_dim)
+        features = self.encode_observations(segments.observations.flatten(0, 1))
+        step_tokens = [
+            self.return_to_go(segments.returns_to_go[..., None]),
+            self.state(features.unflatten(0, (n_rows, context))),
+            self.action(segments.actions),
+        ]
+        steps = th.stack(step_tokens, dim=2)  # (B, K, 3, token_dim)
         tokens = th.cat([told, (steps + self.positions).flatten(1, 2)], dim=1)
-        absent = th.cat(
-            [told.new_zeros(told.shape[:2], dtype=th.bool), ~segments.is_step.repeat_interleave(3, dim=1)],
-            dim=1,
-        )
+        is_padding = ~segments.is_step.repeat_interleave(3, dim=1)
+        absent = th.cat([told.new_zeros(told.shape[:2], dtype=th.bool), is_padding], dim=1)
         hidden = self.transformer(tokens, mask=self.blocked, src_key_padding_mask=absent)
-        return self.head(
-            hidden[:, self.n_prompt_tokens :].unflatten(1, (context, 3))[:, :, 1]
-        )  # where the state is known
+        hidden = hidden[:, self.n_prompt_tokens :].unflatten(1, (context, 3))
+        return self.head(hidden[:, :, 1])  # the token of the state, which sees no later one
 
     def _prompt_tokens(self, prompts: PromptBatch) -> th.Tensor:
         """(M, 1 + 2 L, token_dim)."""
@@ -121,12 +106,9 @@ class PromptDTNetwork(nn.Module):
         if self.text is not None:
             told = self.text(self.text_normaliser(prompts.text_vectors))
             text = th.where(prompts.has_text[:, None], told, text)
-        assert isinstance(prompts.observations, th.Tensor)  # the policy has seen to it
+        assert isinstance(prompts.observations, th.Tensor)  # PromptDT refuses other observations
         features = self.encode_observations(prompts.observations).unflatten(0, (n_prompts, window))
-        shown = th.stack(
-            [self.example_state(features), self.example_action(prompts.actions)], dim=2
-        )  # (M, L, 2, token_dim)
-        example = th.where(
-            prompts.has_trajectory[:, None, None, None], shown + self.example_positions, self.null_example
-        )
+        states, actions = self.example_state(features), self.example_action(prompts.actions)
+        shown = th.stack([states, actions], dim=2) + self.example_positions  # (M, L, 2, token_dim)
+        example = th.where(prompts.has_trajectory[:, None, None, None], shown, self.null_example)
         return th.cat([text[:, None], example.flatten(1, 2)], dim=1)

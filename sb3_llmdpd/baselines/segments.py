@@ -1,4 +1,4 @@
-"""`SegmentBuffer`, which draws stretches of episodes with their returns-to-go, for policies that read what came before."""
+"""`SegmentBuffer`, which draws segments of episodes with their returns-to-go for policies with a memory."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from sb3_llmdpd.type_aliases import PromptBatch
 
 
 class Segments(NamedTuple):
-    """B = M * N stretches of K steps: rows m * N to (m + 1) * N belong to prompt m. The last step is always a real one."""
+    """B = M * N segments of K steps: rows m * N to (m + 1) * N belong to prompt m. The last step is real."""
 
     observations: th.Tensor
     """(B, K, *obs_shape), environment units."""
@@ -24,11 +24,11 @@ class Segments(NamedTuple):
 
 
 class SegmentBuffer(PromptReplayBuffer):
-    """Prompts as `PromptReplayBuffer` draws them, and for each the K steps up to and with each of its transitions.
+    """A `PromptReplayBuffer` that also draws the K - 1 steps before each transition.
 
-    :param dataset: checked episodes with their spaces.
-    :param context: K, steps of a stretch.
-    :param kwargs: see `PromptReplayBuffer`.
+    :param dataset: checked episodes with their spaces
+    :param context: K, steps of a segment
+    :param kwargs: arguments of `PromptReplayBuffer`
     """
 
     def __init__(self, dataset: OfflineDataset, context: int, **kwargs: Any) -> None:
@@ -37,7 +37,7 @@ class SegmentBuffer(PromptReplayBuffer):
         index = self._index
         self._first_rows = np.sort(index.episode_row)
         rewards = self._outcomes[:, 0].cpu().numpy().astype(np.float64)
-        returns_to_go = np.zeros_like(rewards)  # the row behind an episode has no reward
+        returns_to_go = np.zeros_like(rewards)  # the row after an episode has no reward
         for first, end in zip(index.episode_row, index.episode_row + index.episode_length, strict=True):
             returns_to_go[first:end] = rewards[first:end][::-1].cumsum()[::-1]
         self._returns_to_go = self._tensor(returns_to_go)
@@ -45,30 +45,26 @@ class SegmentBuffer(PromptReplayBuffer):
         self.best_returns = np.array(
             [returns[index.episode_task == task].max() for task in range(len(self.tasks))]
         )
-        """(n_tasks,): largest return of an episode of each task, in scaled rewards."""
+        """(n_tasks,), largest return of an episode of each task, in scaled rewards."""
 
     def sample_segments(self, batch_size: int) -> tuple[Segments, PromptBatch]:
-        """Draw prompts and stretches of other episodes of their tasks.
+        """Draw prompts and segments of other episodes of their tasks.
 
-        :param batch_size: B, a multiple of M = min(prompts_per_batch, B).
-        :return: B stretches and M prompts.
-        :raises ValueError: when B is not a positive multiple of M.
+        :param batch_size: B, a multiple of M = min(prompts_per_batch, B)
+        :return: B segments and M prompts
+        :raises ValueError: when B is not a positive multiple of M
         """
-        draw = self._draws(batch_size, self.generator)
-        rows = draw.rows
-        steps = rows[:, None] + np.arange(1 - self.context, 1)  # (B, K)
-        first_rows = self._first_rows[np.searchsorted(self._first_rows, rows, side="right") - 1][:, None]
-        is_step = steps >= first_rows
+        draw = self._draw(batch_size, self.generator)
+        steps = draw.rows[:, None] + np.arange(1 - self.context, 1)  # (B, K)
+        episodes = np.searchsorted(self._first_rows, draw.rows, side="right") - 1
+        first_rows = self._first_rows[episodes][:, None]
         flat = np.maximum(steps, first_rows).ravel()
-        shape = (len(rows), self.context)
         observations, actions = self._steps.take(flat)
-        assert isinstance(observations, th.Tensor)  # the policy has seen to it
-        return (
-            Segments(
-                observations.unflatten(0, shape),
-                actions.unflatten(0, shape),
-                self._rows(self._returns_to_go, flat).unflatten(0, shape),
-                th.from_numpy(is_step).to(self.device),
-            ),
-            self._prompts(draw),
+        assert isinstance(observations, th.Tensor)  # PromptDT refuses other observations
+        segments = Segments(
+            observations.unflatten(0, steps.shape),
+            actions.unflatten(0, steps.shape),
+            self._rows(self._returns_to_go, flat).unflatten(0, steps.shape),
+            th.from_numpy(steps >= first_rows).to(self.device),
         )
+        return segments, self._prompts(draw)

@@ -1,4 +1,4 @@
-"""Ways to train faster that not every machine gains by, or whose numbers are not quite those of plain float32."""
+"""Ways to train faster that help only some machines, or whose numbers differ slightly from plain float32."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 _WARM_UP = 3
-"""Updates before the capture, in which all that is allocated once is allocated."""
+"""Updates before the capture: they allocate the memory that later updates use again."""
 
 Tree = Any
 """A tensor, or tuples and dicts of trees."""
@@ -20,20 +20,19 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Acceleration:
-    """What `LLMDPD` is asked for in its argument ``acceleration``. Nothing of it is on by default.
+    """The argument ``acceleration`` of `LLMDPD`, checked. Nothing of it is on by default.
 
-    :param matmul_precision: of products of float32 matrices while a model learns: ``"highest"``, ``"high"`` or ``"medium"``,
-        see `torch.set_float32_matmul_precision`; it is set back behind. What it does depends on the machine: TF32 on a GPU;
-        on a CPU another library of products, which takes bfloat16 where the CPU has units for such matrices, and may gain
-        nothing where it has none. None for what is set.
-    :param compile: whether the losses are compiled by `torch.compile`. That needs a C++ compiler, and up to a minute in the
-        first step.
-    :param bfloat16: whether the networks compute in bfloat16 inside the losses; weights, gradients and optimisers stay
-        float32.
-    :param cuda_graph: whether the whole update is captured as a CUDA graph and replayed, so that a GPU does not wait for
-        Python. Needs a CUDA device and Adam.
-    :raises TypeError: when a switch is no bool.
-    :raises ValueError: on an unknown precision.
+    :param matmul_precision: precision of float32 matrix products while a model learns: ``"highest"``,
+        ``"high"`` or ``"medium"``, see `torch.set_float32_matmul_precision`. On a GPU it allows TF32; on a
+        CPU it may use bfloat16, which gains nothing where the CPU has no units for it. None leaves the
+        current setting.
+    :param compile: compile the losses by `torch.compile`, which needs a C++ compiler and up to a minute in
+        the first step
+    :param bfloat16: compute in bfloat16 inside the losses; weights, gradients and optimisers stay float32
+    :param cuda_graph: capture the whole update as a CUDA graph and replay it, so that a GPU does not wait for
+        Python; needs a CUDA device and Adam
+    :raises TypeError: when a switch is no bool
+    :raises ValueError: on an unknown precision
     """
 
     matmul_precision: str | None = None
@@ -42,9 +41,11 @@ class Acceleration:
     cuda_graph: bool = False
 
     def __post_init__(self) -> None:
-        if self.matmul_precision is not None and self.matmul_precision not in MATMUL_PRECISIONS:
+        precision = self.matmul_precision
+        if precision is not None and precision not in MATMUL_PRECISIONS:
             raise ValueError(
-                f"`acceleration`: matmul_precision must be None or one of {MATMUL_PRECISIONS}, got {self.matmul_precision!r}"
+                "`acceleration`: matmul_precision must be None or one of"
+                f" {MATMUL_PRECISIONS}, got {precision!r}"
             )
         for name in ("compile", "bfloat16", "cuda_graph"):
             if not isinstance(getattr(self, name), bool):
@@ -54,27 +55,28 @@ class Acceleration:
     def of(cls, given: dict[str, Any] | None) -> Self:
         """Read the argument.
 
-        :param given: what is asked for, by name; None for nothing.
-        :return: the same, checked.
-        :raises TypeError: when it is no dict, or a switch no bool.
-        :raises ValueError: on an unknown name or precision.
+        :param given: settings by name; None for the defaults
+        :return: the same settings, checked
+        :raises TypeError: when the argument is no dict, or a switch no bool
+        :raises ValueError: on an unknown name or precision
         """
-        if given is not None and not isinstance(given, dict):
+        given = {} if given is None else given
+        if not isinstance(given, dict):
             raise TypeError(
                 f"`acceleration` must be None or a dict such as {{'compile': True}}, got {given!r}"
             )
         known = [field.name for field in fields(cls)]
-        unknown = sorted(map(str, set(given or {}) - set(known)))
+        unknown = sorted(map(str, given.keys() - known))
         if unknown:
             raise ValueError(f"`acceleration` knows {', '.join(known)}; got {', '.join(map(repr, unknown))}")
-        return cls(**(given or {}))
+        return cls(**given)
 
     def of_loss(self, loss: Callable[..., Any], device: th.device) -> Callable[..., Any]:
-        """A loss as it was asked for.
+        """Compile a loss, or let it compute in bfloat16, as the settings say.
 
-        :param loss: a function of tensors.
-        :param device: where they are.
-        :return: the same function of the same tensors, compiled or in bfloat16 or as it is.
+        :param loss: a function of tensors
+        :param device: device of the tensors
+        :return: a function of the same tensors
         """
         if self.bfloat16:
             loss = _in_bfloat16(loss, device)
@@ -82,7 +84,7 @@ class Acceleration:
 
     @contextmanager
     def matmuls(self) -> Iterator[None]:
-        """Products of matrices at the precision that was asked for, inside the block."""
+        """Set the precision of matrix products inside the block."""
         before = th.get_float32_matmul_precision()
         if self.matmul_precision is not None:
             th.set_float32_matmul_precision(self.matmul_precision)
@@ -95,13 +97,14 @@ class Acceleration:
     def graph(
         self, update: Callable[..., Tree], optimizers: Sequence[th.optim.Optimizer], device: th.device
     ) -> Iterator["GraphedUpdate | None"]:
-        """An update as a CUDA graph, if that was asked for.
+        """Make a CUDA graph of an update when the settings say so.
 
-        :param update: see `GraphedUpdate`.
-        :param optimizers: that it steps. Inside the block their learning rates are tensors, which the graph reads anew.
-        :param device: where everything is.
-        :return: a context that yields the graph, or None.
-        :raises ValueError: when it was asked for and cannot be had.
+        :param update: the update, as for `GraphedUpdate`
+        :param optimizers: optimisers of the update; inside the block their learning rates are tensors, whose
+            current values the graph reads
+        :param device: device of all tensors
+        :return: a context that yields the graph, or None
+        :raises ValueError: when the device or an optimiser allows no graph
         """
         if not self.cuda_graph:
             yield None
@@ -127,17 +130,16 @@ class Acceleration:
 class GraphedUpdate:
     """An update that is captured once as a CUDA graph, and then replayed on the tensors of each call.
 
-    The first calls run as they are, on the stream of the capture. When the shapes change, it is captured again.
+    The first calls run without a graph, on the stream of the capture. New shapes start over with such calls.
 
-    :param update: a function of trees of tensors and numbers, which become tensors; it gives a tree of tensors. What it
-        changes besides has to stay where it is in memory, and what it reads besides is what it was at the capture.
-    :param device: where everything is.
+    :param update: a function from trees of tensors and numbers (which become tensors) to a tree of tensors.
+        Other tensors that it changes must keep their place in memory; other values that it reads stay as they
+        were at the capture.
+    :param device: device of all tensors
     """
 
     def __init__(self, update: Callable[..., Tree], device: th.device) -> None:
-        self._update = update
-        self._device = device
-        self._stream = th.cuda.Stream(device)
+        self._update, self._device, self._stream = update, device, th.cuda.Stream(device)
         self._n_calls = 0
         self._shapes: list[Any] = []
         self._inputs: Tree = None
@@ -147,8 +149,8 @@ class GraphedUpdate:
     def __call__(self, *inputs: Tree) -> Tree:
         """Update once.
 
-        :param inputs: of the update.
-        :return: what the update gives.
+        :param inputs: arguments of the update
+        :return: result of the update
         """
         inputs = tree_map_only(float, lambda number: th.tensor(number, device=self._device), inputs)
         shapes = [(leaf.shape, leaf.dtype) for leaf in tree_leaves(inputs) if leaf is not None]
@@ -156,31 +158,26 @@ class GraphedUpdate:
             self._n_calls, self._shapes, self._graph = 0, shapes, None
         self._n_calls += 1
         if self._n_calls <= _WARM_UP:
-            return self._beside(inputs)
+            return self._update_without_graph(inputs)
         if self._graph is None:
             self._inputs = tree_map_only(th.Tensor, th.clone, inputs)
             self._graph = th.cuda.CUDAGraph()
-            with th.cuda.graph(
-                self._graph, stream=self._stream
-            ):  # what is called here is recorded, and not done
+            with th.cuda.graph(self._graph, stream=self._stream):  # records the calls without running them
                 self._outputs = self._update(*self._inputs)
         else:
-            for fixed, latest in zip(_tensors(self._inputs), _tensors(inputs), strict=True):
-                fixed.copy_(latest, non_blocking=True)
+            for fixed, latest in zip(tree_leaves(self._inputs), tree_leaves(inputs), strict=True):
+                if isinstance(fixed, th.Tensor):
+                    fixed.copy_(latest, non_blocking=True)
         self._graph.replay()
         return tree_map_only(th.Tensor, lambda output: output.detach().clone(), self._outputs)
 
-    def _beside(self, inputs: Tree) -> Tree:
-        """One update on the stream of the capture, between what came before and what follows."""
+    def _update_without_graph(self, inputs: Tree) -> Tree:
+        """Update on the stream of the capture, in order with the work of the current stream."""
         self._stream.wait_stream(th.cuda.current_stream(self._device))
         with th.cuda.stream(self._stream):
             outputs = self._update(*inputs)
         th.cuda.current_stream(self._device).wait_stream(self._stream)
         return outputs
-
-
-def _tensors(tree: Tree) -> list[th.Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, th.Tensor)]
 
 
 def _in_bfloat16(loss: Callable[..., Any], device: th.device) -> Callable[..., Any]:

@@ -22,10 +22,11 @@ from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
 
 class PromptedDiffusionActor(SavedNetwork, BasePolicy):
-    """pi(a | s, text, trajectory): encoders, normalisers, and a diffusion model over one action in [-1, 1].
+    """Encoders, normalisers, and a diffusion model pi(a | s, text, trajectory) over one action in [-1, 1].
 
-    One features extractor reads the transition's observation and the example's observations alike. Where it has nothing
-    to learn, its features are standardised with statistics of the training data; where it learns, the vectors that it reads.
+    One features extractor reads the transition's observation and the example's observations alike. Statistics
+    of the training data standardise its features where it has nothing to learn, and its inputs where it
+    learns.
 
     The parameters are documented at `LLMDPDPolicy`.
     """
@@ -66,12 +67,11 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         )
         self.features_extractor = self.make_features_extractor()
         features_dim = self.features_extractor.features_dim
-        # What learns has no statistics of its output yet: then its input is standardised.
+        # Features that are learned have no statistics yet: then the input is standardised.
         learns = not is_fixed_function(self.features_extractor)
         self.observation_normaliser = ObservationNormaliser(observation_space) if learns else None
         action_dim = int(np.prod(action_space.shape))
-        self.feature_normaliser = Normaliser(features_dim)
-        self.text_normaliser = Normaliser(text_dim)
+        self.feature_normaliser, self.text_normaliser = Normaliser(features_dim), Normaliser(text_dim)
         self.prompt_encoder = PromptEncoder(
             text_dim,
             features_dim,
@@ -97,10 +97,10 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         )
 
     def encode_observations(self, observations: TensorObs) -> th.Tensor:
-        """Features of observations.
+        """Compute features of observations.
 
-        :param observations: (B, *obs_shape), environment units.
-        :return: (B, features_dim), standardised.
+        :param observations: (B, *obs_shape), environment units
+        :return: (B, features_dim), standardised
         """
         assert self.features_extractor is not None  # made in the constructor
         if self.observation_normaliser is not None:
@@ -110,14 +110,13 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
     def encode_prompts(self, prompts: PromptBatch) -> PromptEncoding:
         """Encode M prompts, once for all the transitions or steps that they condition.
 
-        :param prompts: M prompts.
-        :return: their vectors and tokens.
+        :param prompts: M prompts
+        :return: vectors and tokens of the prompts
         """
         n_prompts, window = prompts.actions.shape[:2]
         if window:
-            features = self.encode_observations(prompts.observations).unflatten(
-                0, (n_prompts, window)
-            )  # (M, L, F)
+            rows = self.encode_observations(prompts.observations)
+            features = rows.unflatten(0, (n_prompts, window))  # (M, L, F)
         else:
             features = prompts.actions.new_zeros(n_prompts, 0, len(self.feature_normaliser.mean))
         if prompts.text_vectors.shape[1]:
@@ -125,41 +124,40 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         return self.prompt_encoder(prompts, features)
 
     def condition(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
-        """What the denoiser needs to know of state and prompt, the same for all diffusion steps.
+        """Join state and prompt into the condition of the denoiser, the same for all diffusion steps.
 
-        :param features: (M, N, features_dim).
-        :param prompts: M encoded prompts.
-        :return: (M, N, width).
+        :param features: (M, N, features_dim)
+        :param prompts: M encoded prompts
+        :return: (M, N, width)
         """
         state = self.attention.project(self.denoiser.from_state, features, prompts)
         return self.denoiser.condition(state, prompts.vectors)
 
     def predict_noise(self, noisy_actions: th.Tensor, steps: th.Tensor, condition: th.Tensor) -> th.Tensor:
-        """eps_theta at a diffusion step of its own for each row.
+        """Predict the noise eps_theta, at a diffusion step of its own for each row.
 
-        :param noisy_actions: (M, N, action_dim).
-        :param steps: (M, N), int64 in [0, K).
-        :param condition: (M, N, width), from `condition`.
-        :return: (M, N, action_dim).
+        :param noisy_actions: (M, N, action_dim)
+        :param steps: (M, N), int64 in [0, K)
+        :param condition: (M, N, width), from `condition`
+        :return: (M, N, action_dim)
         """
-        # Not by indexing, whose gradient is summed in no certain order on several threads: no two trainings would be equal.
+        # Not by indexing: several threads sum its gradient in no fixed order, and no two trainings would be
+        # equal.
         embeddings = F.embedding(steps, self.denoiser.step_embeddings())  # (M, N, width)
         return self.denoiser(noisy_actions, embeddings, condition)
 
     def sample(
         self, condition: th.Tensor, noise: th.Tensor, chain: Sequence[ChainStep] | None = None
     ) -> th.Tensor:
-        """Run the chain.
+        """Run the chain from noise to actions.
 
-        :param condition: (M, N, width), from `condition`.
-        :param noise: (S, M, N, action_dim), see `DiffusionProcess.sample`.
-        :param chain: of S steps; DDPM's by default, of which there are K.
-        :return: (M, N, action_dim), in [-1, 1].
+        :param condition: (M, N, width), from `condition`
+        :param noise: (S, M, N, action_dim), see `DiffusionProcess.sample`
+        :param chain: S steps; the K steps of DDPM by default
+        :return: (M, N, action_dim), in [-1, 1]
         """
         steps = self.denoiser.step_embeddings().unbind()
-        return self.diffusion.sample(
-            lambda actions, k: self.denoiser(actions, steps[k], condition), noise, chain
-        )
+        return self.diffusion.sample(lambda x, k: self.denoiser(x, steps[k], condition), noise, chain)
 
     def forward(
         self,
@@ -168,21 +166,21 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         noise: th.Tensor,
         chain: Sequence[ChainStep] | None = None,
     ) -> th.Tensor:
-        """Actions for observations that stand prompt after prompt.
+        """Act on observations that are ordered prompt after prompt.
 
-        :param observations: (M * N, *obs_shape), environment units.
-        :param prompts: M encoded prompts.
-        :param noise: (S, M, N, action_dim).
-        :param chain: see `sample`.
-        :return: (M, N, action_dim), in [-1, 1].
+        :param observations: (M * N, *obs_shape), environment units
+        :param prompts: M encoded prompts
+        :param noise: (S, M, N, action_dim)
+        :param chain: steps as in `sample`
+        :return: (M, N, action_dim), in [-1, 1]
         """
         features = self.encode_observations(observations).unflatten(0, (len(prompts.vectors), -1))
         return self.sample(self.condition(features, prompts), noise, chain)
 
     def set_prompts(self, prompts: PromptBatch | None) -> None:
-        """What SB3's own `predict` conditions on: one prompt for all rows, or one per row.
+        """Set the prompts that SB3's own `predict` conditions on: one for all rows, or one per row.
 
-        :param prompts: not encoded yet, since the encoders may go on learning; None to have none.
+        :param prompts: prompts before encoding, since the encoders may go on learning; None to have none
         """
         self._prompts = prompts
 
@@ -196,21 +194,19 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         shape = (self.diffusion.n_steps, n_prompts, n_rows // n_prompts, self.denoiser.action_dim)
         noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
         actions = self(observation, self.encode_prompts(self._prompts), noise)
-        return actions.reshape(n_rows, *self.action_space.shape)  # type: ignore[misc]  # a Box
+        return actions.reshape(n_rows, *self.action_space.shape)  # type: ignore[misc]
 
 
 def count_rows(observations: TensorObs, n_prompts: int) -> int:
-    """The number of observations, which must fit that of the prompts.
+    """Count observations, whose number must fit that of the prompts.
 
-    :param observations: (n, *obs_shape), or a dict of such tensors.
-    :param n_prompts: 1, or n.
-    :return: n.
-    :raises ValueError: when there are neither one prompt nor one per row.
+    :param observations: (n, *obs_shape), or a dict of such tensors
+    :param n_prompts: 1, or n
+    :return: n
+    :raises ValueError: when there are neither one prompt nor one per row
     """
     first = next(iter(observations.values())) if isinstance(observations, dict) else observations
-    n_rows = first.shape[
-        0
-    ]  # `len` would make a number of it, where a program for any number of rows is exported
+    n_rows = first.shape[0]  # `len` would fix the number of rows of an exported program
     if n_prompts not in (1, n_rows):
         raise ValueError(
             f"Got {n_prompts} prompts for {n_rows} observations: pass one prompt, or one per observation."

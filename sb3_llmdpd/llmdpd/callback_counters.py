@@ -1,4 +1,4 @@
-"""What SB3's callbacks have counted so far, so that a resumed run counts on: when to evaluate next, what was best so far."""
+"""Counters of SB3's callbacks, so that a resumed run knows when to evaluate next and what was best so far."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -10,23 +10,24 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_llmdpd.checkpoint.values import from_json, no_custom_objects
 
 _CHILDREN = ("callbacks", "callback", "callback_on_new_best")
-"""Where SB3's callbacks keep the callbacks that they call."""
+"""Attributes in which SB3's callbacks keep the callbacks that they call."""
 
 
 class Counters(NamedTuple):
-    """What one callback has counted."""
+    """Counters of one callback."""
 
     callback: str
-    """Name of its class."""
+    """Name of the callback's class."""
     numbers: dict[str, Any]
-    """Its attributes that are numbers or lists of them."""
+    """Attributes that are numbers or lists of numbers."""
 
 
 def counters_of(callback: BaseCallback | None) -> list[Counters]:
-    """What a callback and all that it calls have counted.
+    """Collect the counters of a callback and of all that it calls.
 
-    :param callback: the outermost one.
-    :return: from the outside in. Attributes that are arguments of the constructor are settings, and left out.
+    :param callback: the outermost callback
+    :return: counters from the outside in; attributes that are arguments of a constructor are settings, and
+        left out
     """
     return [Counters(type(each).__name__, _numbers(each)) for each in _tree(callback)]
 
@@ -34,12 +35,13 @@ def counters_of(callback: BaseCallback | None) -> list[Counters]:
 def give_back(callback: BaseCallback, counted: Sequence[Counters], step: int) -> list[BaseCallback]:
     """Let callbacks count on from where those of an earlier run were.
 
-    :param callback: the outermost one.
-    :param counted: from `counters_of`; goes to callbacks of the same class, in order. Others start anew.
-    :param step: at which the model was saved.
-    :return: those that have yet to see this step: they stood behind the one that saved.
+    :param callback: the outermost callback
+    :param counted: counters from `counters_of`, which go to callbacks of the same class, in order; others
+        start anew
+    :param step: step at which the model was saved
+    :return: callbacks that have yet to see this step, since they came after the one that saved
     """
-    left, behind = list(counted), []
+    left, late = list(counted), []
     for each in _tree(callback):
         found = next((entry for entry in left if entry.callback == type(each).__name__), None)
         if found is not None:
@@ -49,8 +51,8 @@ def give_back(callback: BaseCallback, counted: Sequence[Counters], step: int) ->
                 if name in known and isinstance(value, list) == isinstance(known[name], list):
                     setattr(each, name, value)
             if any(each is member for member in _members(callback)) and each.num_timesteps < step:
-                behind.append(each)
-    return behind
+                late.append(each)
+    return late
 
 
 def counters_from_json(value: Any) -> Counters:
@@ -78,7 +80,7 @@ def _tree(callback: BaseCallback | None) -> Iterator[BaseCallback]:
 
 
 def _members(callback: BaseCallback) -> Iterator[BaseCallback]:
-    """Those that are called at each step."""
+    """Callbacks that are called at each step."""
     for member in getattr(callback, "callbacks", ()):
         yield member
         yield from _members(member)

@@ -14,16 +14,16 @@ from stable_baselines3.common.logger import KVWriter
 from sb3_llmdpd.common.files import whole_file
 
 CurveRow = dict[str, float]
-"""What the logger had at one step, and ``step`` itself."""
+"""Numbers that the logger had at one step, and ``step`` itself."""
 
 
 class LearningCurve(BaseCallback):
-    """Keeps what `learn` logs, as rows, and writes each to a CSV file as it comes.
+    """Keeps what `learn` logs, as rows, and appends each row to a CSV file at once.
 
-    A training that goes on at step n goes on with the rows up to n, of memory or else of the file. Later rows are dropped,
-    since their steps come again.
+    A training that goes on at step n keeps the rows up to n, from memory or else from the file. Later rows
+    are dropped, since their steps come again.
 
-    :param path: the CSV file; None keeps the rows in memory alone.
+    :param path: path of the CSV file; None keeps the rows in memory alone
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -49,7 +49,7 @@ class LearningCurve(BaseCallback):
     def add(self, row: CurveRow) -> None:
         """Append a row, in memory and in the file.
 
-        :param row: numbers by the name they are logged under.
+        :param row: numbers by the names under which they are logged
         """
         self.rows.append(row)
         if self.path is None:
@@ -74,22 +74,20 @@ class _RowWriter(KVWriter):
     def __init__(self, add: Callable[[CurveRow], None]) -> None:
         self.add = add
 
-    def write(
-        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
-    ) -> None:
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
         numbers = {key: float(value) for key, value in key_values.items() if isinstance(value, Real)}
         self.add({"step": float(step), **numbers})
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing, since no file is held open."""
 
 
 def write_curve(path: str | Path, rows: Sequence[Mapping[str, float]]) -> list[str]:
-    """Write rows as CSV, a column for each name in any of them.
+    """Write rows as CSV, with a column for each name in any of them.
 
-    :param path: the file.
-    :param rows: numbers by name; a name that a row lacks leaves its field empty.
-    :return: the columns.
+    :param path: path of the file
+    :param rows: numbers by name; the fields of missing names stay empty
+    :return: names of the columns
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with whole_file(path) as temporary, temporary.open("w", newline="") as file:
@@ -100,11 +98,11 @@ def write_curve(path: str | Path, rows: Sequence[Mapping[str, float]]) -> list[s
 
 
 def read_curve(path: str | Path) -> list[CurveRow]:
-    """Read what `write_curve` or a `LearningCurve` wrote.
+    """Read a file of `write_curve` or `LearningCurve`.
 
-    :param path: the file.
-    :return: the rows; a last line that a killed process left half-written is none.
-    :raises ValueError: when it is no learning curve.
+    :param path: path of the file
+    :return: the rows, without a last line that a killed process left half-written
+    :raises ValueError: when it is no learning curve
     """
     lines = Path(path).read_text().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
@@ -118,16 +116,17 @@ def read_curve(path: str | Path) -> list[CurveRow]:
 
 
 class SaveLatest(BaseCallback):
-    """Keeps the latest state in one model file, which a training that was killed goes on from.
+    """Keeps the latest state in one model file, from which a training that was killed goes on.
 
-    It is written every ``save_freq`` gradient steps and when the training ends, and is replaced whole or not at all. Steps
-    are counted from the first of the training, so that one that goes on saves at the same steps as one that never stopped.
+    It is written every ``save_freq`` gradient steps and when the training ends, and is replaced whole or not
+    at all. Steps are counted from the first of the training, so that a resumed run saves at the same steps as
+    one that never stopped.
 
-    The file has the counters of the other callbacks, too: pass this one last, when they have all seen the step.
+    The file holds the counters of the other callbacks, too: pass this one last, when all have seen the step.
 
-    :param path: of the model file.
-    :param save_freq: gradient steps between two saves.
-    :raises ValueError: when ``save_freq`` is not positive.
+    :param path: path of the model file
+    :param save_freq: gradient steps between two saves
+    :raises ValueError: when ``save_freq`` is not positive
     """
 
     def __init__(self, path: str | Path, save_freq: int) -> None:
@@ -150,23 +149,24 @@ class SaveLatest(BaseCallback):
 
 
 class StopOnSignal(BaseCallback):
-    """Ends `learn` after the current gradient step when a signal asks for it, so that what is saved then can go on.
+    """Ends `learn` after the current gradient step when a signal asks for it, so that the saved model can go
+    on.
 
     .. code-block:: python
 
         with StopOnSignal() as stop:
             model.learn(100_000, callback=[stop, SaveLatest("model.zip", save_freq=1_000)])
 
-    The first SIGINT (Ctrl-C) or SIGTERM (clusters send it before they preempt) stops; a SIGINT after it interrupts at once.
-    Leaving the block brings back the handlers of before. A signal that is ignored stays ignored; outside the main thread,
-    where Python takes no handlers, nothing stops.
+    The first SIGINT (Ctrl-C) or SIGTERM (which clusters send before they preempt) stops; a later SIGINT
+    interrupts at once. Leaving the block restores the handlers from before. An ignored signal stays ignored.
+    Outside the main thread nothing stops, since Python takes no handlers there.
     """
 
     def __init__(self) -> None:
         super().__init__()
         # A name and not the number: numbers are saved with the model, and come back when it goes on.
         self.stopped_by: str | None = None
-        """``"SIGINT"`` or ``"SIGTERM"`` when one came."""
+        """Name of the signal that came, ``"SIGINT"`` or ``"SIGTERM"``."""
         self._handlers_before: dict[signal.Signals, Any] | None = None
 
     def __enter__(self) -> Self:
@@ -174,7 +174,7 @@ class StopOnSignal(BaseCallback):
         self._handlers_before = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not Python's to bring back
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: Python cannot restore it
                     self._handlers_before[number] = signal.signal(number, self._receive)
         return self
 

@@ -1,4 +1,4 @@
-"""Which transitions, examples and sentences a batch is made of: all that is random about it."""
+"""Draw the transitions, examples and sentences of a batch: all that is random about it is here."""
 
 from typing import NamedTuple
 
@@ -9,26 +9,38 @@ from sb3_llmdpd.replay.episode_index import EpisodeIndex
 
 
 class Draw(NamedTuple):
-    """What a batch is made of."""
+    """Contents of a batch: M prompts, each with B / M transitions and an example of L steps."""
 
     rows: np.ndarray
-    """(B,), of the transitions, prompt after prompt."""
+    """(B,), rows of the transitions, prompt after prompt."""
     example_rows: np.ndarray
-    """(M * L,), of the steps of the examples, prompt after prompt."""
+    """(M * L,), rows of the examples' steps, prompt after prompt."""
     has_example: np.ndarray
-    """(M,), bool: where there is none, rows stand that nobody reads."""
+    """(M,), bool; where it is False, nobody reads the rows."""
     texts: np.ndarray
-    """(M,), of the sentences."""
+    """(M,), numbers of the sentences."""
     has_text: np.ndarray
-    """(M,), bool, likewise."""
+    """(M,), bool; where it is False, nobody reads the number."""
 
 
-class BatchDraws:
-    """Draws batches from an index of episodes, see `PromptReplayBuffer` for the rules.
+class BatchSampler:
+    """Draws batches from an index of episodes; `PromptReplayBuffer` states the rules.
 
-    :param index: of the episodes.
-    :param prompts_per_batch: M at most.
-    :param window: L, steps of an example.
+    A *pool* is a set of episodes that may prompt each other: those of a task or, with ``same_goal``, of a
+    goal. A *lot* is a ticket in a draw: a transition with three lots is drawn three times as often as one
+    with one. The lots of an episode are numbered one after the other, and so are those of a pool's episodes.
+
+    Example: a pool has episodes A, B and C of 2, 3 and 1 steps; only the transitions of B have two lots::
+
+        lot          0    1    2    3    4    5    6    7    8
+        transition   A_0  A_1  B_0  B_0  B_1  B_1  B_2  B_2  C_0
+
+    When B is the example, its six lots are left out, so 9 - 6 = 3 remain and 0, 1 or 2 is drawn. Numbers from
+    B's first lot (2) on move up by 6: 0, 1, 2 become the lots 0, 1, 8, which are A_0, A_1 and C_0.
+
+    :param index: index of the episodes
+    :param prompts_per_batch: largest M
+    :param window: L, steps of an example
     """
 
     def __init__(self, index: EpisodeIndex, prompts_per_batch: int, window: int) -> None:
@@ -38,16 +50,16 @@ class BatchDraws:
     def __call__(self, batch_size: int, generator: np.random.Generator) -> Draw:
         """Draw a batch.
 
-        :param batch_size: B, a multiple of M = min(prompts_per_batch, B).
-        :param generator: of all that is random.
-        :return: B transitions and M prompts.
-        :raises ValueError: when B is not a positive multiple of M.
+        :param batch_size: B, a multiple of M = min(prompts_per_batch, B)
+        :param generator: source of all that is random
+        :return: B transitions and M prompts
+        :raises ValueError: when B is not a positive multiple of M
         """
         n_prompts = min(self.prompts_per_batch, batch_size)
         if n_prompts < 1 or batch_size % n_prompts:
             raise ValueError(
-                "`batch_size` must be a multiple of `prompts_per_batch`, so that each prompt has as many transitions;"
-                f" got {batch_size} and {self.prompts_per_batch}"
+                "`batch_size` must be a multiple of `prompts_per_batch`, so that each prompt has as many"
+                f" transitions; got {batch_size} and {self.prompts_per_batch}"
             )
         index, tasks = self._index, self._tasks(n_prompts, generator)
         pools = index.pools_of(index.task_first_lot[tasks] + generator.integers(index.task_n_lots[tasks]))
@@ -55,15 +67,17 @@ class BatchDraws:
             index.pool_first_example[pools] + generator.integers(index.pool_n_examples[pools])
         ]
         first_step, n_steps = self._shown(pools, examples, generator)
-        # What is shown is not what is explained: the rest of a single episode, or else the other episodes of the pool.
+        # No transition is in its own example: a single episode lacks the shown part, other pools the whole
+        # episode.
         is_single = index.pool_is_single[pools]
-        kept_out = (
-            np.where(is_single, first_step, 0),
-            np.where(is_single, n_steps, index.episode_length[examples]),
+        first_left_out = np.where(is_single, first_step, 0)
+        n_left_out = np.where(is_single, n_steps, index.episode_length[examples])
+        rows = self._transitions(
+            pools, examples, first_left_out, n_left_out, batch_size // n_prompts, generator
         )
-        rows = self._transitions(pools, examples, *kept_out, batch_size // n_prompts, generator)
         offsets = generator.random((n_prompts, self.window))
-        # Of an episode of one step nothing is shown, and nothing read.
+        # An episode of one step shows nothing: its rows are never read, but need a window of at least one
+        # step.
         steps = first_step[:, None] + window_steps(np.maximum(n_steps, 1), self.window, offsets)
         n_texts = index.task_n_texts[tasks]
         return Draw(
@@ -75,21 +89,22 @@ class BatchDraws:
         )
 
     def _tasks(self, n_prompts: int, generator: np.random.Generator) -> np.ndarray:
+        """(M,), drawn uniformly; no task comes a second time before all others have come."""
         n_tasks = len(self._index.tasks)
         rounds = -(-n_prompts // n_tasks)
-        drawn = [generator.permutation(n_tasks) for _ in range(rounds)]
-        return np.concatenate(drawn)[:n_prompts]
+        return np.concatenate([generator.permutation(n_tasks) for _ in range(rounds)])[:n_prompts]
 
     def _shown(
         self, pools: np.ndarray, examples: np.ndarray, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """First step and number of steps of each example that its prompt may show, each (M,).
+        """First step and number of steps that each example may show: all useful ones, or half of a single
+        episode.
 
-        All that are worth it; of an episode that has no other in its pool a half of those, at a random place.
+        The half begins at a random step.
         """
         n_steps = self._index.episode_prompt_length[examples]
         is_single = self._index.pool_is_single[pools]
-        if not is_single.any():  # without a draw: the batches of other data stay as they are
+        if not is_single.any():  # without a draw, so that the batches of other data stay as they are
             return np.zeros_like(n_steps), n_steps
         half = n_steps // 2
         drawn = generator.integers(n_steps - half + 1)
@@ -104,22 +119,16 @@ class BatchDraws:
         n: int,
         generator: np.random.Generator,
     ) -> np.ndarray:
-        """Rows of transitions of the pools, drawn by lot among those outside some steps of the example.
+        """(M, n) rows of transitions of the pools, without a run of steps of each prompt's example.
 
-        :param pools: (M,).
-        :param examples: (M,), the episode that is each prompt's example.
-        :param first_left_out: (M,), the first of its steps that are left out.
-        :param n_left_out: (M,), how many are, side by side.
-        :param n: transitions of each prompt.
-        :param generator: of the draw.
-        :return: (M, n).
+        The run begins at the step ``first_left_out`` and has ``n_left_out`` steps, each (M,).
         """
         index = self._index
         lots_of_step = index.transition_lots[examples]
         left_out = n_left_out * lots_of_step
         drawn = generator.integers((index.pool_n_lots[pools] - left_out)[:, None], size=(len(pools), n))
         lots = index.pool_first_lot[pools][:, None] + drawn
-        # A pool's lots lie side by side: those from what is left out on move up by as many as it has.
+        # Lots from those that are left out on move up by their number, as in the example of the class.
         first_lot = index.episode_first_lot[examples] + first_left_out * lots_of_step
         lots += left_out[:, None] * (lots >= first_lot[:, None])
         return index.rows_of(lots)

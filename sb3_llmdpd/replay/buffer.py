@@ -12,45 +12,46 @@ from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.images import channels_first_space
 from sb3_llmdpd.data.stored_dataset import StoredDataset
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
-from sb3_llmdpd.replay.batch_sampler import BatchDraws, Draw
+from sb3_llmdpd.replay.batch_sampler import BatchSampler, Draw
 from sb3_llmdpd.replay.episode_index import EpisodeIndex
 from sb3_llmdpd.replay.return_weights import check_return_weight
-from sb3_llmdpd.replay.step_storage import MappedSteps, ResidentSteps, Steps
+from sb3_llmdpd.replay.step_storage import MappedStorage, ResidentStorage, StepStorage
 from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs
 
 REWARD_SCALES = ("per_task", "none")
-_TENSORS = ("_outcomes", "text_vectors")
 
 
 class PromptReplayBuffer(ReplayBuffer):
-    """Logged episodes of one or many tasks, laid out flat, one row a step.
+    """Logged episodes of one or many tasks, one after the other, one row a step.
 
-    A batch is M prompts with B / M transitions each. Tasks are drawn uniformly, whatever their share of the data, and
-    without repetition while there are enough. The prompt of a transition is **another** episode of its task (of its goal,
-    with ``same_goal``), so that an example never contains the transition that it conditions; failed episodes serve as
-    examples only where fewer than two others are known. Where a task has a single episode there is no other: a part of it is
-    shown, and the transitions are drawn from the rest, which a warning says; an episode of one step is not shown at all.
+    A batch is M prompts with B / M transitions each. Tasks are drawn uniformly, whatever their share of the
+    data, and without repetition while there are enough. The prompt of a transition is **another** episode of
+    its task (of its goal, with ``same_goal``), so that an example never contains the transition that it
+    conditions. Failed episodes serve as examples only where fewer than two others are known. Where a task has
+    a single episode, a part of it is shown and the transitions are drawn from the rest, which a warning says;
+    a single step is not shown at all.
 
-    Data that are mapped from a file (`StoredDataset`) stay there: of observations and actions, batches alone are in memory.
+    Data that are mapped from a file (`StoredDataset`) stay there: only batches of observations and actions
+    are loaded.
 
-    All draws come from a Generator of the buffer's own, so that an evaluation between two steps changes nothing.
+    All draws come from the buffer's own Generator, so that an evaluation between two steps changes nothing.
 
-    :param dataset: checked episodes with their spaces.
-    :param device: where the arrays lie and batches appear.
-    :param prompts_per_batch: M at most; a smaller batch has fewer.
-    :param prompt_window: L, steps of an example, spread over it up to its first success.
-    :param same_goal: draw the example among episodes of the same goal; every episode then needs one.
-    :param reward_scale: ``"per_task"`` divides rewards by their root mean square in the task, since one shared critic
-        must not be ruled by the task with the largest rewards; ``"none"`` leaves them.
-    :param return_weight: how much more often the transitions of better episodes of a task are drawn, see `return_lots`; 0 for
-        all alike. Those of an episode that falls short of its task's best return by a tenth of it are drawn
-        exp(-return_weight / 10) times as often.
-    :param gamma: discount of the returns that this goes by.
-    :param seed: of the buffer's Generator.
-    :param observation_space: of the model. Where it is the data's, images keep the order of their axes; otherwise their
-        channels are moved to the front, as SB3 does.
-    :raises ValueError: on an unknown ``reward_scale``, sizes below one, ``same_goal`` without goals, a negative
-        ``return_weight``, or one above 0 with a ``gamma`` of 1.
+    :param dataset: checked episodes with their spaces
+    :param device: device of the arrays and the batches
+    :param prompts_per_batch: largest M; a smaller batch has fewer
+    :param prompt_window: L, steps of an example, spread over it up to its first success
+    :param same_goal: draw the example among episodes of the same goal; every episode then needs one
+    :param reward_scale: ``"per_task"`` divides rewards by their root mean square in the task, so that the
+        task with the largest rewards does not rule the shared critic; ``"none"`` leaves them
+    :param return_weight: at 0 all transitions of a task are drawn alike; above 0 those of better episodes
+        more often, see `return_lots`. An episode that misses its task's best return by a tenth of it is drawn
+        exp(-return_weight / 10) times as often as the best.
+    :param gamma: discount of these returns
+    :param seed: seed of the buffer's Generator
+    :param observation_space: space of the model. Where it is the data's, images keep the order of their axes;
+        otherwise their channels are moved to the front, as SB3 does.
+    :raises ValueError: on an unknown ``reward_scale``, sizes below one, ``same_goal`` without goals, a
+        negative ``return_weight``, or one above 0 with a ``gamma`` of 1
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class PromptReplayBuffer(ReplayBuffer):
             raise ValueError(f"`reward_scale` must be one of {REWARD_SCALES}, got {reward_scale!r}")
         if prompts_per_batch < 1 or prompt_window < 1:
             raise ValueError(
-                f"`prompts_per_batch` and `prompt_window` must be at least 1, got {prompts_per_batch} and {prompt_window}"
+                "`prompts_per_batch` and `prompt_window` must be at least 1,"
+                f" got {prompts_per_batch} and {prompt_window}"
             )
         check_return_weight(return_weight, gamma)
         # Not ReplayBuffer's own constructor: it would allocate `buffer_size` empty rows.
@@ -86,40 +88,38 @@ class PromptReplayBuffer(ReplayBuffer):
         self.seed(seed)
         first_rows = dataset.first_rows if isinstance(dataset, StoredDataset) else None
         self._index = EpisodeIndex(dataset.episodes, same_goal, return_weight, gamma, first_rows)
-        self._draws = BatchDraws(self._index, prompts_per_batch, prompt_window)
-        self._lay_out(dataset)
-        del self._index.episodes  # their arrays are laid out, and would lie in memory twice
+        self._draw = BatchSampler(self._index, prompts_per_batch, prompt_window)
+        self._store(dataset)
+        del self._index.episodes  # their arrays are stored, and would be in memory twice
         self.tasks, self.texts = self._index.tasks, self._index.texts
         self.text_vectors = th.zeros(len(self.texts), 0, device=self.device)
-        """(n_texts, text_dim): what a text encoder makes of `texts`; no columns until `set_text_vectors`."""
+        """(n_texts, text_dim), vectors of a text encoder for `texts`; no columns until `set_text_vectors`."""
 
-    # Layout ---------------------------------------------------------------------------------------------------------
+    # Storage ------------------------------------------------------------------------------------------------
 
-    def _lay_out(self, dataset: OfflineDataset) -> None:
-        """Put observations and actions where batches are taken from, and rewards beside them."""
+    def _store(self, dataset: OfflineDataset) -> None:
         index, episodes = self._index, self._index.episodes
         spaces_and_device = (self.observation_space, dataset.action_space, self.device)
-        self._steps: Steps = (
-            MappedSteps(dataset.file, *spaces_and_device)
+        self._steps: StepStorage = (
+            MappedStorage(dataset.file, *spaces_and_device)
             if isinstance(dataset, StoredDataset)
-            else ResidentSteps(episodes, *spaces_and_device)
+            else ResidentStorage(episodes, *spaces_and_device)
         )
         self.reward_scales = self._reward_scales(episodes)
-        ends = index.episode_row + index.episode_length  # the rows behind the last transitions
+        ends = index.episode_row + index.episode_length  # the rows after the last transitions
         rewards = np.zeros(ends.max() + 1)
-        for episode, first, scale in zip(
-            episodes, index.episode_row, self.reward_scales[index.episode_task], strict=True
-        ):
+        scales = self.reward_scales[index.episode_task]
+        for episode, first, scale in zip(episodes, index.episode_row, scales, strict=True):
             rewards[first : first + len(episode)] = episode.rewards / scale
         dones = np.zeros(len(rewards), np.float32)
         dones[ends - 1] = [episode.terminated for episode in episodes]
         self._outcomes = self._tensor(np.column_stack([rewards, dones]))
-        """(n, 2): reward, scaled, and whether the task ended."""
+        """(n, 2), scaled reward, and 1 where the task ended."""
         self.largest_reward = float(max(rewards.max(), -rewards.min()))
         """Largest magnitude of a scaled reward."""
 
     def _reward_scales(self, episodes: list[Episode]) -> np.ndarray:
-        """Root mean square of the rewards of each task, or ones."""
+        """(n_tasks,), root mean square of the rewards of each task, or ones."""
         index, n_tasks = self._index, len(self._index.tasks)
         if self.reward_scale == "none":
             return np.ones(n_tasks)
@@ -132,70 +132,69 @@ class PromptReplayBuffer(ReplayBuffer):
         return th.as_tensor(array, dtype=th.float32, device=self.device)
 
     def to(self, device: th.device | str) -> Self:
-        """Move the arrays to a device.
+        """Move the buffer's tensors to a device.
 
-        :param device: where to.
-        :return: the buffer itself.
+        :param device: target device
+        :return: the buffer itself
         """
         self.device = get_device(device)
         self._steps.to(self.device)
-        for name in _TENSORS:
-            setattr(self, name, getattr(self, name).to(self.device))
+        self._outcomes, self.text_vectors = self._outcomes.to(self.device), self.text_vectors.to(self.device)
         return self
 
-    # What others ask for -------------------------------------------------------------------------------------------------
+    # Contents -----------------------------------------------------------------------------------------------
 
     @property
     def n_episodes(self) -> int:
-        """Episodes in the buffer."""
+        """Number of episodes in the buffer."""
         return len(self._index.episode_length)
 
     @property
     def texts_by_task(self) -> dict[str, tuple[str, ...]]:
-        """The phrasings of each task's sentence."""
+        """Phrasings of each task's sentence."""
         return self._index.texts_by_task
 
     def seed(self, seed: int | None) -> None:
         """Start the buffer's own Generator anew.
 
-        :param seed: None for entropy of the system.
+        :param seed: None takes entropy of the system
         """
         self.generator = np.random.default_rng(seed)
 
     def set_text_vectors(self, vectors: np.ndarray) -> None:
-        """Give the buffer what a text encoder made of its sentences.
+        """Set the vectors of the buffer's sentences.
 
-        :param vectors: (n_texts, text_dim), a row for each of `texts`.
-        :raises ValueError: when the number of rows is another.
+        :param vectors: (n_texts, text_dim), a text encoder's vector for each of `texts`
+        :raises ValueError: when the number of rows differs from that of the sentences
         """
         if len(vectors) != len(self.texts):
             raise ValueError(f"the buffer holds {len(self.texts)} sentences, got {len(vectors)} vectors")
         self.text_vectors = self._tensor(vectors)
 
     def some_observations(self, n: int) -> TensorObs:
-        """Observations spread evenly over the data, to fit statistics to.
+        """Take observations that are spread evenly over the data, to fit statistics to.
 
-        :param n: how many at most.
-        :return: (m, *obs_shape) with m <= n, or a dict of such tensors.
+        :param n: largest number of observations
+        :return: (m, *obs_shape) with m <= n, or a dict of such tensors
         """
         return self._steps.observations(self._index.some_rows(n))
 
-    # Sampling -----------------------------------------------------------------------------------------------------------
+    # Sampling -----------------------------------------------------------------------------------------------
 
     def sample(self, batch_size: int, env: Any = None) -> PromptReplayBufferSamples:  # type: ignore[override]
         """Draw prompts and transitions of their tasks.
 
-        :param batch_size: B, a multiple of M = min(prompts_per_batch, B).
-        :param env: SB3 passes its VecNormalize here; refused, since its statistics never move offline.
-        :return: B transitions and M prompts.
-        :raises ValueError: when B is not a positive multiple of M, or ``env`` is given.
+        :param batch_size: B, a multiple of M = min(prompts_per_batch, B)
+        :param env: SB3's VecNormalize, which is refused, since its statistics never move offline
+        :return: B transitions and M prompts
+        :raises ValueError: when B is not a positive multiple of M, or ``env`` is given
         """
         if env is not None:
             raise ValueError(
-                "VecNormalize cannot serve offline: its statistics only move when an environment is stepped. Drop it; the"
-                " policy standardises observations with statistics of the data set."
+                "VecNormalize cannot serve offline: its statistics only move when an environment is stepped."
+                " Drop it; the policy standardises observations with statistics of the data set."
             )
-        draw = self._draws(batch_size, self.generator)
+        draw = self._draw(batch_size, self.generator)
         observations, actions = self._steps.take(draw.rows)
         outcomes = self._rows(self._outcomes, draw.rows)
         return PromptReplayBufferSamples(
@@ -227,12 +226,12 @@ class PromptReplayBuffer(ReplayBuffer):
     def _rows(self, array: th.Tensor, rows: np.ndarray) -> th.Tensor:
         return array.index_select(0, th.from_numpy(rows).to(self.device))
 
-    # Online only --------------------------------------------------------------------------------------------------------
+    # Online only --------------------------------------------------------------------------------------------
 
     def add(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: an offline buffer does not grow.
+        """Refuse, since an offline buffer does not grow.
 
-        :raises RuntimeError: always.
+        :raises RuntimeError: always
         """
         raise RuntimeError(
             "a PromptReplayBuffer holds whole logged episodes and cannot grow by single transitions;"
@@ -240,4 +239,4 @@ class PromptReplayBuffer(ReplayBuffer):
         )
 
     def reset(self) -> None:
-        """Do nothing: logged data are never thrown away."""
+        """Do nothing, since logged data are never thrown away."""

@@ -1,4 +1,4 @@
-"""How much more often the transitions of a better episode are drawn than those of a worse one of its task."""
+"""Weights that let the transitions of a task's better episodes be drawn more often."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,15 @@ import numpy as np
 from sb3_llmdpd.data.episodes import Episode
 
 MOST_LOTS = 10**6
-"""Of a transition of the best episode of a task; the worst have one at least. Whole numbers, so that draws are exact."""
+"""Lots of a transition of a task's best episode; others have at least one. Whole numbers make draws exact."""
 
 
 def check_return_weight(strength: float, gamma: float) -> None:
-    """Refuse weights that cannot be.
+    """Refuse weights that are not defined.
 
-    :param strength: of the weights.
-    :param gamma: discount of the returns.
-    :raises ValueError: when it is negative or not finite, or above 0 without a discount below 1.
+    :param strength: strength of the weights
+    :param gamma: discount of the returns
+    :raises ValueError: when the strength is negative or not finite, or above 0 with a discount outside [0, 1)
     """
     if not 0 <= strength < np.inf:
         raise ValueError(f"`return_weight` must be a finite number of at least 0, got {strength}")
@@ -26,17 +26,18 @@ def check_return_weight(strength: float, gamma: float) -> None:
 
 
 def lasting_return(episode: Episode, gamma: float) -> float:
-    r"""Discounted return of an episode, where the last reward of one that was cut off is taken to go on for ever.
+    r"""Sum the discounted rewards of an episode; when it was cut off, its last reward is taken to go on for
+    ever.
 
     .. math::
         G = \sum_{t < T} \gamma^t r_t + (1 - d) \, \gamma^T \frac{r_{T-1}}{1 - \gamma}
 
-    Without the last term a task that is done at once would be worth less than one that is never done, wherever recording
-    stops soon after a success.
+    Without the last term a task that is done at once would be worth less than one that is never done,
+    wherever recording stops soon after a success.
 
-    :param episode: of T steps; d = 1 where its task itself ended it.
-    :param gamma: discount, below 1.
-    :return: in units of its raw rewards.
+    :param episode: episode of T steps; d = 1 where its task itself ended it
+    :param gamma: discount, below 1
+    :return: return in units of the raw rewards
     """
     rewards = episode.rewards.astype(np.float64)
     discounts = gamma ** np.arange(len(rewards) + 1)
@@ -45,21 +46,21 @@ def lasting_return(episode: Episode, gamma: float) -> float:
 
 
 def return_lots(episodes: Sequence[Episode], strength: float, gamma: float) -> np.ndarray:
-    r"""Lots that each transition of an episode has in the draw.
+    r"""Compute the lots that each transition of an episode has in a draw, see `BatchSampler`.
 
     .. math::
         \mathrm{lots} \propto \exp\Big(-\mathrm{strength} \cdot \frac{\max G - G}{\max |G|}\Big)
 
-    The maxima are over the episodes of its task: an episode counts by the share of the best return that it falls short of.
-    Trajectories weighted by their returns keep a policy that stays near mixed data from staying near the bad majority of them
-    (Hong et al., 2023, https://arxiv.org/abs/2306.13085). Standardised returns would make as much of the small differences
-    between good episodes, which are those of their scenes, as of failures.
+    The maxima are over the episodes of its task: an episode counts by the share of the best return that it
+    misses. Weighted trajectories keep a policy that stays near mixed data from staying near their bad
+    majority (Hong et al., 2023, https://arxiv.org/abs/2306.13085). Standardised returns would give the small
+    differences between good episodes, which come from their scenes, as much weight as failures.
 
-    :param episodes: of one or many tasks.
-    :param strength: 0 or more; at 0 all transitions have one lot. An episode that earns nothing, of a task whose returns are
-        not negative, is drawn ``exp(-strength)`` times as often as the best one.
-    :param gamma: discount of `lasting_return`.
-    :return: (n_episodes,), whole numbers in [1, `MOST_LOTS`].
+    :param episodes: episodes of one or many tasks
+    :param strength: 0 or more; at 0 all transitions have one lot. In a task without negative returns, an
+        episode that earns nothing is drawn ``exp(-strength)`` times as often as the best one.
+    :param gamma: discount of `lasting_return`
+    :return: (n_episodes,), whole numbers in [1, `MOST_LOTS`]
     """
     if strength == 0:
         return np.ones(len(episodes), np.int64)
