@@ -1,10 +1,13 @@
-"""Small episodes and models that the tests share."""
+"""Small episodes, buffers and models that the tests share, and the comparison of their weights."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from torch import Tensor, equal, nn
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
@@ -26,11 +29,7 @@ T, OBSERVATION, ACTION = 4, 3, 2
 
 
 def make_episode(**changes: Any) -> Episode:
-    """A sound episode of four steps, but for the changes.
-
-    :param changes: arguments of `Episode`.
-    :return: the episode.
-    """
+    """Make a sound episode of four steps, with some arguments of `Episode` changed."""
     sound = dict(
         observations=np.zeros((T + 1, OBSERVATION)),
         actions=np.zeros((T, ACTION)),
@@ -49,16 +48,15 @@ def make_episodes(
     seed: int = 0,
     texts: bool = True,
 ) -> list[Episode]:
-    """Random episodes of the tasks ``"task-0"``, ``"task-1"``, ..., each with two phrasings of its sentence.
+    """Make random episodes of the tasks ``"task-0"``, ``"task-1"``, ..., task after task.
 
-    :param n_tasks: how many tasks.
-    :param n_episodes: episodes of each task.
-    :param length: steps of an episode.
-    :param observation_dim: size of an observation, standard normal.
-    :param action_dim: size of an action, uniform in [-1, 1].
-    :param seed: of all of it.
-    :param texts: whether the tasks have sentences.
-    :return: the episodes, task after task.
+    :param n_tasks: number of tasks
+    :param n_episodes: episodes of each task
+    :param length: steps of an episode
+    :param observation_dim: size of an observation, standard normal
+    :param action_dim: size of an action, uniform in [-1, 1]
+    :param seed: seed of all numbers
+    :param texts: give each task two phrasings of its sentence
     """
     rng = np.random.default_rng(seed)
     return [
@@ -75,11 +73,18 @@ def make_episodes(
     ]
 
 
+def with_dicts(episodes: list[Episode]) -> list[Episode]:
+    """Put the first two entries of observations under the key ``"a"``, and the others under ``"b"``."""
+    return [
+        replace(e, observations={"a": e.observations[:, :2], "b": e.observations[:, 2:]}) for e in episodes
+    ]
+
+
 def tiny_model(**kwargs: Any) -> LLMDPD:
-    """A model that is built and trained in milliseconds.
+    """Make a model that is built and trained in milliseconds on the CPU.
 
     :param kwargs: arguments of `LLMDPD` that differ; ``policy_kwargs`` are merged into the tiny ones.
-    :return: the model, on the CPU, over `make_episodes` where no other ``dataset`` or ``env`` is given.
+        Without ``dataset`` and ``env`` the model learns from `make_episodes`.
     """
     policy_kwargs = {**TINY_POLICY, **kwargs.pop("policy_kwargs", {})}
     defaults = dict(batch_size=24, prompts_per_batch=3, text_encoder="hashing", seed=0, device="cpu")
@@ -93,37 +98,34 @@ TASK, EPISODE, STEP = 0, 1, 2
 
 
 def traced(task: int, number: int, length: int, **kwargs: Any) -> Episode:
-    """An episode whose observation t is (task, number, t), whose action t is (number, t) / 128 and reward number + t / 256.
+    """Make an episode whose numbers tell their task, episode and step.
 
-    Binary fractions, so that comparisons are exact.
+    Observation t is (task, number, t), action t is (number, t) / 128 and reward t is number + t / 256: binary
+    fractions, so that comparisons are exact.
 
-    :param task: its task.
-    :param number: of the episode, distinct in the data.
-    :param length: its steps.
-    :param kwargs: the rest of `Episode`.
-    :return: the episode.
+    :param task: number of the task
+    :param number: number of the episode, distinct in the data
+    :param length: steps of the episode
+    :param kwargs: other arguments of `Episode`
     """
     steps = np.arange(length + 1)
-    observations = np.stack([np.full(length + 1, task), np.full(length + 1, number), steps], axis=1).astype(
-        np.float32
-    )
-    actions = np.stack([np.full(length, number), steps[:-1]], axis=1) / 128.0
+    rows = np.stack(np.broadcast_arrays(task, number, steps), axis=1)
+    name = f"task-{task}"
     return Episode(
-        observations,
-        actions,
+        rows.astype(np.float32),
+        rows[:-1, EPISODE:] / 128.0,
         number + steps[:-1] / 256.0,
-        task=f"task-{task}",
-        source=f"task-{task}, episode {number}",
+        task=name,
+        source=f"{name}, episode {number}",
         **kwargs,
     )
 
 
 def make_buffer(episodes: list[Episode], **kwargs: Any) -> PromptReplayBuffer:
-    """A buffer on the CPU with four prompts a batch, windows of three steps, and raw rewards.
+    """Make a buffer on the CPU with four prompts a batch, windows of three steps, and raw rewards.
 
-    :param episodes: what it holds.
-    :param kwargs: arguments of `PromptReplayBuffer` that differ.
-    :return: the buffer.
+    :param episodes: episodes of the buffer
+    :param kwargs: arguments of `PromptReplayBuffer` that differ
     """
     defaults: dict[str, Any] = dict(prompts_per_batch=4, prompt_window=3, seed=0, reward_scale="none")
     dataset = OfflineDataset.from_episodes(episodes)
@@ -133,13 +135,12 @@ def make_buffer(episodes: list[Episode], **kwargs: Any) -> PromptReplayBuffer:
 def recorded(
     env: gym.Env[Any, Any] | VecEnv | str, n_episodes: int = 2, length: int = 12, seed: int = 0
 ) -> OfflineDataset:
-    """What random actions do in an environment, as data of one task in the environment's own spaces.
+    """Record random actions in an environment, as data of one task in the environment's own spaces.
 
-    :param env: an environment, its id, or vectorised ones, of which the first is recorded.
-    :param n_episodes: how many.
-    :param length: steps of each at most.
-    :param seed: of environment, observations and actions.
-    :return: the data set.
+    :param env: an environment, its id, or vectorised ones, of which the first is recorded
+    :param n_episodes: number of episodes
+    :param length: largest number of steps
+    :param seed: seed of environment, observations and actions
     """
     made = gym.make(env) if isinstance(env, str) else env
     vec_env = made if isinstance(made, VecEnv) else DummyVecEnv([lambda: made])
@@ -161,11 +162,12 @@ def _record_one(env: VecEnv, length: int, source: str) -> Episode:
         done, info = bool(dones[0]), infos[0]
         observations.append(info["terminal_observation"] if done else _first(observation))
         rewards.append(reward[0])
-    first = observations[0]
+    if isinstance(observations[0], dict):
+        rows = {key: np.stack([row[key] for row in observations]) for key in observations[0]}
+    else:
+        rows = np.stack(observations)
     return Episode(
-        {key: np.stack([row[key] for row in observations]) for key in first}
-        if isinstance(first, dict)
-        else np.stack(observations),
+        rows,
         np.stack(actions),
         np.array(rewards),
         task_texts=("do what the environment rewards",),
@@ -175,21 +177,28 @@ def _record_one(env: VecEnv, length: int, source: str) -> Episode:
 
 
 def _first(observations: Any) -> Any:
-    """The first row of vectorised observations."""
-    return (
-        {key: rows[0] for key, rows in observations.items()}
-        if isinstance(observations, dict)
-        else observations[0]
-    )
+    if isinstance(observations, dict):
+        return {key: rows[0] for key, rows in observations.items()}
+    return observations[0]
 
 
 def model_of(env: gym.Env[Any, Any] | VecEnv | str, **kwargs: Any) -> LLMDPD:
-    """A tiny model of one task, which needs no prompt, with an environment and random data recorded in it.
+    """Make a tiny model of one task, which needs no prompt, with an environment and random data recorded in
+    it.
 
-    :param env: as in `recorded`.
-    :param kwargs: arguments of `LLMDPD` that differ.
-    :return: the model.
+    :param env: environment as in `recorded`
+    :param kwargs: arguments of `LLMDPD` that differ
     """
-    return tiny_model(
-        env=env, **{"dataset": recorded(env), "prompts_per_batch": 1, "batch_size": 8, **kwargs}
-    )
+    defaults = dict(dataset=recorded(env), prompts_per_batch=1, batch_size=8)
+    return tiny_model(env=env, **{**defaults, **kwargs})
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """Copy the weights and buffers of a module."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def differing(one: nn.Module | Mapping[str, Tensor], other: nn.Module | Mapping[str, Tensor]) -> set[str]:
+    """Names of the tensors that differ between two modules or snapshots."""
+    first, second = (each.state_dict() if isinstance(each, nn.Module) else each for each in (one, other))
+    return {name for name in first if not equal(first[name].cpu(), second[name].cpu())}

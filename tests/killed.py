@@ -33,7 +33,8 @@ def processes() -> ForkServerContext:
 
 
 def without_progress_bar(learn: Callable[..., LLMDPD]) -> Callable[..., LLMDPD]:
-    """Leave out the bar, whose thread outlives a training that raises, and whose lock outlives a process that is killed.
+    """Leave out the bar, whose thread outlives a training that raises, and whose lock outlives a process that
+    is killed.
 
     :param learn: `LLMDPD.learn`.
     :return: the same without a bar.

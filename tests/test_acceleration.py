@@ -28,7 +28,7 @@ def trained(n_steps: int = 6, **kwargs: Any) -> LLMDPD:
     return tiny_model(**kwargs).learn(n_steps, log_interval=None)
 
 
-# Precision -------------------------------------------------------------------------------------------------------------------
+# Precision --------------------------------------------------------------------------------------------------
 
 
 def test_the_precision_of_products_is_that_asked_for_while_it_learns_and_not_behind() -> None:
@@ -68,7 +68,7 @@ def test_a_copy_of_a_model_learns_by_itself() -> None:
     assert all(weights.grad is not None for weights in other.critic.parameters())
 
 
-# Compilation -----------------------------------------------------------------------------------------------------------------
+# Compilation ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_each_loss_is_compiled_in_one_piece(critic_objective: str, conditioning:
         assert_close(whole(batch, encoded, noise)[0], loss(batch, encoded, noise)[0])
 
 
-# A CUDA graph, played by a recorder ----------------------------------------------------------------------------------------
+# A CUDA graph, played by a recorder -------------------------------------------------------------------------
 
 
 class Tape(TorchDispatchMode):
@@ -239,7 +239,7 @@ def test_a_file_holds_the_rate_of_a_captured_optimiser_as_a_number(tmp_path: Any
     assert LLMDPD.load(tmp_path / "model.zip").actor.optimizer.param_groups[0]["lr"] == 0.25
 
 
-# What is refused -------------------------------------------------------------------------------------------------------------
+# What is refused --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

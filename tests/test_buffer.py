@@ -38,7 +38,7 @@ several_tasks = st.lists(st.lists(st.integers(1, 12), min_size=2, max_size=5), m
 """Lengths of the episodes of each task, at least two of each."""
 
 
-# What a transition is --------------------------------------------------------------------------------------------------
+# What a transition is ---------------------------------------------------------------------------------------
 
 
 @given(several_tasks, st.integers(0, 2**32 - 1))
@@ -100,7 +100,7 @@ def test_actions_are_scaled_from_the_action_space_to_one() -> None:
     assert_close(batch.prompts.actions[0], expected)
 
 
-# What a batch is made of -------------------------------------------------------------------------------------------------
+# What a batch is made of ------------------------------------------------------------------------------------
 
 
 @given(several_tasks, st.integers(0, 2**32 - 1))
@@ -174,7 +174,7 @@ def test_a_batch_that_its_prompts_do_not_divide_is_refused(batch_size: int) -> N
         make_buffer(traced_tasks([[3, 3]])).sample(batch_size)
 
 
-# What an example is ------------------------------------------------------------------------------------------------------
+# What an example is -----------------------------------------------------------------------------------------
 
 
 @given(several_tasks, st.integers(0, 2**32 - 1))
@@ -257,7 +257,7 @@ def test_failures_are_counted_for_each_task_apart() -> None:
     assert examples.unique().tolist() == [1, 2, 3, 4]
 
 
-# A single episode, and goals ----------------------------------------------------------------------------------------------
+# A single episode, and goals --------------------------------------------------------------------------------
 
 
 def test_an_only_episode_is_prompted_with_a_part_of_itself_that_lacks_what_is_learned_from_and_a_warning_says_so() -> (

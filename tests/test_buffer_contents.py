@@ -27,7 +27,7 @@ def same(one: PromptReplayBufferSamples, other: PromptReplayBufferSamples) -> bo
     return all(th.equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
 
 
-# Rewards -----------------------------------------------------------------------------------------------------------------
+# Rewards ----------------------------------------------------------------------------------------------------
 
 
 def rewarded(task: str, rewards: list[float], n_episodes: int = 2) -> list[Episode]:
@@ -69,7 +69,7 @@ def test_long_episodes_count_by_their_steps_in_the_scale_of_a_task() -> None:
     assert make_buffer(episodes, reward_scale="per_task").reward_scales.tolist() == pytest.approx([18.0**0.5])
 
 
-# Sentences ---------------------------------------------------------------------------------------------------------------
+# Sentences --------------------------------------------------------------------------------------------------
 
 
 def told(task: int, number: int, *texts: str) -> Episode:
@@ -136,7 +136,7 @@ def test_each_sentence_needs_a_vector() -> None:
         make_buffer(SENTENCES).set_text_vectors(np.zeros((3, 8)))
 
 
-# Kinds of observations ---------------------------------------------------------------------------------------------------
+# Kinds of observations --------------------------------------------------------------------------------------
 
 
 def observed(observations: Any, n_steps: int = 6) -> Episode:
@@ -197,7 +197,7 @@ def test_some_observations_are_spread_over_all_the_data() -> None:
     assert len(buffer.some_observations(10_000).unique(dim=0)) == 30  # type: ignore[union-attr]
 
 
-# A generator of its own ----------------------------------------------------------------------------------------------------
+# A generator of its own -------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_draws_the_same_batches() -> None:
@@ -241,7 +241,7 @@ def test_the_order_of_the_episodes_in_the_data_decides_nothing_about_tasks() -> 
     assert one.texts == other.texts
 
 
-# A part of a batch ---------------------------------------------------------------------------------------------------------
+# A part of a batch ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("as_dict", [False, True])
@@ -261,7 +261,7 @@ def test_the_leading_transitions_of_each_prompt_are_a_batch_of_their_own(as_dict
     assert part.prompts is batch.prompts
 
 
-# As SB3's buffer, and what it refuses ----------------------------------------------------------------------------------------
+# As SB3's buffer, and what it refuses -----------------------------------------------------------------------
 
 
 def test_a_buffer_goes_through_sb3s_pickles_and_draws_on_as_before(tmp_path: Path) -> None:

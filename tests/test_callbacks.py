@@ -43,7 +43,7 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-# The learning curve ---------------------------------------------------------------------------------------------------------
+# The learning curve -----------------------------------------------------------------------------------------
 
 
 def without_times(rows: list[CurveRow]) -> list[CurveRow]:
@@ -125,7 +125,7 @@ def test_a_number_comes_back_as_it_was(tmp_path: Path, value: float) -> None:
     assert read_curve(tmp_path / "curve.csv") == [{"step": 1.0, "loss": value}]
 
 
-# The latest model -----------------------------------------------------------------------------------------------------------
+# The latest model -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_saving_never_is_not_what_it_is_for() -> None:
         SaveLatest("model.zip", 0)
 
 
-# Signals --------------------------------------------------------------------------------------------------------------------
+# Signals ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from sb3_llmdpd.cli import app
 
 pytestmark = pytest.mark.slow
 
-# Processes ------------------------------------------------------------------------------------------------------------------
+# Processes --------------------------------------------------------------------------------------------------
 
 
 def is_saving(folder: Path) -> bool:
@@ -38,8 +38,8 @@ def test_a_training_killed_at_20_random_moments_ends_as_the_undisturbed_one(tmp_
 
     start(undisturbed).join()
     rng = np.random.default_rng(0)
-    # The first comes while the process is still preparing, and the others are spread over all steps; every other one waits
-    # for a save.
+    # The first comes while the process is still preparing, and the others are spread over all steps; every
+    # other one waits for a save.
     for number, step in enumerate([0, *np.sort(rng.integers(n_steps - 10, size=n_kills - 1))]):
         steps_seen = context.Value("i", 0, lock=False)
         process = start(killed, steps_seen)
@@ -71,7 +71,7 @@ def test_a_full_disk_leaves_the_file_of_before_whole(tmp_path: Path) -> None:
     assert LLMDPD.load(tmp_path / "model.zip", device="cpu").num_timesteps == 1
 
 
-# Commands -------------------------------------------------------------------------------------------------------------------
+# Commands ---------------------------------------------------------------------------------------------------
 
 COMMAND = str(Path(sys.executable).with_name("sb3-llmdpd"))
 OPTIONS = [

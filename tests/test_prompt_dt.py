@@ -65,7 +65,7 @@ def play(model: PromptDT, observations: np.ndarray, rows: list[list[int]]) -> li
     ]
 
 
-# The stretches -------------------------------------------------------------------------------------------------------------
+# The stretches ----------------------------------------------------------------------------------------------
 
 
 def traced_segments() -> SegmentBuffer:
@@ -111,7 +111,7 @@ def test_the_best_return_is_that_of_the_best_episode_of_each_task() -> None:
     assert_allclose(traced_segments().best_returns, [max(of_task) for of_task in returns], rtol=1e-6)
 
 
-# What an action depends on -------------------------------------------------------------------------------------------------
+# What an action depends on ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", range(K))
@@ -164,7 +164,7 @@ def test_what_a_prompt_lacks_is_not_looked_at(model: PromptDT) -> None:
     assert not th.allclose(*told)
 
 
-# Acting --------------------------------------------------------------------------------------------------------------------
+# Acting -----------------------------------------------------------------------------------------------------
 
 
 def test_each_row_has_a_memory_of_its_own_whatever_rows_are_left(model: PromptDT) -> None:
@@ -254,7 +254,7 @@ def test_it_is_evaluated_in_the_place_of_a_model() -> None:
     assert results[0].returns != results[1].returns
 
 
-# Learning ------------------------------------------------------------------------------------------------------------------
+# Learning ---------------------------------------------------------------------------------------------------
 
 
 def walk(side: float, seed: int) -> Episode:
@@ -289,7 +289,7 @@ def test_a_learning_that_goes_astray_is_noticed() -> None:
         tiny(learning_rate=1e30).learn(3)
 
 
-# The file ------------------------------------------------------------------------------------------------------------------
+# The file ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("changes", [{}, dict(text_encoder=None)], ids=["with text", "without text"])
@@ -334,7 +334,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         PromptDT.load(tmp_path / "model")
 
 
-# Refusals ------------------------------------------------------------------------------------------------------------------
+# Refusals ---------------------------------------------------------------------------------------------------
 
 
 def test_observations_that_are_no_vector_are_refused() -> None:

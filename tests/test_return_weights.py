@@ -69,7 +69,7 @@ def test_the_worst_episode_is_still_drawn_and_the_best_has_the_most_lots() -> No
     assert lots.tolist() == [1, 1, 1, MOST_LOTS]
 
 
-# Draws -----------------------------------------------------------------------------------------------------------------------
+# Draws ------------------------------------------------------------------------------------------------------
 
 
 def test_transitions_are_drawn_in_proportion_to_their_lots() -> None:

@@ -54,7 +54,7 @@ def equal(one: Any, other: Any) -> bool:
     return all(th.equal(a.cpu(), b.cpu()) for a, b in zip(tensors(one), tensors(other), strict=True))
 
 
-# Saved and loaded ------------------------------------------------------------------------------------------------------------
+# Saved and loaded -------------------------------------------------------------------------------------------
 
 
 def a_file(folder: Path, as_what: str) -> tuple[Any, Callable[[], Any]]:
@@ -129,7 +129,7 @@ def test_learning_several_times_warns_of_nothing(recwarn: pytest.WarningsRecorde
     assert len(recwarn) == 0
 
 
-# Devices and types -----------------------------------------------------------------------------------------------------------
+# Devices and types ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto", CUDA])

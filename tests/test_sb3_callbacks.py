@@ -65,7 +65,7 @@ class LineCounter(Logger):
         self.steps.append(step)
 
 
-# All of them together --------------------------------------------------------------------------------------------------------
+# All of them together ---------------------------------------------------------------------------------------
 
 
 def test_sb3s_callbacks_work_together_and_are_told_the_same(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_training_stops_at_a_reward_and_only_there(threshold: float, steps: int)
     assert model.num_timesteps == steps
 
 
-# Evaluation during training ------------------------------------------------------------------------------------------------
+# Evaluation during training ---------------------------------------------------------------------------------
 
 
 def test_several_environments_evaluate_during_training() -> None:
@@ -241,7 +241,7 @@ def test_callbacks_of_an_evaluation_know_their_parent(tmp_path: Path) -> None:
     assert evaluation.best_mean_reward == 10.0
 
 
-# Checkpoints -----------------------------------------------------------------------------------------------------------------
+# Checkpoints ------------------------------------------------------------------------------------------------
 
 
 def test_checkpoints_bring_the_buffer_along_and_a_run_goes_on_from_both(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_checkpoints_bring_the_buffer_along_and_a_run_goes_on_from_both(tmp_path
     ] == []
 
 
-# Progress --------------------------------------------------------------------------------------------------------------------
+# Progress ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])

@@ -1,6 +1,5 @@
-"""Stable-Baselines3's tests of image observations and of target networks, asked of LLMDPD; each says which one it answers."""
+"""Stable-Baselines3's tests of images and target networks, asked of LLMDPD; each says which one it answers."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,26 @@ from toys import SpacesEnv
 
 from sb3_llmdpd import LLMDPD
 
-Tensors = Iterable[th.Tensor]
 SMALL = dict(features_extractor_kwargs=dict(features_dim=8))
+LEARNING = dict(learning_rate=1e-3, text_dropout=0.5, trajectory_dropout=0.5)
+ONLINE, TARGETS = ("actor", "critic"), ("actor_target", "critic_target")
 
 
 def image_env(channel_first: bool = False, n_channels: int = 1) -> FakeImageEnv:
-    return FakeImageEnv(
-        screen_height=36, screen_width=40, n_channels=n_channels, discrete=False, channel_first=channel_first
-    )
+    return FakeImageEnv(6, 36, 40, n_channels, discrete=False, channel_first=channel_first)
 
 
-def image_model(env: Any, **kwargs: Any) -> LLMDPD:
-    return model_of(env, policy="CnnPolicy", **{"policy_kwargs": SMALL, "seed": 1, **kwargs})
+def image_model(env: Any = None, **kwargs: Any) -> LLMDPD:
+    return model_of(env or image_env(), policy="CnnPolicy", **{"policy_kwargs": SMALL, "seed": 1, **kwargs})
 
 
-def copies(tensors: Tensors) -> list[th.Tensor]:
-    return [tensor.detach().clone() for tensor in tensors]
+def parameters(model: LLMDPD, networks: tuple[str, ...]) -> list[th.Tensor]:
+    return [p.detach().clone() for name in networks for p in getattr(model, name).parameters()]
 
 
-def all_same(one: Tensors, other: Tensors) -> bool:
-    return all(th.allclose(a, b) for a, b in zip(one, other, strict=True))
-
-
-def all_differ(one: Tensors, other: Tensors) -> bool:
-    return not any(th.allclose(a, b) for a, b in zip(one, other, strict=True))
+def close(one: list[th.Tensor], other: list[th.Tensor]) -> set[bool]:
+    """{True} when all are nearly equal, {False} when all differ."""
+    return {th.allclose(a, b) for a, b in zip(one, other, strict=True)}
 
 
 @pytest.mark.parametrize("channel_first", [False, True])
@@ -65,19 +60,17 @@ def test_images_are_learned_from_and_a_loaded_model_sees_the_same(
 
 def test_images_that_were_put_in_order_by_hand_stay_so() -> None:
     """Answers `test_cnn.py::test_vec_transpose_skip`: stacked frames whose channels look like the last axis."""
-    stacked = VecFrameStack(
-        DummyVecEnv([lambda: FakeImageEnv(6, 41, 40, 10, discrete=False, channel_first=True)]), 5, "first"
-    )
-    shape = stacked.reset().shape
-    env = VecTransposeImage(stacked, skip=True)
+    frames = DummyVecEnv([lambda: FakeImageEnv(6, 41, 40, 10, discrete=False, channel_first=True)])
+    env = VecTransposeImage(VecFrameStack(frames, 5, "first"), skip=True)
     model = image_model(env).learn(2)
-    assert model.observation_space.shape == shape[1:] == (50, 41, 40)
-    assert model.predict(env.reset(), deterministic=True)[0].shape == (1, 5)
+    observations = env.reset()
+    assert model.observation_space.shape == observations.shape[1:] == (50, 41, 40)
+    assert model.predict(observations, deterministic=True)[0].shape == (1, 5)
 
 
 @pytest.mark.parametrize("normalize_images", [True, False])
 def test_what_only_looks_like_an_image_is_read_as_it_is_or_refused(normalize_images: bool) -> None:
-    """Answers `test_cnn.py::test_image_like_input`: floats of an image's shape, without VecNormalize, which we refuse."""
+    """Answers `test_cnn.py::test_image_like_input`: floats of an image's shape, without VecNormalize."""
     env = SpacesEnv(spaces.Box(-10.0, 10.0, (1, 36, 36)), spaces.Box(-1.0, 1.0, (2,)))
     policy_kwargs = {**SMALL, "normalize_images": normalize_images}
     if normalize_images:
@@ -90,51 +83,42 @@ def test_what_only_looks_like_an_image_is_read_as_it_is_or_refused(normalize_ima
 @pytest.mark.parametrize(("normalize_images", "largest"), [(True, 1.0), (False, 255.0)])
 def test_bytes_are_divided_by_255_unless_told_otherwise(normalize_images: bool, largest: float) -> None:
     """Answers `test_cnn.py::test_image_like_input`: what the argument does to a real image."""
-    model = image_model(image_env(), policy_kwargs={**SMALL, "normalize_images": normalize_images})
+    model = image_model(policy_kwargs={**SMALL, "normalize_images": normalize_images})
     read: list[float] = []
-    model.actor_target.features_extractor.register_forward_pre_hook(
-        lambda _, inputs: read.append(inputs[0].max().item())
-    )
+    extractor = model.actor_target.features_extractor
+    extractor.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].max().item()))
     model.predict(np.full((36, 40, 1), 255, np.uint8))
     assert set(read) == {largest, 0.0}  # the observation, and the zeros that stand for no example
 
 
 def test_target_networks_start_as_copies_and_follow() -> None:
     """Answers `test_cnn.py::test_features_extractor_target_net`, the part before and after training."""
-    model = image_model(image_env(), learning_rate=1e-3, text_dropout=0.5, trajectory_dropout=0.5)
-    pairs = ((model.actor, model.actor_target), (model.critic, model.critic_target))
-    for network, target in pairs:
-        assert all_same(network.parameters(), target.parameters())
-        assert not {id(parameter) for parameter in network.parameters()} & {
-            id(p) for p in target.parameters()
-        }
+    model = image_model(**LEARNING)
+    assert close(parameters(model, ONLINE), parameters(model, TARGETS)) == {True}
+    for network, target in zip(ONLINE, TARGETS, strict=True):
+        online, copied = ({id(p) for p in getattr(model, name).parameters()} for name in (network, target))
+        assert not online & copied
     model.learn(12)
-    for network, target in pairs:
-        assert all_differ(network.parameters(), target.parameters())
+    assert close(parameters(model, ONLINE), parameters(model, TARGETS)) == {False}
 
 
 def test_target_networks_stay_where_nothing_is_copied() -> None:
-    """Answers `test_cnn.py::test_features_extractor_target_net`: tau of 0, and an average that keeps all of itself."""
-    model = image_model(image_env(), learning_rate=1e-3, text_dropout=0.5, trajectory_dropout=0.5).learn(1)
-    model.tau, model.ema_decay, model._n_updates = (
-        0.0,
-        1.0,
-        10**15,
-    )  # the average's decay warms up over the updates
-    targets = copies([*model.actor_target.parameters(), *model.critic_target.parameters()])
-    networks = copies([*model.actor.parameters(), *model.critic.parameters()])
+    """Answers `test_cnn.py::test_features_extractor_target_net`: tau of 0, an average that keeps all of itself."""
+    model = image_model(**LEARNING).learn(1)
+    model.tau, model.ema_decay = 0.0, 1.0
+    model._n_updates = 10**15  # the average's decay warms up over the updates
+    online, targets = parameters(model, ONLINE), parameters(model, TARGETS)
     model.train(gradient_steps=8, batch_size=8)
-    assert all_same(targets, [*model.actor_target.parameters(), *model.critic_target.parameters()])
-    assert all_differ(networks, [*model.actor.parameters(), *model.critic.parameters()])
+    assert close(targets, parameters(model, TARGETS)) == {True}
+    assert close(online, parameters(model, ONLINE)) == {False}
 
 
 def test_with_a_learning_rate_of_0_only_the_target_networks_move() -> None:
     """Answers `test_cnn.py::test_features_extractor_target_net`: the end."""
-    model = image_model(image_env(), learning_rate=1e-3, text_dropout=0.5, trajectory_dropout=0.5).learn(8)
+    model = image_model(**LEARNING).learn(8)
     model.lr_schedule = model.critic_lr_schedule = lambda _: 0.0
-    targets = copies([*model.actor_target.parameters(), *model.critic_target.parameters()])
-    networks = copies([*model.actor.parameters(), *model.critic.parameters()])
+    online, targets = parameters(model, ONLINE), parameters(model, TARGETS)
     model.tau = 0.1
     model.train(gradient_steps=1, batch_size=8)
-    assert all_same(networks, [*model.actor.parameters(), *model.critic.parameters()])
-    assert all_differ(targets, [*model.actor_target.parameters(), *model.critic_target.parameters()])
+    assert close(online, parameters(model, ONLINE)) == {True}
+    assert close(targets, parameters(model, TARGETS)) == {False}

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's tests of policy arguments, and of the policy alone; each says which one it answers."""
+"""Stable-Baselines3's tests of policy arguments and of the policy alone; each says which one it answers."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from factories import model_of, recorded, tiny_model
+from factories import differing, model_of, recorded, snapshot, tiny_model
 from gymnasium import spaces
 from numpy.testing import assert_allclose, assert_array_equal
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, IdentityEnvBox
@@ -23,18 +23,22 @@ def widths(network: th.nn.Module) -> set[int]:
     return {size for parameter in network.parameters() for size in parameter.shape}
 
 
+def critic_inputs(model: LLMDPD) -> tuple[Any, ...]:
+    """Features, prompts and actions of a batch of eight."""
+    batch, actor = model.replay_buffer.sample(8), model.actor_target
+    features = actor.encode_observations(batch.observations).unsqueeze(0)
+    return features, actor.encode_prompts(batch.prompts), batch.actions.unsqueeze(0)
+
+
 @pytest.mark.parametrize("net_arch", [[], [4], [4, 4], dict(qf=[9], pi=[11, 7])], ids=str)
 def test_the_widths_of_the_layers_can_be_chosen(net_arch: Any) -> None:
     """Answers `test_custom_policy.py::test_custom_offpolicy`."""
     model = model_of("Pendulum-v1", policy_kwargs=dict(net_arch=net_arch))
-    before = [parameter.clone() for parameter in model.policy.parameters() if parameter.requires_grad]
+    before = snapshot(model.policy)
     model.learn(4)
     assert model.predict(np.zeros((2, 3)))[0].shape == (2, 1)
-    moved = [
-        not th.equal(old, new)
-        for old, new in zip(before, (p for p in model.policy.parameters() if p.requires_grad), strict=True)
-    ]
-    assert sum(moved) > len(moved) / 2
+    learned = {name for name, parameter in model.policy.named_parameters() if parameter.requires_grad}
+    assert len(learned & differing(model.policy, before)) > len(learned) / 2
 
 
 def test_actor_and_critic_can_have_widths_of_their_own() -> None:
@@ -51,30 +55,28 @@ def test_actor_and_critic_can_have_widths_of_their_own() -> None:
 def test_the_optimiser_can_be_chosen(
     optimizer_class: type[th.optim.Optimizer], optimizer_kwargs: Any
 ) -> None:
-    """Answers `test_custom_policy.py::test_custom_optimizer`, `test_tf_like_rmsprop_optimizer`, `test_dqn_custom_policy`."""
+    """Answers `test_custom_policy.py::test_custom_optimizer` and `test_tf_like_rmsprop_optimizer`.
+
+    Answers `test_dqn_custom_policy`, too.
+    """
     policy_kwargs = dict(optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs)
     model = model_of("Pendulum-v1", policy_kwargs=policy_kwargs).learn(3)
+    weight_decay = 0.0 if optimizer_kwargs or optimizer_class is RMSpropTFLike else 0.01
     for network in (model.actor, model.critic):
         assert type(network.optimizer) is optimizer_class
-        assert network.optimizer.param_groups[0]["weight_decay"] == (
-            0.0 if optimizer_kwargs or optimizer_class is RMSpropTFLike else 0.01
-        )
+        assert network.optimizer.param_groups[0]["weight_decay"] == weight_decay
 
 
 @pytest.mark.parametrize("n_critics", [1, 3])
 def test_there_may_be_any_number_of_critics(n_critics: int) -> None:
     """Answers `test_run.py::test_n_critics`."""
     model = model_of("Pendulum-v1", policy_kwargs=dict(n_critics=n_critics)).learn(3)
-    batch = model.replay_buffer.sample(8)
-    features = model.actor_target.encode_observations(batch.observations).unsqueeze(0)
-    values = model.critic(
-        features, model.actor_target.encode_prompts(batch.prompts), batch.actions.unsqueeze(0)
-    )
+    values = model.critic(*critic_inputs(model))
     assert len(values) == model.critic.n_critics == n_critics
     assert len(values.flatten(1).unique(dim=0)) == n_critics
 
 
-# Names of policies -----------------------------------------------------------------------------------------------------------
+# Names of policies ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -87,10 +89,9 @@ def test_there_may_be_any_number_of_critics(n_critics: int) -> None:
 )
 def test_a_policy_has_a_name_and_a_class(name: str, policy_class: type[LLMDPDPolicy], env: Any) -> None:
     """Answers `test_dict_env.py::test_goal_env` and what every SB3 test does in its first line."""
-    models = [model_of(env, policy=policy, seed=3).learn(2) for policy in (name, policy_class)]
-    assert [type(model.policy) for model in models] == [policy_class] * 2
-    states = [model.policy.state_dict() for model in models]
-    assert all(th.equal(states[0][key], states[1][key]) for key in states[0])
+    one, other = (model_of(env, policy=policy, seed=3).learn(2).policy for policy in (name, policy_class))
+    assert [type(one), type(other)] == [policy_class] * 2
+    assert differing(one, other) == set()
 
 
 def test_an_unknown_name_of_a_policy_is_refused() -> None:
@@ -109,7 +110,7 @@ def test_dict_observations_with_another_policy_are_answered_with_the_right_one(
         tiny_model(dataset=recorded(env), policy=policy) if with_data else LLMDPD(policy, env)
 
 
-# The policy alone ------------------------------------------------------------------------------------------------------------
+# The policy alone -------------------------------------------------------------------------------------------
 
 ENVS = {
     "MlpPolicy": lambda: IdentityEnvBox(-10, 10),
@@ -124,10 +125,10 @@ def test_policy_and_actor_saved_alone_come_back_and_act_the_same(tmp_path: Path,
     extractor = dict(features_extractor_kwargs=dict(features_dim=16)) if policy_name == "CnnPolicy" else {}
     model = model_of(env, policy=policy_name, learning_rate=1e-3, policy_kwargs=extractor).learn(3)
     policy, actor = model.policy, model.policy.actor_target
-    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    before = snapshot(policy)
     policy.load_state_dict({name: th.rand_like(tensor) for name, tensor in before.items()})
-    changed = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-    assert [name for name, tensor in before.items() if th.allclose(tensor, changed[name])] == []
+    changed = snapshot(policy)
+    assert not any(th.allclose(tensor, changed[name]) for name, tensor in before.items())
 
     prompts = model.prompter.batch([Prompt("do what the environment rewards")])
     policy.set_prompts(prompts)
@@ -137,13 +138,10 @@ def test_policy_and_actor_saved_alone_come_back_and_act_the_same(tmp_path: Path,
 
     policy.save(tmp_path / "policy.zip")
     actor.save(tmp_path / "actor.zip")
-    policy_class, actor_class = type(policy), type(actor)
+    loaded = type(policy).load(tmp_path / "policy.zip", "cpu")
+    loaded_actor = type(actor).load(tmp_path / "actor.zip", "cpu")
     del model, policy, actor
-    loaded, loaded_actor = (
-        policy_class.load(tmp_path / "policy.zip", "cpu"),
-        actor_class.load(tmp_path / "actor.zip", "cpu"),
-    )
-    assert [name for name, tensor in loaded.state_dict().items() if not th.equal(tensor, changed[name])] == []
+    assert differing(loaded, changed) == set()
     for predictor in (loaded, loaded_actor):
         predictor.set_prompts(prompts)
         assert_array_equal(predictor.predict(observations, deterministic=True)[0], actions)
@@ -167,8 +165,5 @@ def test_a_critic_saved_alone_comes_back_and_values_the_same(tmp_path: Path) -> 
     model = model_of(IdentityEnvBox(-10, 10)).learn(3)
     model.critic.save(tmp_path / "critic.zip")
     loaded = type(model.critic).load(tmp_path / "critic.zip", "cpu")
-    batch = model.replay_buffer.sample(8)
-    features = model.actor_target.encode_observations(batch.observations).unsqueeze(0)
-    prompts = model.actor_target.encode_prompts(batch.prompts)
-    values = [critic(features, prompts, batch.actions.unsqueeze(0)) for critic in (model.critic, loaded)]
-    assert th.equal(*values)
+    inputs = critic_inputs(model)
+    assert th.equal(model.critic(*inputs), loaded(*inputs))

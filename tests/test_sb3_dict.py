@@ -1,12 +1,13 @@
 """Stable-Baselines3's tests of Dict observations, asked of LLMDPD; each says which one it answers."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from factories import model_of, recorded, tiny_model
+from factories import model_of, recorded
 from gymnasium import spaces
 from numpy.testing import assert_allclose
 from stable_baselines3.common.env_checker import check_env
@@ -39,6 +40,10 @@ def nested_env() -> SpacesEnv:
     return SpacesEnv(spaces.Dict(vec=VECTOR, more=spaces.Dict(discrete=spaces.Discrete(4))), ACTIONS)
 
 
+def dict_model(env: Any, **kwargs: Any) -> LLMDPD:
+    return model_of(env, policy="MultiInputPolicy", seed=1, policy_kwargs=SMALL, **kwargs)
+
+
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_the_environments_of_these_tests_are_sound(channels_last: bool) -> None:
     """Answers `test_dict_env.py::test_env`."""
@@ -49,7 +54,7 @@ def test_the_environments_of_these_tests_are_sound(channels_last: bool) -> None:
 def test_images_vectors_and_numbers_are_learned_from_together(channels_last: bool) -> None:
     """Answers `test_dict_env.py::test_dict_spaces`."""
     env = mixed_env(channels_last)
-    model = model_of(env, policy="MultiInputPolicy", gamma=0.5, seed=1, policy_kwargs=SMALL).learn(2)
+    model = dict_model(env, gamma=0.5).learn(2)
     assert model.observation_space["img"].shape == (1, 36, 36)
     returns, lengths = evaluate_policy(model, env, n_eval_episodes=2, warn=False, return_episode_rewards=True)
     assert (returns, lengths) == ([5.0, 5.0], [5, 5])
@@ -59,18 +64,12 @@ def test_a_dict_of_one_vector_is_learned_from_as_the_vector() -> None:
     """Answers `test_dict_env.py::test_consistency`: the same networks, the same actions before and after."""
     dict_env = SpacesEnv(spaces.Dict(vec=VECTOR), ACTIONS)
     dataset = recorded(dict_env)
-    plain = [
-        Episode(e.observations["vec"], e.actions, e.rewards, task_texts=e.task_texts)
-        for e in dataset.episodes
-    ]
+    plain = [replace(episode, observations=episode.observations["vec"]) for episode in dataset.episodes]
+    plain_dataset = type(dataset).from_episodes(plain, VECTOR, ACTIONS)
     observations = np.stack([VECTOR.sample() for _ in range(5)])
-    kwargs = dict(gamma=0.5, seed=1, prompts_per_batch=1, batch_size=8, policy_kwargs=dict(net_arch=[8, 8]))
-    of_dict = tiny_model(policy="MultiInputPolicy", dataset=dataset, env=dict_env, **kwargs)
-    of_vector = tiny_model(
-        dataset=type(dataset).from_episodes(plain, VECTOR, ACTIONS),
-        env=gym.wrappers.FlattenObservation(dict_env),
-        **kwargs,
-    )
+    kwargs = dict(gamma=0.5, seed=1, policy_kwargs=dict(net_arch=[8, 8]))
+    of_dict = model_of(dict_env, policy="MultiInputPolicy", dataset=dataset, **kwargs)
+    of_vector = model_of(gym.wrappers.FlattenObservation(dict_env), dataset=plain_dataset, **kwargs)
     for _ in range(2):
         actions = of_dict.predict({"vec": observations}, deterministic=True)[0]
         assert_allclose(actions, of_vector.predict(observations, deterministic=True)[0], rtol=1e-5, atol=1e-6)
@@ -81,11 +80,10 @@ def test_a_dict_of_one_vector_is_learned_from_as_the_vector() -> None:
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_environments_in_other_processes_may_stand_beside_training() -> None:
     """Answers `test_dict_env.py::test_multiprocessing`."""
-    env = make_vec_env(
-        mixed_env, n_envs=2, vec_env_cls=SubprocVecEnv, vec_env_kwargs=dict(start_method="fork")
-    )
+    fork = dict(vec_env_cls=SubprocVecEnv, vec_env_kwargs=dict(start_method="fork"))
+    env = make_vec_env(mixed_env, n_envs=2, **fork)
     try:
-        model = model_of(env, policy="MultiInputPolicy", gamma=0.5, seed=1, policy_kwargs=SMALL).learn(2)
+        model = dict_model(env, gamma=0.5).learn(2)
         assert evaluate_policy(model, env, n_eval_episodes=2) == (5.0, 0.0)
     finally:
         env.close()
@@ -95,22 +93,13 @@ def test_environments_in_other_processes_may_stand_beside_training() -> None:
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_frames_may_be_stacked(channels_last: bool) -> None:
     """Answers `test_dict_env.py::test_dict_vec_framestack`."""
-    env = VecFrameStack(
-        DummyVecEnv(
-            [lambda: SimpleMultiObsEnv(random_start=True, discrete_actions=False, channel_last=channels_last)]
-        ),
-        n_stack=3,
-        channels_order={"vec": None, "img": "last" if channels_last else "first"},
-    )
-    model = model_of(env, policy="MultiInputPolicy", gamma=0.5, seed=1, policy_kwargs=SMALL).learn(2)
+    env = DummyVecEnv([lambda: SimpleMultiObsEnv(discrete_actions=False, channel_last=channels_last)])
+    order = {"vec": None, "img": "last" if channels_last else "first"}
+    model = dict_model(VecFrameStack(env, 3, order), gamma=0.5).learn(2)
     assert isinstance(model.get_env(), VecTransposeImage) == channels_last
-    assert {key: space.shape for key, space in model.observation_space.items()} == {
-        "img": (3, 64, 64),
-        "vec": (15,),
-    }
-    _, lengths = evaluate_policy(
-        model, model.get_env(), n_eval_episodes=1, warn=False, return_episode_rewards=True
-    )
+    shapes = {key: space.shape for key, space in model.observation_space.items()}
+    assert shapes == {"img": (3, 64, 64), "vec": (15,)}
+    _, lengths = evaluate_policy(model, model.get_env(), 1, warn=False, return_episode_rewards=True)
     assert 1 <= lengths[0] <= 101
 
 
@@ -129,7 +118,7 @@ REFUSED: dict[str, Any] = {
 @pytest.mark.parametrize("where", REFUSED)
 def test_vec_normalize_is_refused_with_what_does_its_work(where: str, tmp_path: Any) -> None:
     """Answers `test_dict_env.py::test_vec_normalize` and `test_vec_normalize.py::test_offpolicy_normalization`."""
-    model = model_of(mixed_env(), policy="MultiInputPolicy", policy_kwargs=SMALL)
+    model = dict_model(mixed_env())
     model.save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"VecNormalize.*the policy standardises observations"):
         REFUSED[where](model, tmp_path / "model")
@@ -150,7 +139,7 @@ def test_a_nested_dict_is_refused() -> None:
 def test_every_part_of_a_dict_matters() -> None:
     """Beyond `test_dict_env.py::test_dict_spaces`: no key is read over."""
     env = mixed_env()
-    model = model_of(env, policy="MultiInputPolicy", policy_kwargs=SMALL, learning_rate=1e-3).learn(3)
+    model = dict_model(env, learning_rate=1e-3).learn(3)
     with th.no_grad():
         base = {key: space.sample() for key, space in env.observation_space.items()}
         other = {"img": 255 - base["img"], "vec": -base["vec"], "discrete": (base["discrete"] + 1) % 4}

@@ -29,7 +29,7 @@ def moved(module: nn.Module, before: dict[str, th.Tensor]) -> set[str]:
     return {name for name, tensor in module.state_dict().items() if not th.equal(tensor, before[name])}
 
 
-# Learning --------------------------------------------------------------------------------------------------------------------
+# Learning ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_every_variant_learns_beside_any_number_of_environments(
     assert all(th.isfinite(tensor).all() for tensor in model.policy.state_dict().values())
 
 
-# Gradient steps --------------------------------------------------------------------------------------------------------------
+# Gradient steps ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gradient_steps", [0, 1, 3])
@@ -113,7 +113,7 @@ def test_a_gradient_step_that_cannot_be_is_refused(arguments: dict[str, Any]) ->
         model_of(ActionEnv(), **arguments)
 
 
-# Training mode ---------------------------------------------------------------------------------------------------------------
+# Training mode ----------------------------------------------------------------------------------------------
 
 
 class BatchNormDropout(BaseFeaturesExtractor):

@@ -51,7 +51,7 @@ def formats(model: LLMDPD) -> list[type]:
     return [type(output) for output in model.logger.output_formats]
 
 
-# Where the log goes ----------------------------------------------------------------------------------------------------------
+# Where the log goes -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_runs_of_tensorboard_have_names_and_numbers(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"LLMDPD_1", "name[16, 16]_1", "name[16, 16]_2"}
 
 
-# How fast training goes ------------------------------------------------------------------------------------------------------
+# How fast training goes -------------------------------------------------------------------------------------
 
 
 class InMemory(Logger):

@@ -51,7 +51,7 @@ def without_the_last_entry(state: dict[str, Any]) -> OrderedDict[str, Any]:
     return OrderedDict(list(state.items())[:-1])
 
 
-# get_parameters and set_parameters -----------------------------------------------------------------------------------------
+# get_parameters and set_parameters --------------------------------------------------------------------------
 
 
 def with_an_unknown_part(parameters: Parameters) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def test_without_an_exact_match_what_is_named_is_replaced_and_the_rest_stays() -
     assert all(th.equal(after[name], tensor) for name, tensor in networks(random).items())
 
 
-# save and load -------------------------------------------------------------------------------------------------------------
+# save and load ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
@@ -230,7 +230,7 @@ def test_a_model_can_be_copied_and_both_go_on_alike(copied: Callable[[LLMDPD], L
     )
 
 
-# Schedules and objects that a file cannot hold -----------------------------------------------------------------------------
+# Schedules and objects that a file cannot hold --------------------------------------------------------------
 
 
 def test_a_schedule_gives_plain_floats_before_and_after_loading(tmp_path: Path) -> None:

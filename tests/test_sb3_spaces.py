@@ -1,4 +1,4 @@
-"""Stable-Baselines3's tests of observation and action spaces, asked of LLMDPD; each says which one it answers."""
+"""Stable-Baselines3's tests of spaces, asked of LLMDPD; each says which one it answers."""
 
 from typing import Any
 
@@ -22,20 +22,14 @@ UNUSUAL = {
 }
 
 
-def action_box(shape: tuple[int, ...], dtype: Any, low: Any = -1.0, high: Any = 1.0) -> spaces.Box:
-    return spaces.Box(low, high, shape, dtype)
-
-
 BOXES = {
-    "a vector": action_box((2,), np.float32),
-    "a vector of doubles": action_box((2,), np.float64),
-    "a single number": action_box((1,), np.float32),
-    "a matrix": action_box((2, 2), np.float32),
-    "a tensor of doubles": action_box((2, 1, 3), np.float64),
-    "positive": action_box((10, 7), np.float32, 1.0, 5.0),
-    "bounds of its own for each entry": spaces.Box(
-        np.array([-2.0, 0.0], np.float32), np.array([0.5, 10.0], np.float32)
-    ),
+    "a vector": FLOAT32,
+    "a vector of doubles": FLOAT64,
+    "a single number": spaces.Box(-1, 1, (1,)),
+    "a matrix": spaces.Box(-1, 1, (2, 2)),
+    "a tensor of doubles": spaces.Box(-1, 1, (2, 1, 3), np.float64),
+    "positive": spaces.Box(1, 5, (10, 7)),
+    "bounds of its own for each entry": spaces.Box(np.float32([-2, 0]), np.float32([0.5, 10])),
 }
 
 
@@ -57,10 +51,8 @@ def test_observations_of_unusual_spaces_are_learned_from_and_acted_on(space: spa
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_discrete_observations_are_learned_from_and_acted_on(n_envs: int) -> None:
     """Answers `test_spaces.py::test_discrete_obs_space`."""
-    model = model_of(
-        make_vec_env(lambda: SpacesEnv(spaces.Discrete(5), FLOAT32), n_envs=n_envs, seed=0)
-    ).learn(3)
-    actions, _ = model.predict(np.arange(5), deterministic=True)
+    env = make_vec_env(lambda: SpacesEnv(spaces.Discrete(5), FLOAT32), n_envs=n_envs, seed=0)
+    actions, _ = model_of(env).learn(3).predict(np.arange(5), deterministic=True)
     assert actions.shape == (5, 2)
     assert len(np.unique(actions, axis=0)) == 5
 
@@ -72,10 +64,9 @@ def test_discrete_observations_that_do_not_start_at_0_are_refused(start: int, as
     space = spaces.Discrete(5, start=start)
     env = SpacesEnv(spaces.Dict(number=space) if as_dict else space, FLOAT32)
     policy = "MultiInputPolicy" if as_dict else "MlpPolicy"
-    with pytest.raises(ValueError, match=rf"start.*{start}"):
-        LLMDPD(policy, env, text_encoder=None, device="cpu")
-    with pytest.raises(ValueError, match=rf"start.*{start}"):
-        model_of(env, policy=policy)
+    for make in (LLMDPD, lambda policy, env, **_: model_of(env, policy=policy)):
+        with pytest.raises(ValueError, match=rf"start.*{start}"):
+            make(policy, env, text_encoder=None, device="cpu")
 
 
 @pytest.mark.parametrize("space", BOXES.values(), ids=BOXES)
@@ -115,9 +106,8 @@ def test_actions_are_of_the_type_of_their_space_whatever_the_observations_are(
 ) -> None:
     """Answers `test_spaces.py::test_float64_action_space`."""
     env = SpacesEnv(space, action_space)
-    model = model_of(env, policy="MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy").learn(
-        3
-    )
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+    model = model_of(env, policy=policy).learn(3)
     observation, _ = env.reset()
     for deterministic in (False, True):
         assert model.predict(observation, deterministic=deterministic)[0].dtype == action_space.dtype
@@ -131,13 +121,10 @@ def test_one_array_may_be_taken_out_of_a_dict() -> None:
     assert evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)[0] == 10.0
 
 
-UNBOUNDED = spaces.Box(-np.inf, 1.0, (2,))
-
-
 def test_actions_without_finite_bounds_are_refused() -> None:
     """Answers what SB3's constructor asserts: an action in [-1, 1] would mean nothing."""
     with pytest.raises(AssertionError, match="finite lower and upper bound"):
-        LLMDPD("MlpPolicy", SpacesEnv(FLOAT32, UNBOUNDED), device="cpu")
+        LLMDPD("MlpPolicy", SpacesEnv(FLOAT32, spaces.Box(-np.inf, 1.0, (2,))), device="cpu")
 
 
 OUTSIDE: dict[str, tuple[spaces.Space[Any], Any]] = {

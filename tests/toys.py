@@ -8,7 +8,8 @@ from gymnasium import spaces
 
 
 class ActionEnv(gym.Env[np.ndarray, np.ndarray]):
-    """Always the same observation; the reward is the first entry of the action. Of the spaces of `make_episodes`.
+    """Always the same observation; the reward is the first entry of the action. Of the spaces of
+    `make_episodes`.
 
     :param length: steps until the time limit.
     :param observation: entry of the constant observation.

@@ -187,7 +187,8 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self._prompts is None:
             raise ValueError(
-                "the policy has no prompt: use model.predict(..., task_text=...), or model.set_task(...) first"
+                "the policy has no prompt: use model.predict(..., task_text=...),"
+                " or model.set_task(...) first"
             )
         n_prompts = len(self._prompts.has_text)
         n_rows = count_rows(observation, n_prompts)
