@@ -1,4 +1,4 @@
-"""Stable-Baselines3's tests of replay buffers, asked of PromptReplayBuffer; each says which one it answers."""
+"""Stable-Baselines3's tests of replay buffers, asked of PromptReplayBuffer; each says what it answers."""
 
 import io
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from factories import model_of, recorded, tiny_model
+from factories import differing, model_of, recorded, tiny_model
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.envs import IdentityEnvBox
@@ -21,19 +21,8 @@ from toys import ActionEnv, SpacesEnv
 from sb3_llmdpd import LLMDPD, PromptReplayBuffer
 
 ACTIONS = spaces.Box(1.0, 5.0, (1,), np.float32)
-DTYPES = (
-    np.uint8,
-    np.int8,
-    np.uint16,
-    np.int16,
-    np.uint32,
-    np.int32,
-    np.uint64,
-    np.int64,
-    np.float16,
-    np.float32,
-    np.float64,
-)
+DTYPES = [np.dtype(f"{kind}{size}").type for kind in ("uint", "int") for size in (8, 16, 32, 64)]
+DTYPES += [np.float16, np.float32, np.float64]
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not th.cuda.is_available(), reason="there is no GPU"))
 
 
@@ -72,7 +61,7 @@ def a_file(folder: Path, as_what: str) -> tuple[Any, Callable[[], Any]]:
 def test_a_saved_buffer_comes_back_whole_on_the_models_device_and_learning_goes_on(
     tmp_path: Path, as_what: str, device: str
 ) -> None:
-    """Answers `test_save_load.py::test_save_load_replay_buffer`; in the place of `extend`, which cannot be, we learn on."""
+    """Answers `test_save_load.py::test_save_load_replay_buffer`; learning goes on in place of `extend`."""
     model, undisturbed = identity_model(device=device).learn(3), identity_model(device=device).learn(3)
     before = deepcopy(model.replay_buffer)
     target, source = a_file(tmp_path, as_what)
@@ -86,7 +75,7 @@ def test_a_saved_buffer_comes_back_whole_on_the_models_device_and_learning_goes_
 
     model.learn(3, reset_num_timesteps=False)
     undisturbed.learn(3, reset_num_timesteps=False)
-    assert equal(model.policy.state_dict(), undisturbed.policy.state_dict())
+    assert differing(model.policy, undisturbed.policy) == set()
 
 
 @pytest.mark.parametrize(
@@ -148,30 +137,21 @@ def test_every_tensor_of_a_batch_is_on_the_buffers_device(device: str, as_dict: 
 def test_observations_keep_the_type_of_their_space_and_floats_are_single(
     dtype: type[Any], action_dtype: type[Any]
 ) -> None:
-    """Answers `test_buffers.py::test_buffer_dtypes`; float16 and float64 are float32 with us, as the networks read them."""
-    space = spaces.Box(0, 100, dtype=dtype)
-    dataset = recorded(
-        SpacesEnv(
-            spaces.Dict(obs=space, other=spaces.Box(0, 100, dtype=np.uint8)),
-            spaces.Box(-1, 1, dtype=action_dtype),
-        )
-    )
+    """Answers `test_buffers.py::test_buffer_dtypes`; the networks read all floats as float32."""
+    space = spaces.Dict(obs=spaces.Box(0, 100, dtype=dtype), other=spaces.Box(0, 100, dtype=np.uint8))
+    dataset = recorded(SpacesEnv(space, spaces.Box(-1, 1, dtype=action_dtype)))
     batch = PromptReplayBuffer(dataset, "cpu", prompts_per_batch=2, seed=0).sample(64)
-    expected = np.float32 if np.issubdtype(dtype, np.floating) else dtype
+    expected = {"obs": np.float32 if np.issubdtype(dtype, np.floating) else dtype, "other": np.uint8}
     for observations in (batch.observations, batch.next_observations, batch.prompts.observations):
-        assert {key: value.numpy().dtype for key, value in observations.items()} == {
-            "obs": expected,
-            "other": np.uint8,
-        }
+        assert {key: value.numpy().dtype for key, value in observations.items()} == expected
     logged = {float(value) for episode in dataset.episodes for value in episode.observations["obs"].ravel()}
     assert {float(value) for value in batch.observations["obs"].ravel()} <= logged
-    assert {batch.actions.dtype, batch.prompts.actions.dtype, batch.rewards.dtype, batch.dones.dtype} == {
-        th.float32
-    }
+    floats = batch.actions, batch.prompts.actions, batch.rewards, batch.dones
+    assert {tensor.dtype for tensor in floats} == {th.float32}
 
 
 def test_statistics_of_vec_normalize_are_refused_by_the_buffer() -> None:
-    """Answers `test_buffers.py::test_replay_buffer_normalization`: offline they never move; the policy has its own."""
+    """Answers `test_buffers.py::test_replay_buffer_normalization`: the policy has statistics of its own."""
     model = tiny_model()
     with pytest.raises(ValueError, match="VecNormalize cannot serve offline"):
         model.replay_buffer.sample(24, env=VecNormalize(DummyVecEnv([ActionEnv])))
@@ -184,7 +164,7 @@ def test_a_batch_of_nothing_is_refused(batch_size: int) -> None:
 
 
 def test_a_buffer_of_a_users_own_class_is_used_as_it_is() -> None:
-    """Answers `test_buffers.py::test_custom_rollout_buffer` and `replay_buffer_class`: the buffer itself is the argument."""
+    """Answers `test_buffers.py::test_custom_rollout_buffer`: the buffer itself is the argument."""
 
     class OwnBuffer(PromptReplayBuffer):
         n_samples = 0

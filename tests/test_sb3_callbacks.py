@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from factories import model_of
+from factories import differing, model_of
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -35,23 +35,32 @@ def toy_env() -> SpacesEnv:
     return SpacesEnv(BOX, BOX)
 
 
+def toy_model(**kwargs: Any) -> LLMDPD:
+    return model_of(toy_env(), **kwargs)
+
+
+def evaluation_of(env: Any = None, **kwargs: Any) -> EvalCallback:
+    """Evaluate one episode each time."""
+    defaults = dict(n_eval_episodes=1, warn=False, verbose=0)
+    return EvalCallback(env or toy_env(), **{**defaults, **kwargs})
+
+
 class Recorder(BaseCallback):
     """Remembers what it is told and when."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[int] = []
-        self.started = self.ended = 0
+        self.heard: list[Any] = []
 
     def _on_training_start(self) -> None:
-        self.started += 1
+        self.heard.append("start")
 
     def _on_step(self) -> bool:
-        self.steps.append(self.num_timesteps)
+        self.heard.append(self.num_timesteps)
         return True
 
     def _on_training_end(self) -> None:
-        self.ended += 1
+        self.heard.append("end")
 
 
 class LineCounter(Logger):
@@ -70,21 +79,16 @@ class LineCounter(Logger):
 
 def test_sb3s_callbacks_work_together_and_are_told_the_same(tmp_path: Path) -> None:
     """Answers `test_callbacks.py::test_callbacks`; locals hold no `new_obs` and `dones`, as nobody steps."""
-    model = model_of(toy_env())
-    logger = LineCounter()
+    model, logger = toy_model(), LineCounter()
     model.set_logger(logger)
     checkpoint = CheckpointCallback(save_freq=5, save_path=str(tmp_path))
-    evaluation = EvalCallback(
-        toy_env(),
+    evaluation = evaluation_of(
         callback_on_new_best=StopTrainingOnRewardThreshold(reward_threshold=10.5, verbose=1),
-        callback_after_eval=StopTrainingOnNoModelImprovement(
-            max_no_improvement_evals=20, min_evals=1, verbose=1
-        ),
+        callback_after_eval=StopTrainingOnNoModelImprovement(20, min_evals=1, verbose=1),
         best_model_save_path=str(tmp_path),
         log_path=str(tmp_path),
         eval_freq=3,
-        n_eval_episodes=1,
-        warn=False,
+        verbose=1,
     )
     event_checkpoint = CheckpointCallback(save_freq=1, save_path=str(tmp_path), name_prefix="event")
     event, log = EveryNTimesteps(n_steps=4, callback=event_checkpoint), LogEveryNTimesteps(n_steps=2)
@@ -98,23 +102,16 @@ def test_sb3s_callbacks_work_together_and_are_told_the_same(tmp_path: Path) -> N
         assert callback.locals["self"] is model
         assert callback.num_timesteps <= model.num_timesteps
     assert (event.num_timesteps, event.n_calls) == (model.num_timesteps, model.num_timesteps) == (8, 8)
-    assert recorder.steps == list(range(1, 9))
-    assert (recorder.started, recorder.ended) == (1, 1)
+    assert recorder.heard == ["start", *range(1, 9), "end"]
     assert evaluation.evaluations_timesteps == [3, 6]
-    assert logger.steps == [
-        2,
-        3,
-        4,
-        6,
-        6,
-        8,
-    ]  # LogEveryNTimesteps at each second step, EvalCallback at each third
+    at_each_second, at_each_third = [2, 4, 6, 8], [3, 6]  # LogEveryNTimesteps and EvalCallback
+    assert logger.steps == sorted(at_each_second + at_each_third)
     saved = {path.name for path in tmp_path.glob("*.zip")}
     assert saved == {"rl_model_5_steps.zip", "event_4_steps.zip", "event_8_steps.zip", "best_model.zip"}
 
     model.learn(2, callback=None)
     model.learn(2, callback=[checkpoint, recorder], progress_bar=True)
-    assert recorder.steps[8:] == [1, 2]
+    assert recorder.heard[10:] == ["start", 1, 2, "end"]
     model.learn(2, callback=lambda _locals, _globals: True)
     assert model.num_timesteps == 2
 
@@ -137,26 +134,20 @@ def test_a_callback_that_says_no_ends_training_at_once(falsy: Any, how: str) -> 
         "as a function": lambda _locals, _globals: falsy,
         "at an event": EveryNTimesteps(1, no),
     }
-    assert model_of(toy_env()).learn(5, callback=callback[how]).num_timesteps == 1
+    assert toy_model().learn(5, callback=callback[how]).num_timesteps == 1
     assert no.n_calls == (how != "as a function")
 
 
 def test_stopping_on_episodes_says_that_training_has_none() -> None:
-    """Answers `test_callbacks.py::test_callbacks`, the part that cannot be: no environment is stepped, so none ends."""
+    """Answers `test_callbacks.py::test_callbacks`, the part that cannot be: no environment is stepped."""
     with pytest.raises(AssertionError, match="dones"):
-        model_of(toy_env()).learn(2, callback=StopTrainingOnMaxEpisodes(max_episodes=1))
+        toy_model().learn(2, callback=StopTrainingOnMaxEpisodes(max_episodes=1))
 
 
 def test_training_stops_where_evaluations_no_longer_improve() -> None:
-    """Answers `test_callbacks.py::test_callbacks`: the return is always 10, so the first is never bettered."""
+    """Answers `test_callbacks.py::test_callbacks`: the return is always 10, so none is above the first."""
     stop = StopTrainingOnNoModelImprovement(max_no_improvement_evals=2, min_evals=1)
-    model = model_of(toy_env())
-    model.learn(
-        50,
-        callback=EvalCallback(
-            toy_env(), callback_after_eval=stop, eval_freq=2, n_eval_episodes=1, warn=False
-        ),
-    )
+    model = toy_model().learn(50, callback=evaluation_of(callback_after_eval=stop, eval_freq=2))
     assert model.num_timesteps == 8  # the best at 2, then no better at 4, 6 and 8
 
 
@@ -164,13 +155,7 @@ def test_training_stops_where_evaluations_no_longer_improve() -> None:
 def test_training_stops_at_a_reward_and_only_there(threshold: float, steps: int) -> None:
     """Answers `test_callbacks.py::test_callbacks`."""
     stop = StopTrainingOnRewardThreshold(reward_threshold=threshold)
-    model = model_of(toy_env())
-    model.learn(
-        6,
-        callback=EvalCallback(
-            toy_env(), callback_on_new_best=stop, eval_freq=2, n_eval_episodes=1, warn=False
-        ),
-    )
+    model = toy_model().learn(6, callback=evaluation_of(callback_on_new_best=stop, eval_freq=2))
     assert model.num_timesteps == steps
 
 
@@ -179,10 +164,10 @@ def test_training_stops_at_a_reward_and_only_there(threshold: float, steps: int)
 
 def test_several_environments_evaluate_during_training() -> None:
     """Answers `test_callbacks.py::test_eval_callback_vec_env`."""
-    evaluation = EvalCallback(DummyVecEnv([toy_env] * 3), eval_freq=2, warn=False)
-    model_of(toy_env()).learn(5, callback=evaluation)
+    evaluation = evaluation_of(DummyVecEnv([toy_env] * 3), eval_freq=2, n_eval_episodes=5)
+    toy_model().learn(5, callback=evaluation)
     assert evaluation.last_mean_reward == 10.0
-    assert evaluation.evaluations_timesteps == []  # which are kept with a `log_path` alone
+    assert evaluation.evaluations_timesteps == []  # they are kept with a `log_path` alone
 
 
 class SometimesSuccessful(SpacesEnv):
@@ -198,20 +183,17 @@ class SometimesSuccessful(SpacesEnv):
 
 def test_shares_of_success_are_logged_and_kept(tmp_path: Path) -> None:
     """Answers `test_callbacks.py::test_eval_success_logging`."""
-    evaluation = EvalCallback(
-        SometimesSuccessful(), eval_freq=3, n_eval_episodes=4, log_path=str(tmp_path), warn=False
-    )
-    model = model_of(toy_env())
-    model.learn(3, callback=evaluation, log_interval=None)
+    logged = dict(log_path=str(tmp_path), eval_freq=3, n_eval_episodes=4)
+    evaluation = evaluation_of(SometimesSuccessful(), **logged)
+    toy_model().learn(3, callback=evaluation, log_interval=None)
     assert np.mean(evaluation._is_success_buffer) == 0.5
     assert np.load(tmp_path / "evaluations.npz")["successes"].shape == (1, 4)
 
 
 def test_evaluations_are_logged_at_the_step_they_were_made_at(tmp_path: Path) -> None:
     """Answers `test_callbacks.py::test_eval_callback_logs_are_written_with_the_correct_timestep`."""
-    model = model_of(toy_env(), tensorboard_log=str(tmp_path))
-    evaluation = EvalCallback(toy_env(), eval_freq=3, n_eval_episodes=1, warn=False, verbose=0)
-    model.learn(8, callback=evaluation, log_interval=2)
+    model = toy_model(tensorboard_log=str(tmp_path))
+    model.learn(8, callback=evaluation_of(eval_freq=3), log_interval=2)
     model.logger.close()
     events = EventAccumulator(str(tmp_path / "LLMDPD_1")).Reload()
     assert [event.step for event in events.scalars.Items("eval/mean_reward")] == [3, 6]
@@ -227,16 +209,13 @@ def test_callbacks_of_an_evaluation_know_their_parent(tmp_path: Path) -> None:
             return True
 
     stop = StopTrainingOnRewardThreshold(reward_threshold=200.0, verbose=1)
-    evaluation = EvalCallback(
-        toy_env(),
+    evaluation = evaluation_of(
         best_model_save_path=str(tmp_path),
         eval_freq=2,
-        n_eval_episodes=1,
         callback_on_new_best=CallbackList([Child(), stop]),
         callback_after_eval=CallbackList([Child()]),
-        warn=False,
     )
-    model_of(toy_env()).learn(4, callback=evaluation)
+    toy_model().learn(4, callback=evaluation)
     assert parents == [evaluation] * 3  # one new best, two evaluations
     assert evaluation.best_mean_reward == 10.0
 
@@ -245,11 +224,9 @@ def test_callbacks_of_an_evaluation_know_their_parent(tmp_path: Path) -> None:
 
 
 def test_checkpoints_bring_the_buffer_along_and_a_run_goes_on_from_both(tmp_path: Path) -> None:
-    """Answers `test_callbacks.py::test_checkpoint_additional_info`; there are no statistics of VecNormalize to save."""
-    callback = CheckpointCallback(
-        3, str(tmp_path), save_replay_buffer=True, save_vecnormalize=True, verbose=2
-    )
-    whole = model_of(toy_env()).learn(3, callback=callback)
+    """Answers `test_callbacks.py::test_checkpoint_additional_info`; VecNormalize has no statistics here."""
+    extras = dict(save_replay_buffer=True, save_vecnormalize=True)
+    whole = toy_model().learn(3, callback=CheckpointCallback(3, str(tmp_path), **extras, verbose=2))
     whole.learn(2, reset_num_timesteps=False)
     saved = {path.name for path in tmp_path.iterdir()}
     assert saved == {"rl_model_3_steps.zip", "rl_model_replay_buffer_3_steps.pkl"}
@@ -257,10 +234,7 @@ def test_checkpoints_bring_the_buffer_along_and_a_run_goes_on_from_both(tmp_path
     model = LLMDPD.load(tmp_path / "rl_model_3_steps.zip", env=toy_env(), device="cpu")
     model.load_replay_buffer(tmp_path / "rl_model_replay_buffer_3_steps.pkl")
     assert model.learn(2, reset_num_timesteps=False).num_timesteps == 5
-    expected = whole.policy.state_dict()
-    assert [
-        name for name, tensor in model.policy.state_dict().items() if not th.equal(tensor, expected[name])
-    ] == []
+    assert differing(model.policy, whole.policy) == set()
 
 
 # Progress ---------------------------------------------------------------------------------------------------
@@ -270,15 +244,14 @@ def test_checkpoints_bring_the_buffer_along_and_a_run_goes_on_from_both(tmp_path
 def test_a_progress_bar_ends_at_the_number_of_gradient_steps(
     n_envs: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Answers `test_callbacks.py::test_callbacks`: `progress_bar=True`, also beside vectorised environments."""
+    """Answers `test_callbacks.py::test_callbacks`: `progress_bar=True` with vectorised environments, too."""
     model = model_of(DummyVecEnv([toy_env] * n_envs))
-    model.learn(3, progress_bar=True)
-    assert "3/3" in capsys.readouterr().out
-    model.learn(2, reset_num_timesteps=False, progress_bar=True)
-    assert "2/2" in capsys.readouterr().out
+    for steps in (3, 2):
+        model.learn(steps, reset_num_timesteps=steps == 3, progress_bar=True)
+        assert f"{steps}/{steps}" in capsys.readouterr().out
 
 
 def test_sb3s_progress_bar_can_be_a_callback_among_others(capsys: pytest.CaptureFixture[str]) -> None:
     """Answers `test_callbacks.py::test_callbacks`: the bar as an object."""
-    model_of(toy_env()).learn(3, callback=[Recorder(), ProgressBarCallback()])
+    toy_model().learn(3, callback=[Recorder(), ProgressBarCallback()])
     assert "3/3" in capsys.readouterr().out

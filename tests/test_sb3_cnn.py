@@ -1,4 +1,4 @@
-"""Stable-Baselines3's tests of images and target networks, asked of LLMDPD; each says which one it answers."""
+"""Stable-Baselines3's tests of images and target networks, asked of LLMDPD; each says what it answers."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def close(one: list[th.Tensor], other: list[th.Tensor]) -> set[bool]:
 def test_images_are_learned_from_and_a_loaded_model_sees_the_same(
     tmp_path: Path, channel_first: bool, n_channels: int
 ) -> None:
-    """Answers `test_cnn.py::test_cnn` and `test_channel_first_env`: any resolution, channels at either end."""
+    """Answers `test_cnn.py::test_cnn` and `test_channel_first_env`: channels may come first or last."""
     env = image_env(channel_first, n_channels)
     model = image_model(env).learn(2)
     assert is_vecenv_wrapped(model.get_env(), VecTransposeImage) == (not channel_first)
@@ -59,7 +59,7 @@ def test_images_are_learned_from_and_a_loaded_model_sees_the_same(
 
 
 def test_images_that_were_put_in_order_by_hand_stay_so() -> None:
-    """Answers `test_cnn.py::test_vec_transpose_skip`: stacked frames whose channels look like the last axis."""
+    """Answers `test_cnn.py::test_vec_transpose_skip`: stacked frames, whose channels could be either axis."""
     frames = DummyVecEnv([lambda: FakeImageEnv(6, 41, 40, 10, discrete=False, channel_first=True)])
     env = VecTransposeImage(VecFrameStack(frames, 5, "first"), skip=True)
     model = image_model(env).learn(2)
@@ -103,7 +103,7 @@ def test_target_networks_start_as_copies_and_follow() -> None:
 
 
 def test_target_networks_stay_where_nothing_is_copied() -> None:
-    """Answers `test_cnn.py::test_features_extractor_target_net`: tau of 0, an average that keeps all of itself."""
+    """Answers `test_cnn.py::test_features_extractor_target_net`: tau of 0, and an average that stays."""
     model = image_model(**LEARNING).learn(1)
     model.tau, model.ema_decay = 0.0, 1.0
     model._n_updates = 10**15  # the average's decay warms up over the updates

@@ -120,7 +120,7 @@ ENVS = {
 
 @pytest.mark.parametrize("policy_name", ENVS)
 def test_policy_and_actor_saved_alone_come_back_and_act_the_same(tmp_path: Path, policy_name: str) -> None:
-    """Answers `test_save_load.py::test_save_load_policy`; their prompt is set again, as it is no part of a policy."""
+    """Answers `test_save_load.py::test_save_load_policy`; the prompt, no part of a policy, is set again."""
     env = ENVS[policy_name]()
     extractor = dict(features_extractor_kwargs=dict(features_dim=16)) if policy_name == "CnnPolicy" else {}
     model = model_of(env, policy=policy_name, learning_rate=1e-3, policy_kwargs=extractor).learn(3)
@@ -148,7 +148,7 @@ def test_policy_and_actor_saved_alone_come_back_and_act_the_same(tmp_path: Path,
 
 
 def test_a_policy_is_a_function_of_observations_as_sb3s_are() -> None:
-    """Beyond `test_save_load.py::test_save_load_policy`: `policy(observations)`, as exported policies need."""
+    """Beyond `test_save_load.py::test_save_load_policy`: exported policies need `policy(observations)`."""
     model = model_of(IdentityEnvBox(-10, 10)).learn(2)
     observations = np.linspace(-10, 10, 6, dtype=np.float32)[:, None]
     with th.no_grad():

@@ -117,7 +117,7 @@ REFUSED: dict[str, Any] = {
 
 @pytest.mark.parametrize("where", REFUSED)
 def test_vec_normalize_is_refused_with_what_does_its_work(where: str, tmp_path: Any) -> None:
-    """Answers `test_dict_env.py::test_vec_normalize` and `test_vec_normalize.py::test_offpolicy_normalization`."""
+    """Answers `test_dict_env.py::test_vec_normalize`, and `test_offpolicy_normalization`."""
     model = dict_model(mixed_env())
     model.save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"VecNormalize.*the policy standardises observations"):

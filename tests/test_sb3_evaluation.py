@@ -26,27 +26,23 @@ def test_model_and_policy_are_evaluated_over_whole_episodes(who: str) -> None:
     """Answers `test_utils.py::test_evaluate_policy`."""
     n_steps, n_episodes = 12, 2
     model = model_of(gym.make("Pendulum-v1", max_episode_steps=n_steps))
-    views = {
-        "model": model,
-        "policy": model.policy,
-        "prompted view": model.prompted("do what the environment rewards"),
-    }
-    predictor, calls = views[who], []
+    view = model.prompted("do what the environment rewards")
+    predictor = {"model": model, "policy": model.policy, "prompted view": view}[who]
+    calls = []
 
     def look(locals_: dict[str, Any], _globals: dict[str, Any]) -> None:
         assert locals_["model"] is predictor
         assert locals_["new_observations"] is not locals_["observations"]
         calls.append(np.allclose(locals_["new_observations"], locals_["observations"]))
 
-    returns, lengths = evaluate_policy(
-        predictor, model.get_env(), n_episodes, callback=look, return_episode_rewards=True, deterministic=True
-    )
+    env = model.get_env()
+    returns, lengths = evaluate_policy(predictor, env, n_episodes, callback=look, return_episode_rewards=True)
     assert lengths == [n_steps] * n_episodes
     assert calls == [False] * n_steps * n_episodes
     assert len(returns) == n_episodes
     assert max(returns) < 0  # Pendulum only costs
     with pytest.raises(AssertionError, match="below threshold"):
-        evaluate_policy(predictor, model.get_env(), n_episodes, reward_threshold=0.0)
+        evaluate_policy(predictor, env, n_episodes, reward_threshold=0.0)
     with pytest.warns(UserWarning, match="not wrapped with a ``Monitor``"):
         evaluate_policy(predictor, gym.make("Pendulum-v1", max_episode_steps=n_steps), n_episodes)
 
@@ -58,14 +54,9 @@ def test_as_many_episodes_as_asked_for_are_evaluated_in_any_number_of_environmen
 ) -> None:
     """Answers `test_utils.py::test_evaluate_vector_env`."""
     done: list[bool] = []
-    returns, _ = evaluate_policy(
-        model,
-        make_vec_env(ActionEnv, n_envs),
-        n_eval_episodes=6,
-        deterministic=deterministic,
-        callback=lambda locals_, _: done.append(locals_["done"]),
-        return_episode_rewards=True,
-    )
+    how = dict(deterministic=deterministic, callback=lambda locals_, _: done.append(locals_["done"]))
+    env = make_vec_env(ActionEnv, n_envs)
+    returns, _ = evaluate_policy(model, env, 6, return_episode_rewards=True, **how)
     assert (sum(done), len(returns), len(done)) == (6, 6, 18)
     if deterministic:
         action, _ = model.predict(np.full(5, 0.5, np.float32), deterministic=True)
@@ -124,11 +115,7 @@ VECTORISED: dict[str, Callable[[Any], Any]] = {
     ],
 )
 def test_a_monitor_below_other_wrappers_knows_the_true_return_and_length(
-    model: LLMDPD,
-    kind: str,
-    wrapper: type[gym.Wrapper[Any, Any, Any, Any]],
-    monitored: bool,
-    expected: tuple[float, int],
+    model: LLMDPD, kind: str, wrapper: Any, monitored: bool, expected: tuple[float, int]
 ) -> None:
     """Answers `test_utils.py::test_evaluate_policy_monitors`."""
     with np.errstate(all="raise"):

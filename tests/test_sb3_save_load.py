@@ -1,4 +1,4 @@
-"""Stable-Baselines3's tests of saving, loading and parameters, asked of LLMDPD; each says which one it answers."""
+"""Stable-Baselines3's tests of parameters, files and environments, asked of LLMDPD."""
 
 import io
 import os
@@ -14,11 +14,12 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch as th
-from factories import model_of, recorded
+from factories import differing, model_of, recorded
 from numpy.testing import assert_allclose, assert_array_equal
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnvBox
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import DummyVecEnv
+from toys import SpacesEnv
 
 from sb3_llmdpd import LLMDPD
 
@@ -51,15 +52,22 @@ def without_the_last_entry(state: dict[str, Any]) -> OrderedDict[str, Any]:
     return OrderedDict(list(state.items())[:-1])
 
 
+def saved(folder: Path, **kwargs: Any) -> tuple[LLMDPD, Path]:
+    """A model after two steps, and its file."""
+    model = identity_model(**kwargs).learn(2)
+    model.save(folder / "model.zip")
+    return model, folder / "model.zip"
+
+
+def act(model: LLMDPD) -> np.ndarray:
+    return model.predict(random_observations(), deterministic=True)[0]
+
+
 # get_parameters and set_parameters --------------------------------------------------------------------------
 
 
 def with_an_unknown_part(parameters: Parameters) -> dict[str, Any]:
     return {**parameters, "no_such_part": "no such tensors"}
-
-
-def without_a_part(parameters: Parameters) -> dict[str, Any]:
-    return dict(list(parameters.items())[:-1])
 
 
 def without_an_entry_of_each_part(parameters: Parameters) -> dict[str, Any]:
@@ -71,7 +79,7 @@ def without_an_entry_of_each_part(parameters: Parameters) -> dict[str, Any]:
     [
         (with_an_unknown_part, True, ValueError),
         (with_an_unknown_part, False, ValueError),
-        (without_a_part, True, ValueError),
+        (without_the_last_entry, True, ValueError),
         (without_an_entry_of_each_part, True, RuntimeError),
     ],
 )
@@ -87,8 +95,7 @@ def test_parameters_that_do_not_match_are_refused_and_change_nothing(
     }
     with pytest.raises(error):
         model.set_parameters(change(other), exact_match=exact_match)
-    after = networks(model.get_parameters())
-    assert [name for name, tensor in networks(before).items() if not th.equal(tensor, after[name])] == []
+    assert differing(networks(before), networks(model.get_parameters())) == set()
 
 
 def test_without_an_exact_match_what_is_named_is_replaced_and_the_rest_stays() -> None:
@@ -105,7 +112,7 @@ def test_without_an_exact_match_what_is_named_is_replaced_and_the_rest_stays() -
     after = networks(model.get_parameters())
     left_out = {f"{part}.{list(state)[-1]}" for part, state in before.items() if "optim" not in part}
     assert {name for name, tensor in networks(before).items() if th.allclose(tensor, after[name])} == left_out
-    assert all(th.equal(after[name], tensor) for name, tensor in networks(random).items())
+    assert differing(networks(random), after) == set()
 
 
 # save and load ----------------------------------------------------------------------------------------------
@@ -113,23 +120,20 @@ def test_without_an_exact_match_what_is_named_is_replaced_and_the_rest_stays() -
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
 def test_a_saved_model_comes_back_on_any_device_and_learns_on(tmp_path: Path, device: str) -> None:
-    """Answers `test_save_load.py::test_save_load`: parameters, their device, actions, and that `learn` still works."""
+    """Answers `test_save_load.py::test_save_load`: parameters, device, actions, and that `learn` works."""
     model = identity_model().learn(4)
-    model.set_parameters(
-        {"policy": {n: th.rand_like(t) for n, t in model.policy.state_dict().items()}}, exact_match=False
-    )
+    random = {name: th.rand_like(tensor) for name, tensor in model.policy.state_dict().items()}
+    model.set_parameters({"policy": random}, exact_match=False)
     parameters = networks(deepcopy(model.get_parameters()))
-    actions, _ = model.predict(random_observations(), deterministic=True)
     model.save(tmp_path / "model.zip")
 
     env = identity_envs()
     loaded = LLMDPD.load(str(tmp_path / "model.zip"), env=env, device=device, dataset=recorded(env))
-    wanted = get_device(device).type
-    assert (loaded.device.type, loaded.policy.device.type) == (wanted, wanted)
-    for name, tensor in networks(loaded.get_parameters()).items():
-        assert tensor.device.type == wanted
-        assert th.equal(tensor.cpu(), parameters[name]), name
-    assert_allclose(loaded.predict(random_observations(), deterministic=True)[0], actions, rtol=1e-4)
+    tensors = networks(loaded.get_parameters())
+    devices = {loaded.device.type, loaded.policy.device.type, *(t.device.type for t in tensors.values())}
+    assert devices == {get_device(device).type}
+    assert differing(parameters, tensors) == set()
+    assert_allclose(act(loaded), act(model), rtol=1e-4)
     assert loaded.learn(4).num_timesteps == 4
 
 
@@ -138,11 +142,10 @@ def test_a_saved_model_comes_back_on_any_device_and_learns_on(tmp_path: Path, de
 def test_a_model_whose_policy_was_compiled_is_saved_and_loaded(tmp_path: Path) -> None:
     """Answers `test_save_load.py::test_save_load`: the end, for SB3's issue 2137."""
     model = identity_model().learn(2)
-    actions, _ = model.predict(random_observations(), deterministic=True)
+    actions = act(model)
     model.policy = th.compile(model.policy)
     model.save(tmp_path / "model.zip")
-    loaded = LLMDPD.load(tmp_path / "model.zip", device="cpu")
-    assert_array_equal(loaded.predict(random_observations(), deterministic=True)[0], actions)
+    assert_array_equal(act(LLMDPD.load(tmp_path / "model.zip", device="cpu")), actions)
 
 
 def test_arguments_can_be_left_out_included_again_and_replaced(
@@ -155,42 +158,33 @@ def test_arguments_can_be_left_out_included_again_and_replaced(
 
     model.save(tmp_path / "model", exclude=["verbose"], include=["verbose"])
     capsys.readouterr()
-    loaded = LLMDPD.load(
-        str(tmp_path / "model.zip"),
-        custom_objects=dict(learning_rate=2e-5, dummy=1.0),
-        print_system_info=True,
-    )
+    replaced = dict(learning_rate=2e-5, dummy=1.0)
+    loaded = LLMDPD.load(str(tmp_path / "model.zip"), custom_objects=replaced, print_system_info=True)
     assert "PyTorch" in capsys.readouterr().out
     assert (loaded.verbose, loaded.learning_rate) == (2, 2e-5)
     assert loaded.lr_schedule(1.0) == 2e-5
     assert not hasattr(loaded, "dummy")
 
 
-def image_env() -> FakeImageEnv:
-    return FakeImageEnv(screen_height=40, screen_width=40, n_channels=2, discrete=False)
-
-
 def test_a_model_of_images_is_loaded_with_its_environment_and_learns_on(tmp_path: Path) -> None:
-    """Answers `test_save_load.py::test_save_load_env_cnn`: spaces agree with channels first; `policy_kwargs` stand again."""
-    model = model_of(
-        image_env(), policy="CnnPolicy", policy_kwargs=dict(features_extractor_kwargs=dict(features_dim=8))
-    )
-    model.learn(2).save(tmp_path / "model")
+    """Answers `test_save_load.py::test_save_load_env_cnn`: channels come first, and `policy_kwargs` fit."""
+    env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=2, discrete=False)
+    policy_kwargs = dict(features_extractor_kwargs=dict(features_dim=8))
+    model = model_of(env, policy="CnnPolicy", policy_kwargs=policy_kwargs).learn(2)
+    model.save(tmp_path / "model")
     arguments = {key: value for key, value in model.policy_kwargs.items() if key != "text_dim"}
-    loaded = LLMDPD.load(
-        str(tmp_path / "model.zip"), env=image_env(), dataset=recorded(image_env()), policy_kwargs=arguments
-    )
+    parts = dict(env=env, dataset=recorded(env), policy_kwargs=arguments)
+    loaded = LLMDPD.load(str(tmp_path / "model.zip"), **parts)
     assert loaded.observation_space.shape == (2, 40, 40)
     assert loaded.learn(2).num_timesteps == 2
 
 
 def test_default_widths_come_back_where_none_were_named(tmp_path: Path) -> None:
     """Answers `test_save_load.py::test_save_load_net_arch_none`."""
-    identity_model(policy_kwargs=dict(net_arch=None)).save(tmp_path / "model.zip")
-    loaded = LLMDPD.load(tmp_path / "model.zip")
-    widths = [
-        layer.out_features for layer in loaded.actor.denoiser.modules() if isinstance(layer, th.nn.Linear)
-    ]
+    _, path = saved(tmp_path, policy_kwargs=dict(net_arch=None))
+    loaded = LLMDPD.load(path)
+    layers = [layer for layer in loaded.actor.denoiser.modules() if isinstance(layer, th.nn.Linear)]
+    widths = [layer.out_features for layer in layers]
     assert loaded.policy_kwargs["net_arch"] is None
     assert widths.count(256) >= 3
 
@@ -198,16 +192,11 @@ def test_default_widths_come_back_where_none_were_named(tmp_path: Path) -> None:
 def test_a_file_beyond_the_classic_limit_of_zip_is_written_and_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Answers `test_save_load.py::test_save_load_large_model`: the limit comes down to the model, instead of 2 GiB."""
+    """Answers `test_save_load.py::test_save_load_large_model`: the limit of 2 GiB comes down to the model."""
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1_000)
-    model = identity_model().learn(2)
-    model.save(tmp_path / "model")
-    loaded = LLMDPD.load(str(tmp_path / "model.zip"), env=identity_envs(), device="cpu")
-    observations = random_observations()
-    assert_array_equal(
-        loaded.predict(observations, deterministic=True)[0],
-        model.predict(observations, deterministic=True)[0],
-    )
+    model, path = saved(tmp_path)
+    loaded = LLMDPD.load(str(path), env=identity_envs(), device="cpu")
+    assert_array_equal(act(loaded), act(model))
 
 
 @pytest.mark.parametrize(
@@ -219,59 +208,50 @@ def test_a_model_can_be_copied_and_both_go_on_alike(copied: Callable[[LLMDPD], L
     copy = copied(model)
     for made in (model, copy):
         made.learn(2, reset_num_timesteps=False)
-    after = copy.policy.state_dict()
-    assert [
-        name for name, tensor in model.policy.state_dict().items() if not th.equal(tensor, after[name])
-    ] == []
+    assert differing(model.policy, copy.policy) == set()
     assert copy.actor is copy.policy.actor is not model.actor
     copy.learn(1)
-    assert not all(
-        th.equal(*pair) for pair in zip(copy.actor.parameters(), model.actor.parameters(), strict=True)
-    )
+    assert differing(model.actor, copy.actor)
 
 
 # Schedules and objects that a file cannot hold --------------------------------------------------------------
 
 
 def test_a_schedule_gives_plain_floats_before_and_after_loading(tmp_path: Path) -> None:
-    """Answers `test_save_load.py::test_cast_lr_schedule`; a function of one's own is passed again, as files hold no code."""
+    """Answers `test_save_load.py::test_cast_lr_schedule`; files hold no code: a function is passed again."""
 
     def schedule(progress: float) -> Any:
         return progress * np.sin(1.0)
 
-    model = identity_model(learning_rate=schedule)
-    model.save(tmp_path / "model.zip")
-    for made in (model, LLMDPD.load(tmp_path / "model.zip", custom_objects=dict(learning_rate=schedule))):
+    model, path = saved(tmp_path, learning_rate=schedule)
+    for made in (model, LLMDPD.load(path, custom_objects=dict(learning_rate=schedule))):
         assert type(made.lr_schedule(1.0)) is float
         assert made.lr_schedule(0.5) == pytest.approx(0.5 * np.sin(1.0))
 
 
 def test_an_object_that_cannot_be_loaded_is_named_with_its_remedy(tmp_path: Path) -> None:
-    """Answers `test_save_load.py::test_load_invalid_object`; where SB3 warns and goes on with a broken model, we stop."""
-    identity_model(learning_rate=lambda _: 1.0).save(tmp_path / "model.zip")
+    """Answers `test_save_load.py::test_load_invalid_object`; SB3 warns and goes on with a broken model."""
+    _, path = saved(tmp_path, learning_rate=lambda _: 1.0)
     with pytest.raises(ValueError, match=r"`learning_rate`.*custom_objects"):
-        LLMDPD.load(tmp_path / "model.zip")
-    loaded = LLMDPD.load(tmp_path / "model.zip", custom_objects=dict(learning_rate=lambda _: 1.0))
+        LLMDPD.load(path)
+    loaded = LLMDPD.load(path, custom_objects=dict(learning_rate=lambda _: 1.0))
     assert loaded.lr_schedule(0.5) == 1.0
 
 
 @pytest.mark.parametrize("path", [3, None, ["model.zip"], 1.5], ids=repr)
 def test_what_is_no_path_and_no_file_is_refused(path: Any) -> None:
     """Answers `test_save_load.py::test_open_file`: neither `save` nor `load` guesses."""
-    with pytest.raises((TypeError, ValueError)):
-        identity_model().save(path)
-    with pytest.raises((TypeError, ValueError)):
-        LLMDPD.load(path)
+    for use in (identity_model().save, LLMDPD.load):
+        with pytest.raises((TypeError, ValueError)):
+            use(path)
 
 
 def test_a_file_of_the_wrong_mode_or_closed_is_refused(tmp_path: Path) -> None:
     """Answers `test_save_load.py::test_open_file`."""
     closed = io.BytesIO()
     closed.close()
-    with (
-        (tmp_path / "model.zip").open("wb") as written,
-        pytest.raises(ValueError, match="not a whole model file"),
-    ):
+    written = (tmp_path / "model.zip").open("wb")
+    with written, pytest.raises(ValueError, match="not a whole model file"):
         LLMDPD.load(written)
     for target in (closed, written):
         with pytest.raises(ValueError, match="closed file"):
@@ -298,13 +278,60 @@ def test_files_are_closed_but_those_of_the_caller_stay_open(
         LLMDPD.load(path, device="cpu")
         model.save_replay_buffer(path)
         model.load_replay_buffer(path)
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as buffer_file:
         model.save(file)
         LLMDPD.load(file, device="cpu")
+        model.save_replay_buffer(buffer_file)
+        buffer_file.seek(0)
+        model.load_replay_buffer(buffer_file)
         assert not file.closed
-    with tempfile.TemporaryFile() as file:
-        model.save_replay_buffer(file)
-        file.seek(0)
-        model.load_replay_buffer(file)
-        assert not file.closed
+        assert not buffer_file.closed
     assert len(recwarn) == 0
+
+
+# Environments -----------------------------------------------------------------------------------------------
+
+
+def counting_env() -> SpacesEnv:
+    env = IdentityEnvBox(-10, 10)
+    return SpacesEnv(env.observation_space, env.action_space)
+
+
+def test_an_environment_can_be_exchanged_for_another_of_its_kind() -> None:
+    """Answers `test_save_load.py::test_set_env`, the model's half."""
+    model = model_of(identity_envs()).learn(3)
+    model.set_env(identity_envs(), force_reset=True)
+    assert model._last_obs is None
+    assert model.learn(3, reset_num_timesteps=True).num_timesteps == 3
+    model.set_env(counting_env())
+    model.learn(3)
+    model.set_env(identity_envs(2))  # SB3 refuses it, since its rollouts depend on the number; steps do not
+    assert model.n_envs == 2
+    model.learn(3)
+    model.set_env(model.get_env(), force_reset=False)
+    assert model._last_obs is not None
+    assert model.learn(3, reset_num_timesteps=False).num_timesteps == 6
+
+
+@pytest.mark.parametrize("force_reset", [True, False])
+def test_a_loaded_model_goes_on_counting_beside_the_environment_of_before_or_another(
+    tmp_path: Path, force_reset: bool
+) -> None:
+    """Answers `test_save_load.py::test_set_env`, the file's half; no step leaves a last observation."""
+    env = counting_env()
+    model = model_of(env).learn(3)
+    model.save(tmp_path / "model.zip")
+    parts = dict(force_reset=force_reset, dataset=model.replay_buffer, device="cpu")
+    for environment in (model.get_env(), counting_env()):
+        loaded = LLMDPD.load(tmp_path / "model.zip", env=environment, **parts)
+        assert loaded._last_obs is None
+        assert loaded.learn(3, reset_num_timesteps=False).num_timesteps == 6
+    assert env.n_steps == 0
+
+
+def test_a_model_can_be_loaded_with_another_number_of_environments(tmp_path: Path) -> None:
+    """Answers `test_save_load.py::test_set_env`, the end."""
+    _, path = saved(tmp_path)
+    loaded = LLMDPD.load(path, env=identity_envs(2), dataset=recorded(identity_envs()))
+    assert loaded.n_envs == 2
+    assert loaded.learn(2).num_timesteps == 2

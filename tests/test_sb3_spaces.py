@@ -60,7 +60,7 @@ def test_discrete_observations_are_learned_from_and_acted_on(n_envs: int) -> Non
 @pytest.mark.parametrize("as_dict", [False, True], ids=["alone", "in a dict"])
 @pytest.mark.parametrize("start", [2, -3])
 def test_discrete_observations_that_do_not_start_at_0_are_refused(start: int, as_dict: bool) -> None:
-    """Beyond `test_spaces.py::test_discrete_obs_space`: SB3's models cannot read them, as its `check_env` says."""
+    """Beyond `test_spaces.py::test_discrete_obs_space`: SB3's models cannot read them, says `check_env`."""
     space = spaces.Discrete(5, start=start)
     env = SpacesEnv(spaces.Dict(number=space) if as_dict else space, FLOAT32)
     policy = "MultiInputPolicy" if as_dict else "MlpPolicy"
@@ -138,7 +138,7 @@ OUTSIDE: dict[str, tuple[spaces.Space[Any], Any]] = {
 def test_numbered_observations_outside_their_space_are_refused_by_the_data_set(
     space: spaces.Space[Any], rows: Any
 ) -> None:
-    """Beyond `test_spaces.py::test_discrete_obs_space`: torch would only say that a class value is too large."""
+    """Beyond `test_spaces.py::test_discrete_obs_space`: torch would only name a class value too large."""
     episode = Episode(np.array(rows), np.zeros((4, 2)), np.zeros(4), source="logs, episode 7")
     with pytest.raises(ValueError, match=r"logs, episode 7: .*observations"):
         OfflineDataset.from_episodes([episode], space, FLOAT32)
