@@ -34,20 +34,32 @@ def example_rows(batch: PromptReplayBufferSamples) -> th.Tensor:
     return batch.prompts.observations.unflatten(0, batch.prompts.actions.shape[:2])
 
 
+def examples(buffer: PromptReplayBuffer, batch_size: int, n_batches: int, column: int = EPISODE) -> th.Tensor:
+    """A column of the first observation of each example in some batches."""
+    batches = [buffer.sample(batch_size) for _ in range(n_batches)]
+    return th.cat([example_rows(batch)[:, 0, column] for batch in batches]).long()
+
+
+def assert_shares(drawn: th.Tensor, shares: Sequence[float], atol: float) -> None:
+    """Check how often each whole number was drawn."""
+    assert_close(drawn.long().bincount() / len(drawn), th.tensor(shares), rtol=0, atol=atol)
+
+
 several_tasks = st.lists(st.lists(st.integers(1, 12), min_size=2, max_size=5), min_size=1, max_size=4)
 """Lengths of the episodes of each task, at least two of each."""
+seeds = st.integers(0, 2**32 - 1)
 
 
 # What a transition is ---------------------------------------------------------------------------------------
 
 
-@given(several_tasks, st.integers(0, 2**32 - 1))
+@given(several_tasks, seeds)
 def test_a_row_is_one_step_of_one_episode(lengths: list[list[int]], seed: int) -> None:
     batch = make_buffer(traced_tasks(lengths), seed=seed).sample(32)
-    seen, followed = batch.observations, batch.next_observations
+    seen = batch.observations
     assert isinstance(seen, th.Tensor)
-    assert isinstance(followed, th.Tensor)
-    assert th.equal(followed, seen + th.tensor([0.0, 0.0, 1.0]))  # no next observation of another episode
+    one_step_later = seen + th.tensor([0.0, 0.0, 1.0])  # no next observation of another episode
+    assert th.equal(batch.next_observations, one_step_later)
     assert th.equal(batch.actions, seen[:, EPISODE:] / 128.0)
     assert th.equal(batch.rewards[:, 0], seen[:, EPISODE] + seen[:, STEP] / 256.0)
 
@@ -63,24 +75,17 @@ def test_every_step_of_every_episode_is_drawn_and_no_other(lengths: list[list[in
 
 def test_a_batch_has_the_shapes_that_its_docstring_says() -> None:
     batch = make_buffer(traced_tasks([[5, 6], [7, 8]])).sample(20)
-    shapes = {name: tuple(getattr(batch, name).shape) for name in batch._fields[:5]}
-    expected = dict(
-        observations=(20, 3), actions=(20, 2), next_observations=(20, 3), dones=(20, 1), rewards=(20, 1)
-    )
-    assert shapes == expected
-    prompt_shapes = {name: tuple(value.shape) for name, value in batch.prompts._asdict().items()}
-    expected = dict(
-        text_vectors=(4, 0), has_text=(4,), observations=(12, 3), actions=(4, 3, 2), has_trajectory=(4,)
-    )
-    assert prompt_shapes == expected
+    observations, actions, next_observations, dones, rewards = (tuple(value.shape) for value in batch[:5])
+    assert observations == next_observations == (20, 3)
+    assert (actions, dones, rewards) == ((20, 2), (20, 1), (20, 1))
+    shapes = {name: tuple(value.shape) for name, value in batch.prompts._asdict().items()}
+    assert (shapes.pop("has_text"), shapes.pop("has_trajectory")) == ((4,), (4,))
+    assert shapes == dict(text_vectors=(4, 0), observations=(12, 3), actions=(4, 3, 2))
 
 
 def test_only_the_last_step_of_a_terminated_episode_is_done() -> None:
-    episodes = [
-        traced(0, 0, 4, terminated=True),
-        traced(0, 1, 4, terminated=False),
-        traced(0, 2, 2, terminated=True),
-    ]
+    ends = enumerate([(4, True), (4, False), (2, True)])
+    episodes = [traced(0, number, length, terminated=terminated) for number, (length, terminated) in ends]
     batch = make_buffer(episodes).sample(400)
     done = rows(batch).flatten(0, 1)[batch.dones[:, 0] == 1.0]
     assert {(int(row[EPISODE]), int(row[STEP])) for row in done} == {(0, 3), (2, 1)}
@@ -91,11 +96,9 @@ def test_actions_are_scaled_from_the_action_space_to_one() -> None:
     space = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))
     actions = np.array([[-2.0, 0.0], [0.0, 5.0], [2.0, 10.0], [1.0, 2.5]])
     episodes = [Episode(np.zeros((5, 1)), actions, np.arange(4)) for _ in range(2)]
-    buffer = PromptReplayBuffer(
-        OfflineDataset.from_episodes(episodes, action_space=space), "cpu", 1, 4, reward_scale="none"
-    )
+    dataset = OfflineDataset.from_episodes(episodes, action_space=space)
+    batch = PromptReplayBuffer(dataset, "cpu", 1, 4, reward_scale="none").sample(50)
     expected = th.tensor([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0], [0.5, -0.5]])
-    batch = buffer.sample(50)
     assert_close(batch.actions, expected[batch.rewards[:, 0].long()])
     assert_close(batch.prompts.actions[0], expected)
 
@@ -103,7 +106,7 @@ def test_actions_are_scaled_from_the_action_space_to_one() -> None:
 # What a batch is made of ------------------------------------------------------------------------------------
 
 
-@given(several_tasks, st.integers(0, 2**32 - 1))
+@given(several_tasks, seeds)
 def test_the_rows_of_a_prompt_are_of_its_task(lengths: list[list[int]], seed: int) -> None:
     batch = make_buffer(traced_tasks(lengths), seed=seed).sample(24)
     task = example_rows(batch)[:, :1, TASK]  # (M, 1)
@@ -113,28 +116,24 @@ def test_the_rows_of_a_prompt_are_of_its_task(lengths: list[list[int]], seed: in
 def test_tasks_are_drawn_alike_whatever_their_share_of_the_data() -> None:
     buffer = make_buffer(traced_tasks([[60] * 9, [1, 1], [5, 5, 5]]), prompts_per_batch=1)
     tasks = th.cat([rows(buffer.sample(1))[0, :, TASK] for _ in range(1_500)])
-    shares = tasks.long().bincount() / 1_500
-    assert_close(shares, th.full((3,), 1 / 3), rtol=0, atol=0.05)  # four standard deviations
+    assert_shares(tasks, [1 / 3] * 3, atol=0.05)  # four standard deviations
 
 
 def test_no_task_comes_twice_while_there_are_enough() -> None:
     buffer = make_buffer(traced_tasks([[3, 3]] * 6), prompts_per_batch=4)
-    assert all(len(example_rows(buffer.sample(4))[:, 0, TASK].unique()) == 4 for _ in range(50))
+    assert all(len(examples(buffer, 4, 1, TASK).unique()) == 4 for _ in range(50))
 
 
 def test_with_more_prompts_than_tasks_each_task_comes_as_often_as_any_other_give_or_take_one() -> None:
     buffer = make_buffer(traced_tasks([[3, 3]] * 3), prompts_per_batch=8)
     for _ in range(50):
-        counts = example_rows(buffer.sample(8))[:, 0, TASK].long().bincount()
-        assert sorted(counts.tolist()) == [2, 3, 3]
+        assert sorted(examples(buffer, 8, 1, TASK).bincount().tolist()) == [2, 3, 3]
 
 
 def test_the_odd_prompt_out_is_of_any_task() -> None:
     buffer = make_buffer(traced_tasks([[3, 3]] * 3), prompts_per_batch=4)
-    doubled = th.stack(
-        [example_rows(buffer.sample(4))[:, 0, TASK].long().bincount().argmax() for _ in range(600)]
-    )
-    assert_close(doubled.bincount() / 600, th.full((3,), 1 / 3), rtol=0, atol=0.08)
+    doubled = th.stack([examples(buffer, 4, 1, TASK).bincount().argmax() for _ in range(600)])
+    assert_shares(doubled, [1 / 3] * 3, atol=0.08)
 
 
 def test_a_batch_smaller_than_the_number_of_prompts_has_fewer() -> None:
@@ -144,40 +143,37 @@ def test_a_batch_smaller_than_the_number_of_prompts_has_fewer() -> None:
 def test_transitions_are_uniform_over_the_other_episodes() -> None:
     """Given the example, each step outside it is as likely as any other, whatever episode it belongs to."""
     buffer = make_buffer(traced_tasks([[2, 5, 9, 4]]), prompts_per_batch=1, prompt_window=1)
-    drawn = {number: th.zeros(4) for number in range(4)}
+    drawn = th.zeros(4, 4)  # by example and episode
     for _ in range(200):
         batch = buffer.sample(100)
         example = int(example_rows(batch)[0, 0, EPISODE])
         drawn[example] += rows(batch)[0, :, EPISODE].long().bincount(minlength=4)
-    lengths = th.tensor([2.0, 5.0, 9.0, 4.0])
-    for example, counts in drawn.items():
-        others = lengths.clone()
-        others[example] = 0.0
-        assert_close(counts / counts.sum(), others / others.sum(), rtol=0, atol=0.03)
+    others = th.tensor([2.0, 5.0, 9.0, 4.0]) * (1 - th.eye(4))
+    shares = [counts / counts.sum(dim=1, keepdim=True) for counts in (drawn, others)]
+    assert_close(*shares, rtol=0, atol=0.03)
 
 
 def test_steps_within_an_episode_are_uniform() -> None:
     buffer = make_buffer(traced_tasks([[8, 1]]), prompts_per_batch=1)
-    steps = []
+    steps: list[th.Tensor] = []
     while len(steps) < 40:
         batch = buffer.sample(100)
         if example_rows(batch)[0, 0, EPISODE] == 1:
-            steps.append(rows(batch)[0, :, STEP].long().bincount(minlength=8))
-    assert_close(th.stack(steps).sum(dim=0) / 4_000, th.full((8,), 1 / 8), rtol=0, atol=0.025)
+            steps.append(rows(batch)[0, :, STEP])
+    assert_shares(th.cat(steps), [1 / 8] * 8, atol=0.025)
 
 
 @pytest.mark.parametrize("batch_size", [5, 6, 7, 9])
 def test_a_batch_that_its_prompts_do_not_divide_is_refused(batch_size: int) -> None:
-    with pytest.raises(
-        ValueError, match=rf"must be a multiple of `prompts_per_batch`.*got {batch_size} and 4$"
-    ):
+    message = rf"must be a multiple of `prompts_per_batch`.*got {batch_size} and 4$"
+    with pytest.raises(ValueError, match=message):
         make_buffer(traced_tasks([[3, 3]])).sample(batch_size)
 
 
 # What an example is -----------------------------------------------------------------------------------------
 
 
-@given(several_tasks, st.integers(0, 2**32 - 1))
+@given(several_tasks, seeds)
 def test_the_example_is_another_episode(lengths: list[list[int]], seed: int) -> None:
     buffer = make_buffer(traced_tasks(lengths), seed=seed)
     for _ in range(3):
@@ -188,7 +184,7 @@ def test_the_example_is_another_episode(lengths: list[list[int]], seed: int) -> 
         assert batch.prompts.has_trajectory.all()
 
 
-@given(several_tasks, st.integers(0, 2**32 - 1))
+@given(several_tasks, seeds)
 def test_the_actions_of_an_example_are_those_of_its_states(lengths: list[list[int]], seed: int) -> None:
     batch = make_buffer(traced_tasks(lengths), seed=seed).sample(4)
     assert th.equal(batch.prompts.actions, example_rows(batch)[..., EPISODE:] / 128.0)
@@ -196,21 +192,16 @@ def test_the_actions_of_an_example_are_those_of_its_states(lengths: list[list[in
 
 def test_every_episode_is_an_example_as_often_as_any_other() -> None:
     buffer = make_buffer(traced_tasks([[1, 30, 3, 8]]), prompts_per_batch=40)
-    examples = th.cat([example_rows(buffer.sample(40))[:, 0, EPISODE] for _ in range(50)])
-    assert_close(examples.long().bincount() / 2_000, th.full((4,), 1 / 4), rtol=0, atol=0.04)
+    assert_shares(examples(buffer, 40, 50), [1 / 4] * 4, atol=0.04)
 
 
 @given(st.integers(1, 60), st.integers(0, 59), st.integers(1, 20))
-def test_an_example_ends_shortly_after_its_first_success(
-    length: int, first_success: int, window: int
-) -> None:
-    shown = min(length, min(first_success, length - 1) + 1 + STEPS_AFTER_SUCCESS)
-    episodes = [
-        traced(0, number, length, first_success=min(first_success, length - 1)) for number in range(2)
-    ]
+def test_an_example_ends_shortly_after_its_first_success(length: int, success: int, window: int) -> None:
+    success = min(success, length - 1)
+    episodes = [traced(0, number, length, first_success=success) for number in range(2)]
     buffer = make_buffer(episodes, prompt_window=window, prompts_per_batch=64)
     steps = example_rows(buffer.sample(64))[..., STEP]
-    assert steps.max() < shown
+    assert steps.max() < min(length, success + 1 + STEPS_AFTER_SUCCESS)
     assert (steps.diff(dim=1) >= 0).all()
 
 
@@ -232,40 +223,35 @@ def test_steps_behind_a_success_are_trained_on_although_no_example_shows_them() 
     assert rows(buffer.sample(400))[..., STEP].max() == 39
 
 
-def test_failed_episodes_are_no_examples_where_others_are_known() -> None:
-    outcomes = (True, False, None, False)
-    buffer = make_buffer([traced(0, number, 5, success=success) for number, success in enumerate(outcomes)])
-    batches = [buffer.sample(40) for _ in range(30)]
-    assert th.cat([example_rows(batch)[:, 0, EPISODE] for batch in batches]).unique().tolist() == [0, 2]
-    assert th.cat([rows(batch)[..., EPISODE] for batch in batches]).unique().tolist() == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("successes", [(False, False, False), (True, False, False)])
-def test_with_fewer_than_two_good_episodes_all_serve_as_examples(successes: Sequence[bool]) -> None:
-    """A single good one would be every example, and so never be trained on."""
+@pytest.mark.parametrize(
+    ("successes", "shown"),
+    [
+        ((True, False, None, False), [0, 2]),
+        ((False, False, False), [0, 1, 2]),
+        ((True, False, False), [0, 1, 2]),  # a single good one would be every example, and never trained on
+    ],
+)
+def test_failed_episodes_are_examples_only_where_fewer_than_two_others_are_known(
+    successes: Sequence[bool | None], shown: list[int]
+) -> None:
     buffer = make_buffer([traced(0, number, 5, success=success) for number, success in enumerate(successes)])
-    batches = [buffer.sample(40) for _ in range(30)]
-    assert th.cat([example_rows(batch)[:, 0, EPISODE] for batch in batches]).unique().tolist() == [0, 1, 2]
-    assert th.cat([rows(batch)[..., EPISODE] for batch in batches]).unique().tolist() == [0, 1, 2]
+    assert examples(buffer, 40, 30).unique().tolist() == shown
+    drawn = th.cat([rows(buffer.sample(40))[..., EPISODE] for _ in range(30)])
+    assert drawn.unique().tolist() == list(range(len(successes)))
 
 
 def test_failures_are_counted_for_each_task_apart() -> None:
     first = [traced(0, number, 5, success=number != 0) for number in range(3)]
     second = [traced(1, 3 + number, 5, success=False) for number in range(2)]
-    buffer = make_buffer(first + second)
-    examples = th.cat([example_rows(buffer.sample(40))[:, 0, EPISODE] for _ in range(50)])
-    assert examples.unique().tolist() == [1, 2, 3, 4]
+    assert examples(make_buffer(first + second), 40, 50).unique().tolist() == [1, 2, 3, 4]
 
 
 # A single episode, and goals --------------------------------------------------------------------------------
 
 
-def test_an_only_episode_is_prompted_with_a_part_of_itself_that_lacks_what_is_learned_from_and_a_warning_says_so() -> (
-    None
-):
-    with pytest.warns(
-        UserWarning, match=r"1 episodes have no other episode of their task .*a part of themselves.*episode 2"
-    ):
+def test_an_only_episode_is_prompted_with_another_part_of_itself_and_a_warning_says_so() -> None:
+    message = r"1 episodes have no other episode of their task .*a part of themselves.*episode 2"
+    with pytest.warns(UserWarning, match=message):
         buffer = make_buffer(traced_tasks([[5, 5], [7]]))
     drawn, shown = set(), set()
     for _ in range(30):
@@ -295,25 +281,15 @@ def test_the_idle_tail_of_an_only_episode_is_not_shown() -> None:
     assert shown.max() == 3 + STEPS_AFTER_SUCCESS
 
 
-@given(
-    st.lists(st.lists(st.integers(2, 4), min_size=1, max_size=4), min_size=1, max_size=3),
-    st.integers(0, 2**32 - 1),
-)
+@given(st.lists(st.lists(st.integers(2, 4), min_size=1, max_size=4), min_size=1, max_size=3), seeds)
 def test_with_same_goal_the_example_is_another_episode_of_the_goal(
     counts: list[list[int]], seed: int
 ) -> None:
     """``counts[task][goal]`` episodes; goals of different tasks share their names."""
-    goals = [
-        (task, goal)
-        for task, of_task in enumerate(counts)
-        for goal, n in enumerate(of_task)
-        for _ in range(n)
-    ]
-    order = np.random.default_rng(seed).permutation(len(goals))  # pools need not lie together in the data
-    episodes = [
-        traced(*goals[i][:1], number, 3, goal=f"goal-{goals[i][1]}") for number, i in enumerate(order)
-    ]
-    pool_of = th.tensor([goals[i] for i in order])  # (n_episodes, 2)
+    pairs = [[task, goal] for task, ns in enumerate(counts) for goal, n in enumerate(ns) for _ in range(n)]
+    pool_of = np.random.default_rng(seed).permutation(pairs)  # pools need not be together in the data
+    episodes = [traced(task, i, 3, goal=f"goal-{goal}") for i, (task, goal) in enumerate(pool_of)]
+    pool_of = th.tensor(pool_of)  # (n_episodes, 2)
     batch = make_buffer(episodes, same_goal=True, seed=seed).sample(16)
     example = example_rows(batch)[:, :1, EPISODE].long()  # (M, 1)
     drawn = rows(batch)[..., EPISODE].long()  # (M, N)
@@ -322,13 +298,10 @@ def test_with_same_goal_the_example_is_another_episode_of_the_goal(
 
 
 def test_goals_of_a_task_are_drawn_alike() -> None:
-    goals = ("near", "near", "far", "far", "far", "left", "left")
-    buffer = make_buffer(
-        [traced(0, i, 3, goal=goal) for i, goal in enumerate(goals)], same_goal=True, prompts_per_batch=40
-    )
-    examples = th.cat([example_rows(buffer.sample(40))[:, 0, EPISODE] for _ in range(50)]).long()
     goal_of = th.tensor([0, 0, 1, 1, 1, 2, 2])
-    assert_close(goal_of[examples].bincount() / 2_000, th.full((3,), 1 / 3), rtol=0, atol=0.045)
+    episodes = [traced(0, i, 3, goal=f"goal-{goal}") for i, goal in enumerate(goal_of)]
+    buffer = make_buffer(episodes, same_goal=True, prompts_per_batch=40)
+    assert_shares(goal_of[examples(buffer, 40, 50)], [1 / 3] * 3, atol=0.045)
 
 
 def test_without_same_goal_goals_do_not_matter() -> None:

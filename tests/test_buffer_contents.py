@@ -1,4 +1,4 @@
-"""`PromptReplayBuffer`: rewards, sentences, kinds of observations, a generator of its own, and what it refuses."""
+"""`PromptReplayBuffer`: rewards, sentences, kinds of observations, its generator, and what it refuses."""
 
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,7 @@ def same(one: PromptReplayBufferSamples, other: PromptReplayBufferSamples) -> bo
 def rewarded(task: str, rewards: list[float], n_episodes: int = 2) -> list[Episode]:
     """Episodes whose observations are their raw rewards."""
     steps = np.array([*rewards, 0.0])[:, None]
-    return [
-        Episode(steps, np.zeros((len(rewards), 1)), np.array(rewards), task=task) for _ in range(n_episodes)
-    ]
+    return [Episode(steps, np.zeros_like(steps[1:]), np.array(rewards), task=task)] * n_episodes
 
 
 def test_rewards_of_a_task_have_a_root_mean_square_of_one() -> None:
@@ -105,25 +103,19 @@ def test_a_sentence_that_two_tasks_share_stands_for_each() -> None:
 
 def test_a_prompt_is_told_any_phrasing_of_its_own_task_alike() -> None:
     buffer = with_vectors(make_buffer(SENTENCES, prompts_per_batch=3))
-    heard: dict[int, list[int]] = {0: [0] * 5, 1: [0] * 5, 2: [0] * 5}
+    heard = th.zeros(3, 5)  # by task and number of the sentence; 0 for none
     for _ in range(600):
         prompts = buffer.sample(3).prompts
-        for task, vector, has_text in zip(
-            prompts.observations[::3, 0],
-            prompts.text_vectors[:, 0],
-            prompts.has_text,
-            strict=True,  # type: ignore[index]
-        ):
-            heard[int(task)][int(vector) if has_text else 0] += 1
-    assert heard[1] == [600, 0, 0, 0, 0]  # this task has no sentence
-    assert heard[2] == [0, 0, 0, 0, 600]
-    assert_close(th.tensor(heard[0]) / 600, th.tensor([0.0, 1 / 3, 1 / 3, 1 / 3, 0.0]), rtol=0, atol=0.08)
+        tasks, numbers = prompts.observations[::3, 0], prompts.text_vectors[:, 0] * prompts.has_text
+        heard[tasks.long(), numbers.long()] += 1
+    assert heard[1].tolist() == [600, 0, 0, 0, 0]  # this task has no sentence
+    assert heard[2].tolist() == [0, 0, 0, 0, 600]
+    assert_close(heard[0] / 600, th.tensor([0.0, 1 / 3, 1 / 3, 1 / 3, 0.0]), rtol=0, atol=0.08)
 
 
-def test_a_last_task_without_sentences_reads_no_vector_behind_the_table() -> None:
-    buffer = with_vectors(
-        make_buffer([told(0, 0, "go"), told(0, 1, "go"), told(1, 2), told(1, 3)], prompts_per_batch=2)
-    )
+def test_a_last_task_without_sentences_reads_no_vector_beyond_the_table() -> None:
+    episodes = [told(0, 0, "go"), told(0, 1, "go"), told(1, 2), told(1, 3)]
+    buffer = with_vectors(make_buffer(episodes, prompts_per_batch=2))
     assert {tuple(sorted(buffer.sample(2).prompts.has_text.tolist())) for _ in range(20)} == {(False, True)}
 
 
@@ -152,25 +144,20 @@ def test_every_array_of_a_dict_observation_is_of_the_same_step() -> None:
     steps = np.arange(7)
     episode = observed({"a": steps[:, None] * 1.0, "b": np.full((7, 2, 2), steps[:, None, None] * 10.0)})
     batch = make_buffer([episode, episode]).sample(40)
-    prompts, step = batch.prompts, steps_of(batch)
-    assert isinstance(batch.observations, dict)
-    assert isinstance(batch.next_observations, dict)
-    assert isinstance(prompts.observations, dict)
-    assert th.equal(batch.observations["a"][:, 0], step.float())
-    assert th.equal(batch.observations["b"], (10.0 * step)[:, None, None].expand(40, 2, 2))
-    assert th.equal(batch.next_observations["b"][:, 0, 0], 10.0 * (step + 1))
-    assert th.equal(prompts.observations["a"].view(4, 3, 1), prompts.actions * 8)
-    assert th.equal(prompts.observations["b"][:, 1, 1].view(4, 3, 1), prompts.actions * 80)
+    step, example_step = steps_of(batch), batch.prompts.actions.flatten(0, 1) * 8  # (B,), (M * L, 1)
+    parts = batch.observations, batch.next_observations, batch.prompts.observations
+    for observations, expected in zip(parts, (step, step + 1, example_step[:, 0]), strict=True):
+        assert th.equal(observations["a"][:, 0], expected.float())
+        assert th.equal(observations["b"], (10.0 * expected)[:, None, None].expand(-1, 2, 2))
 
 
 def test_images_stay_bytes_until_a_network_reads_them() -> None:
     images = np.broadcast_to(np.arange(7, dtype=np.uint8)[:, None, None, None] * 40, (7, 3, 36, 36))
     batch = make_buffer([observed(images)] * 2).sample(8)
+    expected = (steps_of(batch) * 40).byte()[:, None, None, None].expand(8, 3, 36, 36)
     assert isinstance(batch.observations, th.Tensor)
     assert batch.observations.dtype == th.uint8
-    assert th.equal(
-        batch.observations, (steps_of(batch) * 40).byte()[:, None, None, None].expand(8, 3, 36, 36)
-    )
+    assert th.equal(batch.observations, expected)
 
 
 def test_channels_of_images_come_first_whatever_the_data_say() -> None:
@@ -200,14 +187,12 @@ def test_some_observations_are_spread_over_all_the_data() -> None:
 # A generator of its own -------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_draws_the_same_batches() -> None:
-    one, other = (make_buffer(make_episodes(), seed=3) for _ in range(2))
-    assert all(same(one.sample(8), other.sample(8)) for _ in range(3))
-
-
-def test_another_seed_draws_other_batches() -> None:
-    one, other = (make_buffer(make_episodes(), seed=seed) for seed in (3, 4))
-    assert not same(one.sample(8), other.sample(8))
+def test_the_same_seed_draws_the_same_batches_and_another_seed_others() -> None:
+    one, other, another = (make_buffer(make_episodes(), seed=seed) for seed in (3, 3, 4))
+    first = one.sample(8)
+    assert not same(first, another.sample(8))
+    assert same(first, other.sample(8))
+    assert all(same(one.sample(8), other.sample(8)) for _ in range(2))
 
 
 def test_seeding_anew_starts_over() -> None:
@@ -248,16 +233,13 @@ def test_the_order_of_the_episodes_in_the_data_decides_nothing_about_tasks() -> 
 def test_the_leading_transitions_of_each_prompt_are_a_batch_of_their_own(as_dict: bool) -> None:
     batch = make_buffer(SENTENCES, prompts_per_batch=2).sample(10)  # five transitions each
     if as_dict:
-        batch = batch._replace(
-            observations={"a": batch.observations}, next_observations={"a": batch.next_observations}
-        )
+        dicts = {name: {"a": getattr(batch, name)} for name in ("observations", "next_observations")}
+        batch = batch._replace(**dicts)
     part = batch.leading(3)
-    kept = th.tensor([0, 1, 2, 5, 6, 7])
-    for whole, of_part in zip(flat(batch)[:5], flat(part)[:5], strict=True):
-        if isinstance(whole, dict):
-            assert th.equal(of_part["a"], whole["a"][kept])
-        else:
-            assert th.equal(of_part, whole[kept])
+    for whole, of_part in zip(batch[:5], part[:5], strict=True):
+        assert isinstance(whole, dict) == isinstance(of_part, dict)
+        whole, of_part = (each["a"] if isinstance(each, dict) else each for each in (whole, of_part))
+        assert th.equal(of_part, whole[[0, 1, 2, 5, 6, 7]])
     assert part.prompts is batch.prompts
 
 

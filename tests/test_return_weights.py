@@ -15,6 +15,11 @@ def earning(rewards: list[float], task: str = "task", number: int = 0, **kwargs:
     return Episode(observations, np.zeros((len(rewards), 1)), np.array(rewards), task=task, **kwargs)
 
 
+def lots_of(rewards: list[float], strength: float) -> np.ndarray:
+    """Lots of episodes that the task ends after one reward each."""
+    return return_lots([earning([reward], terminated=True) for reward in rewards], strength, gamma=0.9)
+
+
 def test_the_last_reward_of_an_episode_that_was_cut_off_goes_on_for_ever() -> None:
     assert lasting_return(earning([1.0, 0.0, 2.0]), 0.5) == pytest.approx(1.0 + 0.25 * 2.0 / 0.5)
 
@@ -29,18 +34,16 @@ def test_to_be_done_at_once_is_worth_more_than_never_however_soon_recording_stop
     assert lasting_return(at_once, 0.99) > lasting_return(never, 0.99)
 
 
-def test_an_episode_is_drawn_by_the_share_of_the_best_return_that_it_falls_short_of() -> None:
-    lots = return_lots(
-        [earning([reward], terminated=True) for reward in (0.0, 1.0, 2.0, 4.0)], strength=2.0, gamma=0.9
-    )
-    assert lots / lots[-1] == pytest.approx(np.exp([-2.0, -1.5, -1.0, 0.0]), rel=1e-4)
-
-
-def test_costs_are_weighed_by_the_largest_of_them() -> None:
-    lots = return_lots(
-        [earning([reward], terminated=True) for reward in (-4.0, -3.0, -0.0)], strength=2.0, gamma=0.9
-    )
-    assert lots / lots[-1] == pytest.approx(np.exp([-2.0, -1.5, 0.0]), rel=1e-4)
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [([0.0, 1.0, 2.0, 4.0], [-2.0, -1.5, -1.0, 0.0]), ([-4.0, -3.0, -0.0], [-2.0, -1.5, 0.0])],
+    ids=["rewards", "costs"],
+)
+def test_an_episode_is_drawn_by_the_share_of_the_largest_return_that_it_misses(
+    rewards: list[float], expected: list[float]
+) -> None:
+    lots = lots_of(rewards, strength=2.0)
+    assert lots / lots[-1] == pytest.approx(np.exp(expected), rel=1e-4)
 
 
 def test_a_task_with_larger_rewards_is_not_drawn_more_often() -> None:
@@ -52,9 +55,7 @@ def test_a_task_with_larger_rewards_is_not_drawn_more_often() -> None:
 
 def test_good_episodes_that_differ_little_are_drawn_nearly_alike() -> None:
     """Their differences are those of their scenes, however few there are to be told apart by."""
-    lots = return_lots(
-        [earning([reward], terminated=True) for reward in (0.98, 0.99, 1.0)], strength=4.0, gamma=0.9
-    )
+    lots = lots_of([0.98, 0.99, 1.0], strength=4.0)
     assert lots.min() / lots.max() > 0.9
 
 
@@ -101,16 +102,13 @@ def test_of_the_goals_of_a_task_the_better_one_is_drawn_more_often() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("return_weight", "gamma", "message"),
     [
-        (dict(return_weight=-1.0), "`return_weight` must be a finite number of at least 0, got -1.0"),
-        (dict(return_weight=float("inf")), "`return_weight` must be a finite number"),
-        (
-            dict(return_weight=1.0, gamma=1.0),
-            r"`return_weight` above 0 goes by discounted returns: `gamma` .*got 1.0",
-        ),
+        (-1.0, 0.99, "must be a finite number of at least 0, got -1.0"),
+        (float("inf"), 0.99, "must be a finite number"),
+        (1.0, 1.0, "above 0 goes by discounted returns: `gamma` .*got 1.0"),
     ],
 )
-def test_weights_that_cannot_be_are_refused(arguments: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_buffer([earning([0.0]), earning([1.0])], **arguments)
+def test_weights_that_cannot_be_are_refused(return_weight: float, gamma: float, message: str) -> None:
+    with pytest.raises(ValueError, match=f"`return_weight` {message}"):
+        make_buffer([earning([0.0]), earning([1.0])], return_weight=return_weight, gamma=gamma)
