@@ -16,13 +16,13 @@ settings.load_profile("same_examples_each_time")
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """The networks in the tests are so small that more threads only wait for each other."""
+    """Use one thread: the networks are so small that more threads only wait for each other."""
     th.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def in_the_foreground() -> Iterator[None]:
-    """A process in the background inherits that Ctrl-C is ignored, and so would what is stopped in a test."""
+    """Let Ctrl-C interrupt: a process in the background ignores it, and so would what a test starts."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -30,7 +30,7 @@ def in_the_foreground() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def folders_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Neither read nor fill the cache of whoever runs the tests, nor leave Stable-Baselines3's logs behind."""
+    """Keep away from the cache of whoever runs the tests, and leave no logs of Stable-Baselines3."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SB3_LLMDPD_CACHE", os.fspath(tmp_path_factory.mktemp("cache")))
         patch.setenv("SB3_LOGDIR", os.fspath(tmp_path_factory.mktemp("logs")))
@@ -39,7 +39,7 @@ def folders_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """A test that forgets to seed fails the same way each time."""
+    """Seed all generators, so that a test that forgets to seed fails the same way each time."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - Stable-Baselines3 draws from this generator
     th.manual_seed(0)

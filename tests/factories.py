@@ -1,11 +1,12 @@
 """Small episodes, buffers and models that the tests share, and the comparison of their weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor, equal, nn
 
@@ -191,6 +192,19 @@ def model_of(env: gym.Env[Any, Any] | VecEnv | str, **kwargs: Any) -> LLMDPD:
     """
     defaults = dict(dataset=recorded(env), prompts_per_batch=1, batch_size=8)
     return tiny_model(env=env, **{**defaults, **kwargs})
+
+
+class At(BaseCallback):
+    """Calls a function of the model after one step of a training."""
+
+    def __init__(self, step: int, function: Callable[[Any], object]) -> None:
+        super().__init__()
+        self.step, self.function = step, function
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            self.function(self.model)
+        return True
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Trainings that are there to be stopped: their data, what another process runs, and how they differ in the end."""
+"""Trainings that are there to be stopped: their data, their processes, and how their results differ."""
 
 import multiprocessing
 import resource
@@ -23,38 +23,29 @@ SAVE_FREQ, LOG_INTERVAL = 2, 3
 
 
 def processes() -> ForkServerContext:
-    """Where processes start in milliseconds: a server has imported what a training needs, and forks them.
-
-    :return: the context that makes them.
-    """
+    """Make a context whose processes start in milliseconds: a server imports the package and forks them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pytest", "sb3_llmdpd.benchmarks.common.run_folder", "torch._dynamo"])
     return context
 
 
 def without_progress_bar(learn: Callable[..., LLMDPD]) -> Callable[..., LLMDPD]:
-    """Leave out the bar, whose thread outlives a training that raises, and whose lock outlives a process that
-    is killed.
-
-    :param learn: `LLMDPD.learn`.
-    :return: the same without a bar.
-    """
+    """Leave out the bar: its thread outlives a training that raises, its lock a process that is killed."""
     return lambda *args, **kwargs: learn(*args, **{**kwargs, "progress_bar": False})
 
 
 def train(folder: Path, n_steps: int, steps_seen: Any = None) -> None:
     """Begin the run in a folder, or go on with it, as `sb3-llmdpd train` does.
 
-    :param folder: of the run.
-    :param n_steps: of the whole run.
-    :param steps_seen: shared with the process that kills this one; says which step was last.
+    :param folder: folder of the run
+    :param n_steps: steps of the whole run
+    :param steps_seen: number of the last step, shared with the process that kills this one
     """
     th.set_num_threads(1)
     run, arguments = RunFolder(folder), {"command": "train", "steps": n_steps}
     (run.go_on if run.is_begun else run.begin)(arguments)
-    model = (
-        LLMDPD.load(run.model_path, dataset=make_episodes(), device="cpu") if run.has_model else tiny_model()
-    )
+    parts = dict(dataset=make_episodes(), device="cpu")
+    model = LLMDPD.load(run.model_path, **parts) if run.has_model else tiny_model()
     take_step = model.train
 
     def tell(*args: Any, **kwargs: Any) -> None:
@@ -70,8 +61,8 @@ def train(folder: Path, n_steps: int, steps_seen: Any = None) -> None:
 def train_until_the_disk_is_full(path: Path, outcome: Connection) -> None:
     """Save a model after one step, and go on training where no more than 10 kB can be written.
 
-    :param path: of the model file.
-    :param outcome: where the number of the operating system's error is sent, or None when there was none.
+    :param path: path of the model file
+    :param outcome: receives the number of the operating system's error, or None when there was none
     """
     model = tiny_model().learn(1)
     model.save(path)
@@ -87,9 +78,9 @@ def train_until_the_disk_is_full(path: Path, outcome: Connection) -> None:
 def write_dataset(root: Path, seed: int = 0) -> str:
     """Write a small Minari data set.
 
-    :param root: folder of the data sets.
-    :param seed: of its episodes.
-    :return: its id.
+    :param root: folder of the data sets
+    :param seed: seed of the episodes
+    :return: id of the data set
     """
     import minari
     from minari.data_collector import EpisodeBuffer
@@ -98,54 +89,40 @@ def write_dataset(root: Path, seed: int = 0) -> str:
         patch.setenv("MINARI_DATASETS_PATH", str(root))
         warnings.simplefilter("ignore")  # Minari misses what only data sets for everyone need
         last = np.arange(20) == 19
-        buffers = [
-            EpisodeBuffer(
-                observations=episode.observations,
-                actions=episode.actions,
-                rewards=episode.rewards,
-                terminations=last & False,
-                truncations=last,
-            )
-            for episode in make_episodes(n_tasks=1, seed=seed)
-        ]
-        dataset = minari.create_dataset_from_buffers(
-            "lab/walk-v0",
-            buffers,
-            observation_space=ActionEnv.observation_space,
-            action_space=ActionEnv.action_space,
-        )
+        ends = dict(terminations=last & False, truncations=last)
+        arrays = [(e.observations, e.actions, e.rewards) for e in make_episodes(n_tasks=1, seed=seed)]
+        buffers = [EpisodeBuffer(observations=o, actions=a, rewards=r, **ends) for o, a, r in arrays]
+        both = {name: getattr(ActionEnv, name) for name in ("observation_space", "action_space")}
+        dataset = minari.create_dataset_from_buffers("lab/walk-v0", buffers, **both)
         dataset.storage.update_metadata({"task_text": "walk to the door"})
     return "lab/walk-v0"
 
 
-def curve(folder: Path) -> list[CurveRow]:
-    """The learning curve of a run, but for the times.
-
-    :param folder: of the run.
-    :return: its rows.
-    """
-    rows = read_curve(folder / "progress.csv")
+def without_times(rows: list[CurveRow]) -> list[CurveRow]:
+    """Drop the columns of a learning curve that differ from run to run."""
     return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
 
 
-def differences(folder: Path, other: Path) -> set[str]:
-    """What differs between the model files of two runs: weights, optimisers, generators, counters, arguments.
+def curve(folder: Path) -> list[CurveRow]:
+    """Read the learning curve of a run, without the times."""
+    return without_times(read_curve(folder / "progress.csv"))
 
-    :param folder: of a run.
-    :param other: of another.
-    :return: names of parts.
+
+def differences(folder: Path, other: Path) -> set[str]:
+    """Compare the model files of two runs: weights, optimisers, generators, counters, arguments.
+
+    :param folder: folder of a run
+    :param other: folder of another run
+    :return: names of the parts that differ
     """
-    one, two = (checkpoint.read(path / "model.zip") for path in (folder, other))
-    parts = [
-        {
-            **each.data,
-            **{f"{group}.{name}": t for group in each.tensors for name, t in each.tensors[group].items()},
-        }
-        for each in (one, two)
-    ]
-    return {
-        name for name in parts[0].keys() | parts[1].keys() if not _same(*(part.get(name) for part in parts))
-    }
+    one, two = _parts(folder / "model.zip"), _parts(other / "model.zip")
+    return {name for name in one.keys() | two.keys() if not _same(one.get(name), two.get(name))}
+
+
+def _parts(path: Path) -> dict[str, Any]:
+    saved = checkpoint.read(path)
+    tensors = {f"{group}.{name}": t for group in saved.tensors for name, t in saved.tensors[group].items()}
+    return {**saved.data, **tensors}
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -4,50 +4,27 @@ import csv
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from factories import tiny_model
-from stable_baselines3.common.callbacks import BaseCallback
+from factories import At, tiny_model
+from killed import without_times
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.llmdpd.callbacks import (
-    CurveRow,
-    LearningCurve,
-    SaveLatest,
-    StopOnSignal,
-    read_curve,
-    write_curve,
-)
+from sb3_llmdpd.llmdpd.callbacks import LearningCurve, SaveLatest, StopOnSignal, read_curve, write_curve
 
 
-class At(BaseCallback):
-    """Does something after one step.
-
-    :param step: after which.
-    :param what: is done.
-    """
-
-    def __init__(self, step: int, what: Callable[[], object]) -> None:
-        super().__init__()
-        self.step, self.what = step, what
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps == self.step:
-            self.what()
-        return True
-
-
-def interrupt() -> None:
+def interrupt(_: LLMDPD) -> None:
     raise KeyboardInterrupt
 
 
+def send(number: signal.Signals, times: int, step: int) -> At:
+    """A callback that signals to this process after a step."""
+    return At(step, lambda _: [os.kill(os.getpid(), number) for _ in range(times)])
+
+
 # The learning curve -----------------------------------------------------------------------------------------
-
-
-def without_times(rows: list[CurveRow]) -> list[CurveRow]:
-    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
 
 
 def test_the_learning_curve_keeps_what_is_logged_and_writes_it(tmp_path: Path) -> None:
@@ -62,7 +39,7 @@ def test_the_learning_curve_keeps_what_is_logged_and_writes_it(tmp_path: Path) -
 
 def test_each_row_is_in_the_file_when_the_callbacks_of_its_step_are_called(tmp_path: Path) -> None:
     curve, seen = LearningCurve(tmp_path / "progress.csv"), []
-    look = At(4, lambda: seen.extend(read_curve(tmp_path / "progress.csv")))
+    look = At(4, lambda _: seen.extend(read_curve(tmp_path / "progress.csv")))
     tiny_model().learn(6, callback=[look, curve], log_interval=2)
     assert seen == curve.rows[:2]
 
@@ -88,9 +65,8 @@ def test_the_file_goes_on_at_the_step_of_the_model_and_later_rows_come_again(tmp
     whole = LearningCurve()
     tiny_model().learn(6, callback=whole, log_interval=1)
     model = tiny_model().learn(4, callback=LearningCurve(path), log_interval=1)
-    path.write_text(
-        path.read_text() + "5.0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0\r\n6.0,0."
-    )  # of a killed process
+    rows_of_a_killed_process = "5.0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0\r\n6.0,0."
+    path.write_text(path.read_text() + rows_of_a_killed_process)
     curve = LearningCurve(path)
     model.learn(2, callback=curve, log_interval=1, reset_num_timesteps=False)
     assert without_times(curve.rows) == without_times(whole.rows)
@@ -100,9 +76,8 @@ def test_the_file_goes_on_at_the_step_of_the_model_and_later_rows_come_again(tmp
 def test_going_on_with_what_is_no_curve_is_refused(tmp_path: Path) -> None:
     (tmp_path / "progress.csv").write_text("a,b\n1,x\n")
     model = tiny_model().learn(1)
-    with pytest.raises(
-        ValueError, match=r"progress.csv is no learning curve that a training could go on with: move it away"
-    ):
+    message = r"progress.csv is no learning curve that a training could go on with: move it away"
+    with pytest.raises(ValueError, match=message):
         model.learn(1, callback=LearningCurve(tmp_path / "progress.csv"), reset_num_timesteps=False)
 
 
@@ -112,10 +87,9 @@ def test_a_curve_has_a_column_for_each_name_in_any_row(tmp_path: Path) -> None:
 
 
 def test_a_name_that_comes_later_gets_its_column(tmp_path: Path) -> None:
-    model = tiny_model()
     curve = LearningCurve(tmp_path / "progress.csv")
-    late = At(2, lambda: model.logger.record("own/value", 7.0))  # is in the line of the next step
-    model.learn(3, callback=[curve, late], log_interval=1)
+    late = At(2, lambda model: model.logger.record("own/value", 7.0))  # is in the line of the next step
+    tiny_model().learn(3, callback=[curve, late], log_interval=1)
     assert [row.get("own/value") for row in read_curve(tmp_path / "progress.csv")] == [None, None, 7.0]
 
 
@@ -160,20 +134,16 @@ def test_saving_never_is_not_what_it_is_for() -> None:
 
 @pytest.fixture(autouse=True)
 def handlers_are_left_as_they_were() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [
-        signal.signal(signal.SIGINT, signal.default_int_handler),
-        signal.signal(signal.SIGTERM, signal.SIG_DFL),
-    ]
+    expected = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in expected.items()}
     yield
-    after = [signal.signal(number, handler) for number, handler in zip(numbers, before, strict=True)]
-    assert after == [signal.default_int_handler, signal.SIG_DFL]
+    assert {number: signal.signal(number, handler) for number, handler in before.items()} == expected
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_training_after_the_step(number: signal.Signals) -> None:
     with StopOnSignal() as stop:
-        model = tiny_model().learn(9, callback=[At(3, lambda: os.kill(os.getpid(), number)), stop])
+        model = tiny_model().learn(9, callback=[send(number, 1, step=3), stop])
     assert (model.num_timesteps, model._n_updates, stop.stopped_by) == (3, 3, number.name)
 
 
@@ -185,16 +155,15 @@ def test_without_a_signal_the_training_goes_to_its_end() -> None:
 
 def test_a_second_ctrl_c_interrupts_at_once() -> None:
     model = tiny_model()
-    twice = At(2, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt), StopOnSignal() as stop:
-        model.learn(5, callback=[twice, stop])
+        model.learn(5, callback=[send(signal.SIGINT, 2, step=2), stop])
     assert (model.num_timesteps, stop.stopped_by) == (2, "SIGINT")
 
 
 def test_a_second_sigterm_does_not_cut_the_saving_off(tmp_path: Path) -> None:
-    twice = At(2, lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)])
+    latest = SaveLatest(tmp_path / "model.zip", 10)
     with StopOnSignal() as stop:
-        tiny_model().learn(5, callback=[twice, stop, SaveLatest(tmp_path / "model.zip", 10)])
+        tiny_model().learn(5, callback=[send(signal.SIGTERM, 2, step=2), stop, latest])
     assert LLMDPD.load(tmp_path / "model.zip", device="cpu").num_timesteps == 2
 
 
@@ -206,7 +175,7 @@ def test_the_handlers_come_back_after_an_error_too() -> None:
 def test_an_ignored_signal_stays_ignored() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with StopOnSignal() as stop:
-        model = tiny_model().learn(3, callback=[At(1, lambda: os.kill(os.getpid(), signal.SIGTERM)), stop])
+        model = tiny_model().learn(3, callback=[send(signal.SIGTERM, 1, step=1), stop])
     assert (model.num_timesteps, stop.stopped_by) == (3, None)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -225,7 +194,6 @@ def test_outside_the_main_thread_nothing_listens() -> None:
 
 
 def test_outside_its_block_it_says_how_to_use_it() -> None:
-    with pytest.raises(
-        ValueError, match=r"listens inside its block alone: with StopOnSignal\(\) as stop: model.learn"
-    ):
+    message = r"listens inside its block alone: with StopOnSignal\(\) as stop: model.learn"
+    with pytest.raises(ValueError, match=message):
         tiny_model().learn(1, callback=StopOnSignal())

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch as th
-from factories import make_episodes, tiny_model
+from factories import differing, make_episodes, tiny_model
 
 
 @pytest.fixture
@@ -37,5 +37,4 @@ def weights_after_training(arguments: dict[str, Any]) -> dict[str, th.Tensor]:
 def test_trainings_on_several_threads_are_equal_to_the_bit(arguments: dict[str, Any]) -> None:
     first = weights_after_training(arguments)
     for _ in range(2):  # a sum in another order does not show each time
-        again = weights_after_training(arguments)
-        assert [name for name in first if not th.equal(first[name], again[name])] == []
+        assert differing(first, weights_after_training(arguments)) == set()

@@ -1,69 +1,53 @@
 """A training that diverges stops with a sentence, and never writes over the last good model."""
 
 import re
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
-from factories import make_episodes, tiny_model
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from factories import At, make_episodes, tiny_model
+from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.llmdpd.loss_watch import LossWatch, TrainingDiverged, loss_limits
-from sb3_llmdpd.type_aliases import Metrics
 
 CPU = th.device("cpu")
 
 
-class Spoils(BaseCallback):
-    """Does something to the model after a step."""
-
-    def __init__(self, step: int, change: Callable[[LLMDPD], Any]) -> None:
-        super().__init__()
-        self.step = step
-        self.change = change
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps == self.step:
-            with th.no_grad():
-                self.change(self.model)  # type: ignore[arg-type]
-        return True
-
-
+@th.no_grad()
 def one_weight_is_nan(model: LLMDPD) -> None:
     model.actor.denoiser.from_state.bias[0] = float("nan")
 
 
+@th.no_grad()
 def values_explode(model: LLMDPD) -> None:
     for parameter in model.critic.parameters():
         parameter.mul_(1e6)
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_is_named_with_its_step() -> None:
-    with pytest.raises(
-        TrainingDiverged,
-        match=r"actor_loss was nan in gradient step 8\. No model was saved before; try a lower",
-    ):
-        tiny_model().learn(20, callback=Spoils(7, one_weight_is_nan))
+    message = r"actor_loss was nan in gradient step 8\. No model was saved before; try a lower"
+    with pytest.raises(TrainingDiverged, match=message):
+        tiny_model().learn(20, callback=At(7, one_weight_is_nan))
 
 
 def test_values_beyond_what_rewards_allow_stop_the_training() -> None:
     with pytest.raises(TrainingDiverged, match=r"critic_loss was \d.*e\+\d\d in gradient step 4\."):
-        tiny_model().learn(20, callback=Spoils(3, values_explode))
+        tiny_model().learn(20, callback=At(3, values_explode))
 
 
 def test_a_long_training_stops_soon() -> None:
     model = tiny_model()
     with pytest.raises(TrainingDiverged):
-        model.learn(1000, callback=Spoils(7, one_weight_is_nan))
+        model.learn(1000, callback=At(7, one_weight_is_nan))
     assert model.num_timesteps == 100
 
 
 def test_the_last_good_model_is_named_and_not_written_over(tmp_path: Path) -> None:
-    callbacks = [Spoils(7, one_weight_is_nan), CheckpointCallback(4, str(tmp_path))]
+    callbacks = [At(7, one_weight_is_nan), CheckpointCallback(4, str(tmp_path))]
     good = re.escape(str(tmp_path / "rl_model_4_steps.zip"))
     with pytest.raises(TrainingDiverged, match=rf"The last good model is {good};"):
         tiny_model().learn(20, callback=callbacks)
@@ -76,15 +60,14 @@ def test_a_model_goes_on_after_its_last_good_file(tmp_path: Path) -> None:
     model = tiny_model().learn(3)
     model.save(tmp_path / "good")
     with pytest.raises(TrainingDiverged, match=r"The last good model is .*good.zip"):
-        model.learn(3, callback=Spoils(5, one_weight_is_nan), reset_num_timesteps=False)
+        model.learn(3, callback=At(5, one_weight_is_nan), reset_num_timesteps=False)
     again = LLMDPD.load(tmp_path / "good", device="cpu", dataset=make_episodes())
     assert again.learn(3, reset_num_timesteps=False).num_timesteps == 6
 
 
 def test_a_broken_model_is_not_saved(tmp_path: Path) -> None:
     model = tiny_model()
-    with th.no_grad():
-        one_weight_is_nan(model)
+    one_weight_is_nan(model)
     with pytest.raises(TrainingDiverged, match=r"after gradient step 0 the weight 'actor\..*' is not finite"):
         model.save(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
@@ -92,12 +75,7 @@ def test_a_broken_model_is_not_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reward", [1e-6, 1.0, 1e6])
 def test_the_size_of_rewards_does_not_count_as_divergence(reward: float) -> None:
-    episodes = [
-        type(episode)(
-            episode.observations, episode.actions, reward * np.ones(len(episode)), task=episode.task
-        )
-        for episode in make_episodes()
-    ]
+    episodes = [replace(episode, rewards=reward * np.ones(len(episode))) for episode in make_episodes()]
     tiny_model(dataset=episodes, reward_scale="none", critic_learning_rate=1e-2, tau=0.1).learn(50)
 
 
@@ -110,10 +88,6 @@ def test_without_a_discount_no_value_is_too_large() -> None:
     assert loss_limits(1.0, gamma=1.0, n_critics=2, eta=1.0)["critic_loss"] == float("inf")
 
 
-def losses(*values: float) -> list[Metrics]:
-    return [{"loss": th.tensor(value), "else": th.tensor(0.0)} for value in values]
-
-
 @pytest.mark.parametrize(
     ("seen", "found"),
     [
@@ -121,20 +95,15 @@ def losses(*values: float) -> list[Metrics]:
         ([1.0, 5.0, 1.0], (1, "loss", 5.0)),
         ([-5.0, 7.0], (0, "loss", -5.0)),
         ([1.0, 2.0, float("inf"), 1.0], (2, "loss", float("inf"))),
+        ([(1.0, 1.0), (1.0, 9.0), (9.0, 1.0)], (1, "other", 9.0)),  # of two losses the earlier
     ],
 )
-def test_the_watch_remembers_the_first_loss_that_was_not_sane(seen: list[float], found: Any) -> None:
-    watch = LossWatch({"loss": 4.0}, CPU)
-    for metrics in losses(*seen):
-        watch.see(metrics)
-    assert watch.first_insane() == found
-
-
-def test_of_two_losses_the_earlier_is_named() -> None:
+def test_the_watch_remembers_the_first_loss_that_was_not_sane(seen: list[Any], found: Any) -> None:
     watch = LossWatch({"loss": 4.0, "other": 4.0}, CPU)
-    for loss, other in [(1.0, 1.0), (1.0, 9.0), (9.0, 1.0)]:
-        watch.see({"loss": th.tensor(loss), "other": th.tensor(other)})
-    assert watch.first_insane() == (1, "other", 9.0)
+    for values in seen:
+        loss, other = values if isinstance(values, tuple) else (values, 0.0)
+        watch.see({"loss": th.tensor(loss), "other": th.tensor(other), "else": th.tensor(0.0)})
+    assert watch.first_insane() == found
 
 
 def test_looking_at_a_loss_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def is_saving(folder: Path) -> bool:
-    """Whether a model file is half-written there, now or since its process was killed."""
+    """Look for a model file that is half-written, now or since its process was killed."""
     return any(folder.glob(".*-model.zip"))
 
 
@@ -74,18 +74,8 @@ def test_a_full_disk_leaves_the_file_of_before_whole(tmp_path: Path) -> None:
 # Commands ---------------------------------------------------------------------------------------------------
 
 COMMAND = str(Path(sys.executable).with_name("sb3-llmdpd"))
-OPTIONS = [
-    "--steps",
-    "80",
-    "--save-freq",
-    "5",
-    "--log-interval",
-    "4",
-    "--batch-size",
-    "4",
-    "--prompts-per-batch",
-    "2",
-]
+SIZES = {"--steps": 80, "--save-freq": 5, "--log-interval": 4, "--batch-size": 4, "--prompts-per-batch": 2}
+OPTIONS = [str(word) for option in SIZES.items() for word in option]
 OPTIONS += ["--net-arch", "8", "--text-encoder", "hashing:8", "--device", "cpu"]
 
 
@@ -112,9 +102,7 @@ def signalled(command: list[str], out: Path, number: signal.Signals) -> tuple[in
 
 
 @pytest.mark.usefixtures("_with_one_thread")
-def test_a_command_that_is_killed_interrupted_and_terminated_ends_as_the_undisturbed_one(
-    tmp_path: Path,
-) -> None:
+def test_a_command_that_is_killed_and_stopped_twice_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     out, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     assert CliRunner().invoke(app, arguments(undisturbed, tmp_path / "data")).exit_code == 0

@@ -1,4 +1,4 @@
-"""A library user's training goes on after `LLMDPD.load` as if it had not stopped, with SB3's callbacks and this package's."""
+"""A training goes on after `LLMDPD.load` as if it had not stopped, and so do all callbacks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import make_episodes, tiny_model
+from factories import At, make_episodes, tiny_model
 from killed import curve, differences
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -32,20 +32,12 @@ class Killed(BaseException):
     """Nothing in the package expects it, so that what it leaves is what a kill leaves."""
 
 
-class DieAfter(BaseCallback):
-    """Ends the training after one step.
+def die(_: LLMDPD) -> None:
+    raise Killed
 
-    :param step: the step.
-    """
 
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps == self.step:
-            raise Killed
-        return True
+def resumed_from(path: Path) -> LLMDPD:
+    return LLMDPD.load(path, device="cpu", dataset=make_episodes())
 
 
 def train(
@@ -53,12 +45,9 @@ def train(
 ) -> list[BaseCallback]:
     """Train to the end, and save the model of every third step."""
     model.set_task(task_text=TEXT)
-    model.learn(
-        N_STEPS - model.num_timesteps,
-        callback=[*callbacks, SaveLatest(folder / "model.zip", 3), *last],
-        log_interval=2,
-        reset_num_timesteps=False,
-    )
+    every = [*callbacks, SaveLatest(folder / "model.zip", 3), *last]
+    n_steps = N_STEPS - model.num_timesteps
+    model.learn(n_steps, callback=every, log_interval=2, reset_num_timesteps=False)
     return callbacks
 
 
@@ -71,22 +60,14 @@ def train_and_be_killed(
 ) -> list[BaseCallback]:
     """The training goes on from the latest file, with new callbacks of the same kinds."""
     with pytest.raises(Killed):
-        train(tiny_model(**arguments), folder, callbacks(folder), DieAfter(after))
-    return train(
-        LLMDPD.load(folder / "model.zip", device="cpu", dataset=make_episodes()), folder, callbacks(folder)
-    )
+        train(tiny_model(**arguments), folder, callbacks(folder), At(after, die))
+    return train(resumed_from(folder / "model.zip"), folder, callbacks(folder))
 
 
 def evaluation(folder: Path, **arguments: Any) -> EvalCallback:
-    return EvalCallback(
-        Monitor(ActionEnv()),
-        eval_freq=2,
-        n_eval_episodes=2,
-        log_path=str(folder),
-        best_model_save_path=str(folder),
-        verbose=0,
-        **arguments,
-    )
+    paths = dict(log_path=str(folder), best_model_save_path=str(folder))
+    env = Monitor(ActionEnv())
+    return EvalCallback(env, eval_freq=2, n_eval_episodes=2, verbose=0, **paths, **arguments)
 
 
 def counted(callback: BaseCallback) -> dict[str, Any]:
@@ -94,7 +75,7 @@ def counted(callback: BaseCallback) -> dict[str, Any]:
 
 
 AFTER = pytest.mark.parametrize("after", [4, 6, 8, 11])
-"""Steps one after a save, of a save and an evaluation, of an evaluation that comes again, and shortly before the end."""
+"""One step after a save, at a save and an evaluation, at an evaluation that comes again, and near the end."""
 
 
 @AFTER
@@ -118,19 +99,16 @@ def test_an_evaluation_goes_on_counting_its_steps_its_results_and_its_best(
     (whole,) = train_in_one_go(tmp_path / "whole", lambda folder: [evaluation(folder)])
     (again,) = train_and_be_killed(tmp_path / "killed", lambda folder: [evaluation(folder)], after)
     assert counted(again) == counted(whole)
-    with (
-        np.load(tmp_path / "whole" / "evaluations.npz") as expected,
-        np.load(tmp_path / "killed" / "evaluations.npz") as found,
-    ):
-        assert {name: found[name].tolist() for name in found} == {
-            name: expected[name].tolist() for name in expected
-        }
-        assert found["timesteps"].tolist() == [2, 4, 6, 8, 10, 12]
-    best = [
-        LLMDPD.load(tmp_path / name / "best_model", device="cpu").num_timesteps
-        for name in ("whole", "killed")
-    ]
-    assert best[0] == best[1]
+    expected, found = (results(tmp_path / name) for name in ("whole", "killed"))
+    assert found == expected
+    assert found["timesteps"] == [2, 4, 6, 8, 10, 12]
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """What an evaluation left in a folder, and the step of its best model."""
+    best = LLMDPD.load(folder / "best_model", device="cpu").num_timesteps
+    with np.load(folder / "evaluations.npz") as found:
+        return {"best": best, **{name: found[name].tolist() for name in found}}
 
 
 def test_an_evaluation_and_the_curve_share_a_log(tmp_path: Path) -> None:
@@ -148,11 +126,7 @@ def test_patience_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
     """Nothing is learned, and so the fourth evaluation is the third without a new best."""
 
     def callbacks(folder: Path) -> list[BaseCallback]:
-        return [
-            evaluation(
-                folder, callback_after_eval=StopTrainingOnNoModelImprovement(max_no_improvement_evals=2)
-            )
-        ]
+        return [evaluation(folder, callback_after_eval=StopTrainingOnNoModelImprovement(2))]
 
     frozen = dict(learning_rate=1e-30)
     (whole,) = train_in_one_go(tmp_path / "whole", callbacks, **frozen)
@@ -172,17 +146,15 @@ def test_checkpoints_come_at_the_same_steps(tmp_path: Path, after: int) -> None:
     _, whole = train_in_one_go(tmp_path / "whole", callbacks)
     _, again = train_and_be_killed(tmp_path / "killed", callbacks, after)
     assert counted(again) == counted(whole)
-    names = [
-        sorted(path.name for path in (tmp_path / run / "checkpoints").iterdir())
-        for run in ("whole", "killed")
-    ]
-    assert names[0] == names[1] == ["rl_model_10_steps.zip", "rl_model_5_steps.zip"]
+    for run in ("whole", "killed"):
+        names = {path.name for path in (tmp_path / run / "checkpoints").iterdir()}
+        assert names == {"rl_model_10_steps.zip", "rl_model_5_steps.zip"}
 
 
 def test_a_training_goes_on_from_an_sb3_checkpoint(tmp_path: Path) -> None:
     checkpoints = CheckpointCallback(4, str(tmp_path))
     whole = tiny_model().learn(10, callback=checkpoints)
-    resumed = LLMDPD.load(tmp_path / "rl_model_4_steps.zip", device="cpu", dataset=make_episodes())
+    resumed = resumed_from(tmp_path / "rl_model_4_steps.zip")
     resumed.learn(6, callback=CheckpointCallback(4, str(tmp_path / "again")), reset_num_timesteps=False)
     whole.save(tmp_path / "whole" / "model.zip")
     resumed.save(tmp_path / "resumed" / "model.zip")
@@ -190,7 +162,7 @@ def test_a_training_goes_on_from_an_sb3_checkpoint(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["rl_model_8_steps.zip"]
 
 
-def test_callbacks_behind_the_one_that_saves_see_its_step_when_the_training_goes_on(tmp_path: Path) -> None:
+def test_callbacks_after_the_one_that_saves_see_its_step_when_the_training_goes_on(tmp_path: Path) -> None:
     def callbacks(name: str) -> list[BaseCallback]:  # in the order of SB3's documentation
         return [CheckpointCallback(4, str(tmp_path)), evaluation(tmp_path / name)]
 
@@ -198,7 +170,7 @@ def test_callbacks_behind_the_one_that_saves_see_its_step_when_the_training_goes
     model = tiny_model()
     model.set_task(task_text=TEXT)
     model.learn(8, callback=whole)
-    resumed = LLMDPD.load(tmp_path / "rl_model_4_steps.zip", device="cpu", dataset=make_episodes())
+    resumed = resumed_from(tmp_path / "rl_model_4_steps.zip")
     resumed.set_task(task_text=TEXT)
     resumed.learn(4, callback=again, reset_num_timesteps=False)
     assert counted(again[1]) == counted(whole[1])

@@ -8,11 +8,10 @@ from gymnasium import spaces
 
 
 class ActionEnv(gym.Env[np.ndarray, np.ndarray]):
-    """Always the same observation; the reward is the first entry of the action. Of the spaces of
-    `make_episodes`.
+    """Always the same observation; the reward is the first entry of the action. Spaces fit `make_episodes`.
 
-    :param length: steps until the time limit.
-    :param observation: entry of the constant observation.
+    :param length: steps until the time limit
+    :param observation: value of each entry of the constant observation
     """
 
     observation_space = spaces.Box(-np.inf, np.inf, (5,), np.float32)
@@ -23,9 +22,7 @@ class ActionEnv(gym.Env[np.ndarray, np.ndarray]):
         self.observation = np.full(5, observation, np.float32)
         self.n_steps = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.n_steps = 0
         return self.observation, {}
@@ -36,25 +33,21 @@ class ActionEnv(gym.Env[np.ndarray, np.ndarray]):
 
 
 class SpacesEnv(gym.Env[Any, np.ndarray]):
-    """Observations at random of any space, whatever is done; the reward is 1 at each step.
+    """Random observations of any space, whatever is done; the reward is 1 at each step.
 
-    :param observation_space: any.
-    :param action_space: any.
-    :param length: steps until the time limit.
+    :param observation_space: any space
+    :param action_space: any space
+    :param length: steps until the time limit
     """
 
     def __init__(
         self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], length: int = 10
     ) -> None:
-        self.observation_space = observation_space
-        self.action_space = action_space
+        self.observation_space, self.action_space = observation_space, action_space
         self.length = length
-        self.n_steps = 0
-        self.n_resets = 0
+        self.n_steps = self.n_resets = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
             self.observation_space.seed(seed)
