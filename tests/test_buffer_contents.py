@@ -9,11 +9,9 @@ import torch as th
 from factories import EPISODE, make_buffer, make_episodes, traced
 from gymnasium import spaces
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.testing import assert_close
 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
-from sb3_llmdpd.envs.dataset_env import DatasetEnv
 from sb3_llmdpd.replay.buffer import PromptReplayBuffer
 from sb3_llmdpd.type_aliases import PromptReplayBufferSamples
 
@@ -258,13 +256,6 @@ def test_the_size_of_a_buffer_is_its_transitions() -> None:
     buffer = make_buffer([traced(0, 0, 9), traced(0, 1, 4)])
     assert buffer.size() == 13
     assert buffer.n_episodes == 2
-
-
-def test_vec_normalize_is_refused_with_the_reason() -> None:
-    buffer = make_buffer(make_episodes())
-    env = VecNormalize(DummyVecEnv([lambda: DatasetEnv(buffer.observation_space, buffer.action_space)]))
-    with pytest.raises(ValueError, match="VecNormalize cannot serve offline"):
-        buffer.sample(8, env=env)
 
 
 def test_single_transitions_cannot_be_added() -> None:
