@@ -28,7 +28,7 @@ def assert_near(one: LLMDPD, other: LLMDPD, **tolerances: float) -> None:
 # Precision --------------------------------------------------------------------------------------------------
 
 
-def test_the_precision_of_products_is_that_asked_for_while_it_learns_and_not_behind() -> None:
+def test_the_precision_of_products_is_set_while_a_model_learns_and_set_back_after() -> None:
     model, seen = tiny_model(acceleration={"matmul_precision": "medium"}), []
     model.learn(1, callback=lambda *_: bool(seen.append(th.get_float32_matmul_precision())) or True)
     assert (seen, th.get_float32_matmul_precision()) == (["medium"], "highest")
@@ -149,7 +149,7 @@ def capture(graph: FakeGraph, stream: Any) -> Iterator[None]:
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recorder in the place of CUDA, on the way that a GPU goes."""
+    """Put a recorder in the place of CUDA, and let the code take the path of a GPU."""
     as_on_a_gpu(monkeypatch)
 
     class Stream:

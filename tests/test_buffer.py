@@ -218,7 +218,7 @@ def test_a_window_spreads_over_the_whole_example() -> None:
     assert th.equal((steps // 10).long(), th.arange(4).expand(64, 4))
 
 
-def test_steps_behind_a_success_are_trained_on_although_no_example_shows_them() -> None:
+def test_steps_after_a_success_are_trained_on_although_no_example_shows_them() -> None:
     buffer = make_buffer([traced(0, number, 40, first_success=4) for number in range(2)])
     assert rows(buffer.sample(400))[..., STEP].max() == 39
 

@@ -17,7 +17,7 @@ def _two_threads() -> Iterator[None]:
 
 
 def weights_after_training(arguments: dict[str, Any]) -> dict[str, th.Tensor]:
-    """Of a batch that is large enough to be shared among threads."""
+    """Train on batches that are large enough to be shared among threads."""
     model = tiny_model(dataset=make_episodes(n_episodes=20), batch_size=3 * 512, **arguments)
     return model.learn(5, log_interval=None).policy.state_dict()
 

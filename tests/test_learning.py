@@ -43,17 +43,15 @@ def walks(seed: int, n: int) -> dict[str, list[Episode]]:
 
 @cache
 def walker(conditioning: str) -> LLMDPD:
-    model = tiny_model(
-        dataset=[walk for of_task in walks(seed=0, n=8).values() for walk in of_task],
-        **dict(q_batch_size=8, prompts_per_batch=8, eta=0.01, text_dropout=0.3, trajectory_dropout=0.5),
-        policy_kwargs=dict(net_arch=[64, 64], conditioning=conditioning),
-        **SHARED,
-    )
+    dataset = [walk for of_task in walks(seed=0, n=8).values() for walk in of_task]
+    kwargs = dict(q_batch_size=8, prompts_per_batch=8, eta=0.01, text_dropout=0.3, trajectory_dropout=0.5)
+    policy_kwargs = dict(net_arch=[64, 64], conditioning=conditioning)
+    model = tiny_model(dataset=dataset, policy_kwargs=policy_kwargs, **SHARED, **kwargs)
     return model.learn(500, log_interval=None)
 
 
 def ends(model: LLMDPD, prompt: Prompt) -> np.ndarray:
-    """Where the point stands after a walk of 12 steps."""
+    """Position of the point after a walk of 12 steps."""
     position = np.zeros(2)
     for _ in range(N_STEPS):
         action, _ = model.predict(position, deterministic=True, prompt=prompt)
@@ -91,7 +89,7 @@ def some_good_episodes(rng: np.random.Generator) -> list[Episode]:
 def share_of_good_actions(
     logged: Callable[[np.random.Generator], list[Episode]] = some_good_steps, **kwargs: Any
 ) -> float:
-    """In 500 drawn actions in observations that were not in the data."""
+    """Train on logged data, and draw 500 actions for observations that were not in them."""
     dataset = logged(np.random.default_rng(0))
     kwargs |= dict(prompts_per_batch=1, text_encoder=None, trajectory_dropout=1.0)
     model = tiny_model(dataset=dataset, policy_kwargs=dict(net_arch=[32, 32]), **SHARED, **kwargs)

@@ -211,7 +211,7 @@ def test_it_is_evaluated_in_the_place_of_a_model() -> None:
 
 
 def walk(side: float, seed: int) -> Episode:
-    """From the middle to one side; the observation is the place alone."""
+    """Walk from the middle to one side; the observation is the place alone."""
     places = side * np.linspace(0, 1, 9)[:, None] + 0.01 * np.random.default_rng(seed).standard_normal((9, 1))
     return Episode(places, np.full((8, 1), 0.5 * side), np.ones(8), task=f"side {side}")
 

@@ -105,7 +105,7 @@ def test_an_evaluation_goes_on_counting_its_steps_its_results_and_its_best(
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """What an evaluation left in a folder, and the step of its best model."""
+    """Read what an evaluation left in a folder, and the step of its best model."""
     best = LLMDPD.load(folder / "best_model", device="cpu").num_timesteps
     with np.load(folder / "evaluations.npz") as found:
         return {"best": best, **{name: found[name].tolist() for name in found}}

@@ -47,7 +47,7 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def a_file(folder: Path, as_what: str) -> tuple[Any, Callable[[], Any]]:
-    """Where to save, and what to load from."""
+    """A target to save to, and a function that gives the source to load from."""
     if as_what == "BytesIO":
         file = io.BytesIO()
         return file, lambda: io.BytesIO(file.getvalue())

@@ -132,7 +132,7 @@ def test_an_observation_of_a_wrong_shape_is_refused() -> None:
 
 
 def test_acting_moves_no_weight_and_no_gradient() -> None:
-    """Beyond `test_predict.py::test_predict`: what an evaluation in the midst of training relies on."""
+    """Beyond `test_predict.py::test_predict`: an evaluation during training relies on it."""
     model = model_of(ActionEnv()).learn(2)
 
     def gradients() -> dict[str, th.Tensor]:

@@ -59,7 +59,7 @@ class SegmentBuffer(PromptReplayBuffer):
         episodes = np.searchsorted(self._first_rows, draw.rows, side="right") - 1
         first_rows = self._first_rows[episodes][:, None]
         flat = np.maximum(steps, first_rows).ravel()
-        observations, actions = self._steps.take(flat)
+        observations, actions = self._storage.take(flat)
         assert isinstance(observations, th.Tensor)  # PromptDT refuses other observations
         segments = Segments(
             observations.unflatten(0, steps.shape),

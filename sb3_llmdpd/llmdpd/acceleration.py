@@ -86,8 +86,7 @@ class Acceleration:
     def matmuls(self) -> Iterator[None]:
         """Set the precision of matrix products inside the block."""
         before = th.get_float32_matmul_precision()
-        if self.matmul_precision is not None:
-            th.set_float32_matmul_precision(self.matmul_precision)
+        th.set_float32_matmul_precision(self.matmul_precision or before)
         try:
             yield
         finally:

@@ -58,9 +58,9 @@ def give_back(callback: BaseCallback, counted: Sequence[Counters], step: int) ->
 def counters_from_json(value: Any) -> Counters:
     """Decode the counters of one callback.
 
-    :param value: JSON of their fields.
-    :return: the counters.
-    :raises ValueError: when they are not all numbers.
+    :param value: JSON of the fields of `Counters`
+    :return: the counters
+    :raises ValueError: when they are not all numbers
     """
     counters = Counters(**from_json(value, "callbacks", no_custom_objects))
     if not all(_is_numeric(number) for number in counters.numbers.values()):

@@ -68,7 +68,7 @@ class LearningCurve(BaseCallback):
 class _RowWriter(KVWriter):
     """Hands the rows that the logger dumps to a function.
 
-    :param add: takes numbers by the name they are logged under.
+    :param add: function that takes numbers by the names under which they are logged
     """
 
     def __init__(self, add: Callable[[CurveRow], None]) -> None:

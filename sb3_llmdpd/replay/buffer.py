@@ -100,7 +100,7 @@ class PromptReplayBuffer(ReplayBuffer):
     def _store(self, dataset: OfflineDataset) -> None:
         index, episodes = self._index, self._index.episodes
         spaces_and_device = (self.observation_space, dataset.action_space, self.device)
-        self._steps: StepStorage = (
+        self._storage: StepStorage = (
             MappedStorage(dataset.file, *spaces_and_device)
             if isinstance(dataset, StoredDataset)
             else ResidentStorage(episodes, *spaces_and_device)
@@ -138,7 +138,7 @@ class PromptReplayBuffer(ReplayBuffer):
         :return: the buffer itself
         """
         self.device = get_device(device)
-        self._steps.to(self.device)
+        self._storage.to(self.device)
         self._outcomes, self.text_vectors = self._outcomes.to(self.device), self.text_vectors.to(self.device)
         return self
 
@@ -177,7 +177,7 @@ class PromptReplayBuffer(ReplayBuffer):
         :param n: largest number of observations
         :return: (m, *obs_shape) with m <= n, or a dict of such tensors
         """
-        return self._steps.observations(self._index.some_rows(n))
+        return self._storage.observations(self._index.some_rows(n))
 
     # Sampling -----------------------------------------------------------------------------------------------
 
@@ -195,12 +195,12 @@ class PromptReplayBuffer(ReplayBuffer):
                 " Drop it; the policy standardises observations with statistics of the data set."
             )
         draw = self._draw(batch_size, self.generator)
-        observations, actions = self._steps.take(draw.rows)
+        observations, actions = self._storage.take(draw.rows)
         outcomes = self._rows(self._outcomes, draw.rows)
         return PromptReplayBufferSamples(
             observations=observations,
             actions=actions,
-            next_observations=self._steps.observations(draw.rows + 1),
+            next_observations=self._storage.observations(draw.rows + 1),
             dones=outcomes[:, 1:],
             rewards=outcomes[:, :1],
             discounts=None,
@@ -214,7 +214,7 @@ class PromptReplayBuffer(ReplayBuffer):
             text_vectors = self._rows(self.text_vectors, np.where(has_text, draw.texts, 0))
         else:
             text_vectors = self.text_vectors.new_zeros(n_prompts, self.text_vectors.shape[1])
-        observations, actions = self._steps.take(draw.example_rows)
+        observations, actions = self._storage.take(draw.example_rows)
         return PromptBatch(
             text_vectors=text_vectors,
             has_text=th.from_numpy(has_text).to(self.device),
