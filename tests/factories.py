@@ -184,8 +184,7 @@ def _first(observations: Any) -> Any:
 
 
 def model_of(env: gym.Env[Any, Any] | VecEnv | str, **kwargs: Any) -> LLMDPD:
-    """Make a tiny model of one task, which needs no prompt, with an environment and random data recorded in
-    it.
+    """Make a tiny model of one task, which needs no prompt, with random data recorded in an environment.
 
     :param env: environment as in `recorded`
     :param kwargs: arguments of `LLMDPD` that differ

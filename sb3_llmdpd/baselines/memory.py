@@ -19,8 +19,7 @@ class Memory:
     :param action_space: space of the environments
     :param context: K, steps that are remembered
     :param prompts: a prompt for each row
-    :param targets: for each row the return to reach, as the network is told it, and the part of it that a raw
-        reward of 1 takes away
+    :param targets: for each row the return to reach, scaled, and how much a raw reward of 1 takes from it
     """
 
     def __init__(

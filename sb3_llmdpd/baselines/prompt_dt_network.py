@@ -13,8 +13,7 @@ class PromptDTNetwork(nn.Module):
     """Predicts each step's action from what is before it.
 
     The sequence is one token of the sentence, a state and an action of each of the example's L steps, and
-    return-to-go, state and action of each of the last K steps. Learned tokens replace a sentence or an
-    example that is absent.
+    return-to-go, state and action of each of the last K steps. Learned tokens replace what is absent.
 
     :param extractor: features extractor of observations, without anything to learn
     :param action_dim: size of an action

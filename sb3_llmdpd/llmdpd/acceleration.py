@@ -24,10 +24,8 @@ class Acceleration:
 
     :param matmul_precision: precision of float32 matrix products while a model learns: ``"highest"``,
         ``"high"`` or ``"medium"``, see `torch.set_float32_matmul_precision`. On a GPU it allows TF32; on a
-        CPU it may use bfloat16, which gains nothing where the CPU has no units for it. None leaves the
-        current setting.
-    :param compile: compile the losses by `torch.compile`, which needs a C++ compiler and up to a minute in
-        the first step
+        CPU it may use bfloat16, which gains nothing without units for it. None leaves the current setting.
+    :param compile: apply `torch.compile` to the losses; needs a C++ compiler, and a minute in the first step
     :param bfloat16: compute in bfloat16 inside the losses; weights, gradients and optimisers stay float32
     :param cuda_graph: capture the whole update as a CUDA graph and replay it, so that a GPU does not wait for
         Python; needs a CUDA device and Adam
@@ -99,8 +97,7 @@ class Acceleration:
         """Make a CUDA graph of an update when the settings say so.
 
         :param update: the update, as for `GraphedUpdate`
-        :param optimizers: optimisers of the update; inside the block their learning rates are tensors, whose
-            current values the graph reads
+        :param optimizers: optimisers of the update, whose learning rates are tensors inside the block
         :param device: device of all tensors
         :return: a context that yields the graph, or None
         :raises ValueError: when the device or an optimiser allows no graph
@@ -132,8 +129,7 @@ class GraphedUpdate:
     The first calls run without a graph, on the stream of the capture. New shapes start over with such calls.
 
     :param update: a function from trees of tensors and numbers (which become tensors) to a tree of tensors.
-        Other tensors that it changes must keep their place in memory; other values that it reads stay as they
-        were at the capture.
+        Other tensors that it changes keep their memory; other values that it reads are those of the capture.
     :param device: device of all tensors
     """
 

@@ -25,8 +25,7 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
     """Encoders, normalisers, and a diffusion model pi(a | s, text, trajectory) over one action in [-1, 1].
 
     One features extractor reads the transition's observation and the example's observations alike. Statistics
-    of the training data standardise its features where it has nothing to learn, and its inputs where it
-    learns.
+    of the training data standardise its features if it has nothing to learn, and its inputs if it learns.
 
     The parameters are documented at `LLMDPDPolicy`.
     """

@@ -26,8 +26,7 @@ def counters_of(callback: BaseCallback | None) -> list[Counters]:
     """Collect the counters of a callback and of all that it calls.
 
     :param callback: the outermost callback
-    :return: counters from the outside in; attributes that are arguments of a constructor are settings, and
-        left out
+    :return: counters from the outside in, without the arguments of constructors, which are settings
     """
     return [Counters(type(each).__name__, _numbers(each)) for each in _tree(callback)]
 
@@ -36,8 +35,7 @@ def give_back(callback: BaseCallback, counted: Sequence[Counters], step: int) ->
     """Let callbacks count on from where those of an earlier run were.
 
     :param callback: the outermost callback
-    :param counted: counters from `counters_of`, which go to callbacks of the same class, in order; others
-        start anew
+    :param counted: counters from `counters_of`, which go to callbacks of the same class, in order
     :param step: step at which the model was saved
     :return: callbacks that have yet to see this step, since they came after the one that saved
     """

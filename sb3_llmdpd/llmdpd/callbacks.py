@@ -119,8 +119,7 @@ class SaveLatest(BaseCallback):
     """Keeps the latest state in one model file, from which a training that was killed goes on.
 
     It is written every ``save_freq`` gradient steps and when the training ends, and is replaced whole or not
-    at all. Steps are counted from the first of the training, so that a resumed run saves at the same steps as
-    one that never stopped.
+    at all. Steps are counted from the first of the training: a resumed run saves at the same steps.
 
     The file holds the counters of the other callbacks, too: pass this one last, when all have seen the step.
 
@@ -149,8 +148,7 @@ class SaveLatest(BaseCallback):
 
 
 class StopOnSignal(BaseCallback):
-    """Ends `learn` after the current gradient step when a signal asks for it, so that the saved model can go
-    on.
+    """Ends `learn` after the current gradient step when a signal asks for it, ready to be resumed.
 
     .. code-block:: python
 

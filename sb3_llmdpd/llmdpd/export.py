@@ -39,8 +39,7 @@ class ActingNetwork(nn.Module):
     def forward(self, observations: TensorObs, noise: th.Tensor | None = None) -> th.Tensor:
         """Act.
 
-        :param observations: (n, *obs_shape) of the model's observation space, or a dict of such tensors;
-            environment units
+        :param observations: (n, *obs_shape), or a dict of such tensors; environment units
         :param noise: (S, n, action_dim), standard normal; None for the deterministic action of each row
         :return: (n, *action_shape), environment units
         """

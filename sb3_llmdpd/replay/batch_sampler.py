@@ -97,10 +97,9 @@ class BatchSampler:
     def _shown(
         self, pools: np.ndarray, examples: np.ndarray, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """First step and number of steps that each example may show: all useful ones, or half of a single
-        episode.
+        """First step and number of steps that each example may show: all useful ones.
 
-        The half begins at a random step.
+        A single episode shows half of them, from a random step on.
         """
         n_steps = self._index.episode_prompt_length[examples]
         is_single = self._index.pool_is_single[pools]

@@ -31,8 +31,7 @@ class PromptReplayBuffer(ReplayBuffer):
     a single episode, a part of it is shown and the transitions are drawn from the rest, which a warning says;
     a single step is not shown at all.
 
-    Data that are mapped from a file (`StoredDataset`) stay there: only batches of observations and actions
-    are loaded.
+    Of data that are mapped from a file (`StoredDataset`), observations and actions are loaded by batches.
 
     All draws come from the buffer's own Generator, so that an evaluation between two steps changes nothing.
 

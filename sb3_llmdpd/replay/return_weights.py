@@ -26,8 +26,7 @@ def check_return_weight(strength: float, gamma: float) -> None:
 
 
 def lasting_return(episode: Episode, gamma: float) -> float:
-    r"""Sum the discounted rewards of an episode; when it was cut off, its last reward is taken to go on for
-    ever.
+    r"""Sum the discounted rewards of an episode; the last reward of one that was cut off goes on for ever.
 
     .. math::
         G = \sum_{t < T} \gamma^t r_t + (1 - d) \, \gamma^T \frac{r_{T-1}}{1 - \gamma}
