@@ -14,7 +14,7 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch as th
-from factories import differing, model_of, recorded
+from factories import differing, model_of, recorded, snapshot
 from numpy.testing import assert_allclose, assert_array_equal
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnvBox
 from stable_baselines3.common.utils import get_device
@@ -34,20 +34,6 @@ def identity_model(**kwargs: Any) -> LLMDPD:
     return model_of(identity_envs(), **{"learning_rate": 1e-3, **kwargs})
 
 
-def random_observations(n: int = 10) -> np.ndarray:
-    return np.random.default_rng(1).uniform(-10, 10, (n, 1)).astype(np.float32)
-
-
-def networks(parameters: Parameters) -> dict[str, th.Tensor]:
-    """The tensors of what is no optimiser, whose state dicts have a layout of their own."""
-    return {
-        f"{part}.{name}": tensor
-        for part, state in parameters.items()
-        if "optim" not in part
-        for name, tensor in state.items()
-    }
-
-
 def without_the_last_entry(state: dict[str, Any]) -> OrderedDict[str, Any]:
     return OrderedDict(list(state.items())[:-1])
 
@@ -60,7 +46,8 @@ def saved(folder: Path, **kwargs: Any) -> tuple[LLMDPD, Path]:
 
 
 def act(model: LLMDPD) -> np.ndarray:
-    return model.predict(random_observations(), deterministic=True)[0]
+    observations = np.random.default_rng(1).uniform(-10, 10, (10, 1)).astype(np.float32)
+    return model.predict(observations, deterministic=True)[0]
 
 
 # get_parameters and set_parameters --------------------------------------------------------------------------
@@ -89,30 +76,23 @@ def test_parameters_that_do_not_match_are_refused_and_change_nothing(
     """Answers `test_save_load.py::test_save_load`: unknown parts, and parts or entries that are missing."""
     model = identity_model().learn(2)
     before = deepcopy(model.get_parameters())
-    other = {
-        part: {name: 2 * t for name, t in state.items()} if part == "policy" else state
-        for part, state in before.items()
-    }
+    other = {**before, "policy": {name: 2 * tensor for name, tensor in before["policy"].items()}}
     with pytest.raises(error):
         model.set_parameters(change(other), exact_match=exact_match)
-    assert differing(networks(before), networks(model.get_parameters())) == set()
+    assert differing(model.policy, before["policy"]) == set()
 
 
 def test_without_an_exact_match_what_is_named_is_replaced_and_the_rest_stays() -> None:
-    """Answers `test_save_load.py::test_save_load`: all entries but the last of each part become random."""
+    """Answers `test_save_load.py::test_save_load`: all entries of the policy but the last become random."""
     model = identity_model().learn(2)
-    before = deepcopy(model.get_parameters())
-    random = {
-        part: state
-        if "optim" in part
-        else {name: th.rand_like(t) for name, t in without_the_last_entry(state).items()}
-        for part, state in before.items()
-    }
-    model.set_parameters(random, exact_match=False)
-    after = networks(model.get_parameters())
-    left_out = {f"{part}.{list(state)[-1]}" for part, state in before.items() if "optim" not in part}
-    assert {name for name, tensor in networks(before).items() if th.allclose(tensor, after[name])} == left_out
-    assert differing(networks(random), after) == set()
+    before = snapshot(model.policy)
+    random = {name: th.rand_like(tensor) for name, tensor in without_the_last_entry(before).items()}
+    model.set_parameters({**model.get_parameters(), "policy": random}, exact_match=False)
+    after = model.policy.state_dict()
+    assert {
+        name for name in before if th.allclose(before[name], after[name])
+    } == before.keys() - random.keys()
+    assert differing(random, after) == set()
 
 
 # save and load ----------------------------------------------------------------------------------------------
@@ -124,15 +104,14 @@ def test_a_saved_model_comes_back_on_any_device_and_learns_on(tmp_path: Path, de
     model = identity_model().learn(4)
     random = {name: th.rand_like(tensor) for name, tensor in model.policy.state_dict().items()}
     model.set_parameters({"policy": random}, exact_match=False)
-    parameters = networks(deepcopy(model.get_parameters()))
     model.save(tmp_path / "model.zip")
 
     env = identity_envs()
     loaded = LLMDPD.load(str(tmp_path / "model.zip"), env=env, device=device, dataset=recorded(env))
-    tensors = networks(loaded.get_parameters())
+    tensors = loaded.policy.state_dict()
     devices = {loaded.device.type, loaded.policy.device.type, *(t.device.type for t in tensors.values())}
     assert devices == {get_device(device).type}
-    assert differing(parameters, tensors) == set()
+    assert differing(random, tensors) == set()
     assert_allclose(act(loaded), act(model), rtol=1e-4)
     assert loaded.learn(4).num_timesteps == 4
 
