@@ -1,4 +1,4 @@
-"""Prompt-DT: what its stretches hold, that it sees nothing of the future, its memory, and its file."""
+"""Prompt-DT: its segments, that it sees nothing of the future, its memory, and its file."""
 
 import io
 import pickle
