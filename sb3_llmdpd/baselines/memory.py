@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from sb3_llmdpd.baselines.prompt_dt_network import PromptDTNetwork
 from sb3_llmdpd.baselines.segments import Segments
+from sb3_llmdpd.data.spaces import unscale_actions
 from sb3_llmdpd.type_aliases import PromptBatch
 
 
@@ -62,10 +63,9 @@ class Memory:
         recent = Segments(*(memory[at].to(device) for memory in self._steps))
         actions = self.network(recent, self._prompts_of(at.to(device)))[:, -1].cpu()  # (n, action_dim)
         self._steps.actions[at, -1] = actions
-        low, high = self.action_space.low, self.action_space.high
-        scaled = actions.numpy().reshape(-1, *low.shape)
-        environment_units: np.ndarray = low + (scaled + 1.0) / 2.0 * (high - low)
-        return environment_units.astype(self.action_space.dtype)
+        space = self.action_space
+        unscaled = unscale_actions(actions.numpy().reshape(-1, *space.shape), space.low, space.high)
+        return unscaled.astype(space.dtype)
 
     def _prompts_of(self, at: th.Tensor) -> PromptBatch:
         prompts = self.prompts

@@ -9,6 +9,7 @@ import torch as th
 from torch import nn
 
 from sb3_llmdpd.common.files import whole_file
+from sb3_llmdpd.data.spaces import unscale_actions
 from sb3_llmdpd.diffusion.process import ChainStep
 from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor, count_rows
 from sb3_llmdpd.type_aliases import PromptEncoding, TensorObs, to_device
@@ -48,8 +49,7 @@ class ActingNetwork(nn.Module):
             shape = len(self.chain), count_rows(observations, 1), self.actor.denoiser.action_dim
             noise = self.low.new_zeros(shape)
         actions = self.actor(observations, prompt, noise.unsqueeze(1), self.chain)
-        scaled = actions.reshape(-1, *self.low.shape)
-        return self.low + 0.5 * (scaled + 1.0) * (self.high - self.low)
+        return unscale_actions(actions.reshape(-1, *self.low.shape), self.low, self.high)
 
 
 def export_network(network: ActingNetwork, path: str | Path, deterministic: bool) -> Path:
