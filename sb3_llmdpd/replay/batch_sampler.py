@@ -62,7 +62,8 @@ class BatchSampler:
                 f" transitions; got {batch_size} and {self.prompts_per_batch}"
             )
         index, tasks = self._index, self._tasks(n_prompts, generator)
-        pools = index.pools_of(index.task_first_lot[tasks] + generator.integers(index.task_n_lots[tasks]))
+        pool_lots = index.task_first_lot[tasks] + generator.integers(index.task_n_lots[tasks])
+        pools = np.searchsorted(index.pool_last_lot, pool_lots, side="right")
         examples = index.examples[
             index.pool_first_example[pools] + generator.integers(index.pool_n_examples[pools])
         ]
@@ -130,4 +131,6 @@ class BatchSampler:
         # Lots from those that are left out on move up by their number, as in the example of the class.
         first_lot = index.episode_first_lot[examples] + first_left_out * lots_of_step
         lots += left_out[:, None] * (lots >= first_lot[:, None])
-        return index.rows_of(lots)
+        episodes = np.searchsorted(index.episode_first_lot, lots, side="right") - 1
+        steps = (lots - index.episode_first_lot[episodes]) // index.transition_lots[episodes]
+        return index.episode_row[episodes] + steps

@@ -62,28 +62,10 @@ class EpisodeIndex:
         self.pool_first_lot = self.episode_first_lot[first_of_pool]
         self.pool_n_lots = np.add.reduceat(n_lots, first_of_pool)
         pool_lots = self.pool_n_lots // np.add.reduceat(self.episode_length, first_of_pool)
-        self._pool_last_lot = np.cumsum(pool_lots)
+        self.pool_last_lot = np.cumsum(pool_lots)
         first_of_task = np.searchsorted(self.episode_task[first_of_pool], np.arange(len(self.tasks)))
         self.task_n_lots = np.add.reduceat(pool_lots, first_of_task)
-        self.task_first_lot = (self._pool_last_lot - pool_lots)[first_of_task]
-
-    def pools_of(self, lots: np.ndarray) -> np.ndarray:
-        """Find the pools that own lots of a task.
-
-        :param lots: whole numbers from ``task_first_lot`` on, ``task_n_lots`` of each task
-        :return: pools, of the same shape
-        """
-        return np.searchsorted(self._pool_last_lot, lots, side="right")
-
-    def rows_of(self, lots: np.ndarray) -> np.ndarray:
-        """Find the rows of the transitions that own lots of a pool.
-
-        :param lots: whole numbers from ``pool_first_lot`` on, ``pool_n_lots`` of each pool
-        :return: rows, of the same shape
-        """
-        episodes = np.searchsorted(self.episode_first_lot, lots, side="right") - 1
-        steps = (lots - self.episode_first_lot[episodes]) // self.transition_lots[episodes]
-        return self.episode_row[episodes] + steps
+        self.task_first_lot = (self.pool_last_lot - pool_lots)[first_of_task]
 
     def some_rows(self, n: int) -> np.ndarray:
         """Choose rows that are spread evenly over all episodes.
