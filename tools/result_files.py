@@ -85,7 +85,7 @@ class Grid:
         )
 
     def above(self, row: str, column: str, other: str) -> str:
-        """How much a row has above another, scene by scene; one of them is `full both`."""
+        """Difference of two rows, scene by scene; one of them is `full both`."""
         if row != "full both":
             digits = ".0f" if column.startswith("return ") else ".2f"
             value, low, high = (0.0 - end for end in estimate(self.above(other, column, row)))
@@ -94,7 +94,7 @@ class Grid:
         return _entry(self.tables, f"full told {BOTH}: {values} above", other, column.removeprefix("return "))
 
     def report(self) -> str:
-        """What a reader has to know of the tables, and the tables, in Markdown."""
+        """Facts for the reader of the tables, and the tables, in Markdown."""
         shown = [table.markdown() for table in self.tables if table.title != "The rows"]
         known = [textwrap.fill(f"- {fact}", 100, subsequent_indent="  ") for fact in facts(self.results)]
         return "\n".join([*known, "", *shown])
@@ -182,7 +182,7 @@ def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float], digits: str) 
 
 
 def quantity_of(column: str) -> str:
-    """Which of `FORMATS` a column is about."""
+    """Key of `FORMATS` that a column is about."""
     return next((word for word in column.split() if word in FORMATS), "success")
 
 
@@ -220,7 +220,7 @@ def _without_count(name: str) -> str:
 
 
 def _setting(training: Mapping[str, Any]) -> str:
-    """What tells a training from others: words as they are, numbers with their names."""
+    """Settings that tell a training from others: words as they are, numbers with their names."""
     told_apart = {
         name: entry
         for name, entry in training.items()
@@ -252,7 +252,7 @@ def _numbers_of(training: Mapping[str, Any]) -> Iterator[tuple[dict[str, str], f
 
 
 def _meaning(name: str) -> dict[str, str]:
-    """What a key of tuning.json stands for."""
+    """Meaning of a key of tuning.json."""
     if name == "seen_sentence":
         return {"group": "seen", "told": TEXT}
     if name in ("seen", "unseen"):

@@ -23,11 +23,11 @@ class Range(NamedTuple):
     kind: type = Real
     """``Real``, ``Integral`` or ``str``."""
     choices: tuple[str, ...] = ()
-    """All strings that may stand there; none for any string."""
+    """All values of a string; empty for any."""
     optional: bool = False
-    """Whether None may stand there."""
+    """True where None is a value, too."""
     schedule: bool = False
-    """Whether a function of the progress remaining may stand there."""
+    """True where a function of the progress remaining is a value, too."""
     without: tuple[float, ...] = ()
     """The ends of the range that are not part of it."""
     reason: str = ""
