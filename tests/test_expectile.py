@@ -59,27 +59,24 @@ class FixedValue(nn.Module):
         return self.value.expand(features.shape[:2])
 
 
-# The losses ----------------------------------------------------------------------------------------------------------------
-
-
-def test_errors_above_weigh_the_expectile_and_those_below_the_rest() -> None:
+def test_errors_above_weigh_the_expectile_and_those_below_the_rest():
     assert_close(expectile_loss(th.tensor([2.0, -1.0]), 0.7), th.tensor((0.7 * 4 + 0.3 * 1) / 2))
 
 
-def test_at_one_half_it_is_half_the_squared_error() -> None:
+def test_at_one_half_it_is_half_the_squared_error():
     errors = th.randn(50)
     assert_close(expectile_loss(errors, 0.5), 0.5 * errors.square().mean())
 
 
 @pytest.mark.parametrize(("expectile", "minimum"), [(0.5, 0.5), (0.7, 0.7), (0.9, 0.9)])
-def test_its_least_value_is_at_the_expectile(expectile: float, minimum: float) -> None:
+def test_its_least_value_is_at_the_expectile(expectile, minimum):
     """Of 0 and 1, equally often: t (1 - v) = (1 - t) v, and so v = t."""
     guesses = th.linspace(0, 1, 101)
     losses = [expectile_loss(th.tensor([0.0, 1.0]) - guess, expectile) for guess in guesses]
     assert guesses[int(th.stack(losses).argmin())].item() == pytest.approx(minimum)
 
 
-def test_the_losses_are_those_of_iql_by_hand(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
+def test_the_losses_are_those_of_iql_by_hand(model, batch):
     """IQL, Eq. (5) and (6), one transition at a time: V to min_i Q'_i(s, a), Q to r + gamma (1 - d) V(s')."""
     q_losses, v_losses, signs = [], [], set()
     for row in range(N_PROMPTS * N_ROWS):
@@ -108,7 +105,7 @@ def test_the_losses_are_those_of_iql_by_hand(model: LLMDPD, batch: PromptReplayB
     assert_close(loss, metrics["critic_loss"] + metrics["value_loss"])
 
 
-def test_v_follows_the_least_of_the_target_critics(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
+def test_v_follows_the_least_of_the_target_critics(model, batch):
     model.policy.critic_target, model.policy.state_value = FixedCritic(3.0, -2.0), FixedValue(1.0)
     metrics = critic_loss(model, batch)[1]
     assert_close(metrics["value_loss"], th.tensor(0.2 * (-2.0 - 1.0) ** 2))
@@ -116,7 +113,7 @@ def test_v_follows_the_least_of_the_target_critics(model: LLMDPD, batch: PromptR
     assert_close(metrics["target_q_value"], (batch.rewards + 0.9 * (1 - batch.dones) * 1.0).mean())
 
 
-def test_no_policy_is_asked_for_the_critic(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
+def test_no_policy_is_asked_for_the_critic(model, batch):
     calls = [CountCalls(actor.denoiser) for actor in (model.actor, model.actor_target)]
     critic_loss(model, batch)
     assert [len(each) for each in calls] == [0, 0]
@@ -124,7 +121,7 @@ def test_no_policy_is_asked_for_the_critic(model: LLMDPD, batch: PromptReplayBuf
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize(("part", "trained"), [("critic_loss", "critic"), ("value_loss", "state_value")])
-def test_each_loss_moves_its_own_network_alone(part: str, trained: str, conditioning: str) -> None:
+def test_each_loss_moves_its_own_network_alone(part, trained, conditioning):
     model = make_model(policy_kwargs=dict(conditioning=conditioning))
     batch = model.replay_buffer.sample(24)
     prompts = batch.prompts.dropped(th.zeros(3, dtype=th.bool), th.tensor([False, True, False]))
@@ -135,7 +132,7 @@ def test_each_loss_moves_its_own_network_alone(part: str, trained: str, conditio
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_no_loss_waits_for_the_device(conditioning: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_loss_waits_for_the_device(conditioning, monkeypatch):
     as_on_a_gpu(monkeypatch)
     model = make_model(policy_kwargs=dict(conditioning=conditioning))
     batch = model.replay_buffer.sample(24)
@@ -143,9 +140,6 @@ def test_no_loss_waits_for_the_device(conditioning: str, monkeypatch: pytest.Mon
         loss, metrics = critic_loss(model, batch)
         loss.backward()
         model._metrics.add(metrics)
-
-
-# Learning ------------------------------------------------------------------------------------------------------------------
 
 
 def coin_episodes() -> list[Episode]:
@@ -164,7 +158,7 @@ def coin_episodes() -> list[Episode]:
 
 
 @pytest.mark.parametrize("expectile", [0.5, 0.9])
-def test_v_comes_to_the_expectile_of_the_values_of_the_datas_actions(expectile: float) -> None:
+def test_v_comes_to_the_expectile_of_the_values_of_the_datas_actions(expectile):
     model = tiny_model(
         dataset=coin_episodes(),
         critic_objective="expectile",
@@ -193,7 +187,7 @@ def test_v_comes_to_the_expectile_of_the_values_of_the_datas_actions(expectile: 
     assert_close(values, th.tensor([0.9 * expectile, expectile]), atol=0.1, rtol=0)
 
 
-def test_v_learns_at_the_critics_rate() -> None:
+def test_v_learns_at_the_critics_rate():
     model = tiny_model(critic_objective="expectile", learning_rate=1e-3, critic_learning_rate=1e-30)
     before = [weights.clone() for weights in model.state_value.parameters()]
     model.learn(2)
@@ -201,7 +195,7 @@ def test_v_learns_at_the_critics_rate() -> None:
     assert model.learning_rate == 1e-3
 
 
-def test_values_of_states_beyond_what_rewards_allow_stop_the_training() -> None:
+def test_values_of_states_beyond_what_rewards_allow_stop_the_training():
     assert loss_limits(largest_reward=2.0, gamma=0.9, n_critics=3, eta=1.0)["value_loss"] == pytest.approx(
         (2 * 10 * 20) ** 2
     )
@@ -213,10 +207,7 @@ def test_values_of_states_beyond_what_rewards_allow_stop_the_training() -> None:
         model.learn(1)
 
 
-# The model file ------------------------------------------------------------------------------------------------------------
-
-
-def test_only_a_model_that_asks_for_v_has_one_and_begins_as_one_without() -> None:
+def test_only_a_model_that_asks_for_v_has_one_and_begins_as_one_without():
     plain, with_value = tiny_model(), tiny_model(critic_objective="expectile")
     assert plain.state_value is None
     assert set(plain.policy_kwargs) == set(with_value.policy_kwargs) - {"state_value"}
@@ -225,7 +216,7 @@ def test_only_a_model_that_asks_for_v_has_one_and_begins_as_one_without() -> Non
     assert all(th.equal(weights[name], more[name]) for name in weights)
 
 
-def test_a_model_with_v_comes_back_and_can_go_on_without_using_it() -> None:
+def test_a_model_with_v_comes_back_and_can_go_on_without_using_it():
     model, file = tiny_model(critic_objective="expectile", expectile=0.9).learn(2), io.BytesIO()
     model.save(file)
     loaded = LLMDPD.load(io.BytesIO(file.getvalue()), device="cpu")
@@ -242,7 +233,7 @@ def test_a_model_with_v_comes_back_and_can_go_on_without_using_it() -> None:
     assert other.learn(1, reset_num_timesteps=False).num_timesteps == 3
 
 
-def test_a_model_without_v_cannot_go_on_with_the_expectile_objective() -> None:
+def test_a_model_without_v_cannot_go_on_with_the_expectile_objective():
     file = io.BytesIO()
     tiny_model().save(file)
     message = r"'state_value\.\S+' is a weight of the network alone: the model was made with critic_objective=td, leave that"
@@ -250,7 +241,7 @@ def test_a_model_without_v_cannot_go_on_with_the_expectile_objective() -> None:
         LLMDPD.load(io.BytesIO(file.getvalue()), device="cpu", critic_objective="expectile")
 
 
-def test_a_policy_with_v_is_saved_by_itself() -> None:
+def test_a_policy_with_v_is_saved_by_itself():
     policy, file = tiny_model(critic_objective="expectile").policy, io.BytesIO()
     policy.save(file)
     again = type(policy).load(io.BytesIO(file.getvalue()), device="cpu")

@@ -21,13 +21,13 @@ def kind_of(path: Path) -> str:
     return path.stem.split("_")[1]
 
 
-def test_each_format_version_has_its_golden_files() -> None:
+def test_each_format_version_has_its_golden_files():
     wanted = {f"v{version}_{kind}" for version in range(1, FORMAT_VERSION + 1) for kind in ("mlp", "dict")}
     assert {path.stem for path in FILES} == wanted
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_golden_model_acts_as_it_always_did(path: Path) -> None:
+def test_a_golden_model_acts_as_it_always_did(path):
     actions = golden_actions(LLMDPD.load(path, device="cpu"), kind_of(path))
     expected = np.array(json.loads(path.with_suffix(".json").read_text()))
     assert expected.std() > 0.05  # it is not that all of them are the same anyway
@@ -35,19 +35,19 @@ def test_a_golden_model_acts_as_it_always_did(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_golden_model_goes_on_learning(path: Path) -> None:
+def test_a_golden_model_goes_on_learning(path):
     model = LLMDPD.load(path, device="cpu", dataset=golden_episodes(kind_of(path)))
     assert model.num_timesteps == 300
     assert model.learn(2, reset_num_timesteps=False).num_timesteps == 302
 
 
-def test_what_a_golden_model_was_told_comes_back() -> None:
+def test_what_a_golden_model_was_told_comes_back():
     model = LLMDPD.load(GOLDEN / "v1_mlp.zip", device="cpu", dataset=golden_episodes("mlp"))
     assert (model.learning_rate, model.n_candidates) == (CosineSchedule(1e-2, warmup=0.1), 2)
     assert model.known_task_texts[:2] == ("do task number 0", "please carry out task 0")
 
 
-def test_a_golden_callback_counts_on() -> None:
+def test_a_golden_callback_counts_on():
     model = LLMDPD.load(GOLDEN / "v1_mlp.zip", device="cpu", dataset=golden_episodes("mlp"))
     model.set_task(task_text="do task number 1")
     callback = EvalCallback(Monitor(ActionEnv()), eval_freq=200, n_eval_episodes=1, verbose=0)

@@ -75,7 +75,7 @@ def imports_of(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_no_module_imports_from_a_layer_above_its_own(module: str) -> None:
+def test_no_module_imports_from_a_layer_above_its_own(module):
     upward = {
         name
         for name in imports_of(module)
@@ -85,14 +85,14 @@ def test_no_module_imports_from_a_layer_above_its_own(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", [module for module in FILES if layer(module) == 0])
-def test_the_bottom_layer_needs_torch_numpy_and_gymnasium_alone(module: str) -> None:
+def test_the_bottom_layer_needs_torch_numpy_and_gymnasium_alone(module):
     others = (
         {name.split(".")[0] for name in imports_of(module)} - MAY_BE_IMPORTED_AT_THE_BOTTOM - {PACKAGE.name}
     )
     assert others == set()
 
 
-def test_the_reader_of_imports_sees_every_way_of_writing_one() -> None:
+def test_the_reader_of_imports_sees_every_way_of_writing_one():
     source = "\n".join(
         [
             "import sb3_llmdpd.envs.dataset_env as e",
@@ -114,7 +114,7 @@ def test_the_reader_of_imports_sees_every_way_of_writing_one() -> None:
     ]
 
 
-def test_importing_the_package_or_the_tasks_of_metaworld_loads_no_heavy_module() -> None:
+def test_importing_the_package_or_the_tasks_of_metaworld_loads_no_heavy_module():
     code = (
         "import sys, sb3_llmdpd, sb3_llmdpd.data.metaworld;"
         f"print(sb3_llmdpd.LLMDPD.__name__, [name for name in {HEAVY} if name in sys.modules])"

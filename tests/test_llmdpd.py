@@ -87,37 +87,34 @@ class BatchNormExtractor(BaseFeaturesExtractor):
         return self.norm(observations)
 
 
-# The loop ------------------------------------------------------------------------------------------------------------------
-
-
-def test_one_timestep_is_one_gradient_step() -> None:
+def test_one_timestep_is_one_gradient_step():
     model = tiny_model()
     sizes = []
     sample = model.replay_buffer.sample
-    model.replay_buffer.sample = lambda size: sizes.append(size) or sample(size)  # type: ignore[method-assign, func-returns-value]
+    model.replay_buffer.sample = lambda size: sizes.append(size) or sample(size)
     model.learn(5)
     assert (model.num_timesteps, model._n_updates, sizes) == (5, 5, [24] * 5)
 
 
-def test_learning_goes_on_counting_where_it_ended() -> None:
+def test_learning_goes_on_counting_where_it_ended():
     model = tiny_model().learn(3).learn(4, reset_num_timesteps=False)
     assert (model.num_timesteps, model._n_updates) == (7, 7)
 
 
-def test_learning_in_parts_is_learning_at_once() -> None:
+def test_learning_in_parts_is_learning_at_once():
     parts = tiny_model().learn(3).learn(4, reset_num_timesteps=False)
     assert equal(weights(parts), weights(tiny_model().learn(7)))
 
 
-def test_the_same_seed_gives_the_same_model_to_the_bit() -> None:
+def test_the_same_seed_gives_the_same_model_to_the_bit():
     assert equal(weights(tiny_model(seed=3).learn(4)), weights(tiny_model(seed=3).learn(4)))
 
 
-def test_another_seed_gives_another_model() -> None:
+def test_another_seed_gives_another_model():
     assert not equal(weights(tiny_model(seed=3).learn(4)), weights(tiny_model(seed=4).learn(4)))
 
 
-def test_what_callbacks_draw_and_do_changes_nothing_in_training() -> None:
+def test_what_callbacks_draw_and_do_changes_nothing_in_training():
     def meddle(model: LLMDPD) -> None:
         random.random()
         np.random.rand()  # noqa: NPY002 - as SB3's tools do
@@ -127,7 +124,7 @@ def test_what_callbacks_draw_and_do_changes_nothing_in_training() -> None:
     assert equal(weights(tiny_model().learn(4, callback=EachStep(meddle))), weights(tiny_model().learn(4)))
 
 
-def test_sampling_and_training_draw_from_no_global_generator() -> None:
+def test_sampling_and_training_draw_from_no_global_generator():
     model = tiny_model().learn(1)
     before = random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()  # noqa: NPY002 - SB3 draws there
     model.train(2, batch_size=24)
@@ -135,7 +132,7 @@ def test_sampling_and_training_draw_from_no_global_generator() -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "prompts_per_batch"), [(1, 1), (2, 4), (8, 1), (8, 8), (24, 3)])
-def test_a_batch_is_encoded_once_for_each_of_its_prompts(batch_size: int, prompts_per_batch: int) -> None:
+def test_a_batch_is_encoded_once_for_each_of_its_prompts(batch_size, prompts_per_batch):
     model = tiny_model(batch_size=batch_size, prompts_per_batch=prompts_per_batch)
     n_prompts: list[int] = []
     for actor in (model.actor, model.actor_target):
@@ -144,7 +141,7 @@ def test_a_batch_is_encoded_once_for_each_of_its_prompts(batch_size: int, prompt
     assert n_prompts == [min(batch_size, prompts_per_batch)] * 2  # for the critic and for the actor
 
 
-def test_one_features_extractor_reads_the_observations_of_transitions_and_of_examples() -> None:
+def test_one_features_extractor_reads_the_observations_of_transitions_and_of_examples():
     model = tiny_model(policy_kwargs=dict(features_extractor_class=BatchNormExtractor))
     n_rows: list[int] = []
     model.actor.features_extractor.register_forward_pre_hook(lambda _, inputs: n_rows.append(len(inputs[0])))
@@ -152,7 +149,7 @@ def test_one_features_extractor_reads_the_observations_of_transitions_and_of_exa
     assert n_rows == [24, 3 * 4]  # transitions; 4 steps of each of 3 examples
 
 
-def test_the_critic_may_see_a_share_of_the_batch() -> None:
+def test_the_critic_may_see_a_share_of_the_batch():
     model = tiny_model(q_batch_size=6)
     shapes = []
     model.critic.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[2].shape[:2])))
@@ -160,7 +157,7 @@ def test_the_critic_may_see_a_share_of_the_batch() -> None:
     assert shapes == [(3, 2)] * 2  # of 3 prompts 2 transitions each, in the critic's loss and in the actor's
 
 
-def test_gradients_are_clipped() -> None:
+def test_gradients_are_clipped():
     model = tiny_model(max_grad_norm=1e-3)
     loss = sum((parameter**2).sum() for parameter in model.actor.parameters())
     model.gradient_step.descend(model.actor.optimizer, loss)
@@ -168,7 +165,7 @@ def test_gradients_are_clipped() -> None:
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_the_environment_is_never_stepped() -> None:
+def test_the_environment_is_never_stepped():
     class NeverStepped(ActionEnv):
         def step(self, action: np.ndarray) -> Any:
             raise AssertionError("training stepped the environment")
@@ -176,13 +173,10 @@ def test_the_environment_is_never_stepped() -> None:
     assert tiny_model(env=NeverStepped(), dataset=make_episodes()).learn(2).num_timesteps == 2
 
 
-def test_without_an_environment_one_states_the_spaces_of_the_data() -> None:
+def test_without_an_environment_one_states_the_spaces_of_the_data():
     env = tiny_model().get_env()
     assert env.get_attr("unwrapped")[0].__class__ is DatasetEnv
     assert_array_equal(env.reset(), np.zeros((1, 5)))
-
-
-# Learning rates ------------------------------------------------------------------------------------------------------------
 
 
 def rates_of_steps(model: LLMDPD, n_steps: int) -> np.ndarray:
@@ -195,26 +189,23 @@ def rates_of_steps(model: LLMDPD, n_steps: int) -> np.ndarray:
     return np.array(rates)
 
 
-def test_the_learning_rate_follows_its_schedule_over_the_run() -> None:
+def test_the_learning_rate_follows_its_schedule_over_the_run():
     rates = rates_of_steps(tiny_model(learning_rate=CosineSchedule(1e-3, final=1e-4)), 4)
     expected = 1e-4 + 0.5 * 9e-4 * (1 + np.cos(np.pi * np.arange(4) / 4))
     assert_allclose(rates, np.stack([expected, expected], axis=1))
 
 
-def test_the_critic_can_have_a_learning_rate_of_its_own() -> None:
+def test_the_critic_can_have_a_learning_rate_of_its_own():
     rates = rates_of_steps(
         tiny_model(learning_rate=1e-3, critic_learning_rate=lambda progress: 1e-2 * progress), 2
     )
     assert_allclose(rates, [[1e-3, 1e-2], [1e-3, 5e-3]])
 
 
-# Averages ------------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("ema_decay", "decays"), [(0.999, [2 / 11, 3 / 12, 4 / 13]), (0.2, [2 / 11, 0.2, 0.2])]
 )
-def test_the_averaged_actor_warms_up(ema_decay: float, decays: list[float]) -> None:
+def test_the_averaged_actor_warms_up(ema_decay, decays):
     model = tiny_model(ema_decay=ema_decay)
     average = [parameter.clone() for parameter in model.actor.parameters()]
     for decay in decays:
@@ -224,7 +215,7 @@ def test_the_averaged_actor_warms_up(ema_decay: float, decays: list[float]) -> N
     assert_close(list(model.actor_target.parameters()), average)
 
 
-def test_the_averaged_critic_moves_by_tau() -> None:
+def test_the_averaged_critic_moves_by_tau():
     model = tiny_model(tau=0.25)
     before = [parameter.clone() for parameter in model.critic.parameters()]
     model.learn(1)
@@ -232,7 +223,7 @@ def test_the_averaged_critic_moves_by_tau() -> None:
     assert_close(list(model.critic_target.parameters()), expected)
 
 
-def test_the_averaged_actor_acts() -> None:
+def test_the_averaged_actor_acts():
     model = tiny_model().learn(3)
     before, _ = model.predict(np.zeros((4, 5)), deterministic=True, task_text=TEXT)
     for parameter in model.actor.parameters():
@@ -244,7 +235,7 @@ def test_the_averaged_actor_acts() -> None:
     assert not np.array_equal(model.predict(np.zeros((4, 5)), deterministic=True, task_text=TEXT)[0], before)
 
 
-def test_running_statistics_reach_the_averaged_actor_and_acting_leaves_them() -> None:
+def test_running_statistics_reach_the_averaged_actor_and_acting_leaves_them():
     model = tiny_model(policy_kwargs=dict(features_extractor_class=BatchNormExtractor)).learn(2)
     norms = [actor.features_extractor.norm for actor in (model.actor, model.actor_target)]
     assert_close(norms[0].running_mean, norms[1].running_mean)
@@ -254,16 +245,13 @@ def test_running_statistics_reach_the_averaged_actor_and_acting_leaves_them() ->
     assert_close(norms[1].running_mean, before)
 
 
-# Prompt dropout ------------------------------------------------------------------------------------------------------------
-
-
 def many_prompts(model: LLMDPD, n: int) -> PromptBatch:
     """Prompts that have both."""
     has_both = th.ones(n, dtype=th.bool)
     return model.replay_buffer.sample(3).prompts._replace(has_text=has_both, has_trajectory=has_both)
 
 
-def test_texts_and_trajectories_are_dropped_independently_at_their_rates() -> None:
+def test_texts_and_trajectories_are_dropped_independently_at_their_rates():
     model = tiny_model(text_dropout=0.3, trajectory_dropout=0.6)
     n = 20_000
     dropped = model.gradient_step.drop_prompts(many_prompts(model, n), th.rand(2, n))
@@ -272,7 +260,7 @@ def test_texts_and_trajectories_are_dropped_independently_at_their_rates() -> No
     assert shares == pytest.approx([0.3, 0.6, 0.18], abs=0.015)
 
 
-def test_of_the_pairs_that_remain_a_further_share_loses_its_sentence() -> None:
+def test_of_the_pairs_that_remain_a_further_share_loses_its_sentence():
     model = tiny_model(text_dropout=0.2, trajectory_dropout=0.5, pair_dropout=0.5)
     n = 20_000
     dropped = model.gradient_step.drop_prompts(many_prompts(model, n), th.rand(2, n))
@@ -281,7 +269,7 @@ def test_of_the_pairs_that_remain_a_further_share_loses_its_sentence() -> None:
     assert shares == pytest.approx([0.2, 0.3, 0.4], abs=0.015)
 
 
-def test_a_sentence_without_an_example_is_no_pair() -> None:
+def test_a_sentence_without_an_example_is_no_pair():
     model = tiny_model(text_dropout=0.0, trajectory_dropout=0.0, pair_dropout=1.0)
     prompts = model.replay_buffer.sample(3).prompts
     alone = prompts._replace(has_trajectory=th.tensor([True, False, False]))
@@ -308,13 +296,11 @@ def shown(model: LLMDPD, n_steps: int = 6) -> tuple[set[bool], set[bool]]:
     [((1.0, 0.0), {False}, {True}), ((0.0, 1.0), {True}, {False}), ((0.0, 0.0), {True}, {True})],
     ids=["never a text", "never a trajectory", "always both"],
 )
-def test_a_rate_of_one_never_shows_and_a_rate_of_zero_always_does(
-    rates: tuple[float, float], texts: set[bool], trajectories: set[bool]
-) -> None:
+def test_a_rate_of_one_never_shows_and_a_rate_of_zero_always_does(rates, texts, trajectories):
     assert shown(tiny_model(text_dropout=rates[0], trajectory_dropout=rates[1])) == (texts, trajectories)
 
 
-def test_actor_and_critic_are_shown_the_same_prompts() -> None:
+def test_actor_and_critic_are_shown_the_same_prompts():
     model = tiny_model(text_dropout=0.5, trajectory_dropout=0.5)
     seen: list[Any] = []
     for actor in (model.actor_target, model.actor):
@@ -322,9 +308,6 @@ def test_actor_and_critic_are_shown_the_same_prompts() -> None:
     model.learn(1)
     assert_close(seen[0].has_text, seen[1].has_text)
     assert_close(seen[0].has_trajectory, seen[1].has_trajectory)
-
-
-# The language model --------------------------------------------------------------------------------------------------------
 
 
 class EncoderWithWeights(HashingTextEncoder):
@@ -348,41 +331,38 @@ def encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EncoderWithWeigh
     return encoder
 
 
-def test_the_language_model_is_no_part_of_the_policy(encoder: EncoderWithWeights) -> None:
+def test_the_language_model_is_no_part_of_the_policy(encoder):
     model = tiny_model()
     assert encoder.network not in list(model.policy.modules())
 
 
-def test_the_language_model_is_not_trained(encoder: EncoderWithWeights) -> None:
+def test_the_language_model_is_not_trained(encoder):
     before = [parameter.clone() for parameter in encoder.network.parameters()]
     tiny_model().learn(2)
     assert equal(before, list(encoder.network.parameters()))
 
 
-def test_each_sentence_is_encoded_once_for_all_of_training(encoder: EncoderWithWeights) -> None:
+def test_each_sentence_is_encoded_once_for_all_of_training(encoder):
     model = tiny_model().learn(3)
     model.predict(np.zeros(5), task_text=TEXT)
     texts = [text for text in encoder.sentences if "task" in text]  # the rest is the probe sentence
     assert sorted(texts) == sorted(set(texts)) == sorted(model.known_task_texts)
 
 
-def test_the_known_sentences_are_those_of_training() -> None:
+def test_the_known_sentences_are_those_of_training():
     assert set(tiny_model().known_task_texts) == {text for e in make_episodes() for text in e.task_texts}
 
 
-def test_a_model_can_do_without_a_text_encoder() -> None:
+def test_a_model_can_do_without_a_text_encoder():
     model = tiny_model(text_encoder=None)
     assert shown(model)[0] == {False}
     assert (model.policy.text_dim, model.actor.prompt_encoder.text, model.known_task_texts) == (0, None, ())
 
 
-def test_data_without_texts_train_a_model_that_has_an_encoder() -> None:
+def test_data_without_texts_train_a_model_that_has_an_encoder():
     model = tiny_model(dataset=make_episodes(texts=False), text_dropout=0.0)
     assert shown(model)[0] == {False}
     assert model.known_task_texts == ()
-
-
-# Statistics ----------------------------------------------------------------------------------------------------------------
 
 
 def moved_episodes(offset: float = 0.0, **kwargs: Any) -> list[Any]:
@@ -393,7 +373,7 @@ def moved_episodes(offset: float = 0.0, **kwargs: Any) -> list[Any]:
     ]
 
 
-def test_observations_are_standardised_with_statistics_of_the_data() -> None:
+def test_observations_are_standardised_with_statistics_of_the_data():
     model = tiny_model(dataset=moved_episodes())
     rows = np.concatenate([episode.observations for episode in moved_episodes()])
     state = model.policy.state_dict()
@@ -403,7 +383,7 @@ def test_observations_are_standardised_with_statistics_of_the_data() -> None:
 
 
 @pytest.mark.parametrize("name", ["actor", "actor_target"])
-def test_the_networks_read_observations_of_mean_0_and_deviation_1(name: str) -> None:
+def test_the_networks_read_observations_of_mean_0_and_deviation_1(name):
     rows = np.concatenate([episode.observations for episode in moved_episodes()])
     features = getattr(tiny_model(dataset=moved_episodes()), name).encode_observations(th.as_tensor(rows))
     assert_close(features.mean(dim=0), th.zeros(5), atol=1e-4, rtol=0)
@@ -411,7 +391,7 @@ def test_the_networks_read_observations_of_mean_0_and_deviation_1(name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["actor", "actor_target"])
-def test_the_prompt_encoder_reads_sentences_of_mean_0(name: str) -> None:
+def test_the_prompt_encoder_reads_sentences_of_mean_0(name):
     model, read = tiny_model(), []
     actor = getattr(model, name)
     actor.prompt_encoder.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].text_vectors))
@@ -419,7 +399,7 @@ def test_the_prompt_encoder_reads_sentences_of_mean_0(name: str) -> None:
     assert_close(read[0].mean(dim=0), th.zeros(256), atol=1e-5, rtol=0)
 
 
-def test_text_vectors_are_standardised_with_statistics_of_the_sentences() -> None:
+def test_text_vectors_are_standardised_with_statistics_of_the_sentences():
     model = tiny_model()
     expected = HashingTextEncoder().encode(model.known_task_texts)
     assert_allclose(
@@ -427,7 +407,7 @@ def test_text_vectors_are_standardised_with_statistics_of_the_sentences() -> Non
     )
 
 
-def test_neither_training_nor_acting_moves_the_statistics() -> None:
+def test_neither_training_nor_acting_moves_the_statistics():
     model = tiny_model()
     before = model.actor_target.feature_normaliser.mean.clone()
     model.learn(2)
@@ -435,14 +415,14 @@ def test_neither_training_nor_acting_moves_the_statistics() -> None:
     assert_close(model.actor_target.feature_normaliser.mean, before, rtol=0, atol=0)
 
 
-def test_other_data_later_leave_the_statistics_of_a_trained_model() -> None:
+def test_other_data_later_leave_the_statistics_of_a_trained_model():
     model = tiny_model().learn(1)
     before = model.actor_target.feature_normaliser.mean.clone()
     model.set_dataset(moved_episodes())
     assert_close(model.actor_target.feature_normaliser.mean, before, rtol=0, atol=0)
 
 
-def test_a_model_made_from_an_environment_takes_statistics_and_sentences_of_its_first_data() -> None:
+def test_a_model_made_from_an_environment_takes_statistics_and_sentences_of_its_first_data():
     model = tiny_model(env=ActionEnv())
     model.set_dataset(moved_episodes())
     expected = tiny_model(dataset=moved_episodes())
@@ -451,13 +431,13 @@ def test_a_model_made_from_an_environment_takes_statistics_and_sentences_of_its_
     assert model.predict(np.zeros(5), task_text=TEXT)[0].shape == (2,)
 
 
-def test_sentences_of_later_data_become_known() -> None:
+def test_sentences_of_later_data_become_known():
     model = tiny_model(dataset=make_episodes(n_tasks=2)).learn(1)
     model.set_dataset(make_episodes(n_tasks=3))
     assert set(model.known_task_texts) == set(tiny_model(dataset=make_episodes(n_tasks=3)).known_task_texts)
 
 
-def test_the_defaults_are_the_papers() -> None:
+def test_the_defaults_are_the_papers():
     model = LLMDPD("MlpPolicy", dataset=make_episodes(), text_encoder="hashing", device="cpu")
     assert (model.policy_objective, model.n_candidates, model.critic.n_critics) == ("diffusion_ql", 1, 2)
     assert model.actor.diffusion.n_steps == 5
@@ -465,10 +445,7 @@ def test_the_defaults_are_the_papers() -> None:
     assert_close(model.actor.diffusion.alphas_bar, DiffusionProcess(5, "vp").alphas_bar)
 
 
-# Data and arguments --------------------------------------------------------------------------------------------------------
-
-
-def test_a_buffer_brings_its_own_settings() -> None:
+def test_a_buffer_brings_its_own_settings():
     dataset = OfflineDataset.from_episodes(make_episodes())
     own: dict[str, Any] = dict(reward_scale="none", return_weight=2.0)
     buffer = PromptReplayBuffer(dataset, "cpu", prompts_per_batch=2, prompt_window=4, **own)
@@ -477,7 +454,7 @@ def test_a_buffer_brings_its_own_settings() -> None:
     assert (model.prompts_per_batch, model.reward_scale, model.return_weight) == (2, "none", 2.0)
 
 
-def test_policy_kwargs_are_not_changed() -> None:
+def test_policy_kwargs_are_not_changed():
     policy_kwargs = dict(net_arch=[8])
     LLMDPD(
         "MlpPolicy",
@@ -557,23 +534,23 @@ def wide_actions() -> OfflineDataset:
     ],
     ids=lambda value: None if isinstance(value, str) else ",".join(value),
 )
-def test_an_argument_that_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
+def test_an_argument_that_cannot_be_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         tiny_model(**arguments)
 
 
-def test_something_that_is_no_data_set_is_refused() -> None:
+def test_something_that_is_no_data_set_is_refused():
     with pytest.raises(TypeError, match=r"`dataset` must be a Minari data set id, a list of ids, .*got 3"):
         tiny_model(dataset=3)
 
 
-def test_a_buffer_of_another_window_is_refused() -> None:
+def test_a_buffer_of_another_window_is_refused():
     buffer = PromptReplayBuffer(OfflineDataset.from_episodes(make_episodes()), "cpu", prompt_window=5)
     with pytest.raises(ValueError, match="`prompt_window` is 5 and the policy's is 4: make them equal"):
         tiny_model(dataset=buffer)
 
 
-def test_later_data_of_other_spaces_are_refused_and_change_nothing() -> None:
+def test_later_data_of_other_spaces_are_refused_and_change_nothing():
     model = tiny_model()
     before = model.replay_buffer
     with pytest.raises(ValueError, match="action space of the data"):
@@ -581,17 +558,14 @@ def test_later_data_of_other_spaces_are_refused_and_change_nothing() -> None:
     assert model.replay_buffer is before
 
 
-def test_learning_without_data_says_where_to_pass_them() -> None:
+def test_learning_without_data_says_where_to_pass_them():
     with pytest.raises(
         ValueError, match=r"no data to learn from: pass `dataset` to the constructor or to LLMDPD.load"
     ):
         tiny_model(env=ActionEnv()).learn(1)
 
 
-# SB3's callbacks -----------------------------------------------------------------------------------------------------------
-
-
-def test_sb3_evaluates_during_training_and_keeps_the_best(tmp_path: Path) -> None:
+def test_sb3_evaluates_during_training_and_keeps_the_best(tmp_path):
     model = tiny_model()
     model.set_task(task_text=TEXT)
     callback = EvalCallback(
@@ -609,7 +583,7 @@ def test_sb3_evaluates_during_training_and_keeps_the_best(tmp_path: Path) -> Non
     assert LLMDPD.load(tmp_path / "best_model").num_timesteps in (2, 4)
 
 
-def test_sb3_stops_training_at_a_reward() -> None:
+def test_sb3_stops_training_at_a_reward():
     model = tiny_model()
     model.set_task(prompt=Prompt())
     enough = StopTrainingOnRewardThreshold(reward_threshold=-100.0)
@@ -619,7 +593,7 @@ def test_sb3_stops_training_at_a_reward() -> None:
     assert model.num_timesteps == 2
 
 
-def test_sb3_saves_checkpoints_on_the_way(tmp_path: Path) -> None:
+def test_sb3_saves_checkpoints_on_the_way(tmp_path):
     tiny_model().learn(5, callback=CheckpointCallback(save_freq=2, save_path=str(tmp_path)))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "rl_model_2_steps.zip",
@@ -629,13 +603,13 @@ def test_sb3_saves_checkpoints_on_the_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
-def test_a_progress_bar_counts_gradient_steps(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_progress_bar_counts_gradient_steps(capsys):
     tiny_model().learn(3, progress_bar=True)
     assert "3/3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("falsy", [False, np.False_])
-def test_a_callback_ends_training(falsy: bool) -> None:
+def test_a_callback_ends_training(falsy):
     class Stop(BaseCallback):
         def _on_step(self) -> bool:
             return falsy
@@ -643,15 +617,13 @@ def test_a_callback_ends_training(falsy: bool) -> None:
     assert tiny_model().learn(4, callback=Stop()).num_timesteps == 1
 
 
-# What is logged ------------------------------------------------------------------------------------------------------------
-
 TIMES = {"time/gradient_steps_per_s", "time/time_elapsed", "time/total_timesteps", "train/n_updates", "step"}
 ACTOR = {"train/actor_loss", "train/bc_loss", "train/learning_rate", "train/critic_learning_rate"}
 CRITIC = {"train/q_loss", "train/critic_loss", "train/q_value", "train/target_q_value"}
 
 
 @pytest.mark.parametrize(("eta", "keys"), [(1.0, TIMES | ACTOR | CRITIC), (0.0, TIMES | ACTOR)])
-def test_the_log_holds_what_was_trained_and_nothing_of_rollouts(eta: float, keys: set[str]) -> None:
+def test_the_log_holds_what_was_trained_and_nothing_of_rollouts(eta, keys):
     model = tiny_model(eta=eta)
     lines = logged(model)
     model.learn(4, log_interval=2)
@@ -659,7 +631,7 @@ def test_the_log_holds_what_was_trained_and_nothing_of_rollouts(eta: float, keys
     assert [(line["step"], line["train/n_updates"]) for line in lines.lines] == [(2, 2), (4, 4)]
 
 
-def test_a_logged_loss_is_the_mean_since_the_last_line() -> None:
+def test_a_logged_loss_is_the_mean_since_the_last_line():
     losses: list[float] = []
     model = tiny_model()
     original = model.losses.actor_loss
@@ -669,14 +641,14 @@ def test_a_logged_loss_is_the_mean_since_the_last_line() -> None:
         losses.append(loss.item())
         return loss, metrics
 
-    model.losses.actor_loss = remembered  # type: ignore[method-assign]
+    model.losses.actor_loss = remembered
     lines = logged(model)
     model.learn(4, log_interval=2)
     means = [np.mean(losses[:2]), np.mean(losses[2:])]
     assert [line["train/actor_loss"] for line in lines.lines] == pytest.approx(means, rel=1e-5)
 
 
-def test_no_log_is_written_where_none_is_wanted() -> None:
+def test_no_log_is_written_where_none_is_wanted():
     model = tiny_model()
     lines = logged(model)
     model.learn(3, log_interval=None)

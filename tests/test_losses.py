@@ -1,6 +1,6 @@
 """The losses against the paper's equations computed by hand, and which weights they may move."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -95,12 +95,7 @@ class CountCalls:
         return len(self.inputs)
 
 
-# The critic ----------------------------------------------------------------------------------------------------------------
-
-
-def test_the_critics_loss_is_the_squared_distance_to_the_target_by_hand(
-    model: LLMDPD, batch: PromptReplayBufferSamples
-) -> None:
+def test_the_critics_loss_is_the_squared_distance_to_the_target_by_hand(model, batch):
     """Eq. (6), one transition at a time: r + gamma (1 - d) min_i Q'_i(s', a'), with a' of the EMA actor's chain."""
     drawn = noise_of(model, batch)
     noise = drawn.next_actions
@@ -126,33 +121,24 @@ def test_the_critics_loss_is_the_squared_distance_to_the_target_by_hand(
     )
 
 
-def test_a_transition_that_ended_its_task_is_worth_its_reward(
-    model: LLMDPD, batch: PromptReplayBufferSamples
-) -> None:
+def test_a_transition_that_ended_its_task_is_worth_its_reward(model, batch):
     ended = batch._replace(dones=th.ones_like(batch.dones))
     assert_close(critic_loss(model, ended)[1]["target_q_value"], batch.rewards.mean())
 
 
-def test_the_target_follows_the_least_of_the_target_critics(
-    model: LLMDPD, batch: PromptReplayBufferSamples
-) -> None:
+def test_the_target_follows_the_least_of_the_target_critics(model, batch):
     model.policy.critic_target = FixedCritic(3.0, -2.0)
     expected = (batch.rewards + 0.9 * (1 - batch.dones) * -2.0).mean()
     assert_close(critic_loss(model, batch)[1]["target_q_value"], expected)
 
 
-def test_the_critic_reads_the_ema_actors_encodings(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
+def test_the_critic_reads_the_ema_actors_encodings(model, batch):
     features, prompts = model.losses.encode_for_critic(batch)
     assert_close(features.flatten(0, 1), model.actor_target.encode_observations(batch.observations))
     assert_close(prompts.vectors, model.actor_target.encode_prompts(batch.prompts).vectors)
 
 
-# The actor -----------------------------------------------------------------------------------------------------------------
-
-
-def test_the_cloning_loss_is_the_error_of_the_predicted_noise_by_hand(
-    model: LLMDPD, batch: PromptReplayBufferSamples
-) -> None:
+def test_the_cloning_loss_is_the_error_of_the_predicted_noise_by_hand(model, batch):
     """|| eps - eps_theta(sqrt(abar_k) a + sqrt(1 - abar_k) eps, k, s, z) ||^2, one transition at a time."""
     drawn = noise_of(model, batch)
     noise, steps = drawn.actions, drawn.steps
@@ -168,7 +154,7 @@ def test_the_cloning_loss_is_the_error_of_the_predicted_noise_by_hand(
     assert_close(model.losses.actor_loss(batch, None, drawn)[0], th.stack(errors).mean())
 
 
-def test_the_actors_loss_is_cloning_plus_eta_times_the_q_term(batch: PromptReplayBufferSamples) -> None:
+def test_the_actors_loss_is_cloning_plus_eta_times_the_q_term(batch):
     loss, metrics = actor_loss(make_model(eta=0.7), batch)
     assert_close(loss, metrics["bc_loss"] + 0.7 * metrics["q_loss"])
 
@@ -179,17 +165,15 @@ def test_the_actors_loss_is_cloning_plus_eta_times_the_q_term(batch: PromptRepla
     ids=["two heads", "three heads", "one head"],
 )
 def test_the_q_term_is_one_heads_value_by_the_size_of_anothers_and_every_head_has_its_turn(
-    model: LLMDPD, batch: PromptReplayBufferSamples, values: tuple[float, ...], terms: set[float]
-) -> None:
+    model, batch, values, terms
+):
     model.policy.critic = FixedCritic(*values)
     assert {round(actor_loss(model, batch)[1]["q_loss"].item(), 5) for _ in range(20)} == {
         round(term, 5) for term in terms
     }
 
 
-def test_the_scale_of_the_q_term_is_the_mean_size_of_the_values_and_gets_no_gradient(
-    model: LLMDPD, batch: PromptReplayBufferSamples
-) -> None:
+def test_the_scale_of_the_q_term_is_the_mean_size_of_the_values_and_gets_no_gradient(model, batch):
     action = th.full((N_PROMPTS, N_ROWS, 2), 0.5, requires_grad=True)
 
     class Doubling(FixedCritic):
@@ -203,7 +187,7 @@ def test_the_scale_of_the_q_term_is_the_mean_size_of_the_values_and_gets_no_grad
     assert round(gradient.sum().item() / 2, 5) == -0.25
 
 
-def test_diffusion_ql_sends_a_gradient_to_every_step_of_the_chain(batch: PromptReplayBufferSamples) -> None:
+def test_diffusion_ql_sends_a_gradient_to_every_step_of_the_chain(batch):
     model = tiny_model()
     for weights in model.actor.denoiser.trunk[-1].parameters():
         weights.data *= (
@@ -211,7 +195,7 @@ def test_diffusion_ql_sends_a_gradient_to_every_step_of_the_chain(batch: PromptR
         )
     steps: list[th.Tensor] = []
     original = model.actor.denoiser.step_embeddings
-    model.actor.denoiser.step_embeddings = lambda: steps.append(original()) or steps[-1]  # type: ignore[method-assign, func-returns-value]
+    model.actor.denoiser.step_embeddings = lambda: steps.append(original()) or steps[-1]
     quiet = noise_of(model, batch)._replace(new_actions=th.zeros(N_STEPS, N_PROMPTS, N_ROWS, 2))
     q_loss = model.losses.actor_loss(batch, model.losses.encode_for_critic(batch), quiet)[1]["q_loss"]
     (gradient,) = th.autograd.grad(q_loss, steps[-1])  # (K, width); the last call is the chain's
@@ -221,42 +205,35 @@ def test_diffusion_ql_sends_a_gradient_to_every_step_of_the_chain(batch: PromptR
 @pytest.mark.parametrize(
     ("objective", "n_calls"), [("diffusion_ql", 1 + N_STEPS), ("action_approximation", 1)]
 )
-def test_the_denoiser_is_called_once_to_clone_and_for_each_step_of_a_chain(
-    objective: str, n_calls: int, batch: PromptReplayBufferSamples
-) -> None:
+def test_the_denoiser_is_called_once_to_clone_and_for_each_step_of_a_chain(objective, n_calls, batch):
     model = make_model(policy_objective=objective)
     encoded, calls = model.losses.encode_for_critic(batch), CountCalls(model.actor.denoiser)
     model.losses.actor_loss(batch, encoded, noise_of(model, batch))
     assert len(calls) == n_calls
 
 
-def test_action_approximation_values_the_action_from_which_the_noise_was_taken(
-    batch: PromptReplayBufferSamples,
-) -> None:
+def test_action_approximation_values_the_action_from_which_the_noise_was_taken(batch):
     model = make_model(policy_objective="action_approximation")
     noise = noise_of(model, batch)
-    model.actor.predict_noise = lambda noisy_actions, steps, condition: noise.actions  # type: ignore[method-assign]  # all of it
+    model.actor.predict_noise = lambda noisy_actions, steps, condition: noise.actions  # all of it
     calls = CountCalls(model.critic)
     model.losses.actor_loss(batch, model.losses.encode_for_critic(batch), noise)
     ((_, _, valued_actions),) = calls.inputs
     assert_close(valued_actions.flatten(0, 1), batch.actions, atol=1e-5, rtol=0)
 
 
-def test_noise_on_the_prompt_reaches_the_actor_and_not_the_critic(batch: PromptReplayBufferSamples) -> None:
+def test_noise_on_the_prompt_reaches_the_actor_and_not_the_critic(batch):
     model = make_model(prompt_noise=0.5)
     told: list[th.Tensor] = []
     original = model.actor.condition
     model.actor.condition = lambda features, prompts: (
         told.append(prompts.vectors) or original(features, prompts)
-    )  # type: ignore[method-assign, func-returns-value]
+    )
     encoded, calls = model.losses.encode_for_critic(batch), CountCalls(model.critic)
     noise = noise_of(model, batch)
     model.losses.actor_loss(batch, encoded, noise)
     assert_close(told[0], model.actor.encode_prompts(batch.prompts).vectors + 0.5 * noise.prompt_vectors)
     assert_close(calls.inputs[0][1].vectors, encoded.prompts.vectors)
-
-
-# Who learns from what ------------------------------------------------------------------------------------------------------
 
 
 def moved(network: nn.Module) -> set[str]:
@@ -273,7 +250,7 @@ def names(network: nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_the_actors_loss_moves_the_whole_actor_and_its_encoders(conditioning: str) -> None:
+def test_the_actors_loss_moves_the_whole_actor_and_its_encoders(conditioning):
     model = make_model(policy_kwargs=dict(conditioning=conditioning))
     batch = model.replay_buffer.sample(24)
     prompts = batch.prompts.dropped(th.tensor([True, False, False]), th.tensor([False, True, False]))
@@ -282,35 +259,29 @@ def test_the_actors_loss_moves_the_whole_actor_and_its_encoders(conditioning: st
 
 
 @pytest.mark.parametrize("objective", POLICY_OBJECTIVES)
-def test_the_actors_loss_moves_neither_critic_nor_targets(
-    objective: str, batch: PromptReplayBufferSamples
-) -> None:
+def test_the_actors_loss_moves_neither_critic_nor_targets(objective, batch):
     model = make_model(policy_objective=objective)
     actor_loss(model, batch)[0].backward()
     assert all(weights.grad is None for net in others(model, "actor") for weights in net.parameters())
 
 
-def test_the_critics_loss_moves_the_whole_critic(model: LLMDPD, batch: PromptReplayBufferSamples) -> None:
+def test_the_critics_loss_moves_the_whole_critic(model, batch):
     critic_loss(model, batch)[0].backward()
     # A constant on all inputs of a head is learned by its biases; all else by the data.
     assert moved(model.critic) == names(model.critic)
 
 
-def test_the_critics_loss_moves_neither_actor_nor_encoders_nor_targets(
-    model: LLMDPD, batch: PromptReplayBufferSamples
-) -> None:
+def test_the_critics_loss_moves_neither_actor_nor_encoders_nor_targets(model, batch):
     critic_loss(model, batch)[0].backward()
     assert all(weights.grad is None for net in others(model, "critic") for weights in net.parameters())
 
 
-def test_the_critic_can_learn_again_after_the_actors_loss_froze_it(
-    model: LLMDPD, batch: PromptReplayBufferSamples
-) -> None:
+def test_the_critic_can_learn_again_after_the_actors_loss_froze_it(model, batch):
     actor_loss(model, batch)
     assert all(weights.requires_grad for weights in model.critic.parameters())
 
 
-def test_without_a_q_term_the_critic_is_neither_asked_nor_trained() -> None:
+def test_without_a_q_term_the_critic_is_neither_asked_nor_trained():
     model = tiny_model(eta=0.0)
     before = [weights.clone() for weights in [*model.critic.parameters(), *model.critic_target.parameters()]]
     calls = CountCalls(model.critic)
@@ -326,9 +297,6 @@ def others(model: LLMDPD, trained: str) -> list[nn.Module]:
         for name in ("actor", "actor_target", "critic", "critic_target")
         if name != trained
     ]
-
-
-# A step is a pure function of tensors --------------------------------------------------------------------------------------
 
 
 class NoWaiting(TorchDispatchMode):
@@ -348,7 +316,7 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_cloning_learns_at_the_steps_that_the_process_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cloning_learns_at_the_steps_that_the_process_draws(monkeypatch):
     model = make_model(eta=0.0, policy_kwargs=dict(step_distribution="signal"))
     learned: list[th.Tensor] = []
 
@@ -373,16 +341,14 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "wait", [th.Tensor.item, bool, th.nonzero, lambda x: x[x > 0]], ids=["item", "if", "nonzero", "mask"]
 )
-def test_waiting_for_the_device_is_noticed(wait: Callable[[th.Tensor], Any]) -> None:
+def test_waiting_for_the_device_is_noticed(wait):
     with pytest.raises(AssertionError, match="waits"), NoWaiting():
         wait(th.ones(1))
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize("objective", POLICY_OBJECTIVES)
-def test_no_loss_waits_for_the_device(
-    objective: str, conditioning: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_loss_waits_for_the_device(objective, conditioning, monkeypatch):
     as_on_a_gpu(monkeypatch)
     model = make_model(
         policy_objective=objective, prompt_noise=0.1, policy_kwargs=dict(conditioning=conditioning)
@@ -394,7 +360,7 @@ def test_no_loss_waits_for_the_device(
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_a_prompt_that_is_never_shown_is_not_encoded_and_changes_nothing(conditioning: str) -> None:
+def test_a_prompt_that_is_never_shown_is_not_encoded_and_changes_nothing(conditioning):
     """Two models of the same weights: one drops each text and example, of the other's draws all say so."""
     how: dict[str, Any] = dict(policy_kwargs=dict(conditioning=conditioning))
     never, dropped = (
@@ -416,7 +382,7 @@ def test_a_prompt_that_is_never_shown_is_not_encoded_and_changes_nothing(conditi
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_metrics_are_scalars_on_the_device(eta: float) -> None:
+def test_metrics_are_scalars_on_the_device(eta):
     model = tiny_model(eta=eta)
     batch = model.replay_buffer.sample(24)
     encoded = model.losses.encode_for_critic(batch) if eta else None

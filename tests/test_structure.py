@@ -63,11 +63,11 @@ def parts_of(cls: type, known: dict[str, type]) -> set[type]:
     return {by_name[name] for name in kept if name in by_name} - {cls}
 
 
-def test_between_llmdpd_and_sb3s_base_stands_no_class() -> None:
+def test_between_llmdpd_and_sb3s_base_stands_no_class():
     assert LLMDPD.__bases__ == (OffPolicyAlgorithm,)
 
 
-def test_no_class_declares_a_method_of_another_parent_of_its_subclass() -> None:
+def test_no_class_declares_a_method_of_another_parent_of_its_subclass():
     known = [cls for cls in classes().values() if not is_dataclass(cls) and not issubclass(cls, tuple)]
     methods = {(cls, name) for cls in known for name, value in vars(cls).items() if inspect.isfunction(value)}
     declared = [
@@ -82,7 +82,7 @@ def test_no_class_declares_a_method_of_another_parent_of_its_subclass() -> None:
     assert declared == []
 
 
-def test_no_two_classes_keep_each_other() -> None:
+def test_no_two_classes_keep_each_other():
     """Circles of attributes are as bad as those of imports, and no import shows them."""
     known = classes()
     parts = {cls: parts_of(cls, known) for cls in known.values()}
@@ -100,7 +100,7 @@ def test_no_two_classes_keep_each_other() -> None:
     assert {cls.__name__ for cls in parts if cls in reached(cls)} == set()
 
 
-def test_the_root_of_the_package_holds_few_modules() -> None:
+def test_the_root_of_the_package_holds_few_modules():
     flat = {module.name for module in pkgutil.iter_modules(sb3_llmdpd.__path__) if not module.ispkg}
     assert flat == FLAT
 
@@ -111,5 +111,5 @@ def entered() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("call", MOST)
-def test_a_reader_enters_few_files_to_follow_a_call(call: str, entered: dict[str, list[str]]) -> None:
+def test_a_reader_enters_few_files_to_follow_a_call(call, entered):
     assert len(entered[call]) <= MOST[call], entered[call]
