@@ -1,4 +1,4 @@
-"""The expectile critic: its losses by hand, whom they move, the expectile that V comes to, and its place in a model file."""
+"""The expectile critic: its losses by hand, whom they move, V's expectile, and its place in a model file."""
 
 import io
 from typing import Any
@@ -10,15 +10,16 @@ from factories import make_episodes, tiny_model
 from test_losses import (
     N_PROMPTS,
     N_ROWS,
-    CountCalls,
     FixedCritic,
     NoWaiting,
     as_on_a_gpu,
     critic_loss,
+    make_model,
     moved,
     names,
+    networks_of,
     one_prompt,
-    scatter,
+    record_calls,
 )
 from torch import nn
 from torch.testing import assert_close
@@ -27,23 +28,19 @@ from sb3_llmdpd import LLMDPD, Episode
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged, loss_limits
 from sb3_llmdpd.llmdpd.losses import expectile_loss
 from sb3_llmdpd.networks.attention import CONDITIONINGS
-from sb3_llmdpd.type_aliases import PromptReplayBufferSamples
+from sb3_llmdpd.type_aliases import PromptReplayBufferSamples as Batch
 
-
-def make_model(**kwargs: Any) -> LLMDPD:
-    model = tiny_model(gamma=0.9, critic_objective="expectile", **kwargs)
-    scatter([model.actor, model.actor_target, model.critic, model.critic_target, model.state_value])
-    return model
+EXPECTILE = dict(critic_objective="expectile")
 
 
 @pytest.fixture
 def model() -> LLMDPD:
-    return make_model(expectile=0.8)
+    return make_model(**EXPECTILE, expectile=0.8)
 
 
 @pytest.fixture
-def batch(model: LLMDPD) -> PromptReplayBufferSamples:
-    """Where every third transition ended its task."""
+def batch(model: LLMDPD) -> Batch:
+    """Every third transition ended its task."""
     batch = model.replay_buffer.sample(N_PROMPTS * N_ROWS)
     return batch._replace(dones=(th.arange(24) % 3 == 0).float()[:, None])
 
@@ -68,16 +65,16 @@ def test_at_one_half_it_is_half_the_squared_error():
     assert_close(expectile_loss(errors, 0.5), 0.5 * errors.square().mean())
 
 
-@pytest.mark.parametrize(("expectile", "minimum"), [(0.5, 0.5), (0.7, 0.7), (0.9, 0.9)])
-def test_its_least_value_is_at_the_expectile(expectile, minimum):
+@pytest.mark.parametrize("expectile", [0.5, 0.7, 0.9])
+def test_its_least_value_is_at_the_expectile(expectile):
     """Of 0 and 1, equally often: t (1 - v) = (1 - t) v, and so v = t."""
     guesses = th.linspace(0, 1, 101)
     losses = [expectile_loss(th.tensor([0.0, 1.0]) - guess, expectile) for guess in guesses]
-    assert guesses[int(th.stack(losses).argmin())].item() == pytest.approx(minimum)
+    assert guesses[int(th.stack(losses).argmin())].item() == pytest.approx(expectile)
 
 
 def test_the_losses_are_those_of_iql_by_hand(model, batch):
-    """IQL, Eq. (5) and (6), one transition at a time: V to min_i Q'_i(s, a), Q to r + gamma (1 - d) V(s')."""
+    """IQL, Eq. (5) and (6), row by row: V to min_i Q'_i(s, a), Q to r + gamma (1 - d) V(s')."""
     q_losses, v_losses, signs = [], [], set()
     for row in range(N_PROMPTS * N_ROWS):
         with th.no_grad():
@@ -87,14 +84,9 @@ def test_the_losses_are_those_of_iql_by_hand(model, batch):
                 for observations in (batch.observations, batch.next_observations)
             )
             action = batch.actions[row][None, None]
-            target = (
-                batch.rewards[row, 0]
-                + 0.9 * (1 - batch.dones[row, 0]) * model.state_value(next_features, prompt)[0, 0]
-            )
-            error = (
-                model.critic_target(features, prompt, action).min()
-                - model.state_value(features, prompt)[0, 0]
-            )
+            value, next_value = (model.state_value(x, prompt)[0, 0] for x in (features, next_features))
+            target = batch.rewards[row, 0] + 0.9 * (1 - batch.dones[row, 0]) * next_value
+            error = model.critic_target(features, prompt, action).min() - value
             q_losses.append((model.critic(features, prompt, action).flatten() - target).square().sum())
             signs.add(error.sign().item())
         v_losses.append((0.8 if error > 0 else 0.2) * error**2)
@@ -114,27 +106,26 @@ def test_v_follows_the_least_of_the_target_critics(model, batch):
 
 
 def test_no_policy_is_asked_for_the_critic(model, batch):
-    calls = [CountCalls(actor.denoiser) for actor in (model.actor, model.actor_target)]
+    calls = [record_calls(actor.denoiser) for actor in (model.actor, model.actor_target)]
     critic_loss(model, batch)
-    assert [len(each) for each in calls] == [0, 0]
+    assert calls == [[], []]
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize(("part", "trained"), [("critic_loss", "critic"), ("value_loss", "state_value")])
 def test_each_loss_moves_its_own_network_alone(part, trained, conditioning):
-    model = make_model(policy_kwargs=dict(conditioning=conditioning))
+    model = make_model(**EXPECTILE, policy_kwargs=dict(conditioning=conditioning))
     batch = model.replay_buffer.sample(24)
     prompts = batch.prompts.dropped(th.zeros(3, dtype=th.bool), th.tensor([False, True, False]))
     critic_loss(model, batch._replace(prompts=prompts))[1][part].backward()
-    for name in ("actor", "actor_target", "critic", "critic_target", "state_value"):
-        network = getattr(model, name)
+    for name, network in networks_of(model).items():
         assert moved(network) == (names(network) if name == trained else set())
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_no_loss_waits_for_the_device(conditioning, monkeypatch):
     as_on_a_gpu(monkeypatch)
-    model = make_model(policy_kwargs=dict(conditioning=conditioning))
+    model = make_model(**EXPECTILE, policy_kwargs=dict(conditioning=conditioning))
     batch = model.replay_buffer.sample(24)
     with NoWaiting():
         loss, metrics = critic_loss(model, batch)
@@ -143,15 +134,10 @@ def test_no_loss_waits_for_the_device(conditioning, monkeypatch):
 
 
 def coin_episodes() -> list[Episode]:
-    """Two steps: the first pays nothing, the second pays 1 for going up and 0 for going down, which are as frequent."""
+    """Make two steps: the first pays nothing, the second 1 for going up and 0 for down, as often."""
+    states, ends = np.array([[0.0], [1.0], [2.0]]), dict(terminated=True, task="coin")
     return [
-        Episode(
-            np.array([[0.0], [1.0], [2.0]]),
-            np.array([[0.0], [way]]),
-            np.array([0.0, way > 0]),
-            terminated=True,
-            task="coin",
-        )
+        Episode(states, np.array([[0.0], [way]]), np.array([0.0, way > 0]), **ends)
         for way in (-1.0, 1.0)
         for _ in range(4)
     ]
@@ -159,36 +145,26 @@ def coin_episodes() -> list[Episode]:
 
 @pytest.mark.parametrize("expectile", [0.5, 0.9])
 def test_v_comes_to_the_expectile_of_the_values_of_the_datas_actions(expectile):
-    model = tiny_model(
-        dataset=coin_episodes(),
-        critic_objective="expectile",
-        expectile=expectile,
-        gamma=0.9,
-        tau=0.1,
-        learning_rate=2e-2,
-        reward_scale="none",
-        text_encoder=None,
-        batch_size=32,
-        prompts_per_batch=1,
-        trajectory_dropout=1.0,
-    )
+    data = dict(dataset=coin_episodes(), reward_scale="none", batch_size=32, prompts_per_batch=1)
+    unprompted = dict(text_encoder=None, trajectory_dropout=1.0)
+    rates = dict(gamma=0.9, tau=0.1, learning_rate=2e-2)
+    model = tiny_model(**EXPECTILE, expectile=expectile, **data, **unprompted, **rates)
     for _ in range(150):
         batch = model.replay_buffer.sample(32)
         model.gradient_step.descend(model.critic.optimizer, critic_loss(model, batch)[0])
         model.gradient_step.move_targets(0.5)
+    ways = th.tensor([[[-1.0], [1.0]]])
     with th.no_grad():
         batch = batch._replace(observations=th.tensor([[0.0], [1.0]]))
         features, prompts = model.losses.encode_for_critic(batch)
         values = model.state_value(features, prompts).flatten()
-        q_values = (
-            model.critic(features[:, [1, 1]], prompts, th.tensor([[[-1.0], [1.0]]])).mean(dim=0).flatten()
-        )
+        q_values = model.critic(features[:, [1, 1]], prompts, ways).mean(dim=0).flatten()
     assert_close(q_values, th.tensor([0.0, 1.0]), atol=0.1, rtol=0)
     assert_close(values, th.tensor([0.9 * expectile, expectile]), atol=0.1, rtol=0)
 
 
 def test_v_learns_at_the_critics_rate():
-    model = tiny_model(critic_objective="expectile", learning_rate=1e-3, critic_learning_rate=1e-30)
+    model = tiny_model(**EXPECTILE, learning_rate=1e-3, critic_learning_rate=1e-30)
     before = [weights.clone() for weights in model.state_value.parameters()]
     model.learn(2)
     assert all(th.equal(old, new) for old, new in zip(before, model.state_value.parameters(), strict=True))
@@ -196,19 +172,17 @@ def test_v_learns_at_the_critics_rate():
 
 
 def test_values_of_states_beyond_what_rewards_allow_stop_the_training():
-    assert loss_limits(largest_reward=2.0, gamma=0.9, n_critics=3, eta=1.0)["value_loss"] == pytest.approx(
-        (2 * 10 * 20) ** 2
-    )
-    model = tiny_model(critic_objective="expectile").learn(1)
-    with th.no_grad():
-        for weights in model.state_value.parameters():
-            weights.mul_(1e6)
+    limits = loss_limits(largest_reward=2.0, gamma=0.9, n_critics=3, eta=1.0)
+    assert limits["value_loss"] == pytest.approx((2 * 10 * 20) ** 2)
+    model = tiny_model(**EXPECTILE).learn(1)
+    for weights in model.state_value.parameters():
+        weights.data *= 1e6
     with pytest.raises(TrainingDiverged, match="_loss was"):
         model.learn(1)
 
 
 def test_only_a_model_that_asks_for_v_has_one_and_begins_as_one_without():
-    plain, with_value = tiny_model(), tiny_model(critic_objective="expectile")
+    plain, with_value = tiny_model(), tiny_model(**EXPECTILE)
     assert plain.state_value is None
     assert set(plain.policy_kwargs) == set(with_value.policy_kwargs) - {"state_value"}
     weights, more = plain.policy.state_dict(), with_value.policy.state_dict()
@@ -216,33 +190,29 @@ def test_only_a_model_that_asks_for_v_has_one_and_begins_as_one_without():
     assert all(th.equal(weights[name], more[name]) for name in weights)
 
 
-def test_a_model_with_v_comes_back_and_can_go_on_without_using_it():
-    model, file = tiny_model(critic_objective="expectile", expectile=0.9).learn(2), io.BytesIO()
+def reload(model: LLMDPD, **kwargs: Any) -> LLMDPD:
+    file = io.BytesIO()
     model.save(file)
-    loaded = LLMDPD.load(io.BytesIO(file.getvalue()), device="cpu")
+    return LLMDPD.load(io.BytesIO(file.getvalue()), device="cpu", **kwargs)
+
+
+def test_a_model_with_v_comes_back_and_can_go_on_without_using_it():
+    model = tiny_model(**EXPECTILE, expectile=0.9).learn(2)
+    loaded = reload(model)
     assert (loaded.critic_objective, loaded.expectile) == ("expectile", 0.9)
-    for name, weights in model.state_value.state_dict().items():
-        assert th.equal(weights, loaded.state_value.state_dict()[name])
-    other = LLMDPD.load(
-        io.BytesIO(file.getvalue()),
-        device="cpu",
-        dataset=make_episodes(),
-        critic_objective="td",
-        learning_rate=1e-4,
-    )
+    assert_close(loaded.state_value.state_dict(), model.state_value.state_dict(), rtol=0, atol=0)
+    other = reload(model, dataset=make_episodes(), critic_objective="td", learning_rate=1e-4)
     assert other.learn(1, reset_num_timesteps=False).num_timesteps == 3
 
 
 def test_a_model_without_v_cannot_go_on_with_the_expectile_objective():
-    file = io.BytesIO()
-    tiny_model().save(file)
-    message = r"'state_value\.\S+' is a weight of the network alone: the model was made with critic_objective=td, leave that"
-    with pytest.raises(ValueError, match=message):
-        LLMDPD.load(io.BytesIO(file.getvalue()), device="cpu", critic_objective="expectile")
+    message = r"'state_value\.\S+' is a weight of the network alone: the model was made with "
+    with pytest.raises(ValueError, match=message + "critic_objective=td, leave that"):
+        reload(tiny_model(), **EXPECTILE)
 
 
 def test_a_policy_with_v_is_saved_by_itself():
-    policy, file = tiny_model(critic_objective="expectile").policy, io.BytesIO()
+    policy, file = tiny_model(**EXPECTILE).policy, io.BytesIO()
     policy.save(file)
     again = type(policy).load(io.BytesIO(file.getvalue()), device="cpu")
     assert again.state_dict().keys() == policy.state_dict().keys()
