@@ -1,7 +1,8 @@
 """The algorithm as a whole: its arguments, its data, the training loop, SB3's callbacks, what is logged."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,23 @@ import torch as th
 from factories import make_episodes, tiny_model
 from gymnasium import spaces
 from numpy.testing import assert_allclose, assert_array_equal
-from stable_baselines3.common.callbacks import (
-    BaseCallback,
-    CheckpointCallback,
-    EvalCallback,
-    StopTrainingOnRewardThreshold,
-)
+from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
+from test_losses import record_calls
 from torch import nn
 from torch.testing import assert_close
 from toys import ActionEnv
 
-from sb3_llmdpd import LLMDPD, CosineSchedule, OfflineDataset, Prompt, PromptReplayBuffer
+from sb3_llmdpd import LLMDPD, CosineSchedule, Episode, OfflineDataset, Prompt, PromptReplayBuffer
 from sb3_llmdpd.diffusion.process import DiffusionProcess
 from sb3_llmdpd.envs.dataset_env import DatasetEnv
 from sb3_llmdpd.llmdpd import llmdpd
 from sb3_llmdpd.networks.attention import StateAlone
 from sb3_llmdpd.prompts.text_encoders import HashingTextEncoder
-from sb3_llmdpd.type_aliases import PromptBatch
 
 TEXT = "do task number 0"
 
@@ -42,19 +38,14 @@ def weights(model: LLMDPD) -> list[th.Tensor]:
     return [tensor.clone() for tensor in model.policy.state_dict().values()]
 
 
+def global_generators() -> tuple[Any, ...]:
+    """State of Python's, NumPy's and torch's generators, from which SB3 draws."""
+    numpy_state = np.random.get_state()[1].tolist()  # noqa: NPY002
+    return random.getstate(), numpy_state, th.get_rng_state().tolist()
+
+
 def equal(one: Sequence[th.Tensor], other: Sequence[th.Tensor]) -> bool:
     return all(th.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-class EachStep(BaseCallback):
-    """Calls a function with the model after each step."""
-
-    def __init__(self, function: Callable[[LLMDPD], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def _on_step(self) -> bool:
-        return self.function(self.model) is not False
 
 
 class Lines(KVWriter):
@@ -63,19 +54,19 @@ class Lines(KVWriter):
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
 
-    def write(
-        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
-    ) -> None:
+    def write(self, key_values: dict[str, Any], key_excluded: Any, step: int = 0) -> None:
         self.lines.append({**key_values, "step": step})
 
     def close(self) -> None:
         pass
 
 
-def logged(model: LLMDPD) -> Lines:
+def learned_lines(model: LLMDPD, n_steps: int, log_interval: int | None = 2) -> list[dict[str, Any]]:
+    """Train, and return what is logged on the way."""
     lines = Lines()
     model.set_logger(Logger(folder=None, output_formats=[lines]))
-    return lines
+    model.learn(n_steps, log_interval=log_interval)
+    return lines.lines
 
 
 class BatchNormExtractor(BaseFeaturesExtractor):
@@ -87,11 +78,10 @@ class BatchNormExtractor(BaseFeaturesExtractor):
         return self.norm(observations)
 
 
-def test_one_timestep_is_one_gradient_step():
-    model = tiny_model()
-    sizes = []
+def test_one_timestep_is_one_gradient_step(monkeypatch):
+    model, sizes = tiny_model(), []
     sample = model.replay_buffer.sample
-    model.replay_buffer.sample = lambda size: sizes.append(size) or sample(size)
+    monkeypatch.setattr(model.replay_buffer, "sample", lambda size: sizes.append(size) or sample(size))
     model.learn(5)
     assert (model.num_timesteps, model._n_updates, sizes) == (5, 5, [24] * 5)
 
@@ -115,46 +105,45 @@ def test_another_seed_gives_another_model():
 
 
 def test_what_callbacks_draw_and_do_changes_nothing_in_training():
-    def meddle(model: LLMDPD) -> None:
+    def meddle(*_):
         random.random()
         np.random.rand()  # noqa: NPY002 - as SB3's tools do
         th.rand(1)
         model.predict(np.zeros((3, 5)), task_text="an unknown sentence")
+        return True
 
-    assert equal(weights(tiny_model().learn(4, callback=EachStep(meddle))), weights(tiny_model().learn(4)))
+    model = tiny_model()
+    assert equal(weights(model.learn(4, callback=meddle)), weights(tiny_model().learn(4)))
 
 
 def test_sampling_and_training_draw_from_no_global_generator():
     model = tiny_model().learn(1)
-    before = random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()  # noqa: NPY002 - SB3 draws there
+    before = global_generators()
     model.train(2, batch_size=24)
-    assert before == (random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist())  # noqa: NPY002
+    assert before == global_generators()
 
 
-@pytest.mark.parametrize(("batch_size", "prompts_per_batch"), [(1, 1), (2, 4), (8, 1), (8, 8), (24, 3)])
-def test_a_batch_is_encoded_once_for_each_of_its_prompts(batch_size, prompts_per_batch):
-    model = tiny_model(batch_size=batch_size, prompts_per_batch=prompts_per_batch)
-    n_prompts: list[int] = []
-    for actor in (model.actor, model.actor_target):
-        actor.prompt_encoder.register_forward_pre_hook(lambda _, inputs: n_prompts.append(len(inputs[1])))
-    model.learn(1)
-    assert n_prompts == [min(batch_size, prompts_per_batch)] * 2  # for the critic and for the actor
+@pytest.mark.parametrize(("batch_size", "n_prompts"), [(1, 1), (2, 4), (8, 1), (8, 8), (24, 3)])
+def test_a_batch_is_encoded_once_for_each_of_its_prompts(batch_size, n_prompts):
+    model = tiny_model(batch_size=batch_size, prompts_per_batch=n_prompts)
+    calls = [record_calls(actor.prompt_encoder) for actor in (model.actor, model.actor_target)]
+    model.learn(1)  # encodes for the critic and for the actor
+    assert [[len(each[1]) for each in of_one] for of_one in calls] == [[min(batch_size, n_prompts)]] * 2
 
 
 def test_one_features_extractor_reads_the_observations_of_transitions_and_of_examples():
     model = tiny_model(policy_kwargs=dict(features_extractor_class=BatchNormExtractor))
-    n_rows: list[int] = []
-    model.actor.features_extractor.register_forward_pre_hook(lambda _, inputs: n_rows.append(len(inputs[0])))
+    calls = record_calls(model.actor.features_extractor)
     model.learn(1)
-    assert n_rows == [24, 3 * 4]  # transitions; 4 steps of each of 3 examples
+    assert [len(rows) for (rows,) in calls] == [24, 3 * 4]  # transitions; 4 steps of each of 3 examples
 
 
 def test_the_critic_may_see_a_share_of_the_batch():
     model = tiny_model(q_batch_size=6)
-    shapes = []
-    model.critic.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[2].shape[:2])))
+    calls = record_calls(model.critic)
     model.learn(1)
-    assert shapes == [(3, 2)] * 2  # of 3 prompts 2 transitions each, in the critic's loss and in the actor's
+    # Of 3 prompts 2 transitions each, in the critic's loss and in the actor's.
+    assert [actions.shape[:2] for _, _, actions in calls] == [(3, 2)] * 2
 
 
 def test_gradients_are_clipped():
@@ -179,26 +168,27 @@ def test_without_an_environment_one_states_the_spaces_of_the_data():
     assert_array_equal(env.reset(), np.zeros((1, 5)))
 
 
-def rates_of_steps(model: LLMDPD, n_steps: int) -> np.ndarray:
-    """(n_steps, 2): of actor and critic, as the optimisers had them."""
-    rates: list[list[float]] = []
+def rates_of_steps(n_steps: int, **kwargs: Any) -> np.ndarray:
+    """(n_steps, 2): learning rates of actor and critic, as the optimisers have them at each step."""
+    model, rates = tiny_model(**kwargs), []
     optimizers = (model.actor.optimizer, model.critic.optimizer)
-    model.learn(
-        n_steps, callback=EachStep(lambda _: rates.append([o.param_groups[0]["lr"] for o in optimizers]))
-    )
+
+    def note(*_: Any) -> bool:
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in optimizers])
+        return True
+
+    model.learn(n_steps, callback=note)
     return np.array(rates)
 
 
 def test_the_learning_rate_follows_its_schedule_over_the_run():
-    rates = rates_of_steps(tiny_model(learning_rate=CosineSchedule(1e-3, final=1e-4)), 4)
+    rates = rates_of_steps(4, learning_rate=CosineSchedule(1e-3, final=1e-4))
     expected = 1e-4 + 0.5 * 9e-4 * (1 + np.cos(np.pi * np.arange(4) / 4))
     assert_allclose(rates, np.stack([expected, expected], axis=1))
 
 
 def test_the_critic_can_have_a_learning_rate_of_its_own():
-    rates = rates_of_steps(
-        tiny_model(learning_rate=1e-3, critic_learning_rate=lambda progress: 1e-2 * progress), 2
-    )
+    rates = rates_of_steps(2, learning_rate=1e-3, critic_learning_rate=lambda progress: 1e-2 * progress)
     assert_allclose(rates, [[1e-3, 1e-2], [1e-3, 5e-3]])
 
 
@@ -224,15 +214,20 @@ def test_the_averaged_critic_moves_by_tau():
 
 
 def test_the_averaged_actor_acts():
+    def act():
+        return model.predict(np.zeros((4, 5)), deterministic=True, task_text=TEXT)[0]
+
+    def silence(network):
+        for parameter in network.parameters():
+            parameter.data.zero_()
+
     model = tiny_model().learn(3)
-    before, _ = model.predict(np.zeros((4, 5)), deterministic=True, task_text=TEXT)
-    for parameter in model.actor.parameters():
-        parameter.data.zero_()
+    before = act()
+    silence(model.actor)
     model.prompter.forget()
-    assert_array_equal(model.predict(np.zeros((4, 5)), deterministic=True, task_text=TEXT)[0], before)
-    for parameter in model.actor_target.denoiser.parameters():
-        parameter.data.zero_()
-    assert not np.array_equal(model.predict(np.zeros((4, 5)), deterministic=True, task_text=TEXT)[0], before)
+    assert_array_equal(act(), before)
+    silence(model.actor_target.denoiser)
+    assert not np.array_equal(act(), before)
 
 
 def test_running_statistics_reach_the_averaged_actor_and_acting_leaves_them():
@@ -245,28 +240,27 @@ def test_running_statistics_reach_the_averaged_actor_and_acting_leaves_them():
     assert_close(norms[1].running_mean, before)
 
 
-def many_prompts(model: LLMDPD, n: int) -> PromptBatch:
-    """Prompts that have both."""
-    has_both = th.ones(n, dtype=th.bool)
-    return model.replay_buffer.sample(3).prompts._replace(has_text=has_both, has_trajectory=has_both)
+def dropped(n: int = 20_000, **rates: float) -> tuple[th.Tensor, th.Tensor]:
+    """Drop parts of n prompts that have both, and tell which have a text and which a trajectory left."""
+    model, has_both = tiny_model(**rates), th.ones(n, dtype=th.bool)
+    prompts = model.replay_buffer.sample(3).prompts._replace(has_text=has_both, has_trajectory=has_both)
+    left = model.gradient_step.drop_prompts(prompts, th.rand(2, n))
+    return left.has_text, left.has_trajectory
+
+
+def shares(*rows: th.Tensor) -> list[float]:
+    return [row.float().mean().item() for row in rows]
 
 
 def test_texts_and_trajectories_are_dropped_independently_at_their_rates():
-    model = tiny_model(text_dropout=0.3, trajectory_dropout=0.6)
-    n = 20_000
-    dropped = model.gradient_step.drop_prompts(many_prompts(model, n), th.rand(2, n))
-    no_text, no_trajectory = ~dropped.has_text, ~dropped.has_trajectory
-    shares = [x.float().mean().item() for x in (no_text, no_trajectory, no_text & no_trajectory)]
-    assert shares == pytest.approx([0.3, 0.6, 0.18], abs=0.015)
+    text, trajectory = dropped(text_dropout=0.3, trajectory_dropout=0.6)
+    assert shares(~text, ~trajectory, ~text & ~trajectory) == pytest.approx([0.3, 0.6, 0.18], abs=0.015)
 
 
 def test_of_the_pairs_that_remain_a_further_share_loses_its_sentence():
-    model = tiny_model(text_dropout=0.2, trajectory_dropout=0.5, pair_dropout=0.5)
-    n = 20_000
-    dropped = model.gradient_step.drop_prompts(many_prompts(model, n), th.rand(2, n))
-    text, trajectory = dropped.has_text, dropped.has_trajectory
-    shares = [x.float().mean().item() for x in (text & trajectory, ~text & trajectory, text & ~trajectory)]
-    assert shares == pytest.approx([0.2, 0.3, 0.4], abs=0.015)
+    text, trajectory = dropped(text_dropout=0.2, trajectory_dropout=0.5, pair_dropout=0.5)
+    kinds = shares(text & trajectory, ~text & trajectory, text & ~trajectory)
+    assert kinds == pytest.approx([0.2, 0.3, 0.4], abs=0.015)
 
 
 def test_a_sentence_without_an_example_is_no_pair():
@@ -276,38 +270,23 @@ def test_a_sentence_without_an_example_is_no_pair():
     assert model.gradient_step.drop_prompts(alone, th.rand(2, 3)).has_text.tolist() == [False, True, True]
 
 
-def shown(model: LLMDPD, n_steps: int = 6) -> tuple[set[bool], set[bool]]:
-    """Whether training ever showed, or kept back, a text and a trajectory."""
-    texts: set[bool] = set()
-    trajectories: set[bool] = set()
-
-    def look(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        texts.update(inputs[0].has_text.tolist())
-        trajectories.update(inputs[0].has_trajectory.tolist())
-
-    for actor in (model.actor, model.actor_target):
-        actor.prompt_encoder.register_forward_pre_hook(look)
+def shown(model: LLMDPD, n_steps: int = 6) -> th.Tensor:
+    """Train, and tell if each prompt has a text and an example; the critic's come before the actor's."""
+    calls = [record_calls(actor.prompt_encoder) for actor in (model.actor_target, model.actor)]
     model.learn(n_steps)
-    return texts, trajectories
+    prompts = [inputs[0] for inputs in calls[0] + calls[1]]
+    return th.cat([th.stack([each.has_text, each.has_trajectory], dim=1) for each in prompts])  # (n, 2)
 
 
-@pytest.mark.parametrize(
-    ("rates", "texts", "trajectories"),
-    [((1.0, 0.0), {False}, {True}), ((0.0, 1.0), {True}, {False}), ((0.0, 0.0), {True}, {True})],
-    ids=["never a text", "never a trajectory", "always both"],
-)
-def test_a_rate_of_one_never_shows_and_a_rate_of_zero_always_does(rates, texts, trajectories):
-    assert shown(tiny_model(text_dropout=rates[0], trajectory_dropout=rates[1])) == (texts, trajectories)
+@pytest.mark.parametrize("rates", [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)], ids=["text", "trajectory", "none"])
+def test_a_rate_of_one_never_shows_and_a_rate_of_zero_always_does(rates):
+    prompts = shown(tiny_model(text_dropout=rates[0], trajectory_dropout=rates[1]))
+    assert prompts.unique(dim=0).tolist() == [[rate == 0 for rate in rates]]
 
 
 def test_actor_and_critic_are_shown_the_same_prompts():
-    model = tiny_model(text_dropout=0.5, trajectory_dropout=0.5)
-    seen: list[Any] = []
-    for actor in (model.actor_target, model.actor):
-        actor.prompt_encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    model.learn(1)
-    assert_close(seen[0].has_text, seen[1].has_text)
-    assert_close(seen[0].has_trajectory, seen[1].has_trajectory)
+    prompts = shown(tiny_model(text_dropout=0.5, trajectory_dropout=0.5), n_steps=1)
+    assert_close(prompts[:3], prompts[3:])
 
 
 class EncoderWithWeights(HashingTextEncoder):
@@ -355,69 +334,60 @@ def test_the_known_sentences_are_those_of_training():
 
 def test_a_model_can_do_without_a_text_encoder():
     model = tiny_model(text_encoder=None)
-    assert shown(model)[0] == {False}
+    assert not shown(model)[:, 0].any()
     assert (model.policy.text_dim, model.actor.prompt_encoder.text, model.known_task_texts) == (0, None, ())
 
 
 def test_data_without_texts_train_a_model_that_has_an_encoder():
     model = tiny_model(dataset=make_episodes(texts=False), text_dropout=0.0)
-    assert shown(model)[0] == {False}
+    assert not shown(model)[:, 0].any()
     assert model.known_task_texts == ()
 
 
-def moved_episodes(offset: float = 0.0, **kwargs: Any) -> list[Any]:
-    """Whose observations have another mean and scale."""
-    return [
-        type(e)(3 * e.observations + 7 + offset, e.actions, e.rewards, e.task, e.task_texts)
-        for e in make_episodes(**kwargs)
-    ]
+def moved_episodes() -> list[Episode]:
+    """Give observations another mean and scale."""
+    return [replace(episode, observations=3 * episode.observations + 7) for episode in make_episodes()]
+
+
+def moved_rows() -> np.ndarray:
+    return np.concatenate([episode.observations for episode in moved_episodes()])
 
 
 def test_observations_are_standardised_with_statistics_of_the_data():
-    model = tiny_model(dataset=moved_episodes())
-    rows = np.concatenate([episode.observations for episode in moved_episodes()])
-    state = model.policy.state_dict()
+    state = tiny_model(dataset=moved_episodes()).policy.state_dict()
     for actor in ("actor", "actor_target"):
-        assert_allclose(state[f"{actor}.feature_normaliser.mean"], rows.mean(axis=0), rtol=1e-5)
-        assert_allclose(state[f"{actor}.feature_normaliser.scale"], rows.std(axis=0), rtol=1e-5)
+        assert_allclose(state[f"{actor}.feature_normaliser.mean"], moved_rows().mean(axis=0), rtol=1e-5)
+        assert_allclose(state[f"{actor}.feature_normaliser.scale"], moved_rows().std(axis=0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["actor", "actor_target"])
 def test_the_networks_read_observations_of_mean_0_and_deviation_1(name):
-    rows = np.concatenate([episode.observations for episode in moved_episodes()])
-    features = getattr(tiny_model(dataset=moved_episodes()), name).encode_observations(th.as_tensor(rows))
+    actor = getattr(tiny_model(dataset=moved_episodes()), name)
+    features = actor.encode_observations(th.as_tensor(moved_rows()))
     assert_close(features.mean(dim=0), th.zeros(5), atol=1e-4, rtol=0)
     assert_close(features.std(dim=0, correction=0), th.ones(5), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["actor", "actor_target"])
 def test_the_prompt_encoder_reads_sentences_of_mean_0(name):
-    model, read = tiny_model(), []
+    model = tiny_model()
     actor = getattr(model, name)
-    actor.prompt_encoder.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].text_vectors))
+    calls = record_calls(actor.prompt_encoder)
     actor.encode_prompts(model.prompter.batch([Prompt(text) for text in model.known_task_texts]))
-    assert_close(read[0].mean(dim=0), th.zeros(256), atol=1e-5, rtol=0)
+    assert_close(calls[0][0].text_vectors.mean(dim=0), th.zeros(256), atol=1e-5, rtol=0)
 
 
 def test_text_vectors_are_standardised_with_statistics_of_the_sentences():
     model = tiny_model()
-    expected = HashingTextEncoder().encode(model.known_task_texts)
-    assert_allclose(
-        model.policy.state_dict()["actor_target.text_normaliser.mean"], expected.mean(axis=0), atol=1e-6
-    )
+    mean = model.policy.state_dict()["actor_target.text_normaliser.mean"]
+    assert_allclose(mean, HashingTextEncoder().encode(model.known_task_texts).mean(axis=0), atol=1e-6)
 
 
-def test_neither_training_nor_acting_moves_the_statistics():
+def test_neither_training_nor_acting_nor_later_data_move_the_statistics():
     model = tiny_model()
     before = model.actor_target.feature_normaliser.mean.clone()
     model.learn(2)
     model.predict(100 * np.ones((9, 5)), task_text=TEXT)
-    assert_close(model.actor_target.feature_normaliser.mean, before, rtol=0, atol=0)
-
-
-def test_other_data_later_leave_the_statistics_of_a_trained_model():
-    model = tiny_model().learn(1)
-    before = model.actor_target.feature_normaliser.mean.clone()
     model.set_dataset(moved_episodes())
     assert_close(model.actor_target.feature_normaliser.mean, before, rtol=0, atol=0)
 
@@ -455,19 +425,17 @@ def test_a_buffer_brings_its_own_settings():
 
 
 def test_policy_kwargs_are_not_changed():
-    policy_kwargs = dict(net_arch=[8])
-    LLMDPD(
-        "MlpPolicy",
-        dataset=make_episodes(),
-        text_encoder="hashing",
-        policy_kwargs=policy_kwargs,
-        device="cpu",
-    )
-    assert policy_kwargs == dict(net_arch=[8])
+    kwargs = dict(net_arch=[8])
+    LLMDPD("MlpPolicy", None, make_episodes(), text_encoder="hashing", policy_kwargs=kwargs, device="cpu")
+    assert kwargs == dict(net_arch=[8])
 
 
 def wide_actions() -> OfflineDataset:
     return OfflineDataset.from_episodes(make_episodes(), action_space=spaces.Box(-2.0, 2.0, (2,)))
+
+
+def policy(**kwargs: Any) -> dict[str, Any]:
+    return dict(policy_kwargs=kwargs)
 
 
 @pytest.mark.parametrize(
@@ -502,25 +470,13 @@ def wide_actions() -> OfflineDataset:
         (dict(text_encoder="bert"), "unknown text encoder 'bert'. Known are"),
         (dict(same_goal=True), "`same_goal` needs the goal of every episode"),
         (dict(dataset=[]), "needs at least one episode|must be a Minari data set id"),
-        (
-            dict(policy_kwargs=dict(conditioning="film")),
-            r"`conditioning` must be one of \('concat', .*got 'film'",
-        ),
-        (dict(policy_kwargs=dict(noise_schedule="sine")), "`noise_schedule` must be one of .*got 'sine'"),
-        (
-            dict(policy_kwargs=dict(step_distribution="last")),
-            r"`step_distribution` must be one of \('uniform', .*got 'last'",
-        ),
-        (dict(policy_kwargs=dict(net_arch=[0])), r"`net_arch` must be in \[1, .*got 0"),
-        (dict(policy_kwargs=dict(n_critics=0)), r"`n_critics` must be in \[1, .*got 0"),
-        (
-            dict(policy_kwargs=dict(token_dim=6, n_heads=4)),
-            "`token_dim` must be a multiple of `n_heads`, got 6 and 4",
-        ),
-        (
-            dict(policy_kwargs=dict(features_extractor_class="cnn")),
-            "must be a class or one of .*'nature_cnn'.*got 'cnn'",
-        ),
+        (policy(conditioning="film"), r"`conditioning` must be one of \('concat', .*got 'film'"),
+        (policy(noise_schedule="sine"), "`noise_schedule` must be one of .*got 'sine'"),
+        (policy(step_distribution="last"), r"`step_distribution` must be one of \('uniform', .*got 'last'"),
+        (policy(net_arch=[0]), r"`net_arch` must be in \[1, .*got 0"),
+        (policy(n_critics=0), r"`n_critics` must be in \[1, .*got 0"),
+        (policy(token_dim=6, n_heads=4), "`token_dim` must be a multiple of `n_heads`, got 6 and 4"),
+        (policy(features_extractor_class="cnn"), "must be a class or one of .*'nature_cnn'.*got 'cnn'"),
         (dict(dataset=None, env=None), "pass `dataset` .*or `env`, or use LLMDPD.load"),
         (
             dict(env="Pendulum-v1", dataset=make_episodes()),
@@ -559,23 +515,15 @@ def test_later_data_of_other_spaces_are_refused_and_change_nothing():
 
 
 def test_learning_without_data_says_where_to_pass_them():
-    with pytest.raises(
-        ValueError, match=r"no data to learn from: pass `dataset` to the constructor or to LLMDPD.load"
-    ):
+    message = r"no data to learn from: pass `dataset` to the constructor or to LLMDPD.load"
+    with pytest.raises(ValueError, match=message):
         tiny_model(env=ActionEnv()).learn(1)
 
 
 def test_sb3_evaluates_during_training_and_keeps_the_best(tmp_path):
-    model = tiny_model()
+    model, folder = tiny_model(), str(tmp_path)
     model.set_task(task_text=TEXT)
-    callback = EvalCallback(
-        Monitor(ActionEnv()),
-        eval_freq=2,
-        n_eval_episodes=1,
-        log_path=str(tmp_path),
-        best_model_save_path=str(tmp_path),
-        verbose=0,
-    )
+    callback = evaluation(n_eval_episodes=1, log_path=folder, best_model_save_path=folder)
     model.learn(4, callback=callback)
     assert callback.evaluations_timesteps == [2, 4]
     last = 3 * model.predict(np.full(5, 0.5), deterministic=True)[0][0]
@@ -583,22 +531,21 @@ def test_sb3_evaluates_during_training_and_keeps_the_best(tmp_path):
     assert LLMDPD.load(tmp_path / "best_model").num_timesteps in (2, 4)
 
 
+def evaluation(**kwargs: Any) -> EvalCallback:
+    return EvalCallback(Monitor(ActionEnv()), eval_freq=2, verbose=0, **kwargs)
+
+
 def test_sb3_stops_training_at_a_reward():
     model = tiny_model()
     model.set_task(prompt=Prompt())
     enough = StopTrainingOnRewardThreshold(reward_threshold=-100.0)
-    model.learn(
-        6, callback=EvalCallback(Monitor(ActionEnv()), callback_on_new_best=enough, eval_freq=2, verbose=0)
-    )
+    model.learn(6, callback=evaluation(callback_on_new_best=enough))
     assert model.num_timesteps == 2
 
 
 def test_sb3_saves_checkpoints_on_the_way(tmp_path):
     tiny_model().learn(5, callback=CheckpointCallback(save_freq=2, save_path=str(tmp_path)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "rl_model_2_steps.zip",
-        "rl_model_4_steps.zip",
-    ]
+    assert {path.name for path in tmp_path.iterdir()} == {f"rl_model_{n}_steps.zip" for n in (2, 4)}
     assert LLMDPD.load(tmp_path / "rl_model_4_steps").num_timesteps == 4
 
 
@@ -610,11 +557,7 @@ def test_a_progress_bar_counts_gradient_steps(capsys):
 
 @pytest.mark.parametrize("falsy", [False, np.False_])
 def test_a_callback_ends_training(falsy):
-    class Stop(BaseCallback):
-        def _on_step(self) -> bool:
-            return falsy
-
-    assert tiny_model().learn(4, callback=Stop()).num_timesteps == 1
+    assert tiny_model().learn(4, callback=lambda *_: falsy).num_timesteps == 1
 
 
 TIMES = {"time/gradient_steps_per_s", "time/time_elapsed", "time/total_timesteps", "train/n_updates", "step"}
@@ -624,32 +567,24 @@ CRITIC = {"train/q_loss", "train/critic_loss", "train/q_value", "train/target_q_
 
 @pytest.mark.parametrize(("eta", "keys"), [(1.0, TIMES | ACTOR | CRITIC), (0.0, TIMES | ACTOR)])
 def test_the_log_holds_what_was_trained_and_nothing_of_rollouts(eta, keys):
-    model = tiny_model(eta=eta)
-    lines = logged(model)
-    model.learn(4, log_interval=2)
-    assert [set(line) for line in lines.lines] == [keys, keys]
-    assert [(line["step"], line["train/n_updates"]) for line in lines.lines] == [(2, 2), (4, 4)]
+    lines = learned_lines(tiny_model(eta=eta), 4)
+    assert [set(line) for line in lines] == [keys, keys]
+    assert [(line["step"], line["train/n_updates"]) for line in lines] == [(2, 2), (4, 4)]
 
 
-def test_a_logged_loss_is_the_mean_since_the_last_line():
-    losses: list[float] = []
-    model = tiny_model()
-    original = model.losses.actor_loss
-
-    def remembered(*args: Any) -> Any:
-        loss, metrics = original(*args)
+def test_a_logged_loss_is_the_mean_since_the_last_line(monkeypatch):
+    def remembered(*args):
+        loss, metrics = actor_loss(*args)
         losses.append(loss.item())
         return loss, metrics
 
-    model.losses.actor_loss = remembered
-    lines = logged(model)
-    model.learn(4, log_interval=2)
+    model, losses = tiny_model(), []
+    actor_loss = model.losses.actor_loss
+    monkeypatch.setattr(model.losses, "actor_loss", remembered)
+    lines = learned_lines(model, 4)
     means = [np.mean(losses[:2]), np.mean(losses[2:])]
-    assert [line["train/actor_loss"] for line in lines.lines] == pytest.approx(means, rel=1e-5)
+    assert [line["train/actor_loss"] for line in lines] == pytest.approx(means, rel=1e-5)
 
 
 def test_no_log_is_written_where_none_is_wanted():
-    model = tiny_model()
-    lines = logged(model)
-    model.learn(3, log_interval=None)
-    assert lines.lines == []
+    assert learned_lines(tiny_model(), 3, log_interval=None) == []
