@@ -1,6 +1,5 @@
 """Acting: shapes, units, what counts as a prompt, and the tools of SB3 that know of none."""
 
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +11,8 @@ from gymnasium import spaces
 from numpy.testing import assert_allclose, assert_array_equal
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from test_llmdpd import global_generators
+from test_losses import record_calls
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, Episode, OfflineDataset, Prompt
@@ -20,9 +21,15 @@ from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.prompts.prompt import Trajectory
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 
-TEXTS = ("do task number 0", "do task number 1", "do task number 2")
+TEXTS = tuple(f"do task number {i}" for i in range(3))
 EPISODES = make_episodes()
+EXAMPLE = EPISODES[0]
 OBSERVATIONS = np.random.default_rng(1).standard_normal((7, 5)).astype(np.float32)
+ROWS = OBSERVATIONS[:3]
+TWO_FOR_SIX = "Got 2 prompts for 6 observations"
+SENTENCE_OF_ANOTHER_SIZE = (
+    r"has 8 entries, and this model reads 256: make it.*TaskTextWrapper\(env, task_text, 'hashing:256'\)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +43,8 @@ def model(trained: LLMDPD) -> Iterator[LLMDPD]:
     trained.set_task()
 
 
-def act(model: Any, observations: Any = OBSERVATIONS, **kwargs: Any) -> np.ndarray:
-    actions, _ = model.predict(observations, deterministic=True, **kwargs)
-    return actions
+def act(model: Any, observations: Any = OBSERVATIONS, **prompt: Any) -> np.ndarray:
+    return model.predict(observations, deterministic=True, **prompt)[0]
 
 
 def assert_same(a: np.ndarray, b: np.ndarray) -> None:
@@ -64,9 +70,8 @@ def test_the_state_is_handed_back(model):
 @pytest.mark.parametrize("n_candidates", [1, 4])
 def test_a_deterministic_action_does_not_depend_on_the_batch(model, monkeypatch, n_candidates):
     monkeypatch.setattr(model, "n_candidates", n_candidates)
-    together = act(model, task_text=TEXTS[0])
     alone = [act(model, observation, task_text=TEXTS[0]) for observation in OBSERVATIONS]
-    assert_same(together, np.stack(alone))
+    assert_same(act(model, task_text=TEXTS[0]), np.stack(alone))
 
 
 @pytest.mark.parametrize("n_candidates", [1, 4])
@@ -82,9 +87,9 @@ def test_an_action_with_noise_does_not_repeat(model):
 
 
 def test_acting_draws_from_no_global_generator(model):
-    before = random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()  # noqa: NPY002 - SB3 draws there
+    before = global_generators()
     model.predict(OBSERVATIONS, task_text=TEXTS[0])
-    assert before == (random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist())  # noqa: NPY002
+    assert before == global_generators()
 
 
 @pytest.mark.parametrize(
@@ -99,62 +104,58 @@ def test_acting_draws_from_no_global_generator(model):
     ids=["text", "one text in a list", "trajectory", "one trajectory in a list", "prompt"],
 )
 def test_one_prompt_counts_for_all_rows(model, prompt):
-    (key, value), n = next(iter(prompt.items())), len(OBSERVATIONS)
+    ((key, value),) = prompt.items()
     entry = value[0] if isinstance(value, tuple | list) else value
-    assert_same(act(model, **prompt), act(model, **{key: [entry] * n}))
+    assert_same(act(model, **prompt), act(model, **{key: [entry] * len(OBSERVATIONS)}))
 
 
-def test_each_row_can_have_a_text_of_its_own_or_none(model):
-    texts = [TEXTS[0], None, TEXTS[2]]
-    prompts = [Prompt(TEXTS[0]), Prompt(), Prompt(TEXTS[2])]
-    alone = [act(model, OBSERVATIONS[i], prompt=prompt) for i, prompt in enumerate(prompts)]
-    assert_same(act(model, OBSERVATIONS[:3], task_text=texts), np.stack(alone))
-
-
-def test_each_row_can_have_an_example_of_its_own_or_none(model):
-    examples = [EPISODES[0], None, EPISODES[9]]
-    alone = [
-        act(model, OBSERVATIONS[i], prompt=Prompt(trajectory=example)) for i, example in enumerate(examples)
-    ]
-    assert_same(act(model, OBSERVATIONS[:3], trajectory=examples), np.stack(alone))
-
-
-def test_one_text_joins_an_example_for_each_row(model):
-    examples = [EPISODES[0], EPISODES[5]]
-    alone = [
-        act(model, OBSERVATIONS[i], task_text=TEXTS[0], trajectory=example)
-        for i, example in enumerate(examples)
-    ]
-    assert_same(act(model, OBSERVATIONS[:2], task_text=TEXTS[0], trajectory=examples), np.stack(alone))
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        (dict(task_text=[TEXTS[0], None, TEXTS[2]]), [Prompt(TEXTS[0]), Prompt(), Prompt(TEXTS[2])]),
+        (
+            dict(trajectory=[EPISODES[0], None, EPISODES[9]]),
+            [Prompt(trajectory=EPISODES[0]), Prompt(), Prompt(trajectory=EPISODES[9])],
+        ),
+        (
+            dict(task_text=TEXTS[0], trajectory=[EPISODES[0], EPISODES[5]]),
+            [Prompt(TEXTS[0], EPISODES[0]), Prompt(TEXTS[0], EPISODES[5])],
+        ),
+    ],
+    ids=["text or none", "example or none", "one text and an example for each"],
+)
+def test_each_row_can_have_a_prompt_of_its_own(model, prompt, prompts):
+    alone = [act(model, row, prompt=each) for row, each in zip(OBSERVATIONS, prompts, strict=False)]
+    assert_same(act(model, OBSERVATIONS[: len(prompts)], **prompt), np.stack(alone))
 
 
 @pytest.mark.parametrize(
     "same",
     [
-        Trajectory(EPISODES[0].observations, EPISODES[0].actions),
-        (EPISODES[0].observations, EPISODES[0].actions),
-        (EPISODES[0].observations[:-1], EPISODES[0].actions),
-        (EPISODES[0].observations.tolist(), EPISODES[0].actions.tolist()),
+        Trajectory(EXAMPLE.observations, EXAMPLE.actions),
+        (EXAMPLE.observations, EXAMPLE.actions),
+        (EXAMPLE.observations[:-1], EXAMPLE.actions),
+        (EXAMPLE.observations.tolist(), EXAMPLE.actions.tolist()),
     ],
     ids=["Trajectory", "pair with the last observation", "pair without it", "pair of lists"],
 )
 def test_an_example_may_come_in_many_forms(model, same):
-    assert_same(act(model, trajectory=same), act(model, trajectory=EPISODES[0]))
+    assert_same(act(model, trajectory=same), act(model, trajectory=EXAMPLE))
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (dict(task_text=TEXTS[0]), dict(task_text=TEXTS[1])),
-        (dict(trajectory=EPISODES[0]), dict(trajectory=EPISODES[8])),
-        (dict(task_text=TEXTS[0], trajectory=EPISODES[0]), dict(task_text=TEXTS[1], trajectory=EPISODES[0])),
-        (dict(task_text=TEXTS[0], trajectory=EPISODES[0]), dict(task_text=TEXTS[0], trajectory=EPISODES[8])),
-        (dict(task_text=TEXTS[0]), dict(prompt=Prompt())),
+        (Prompt(TEXTS[0]), Prompt(TEXTS[1])),
+        (Prompt(trajectory=EXAMPLE), Prompt(trajectory=EPISODES[8])),
+        (Prompt(TEXTS[0], EXAMPLE), Prompt(TEXTS[1], EXAMPLE)),
+        (Prompt(TEXTS[0], EXAMPLE), Prompt(TEXTS[0], EPISODES[8])),
+        (Prompt(TEXTS[0]), Prompt()),
     ],
     ids=["text", "trajectory", "text beside a trajectory", "trajectory beside a text", "none"],
 )
 def test_another_prompt_means_another_action(model, one, other):
-    assert differ(act(model, **one), act(model, **other))
+    assert differ(act(model, prompt=one), act(model, prompt=other))
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
@@ -177,21 +178,17 @@ def test_the_scaled_example_is_what_training_saw():
     assert_allclose(prompts.actions[0], np.tile([0.5, -0.5], (4, 1)), atol=1e-6)
 
 
+def pair(observations: Any, actions: Any = ((0.0, 0.0),) * 3) -> dict[str, Any]:
+    return dict(trajectory=(observations, np.array(actions)))
+
+
 @pytest.mark.parametrize(
     ("prompt", "error", "message"),
     [
         ({}, ValueError, r"which task to do: pass predict\(.*task_text=.*set_task.*prompt=Prompt\(\)"),
-        (
-            dict(task_text=TEXTS[:2]),
-            ValueError,
-            "^Got 2 prompts for 6 observations: pass one prompt, or one per observation",
-        ),
-        (dict(trajectory=[EPISODES[0]] * 2), ValueError, "^Got 2 prompts for 6 observations"),
-        (
-            dict(task_text=list(TEXTS[:2]), trajectory=[None] * 3),
-            ValueError,
-            "2 task texts and 3 trajectories",
-        ),
+        (dict(task_text=TEXTS[:2]), ValueError, f"^{TWO_FOR_SIX}: pass one prompt, or one per observation"),
+        (dict(trajectory=[EXAMPLE] * 2), ValueError, f"^{TWO_FOR_SIX}"),
+        (dict(task_text=TEXTS[:2], trajectory=[None] * 3), ValueError, "2 task texts and 3 trajectories"),
         (dict(task_text=[]), ValueError, "0 task texts"),
         (dict(task_text=TEXTS[0], prompt=Prompt()), ValueError, "either `prompt`, or `task_text`"),
         (dict(prompt=[]), TypeError, "must be a Prompt or a non-empty list"),
@@ -201,18 +198,10 @@ def test_the_scaled_example_is_what_training_saw():
         (dict(task_text=3), TypeError, "`task_text` must be a string, got int"),
         (dict(task_text=[TEXTS[0], 3]), TypeError, "`task_text` must be a string, got int"),
         (dict(trajectory="go"), TypeError, "must be an Episode, a Trajectory, or a pair.*got str"),
-        (dict(trajectory=(np.full((3, 5), np.nan), np.zeros((3, 2)))), ValueError, "`trajectory`.*NaN"),
-        (
-            dict(trajectory=(np.zeros((3, 4)), np.zeros((3, 2)))),
-            ValueError,
-            r"row of `observations`.*\(5,\), got \(4,\)",
-        ),
-        (
-            dict(trajectory=(np.zeros((3, 5)), np.zeros((3, 1)))),
-            ValueError,
-            r"row of `actions`.*\(2,\), got \(1,\)",
-        ),
-        (dict(trajectory=({"x": np.zeros((3, 5))}, np.zeros((3, 2)))), ValueError, "observations are a dict"),
+        (pair(np.full((3, 5), np.nan)), ValueError, "`trajectory`.*NaN"),
+        (pair(np.zeros((3, 4))), ValueError, r"row of `observations`.*\(5,\), got \(4,\)"),
+        (pair(np.zeros((3, 5)), np.zeros((3, 1))), ValueError, r"row of `actions`.*\(2,\), got \(1,\)"),
+        (pair({"x": np.zeros((3, 5))}), ValueError, "observations are a dict"),
     ],
     ids=lambda value: None if isinstance(value, type | dict) else value,
 )
@@ -244,19 +233,16 @@ def test_a_model_without_texts_refuses_a_sentence():
 def test_a_task_that_does_not_fit_leaves_the_task_of_before(model):
     model.set_task(task_text=TEXTS[0])
     with pytest.raises(ValueError, match="row of `observations`"):
-        model.set_task(trajectory=(np.zeros((3, 4)), np.zeros((3, 2))))
+        model.set_task(**pair(np.zeros((3, 4))))
     assert_same(act(model), act(model, task_text=TEXTS[0]))
 
 
-def test_a_model_of_one_task_needs_no_prompt():
-    model = tiny_model(dataset=make_episodes(n_tasks=1), prompts_per_batch=1)
-    assert_array_equal(act(model), act(model, task_text=TEXTS[0]))
+@pytest.mark.parametrize("prompt", [Prompt(TEXTS[0]), Prompt()], ids=["with a text", "without texts"])
+def test_a_model_of_one_task_needs_no_prompt(prompt):
+    dataset = make_episodes(n_tasks=1, texts=prompt.text is not None)
+    model = tiny_model(dataset=dataset, prompts_per_batch=1)
+    assert_array_equal(act(model), act(model, prompt=prompt))
     assert_same(act(model.policy), act(model))
-
-
-def test_a_model_of_one_task_without_text_needs_no_prompt():
-    model = tiny_model(dataset=make_episodes(n_tasks=1, texts=False), prompts_per_batch=1)
-    assert_array_equal(act(model), act(model, prompt=Prompt()))
 
 
 def test_the_task_that_is_set_counts_until_it_is_forgotten(model):
@@ -295,9 +281,8 @@ def test_a_prompted_view_keeps_its_task_whatever_the_model_is_told(model):
 
 
 def test_a_prompted_view_needs_a_prompt(model):
-    with pytest.raises(
-        ValueError, match="`prompted` needs a task: pass `task_text`, `trajectory` or `prompt`"
-    ):
+    message = "`prompted` needs a task: pass `task_text`, `trajectory` or `prompt`"
+    with pytest.raises(ValueError, match=message):
         model.prompted()
 
 
@@ -312,63 +297,54 @@ def test_sb3_evaluates_a_model_that_was_told_its_task(model, n_envs, who):
 
 def test_each_sub_environment_can_have_a_task_of_its_own(model):
     model.set_task(task_text=TEXTS)
-    rewards, _ = evaluate_policy(
-        model, make_vec_env(ActionEnv, 3), n_eval_episodes=3, return_episode_rewards=True
-    )
+    envs = make_vec_env(ActionEnv, 3)
+    rewards, _ = evaluate_policy(model, envs, n_eval_episodes=3, return_episode_rewards=True)
     expected = [3 * act(model, np.full(5, 0.5), task_text=text)[0] for text in TEXTS]
     assert_allclose(rewards, expected, atol=1e-4)
 
 
 def test_the_policy_alone_without_a_task_says_what_to_do(model):
-    with pytest.raises(
-        ValueError, match=r"no prompt: use model.predict\(..., task_text=...\), or model.set_task"
-    ):
+    message = r"no prompt: use model.predict\(..., task_text=...\), or model.set_task"
+    with pytest.raises(ValueError, match=message):
         model.policy.predict(OBSERVATIONS)
 
 
 def test_the_policy_alone_refuses_two_prompts_for_six_observations(model):
     model.set_task(task_text=TEXTS[:2])
-    with pytest.raises(ValueError, match="Got 2 prompts for 6 observations"):
+    with pytest.raises(ValueError, match=TWO_FOR_SIX):
         model.policy.predict(np.zeros((6, 5)))
 
 
 def carrying(observations: np.ndarray, *texts: str) -> dict[str, np.ndarray]:
-    """Observations as those of `TaskTextWrapper`; one text for a single observation, otherwise one for each row."""
+    """Observations as of `TaskTextWrapper`, with one text for a single one, otherwise one for each row."""
     vectors = make_text_encoder("hashing").encode(texts)
-    return {"observation": observations, "task_embedding": vectors if observations.ndim > 1 else vectors[0]}
+    return carrying_vectors(observations, vectors if observations.ndim > 1 else vectors[0])
 
 
-def test_the_sentence_in_an_observation_is_the_task(model):
-    assert_array_equal(
-        act(model, carrying(OBSERVATIONS[0], TEXTS[1])), act(model, OBSERVATIONS[0], task_text=TEXTS[1])
-    )
-    rows = carrying(OBSERVATIONS, *[TEXTS[1]] * 7)
-    assert_array_equal(act(model, rows), act(model, task_text=TEXTS[1]))
+def carrying_vectors(observations: np.ndarray, vectors: np.ndarray) -> dict[str, np.ndarray]:
+    return {"observation": observations, "task_embedding": vectors}
 
 
-def test_each_observation_has_its_own_sentence(model):
-    assert_array_equal(
-        act(model, carrying(OBSERVATIONS[:3], *TEXTS)), act(model, OBSERVATIONS[:3], task_text=TEXTS)
-    )
+@pytest.mark.parametrize(
+    ("observations", "carried", "text"),
+    [(OBSERVATIONS[0], TEXTS[1:2], TEXTS[1]), (OBSERVATIONS, TEXTS[1:2] * 7, TEXTS[1]), (ROWS, TEXTS, TEXTS)],
+    ids=["one observation", "the same for all rows", "one for each row"],
+)
+def test_the_sentence_in_an_observation_is_the_task(model, observations, carried, text):
+    expected = act(model, observations, task_text=text)
+    assert_array_equal(act(model, carrying(observations, *carried)), expected)
 
 
 def test_the_sentence_stands_beside_the_keys_of_a_dict():
-    episodes = image_episodes(
-        (3, 36, 36), lambda images: {"a": images.mean(axis=(2, 3)), "b": images.mean(axis=(2, 3))}
-    )
-    model = tiny_model(policy="MultiInputPolicy", dataset=episodes, batch_size=4, prompts_per_batch=2)
-    rows = {"a": np.zeros((2, 3)), "b": np.zeros((2, 3))}
-    sentences = make_text_encoder("hashing").encode(TEXTS[:2])
-    assert_array_equal(
-        act(model, {**rows, "task_embedding": sentences}), act(model, rows, task_text=TEXTS[:2])
-    )
+    model, rows = dict_model()[0], {"a": np.zeros((2, 3)), "b": np.zeros((2, 3))}
+    sentences = {"task_embedding": make_text_encoder("hashing").encode(TEXTS[:2])}
+    assert_array_equal(act(model, rows | sentences), act(model, rows, task_text=TEXTS[:2]))
 
 
 def test_the_sentence_in_an_observation_goes_before_the_one_that_is_set(model):
     model.set_task(task_text=TEXTS[0])
-    assert_array_equal(
-        act(model, carrying(OBSERVATIONS[0], TEXTS[1])), act(model, OBSERVATIONS[0], task_text=TEXTS[1])
-    )
+    expected = act(model, OBSERVATIONS[0], task_text=TEXTS[1])
+    assert_array_equal(act(model, carrying(OBSERVATIONS[0], TEXTS[1])), expected)
 
 
 @pytest.mark.parametrize("examples", [EPISODES[8], [EPISODES[8], EPISODES[4]]], ids=["one", "one for each"])
@@ -384,9 +360,7 @@ def test_the_example_that_is_set_joins_the_sentence_in_an_observation(model, exa
         (dict(task_text=TEXTS[0]), dict(task_text=TEXTS[0])),
         (dict(task_text=[TEXTS[0], None]), dict(task_text=[TEXTS[0], TEXTS[2]])),
         (dict(trajectory=EPISODES[8]), dict(task_text=TEXTS[1:], trajectory=EPISODES[8])),
-        (dict(prompt=Prompt(TEXTS[0])), dict(prompt=Prompt(TEXTS[0]))),
-        (dict(prompt=Prompt(trajectory=EPISODES[8])), dict(prompt=Prompt(trajectory=EPISODES[8]))),
-        (dict(prompt=Prompt()), dict(prompt=Prompt())),
+        *[(dict(prompt=p), dict(prompt=p)) for p in (Prompt(TEXTS[0]), Prompt(None, EPISODES[8]), Prompt())],
     ],
     ids=["text", "text for one of two", "example", "prompt", "prompt without text", "no prompt"],
 )
@@ -401,32 +375,12 @@ def test_what_predict_is_told_goes_before_the_sentence_in_the_observation(model,
 @pytest.mark.parametrize(
     ("observations", "prompt", "message"),
     [
-        (
-            {"observation": OBSERVATIONS[:2], "task_embedding": np.ones((2, 8))},
-            {},
-            r"has 8 entries, and this model reads 256: make it.*TaskTextWrapper\(env, task_text, 'hashing:256'\)",
-        ),
-        (
-            {"observation": OBSERVATIONS[:2], "task_embedding": np.full((2, 256), np.nan)},
-            {},
-            "finite numbers, got NaN",
-        ),
-        (
-            {"observation": OBSERVATIONS[:2], "task_embedding": np.ones((2, 1, 256))},
-            {},
-            r"got shape \(1, 256\)",
-        ),
-        (carrying(OBSERVATIONS[:3], *TEXTS[:2]), {}, "^Got 2 prompts for 3 observations"),
-        (
-            carrying(OBSERVATIONS[:3], *TEXTS),
-            dict(trajectory=EPISODES[:2]),
-            "^Got 2 prompts for 3 observations",
-        ),
-        (
-            {"x": OBSERVATIONS, "task_embedding": np.ones((7, 256))},
-            {},
-            r"an array, got a dict with the keys \['x'\]",
-        ),
+        (carrying_vectors(OBSERVATIONS[:2], np.ones((2, 8))), {}, SENTENCE_OF_ANOTHER_SIZE),
+        (carrying_vectors(OBSERVATIONS[:2], np.full((2, 256), np.nan)), {}, "finite numbers, got NaN"),
+        (carrying_vectors(OBSERVATIONS[:2], np.ones((2, 1, 256))), {}, r"got shape \(1, 256\)"),
+        (carrying(ROWS, *TEXTS[:2]), {}, "^Got 2 prompts for 3 observations"),
+        (carrying(ROWS, *TEXTS), dict(trajectory=EPISODES[:2]), "^Got 2 prompts for 3 observations"),
+        ({"x": ROWS, "task_embedding": np.ones((3, 256))}, {}, r"an array, got a dict with the keys \['x'\]"),
     ],
     ids=["size", "NaN", "shape", "too few sentences", "too few examples", "another key"],
 )
@@ -436,61 +390,51 @@ def test_a_sentence_in_an_observation_that_cannot_be_is_refused(model, observati
 
 
 def test_a_model_without_texts_refuses_the_sentence_in_an_observation():
-    with pytest.raises(
-        ValueError, match=r"trained without task texts.*nor the sentence in an observation of TaskTextWrapper"
-    ):
+    message = "trained without task texts.*nor the sentence in an observation of TaskTextWrapper"
+    with pytest.raises(ValueError, match=message):
         tiny_model(text_encoder=None).predict(carrying(OBSERVATIONS[0], TEXTS[0]))
 
 
-class Encodings:
-    """Counts how many prompts the acting actor encodes."""
-
-    def __init__(self, model: LLMDPD) -> None:
-        self.count = 0
-        self.handle = model.policy.actor_target.prompt_encoder.register_forward_pre_hook(self._add)
-
-    def _add(self, module: th.nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.count += len(inputs[0].has_text)
-
-
 @pytest.fixture
-def encodings(model: LLMDPD) -> Iterator[Encodings]:
+def n_encoded(model: LLMDPD) -> Iterator[Callable[[], int]]:
+    """Count the prompts that the acting actor encodes."""
     model.prompter.forget()
-    encodings = Encodings(model)
-    yield encodings
-    encodings.handle.remove()
+    calls: list[int] = []
+    encoder = model.policy.actor_target.prompt_encoder
+    handle = encoder.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0].has_text)))
+    yield lambda: sum(calls)
+    handle.remove()
 
 
 @pytest.mark.parametrize(
-    "prompt",
-    [dict(task_text=TEXTS[0]), dict(trajectory=EPISODES[0]), dict(prompt=Prompt(TEXTS[0], EPISODES[0]))],
+    "prompt", [dict(task_text=TEXTS[0]), dict(trajectory=EXAMPLE), dict(prompt=Prompt(TEXTS[0], EXAMPLE))]
 )
-def test_the_same_prompt_is_encoded_once_and_not_at_every_step(model, encodings, prompt):
+def test_the_same_prompt_is_encoded_once_and_not_at_every_step(model, n_encoded, prompt):
     for _ in range(4):
         model.predict(OBSERVATIONS, **prompt)
-    assert encodings.count == 1
+    assert n_encoded() == 1
 
 
-def test_the_task_that_is_set_is_encoded_once(model, encodings):
-    model.set_task(trajectory=(EPISODES[0].observations, EPISODES[0].actions))
+def test_the_task_that_is_set_is_encoded_once(model, n_encoded):
+    model.set_task(trajectory=(EXAMPLE.observations, EXAMPLE.actions))
     for _ in range(4):
         model.predict(OBSERVATIONS)
-    assert encodings.count == 1
+    assert n_encoded() == 1
 
 
 @pytest.mark.parametrize(
-    ("texts", "count"), [([TEXTS[0]] * 3, 1), (TEXTS, 3)], ids=["one sentence", "three sentences"]
+    ("texts", "count"), [(TEXTS[:1] * 3, 1), (TEXTS, 3)], ids=["one sentence", "three sentences"]
 )
-def test_the_sentences_in_observations_are_encoded_once(model, encodings, texts, count):
+def test_the_sentences_in_observations_are_encoded_once(model, n_encoded, texts, count):
     for step in range(4):
         model.predict(carrying(OBSERVATIONS[step : step + 3], *texts))
-    assert encodings.count == count
+    assert n_encoded() == count
 
 
-def test_a_new_prompt_is_encoded(model, encodings):
+def test_a_new_prompt_is_encoded(model, n_encoded):
     for text in (TEXTS[0], TEXTS[1], TEXTS[0]):
         model.predict(OBSERVATIONS, task_text=text)
-    assert encodings.count == 3
+    assert n_encoded() == 3
 
 
 def test_after_more_training_the_prompt_is_encoded_anew():
@@ -524,36 +468,29 @@ def test_of_several_candidates_the_critics_best_is_taken():
 
 
 def test_the_first_deterministic_candidate_is_the_action_without_noise(model, monkeypatch):
-    expected = act(model, task_text=TEXTS[0])
+    expected, worse_and_worse = act(model, task_text=TEXTS[0]), -th.arange(28.0).expand(2, 1, 28)
     monkeypatch.setattr(model, "n_candidates", 4)
-    monkeypatch.setattr(
-        model.critic_target, "forward", lambda features, prompts, actions: -th.arange(28.0).expand(2, 1, 28)
-    )
+    monkeypatch.setattr(model.critic_target, "forward", lambda *_: worse_and_worse)
     assert_same(act(model, task_text=TEXTS[0]), expected)
 
 
 @pytest.mark.parametrize(("temperature", "share"), [(0.0, 1.0), (1.0, 0.804), (5.0, 0.570)])
 def test_a_temperature_draws_candidates_by_their_standardised_value(temperature, share):
-    """Of two candidates, the better is drawn with 1 / (1 + exp(-sqrt(2) / temperature)), whatever the scale of Q."""
-    n = 20_000
+    """Of two, the better is drawn with 1 / (1 + exp(-sqrt(2) / temperature)), whatever the scale of Q."""
+    n, generator = 20_000, th.Generator().manual_seed(0)
     actions = th.tensor([0.0, 1.0]).repeat(n)[None, :, None]
     values = th.tensor([-300.0, 100.0]).repeat(n)[None]
-    chosen = choose(actions, values, 2, temperature, th.Generator().manual_seed(0))
+    chosen = choose(actions, values, 2, temperature, generator)
     assert chosen.shape == (1, n, 1)
     assert chosen.mean().item() == pytest.approx(share, abs=0.01)
 
 
 def units_dataset() -> OfflineDataset:
     """Actions in [-2, 4] x [0, 1], always (2.5, 0.25)."""
-    rng = np.random.default_rng(0)
+    rng, actions = np.random.default_rng(0), np.tile([2.5, 0.25], (10, 1))
     space = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([4.0, 1.0], np.float32))
     episodes = [
-        Episode(
-            rng.standard_normal((11, 5)),
-            np.tile([2.5, 0.25], (10, 1)),
-            np.zeros(10),
-            task_texts=("hold still",),
-        )
+        Episode(rng.standard_normal((11, 5)), actions, np.zeros(10), task_texts=("hold still",))
         for _ in range(3)
     ]
     return OfflineDataset.from_episodes(episodes, action_space=space)
@@ -584,96 +521,82 @@ SPACES = {
 @pytest.mark.parametrize("action_dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("space", "rows"), SPACES.values(), ids=SPACES)
 def test_other_spaces_are_read_in_observation_and_example(space, rows, action_dtype):
-    episode = Episode(
-        rows, np.random.default_rng(1).uniform(-1, 1, (5, 2)), np.zeros(5), task_texts=("go on",)
-    )
-    action_space = spaces.Box(-3, 1, (2,), action_dtype)
-    model = tiny_model(
-        dataset=OfflineDataset((episode, episode), space, action_space), prompts_per_batch=1
-    ).learn(1)
-    actions = act(model, rows, task_text="go on", trajectory=episode)
-    alone = [act(model, row, task_text="go on", trajectory=episode) for row in rows]
-    assert actions.dtype == action_dtype
-    assert_same(actions, np.stack(alone))
+    actions = np.random.default_rng(1).uniform(-1, 1, (5, 2))
+    episode = Episode(rows, actions, np.zeros(5), task_texts=("go on",))
+    dataset = OfflineDataset((episode, episode), space, spaces.Box(-3, 1, (2,), action_dtype))
+    model = tiny_model(dataset=dataset, prompts_per_batch=1).learn(1)
+    together, *alone = (act(model, x, prompt=Prompt("go on", episode)) for x in (rows, *rows))
+    assert together.dtype == action_dtype
+    assert_same(together, np.stack(alone))
 
 
-def image_episodes(
-    shape: tuple[int, ...], wrap: Callable[[np.ndarray], Any] = lambda image: image
-) -> list[Episode]:
-    """Two tasks; the images are the same, whichever axis holds their three channels."""
-    rng = np.random.default_rng(0)
-    episodes = []
+def image_episodes(wrap: Callable[[np.ndarray], Any] = np.asarray) -> list[Episode]:
+    """Make episodes of two tasks; their images are the same, however they are wrapped."""
+    rng, episodes = np.random.default_rng(0), []
     for i in range(4):
-        images = rng.integers(0, 256, (6, 3, 36, 36), dtype=np.uint8)
-        images = images if shape[0] == 3 else images.transpose(0, 2, 3, 1)
-        text = f"do task number {i % 2}"
-        episodes.append(
-            Episode(wrap(images), rng.uniform(-1, 1, (5, 2)), np.zeros(5), task=text, task_texts=(text,))
-        )
+        images = wrap(rng.integers(0, 256, (6, 3, 36, 36), dtype=np.uint8))
+        actions, text = rng.uniform(-1, 1, (5, 2)), TEXTS[i % 2]
+        episodes.append(Episode(images, actions, np.zeros(5), task=text, task_texts=(text,)))
     return episodes
 
 
-def image_model(shape: tuple[int, ...]) -> LLMDPD:
-    model = tiny_model(policy="CnnPolicy", dataset=image_episodes(shape), batch_size=4, prompts_per_batch=2)
+def channels_last(images: np.ndarray) -> np.ndarray:
+    return images.transpose(0, 2, 3, 1)
+
+
+def means(images: np.ndarray) -> dict[str, np.ndarray]:
+    return {key: images.mean(axis=(2, 3)) for key in ("a", "b")}
+
+
+def image_model(wrap: Callable[[np.ndarray], Any] = np.asarray) -> LLMDPD:
+    model = tiny_model(policy="CnnPolicy", dataset=image_episodes(wrap), batch_size=4, prompts_per_batch=2)
     return model.learn(2, log_interval=None)
 
 
-@pytest.mark.parametrize("shape", [(3, 36, 36), (36, 36, 3)], ids=["channels first", "channels last"])
-def test_images_are_read_in_either_order(shape):
-    model = image_model(shape)
-    first, last = image_episodes((3, 36, 36))[0], image_episodes((36, 36, 3))[0]
-    actions = [act(model, example.observations[:2].copy(), trajectory=example) for example in (first, last)]
+def dict_model(wrap: Callable[[np.ndarray], Any] = means) -> tuple[LLMDPD, list[Episode]]:
+    """Make a model of dict observations, and its data."""
+    episodes, how = image_episodes(wrap), dict(batch_size=4, prompts_per_batch=2)
+    return tiny_model(policy="MultiInputPolicy", dataset=episodes, **how), episodes
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, channels_last], ids=["channels first", "channels last"])
+def test_images_are_read_in_either_order(wrap):
+    model, examples = image_model(wrap), (image_episodes()[0], image_episodes(channels_last)[0])
+    actions = [act(model, example.observations[:2].copy(), trajectory=example) for example in examples]
     assert_same(actions[0], actions[1])
     assert np.abs(actions[0]).max() < 1  # where every action is clipped, all would look the same
 
 
 def test_the_order_of_an_images_channels_changes_nothing_in_training():
-    weights = [image_model(shape).policy.state_dict() for shape in [(3, 36, 36), (36, 36, 3)]]
-    assert all(th.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
+    first, last = (image_model(wrap).policy.state_dict() for wrap in (np.asarray, channels_last))
+    assert all(th.allclose(first[name], last[name], atol=1e-5) for name in first)
 
 
 def test_a_prompt_of_dict_observations_changes_the_action():
-    episodes = image_episodes(
-        (3, 36, 36), lambda images: {"image": images, "mean": images.mean(axis=(2, 3)) / 255}
-    )
-    model = tiny_model(policy="MultiInputPolicy", dataset=episodes, batch_size=4, prompts_per_batch=2)
+    model, episodes = dict_model(lambda images: {"image": images, "mean": images.mean(axis=(2, 3)) / 255})
     model.learn(2, log_interval=None)
     rows = {key: value[:3].copy() for key, value in episodes[0].observations.items()}
-    assert act(model, rows, trajectory=episodes[0]).shape == (3, 2)
-    assert not np.array_equal(
-        act(model, rows, trajectory=episodes[0]), act(model, rows, trajectory=episodes[1])
-    )
+    one, other = (act(model, rows, trajectory=example) for example in episodes[:2])
+    assert one.shape == (3, 2)
+    assert not np.array_equal(one, other)
 
 
 def test_a_dict_observation_without_a_key_is_refused():
-    episodes = image_episodes(
-        (3, 36, 36), lambda images: {"a": images.mean(axis=(2, 3)), "b": images.mean(axis=(2, 3))}
-    )
-    model = tiny_model(policy="MultiInputPolicy", dataset=episodes, batch_size=4, prompts_per_batch=2)
-    with pytest.raises(
-        ValueError, match=r"a dict with the keys \['a', 'b'\], got a dict with the keys \['a'\]"
-    ):
-        model.predict({"a": np.zeros(3)}, task_text=TEXTS[0])
+    message = r"a dict with the keys \['a', 'b'\], got a dict with the keys \['a'\]"
+    with pytest.raises(ValueError, match=message):
+        dict_model()[0].predict({"a": np.zeros(3)}, task_text=TEXTS[0])
 
 
-def test_fewer_steps_ask_the_denoiser_less_often(monkeypatch):
-    model, calls = tiny_model(sampler="dpm_solver++", n_sampling_steps=3), []
-    denoiser = model.policy.actor_target.denoiser
-    monkeypatch.setattr(
-        denoiser, "forward", lambda *given, old=denoiser.forward: calls.append(1) or old(*given)
-    )
+def test_fewer_steps_ask_the_denoiser_less_often():
+    model = tiny_model(sampler="dpm_solver++", n_sampling_steps=3)
+    calls = record_calls(model.policy.actor_target.denoiser)
     model.predict(np.zeros((4, 5), np.float32), task_text=TEXTS[1])
     assert len(calls) == 3
 
 
 def test_ddim_in_all_steps_is_ddpm_without_noise_where_there_is_but_one_step():
-    observations = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
-    one_step = dict(policy_kwargs=dict(n_diffusion_steps=1))
-    actions = [
-        tiny_model(sampler=name, **one_step).predict(observations, task_text=TEXTS[1])[0]
-        for name in ("ddpm", "ddim")
-    ]
-    assert_array_equal(*actions)
+    models = (tiny_model(sampler=s, policy_kwargs=dict(n_diffusion_steps=1)) for s in ("ddpm", "ddim"))
+    assert_array_equal(*(model.predict(OBSERVATIONS, task_text=TEXTS[1])[0] for model in models))
 
 
 @pytest.mark.parametrize(
@@ -690,7 +613,7 @@ def test_a_model_with_a_chain_that_cannot_be_is_refused(given, message):
 
 
 def test_a_loaded_model_samples_as_the_saved_one_or_as_is_said(tmp_path):
-    tiny_model(sampler="ddim", n_sampling_steps=2).save(tmp_path / "model.zip")
-    as_saved = LLMDPD.load(tmp_path / "model.zip")
-    as_said = LLMDPD.load(tmp_path / "model.zip", sampler="ddpm", n_sampling_steps=None)
-    assert [(m.sampler, m.n_sampling_steps) for m in (as_saved, as_said)] == [("ddim", 2), ("ddpm", None)]
+    path = tmp_path / "model.zip"
+    tiny_model(sampler="ddim", n_sampling_steps=2).save(path)
+    models = (LLMDPD.load(path), LLMDPD.load(path, sampler="ddpm", n_sampling_steps=None))
+    assert [(m.sampler, m.n_sampling_steps) for m in models] == [("ddim", 2), ("ddpm", None)]
