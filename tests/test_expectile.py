@@ -21,6 +21,7 @@ from test_losses import (
     one_prompt,
     record_calls,
 )
+from test_saving import reloaded
 from torch import nn
 from torch.testing import assert_close
 
@@ -190,25 +191,19 @@ def test_only_a_model_that_asks_for_v_has_one_and_begins_as_one_without():
     assert all(th.equal(weights[name], more[name]) for name in weights)
 
 
-def reload(model: LLMDPD, **kwargs: Any) -> LLMDPD:
-    file = io.BytesIO()
-    model.save(file)
-    return LLMDPD.load(io.BytesIO(file.getvalue()), device="cpu", **kwargs)
-
-
 def test_a_model_with_v_comes_back_and_can_go_on_without_using_it():
     model = tiny_model(**EXPECTILE, expectile=0.9).learn(2)
-    loaded = reload(model)
+    loaded = reloaded(model)
     assert (loaded.critic_objective, loaded.expectile) == ("expectile", 0.9)
     assert_close(loaded.state_value.state_dict(), model.state_value.state_dict(), rtol=0, atol=0)
-    other = reload(model, dataset=make_episodes(), critic_objective="td", learning_rate=1e-4)
+    other = reloaded(model, dataset=make_episodes(), critic_objective="td", learning_rate=1e-4)
     assert other.learn(1, reset_num_timesteps=False).num_timesteps == 3
 
 
 def test_a_model_without_v_cannot_go_on_with_the_expectile_objective():
     message = r"'state_value\.\S+' is a weight of the network alone: the model was made with "
     with pytest.raises(ValueError, match=message + "critic_objective=td, leave that"):
-        reload(tiny_model(), **EXPECTILE)
+        reloaded(tiny_model(), **EXPECTILE)
 
 
 def test_a_policy_with_v_is_saved_by_itself():

