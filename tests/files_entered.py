@@ -1,4 +1,4 @@
-"""Counts the files that a reader enters to follow one call: `python tests/files_entered.py`."""
+"""Count the files that a reader enters to follow one call: `python tests/files_entered.py`."""
 
 import sys
 import tempfile

@@ -12,22 +12,21 @@ import sb3_llmdpd
 
 ROOT = Path(__file__).parents[1]
 NAME = "sb3-llmdpd"
+CHANGELOG, CONSTRAINTS = ((ROOT / name).read_text() for name in ("CHANGELOG.md", "constraints.txt"))
 PINS = {
     canonicalize_name(name): version
-    for name, version in re.findall(
-        r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE
-    )
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)$", CONSTRAINTS, flags=re.MULTILINE)
 }
 
 
-def requirements(name: str, extras: set[str]) -> list[Requirement]:
-    """List what the installed distribution asks for here, with these extras."""
-    asked = [Requirement(line) for line in metadata.requires(name) or []]
-    return [
-        each
-        for each in asked
-        if not each.marker or any(each.marker.evaluate({"extra": e}) for e in extras or {""})
-    ]
+def requirements(name: str) -> list[Requirement]:
+    return [Requirement(line) for line in metadata.requires(name) or []]
+
+
+def applies(requirement: Requirement, extras: frozenset[str]) -> bool:
+    """Tell whether it is asked for on this platform, with these extras."""
+    marker = requirement.marker
+    return not marker or any(marker.evaluate({"extra": extra}) for extra in extras or {""})
 
 
 def everything_pulled_in() -> set[str]:
@@ -37,25 +36,20 @@ def everything_pulled_in() -> set[str]:
         if (name, extras) in seen or name == "torch":  # what torch brings along differs between its builds
             continue
         seen.add((name, extras))
-        left += [
-            (canonicalize_name(each.name), frozenset(each.extras)) for each in requirements(name, set(extras))
-        ]
+        needed = [each for each in requirements(name) if applies(each, extras)]
+        left += [(canonicalize_name(each.name), frozenset(each.extras)) for each in needed]
     return {name for name, _ in seen} - {NAME}
 
 
 def test_the_version_is_the_same_everywhere():
-    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    newest = re.search(r"^## \[(.+?)\]", CHANGELOG, flags=re.MULTILINE)
     assert newest is not None
     assert metadata.version(NAME) == sb3_llmdpd.__version__ == newest[1]
 
 
 def test_every_range_admits_the_version_that_is_tested():
-    asked = [Requirement(line) for line in metadata.requires(NAME) or []]
-    refused = [
-        str(each)
-        for each in asked
-        if each.name != NAME and PINS[canonicalize_name(each.name)] not in each.specifier
-    ]
+    asked = [each for each in requirements(NAME) if each.name != NAME]
+    refused = [each for each in asked if PINS[canonicalize_name(each.name)] not in each.specifier]
     assert refused == []
 
 
@@ -64,10 +58,7 @@ def test_every_package_that_all_pulls_in_is_pinned():
 
 
 def test_nothing_is_pinned_that_is_not_pulled_in():
-    of_torch = {canonicalize_name(Requirement(line).name) for line in metadata.requires("torch") or []} | {
-        "torch",
-        "mpmath",
-    }
+    of_torch = {canonicalize_name(each.name) for each in requirements("torch")} | {"torch", "mpmath"}
     assert set(PINS) - everything_pulled_in() - of_torch == set()
 
 
