@@ -22,7 +22,7 @@ NETWORKS = ("actor", "actor_target", "critic", "critic_target", "state_value")
 
 
 def make_model(**kwargs: Any) -> LLMDPD:
-    """Move all weights, so that targets differ from what they follow and heads from each other."""
+    """Make a model of moved weights: targets differ from what they follow, and heads from each other."""
     model, generator = tiny_model(gamma=0.9, **kwargs), th.Generator().manual_seed(0)
     with th.no_grad():
         for network in networks_of(model).values():
@@ -88,7 +88,7 @@ class FixedCritic(nn.Module):
 
 
 def record_calls(module: nn.Module) -> list[tuple[Any, ...]]:
-    """Collect the inputs of each call of a module from here on."""
+    """Collect the inputs of each later call of a module."""
     calls: list[tuple[Any, ...]] = []
     module.register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
     return calls
@@ -154,9 +154,7 @@ def test_the_actors_loss_is_cloning_plus_eta_times_the_q_term(batch):
     [((2.0, -5.0), {-2 / 5, 5 / 2}), ((2.0, -5.0, 8.0), {-2 / 5, 5 / 8, -8 / 2}), ((4.0,), {-1.0})],
     ids=["two heads", "three heads", "one head"],
 )
-def test_the_q_term_is_one_heads_value_by_the_size_of_anothers_and_every_head_has_its_turn(
-    model, batch, values, terms
-):
+def test_the_q_term_is_a_heads_value_by_the_size_of_anothers_each_in_turn(model, batch, values, terms):
     model.policy.critic = FixedCritic(*values)
     assert {round(actor_loss(model, batch)[1]["q_loss"].item(), 5) for _ in range(20)} == terms
 
@@ -321,7 +319,7 @@ def test_no_loss_waits_for_the_device(objective, conditioning, monkeypatch):
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_a_prompt_that_is_never_shown_is_not_encoded_and_changes_nothing(conditioning):
-    """Of two models of the same weights, one drops every prompt, the other as its draws say: every."""
+    """One model drops every prompt; the draws tell the other, of the same weights, to do the same."""
     models = [
         make_model(text_dropout=p, trajectory_dropout=p, policy_kwargs=dict(conditioning=conditioning))
         for p in (1.0, 0.5)

@@ -1,4 +1,4 @@
-"""What is installed is what setup.cfg, constraints.txt and CHANGELOG.md say."""
+"""The installed package is the one of setup.cfg, constraints.txt and CHANGELOG.md."""
 
 import configparser
 import re

@@ -48,7 +48,7 @@ def act(model: Any, observations: Any = OBSERVATIONS, **prompt: Any) -> np.ndarr
 
 
 def assert_same(a: np.ndarray, b: np.ndarray) -> None:
-    """Up to the rounding of products of other sizes."""
+    """Compare actions up to the rounding of products of other sizes."""
     assert_allclose(a, b, rtol=0, atol=2e-5)
 
 
@@ -316,7 +316,7 @@ def test_the_policy_alone_refuses_two_prompts_for_six_observations(model):
 
 
 def carrying(observations: np.ndarray, *texts: str) -> dict[str, np.ndarray]:
-    """Observations as of `TaskTextWrapper`, with one text for a single one, otherwise one for each row."""
+    """Make observations of `TaskTextWrapper`: one text for a single observation, else one for each row."""
     vectors = make_text_encoder("hashing").encode(texts)
     return carrying_vectors(observations, vectors if observations.ndim > 1 else vectors[0])
 

@@ -82,7 +82,7 @@ def changed(content: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
 
 
 def state_of(model: LLMDPD) -> dict[str, Any]:
-    """Everything that goes on changing in training."""
+    """Collect everything that goes on changing in training."""
     state = {
         **model.policy.state_dict(),
         "noise": model.generator.get_state(),
@@ -148,9 +148,7 @@ def test_dict_spaces_come_back():
     [
         pytest.param({}, id="default"),
         pytest.param(dict(eta=0.0), id="cloning"),
-        pytest.param(
-            dict(policy_objective="action_approximation", prompt_noise=0.1), id="action approximation"
-        ),
+        pytest.param(dict(policy_objective="action_approximation", prompt_noise=0.1), id="approximation"),
         pytest.param(dict(critic_objective="expectile", expectile=0.9), id="expectile"),
         pytest.param(dict(critic_objective="expectile", policy_kwargs=CROSS_ATTENTION), id="both"),
         pytest.param(dict(policy_kwargs=CROSS_ATTENTION | ADAMW), id="cross-attention"),
@@ -490,7 +488,7 @@ def test_the_language_model_is_loaded_for_an_unknown_sentence_and_for_no_known_o
     model.save(path)
     command = [sys.executable, "-W", "error", "-c", IN_ANOTHER_PROCESS, path, *texts]
     environment = {**os.environ, "SB3_LLMDPD_CACHE": str(tmp_path / "cache")}  # where no sentence is known
-    finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     before, after, actions = finished.stdout.splitlines()
     assert before == "[]"
     assert "transformers" in after

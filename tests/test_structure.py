@@ -102,7 +102,7 @@ def test_importing_the_package_or_the_tasks_of_metaworld_loads_no_heavy_module()
 
 
 def classes() -> list[type]:
-    """Every class of the package."""
+    """List the classes of the package."""
     modules = [importlib.import_module(name) for name in FILES if not name.endswith("__main__")]
     values = [value for module in modules for value in vars(module).values() if inspect.isclass(value)]
     return list(dict.fromkeys(cls for cls in values if cls.__module__.startswith(f"{PACKAGE.name}.")))
@@ -128,9 +128,9 @@ def parts_of(cls: type, known: list[type]) -> set[type]:
             on_self = any("self" in names_in(target) for target in targets)
             if on_self or (isinstance(node, ast.AnnAssign) and node in tree.body):
                 kept |= names_in(node)
-    for init in (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"):
-        annotated = [argument for argument in init.args.args if argument.annotation is not None]
-        kept |= {name for each in annotated if each.arg in kept for name in names_in(each.annotation)}
+    inits = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    annotated = [each for init in inits for each in init.args.args if each.annotation is not None]
+    kept |= {name for each in annotated if each.arg in kept for name in names_in(each.annotation)}
     return {by_name[name] for name in kept if name in by_name} - {cls}
 
 
