@@ -1,5 +1,6 @@
 """`LLMDPDPolicy`, which owns every network of the algorithm, their targets and optimisers."""
 
+from inspect import signature
 from typing import Any, Self
 
 import numpy as np
@@ -117,37 +118,23 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
             squash_output=True,
             normalize_images=normalize_images,
         )
+        arguments = {
+            **self._arguments,
+            "features_extractor_class": self.features_extractor_class,
+            "features_extractor_kwargs": self.features_extractor_kwargs,
+        }
         if conditioning == "nearest_steps":
             # A vector of the whole example tells which of the known tasks it is most like, and would be
             # learned by heart.
-            trajectory_embedding_dim = 0
+            arguments["trajectory_embedding_dim"] = 0
         actor_arch, critic_arch = get_actor_critic_arch(net_arch if net_arch is not None else [256, 256, 256])
-        shared = dict(activation_fn=activation_fn, layer_norm=layer_norm, conditioning=conditioning)
-        self._actor_kwargs: dict[str, Any] = dict(
-            net_arch=actor_arch,
-            features_extractor_class=self.features_extractor_class,
-            features_extractor_kwargs=self.features_extractor_kwargs,
-            normalize_images=normalize_images,
-            n_diffusion_steps=n_diffusion_steps,
-            noise_schedule=noise_schedule,
-            step_distribution=step_distribution,
-            text_dim=text_dim,
-            prompt_window=prompt_window,
-            text_embedding_dim=text_embedding_dim,
-            trajectory_embedding_dim=trajectory_embedding_dim,
-            token_dim=token_dim,
-            n_encoder_layers=n_encoder_layers,
-            n_heads=n_heads,
-            n_text_layers=n_text_layers,
-            **shared,
-        )
-        self._critic_kwargs: dict[str, Any] = dict(
-            net_arch=critic_arch,
-            prompt_dim=text_embedding_dim + trajectory_embedding_dim,
-            token_dim=token_dim,
-            n_heads=n_heads,
-            **shared,
-        )
+        of_actor = signature(PromptedDiffusionActor).parameters
+        self._actor_kwargs: dict[str, Any] = {name: arguments[name] for name in of_actor}
+        self._actor_kwargs["net_arch"] = actor_arch
+        of_critic = ("activation_fn", "layer_norm", "conditioning", "token_dim", "n_heads")
+        self._critic_kwargs: dict[str, Any] = {name: arguments[name] for name in of_critic}
+        self._critic_kwargs["net_arch"] = critic_arch
+        self._critic_kwargs["prompt_dim"] = text_embedding_dim + arguments["trajectory_embedding_dim"]
         self.n_critics = n_critics
         self._has_state_value = state_value
         self.prompt_window = prompt_window
@@ -181,7 +168,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
 
     def make_actor(self) -> PromptedDiffusionActor:
         """Make an actor, on the CPU, with a features extractor of its own."""
-        return PromptedDiffusionActor(self.observation_space, self.action_space, **self._actor_kwargs)
+        return PromptedDiffusionActor(**self._actor_kwargs)
 
     def make_critic(self, features_dim: int) -> PromptedCritic:
         """Make a critic.

@@ -25,19 +25,11 @@ PromptLike = Prompt | Sequence[Prompt] | None
 
 
 class ReadsPrompts(Protocol):
-    """A model that prompts are made for."""
+    """A model that prompts are made for: its spaces, and L, the steps of an example that it sees."""
 
-    @property
-    def observation_space(self) -> spaces.Space[Any]:
-        """Space of the observations in an example."""
-
-    @property
-    def action_space(self) -> spaces.Box:
-        """Space of the actions in an example."""
-
-    @property
-    def prompt_window(self) -> int:
-        """L, steps of an example that the model sees."""
+    observation_space: Any
+    action_space: Any
+    prompt_window: int
 
     @property
     def text_dim(self) -> int:
