@@ -5,7 +5,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Space, spaces
 
 from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
@@ -98,19 +98,15 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
         return {**own, TASK_EMBEDDING: self._vector.copy()}
 
 
-def plain_observation_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """Undo the change of a `TaskTextWrapper` to the observation space.
-
-    :param space: observation space of an environment, wrapped or not.
-    :return: the space without the sentence's vector; any other space unchanged.
-    """
+def plain_observation_space(space: Space[Any]) -> Space[Any]:
+    """Take the sentence's vector out of the space of a `TaskTextWrapper`; any other space stays as it is."""
     if TASK_EMBEDDING not in _keys(space):
         return space
     rest = {key: subspace for key, subspace in space.spaces.items() if key != TASK_EMBEDDING}  # type: ignore[attr-defined]
     return rest[OBSERVATION] if set(rest) == {OBSERVATION} else spaces.Dict(rest)
 
 
-def split_observation(observation: Any, space: spaces.Space[Any]) -> tuple[Any, np.ndarray | None]:
+def split_observation(observation: Any, space: Space[Any]) -> tuple[Any, np.ndarray | None]:
     """Take the sentence's vector out of the observations of a `TaskTextWrapper`.
 
     :param observation: one, or a batch.
@@ -118,18 +114,15 @@ def split_observation(observation: Any, space: spaces.Space[Any]) -> tuple[Any, 
     :return: the observation without the vector, and the vector (dim,) or vectors (n, dim); None where there
         are none.
     """
-    if (
-        not isinstance(observation, dict)
-        or TASK_EMBEDDING not in observation
-        or TASK_EMBEDDING in _keys(space)
-    ):
+    is_with_vector = isinstance(observation, dict) and TASK_EMBEDDING in observation
+    if not is_with_vector or TASK_EMBEDDING in _keys(space):
         return observation, None
     rest = {key: value for key, value in observation.items() if key != TASK_EMBEDDING}
     plain = rest[OBSERVATION] if set(rest) == {OBSERVATION} else rest
     return plain, np.asarray(observation[TASK_EMBEDDING])
 
 
-def _keys(space: spaces.Space[Any]) -> list[str]:
+def _keys(space: Space[Any]) -> list[str]:
     return list(space.spaces) if isinstance(space, spaces.Dict) else []
 
 
