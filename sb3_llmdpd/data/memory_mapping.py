@@ -17,11 +17,10 @@ from sb3_llmdpd.checkpoint.values import space_to_json
 from sb3_llmdpd.common.files import default_cache_directory
 from sb3_llmdpd.data import stored_dataset as stored
 from sb3_llmdpd.data.checks import entries_of
-from sb3_llmdpd.data.episode_source import EpisodeSource, refuse_unknown_texts
+from sb3_llmdpd.data.episode_source import EpisodeSource, joint_spaces, refuse_unknown_texts
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.fingerprint import episode_digest
 from sb3_llmdpd.data.loading import open_sources
-from sb3_llmdpd.data.spaces import joint_spaces
 from sb3_llmdpd.data.stored_dataset import SAID, StoredDataset
 
 _BUILDING = ".building-"
@@ -180,9 +179,7 @@ def _layout(episode: Episode) -> dict[str, Any]:
 def _write_steps(file: BinaryIO, episode: Episode, dtype: np.dtype[Any]) -> None:
     rows = np.zeros(len(episode) + 1, dtype)
     rows["actions"][:-1] = episode.actions
-    if isinstance(episode.observations, dict):
-        for key, value in episode.observations.items():
-            rows["observations"][key] = value
-    else:
-        rows["observations"] = episode.observations
+    observations = rows["observations"]
+    for key, value in entries_of(episode.observations).items():
+        (observations[key] if key else observations)[...] = value
     rows.tofile(file)
