@@ -41,11 +41,6 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
     :raises TypeError: when this is no single gymnasium environment, or a sentence is no string.
     """
 
-    episodes: list[Episode]
-    """Finished episodes in order."""
-    recorded_space: Space[Any]
-    """Space of their observations."""
-
     def __init__(
         self, env: gym.Env[Any, Any], *, task: str | None = None, task_text: str | Sequence[str] | None = None
     ) -> None:
@@ -58,13 +53,15 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
         super().__init__(env)
         self._name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         self._bounds = check_bounded(self.action_space, f"{self._name}: the action space")
-        self.recorded_space = plain_observation_space(self.observation_space)
+        self.recorded_space: Space[Any] = plain_observation_space(self.observation_space)
+        """Space of the observations in `episodes`."""
         check_flat(self._name, self.recorded_space)
         if task is not None and not task.strip():
             raise ValueError("`task` is empty; give the task's name, or None for the environment's")
         self._task = None if task is None else task.strip()
         self._task_texts = None if task_text is None else check_texts(task_text, "`task_text`")
-        self.episodes = []
+        self.episodes: list[Episode] = []
+        """Finished episodes in order."""
         self._steps: _Steps | None = None
         self._n_finished = 0
 
