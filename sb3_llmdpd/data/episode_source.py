@@ -163,17 +163,16 @@ def joint_spaces(sources: Sequence[EpisodeSource]) -> tuple[Space[Any], spaces.B
     for other in others:
         actions = _joint_space(action_space, other.action_space)
         if actions is None or not (measured or other.action_space == action_space):
-            raise _differing("action", first.name, first.action_space, other.name, other.action_space)
+            raise _differing("action", first, other)
         observations = _joint_space(observation_space, other.observation_space)
         if observations is None:
-            ours, theirs = first.observation_space, other.observation_space
-            raise _differing("observation", first.name, ours, other.name, theirs)
+            raise _differing("observation", first, other)
         observation_space, action_space = observations, actions
     return observation_space, action_space
 
 
-def _differing(kind: str, name: str, space: Any, other: str, its: Any) -> ValueError:
-    both = f"{name} has {space}, {other} has {its}"
+def _differing(kind: str, *sources: EpisodeSource) -> ValueError:
+    both = ", ".join(f"{source.name} has {getattr(source, f'{kind}_space')}" for source in sources)
     return ValueError(f"data sets that are read together must share their {kind} space: {both}")
 
 

@@ -25,22 +25,12 @@ def scale_actions(actions: Array, low: Array, high: Array) -> Array:
 
 
 def unscale_actions(actions: Array, low: Array, high: Array) -> Array:
-    """Undo `scale_actions`.
-
-    :param actions: in [-1, 1].
-    :param low: lower bound of each entry.
-    :param high: upper bound of each entry.
-    :return: the actions in environment units.
-    """
+    """Undo `scale_actions`: actions in [-1, 1] become actions in environment units."""
     return low + 0.5 * (actions + 1.0) * (high - low)
 
 
 def float32_space(space: AnySpace) -> AnySpace:
-    """Give a space the floats that episodes have.
-
-    :param space: any; the parts of a Dict are changed, too.
-    :return: the space with every Box of floats in float32.
-    """
+    """Return a space with every Box of floats, also in a Dict, in float32, as episodes have them."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({key: float32_space(part) for key, part in space.items()})  # type: ignore[return-value]
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
