@@ -1,7 +1,7 @@
 """`Episode`, the checked unit of logged behaviour that every data source yields."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -214,8 +214,7 @@ class OfflineDataset:
         :return: a data set of the selected episodes, in the same spaces.
         :raises ValueError: when no episode is selected.
         """
-        some = tuple(filter(kept, self.episodes))
-        return OfflineDataset(some, self.observation_space, self.action_space, checked=True)
+        return replace(self, episodes=tuple(filter(kept, self.episodes)), checked=True)
 
     @property
     def tasks(self) -> tuple[str, ...]:

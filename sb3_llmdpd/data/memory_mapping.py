@@ -99,11 +99,10 @@ def _is_of(folder: Path, identity: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether the files are there, in their full length, and of these sources as they are now."""
     try:
         about = stored.read_about(folder)
-        sizes = {name: (folder / name).stat().st_size for name in about["files"]}
+        sizes = [((folder / name).stat().st_size, size) for name, (size, _) in about["files"].items()]
     except (OSError, ValueError, KeyError):
         return False
-    expected = {name: size for name, (size, _) in about["files"].items()}
-    return about.get("identity") == list(identity) and sizes == expected
+    return about.get("identity") == list(identity) and all(found == size for found, size in sizes)
 
 
 def _is_whole(folder: Path, about: Mapping[str, Any]) -> bool:

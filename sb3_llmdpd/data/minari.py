@@ -35,8 +35,7 @@ def load_minari(
     :param ids: one Minari id or several, e.g. ``"metaworld/drawer-open-v0"``. All must share their spaces.
     :param task_texts: sentence, or several phrasings, by Minari id or by task.
     :param root: folder of the data sets, see `datasets_root`.
-    :param strict: as in `Reading`.
-    :param flatten: as in `Reading`.
+    :param strict: as in `Reading`, as is ``flatten``.
     :return: all episodes.
     :raises ValueError: when an id is missing, a file damaged, a number NaN, a text empty, or spaces differ.
     """

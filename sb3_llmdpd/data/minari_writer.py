@@ -245,9 +245,8 @@ def _minari_root(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
+        del os.environ["MINARI_DATASETS_PATH"]
+        if before is not None:
             os.environ["MINARI_DATASETS_PATH"] = before
 
 
