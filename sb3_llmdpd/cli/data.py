@@ -19,10 +19,9 @@ from sb3_llmdpd.cli.sources import (
     source_names,
 )
 from sb3_llmdpd.common.files import whole_file
-from sb3_llmdpd.data.episode_source import EpisodeSource, refuse_unknown_texts
+from sb3_llmdpd.data.episode_source import EpisodeSource, joint_spaces, refuse_unknown_texts
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.loading import open_sources
-from sb3_llmdpd.data.spaces import joint_spaces
 from sb3_llmdpd.inspection.findings import findings
 from sb3_llmdpd.inspection.page import ROWS, page
 from sb3_llmdpd.inspection.reading import inspect_sources

@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Space, spaces
 
 Observations = np.ndarray | dict[str, np.ndarray]
 """Observations of consecutive steps: (n, *obs_shape), or a dict of such arrays for a Dict space."""
 
 
 def entries_of(observations: Any) -> dict[str, Any]:
-    """Read observations of either kind as a dict.
-
-    :param observations: (n, *obs_shape), or a dict of such arrays.
-    :return: the dict; a single array has the key ``""``.
-    """
+    """Return observations of either kind as a dict of arrays; a single array has the key ``""``."""
     return observations if isinstance(observations, dict) else {"": observations}
+
+
+def parts_of(space: Space[Any]) -> dict[str, Space[Any]]:
+    """Return the spaces of a Dict's entries by their keys; any other space has the key ``""``."""
+    return space.spaces if isinstance(space, spaces.Dict) else {"": space}
 
 
 def check_texts(texts: Sequence[str] | str, source: str) -> tuple[str, ...]:
@@ -42,7 +43,7 @@ def check_texts(texts: Sequence[str] | str, source: str) -> tuple[str, ...]:
 def check_fits(
     observations: Observations,
     actions: np.ndarray,
-    observation_space: spaces.Space[Any],
+    observation_space: Space[Any],
     action_space: spaces.Box,
     source: str,
 ) -> None:
@@ -55,16 +56,16 @@ def check_fits(
     :param source: named first in the error message.
     :raises ValueError: when shapes differ, or actions leave the space.
     """
-    known = observation_space.spaces if isinstance(observation_space, spaces.Dict) else None
-    if known is None and isinstance(observations, dict):
+    rows, parts = entries_of(observations), parts_of(observation_space)
+    if isinstance(observation_space, spaces.Dict):
+        if not isinstance(observations, dict) or set(rows) != set(parts):
+            raise ValueError(f"{source}: observations must be a dict with the keys {sorted(parts)}")
+    elif isinstance(observations, dict):
         raise ValueError(
             f"{source}: observations are a dict, but the observation space is {observation_space}"
         )
-    if known is not None and (not isinstance(observations, dict) or set(observations) != set(known)):
-        raise ValueError(f"{source}: observations must be a dict with the keys {sorted(known)}")
-    rows = entries_of(observations)
-    for key, space in [("", observation_space)] if known is None else known.items():
-        _check_rows("observations" if known is None else f"observations[{key!r}]", rows[key], space, source)
+    for key, part in parts.items():
+        _check_rows(f"observations[{key!r}]" if key else "observations", rows[key], part, source)
     _check_rows("actions", actions, action_space, source)
     # In the precision of the actions: 0.1 as float32 is larger than 0.1 as float64.
     low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
@@ -78,7 +79,7 @@ def check_fits(
         )
 
 
-def _check_rows(name: str, array: np.ndarray, space: spaces.Space[Any], source: str) -> None:
+def _check_rows(name: str, array: np.ndarray, space: Space[Any], source: str) -> None:
     """Refuse rows of another shape, and categories that the networks would read out of bounds."""
     if array.shape[1:] != space.shape:
         raise ValueError(
@@ -93,7 +94,7 @@ def _check_rows(name: str, array: np.ndarray, space: spaces.Space[Any], source: 
         )
 
 
-def n_categories(space: spaces.Space[Any]) -> np.ndarray | int | None:
+def n_categories(space: Space[Any]) -> np.ndarray | int | None:
     """Count the categories of each entry.
 
     :param space: any but Dict.
@@ -117,23 +118,15 @@ def n_categories(space: spaces.Space[Any]) -> np.ndarray | int | None:
     return 2 if isinstance(space, spaces.MultiBinary) else None
 
 
-def check_bounded(space: spaces.Space[Any], name: str = "`action_space`") -> None:
-    """Refuse actions without finite bounds.
-
-    :param space: space of actions.
-    :param name: the space's name in the message.
-    :raises ValueError: unless the space is a Box with finite bounds.
-    """
+def check_bounded(space: Space[Any], name: str = "`action_space`") -> spaces.Box:
+    """Return a space of actions; a ValueError names it unless it is a Box with finite bounds."""
     if not isinstance(space, spaces.Box) or not space.is_bounded():
         raise ValueError(f"{name} must be a Box with finite bounds, got {space}")
+    return space
 
 
 def check_varied(space: spaces.Box) -> None:
-    """Refuse actions with a constant entry: scaling it to [-1, 1] would make it NaN.
-
-    :param space: space of actions, with finite bounds.
-    :raises ValueError: when an entry's bounds are equal.
-    """
+    """Refuse actions with a constant entry by a ValueError: scaling it to [-1, 1] would make it NaN."""
     if not (space.low < space.high).all():
         raise ValueError(
             f"every entry of an action must be free to vary, low < high, got bounds {space.low} and"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Space, spaces
 
 from sb3_llmdpd.data.checks import check_fits, check_texts
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
-from sb3_llmdpd.data.spaces import check_flat, flat_observations, flat_space, float32_space, joint_spaces
+from sb3_llmdpd.data.spaces import check_flat, flat_observations, flat_space, float32_space
 
 Record = dict[str, Any]
 """Arguments of `Episode` as a file has them, not checked yet."""
@@ -42,12 +42,7 @@ class Reading:
         object.__setattr__(self, "task_texts", texts)
 
     def texts_of(self, source: str, task: str) -> tuple[str, ...]:
-        """Look up the sentences given for an episode.
-
-        :param source: name of the episode's source.
-        :param task: task of the episode.
-        :return: those for the task, else those for the source, else none.
-        """
+        """Look up the sentences given for a task, else those for the source of its episode, else none."""
         return tuple(self.task_texts.get(task) or self.task_texts.get(source) or ())
 
 
@@ -75,11 +70,7 @@ class EpisodeSource(ABC):
     place. Sources that are read together then span the values of all."""
 
     def __init__(
-        self,
-        name: str,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        reading: Reading,
+        self, name: str, observation_space: Space[Any], action_space: Space[Any], reading: Reading
     ) -> None:
         if not isinstance(action_space, spaces.Box):
             raise ValueError(
@@ -157,13 +148,49 @@ def read_sources(sources: Sequence[EpisodeSource]) -> OfflineDataset:
     return OfflineDataset(tuple(episodes), observation_space, action_space, checked=True)
 
 
-def refuse_unknown_texts(sources: Sequence[EpisodeSource], tasks: Sequence[str]) -> None:
-    """Refuse sentences that were given for an unknown source or task.
+def joint_spaces(sources: Sequence[EpisodeSource]) -> tuple[Space[Any], spaces.Box]:
+    """Find the spaces that all sources share.
 
-    :param sources: as they were read.
-    :param tasks: tasks of their episodes.
-    :raises ValueError: names the unknown, the sources and the tasks.
+    Bounds of observations may differ: nothing is scaled by them. Those of actions may if all are from data.
+
+    :param sources: at least one.
+    :return: the smallest spaces of observations and of actions that hold those of all sources.
+    :raises ValueError: when they differ; names two sources that do.
     """
+    first, *others = sources
+    observation_space, action_space = first.observation_space, first.action_space
+    measured = all(source.bounds_from_data for source in sources)
+    for other in others:
+        actions = _joint_space(action_space, other.action_space)
+        if actions is None or not (measured or other.action_space == action_space):
+            raise _differing("action", first, other)
+        observations = _joint_space(observation_space, other.observation_space)
+        if observations is None:
+            raise _differing("observation", first, other)
+        observation_space, action_space = observations, actions
+    return observation_space, action_space
+
+
+def _differing(kind: str, *sources: EpisodeSource) -> ValueError:
+    both = ", ".join(f"{source.name} has {getattr(source, f'{kind}_space')}" for source in sources)
+    return ValueError(f"data sets that are read together must share their {kind} space: {both}")
+
+
+def _joint_space(one: Space[Any], other: Space[Any]) -> Any:
+    """Find the smallest space that holds both; None when they differ in more than bounds."""
+    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
+        if (one.shape, one.dtype) != (other.shape, other.dtype):
+            return None
+        low, high = np.minimum(one.low, other.low), np.maximum(one.high, other.high)
+        return spaces.Box(low, high, dtype=one.dtype.type)
+    if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict) and set(one) == set(other):
+        parts = {key: _joint_space(one[key], other[key]) for key in one}
+        return None if None in parts.values() else spaces.Dict(parts)
+    return one if one == other else None
+
+
+def refuse_unknown_texts(sources: Sequence[EpisodeSource], tasks: Sequence[str]) -> None:
+    """Raise a ValueError where sentences were given for none of the sources and none of their tasks."""
     names, known = [source.name for source in sources], dict.fromkeys(tasks)
     given = {key for source in sources for key in source.reading.task_texts}
     if unknown := sorted(given - {*names, *known}):

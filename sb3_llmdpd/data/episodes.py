@@ -1,11 +1,11 @@
 """`Episode`, the checked unit of logged behaviour that every data source yields."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Space, spaces
 
 from sb3_llmdpd.data.checks import Observations, check_bounded, check_fits, check_texts, check_varied
 from sb3_llmdpd.data.spaces import unbounded_space
@@ -131,11 +131,7 @@ class Episode:
 
     @classmethod
     def trusted(cls, **arguments: Any) -> "Episode":
-        """Make an episode of values that were checked before; nothing is checked or copied.
-
-        :param arguments: all arguments of the class, arrays as it would have made them.
-        :return: the episode.
-        """
+        """Make an episode of all its arguments as the class would have made them: no check, no copy."""
         episode = object.__new__(cls)
         episode._set(**arguments)
         return episode
@@ -170,7 +166,7 @@ class OfflineDataset:
     """
 
     episodes: tuple[Episode, ...]
-    observation_space: spaces.Space[Any]
+    observation_space: Space[Any]
     action_space: spaces.Box
     checked: InitVar[bool] = field(default=False, kw_only=True)
 
@@ -187,7 +183,7 @@ class OfflineDataset:
     def from_episodes(
         cls,
         episodes: Sequence[Episode],
-        observation_space: spaces.Space[Any] | None = None,
+        observation_space: Space[Any] | None = None,
         action_space: spaces.Box | None = None,
     ) -> "OfflineDataset":
         """Put episodes together, with spaces read off them where none are given.
@@ -218,8 +214,7 @@ class OfflineDataset:
         :return: a data set of the selected episodes, in the same spaces.
         :raises ValueError: when no episode is selected.
         """
-        some = tuple(filter(kept, self.episodes))
-        return OfflineDataset(some, self.observation_space, self.action_space, checked=True)
+        return replace(self, episodes=tuple(filter(kept, self.episodes)), checked=True)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -254,14 +249,10 @@ class OfflineDataset:
 
 
 def checked_for_file(
-    file: str, episodes: Iterable[Episode], observation_space: spaces.Space[Any], action_space: spaces.Box
+    file: str, episodes: Iterable[Episode], observation_space: Space[Any], action_space: spaces.Box
 ) -> Iterator[tuple[Episode, str]]:
     """Check episodes on their way into a file, one at a time.
 
-    :param file: name of the file, for messages.
-    :param episodes: to be written.
-    :param observation_space: space of every episode.
-    :param action_space: space of every episode.
     :return: each episode, and its name in messages.
     :raises TypeError: when an entry is not an `Episode`.
     :raises ValueError: when there is none, or one does not fit the spaces.

@@ -12,19 +12,14 @@ from sb3_llmdpd.data.stored_dataset import StoredDataset
 def fingerprint(dataset: OfflineDataset) -> str:
     """Compute a digest of all that a model learns from: arrays, tasks, sentences, and endings.
 
-    :param dataset: episodes in any order, in memory or in a file.
-    :return: 32 hexadecimal digits, the same for the same episodes.
+    :return: 32 hexadecimal digits, the same for the same episodes in any order, in memory or in a file.
     """
     digests = dataset.digests if isinstance(dataset, StoredDataset) else map(episode_digest, dataset.episodes)
     return hashlib.blake2b(b"".join(map(bytes.fromhex, sorted(digests))), digest_size=16).hexdigest()
 
 
 def episode_digest(episode: Episode) -> str:
-    """Compute a digest of all that a model learns from one episode.
-
-    :param episode: any.
-    :return: 32 hexadecimal digits.
-    """
+    """Compute a digest, 32 hexadecimal digits, of all that a model learns from one episode."""
     digest = hashlib.blake2b(digest_size=16)
     names = ("task", "task_texts", "terminated", "success", "first_success", "goal")
     digest.update(repr(tuple(getattr(episode, name) for name in names)).encode())

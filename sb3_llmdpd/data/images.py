@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Space, spaces
 from stable_baselines3.common.preprocessing import (
     is_image_space,
     is_image_space_channels_first,
@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 from sb3_llmdpd.data.checks import Observations
 
 
-def channels_first_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
+def channels_first_space(space: Space[Any]) -> Space[Any]:
     """Compute the space of `channels_first`, the same that SB3 gives to a wrapped environment.
 
     :param space: space of the data; images may have their channels last.

@@ -75,9 +75,7 @@ def open_sources(
 
     :param names: names of sources; one that is open already stays as it is.
     :param root: as in `open_source`.
-    :param task_texts: as in `Reading`.
-    :param strict: as in `Reading`.
-    :param flatten: as in `Reading`.
+    :param task_texts: as in `Reading`, as are ``strict`` and ``flatten``.
     :param allow_pickle: as in `open_source`.
     :return: the sources in their order.
     :raises ValueError: see `open_source`.

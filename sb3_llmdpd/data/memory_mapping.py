@@ -17,11 +17,10 @@ from sb3_llmdpd.checkpoint.values import space_to_json
 from sb3_llmdpd.common.files import default_cache_directory
 from sb3_llmdpd.data import stored_dataset as stored
 from sb3_llmdpd.data.checks import entries_of
-from sb3_llmdpd.data.episode_source import EpisodeSource, refuse_unknown_texts
+from sb3_llmdpd.data.episode_source import EpisodeSource, joint_spaces, refuse_unknown_texts
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.fingerprint import episode_digest
 from sb3_llmdpd.data.loading import open_sources
-from sb3_llmdpd.data.spaces import joint_spaces
 from sb3_llmdpd.data.stored_dataset import SAID, StoredDataset
 
 _BUILDING = ".building-"
@@ -100,11 +99,10 @@ def _is_of(folder: Path, identity: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether the files are there, in their full length, and of these sources as they are now."""
     try:
         about = stored.read_about(folder)
-        sizes = {name: (folder / name).stat().st_size for name in about["files"]}
+        sizes = [((folder / name).stat().st_size, size) for name, (size, _) in about["files"].items()]
     except (OSError, ValueError, KeyError):
         return False
-    expected = {name: size for name, (size, _) in about["files"].items()}
-    return about.get("identity") == list(identity) and sizes == expected
+    return about.get("identity") == list(identity) and all(found == size for found, size in sizes)
 
 
 def _is_whole(folder: Path, about: Mapping[str, Any]) -> bool:
@@ -180,9 +178,7 @@ def _layout(episode: Episode) -> dict[str, Any]:
 def _write_steps(file: BinaryIO, episode: Episode, dtype: np.dtype[Any]) -> None:
     rows = np.zeros(len(episode) + 1, dtype)
     rows["actions"][:-1] = episode.actions
-    if isinstance(episode.observations, dict):
-        for key, value in episode.observations.items():
-            rows["observations"][key] = value
-    else:
-        rows["observations"] = episode.observations
+    observations = rows["observations"]
+    for key, value in entries_of(episode.observations).items():
+        (observations[key] if key else observations)[...] = value
     rows.tofile(file)

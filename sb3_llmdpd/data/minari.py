@@ -35,15 +35,14 @@ def load_minari(
     :param ids: one Minari id or several, e.g. ``"metaworld/drawer-open-v0"``. All must share their spaces.
     :param task_texts: sentence, or several phrasings, by Minari id or by task.
     :param root: folder of the data sets, see `datasets_root`.
-    :param strict: as in `Reading`.
-    :param flatten: as in `Reading`.
+    :param strict: as in `Reading`, as is ``flatten``.
     :return: all episodes.
     :raises ValueError: when an id is missing, a file damaged, a number NaN, a text empty, or spaces differ.
     """
-    names = [ids] if isinstance(ids, str) else list(ids)
-    if not names:
+    if not ids:
         raise ValueError("`ids` names no data set; give at least one, e.g. 'metaworld/drawer-open-v0'")
     reading = Reading(task_texts or {}, strict, flatten)
+    names = [ids] if isinstance(ids, str) else ids
     return read_sources([MinariSource(name, root=root, reading=reading) for name in names])
 
 
@@ -197,10 +196,8 @@ def _sound(source: str) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, ValueError, RuntimeError, StopIteration) as error:
-        reason = f"damaged or half-written ({type(error).__name__}: {error})"
-        raise ValueError(
-            f"{source}: the files are {reason}; download or collect the data set again"
-        ) from error
+        reason = f"the files are damaged or half-written ({type(error).__name__}: {error})"
+        raise ValueError(f"{source}: {reason}; download or collect the data set again") from error
 
 
 def _texts(metadata: Mapping[str, Any]) -> tuple[str, ...]:
@@ -224,16 +221,13 @@ def _text(value: Any) -> str | None:
 
 
 def _dataset_texts(name: str, dataset: Any) -> tuple[str, ...]:
-    """What the data set as a whole says of its task."""
+    """Read the sentence of the data set as a whole."""
     metadata = dataset.storage.metadata
     if texts := _texts(metadata):
         return texts
     env_name = dataset.env_spec.kwargs.get("env_name") if dataset.env_spec is not None else None
-    for origin, text in (
-        ("description", _text(metadata.get("description"))),
-        ("`env_name`", _text(env_name)),
-    ):
-        if text:
+    for origin, said in {"description": metadata.get("description"), "`env_name`": env_name}.items():
+        if text := _text(said):
             warnings.warn(
                 f"{name} has no task text; its {origin} {text!r} is taken for one. Say what the task is with"
                 f" `task_texts={{{name!r}: ...}}`",

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Space, spaces
 
 from sb3_llmdpd.common.optional_imports import require
-from sb3_llmdpd.data.checks import check_bounded
+from sb3_llmdpd.data.checks import check_bounded, parts_of
 from sb3_llmdpd.data.episodes import Episode, checked_for_file
 from sb3_llmdpd.data.minari import TEXT_KEYS, datasets_root
 from sb3_llmdpd.data.spaces import check_flat, float32_space
@@ -41,8 +41,8 @@ _SAID_BY_MINARI = _SPACES_AND_FORMAT | _ORIGIN_AND_SIZE | {"total_episodes", "to
 def write_minari(
     dataset_id: str,
     episodes: Iterable[Episode],
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
+    observation_space: Space[Any],
+    action_space: spaces.Box,
     *,
     root: str | Path | None = None,
     description: str | None = None,
@@ -70,11 +70,12 @@ def write_minari(
         spaces, or metadata have names that are said elsewhere.
     :raises TypeError: when an entry is not an `Episode`, or metadata cannot be stored.
     """
-    rows = _checked_rows(dataset_id, episodes, observation_space, action_space, episode_metadata)
+    checked = checked_for_file(dataset_id, episodes, observation_space, action_space)
     entries: list[dict[str, Any]] = []
-    about: dict[str, Any] = {"algorithm_name": algorithm_name, "description": description, "root": root}
-    with whole_dataset(dataset_id, observation_space, action_space, metadata=metadata, **about) as storage:
-        storage.update_episodes(_buffers(rows, entries))  # asks for one when it has stored the one before
+    about = {"algorithm_name": algorithm_name, "description": description}
+    with whole_dataset(dataset_id, observation_space, action_space, root, metadata, **about) as storage:
+        buffers = _buffers(dataset_id, checked, episode_metadata, entries)
+        storage.update_episodes(buffers)  # asks for one when it has stored the one before
         storage.update_episode_metadata(entries)
     return datasets_root(root) / dataset_id
 
@@ -82,21 +83,17 @@ def write_minari(
 @contextmanager
 def whole_dataset(
     dataset_id: str,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    *,
+    observation_space: Space[Any],
+    action_space: spaces.Box,
     root: str | Path | None = None,
-    description: str | None = None,
-    algorithm_name: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    **about: str | None,
 ) -> Iterator[Any]:
     """Open an empty Minari data set to fill, which takes its place when the block ends well, or disappears.
 
-    The arguments are those of `write_minari`.
+    The arguments are those of `write_minari`, which also says what is raised.
 
     :return: a context that yields Minari's storage of the data set.
-    :raises ValueError: see `write_minari`.
-    :raises TypeError: when metadata cannot be stored.
     """
     folder = datasets_root(root)
     namespace = _check_new_id(folder, dataset_id)
@@ -114,10 +111,9 @@ def whole_dataset(
                 [],
                 observation_space=float32_space(observation_space),  # episodes hold no other floats
                 action_space=float32_space(action_space),
-                algorithm_name=algorithm_name,
-                description=description,
                 data_format="hdf5",
                 jpeg_encoding=False,  # which loses parts of an image
+                **about,
             ).storage
         storage.update_metadata(said)
         yield storage
@@ -148,10 +144,9 @@ def _check_new_id(folder: Path, dataset_id: str) -> str | None:
     return None if namespace is None else str(namespace)
 
 
-def _check_observations(dataset_id: str, observation_space: spaces.Space[Any]) -> None:
+def _check_observations(dataset_id: str, observation_space: Space[Any]) -> None:
     check_flat(dataset_id, observation_space)
-    keys = observation_space.spaces if isinstance(observation_space, spaces.Dict) else ()
-    if nested := [key for key in keys if "/" in key]:
+    if nested := [key for key in parts_of(observation_space) if "/" in key]:
         raise ValueError(
             f"{dataset_id}: '/' separates folders in hdf5; rename the entries {nested} of `observation_space`"
         )
@@ -174,29 +169,26 @@ def _dataset_metadata(dataset_id: str, metadata: Mapping[str, Any]) -> dict[str,
     return {**metadata, **{key: set(value) for key, value in several.items()}}  # Minari wants sets
 
 
-def _checked_rows(
+def _buffers(
     dataset_id: str,
-    episodes: Iterable[Episode],
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
+    episodes: Iterable[tuple[Episode, str]],
     episode_metadata: Iterable[Mapping[str, Any]] | None,
-) -> Iterator[tuple[Episode, dict[str, Any]]]:
-    """Check episodes one at a time, and collect the metadata of each."""
+    entries: list[dict[str, Any]],
+) -> Iterator[Any]:
+    """Make Minari's buffers of named episodes one at a time, and append their metadata to ``entries``."""
     as_many = "`episode_metadata` must hold an entry for each episode"
     further = None if episode_metadata is None else iter(episode_metadata)
-    n_episodes = 0
-    assert isinstance(action_space, spaces.Box)  # checked as the data set was opened
-    for episode, name in checked_for_file(dataset_id, episodes, observation_space, action_space):
-        n_episodes += 1
-        said = _said_by(episode, name)
+    for one, name in episodes:
+        said = _said_by(one, name)
         if further is not None:
             entry = next(further, None)
             if entry is None:
                 raise ValueError(f"{name}: {as_many}, and has no more")
             said |= _checked_entry(entry, name)
-        yield episode, said
+        entries.append(said)
+        yield episode_buffer(one.observations, one.actions, one.rewards, terminated=one.terminated)
     if further is not None and next(further, None) is not None:
-        raise ValueError(f"{dataset_id}: {as_many}, and has more than the {n_episodes}")
+        raise ValueError(f"{dataset_id}: {as_many}, and has more than the {len(entries)}")
 
 
 def _said_by(episode: Episode, source: str) -> dict[str, Any]:
@@ -230,11 +222,9 @@ def episode_buffer(
     """Make Minari's buffer of one whole episode.
 
     :param observations: (T + 1, *obs_shape), or a dict of such arrays.
-    :param actions: (T, action_dim).
-    :param rewards: (T,).
+    :param actions: (T, action_dim); ``rewards`` are (T,).
     :param terminated: mark the last step as the end of the task, else as cut off or at a time limit.
     :param more: further arguments of the buffer, such as ``seed``.
-    :return: the buffer.
     """
     last = np.arange(len(actions)) == len(actions) - 1
     return require("minari.data_collector", "all").EpisodeBuffer(
@@ -247,15 +237,6 @@ def episode_buffer(
     )
 
 
-def _buffers(rows: Iterable[tuple[Episode, dict[str, Any]]], entries: list[dict[str, Any]]) -> Iterator[Any]:
-    """Make Minari's buffers of episodes, and append their metadata to ``entries``."""
-    for episode, said in rows:
-        yield episode_buffer(
-            episode.observations, episode.actions, episode.rewards, terminated=episode.terminated
-        )
-        entries.append(said)
-
-
 @contextmanager
 def _minari_root(path: Path) -> Iterator[None]:
     """Set the environment variable that tells Minari the folder: it takes no argument for it."""
@@ -264,9 +245,8 @@ def _minari_root(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
+        del os.environ["MINARI_DATASETS_PATH"]
+        if before is not None:
             os.environ["MINARI_DATASETS_PATH"] = before
 
 

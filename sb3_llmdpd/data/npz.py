@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Space, spaces
 
 from sb3_llmdpd.checkpoint.values import space_from_json, space_to_json
 from sb3_llmdpd.common.files import whole_file
+from sb3_llmdpd.data.checks import entries_of
 from sb3_llmdpd.data.episode_source import Record
 from sb3_llmdpd.data.episodes import Episode, checked_for_file
 from sb3_llmdpd.data.spaces import check_flat, float32_space
@@ -91,23 +92,20 @@ class NpzSource(StepFileSource):
             members = [member for member in archive.namelist() if member.endswith(".npy")]
             entries = {member.removesuffix(".npy"): _Entry(archive, member, name) for member in members}
             self._metadata = _read_metadata(entries.pop(METADATA, None), name)
-            limited = self._max_episode_steps is not None
-            if self._metadata is not None and limited:
-                given = f"`max_episode_steps`, which is {self._max_episode_steps}"
-                raise ValueError(f"{name}: says itself where its episodes end; leave out {given}")
-            yield steps_under_names(_nested(entries, name), name, limited)
+            limit = self._max_episode_steps
+            if self._metadata is not None and limit is not None:
+                remedy = f"leave out `max_episode_steps`, which is {limit}"
+                raise ValueError(f"{name}: says itself where its episodes end; {remedy}")
+            yield steps_under_names(_nested(entries, name), name, limited=limit is not None)
 
-    def _spaces(self, steps: StepArrays) -> tuple[spaces.Space[Any], spaces.Box]:
+    def _spaces(self, steps: StepArrays) -> tuple[Space[Any], spaces.Box]:
         """See `StepFileSource`."""
         said = self._metadata
         return super()._spaces(steps) if said is None else (said["observation_space"], said["action_space"])
 
 
 def write_npz(
-    path: str | Path,
-    episodes: Iterable[Episode],
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Box,
+    path: str | Path, episodes: Iterable[Episode], observation_space: Space[Any], action_space: spaces.Box
 ) -> None:
     """Write episodes as one npz file, whole or not at all, from which `NpzSource` reads equal ones.
 
@@ -135,18 +133,12 @@ def write_npz(
         "version": _VERSION,
         "observation_space": space_to_json(float32_space(observation_space)),  # episodes hold no other floats
         "action_space": space_to_json(float32_space(action_space)),
-        "episodes": [_said_by(episode) for episode in written],
+        "episodes": [{name: getattr(episode, name) for name in _SAID} for episode in written],
     }
-    arrays = {**_flat_arrays(written), METADATA: np.array(json.dumps(metadata))}
+    as_json = json.dumps(metadata, default=np.generic.item)  # numpy's numbers are no JSON
+    arrays = {**_flat_arrays(written), METADATA: np.array(as_json)}
     with whole_file(file) as temporary:
         np.savez(temporary, **arrays)
-
-
-def _said_by(episode: Episode) -> dict[str, Any]:
-    said = {name: getattr(episode, name) for name in _SAID}
-    if episode.first_success is not None:
-        said["first_success"] = int(episode.first_success)  # numpy's are no JSON
-    return said
 
 
 def _flat_arrays(episodes: list[Episode]) -> dict[str, Any]:
@@ -170,10 +162,8 @@ def _flat_arrays(episodes: list[Episode]) -> dict[str, Any]:
 
 def _arrays_of(episode: Episode) -> dict[str, np.ndarray]:
     """Return the observations' arrays by the ending of their entries' names."""
-    observations = episode.observations
-    if isinstance(observations, dict):
-        return {f"/{key}": rows for key, rows in observations.items()}
-    return {"": observations}
+    arrays = entries_of(episode.observations)
+    return {f"/{key}" if key else "": rows for key, rows in arrays.items()}
 
 
 def _check_dtypes(episode: Episode, first: Episode, name: str) -> None:

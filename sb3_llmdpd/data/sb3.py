@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl
 
-from sb3_llmdpd.data.checks import check_bounded
+from sb3_llmdpd.data.checks import check_bounded, entries_of, parts_of
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.spaces import unscale_actions
 from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
@@ -70,9 +69,7 @@ class ReplayBufferSource(EpisodeSource):
             buffer = _unpickled(self._path, name, allow_pickle)
         self._buffer = _checked(buffer, name)
         super().__init__(name, self._buffer.observation_space, self._buffer.action_space, reading)
-        box = self._buffer.action_space
-        assert isinstance(box, spaces.Box)  # checked by the line before
-        check_bounded(box, f"{name}: the action space")
+        box = check_bounded(self._buffer.action_space, f"{name}: the action space")
         self._low, self._high = box.low, box.high
         self._is_unit = (box.low == -1.0) & (box.high == 1.0)
         self._check_scale()
@@ -135,14 +132,10 @@ class ReplayBufferSource(EpisodeSource):
 
     def _observations(self, stored: Any, rows: np.ndarray, column: int) -> Any:
         """Read rows of an environment in the shapes of the space: SB3 gives a Discrete one an axis."""
-        space = self._buffer.observation_space
-
-        def read(array: np.ndarray, part: spaces.Space[Any]) -> np.ndarray:
-            return array[rows, column].reshape(len(rows), *(part.shape or ()))
-
-        if isinstance(space, spaces.Dict):
-            return {key: read(stored[key], part) for key, part in space.items()}
-        return read(stored, space)
+        parts, arrays = parts_of(self._buffer.observation_space), entries_of(stored)
+        shapes = {key: (len(rows), *(part.shape or ())) for key, part in parts.items()}
+        read = {key: arrays[key][rows, column].reshape(shape) for key, shape in shapes.items()}
+        return read if isinstance(stored, dict) else read[""]
 
     def _in_environment_units(self, scaled: np.ndarray) -> np.ndarray:
         # Clipped, since rounding may leave the bounds a little, see `_check_scale`.

@@ -81,10 +81,8 @@ class StepArrays:
         strange = ~np.isin(array, (0, 1))
         if strange.any():
             step = int(strange.argmax())
-            raise self._refusal(
-                f"`{name}` must be 0 or 1 at each step, got {array[step]} at step {step}, the"
-                f" first of {int(strange.sum())} other values"
-            )
+            first = f"{array[step]} at step {step}, the first of {int(strange.sum())} other values"
+            raise self._refusal(f"`{name}` must be 0 or 1 at each step, got {first}")
         return array.astype(bool)
 
     def _checked_observations(self, name: str) -> Any:
@@ -119,27 +117,19 @@ class StepArrays:
         """Refuse next observations of another kind than the observations."""
         here, there = _parts(self.observations), _parts(self.next_observations)
         if set(here) != set(there):
-            raise self._refusal(
-                f"`next_observations` must have the entries of `observations`, {sorted(here)},"
-                f" got {sorted(there)}"
-            )
+            entries = f"the entries of `observations`, {sorted(here)}, got {sorted(there)}"
+            raise self._refusal(f"`next_observations` must have {entries}")
         for key, array in here.items():
             other = there[key]
             both_floats = array.dtype.kind == other.dtype.kind == "f"  # episodes make float32 of any
             if array.shape != other.shape or not (both_floats or array.dtype == other.dtype):
-                raise self._refusal(
-                    f"`next_observations{key}` must be like `observations{key}`, {array.dtype}"
-                    f" of shape {array.shape}, got {other.dtype} of shape {other.shape}"
-                )
+                wanted, found = (f"{each.dtype} of shape {each.shape}" for each in (array, other))
+                name = f"observations{key}"
+                raise self._refusal(f"`next_{name}` must be like `{name}`, {wanted}, got {found}")
 
 
 class Stretch(NamedTuple):
-    """The rows of one episode.
-
-    :param start: the first row.
-    :param stop: the row after the last one.
-    :param terminated: whether its last step ended the task itself.
-    """
+    """The rows [start, stop) of one episode; ``terminated`` says if the last step ended the task itself."""
 
     start: int
     stop: int
@@ -147,12 +137,9 @@ class Stretch(NamedTuple):
 
 
 def split_steps(steps: StepArrays, max_episode_steps: int | None = None) -> Iterator[Record]:
-    """Read the episodes one after the other.
+    """Read the episodes of `find_episodes` one after the other, as `EpisodeSource.records`.
 
-    :param steps: all of them.
-    :param max_episode_steps: as in `find_episodes`.
-    :return: arguments of `Episode` for `EpisodeSource.records`, as far as the arrays tell them.
-    :raises ValueError: see `find_episodes`.
+    :return: arguments of `Episode`, as far as the arrays tell them.
     """
     for number, stretch in enumerate(find_episodes(steps, max_episode_steps)):
         yield {**_read_episode(steps, stretch), "source": f"{steps.source}, episode {number}"}
@@ -206,14 +193,11 @@ def _read_episode(steps: StepArrays, stretch: Stretch) -> Record:
         following, row = steps.next_observations, stop - 1
     elif terminated:
         row = stop - 1  # the result is unknown, and no value of it is ever used: the row only has to be there
-    last = entries_of(following)
-    joined = {
-        key: np.concatenate([np.asarray(rows[start:stop]), np.asarray(last[key][row : row + 1])])
-        for key, rows in entries_of(steps.observations).items()
-    }
-    observations = joined if isinstance(steps.observations, dict) else joined[""]
+    last = {key: np.asarray(rows[row : row + 1]) for key, rows in entries_of(following).items()}
+    seen = {key: np.asarray(rows[start:stop]) for key, rows in entries_of(steps.observations).items()}
+    joined = {key: np.concatenate([rows, last[key]]) for key, rows in seen.items()}
     record: Record = {
-        "observations": observations,
+        "observations": joined if isinstance(steps.observations, dict) else joined[""],
         "actions": np.asarray(steps.actions[start:stop]),
         "rewards": steps.rewards[start:stop],
         "terminated": terminated,
@@ -226,14 +210,9 @@ def _read_episode(steps: StepArrays, stretch: Stretch) -> Record:
 
 
 def check_limit(max_episode_steps: int | None) -> None:
-    """Refuse an impossible time limit.
-
-    :param max_episode_steps: steps, or None.
-    :raises ValueError: when it is no positive whole number.
-    """
-    if max_episode_steps is None:
-        return
-    if isinstance(max_episode_steps, bool) or not isinstance(max_episode_steps, int) or max_episode_steps < 1:
+    """Raise a ValueError when a time limit is neither None nor a positive whole number."""
+    is_number = isinstance(max_episode_steps, int) and not isinstance(max_episode_steps, bool)
+    if max_episode_steps is not None and not (is_number and max_episode_steps >= 1):
         raise ValueError(
             f"`max_episode_steps` must be a whole number, at least 1, or None; got {max_episode_steps!r}"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Space, spaces
 
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.spaces import unbounded_space
@@ -19,9 +19,7 @@ LONG_EPISODE = 10_000
 """Steps; a longer episode is probably many episodes, whose ends were not recorded."""
 
 READ = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
-"""Names of the arrays that are read."""
-
-_NEEDED = READ[:3]
+"""Names of the arrays that are read; none of the first three may be missing."""
 
 
 class StepFileSource(EpisodeSource):
@@ -56,19 +54,14 @@ class StepFileSource(EpisodeSource):
 
     @abstractmethod
     def _opened(self, name: str) -> AbstractContextManager[StepArrays]:
-        """Open the file.
+        """Open the file as a context in which the arrays can be read.
 
         :param name: name of the source.
-        :return: a context in which the arrays can be read.
         :raises ValueError: when the file is damaged, or lacks an array.
         """
 
-    def _spaces(self, steps: StepArrays) -> tuple[spaces.Space[Any], spaces.Box]:
-        """Make the spaces of observations and actions.
-
-        :param steps: all steps, of which only shapes and dtypes are read.
-        :return: the spaces.
-        """
+    def _spaces(self, steps: StepArrays) -> tuple[Space[Any], spaces.Box]:
+        """Make the spaces of observations and actions, of which only shapes and dtypes are read."""
         return unbounded_space(steps.observations), spaces.Box(-1.0, 1.0, steps.actions.shape[1:], np.float32)
 
     def files(self) -> Sequence[Path]:
@@ -107,12 +100,9 @@ def steps_under_names(entries: Mapping[str, Any], source: str, limited: bool) ->
     :param entries: its arrays by their names; those of Dict observations in a mapping.
     :param source: name of the file in messages.
     :param limited: whether a time limit says where episodes end, in place of the file.
-    :return: the arrays, checked.
-    :raises ValueError: when one is missing, or does not fit the others.
-    :raises TypeError: on values that are not numbers.
+    :raises ValueError: when one is missing; `StepArrays` says when else, and raises TypeErrors.
     """
-    missing = [name for name in _NEEDED if name not in entries]
-    if missing:
+    if missing := [name for name in READ[:3] if name not in entries]:
         raise ValueError(
             f"{source}: has no {' and no '.join(f'`{name}`' for name in missing)}, but {_listed(entries)}."
             " Such a file holds `observations`, `actions`, `rewards` and `terminals`, one row a step, and may"
@@ -132,12 +122,7 @@ def steps_under_names(entries: Mapping[str, Any], source: str, limited: bool) ->
 
 
 def existing_file(path: str | Path) -> Path:
-    """Find a file.
-
-    :param path: ``~`` is the home folder.
-    :return: the path of a file that is there.
-    :raises ValueError: when there is none; names the nearest ones in its folder.
-    """
+    """Find a file, in whose path ``~`` is the home folder; a ValueError names the nearest where none is."""
     file = Path(path).expanduser()
     if file.is_file():
         return file
@@ -157,10 +142,8 @@ def existing_file(path: str | Path) -> Path:
 def sound_file(source: str, kind: str, broken: tuple[type[Exception], ...]) -> Iterator[None]:
     """Answer errors of reading a file with a sentence that names it.
 
-    :param source: its name.
-    :param kind: its expected kind, such as ``"an hdf5 file"``.
+    :param kind: expected kind of the file, such as ``"an hdf5 file"``.
     :param broken: errors that a damaged file may raise.
-    :return: a context to read the file in.
     """
     try:
         yield

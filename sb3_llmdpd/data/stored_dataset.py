@@ -2,8 +2,8 @@
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,38 +41,30 @@ class StoredDataset(OfflineDataset):
     def only(self, kept: Callable[[Episode], bool]) -> "StoredDataset":
         """See `OfflineDataset.only`; the steps stay in the file."""
         numbers = [number for number, episode in enumerate(self.episodes) if kept(episode)]
-        return StoredDataset(
-            tuple(self.episodes[number] for number in numbers),
-            self.observation_space,
-            self.action_space,
-            self.file,
-            self.first_rows[numbers],
-            tuple(self.digests[number] for number in numbers),
-            checked=True,
-        )
+        episodes = tuple(self.episodes[number] for number in numbers)
+        digests = tuple(self.digests[number] for number in numbers)
+        rows = self.first_rows[numbers]
+        return replace(self, episodes=episodes, first_rows=rows, digests=digests, checked=True)
 
 
 def open_stored(folder: Path) -> StoredDataset:
-    """Open the files of `memory_mapped`; the steps are not read.
+    """Open the files of `memory_mapped` in a folder; the steps are not read.
 
-    :param folder: with the files.
-    :return: the data set.
     :raises ValueError: when the files are damaged or of another format.
     :raises OSError: when they cannot be read.
     """
     about = read_about(folder)
-    dtype = record_dtype(about["observations"], about["actions"])
-    file = FlatFile(folder / STEPS, dtype)
+    file = FlatFile(folder / STEPS, record_dtype(about["observations"], about["actions"]))
     rewards = np.fromfile(folder / REWARDS, np.float32)
     rewards.setflags(write=False)
     episodes, first_rows, digests = [], [], []
     row = 0
-    for line in _lines(folder / EPISODES):
-        n_steps, digest, said = line["n_steps"], line["digest"], line["said"]
-        episodes.append(_view(file.records, rewards, row, n_steps, said))
-        first_rows.append(row)
-        digests.append(digest)
-        row += n_steps + 1
+    with (folder / EPISODES).open() as lines:
+        for line in map(json.loads, lines):
+            episodes.append(_view(file.records, rewards, row, line["n_steps"], line["said"]))
+            first_rows.append(row)
+            digests.append(line["digest"])
+            row += line["n_steps"] + 1
     if not row == len(file) == len(rewards):
         raise ValueError(
             f"{folder} holds {len(file)} steps, {len(rewards)} rewards and episodes of {row} rows"
@@ -83,10 +75,8 @@ def open_stored(folder: Path) -> StoredDataset:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """Read ``store.json``.
+    """Read spaces, layout, checksums and identity from a folder's ``store.json``.
 
-    :param folder: with the files.
-    :return: spaces, layout, checksums and identity.
     :raises ValueError: when it is no JSON object, or of another format.
     :raises OSError: when it is not there.
     """
@@ -115,21 +105,12 @@ def record_dtype(observations: Mapping[str, Any], actions: Mapping[str, Any]) ->
 
 
 def checksum(path: Path) -> int:
-    """Compute the CRC-32 of a file's content.
-
-    :param path: path of the file, which may be larger than memory.
-    :return: in [0, 2**32).
-    """
+    """Compute the CRC-32, in [0, 2**32), of a file that may be larger than memory."""
     crc = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             crc = zlib.crc32(block, crc)
     return crc
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open() as file:
-        yield from map(json.loads, file)
 
 
 def _view(records: np.ndarray, rewards: np.ndarray, row: int, n_steps: int, said: dict[str, Any]) -> Episode:

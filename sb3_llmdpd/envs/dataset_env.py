@@ -4,12 +4,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Space, spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_llmdpd.data.checks import check_varied, n_categories
+from sb3_llmdpd.data.checks import check_varied, n_categories, parts_of
 from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space
 
 
@@ -20,7 +20,7 @@ class DatasetEnv(gym.Env[Any, np.ndarray]):
     :param action_space: space of the data's actions.
     """
 
-    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    def __init__(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
 
@@ -41,11 +41,7 @@ class DatasetEnv(gym.Env[Any, np.ndarray]):
 
 
 def refuse_vec_normalize(env: VecEnv | None) -> None:
-    """Refuse VecNormalize: its statistics move only with steps, and nothing steps offline.
-
-    :param env: environment of the model.
-    :raises ValueError: when it is one, or wraps one.
-    """
+    """Raise a ValueError on VecNormalize: its statistics move only with steps, and nothing steps offline."""
     if env is not None and unwrap_vec_normalize(env) is not None:
         raise ValueError(
             "`env` is wrapped in VecNormalize, whose statistics only move when it is stepped, which nothing"
@@ -53,17 +49,12 @@ def refuse_vec_normalize(env: VecEnv | None) -> None:
         )
 
 
-def check_readable(observation_space: spaces.Space[Any], action_space: spaces.Box) -> None:
-    """Refuse spaces that the networks cannot read or scale.
+def check_readable(observation_space: Space[Any], action_space: spaces.Box) -> None:
+    """Refuse spaces of a model that its networks cannot read or scale.
 
-    :param observation_space: space of the model's observations.
-    :param action_space: space of the model's actions.
     :raises ValueError: when categories are not counted from 0, or an entry of an action has no range.
     """
-    parts = (
-        observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
-    )
-    for part in parts.values():
+    for part in parts_of(observation_space).values():
         n_categories(part)
     check_varied(action_space)
 
@@ -71,10 +62,9 @@ def check_readable(observation_space: spaces.Space[Any], action_space: spaces.Bo
 def check_spaces(what: str, found: VecEnv | BaseBuffer, model: BaseAlgorithm, remedy: str) -> None:
     """Refuse an environment or a buffer whose spaces are not the model's.
 
-    :param what: name of what is checked, for the message.
+    :param what: name of what is checked, for the message, as is ``remedy``.
     :param found: environment or buffer; the vector of a `TaskTextWrapper` makes no difference.
     :param model: model whose spaces count.
-    :param remedy: advice, for the message.
     :raises ValueError: when the observation or action spaces differ.
     """
     observation_space = found.observation_space
@@ -90,9 +80,9 @@ def check_spaces(what: str, found: VecEnv | BaseBuffer, model: BaseAlgorithm, re
             )
 
 
-def _zeros(space: spaces.Space[Any]) -> Any:
+def _zeros(space: Space[Any]) -> Any:
     if isinstance(space, spaces.Dict):
-        return {key: _zeros(subspace) for key, subspace in space.spaces.items()}
+        return {key: _zeros(part) for key, part in space.items()}
     if isinstance(space, spaces.Discrete):
         return space.start
     return np.zeros(space.shape or (), space.dtype)

@@ -6,10 +6,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Space
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
-from sb3_llmdpd.data.checks import check_texts
+from sb3_llmdpd.data.checks import check_bounded, check_texts
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.minari_writer import write_minari
 from sb3_llmdpd.data.spaces import check_flat
@@ -41,11 +41,6 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
     :raises TypeError: when this is no single gymnasium environment, or a sentence is no string.
     """
 
-    episodes: list[Episode]
-    """Finished episodes in order."""
-    recorded_space: spaces.Space[Any]
-    """Space of their observations."""
-
     def __init__(
         self, env: gym.Env[Any, Any], *, task: str | None = None, task_text: str | Sequence[str] | None = None
     ) -> None:
@@ -57,18 +52,16 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
         gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, task=task, task_text=task_text)
         super().__init__(env)
         self._name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-        if not isinstance(self.action_space, spaces.Box) or not self.action_space.is_bounded():
-            raise ValueError(
-                f"{self._name}: the action space must be a Box with finite bounds, got {self.action_space}"
-            )
-        self._bounds = self.action_space
-        self.recorded_space = plain_observation_space(self.observation_space)
+        self._bounds = check_bounded(self.action_space, f"{self._name}: the action space")
+        self.recorded_space: Space[Any] = plain_observation_space(self.observation_space)
+        """Space of the observations in `episodes`."""
         check_flat(self._name, self.recorded_space)
         if task is not None and not task.strip():
             raise ValueError("`task` is empty; give the task's name, or None for the environment's")
         self._task = None if task is None else task.strip()
         self._task_texts = None if task_text is None else check_texts(task_text, "`task_text`")
-        self.episodes = []
+        self.episodes: list[Episode] = []
+        """Finished episodes in order."""
         self._steps: _Steps | None = None
         self._n_finished = 0
 
@@ -124,9 +117,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
         :raises ValueError: as `write_minari`; the episodes are kept then.
         :raises TypeError: as `write_minari`.
         """
-        path = write_minari(
-            dataset_id, self.episodes, self.recorded_space, self.action_space, root=root, **about
-        )
+        path = write_minari(dataset_id, self.episodes, self.recorded_space, self._bounds, root=root, **about)
         self.episodes.clear()
         return path
 
@@ -134,9 +125,9 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
         steps, self._steps = self._steps, None  # also when the episode is refused: the next may be sound
         if steps is None or not steps.actions:
             return
-        source = f"{self._name}, recorded episode {self._n_finished}"
-        self._n_finished += 1
         name, texts = self._name, self._task_texts
+        source = f"{name}, recorded episode {self._n_finished}"
+        self._n_finished += 1
         if texts is None:
             texts = () if steps.own_sentence is None else (steps.own_sentence,)
             name = ": ".join([name, *texts])

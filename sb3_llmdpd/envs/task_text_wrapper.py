@@ -5,9 +5,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Space, spaces
 
-from sb3_llmdpd.data.checks import check_texts
+from sb3_llmdpd.data.checks import check_texts, entries_of, parts_of
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder
 
@@ -38,16 +38,16 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
         arguments = {"task_text": task_text, "text_encoder": text_encoder}
         gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, **arguments)
         super().__init__(env)
-        keys = _keys(env.observation_space)
-        if TASK_EMBEDDING in keys or keys == [OBSERVATION]:
+        parts = parts_of(env.observation_space)
+        if TASK_EMBEDDING in parts or set(parts) == {OBSERVATION}:
             raise ValueError(
-                f"the environment's observation is a dict with the keys {sorted(keys)}, beside which"
+                f"the environment's observation is a dict with the keys {sorted(parts)}, beside which"
                 f" `{TASK_EMBEDDING}` is ambiguous: wrap an environment once, and name an only entry"
                 " otherwise or make it an array"
             )
         self.text_encoder = text_encoder
         self.set_task_text(task_text)
-        own = dict(env.observation_space.spaces) if keys else {OBSERVATION: env.observation_space}  # type: ignore[attr-defined]
+        own = {key or OBSERVATION: part for key, part in parts.items()}  # an array has the key ""
         vector_space = spaces.Box(-np.inf, np.inf, self._vector.shape, np.float32)
         self.observation_space = spaces.Dict({**own, TASK_EMBEDDING: vector_space})
 
@@ -74,10 +74,8 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
         """The sentence."""
         return self._task_text
 
-    @property
-    def task_description(self) -> str:
-        """The sentence, under the name that LeRobot looks for."""
-        return self._task_text
+    task_description = task_text
+    """The sentence, under the name that LeRobot looks for."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -93,24 +91,21 @@ class TaskTextWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
         return self._with_task(observation), reward, terminated, truncated, info
 
     def _with_task(self, observation: Any) -> dict[str, Any]:
-        own = observation if _keys(self.env.observation_space) else {OBSERVATION: observation}
+        own = {key or OBSERVATION: value for key, value in entries_of(observation).items()}
         # a copy: to change an observation must not change the task
         return {**own, TASK_EMBEDDING: self._vector.copy()}
 
 
-def plain_observation_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """Undo the change of a `TaskTextWrapper` to the observation space.
-
-    :param space: observation space of an environment, wrapped or not.
-    :return: the space without the sentence's vector; any other space unchanged.
-    """
-    if TASK_EMBEDDING not in _keys(space):
+def plain_observation_space(space: Space[Any]) -> Space[Any]:
+    """Take the sentence's vector out of the space of a `TaskTextWrapper`; any other space stays as it is."""
+    parts = parts_of(space)
+    if TASK_EMBEDDING not in parts:
         return space
-    rest = {key: subspace for key, subspace in space.spaces.items() if key != TASK_EMBEDDING}  # type: ignore[attr-defined]
+    rest = {key: part for key, part in parts.items() if key != TASK_EMBEDDING}
     return rest[OBSERVATION] if set(rest) == {OBSERVATION} else spaces.Dict(rest)
 
 
-def split_observation(observation: Any, space: spaces.Space[Any]) -> tuple[Any, np.ndarray | None]:
+def split_observation(observation: Any, space: Space[Any]) -> tuple[Any, np.ndarray | None]:
     """Take the sentence's vector out of the observations of a `TaskTextWrapper`.
 
     :param observation: one, or a batch.
@@ -118,19 +113,12 @@ def split_observation(observation: Any, space: spaces.Space[Any]) -> tuple[Any, 
     :return: the observation without the vector, and the vector (dim,) or vectors (n, dim); None where there
         are none.
     """
-    if (
-        not isinstance(observation, dict)
-        or TASK_EMBEDDING not in observation
-        or TASK_EMBEDDING in _keys(space)
-    ):
+    is_with_vector = isinstance(observation, dict) and TASK_EMBEDDING in observation
+    if not is_with_vector or TASK_EMBEDDING in parts_of(space):
         return observation, None
     rest = {key: value for key, value in observation.items() if key != TASK_EMBEDDING}
     plain = rest[OBSERVATION] if set(rest) == {OBSERVATION} else rest
     return plain, np.asarray(observation[TASK_EMBEDDING])
-
-
-def _keys(space: spaces.Space[Any]) -> list[str]:
-    return list(space.spaces) if isinstance(space, spaces.Dict) else []
 
 
 @cache

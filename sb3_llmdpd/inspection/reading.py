@@ -9,10 +9,9 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_llmdpd.data.checks import Observations
-from sb3_llmdpd.data.episode_source import EpisodeSource
+from sb3_llmdpd.data.episode_source import EpisodeSource, joint_spaces
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.fingerprint import episode_digest
-from sb3_llmdpd.data.spaces import joint_spaces
 from sb3_llmdpd.inspection.numbers import EntryNumbers, EpisodeNumbers, Inspection, SourceNumbers, TaskNumbers
 from sb3_llmdpd.inspection.texts import TextComparer
 from sb3_llmdpd.prompts.text_encoders import TextEncoder

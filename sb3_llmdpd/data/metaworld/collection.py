@@ -65,12 +65,10 @@ def collect(
     if "{task}" not in id_format:
         raise ValueError(f"`id_format` must hold '{{task}}', which names each data set, got {id_format!r}")
     stds = tuple(float(std) for std in noise)
-    recipes = {
-        id_format.format(task=name): Recipe(
-            name, n_episodes, stds, episodes_per_goal, goal_visible, seed, steps_after_success
-        )
-        for name in names
-    }
+    recipes = {}
+    for name in names:
+        recipe = Recipe(name, n_episodes, stds, episodes_per_goal, goal_visible, seed, steps_after_success)
+        recipes[id_format.format(task=name)] = recipe
     _check_ids(recipes)
     folder = datasets_root(root)
     missing = {name: recipe for name, recipe in recipes.items() if not _is_there(folder, name, recipe)}

@@ -224,12 +224,9 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
 
 
 def goal_id(task: str, seed: int) -> str:
-    """Name a goal.
+    """Name a goal by its task and the seed of the reset that first drew it, which can draw it again.
 
-    :param task: name of the task.
-    :param seed: seed of the reset that first drew the goal.
-    :return: the task's name and the seed, from which the goal can be drawn again. The name alone where the
-        goal is a part of the object: all scenes of such a task share their goal.
+    Where the goal is a part of the object, all scenes of the task share it, and it has the task's name.
     """
     return f"{task}/{seed}" if task_info(task).goal_separate else task
 

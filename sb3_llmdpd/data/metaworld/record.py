@@ -9,7 +9,7 @@ import numpy as np
 
 from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv, goal_id
-from sb3_llmdpd.data.metaworld.tasks import TaskInfo, task_info
+from sb3_llmdpd.data.metaworld.tasks import task_info
 
 
 @dataclass(frozen=True)
@@ -43,29 +43,21 @@ class Recipe:
         if self.n_episodes < 1 or self.episodes_per_goal < 1:
             raise ValueError(f"`n_episodes` and `episodes_per_goal` must be at least 1, {numbers}")
         if self.n_episodes % self.episodes_per_goal:
-            raise ValueError(
-                "`n_episodes` must be a multiple of `episodes_per_goal`, so that every goal gets as many,"
-                f" {numbers}"
-            )
+            reason = "so that every goal gets as many"
+            raise ValueError(f"`n_episodes` must be a multiple of `episodes_per_goal`, {reason}, {numbers}")
         if not self.noise or not all(np.isfinite(std) and std >= 0 for std in self.noise):
-            raise ValueError(
-                f"`noise` must be one or several standard deviations of at least 0, got {self.noise}"
-            )
+            stds = "one or several standard deviations of at least 0"
+            raise ValueError(f"`noise` must be {stds}, got {self.noise}")
         for name in ("seed", "steps_after_success"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}")
-
-    @property
-    def info(self) -> TaskInfo:
-        """The task that it collects."""
-        return task_info(self.task)
 
     def as_json(self) -> dict[str, Any]:
         """Recipe and software as JSON, to write into a data set and to compare with it later."""
         return {
             **asdict(self),
             "noise": list(self.noise),
-            "task_texts": list(self.info.texts),
+            "task_texts": list(task_info(self.task).texts),
             "metaworld_version": version("metaworld"),
             "mujoco_version": version("mujoco"),
         }
@@ -107,9 +99,7 @@ def record_episode(env: MetaWorldEnv, recipe: Recipe, episode: int) -> RecordedE
     """Run the expert once, to as many steps after its first success as the recipe says, or the step limit.
 
     :param env: environment of the recipe's task.
-    :param recipe: description of the data set.
     :param episode: index of the episode in its data set, which decides seed, noise and goal.
-    :return: the episode.
     """
     seed = recipe.episode_seed(episode)
     goal_seed = recipe.episode_seed(episode - episode % recipe.episodes_per_goal)

@@ -87,26 +87,13 @@ EXPERT_STEPS: dict[str, int] = {
 def first_observations(
     task: str, n_resets: int = 20, *, goal_visible: bool = True, seed: int = 0
 ) -> np.ndarray:
-    """Observe the beginning of episodes.
-
-    :param task: name of the task.
-    :param n_resets: number of episodes.
-    :param goal_visible: show the goal in the observations.
-    :param seed: seed of the scenes.
-    :return: (n_resets, 39).
-    """
+    """Observe the beginning of episodes: (n_resets, 39)."""
     with closing(MetaWorldEnv(task, seed=seed, goal_visible=goal_visible)) as env:
         return np.stack([env.reset()[0] for _ in range(n_resets)])
 
 
 def mean_goal_distance(task: str, n_resets: int = 40, seed: int = 0) -> float:
-    """Measure the mean distance between the goals of two scenes.
-
-    :param task: name of the task.
-    :param n_resets: number of scenes, at least 2.
-    :param seed: seed of the scenes.
-    :return: metres.
-    """
+    """Measure the mean distance, in metres, between the goals of two of at least two scenes."""
     goals = []
     with closing(MetaWorldEnv(task, seed=seed)) as env:
         for _ in range(n_resets):
@@ -125,7 +112,6 @@ def can_be_told_apart(one: np.ndarray, other: np.ndarray) -> bool:
 
     :param one: (n, obs_dim).
     :param other: (m, obs_dim).
-    :return: True when one does.
     """
     both = np.concatenate([one, other])
     telling = np.ptp(both, axis=0) > RESOLUTION
@@ -145,10 +131,8 @@ def expert_success(
 
     :param task: task whose scenes are played, and whose success counts.
     :param expert_of: task whose expert acts.
-    :param n_episodes: number of episodes.
     :param goal_visible: let the expert go for the goal of the scene, else for one of its own task, as a
         policy does that cannot see the scene's.
-    :param seed: seed of the scenes.
     :return: share of the episodes with a success, in [0, 1].
     """
     first = _first_successes(task, expert_of, n_episodes, goal_visible=goal_visible, seed=seed)
@@ -156,13 +140,7 @@ def expert_success(
 
 
 def expert_steps(task: str, n_episodes: int = 10, seed: int = 0) -> int:
-    """Measure how many steps a task takes its own expert.
-
-    :param task: name of the task.
-    :param n_episodes: number of episodes.
-    :param seed: seed of the scenes.
-    :return: median over the episodes that succeed.
-    """
+    """Measure how many steps a task takes its own expert: the median over the episodes that succeed."""
     first = _first_successes(task, task, n_episodes, goal_visible=True, seed=seed)
     return int(np.median([step + 1 for step in first if step is not None]))
 
@@ -187,19 +165,18 @@ def _first_successes(
     # with the same seed both goals would lie alike
     env, own = MetaWorldEnv(task, seed=seed), MetaWorldEnv(expert_of, seed=seed + 1)
     found: list[int | None] = []
-    for _ in range(n_episodes):
-        observation, _ = env.reset()
-        own.reset()
-        if goal_visible:
-            own.simulator._target_pos = env.simulator._target_pos
-        found.append(None)
-        for step in range(_STEP_LIMIT):
-            observation, _, _, _, info = env.step(own.expert_action(observation))
-            if info["is_success"]:
-                found[-1] = step
-                break
-    env.close()
-    own.close()
+    with closing(env), closing(own):
+        for _ in range(n_episodes):
+            observation, _ = env.reset()
+            own.reset()
+            if goal_visible:
+                own.simulator._target_pos = env.simulator._target_pos
+            found.append(None)
+            for step in range(_STEP_LIMIT):
+                observation, _, _, _, info = env.step(own.expert_action(observation))
+                if info["is_success"]:
+                    found[-1] = step
+                    break
     return found
 
 
@@ -208,12 +185,9 @@ def shared_scenes(
 ) -> list[SharedScenes]:
     """Measure which pairs of tasks begin in scenes that cannot be told apart.
 
-    :param tasks: names of tasks.
     :param n_resets: episodes of each task that `can_be_told_apart` compares.
     :param n_episodes: episodes of each expert in the scenes of the other.
-    :param seed: seed of the scenes.
-    :return: the pairs, each once: one that begins alike with the goal visible does so with the goal hidden,
-        too.
+    :return: the pairs, each once: one that begins alike with the goal visible also does with it hidden.
     """
     found: list[SharedScenes] = []
     for goal_visible in (True, False):

@@ -3,13 +3,10 @@
 import tomllib
 from importlib.resources import files
 
-_TASKS = tomllib.loads(
-    files("sb3_llmdpd.data.metaworld").joinpath("sentences.toml").read_text(encoding="utf-8")
-)
+_FILE = files("sb3_llmdpd.data.metaworld").joinpath("sentences.toml")
+_TASKS = tomllib.loads(_FILE.read_text(encoding="utf-8"))
 
-SENTENCES: dict[str, tuple[str, ...]] = {task: tuple(texts["phrasings"]) for task, texts in _TASKS.items()}
+SENTENCES: dict[str, tuple[str, ...]] = {task: tuple(said["phrasings"]) for task, said in _TASKS.items()}
 """Phrasings of each task for training data."""
-PARAPHRASES: dict[str, tuple[str, ...]] = {
-    task: tuple(texts["paraphrases"]) for task, texts in _TASKS.items()
-}
+PARAPHRASES: dict[str, tuple[str, ...]] = {task: tuple(said["paraphrases"]) for task, said in _TASKS.items()}
 """Phrasings of each task for tests alone: no data set holds them, so no policy is trained on them."""

@@ -17,13 +17,9 @@ enough: many environments are made task by task."""
 
 
 def make_simulator(env_id: str, max_episode_steps: int, render_mode: str | None, image_size: int) -> Any:
-    """Make the simulator's environment of a task, ready to be reset.
+    """Make the simulator's environment of a task, ready to be reset, whose observations show the goal.
 
-    :param env_id: the simulator's own name of the task.
-    :param max_episode_steps: steps until truncation.
-    :param render_mode: None or ``"rgb_array"``.
-    :param image_size: width and height of a rendered frame, in pixels.
-    :return: the environment, whose observations show the goal.
+    The arguments are those of `MetaWorldEnv`; ``env_id`` is the simulator's own name of the task.
     """
     make = _made_fast(require("metaworld.env_dict", "metaworld").ENV_CLS_MAP[env_id])
     simulator = make(render_mode=render_mode, camera_name=_CAMERA, width=image_size, height=image_size)
@@ -59,12 +55,8 @@ def _made_fast(simulator_class: Any) -> Any:
 
 
 def touching_object(simulator: Any, object_geom_id: int) -> bool:
-    """Tell if both pads of the gripper press on an object. The simulator's method visits each contact twice
-    in Python.
-
-    :param simulator: an environment of Meta-World.
-    :param object_geom_id: the object's geometry.
-    :return: True when, for either pad, the forces of its contacts with the object add up to more than 0.
+    """Tell if both pads of the gripper press on a geometry: the forces of the contacts of either add up to
+    more than 0. The simulator's method visits each contact twice in Python.
     """
     data = simulator.data
     pairs = data.contact.geom  # (n_contacts, 2)

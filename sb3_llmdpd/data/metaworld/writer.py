@@ -9,17 +9,13 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_llmdpd.data.metaworld.record import Recipe, RecordedEpisode
+from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.data.minari_writer import episode_buffer, whole_dataset
 from sb3_llmdpd.networks.metaworld_layout import SHAPE
 
 
 def read_metadata(folder: Path, dataset_id: str) -> dict[str, Any] | None:
-    """Read the metadata of a data set.
-
-    :param folder: folder of the data sets.
-    :param dataset_id: its Minari id.
-    :return: its metadata, empty when they cannot be read, or None when there is nothing under that id.
-    """
+    """Read the metadata of a data set, empty when they cannot be read; None when there is no such id."""
     if not (folder / dataset_id).exists():
         return None
     try:
@@ -30,14 +26,8 @@ def read_metadata(folder: Path, dataset_id: str) -> dict[str, Any] | None:
 
 
 def write_dataset(folder: Path, dataset_id: str, recipe: Recipe, episodes: Sequence[RecordedEpisode]) -> None:
-    """Write a data set, whole or not at all.
-
-    :param folder: folder of the data sets, made when it is not there.
-    :param dataset_id: its Minari id.
-    :param recipe: recipe that the episodes were collected with.
-    :param episodes: its episodes in order.
-    """
-    info = recipe.info
+    """Write the episodes of a recipe, in order, as a data set, whole or not at all."""
+    info = task_info(recipe.task)
     with whole_dataset(
         dataset_id,
         spaces.Box(-np.inf, np.inf, SHAPE, np.float32),
@@ -46,18 +36,18 @@ def write_dataset(folder: Path, dataset_id: str, recipe: Recipe, episodes: Seque
         algorithm_name="Meta-World's scripted expert with action noise",
         description=f"Scripted expert of Meta-World's {info.env_id}: {info.text}.",
     ) as storage:
-        storage.update_episodes(
-            episode_buffer(
-                one.observations, one.actions, one.rewards, seed=one.seed, infos={"success": one.successes}
-            )
-            for one in episodes
-        )
+        storage.update_episodes(map(_buffer, episodes))
         _describe(storage, recipe, episodes)
+
+
+def _buffer(one: RecordedEpisode) -> Any:
+    infos = {"success": one.successes}
+    return episode_buffer(one.observations, one.actions, one.rewards, seed=one.seed, infos=infos)
 
 
 def _describe(storage: Any, recipe: Recipe, episodes: Sequence[RecordedEpisode]) -> None:
     """Write the task and the outcome into the data set and every episode of it."""
-    said, info = recipe.as_json(), recipe.info
+    said, info = recipe.as_json(), task_info(recipe.task)
     shared = {key: said[key] for key in ("metaworld_version", "mujoco_version", "goal_visible")}
     shared |= {"task_id": info.name, "task_text": info.text, "goal_separate": info.goal_separate}
     texts = list(info.texts)
