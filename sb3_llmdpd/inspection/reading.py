@@ -74,6 +74,7 @@ class _Reader:
     def __init__(self, action_space: spaces.Box) -> None:
         self.episodes: list[EpisodeNumbers] = []
         self.texts: dict[str, dict[str, None]] = {}
+        self._of_task: dict[str, list[EpisodeNumbers]] = {}
         self.actions = _Moments("")
         self.observations: dict[str, _Moments] = {}
         self._n_at_bound = np.zeros(action_space.shape, np.int64)
@@ -100,20 +101,14 @@ class _Reader:
 
     def _add(self, episode: Episode) -> None:
         rewards = episode.rewards.astype(np.float64)
-        self.episodes.append(
-            EpisodeNumbers(
-                episode.source,
-                episode.task,
-                len(episode),
-                float(rewards.sum()),
-                float(rewards.min()),
-                float(rewards.max()),
-                episode.terminated,
-                episode.success,
-                episode_digest(episode),
-            )
+        total, low, high = float(rewards.sum()), float(rewards.min()), float(rewards.max())
+        task, ended, digest = episode.task, episode.terminated, episode_digest(episode)
+        numbers = EpisodeNumbers(
+            episode.source, task, len(episode), total, low, high, ended, episode.success, digest
         )
-        self.texts.setdefault(episode.task, {}).update(dict.fromkeys(episode.task_texts))
+        self.episodes.append(numbers)
+        self._of_task.setdefault(task, []).append(numbers)
+        self.texts.setdefault(task, {}).update(dict.fromkeys(episode.task_texts))
         self.actions.add(episode.actions)
         at_bound = (episode.actions <= self._inner_low) | (episode.actions >= self._inner_high)
         self._n_at_bound += at_bound.sum(axis=0)
@@ -128,12 +123,8 @@ class _Reader:
 
     def tasks(self) -> tuple[TaskNumbers, ...]:
         """Put the numbers of each task together."""
-        of_task: dict[str, list[EpisodeNumbers]] = {task: [] for task in self.texts}
-        for episode in self.episodes:
-            of_task[episode.task].append(episode)
-        return tuple(
-            TaskNumbers.of(task, episodes, tuple(self.texts[task])) for task, episodes in of_task.items()
-        )
+        of_task = self._of_task.items()
+        return tuple(TaskNumbers.of(task, episodes, tuple(self.texts[task])) for task, episodes in of_task)
 
 
 class _Moments:

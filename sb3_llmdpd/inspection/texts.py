@@ -64,11 +64,7 @@ class TextComparer:
             self._left_out = str(error)
 
     def compare(self, texts_by_task: Mapping[str, Iterable[str]]) -> TextComparison:
-        """Look for tasks that their sentences hardly tell apart.
-
-        :param texts_by_task: distinct sentences of each task, possibly none.
-        :return: the result.
-        """
+        """Look for tasks that their distinct sentences, possibly none, hardly tell apart."""
         owners: dict[str, dict[str, None]] = {}
         wording: dict[str, str] = {}
         for task, texts in texts_by_task.items():
@@ -97,13 +93,7 @@ class TextComparer:
 def _similar(
     sentences: Sequence[str], vectors: np.ndarray, owners: Sequence[tuple[str, ...]]
 ) -> tuple[AlikeTexts, ...]:
-    """Find for each sentence the nearest one of another task, if it is near.
-
-    :param sentences: n distinct ones, at least one.
-    :param vectors: (n, dim).
-    :param owners: tasks that have each sentence.
-    :return: the nearest pairs first.
-    """
+    """Find for each sentence the nearest one of another task, if it is near; the nearest pairs come first."""
     of_task: dict[str, list[int]] = {}
     for number, tasks in enumerate(owners):
         for task in tasks:
