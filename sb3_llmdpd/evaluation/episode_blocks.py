@@ -66,13 +66,10 @@ class Block:
 def play_blocks(
     blocks: Sequence[Block], player: Player, settings: PlaySettings, n_processes: int
 ) -> Generator[tuple[int, list[Rollout]]]:
-    """Play blocks in any order; the episodes do not depend on the number of processes.
+    """Play blocks in any order, and yield the number and the episodes of each as they come.
 
-    :param blocks: those of one task side by side, as the environments of the last task are kept.
-    :param player: the evaluated player.
-    :param settings: settings that the blocks share.
-    :param n_processes: number of processes; 1 plays in this one.
-    :return: the number of a block and its episodes, as they come.
+    Episodes do not depend on the number of processes; 1 plays in this one. The environments of the last task
+    are kept, so that the blocks of a task should stand side by side.
     """
     if n_processes == 1:
         with _one_thread(), closing(_BlockRunner(player, settings)) as runner:

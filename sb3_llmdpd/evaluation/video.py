@@ -72,33 +72,27 @@ def film_episode(
 
 
 def check_film(path: str | Path) -> None:
-    """Refuse an unknown format before anything is done for the film.
-
-    :param path: path of the film.
-    :raises ValueError: when it ends in neither .mp4 nor .png.
-    """
+    """Refuse a path that ends in neither .mp4 nor .png, by a ValueError, before a film is begun."""
     if Path(path).suffix not in (".mp4", ".png"):
         raise ValueError(f"a film is an .mp4 or a .png, got {str(path)!r}")
 
 
 def drawing_library() -> str | None:
-    """Choose the library with which MuJoCo draws without a screen.
+    """Choose how MuJoCo draws without a screen: the value of $MUJOCO_GL, or a library that is found.
 
-    :return: a value for $MUJOCO_GL: its present one, or a library that is found; None where the system needs
-        none.
+    :return: a value for $MUJOCO_GL; None where the system needs none.
     :raises RuntimeError: when there is no such library, or drawing is switched off.
     """
-    chosen = os.environ.get(_GL_VARIABLE)
-    if chosen:
+    if chosen := os.environ.get(_GL_VARIABLE):
         if chosen.lower() in _GL_IS_OFF:
             raise RuntimeError(f"drawing is switched off by {_GL_VARIABLE}={chosen}")
         return chosen
     if sys.platform != "linux":
         return None
-    found = [name for name, library in _GL_LIBRARIES.items() if ctypes.util.find_library(library)]
-    if not found:
-        raise RuntimeError("no library that draws without a screen was found: install libEGL or libOSMesa")
-    return found[0]
+    for name, library in _GL_LIBRARIES.items():
+        if ctypes.util.find_library(library):
+            return name
+    raise RuntimeError("no library that draws without a screen was found: install libEGL or libOSMesa")
 
 
 class _Camera(gym.Wrapper[Any, Any, Any, Any]):
