@@ -60,9 +60,7 @@ def returns_by_hand(model: LLMDPD, envs: gym.vector.SyncVectorEnv, **prompt: Any
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", [dict(task_text=TEXTS), dict(trajectory=[EPISODES[0], EPISODES[8]])])
-def test_meta_worlds_evaluation_measures_what_the_model_does_on_each_task(
-    model: LLMDPD, make_envs: MakeEnvs, prompt: dict[str, Any]
-) -> None:
+def test_meta_worlds_evaluation_measures_what_the_model_does_on_each_task(model, make_envs, prompt):
     agent = MetaWorldAgent(model, **prompt)
     _, mean_return, success_rates, returns = evaluation(agent, make_envs(), num_episodes=1)
     expected = returns_by_hand(model, make_envs(), **prompt)
@@ -72,9 +70,8 @@ def test_meta_worlds_evaluation_measures_what_the_model_does_on_each_task(
 
 
 def test_each_sub_environment_acts_on_its_own_prompt(model: LLMDPD) -> None:
-    actions, swapped = (
-        MetaWorldAgent(model, task_text=texts).eval_action(OBSERVATIONS) for texts in (TEXTS, TEXTS[::-1])
-    )
+    agents = (MetaWorldAgent(model, task_text=texts) for texts in (TEXTS, TEXTS[::-1]))
+    actions, swapped = (agent.eval_action(OBSERVATIONS) for agent in agents)
     assert_array_equal(actions, model.predict(OBSERVATIONS, deterministic=True, task_text=TEXTS)[0])
     assert actions.dtype == np.float64
     assert np.abs(actions - swapped).max() > 1e-3
