@@ -31,13 +31,7 @@ class Recorded(EpisodeSource):
 
     kind = "recorded"
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        name: str = "lab/b-v0",
-        observation_space: spaces.Space[Any] = BOX,
-        action_space: spaces.Box = ACTIONS,
-    ) -> None:
+    def __init__(self, records, name="lab/b-v0", observation_space=BOX, action_space=ACTIONS):
         super().__init__(name, observation_space, action_space, HowToRead())
         self._records = records
 

@@ -1,6 +1,6 @@
 """Meta-World's own evaluation of a prompted model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,21 +30,18 @@ def model() -> LLMDPD:
 
 
 @pytest.fixture
-def make_envs(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeEnvs]:
+def make_envs(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> MakeEnvs:
     """Meta-World's own environments of two tasks, four steps long; one goal each makes two runs alike."""
     monkeypatch.setattr(metaworld, "_N_GOALS", 1)
-    opened = []
 
     def make(**options: Any) -> gym.vector.SyncVectorEnv:
         make_one = partial(metaworld.make_mt_envs, seed=0, max_episode_steps=4, **options)
         makers = [partial(make_one, name) for name in NAMES]
         envs = gym.vector.SyncVectorEnv(makers, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
-        opened.append(envs)
+        request.addfinalizer(envs.close)
         return envs
 
-    yield make
-    for envs in opened:
-        envs.close()
+    return make
 
 
 def returns_by_hand(model: LLMDPD, envs: gym.vector.SyncVectorEnv, **prompt: Any) -> np.ndarray:

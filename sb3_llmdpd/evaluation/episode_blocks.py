@@ -22,14 +22,7 @@ EnvMaker = Callable[[str], gym.Env[Any, Any]]
 
 @dataclass(frozen=True)
 class PlaySettings:
-    """Settings that all blocks share.
-
-    :param make_env: makes a task's environment.
-    :param max_steps: steps after which an episode ends.
-    :param stop_at_success: also end an episode at its first success.
-    :param deterministic: let the player act without noise.
-    :param phases: watch how far each episode comes.
-    """
+    """Settings that all blocks share, as in `evaluate_tasks`."""
 
     make_env: EnvMaker
     max_steps: int

@@ -53,12 +53,7 @@ class PhaseWatch:
         self._passed = np.zeros((n_rows, len(PHASES)), bool)
 
     def see(self, row: int, observation: np.ndarray, info: dict[str, Any]) -> None:
-        """Take note of a step.
-
-        :param row: index of the episode.
-        :param observation: (39,), after the step.
-        :param info: info of the step, with ``success``.
-        """
+        """Take note of a step of a row: the observation (39,) after it, and its info, with ``success``."""
         thing = observation[OBJECT]
         distance = float(np.linalg.norm(observation[HAND] - thing))
         self._closest[row] = min(self._closest[row], distance)

@@ -229,10 +229,7 @@ def _end(episode: Episode) -> np.ndarray:
 
 
 def goals_of(cell: Cell, examples: Mapping[str, Sequence[Episode]], n_episodes: int) -> list[str | None]:
-    """Choose the goal of each episode of a cell, in the turns of the examples; None where its seed decides.
-
-    :raises ValueError: when a goal is needed and an example has none, or there is no example.
-    """
+    """Choose the goal of each episode of a cell, in the turns of the examples; None where a seed decides."""
     if not cell.same_goal:
         return [None] * n_episodes
     episodes = _successful(cell.task, examples, "the scenes have the goals of the examples")

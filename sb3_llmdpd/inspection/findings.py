@@ -7,17 +7,10 @@ from itertools import groupby
 from sb3_llmdpd.inspection.numbers import EntryNumbers, Inspection, extreme_deviations
 from sb3_llmdpd.inspection.texts import AlikeTexts
 
-MANY_FAILED = 0.5
-"""Share of the transitions above which cloning mostly clones failures."""
-
-SATURATED = 0.9
-"""Share of the steps at a bound above which an action needs a look; a gripper is often open or shut."""
-
-SCALE_RATIO = 1e4
-"""Ratio of the largest to the smallest standard deviation of entries that units alone rarely explain."""
-
-SHOWN = 5
-"""Names and sentences that a finding shows."""
+_MANY_FAILED = 0.5  # share of the transitions above which cloning mostly clones failures
+_SATURATED = 0.9  # share of the steps at a bound above which an action needs a look: a gripper is often shut
+_SCALE_RATIO = 1e4  # ratio of the largest to the smallest deviation that units alone rarely explain
+_SHOWN = 5  # names and sentences that a finding shows
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ def _bounds(inspection: Inspection) -> Iterator[Finding]:
 
 def _warned(inspection: Inspection) -> Iterator[Finding]:
     sentences = [f"{sentence.rstrip('.')}." for source in inspection.sources for sentence in source.warnings]
-    if len(sentences) > SHOWN:  # many sources, which mostly give the same warning
+    if len(sentences) > _SHOWN:  # many sources, which mostly give the same warning
         together = f"Reading gave {len(sentences):,} warnings, each of which says what to do."
         yield Finding("warning", together, _first(sentences))
     else:
@@ -84,7 +77,7 @@ def _outcomes(inspection: Inspection) -> Iterator[Finding]:
         rest = f"no reward but 0, of {n_tasks:,} ({_some(unrewarded)}), and {no_use}"
         remedy = "record rewards, or clone with --eta 0"
         yield from _counted("rewards", unrewarded, _TASKS_HAVE, f"{rest}: {remedy}")
-    if inspection.failed is not None and inspection.failed[1] > MANY_FAILED:
+    if inspection.failed is not None and inspection.failed[1] > _MANY_FAILED:
         of_episodes, of_steps = inspection.failed
         yield Finding(
             "failures",
@@ -99,8 +92,8 @@ def _actions(inspection: Inspection) -> Iterator[Finding]:
     fixed = [entry.never_changes for entry in entries]
     remedy = "leave out what moves nothing, or check the recording"
     yield from _entries("fixed", "actions", entries, fixed, "never change", f": {remedy}")
-    saturated = [(entry.at_bound or 0.0) > SATURATED and not entry.never_changes for entry in entries]
-    rest = f" at a bound in more than {SATURATED:.0%} of the steps"
+    saturated = [(entry.at_bound or 0.0) > _SATURATED and not entry.never_changes for entry in entries]
+    rest = f" at a bound in more than {_SATURATED:.0%} of the steps"
     remedy = "check that actions and bounds are in the same units"
     yield from _entries("saturated", "actions", entries, saturated, "lie", f"{rest}: {remedy}")
 
@@ -113,7 +106,7 @@ def _observations(inspection: Inspection) -> Iterator[Finding]:
     if (extremes := extreme_deviations(entries)) is None:
         return
     smallest, largest = extremes
-    if (ratio := largest.deviation / smallest.deviation) > SCALE_RATIO:
+    if (ratio := largest.deviation / smallest.deviation) > _SCALE_RATIO:
         low, high = (f"{entry.deviation:.3g} of entry {entry.name}" for entry in extremes)
         yield Finding(
             "scales",
@@ -189,10 +182,10 @@ def _entries(
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _first(sentences: Sequence[str]) -> tuple[str, ...]:
-    more = (f"and {len(sentences) - SHOWN:,} more",) if len(sentences) > SHOWN else ()
-    return (*sentences[:SHOWN], *more)
+    more = (f"and {len(sentences) - _SHOWN:,} more",) if len(sentences) > _SHOWN else ()
+    return (*sentences[:_SHOWN], *more)

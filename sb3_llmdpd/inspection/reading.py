@@ -60,8 +60,7 @@ def inspect_sources(
 
 def _refuse_unreadable(sources: Sequence[SourceNumbers]) -> NoReturn:
     """Tell why no episode of the sources could be read."""
-    said = [reason for source in sources for reason in (*source.refused, source.broken_off)]
-    reasons = [reason for reason in said if reason is not None]
+    reasons = [reason for source in sources for reason in (*source.refused, source.broken_off) if reason]
     if not reasons:
         raise ValueError(f"{' and '.join(source.name for source in sources)}: the data hold no episode")
     more = f" (and {len(reasons) - 1:,} more such sentences)" if len(reasons) > 1 else ""
@@ -128,10 +127,7 @@ class _Reader:
 
 
 class _Moments:
-    """Extremes, mean and standard deviation of each entry of rows that come block by block.
-
-    :param key: key of the rows in a Dict, else empty.
-    """
+    """Extremes, mean and deviation of each entry of rows that come block by block, those of a Dict's key."""
 
     def __init__(self, key: str) -> None:
         self._key = key
