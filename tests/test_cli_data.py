@@ -36,15 +36,10 @@ def succeeded(result: Result) -> Result:
 
 def episode(seed: int, task: str, n_steps: int = 5, **changes: Any) -> Episode:
     rng = np.random.default_rng(seed)
-    values: dict[str, Any] = {
-        "observations": rng.normal(size=(n_steps + 1, 3)),
-        "actions": rng.uniform(-0.9, 0.9, (n_steps, 2)),
-        "rewards": np.full(n_steps, 1.0),
-        "task": task,
-        "task_texts": (f"{task} the drawer",),
-        "success": True,
-    }
-    return Episode(**{**values, **changes})
+    observations, actions = rng.normal(size=(n_steps + 1, 3)), rng.uniform(-0.9, 0.9, (n_steps, 2))
+    values = dict(observations=observations, actions=actions, rewards=np.ones(n_steps))
+    told = dict(task=task, task_texts=(f"{task} the drawer",), success=True)
+    return Episode(**{**values, **told, **changes})
 
 
 def episodes_of(task: str) -> list[Episode]:

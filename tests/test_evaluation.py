@@ -25,6 +25,7 @@ TEXTS = {task: f"do {task}" for task in TASKS}
 
 # Ends of messages
 NEEDS_ANOTHER = "takes the prompt of another.* evaluate at least two"
+HAS_NO_SUCCESS = "of 'task-0', and `examples` has no successful"
 HAS_NO_EXAMPLE = r"shows an example of 'task-0'.*has tasks \['task-1'\]"
 
 
@@ -340,7 +341,7 @@ def test_each_scene_has_the_goal_of_an_example_and_shows_it_or_one_of_another_go
     [
         ("wrong-trajectory", ["3", "3"], "the examples of 'task-0' have one goal only, '3'"),
         ("text", [None], "`same_goal` needs the goal of every example"),
-        ("text", [], "the scenes have the goals of the examples of 'task-0', and `examples` has no succ"),
+        ("text", [], f"the scenes have the goals of the examples {HAS_NO_SUCCESS}"),
     ],
 )
 def test_goals_that_cannot_be_played_are_refused(condition, goals, message):

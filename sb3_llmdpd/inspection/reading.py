@@ -17,8 +17,7 @@ from sb3_llmdpd.inspection.numbers import EntryNumbers, EpisodeNumbers, Inspecti
 from sb3_llmdpd.inspection.texts import TextComparer
 from sb3_llmdpd.prompts.text_encoders import TextEncoder
 
-AT_BOUND = 1e-3
-"""Distance up to which an action lies at a bound, in units of the range between both bounds."""
+_AT_BOUND = 1e-3  # distance up to which an action lies at a bound, in units of the range between both
 
 
 def inspect_sources(
@@ -79,7 +78,7 @@ class _Reader:
         self._n_at_bound = np.zeros(action_space.shape, np.int64)
         low, high = action_space.low.astype(np.float64), action_space.high.astype(np.float64)
         self._is_bounded = np.isfinite(low) & np.isfinite(high)
-        margin = AT_BOUND * np.where(self._is_bounded, high - low, 0.0)
+        margin = _AT_BOUND * np.where(self._is_bounded, high - low, 0.0)
         self._inner_low, self._inner_high = low + margin, high - margin
 
     def read(self, source: EpisodeSource) -> SourceNumbers:

@@ -10,8 +10,7 @@ from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder
 from sb3_llmdpd.prompts.text_table import SIMILAR_COSINE
 
-ROWS_AT_ONCE = 1_024
-"""Sentences that are compared with all others at a time; all at once would take quadratic memory."""
+_ROWS_AT_ONCE = 1_024  # sentences that are compared with all others; all would take quadratic memory
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,8 @@ def _similar(
     # Vectors of zeros, of sentences that an encoder of labels does not know, count as equal.
     unit = np.hstack([unit_length(vectors), ~vectors.any(axis=1, keepdims=True)])
     best: dict[frozenset[str], AlikeTexts] = {}
-    for start in range(0, len(sentences), ROWS_AT_ONCE):
-        cosines = unit[start : start + ROWS_AT_ONCE] @ unit.T
+    for start in range(0, len(sentences), _ROWS_AT_ONCE):
+        cosines = unit[start : start + _ROWS_AT_ONCE] @ unit.T
         for one, row in enumerate(cosines, start):
             for task in owners[one]:
                 row[of_task[task]] = -np.inf  # sentences of one task may be alike
