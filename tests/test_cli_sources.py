@@ -27,6 +27,12 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def succeed(*arguments: Any) -> Result:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
 @pytest.fixture
 def data() -> OfflineDataset:
     return OfflineDataset.from_episodes(make_episodes())
@@ -64,8 +70,7 @@ def test_a_file_without_sentences_is_refused_with_what_it_should_hold(text: str,
 def test_training_takes_sentences_from_a_file(logs: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts.json"
     texts.write_text(json.dumps({"task-0": "walk to the left", "task-1": ["walk right", "go right"]}))
-    result = run("train", "--dataset", logs, "--task-texts", texts, "--out", tmp_path / "run", *TINY)
-    assert result.exit_code == 0, result.output
+    succeed("train", "--dataset", logs, "--task-texts", texts, "--out", tmp_path / "run", *TINY)
     known = LLMDPD.load(tmp_path / "run" / "model.zip").known_task_texts
     assert {"walk to the left", "walk right", "go right", "do task number 2"} <= set(known)
 
@@ -74,8 +79,7 @@ def test_mapped_and_resident_data_train_the_same_model(logs: Path, tmp_path: Pat
     mapped = ["--memory-mapped", "--cache", tmp_path / "cache"]
     of_all, folders = ["--dataset", logs, "--unseen", "task-2", *TINY], [tmp_path / "a", tmp_path / "b"]
     for folder, options in zip(folders, (mapped, []), strict=True):
-        result = run("train", *of_all, "--out", folder, *options)
-        assert result.exit_code == 0, result.output
+        succeed("train", *of_all, "--out", folder, *options)
     one, other = (LLMDPD.load(folder / "model.zip").policy.state_dict() for folder in folders)
     assert all(value.equal(other[name]) for name, value in one.items())
     assert len({RunFolder(folder).arguments()["fingerprint"] for folder in folders}) == 1
@@ -83,9 +87,8 @@ def test_mapped_and_resident_data_train_the_same_model(logs: Path, tmp_path: Pat
 
 def test_a_run_on_mapped_data_goes_on(logs: Path, tmp_path: Path) -> None:
     options = ["--memory-mapped", "--cache", tmp_path / "cache"]
-    assert run("train", "--dataset", logs, "--out", tmp_path / "run", *options, *TINY).exit_code == 0
-    result = run("train", "--resume", tmp_path / "run", "--steps", 4, "--cache", tmp_path / "elsewhere")
-    assert result.exit_code == 0, result.output
+    succeed("train", "--dataset", logs, "--out", tmp_path / "run", *options, *TINY)
+    result = succeed("train", "--resume", tmp_path / "run", "--steps", 4, "--cache", tmp_path / "elsewhere")
     assert "Going on from step 2" in result.output
     assert LLMDPD.load(tmp_path / "run" / "model.zip").num_timesteps == 4
 

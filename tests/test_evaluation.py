@@ -23,6 +23,11 @@ from sb3_llmdpd.prompts.prompt import Prompt
 TASKS = ["task-0", "task-1", "task-2"]
 TEXTS = {task: f"do {task}" for task in TASKS}
 
+# Ends of messages
+NEEDS_ANOTHER = "takes the prompt of another.* evaluate at least two"
+HAS_NO_SUCCESS = "of 'task-0', and `examples` has no successful"
+HAS_NO_EXAMPLE = r"shows an example of 'task-0'.*has tasks \['task-1'\]"
+
 
 class WalkEnv(gym.Env[np.ndarray, np.ndarray]):
     """A walk along five axes, to each of which an action's first entry is added; success is above 2."""
@@ -66,9 +71,6 @@ def evaluate(model: Any, cells: list[Cell], **arguments: Any) -> Any:
     defaults: dict[str, Any] = {"examples": examples_by_task(), "texts": TEXTS, "make_env": WalkEnv}
     defaults |= {"n_episodes": 5, "n_envs": 3, "n_processes": 1, "progress_bar": False}
     return evaluate_tasks(model, cells, **defaults | arguments)
-
-
-# Cells ------------------------------------------------------------------------------------------------------
 
 
 def test_the_wrong_prompt_is_never_the_tasks_own_and_each_serves_once() -> None:
@@ -126,11 +128,7 @@ def test_cells_know_which_tasks_were_held_out() -> None:
         ("a", "both", r"unknown condition 'both': use text\+trajectory, .* or told:<task>"),
         ("a", "told:", "unknown condition"),
         ("a", "wrong", "evaluate at least two"),
-        (
-            "a",
-            "text wrong-trajectory",
-            "'wrong-trajectory' takes the prompt of another.* evaluate at least two",
-        ),
+        ("a", "text wrong-trajectory", f"'wrong-trajectory' {NEEDS_ANOTHER}"),
         ("a a", "none", "each once"),
         ("", "none", "at least one task"),
     ],
@@ -145,9 +143,6 @@ def test_a_cell_may_say_how_many_episodes_it_wants(model: LLMDPD) -> None:
     few, many = evaluate(model, [replace(cells[0], n_episodes=2), cells[1]])
     assert (few.n_episodes, many.n_episodes) == (2, 5)
     assert many == evaluate(model, cells[1:])[0]
-
-
-# Rollouts ---------------------------------------------------------------------------------------------------
 
 
 def act_by_speed(speeds: list[float], asked: list[list[int]]) -> Any:
@@ -189,9 +184,8 @@ def test_whoever_acts_is_told_the_rewards_of_the_last_steps_of_the_rows_that_go_
 
 
 def test_an_episode_may_end_at_its_first_success_or_at_the_step_limit() -> None:
-    fast, slow = run_episodes(
-        [WalkEnv(), WalkEnv()], act_by_speed([1.0, 0.0], []), [0, 1], max_steps=5, stop_at_success=True
-    )
+    envs, act = [WalkEnv(), WalkEnv()], act_by_speed([1.0, 0.0], [])
+    fast, slow = run_episodes(envs, act, [0, 1], max_steps=5, stop_at_success=True)
     assert (fast.first_success, fast.last_success) == (fast.length - 1, True)
     assert (slow.first_success, slow.length) == (None, 5)
 
@@ -203,9 +197,6 @@ def test_success_is_also_read_from_is_success() -> None:
 
     (rollout,) = run_episodes([Other()], act_by_speed([0.0], []), [0], max_steps=6)
     assert (rollout.first_success, rollout.last_success) == (1, False)
-
-
-# Evaluation -------------------------------------------------------------------------------------------------
 
 
 def test_all_conditions_of_a_task_play_the_same_seeds_and_tasks_play_others(model: LLMDPD) -> None:
@@ -248,9 +239,7 @@ def test_meta_worlds_canonical_sentence_is_told_where_no_other_is_given() -> Non
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_the_same_seed_gives_the_same_numbers_and_another_one_others(
-    model: LLMDPD, deterministic: bool
-) -> None:
+def test_the_same_seed_gives_the_same_numbers_and_another_one_others(model, deterministic):
     def returns(seed: int) -> Any:
         return evaluate(model, make_cells(["task-0"], ["text"]), seed=seed, deterministic=deterministic)[0]
 
@@ -272,9 +261,7 @@ def test_evaluating_changes_neither_the_models_noise_nor_torchs_threads(model: L
 
 
 @pytest.mark.slow
-def test_two_processes_play_a_model_file_to_the_same_numbers_as_one_plays_the_model(
-    model: LLMDPD, tmp_path: Any
-) -> None:
+def test_two_processes_play_a_model_file_to_the_same_numbers_as_one_plays_the_model(model, tmp_path):
     model.save(tmp_path / "model.zip")
     cells = make_cells(TASKS[:2], ["text+trajectory", "wrong", "expert"])
     here = evaluate(model, cells, deterministic=False)
@@ -298,9 +285,6 @@ class Counting:
 def test_anything_that_makes_acts_can_be_evaluated_and_each_block_begins_afresh() -> None:
     (result,) = evaluate(Counting(), make_cells(["task-0"], ["text"]))
     assert result.returns == pytest.approx((len(TEXTS["task-0"]) / 100,) * 5)
-
-
-# Goals of the examples --------------------------------------------------------------------------------------
 
 
 class Noting:
@@ -357,27 +341,17 @@ def test_each_scene_has_the_goal_of_an_example_and_shows_it_or_one_of_another_go
     [
         ("wrong-trajectory", ["3", "3"], "the examples of 'task-0' have one goal only, '3'"),
         ("text", [None], "`same_goal` needs the goal of every example"),
-        (
-            "text",
-            [],
-            "the scenes have the goals of the examples of 'task-0', and `examples` has no successful",
-        ),
+        ("text", [], f"the scenes have the goals of the examples {HAS_NO_SUCCESS}"),
     ],
 )
-def test_goals_that_cannot_be_played_are_refused(
-    condition: str, goals: Sequence[str | None], message: str
-) -> None:
+def test_goals_that_cannot_be_played_are_refused(condition, goals, message):
     with pytest.raises(ValueError, match=message):
         noted(condition, goals)
 
 
-# The copy policy --------------------------------------------------------------------------------------------
-
-
 def copying(observations: np.ndarray, actions: np.ndarray) -> Any:
-    act = CopyPlayer().make_act(
-        [Prompt(trajectory=(observations, actions))], noise_seed=0, deterministic=True
-    )
+    prompt = Prompt(trajectory=(observations, actions))
+    act = CopyPlayer().make_act([prompt], noise_seed=0, deterministic=True)
     return lambda observation: act(np.array([observation], np.float32), [0], np.zeros(1))[0].item()
 
 
@@ -419,17 +393,12 @@ def test_meta_worlds_expert_reaches_in_its_own_scenes() -> None:
         ({"n_envs": 0}, "`n_envs` must be at least 1, got 0"),
         ({"max_episode_steps": -1}, "`max_episode_steps` must be at least 1"),
         ({"n_processes": 0}, "`n_processes` must be at least 1, or None"),
-        (
-            {"examples": {"task-1": []}},
-            "'text\\+trajectory' shows an example of 'task-0'.*has tasks \\['task-1'\\]",
-        ),
+        ({"examples": {"task-1": []}}, rf"'text\+trajectory' {HAS_NO_EXAMPLE}"),
         ({"texts": {}}, "unknown Meta-World task 'task-0'"),
         ({"examples": {"task-0": make_episodes(observation_dim=4)}}, "row of `observations` must have"),
     ],
 )
-def test_impossible_arguments_are_refused_before_anything_is_played(
-    model: LLMDPD, arguments: dict[str, Any], message: str
-) -> None:
+def test_impossible_arguments_are_refused_before_anything_is_played(model, arguments, message):
     def make_env(task: str) -> Any:
         raise AssertionError("played")
 

@@ -31,13 +31,7 @@ class Recorded(EpisodeSource):
 
     kind = "recorded"
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        name: str = "lab/b-v0",
-        observation_space: spaces.Space[Any] = BOX,
-        action_space: spaces.Box = ACTIONS,
-    ) -> None:
+    def __init__(self, records, name="lab/b-v0", observation_space=BOX, action_space=ACTIONS):
         super().__init__(name, observation_space, action_space, HowToRead())
         self._records = records
 
@@ -58,10 +52,7 @@ class BrokenOff(Recorded):
 
 
 class Vectors:
-    """A text encoder that knows a few sentences.
-
-    :param vectors: of each, of length 2.
-    """
+    """A text encoder that knows a few sentences, by vectors of length 2."""
 
     name = "vectors"
     dim = 2
@@ -112,9 +103,6 @@ def details(inspection: Inspection, kind: str) -> tuple[str, ...]:
 
 def assert_found(inspection: Inspection, kind: str, beginning: str) -> None:
     assert found(inspection)[kind].startswith(beginning)
-
-
-# Numbers ----------------------------------------------------------------------------------------------------
 
 
 def test_sound_data_have_nothing_to_mend() -> None:
@@ -186,9 +174,6 @@ def test_reading_does_not_warn() -> None:
         warnings.simplefilter("always")
         inspected(two_tasks(actions=np.full((10, 2), 3.0)))
     assert caught == []
-
-
-# Findings ---------------------------------------------------------------------------------------------------
 
 
 def test_a_bad_episode_is_counted_and_stops_nothing() -> None:
@@ -422,9 +407,6 @@ def test_episodes_that_are_there_twice_are_found() -> None:
     inspection = inspect_sources([Recorded(two_tasks()), again])
     assert_found(inspection, "duplicates", "1 episode is there already, number for number")
     assert details(inspection, "duplicates") == ("lab/c-v0, episode 0 is lab/b-v0, episode 2 again",)
-
-
-# The page ---------------------------------------------------------------------------------------------------
 
 
 def lines_under(text: str, title: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Meta-World's own evaluation of a prompted model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,21 +30,18 @@ def model() -> LLMDPD:
 
 
 @pytest.fixture
-def make_envs(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeEnvs]:
+def make_envs(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> MakeEnvs:
     """Meta-World's own environments of two tasks, four steps long; one goal each makes two runs alike."""
     monkeypatch.setattr(metaworld, "_N_GOALS", 1)
-    opened = []
 
     def make(**options: Any) -> gym.vector.SyncVectorEnv:
         make_one = partial(metaworld.make_mt_envs, seed=0, max_episode_steps=4, **options)
         makers = [partial(make_one, name) for name in NAMES]
         envs = gym.vector.SyncVectorEnv(makers, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
-        opened.append(envs)
+        request.addfinalizer(envs.close)
         return envs
 
-    yield make
-    for envs in opened:
-        envs.close()
+    return make
 
 
 def returns_by_hand(model: LLMDPD, envs: gym.vector.SyncVectorEnv, **prompt: Any) -> np.ndarray:
@@ -60,9 +57,7 @@ def returns_by_hand(model: LLMDPD, envs: gym.vector.SyncVectorEnv, **prompt: Any
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", [dict(task_text=TEXTS), dict(trajectory=[EPISODES[0], EPISODES[8]])])
-def test_meta_worlds_evaluation_measures_what_the_model_does_on_each_task(
-    model: LLMDPD, make_envs: MakeEnvs, prompt: dict[str, Any]
-) -> None:
+def test_meta_worlds_evaluation_measures_what_the_model_does_on_each_task(model, make_envs, prompt):
     agent = MetaWorldAgent(model, **prompt)
     _, mean_return, success_rates, returns = evaluation(agent, make_envs(), num_episodes=1)
     expected = returns_by_hand(model, make_envs(), **prompt)
@@ -72,9 +67,8 @@ def test_meta_worlds_evaluation_measures_what_the_model_does_on_each_task(
 
 
 def test_each_sub_environment_acts_on_its_own_prompt(model: LLMDPD) -> None:
-    actions, swapped = (
-        MetaWorldAgent(model, task_text=texts).eval_action(OBSERVATIONS) for texts in (TEXTS, TEXTS[::-1])
-    )
+    agents = (MetaWorldAgent(model, task_text=texts) for texts in (TEXTS, TEXTS[::-1]))
+    actions, swapped = (agent.eval_action(OBSERVATIONS) for agent in agents)
     assert_array_equal(actions, model.predict(OBSERVATIONS, deterministic=True, task_text=TEXTS)[0])
     assert actions.dtype == np.float64
     assert np.abs(actions - swapped).max() > 1e-3

@@ -36,10 +36,8 @@ def _read(path: Path) -> dict[Any, Any]:
         reason = " ".join(str(error).split())
         raise ValueError(f"--config takes a YAML file, and {path} is not one: {reason}") from error
     if not isinstance(settings, dict):
-        raise ValueError(
-            "--config takes a YAML file with options, as in `batch_size: 128`,"
-            f" and {path} holds {settings!r:.80}"
-        )
+        accepted = "a YAML file with options, as in `batch_size: 128`"
+        raise ValueError(f"--config takes {accepted}, and {path} holds {settings!r:.80}")
     return {name: value for name, value in settings.items() if name not in _OF_A_RUN}
 
 

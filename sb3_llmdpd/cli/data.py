@@ -8,16 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sb3_llmdpd.cli.sources import (
-    SOURCES_HELP,
-    AllowPickle,
-    Flatten,
-    Root,
-    Strict,
-    TaskTexts,
-    read_task_texts,
-    source_names,
-)
+from sb3_llmdpd.cli import sources
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.data.episode_source import EpisodeSource, joint_spaces, refuse_unknown_texts
 from sb3_llmdpd.data.episodes import Episode
@@ -30,25 +21,27 @@ app = typer.Typer(no_args_is_help=True, help="Look at data, or write them in ano
 
 TARGETS = ("minari", "npz")
 
-Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help=SOURCES_HELP, show_default=False)]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SOURCE", help=sources.SOURCES_HELP, show_default=False)
+]
 
 
 @app.command("inspect")
 def inspect(
-    sources: Sources,
-    root: Root = None,
+    given: Sources,
+    root: sources.Root = None,
     text_encoder: Annotated[
         str,
         typer.Option(help="Language model that looks for nearly identical sentences; none for no search."),
     ] = "minilm",
-    flatten: Flatten = False,
-    allow_pickle: AllowPickle = False,
+    flatten: sources.Flatten = False,
+    allow_pickle: sources.AllowPickle = False,
     everything: Annotated[bool, typer.Option("--all", help="Show all tasks and all entries.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.")] = None,
 ) -> None:
     """Print what data hold and what to mend before training; a bad episode is counted and stops nothing."""
     opened, unopened = list[EpisodeSource](), list[str]()
-    for name in source_names(sources, root):
+    for name in sources.source_names(given, root):
         try:
             opened += open_sources([name], root=root, flatten=flatten, allow_pickle=allow_pickle)
         except (ValueError, TypeError, OSError) as error:
@@ -64,14 +57,14 @@ def inspect(
 
 @app.command("convert")
 def convert(
-    sources: Sources,
+    given: Sources,
     to: Annotated[str, typer.Option(help=f"Format: {' or '.join(TARGETS)}.")],
     out: Annotated[str, typer.Option(help="Minari id, or path of the .npz file.")],
-    root: Root = None,
-    task_texts: TaskTexts = None,
-    strict: Strict = False,
-    flatten: Flatten = False,
-    allow_pickle: AllowPickle = False,
+    root: sources.Root = None,
+    task_texts: sources.TaskTexts = None,
+    strict: sources.Strict = False,
+    flatten: sources.Flatten = False,
+    allow_pickle: sources.AllowPickle = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing .npz file.")] = False,
 ) -> None:
     """Write data of any format as one Minari data set or one .npz file, whole or not at all.
@@ -79,14 +72,9 @@ def convert(
     Minari data sets are written one episode at a time; an .npz file has to fit into memory.
     """
     _check_target(to, out, overwrite)
-    opened = open_sources(
-        source_names(sources, root),
-        root=root,
-        task_texts=read_task_texts(task_texts),
-        strict=strict,
-        flatten=flatten,
-        allow_pickle=allow_pickle,
-    )
+    names, texts = sources.source_names(given, root), sources.read_task_texts(task_texts)
+    how = {"strict": strict, "flatten": flatten, "allow_pickle": allow_pickle}
+    opened = open_sources(names, root=root, task_texts=texts, **how)
     observation_space, action_space = joint_spaces(opened)
     lengths: dict[str, list[int]] = {}
     episodes = _noting_lengths(opened, lengths)
@@ -110,20 +98,19 @@ def _check_target(to: str, out: str, overwrite: bool) -> None:
     if to not in TARGETS:
         raise ValueError(f"--to must be {' or '.join(TARGETS)}, got {to!r}")
     if to == "minari" and overwrite:
-        raise ValueError(
-            "--overwrite replaces .npz files alone: a Minari data set is never overwritten, delete its folder"
-        )
+        never = "a Minari data set is never overwritten, delete its folder"
+        raise ValueError(f"--overwrite replaces .npz files alone: {never}")
     if to == "npz" and Path(out).expanduser().exists() and not overwrite:
         raise ValueError(f"{out} is there already: give --overwrite to replace it, or another --out")
 
 
-def _noting_lengths(sources: Sequence[EpisodeSource], lengths: dict[str, list[int]]) -> Iterator[Episode]:
+def _noting_lengths(opened: Sequence[EpisodeSource], lengths: dict[str, list[int]]) -> Iterator[Episode]:
     """Yield the episodes of all sources, and note their lengths by task.
 
     Sentences for tasks that are not there are refused at the end, before a file is in place.
     """
-    for source in sources:
+    for source in opened:
         for episode in source.episodes():
             lengths.setdefault(episode.task, []).append(len(episode))
             yield episode
-    refuse_unknown_texts(sources, list(lengths))
+    refuse_unknown_texts(opened, list(lengths))

@@ -7,13 +7,7 @@ from typing import Annotated
 import typer
 
 from sb3_llmdpd.benchmarks.common.variants import BOTH, EXAMPLE, NOTHING, TEXT
-from sb3_llmdpd.benchmarks.metaworld.examples import (
-    EXAMPLE_IDS,
-    HIDDEN_GOAL_EXAMPLE_IDS,
-    N_EPISODES,
-    N_EXAMPLES,
-    example_episodes,
-)
+from sb3_llmdpd.benchmarks.metaworld import examples
 from sb3_llmdpd.cli.sources import Root
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import task_info
@@ -44,16 +38,16 @@ def film(
     if condition not in _CONDITIONS:
         raise ValueError(f"--condition takes one of {', '.join(_CONDITIONS)}; got {condition!r}")
     (cell,) = make_cells([name], [condition], same_goal=hide_goal)
-    examples = example_episodes(
+    shown = examples.example_episodes(
         [name] if cell.same_goal or cell.condition.trajectory_of is not None else [],
-        N_EPISODES if hide_goal else N_EXAMPLES,  # as in `evaluate`: the same data set serves both
+        examples.N_EPISODES if hide_goal else examples.N_EXAMPLES,  # as `evaluate`: one data set serves both
         goal_visible=not hide_goal,
         root=root,
         n_processes=1,
-        id_format=HIDDEN_GOAL_EXAMPLE_IDS if hide_goal else EXAMPLE_IDS,
+        id_format=examples.HIDDEN_GOAL_EXAMPLE_IDS if hide_goal else examples.EXAMPLE_IDS,
     )
-    (prompt,) = prompts_of(cell.condition, examples, {}, 1)
-    (goal,) = goals_of(cell, examples, 1)
+    (prompt,) = prompts_of(cell.condition, shown, {}, 1)
+    (goal,) = goals_of(cell, shown, 1)
     make_env = partial(MetaWorldEnv, goal_visible=not hide_goal, render_mode="rgb_array")
     rollout = film_episode(
         out, model, name, prompt, seed, goal=goal, make_env=make_env, max_episode_steps=max_steps

@@ -69,10 +69,9 @@ def with_model_options(command: Command) -> Command:
 
 
 def model_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the arguments of `LLMDPD` from the options that stand for them.
+    """Read the arguments of `LLMDPD`, with ``policy_kwargs``, from the options that stand for them.
 
     :param options: values by the options' names, all of `with_model_options` among them.
-    :return: arguments by name, with ``policy_kwargs``.
     :raises ValueError: on a list of other things, and on an unknown policy.
     """
     algorithm, policy = (
@@ -87,12 +86,7 @@ def _value(argument: str, given: Any) -> Any:
 
 
 def _options(of: type, title: str) -> dict[str, inspect.Parameter]:
-    """Derive options from a constructor: types and defaults from its signature, help from its docstring.
-
-    :param of: the class.
-    :param title: heading of the options in the help.
-    :return: options by the names of the arguments that they stand for.
-    """
+    """Derive options by argument: types and defaults from the signature, help from the docstring."""
     docs = parameter_docs(of)
     options = {}
     for name, argument in inspect.signature(of).parameters.items():
@@ -103,12 +97,9 @@ def _options(of: type, title: str) -> dict[str, inspect.Parameter]:
         # `python -OO` leaves no docstrings
         text = _TEXTS[name].help if name in _TEXTS else plain_help(docs.get(name, ""))
         annotation: Any = kind if default is not None else kind | None
-        options[name] = inspect.Parameter(
-            name.removesuffix("_class"),
-            inspect.Parameter.KEYWORD_ONLY,
-            default=default,
-            annotation=Annotated[annotation, typer.Option(help=text, rich_help_panel=title)],
-        )
+        annotation = Annotated[annotation, typer.Option(help=text, rich_help_panel=title)]
+        option = argument.replace(name=name.removesuffix("_class"), kind=argument.KEYWORD_ONLY)
+        options[name] = option.replace(default=default, annotation=annotation)
     return options
 
 
@@ -119,11 +110,7 @@ def _kind(annotation: Any) -> type | None:
 
 
 def parameter_docs(of: type) -> dict[str, str]:
-    """Read what a class's docstring says of each parameter.
-
-    :param of: the class.
-    :return: the texts after ``:param name:``, each on one line.
-    """
+    """Read what a class's docstring says after each ``:param name:``, on one line each."""
     found = re.findall(r"^:param (\w+): (.*?)(?=^:|\Z)", inspect.getdoc(of) or "", re.MULTILINE | re.DOTALL)
     return {name: " ".join(text.split()) for name, text in found}
 

@@ -12,13 +12,7 @@ Processes = Annotated[int | None, typer.Option(help="Processes; by default one a
 
 
 def names(text: str, option: str) -> list[str]:
-    """Read names between commas.
-
-    :param text: e.g. ``"door-lock,door-unlock"``.
-    :param option: named in the message.
-    :return: the names.
-    :raises ValueError: when one is empty.
-    """
+    """Read names between commas; an empty one is a ValueError that names the option."""
     return _listed(text, option, _name, "names between commas, as in door-lock,door-unlock")
 
 
@@ -33,11 +27,7 @@ def whole_numbers(text: str, option: str) -> list[int]:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device before anything is computed for it.
-
-    :param device: ``"auto"``, or a device as torch names it.
-    :raises ValueError: when torch does not know it.
-    """
+    """Refuse a device that torch does not know, by a ValueError, before anything is computed for it."""
     try:
         get_device(device)
     except RuntimeError as error:  # torch's answer to a name that it does not know

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from sb3_llmdpd.data.loading import FORMATS, format_of
 from sb3_llmdpd.data.minari import local_ids
@@ -19,19 +19,17 @@ SOURCES_HELP = (
 
 Root = Annotated[
     Path | None,
-    typer.Option(help="Folder of the Minari data sets; default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
+    Option(help="Folder of the Minari data sets; default $MINARI_DATASETS_PATH or ~/.minari/datasets."),
 ]
 TaskTexts = Annotated[
-    Path | None,
-    typer.Option(help="JSON file of sentences by data set or task, instead of those in the data."),
+    Path | None, Option(help="JSON file of sentences by data set or task, instead of those in the data.")
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse actions outside the action space instead of clipping them.")
+    bool, Option("--strict", help="Refuse actions outside the action space instead of clipping them.")
 ]
-Flatten = Annotated[bool, typer.Option("--flatten", help="Put Dict observations into one vector.")]
+Flatten = Annotated[bool, Option("--flatten", help="Put Dict observations into one vector.")]
 AllowPickle = Annotated[
-    bool,
-    typer.Option("--allow-pickle", help="Open pickled replay buffers; they execute code: only your own."),
+    bool, Option("--allow-pickle", help="Open pickled replay buffers; they execute code: only your own.")
 ]
 
 
@@ -50,8 +48,7 @@ def source_names(given: Sequence[str], root: str | Path | None) -> list[str]:
             names.append(f"{kind}:{Path(rest).expanduser().absolute()}")
         elif any(sign in rest for sign in "*?["):
             local = local_ids(root)
-            fitting = [one for one in local if fnmatchcase(one, rest)]
-            if not fitting:
+            if not (fitting := [one for one in local if fnmatchcase(one, rest)]):
                 raise ValueError(f"{name!r} fits none of the local data sets: {', '.join(local) or 'none'}")
             names += fitting
         else:

@@ -98,9 +98,8 @@ def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
     """Collect what was given, as JSON values that mean the same wherever the run goes on."""
     options = _kept(ctx)
     if not options["dataset"]:
-        raise ValueError(
-            "Missing option '--dataset', the data to train on; or --resume, the folder of a run to go on with"
-        )
+        other = "or --resume, the folder of a run to go on with"
+        raise ValueError(f"Missing option '--dataset', the data to train on; {other}")
     options["dataset"] = sources.source_names(options["dataset"], options["root"])
     return {"command": "train", **options, **_absolute_paths(options)}
 
@@ -169,9 +168,8 @@ def _read(options: Mapping[str, Any]) -> OfflineDataset:
         return data
     unseen = names(options["unseen"], "--unseen")
     if unknown := [task for task in unseen if task not in data.tasks and task not in TASKS]:
-        raise ValueError(
-            f"--unseen names {', '.join(unknown)}, and the tasks of the data are {', '.join(data.tasks)}"
-        )
+        known = ", ".join(data.tasks)
+        raise ValueError(f"--unseen names {', '.join(unknown)}, and the tasks of the data are {known}")
     if all(task in unseen for task in data.tasks):
         raise ValueError("--unseen leaves no episode to train on")
     return data.only(lambda episode: episode.task not in unseen)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -101,10 +102,8 @@ def make_cells(
         raise ValueError(f"`tasks` must name at least one task, each once, got {list(tasks)}")
     need_another = {"wrong", "wrong-text"} if same_goal else {"wrong", "wrong-text", "wrong-trajectory"}
     if len(tasks) < 2 and (needy := sorted(need_another & set(conditions))):
-        raise ValueError(
-            f"the condition {needy[0]!r} takes the prompt of another evaluated task: evaluate at least two,"
-            " or leave it out"
-        )
+        lacking = f"the condition {needy[0]!r} takes the prompt of another evaluated task"
+        raise ValueError(f"{lacking}: evaluate at least two, or leave it out")
     circle = np.random.default_rng(seed).permutation(len(tasks))
     following = {tasks[one]: tasks[other] for one, other in zip(circle, np.roll(circle, -1), strict=True)}
     return [
@@ -140,8 +139,7 @@ def shared_scene_cells(
     told = [
         (task, sentence_of)
         for pair in pairs
-        for task in pair.tasks
-        for sentence_of in pair.tasks
+        for task, sentence_of in product(pair.tasks, repeat=2)
         if sentence_of == task or task in pair.exclusive
     ]
     return [
@@ -161,6 +159,7 @@ def _condition(name: str, task: str, other: str, same_goal: bool) -> Condition |
         return None if opposite is None else Condition(name, text_of=opposite)
     if name == "wrong-trajectory" and same_goal and task in TASKS and not TASKS[task].goal_needs_telling:
         return None
+    shown = task if same_goal else other
     known = {
         "text+trajectory": Condition(name, text_of=task, trajectory_of=task),
         "text": Condition(name, text_of=task),
@@ -168,9 +167,7 @@ def _condition(name: str, task: str, other: str, same_goal: bool) -> Condition |
         "none": Condition(name),
         "wrong": Condition(name, text_of=other, trajectory_of=other),
         "wrong-text": Condition(name, text_of=other, trajectory_of=task),
-        "wrong-trajectory": Condition(
-            name, text_of=task, trajectory_of=task if same_goal else other, other_goal=same_goal
-        ),
+        "wrong-trajectory": Condition(name, text_of=task, trajectory_of=shown, other_goal=same_goal),
         "paraphrase": Condition(name, text_of=task, paraphrased=True),
         "copy": Condition(name, trajectory_of=task, copy=True),
         "expert": Condition(name, expert=True),

@@ -22,14 +22,7 @@ EnvMaker = Callable[[str], gym.Env[Any, Any]]
 
 @dataclass(frozen=True)
 class PlaySettings:
-    """Settings that all blocks share.
-
-    :param make_env: makes a task's environment.
-    :param max_steps: steps after which an episode ends.
-    :param stop_at_success: also end an episode at its first success.
-    :param deterministic: let the player act without noise.
-    :param phases: watch how far each episode comes.
-    """
+    """Settings that all blocks share, as in `evaluate_tasks`."""
 
     make_env: EnvMaker
     max_steps: int
@@ -66,13 +59,10 @@ class Block:
 def play_blocks(
     blocks: Sequence[Block], player: Player, settings: PlaySettings, n_processes: int
 ) -> Generator[tuple[int, list[Rollout]]]:
-    """Play blocks in any order; the episodes do not depend on the number of processes.
+    """Play blocks in any order, and yield the number and the episodes of each as they come.
 
-    :param blocks: those of one task side by side, as the environments of the last task are kept.
-    :param player: the evaluated player.
-    :param settings: settings that the blocks share.
-    :param n_processes: number of processes; 1 plays in this one.
-    :return: the number of a block and its episodes, as they come.
+    Episodes do not depend on the number of processes; 1 plays in this one. The environments of the last task
+    are kept, so that the blocks of a task should stand side by side.
     """
     if n_processes == 1:
         with _one_thread(), closing(_BlockRunner(player, settings)) as runner:

@@ -52,10 +52,7 @@ class MetaWorldAgent:
         return actions.astype(np.float64)
 
     def reset(self, env_mask: np.ndarray) -> None:
-        """Do nothing: the policy has no memory of an episode.
-
-        :param env_mask: (n,), True for sub-environments that begin a new one.
-        """
+        """Do nothing where the mask (n,) is True: the policy has no memory of an episode."""
 
 
 def task_texts_of(envs: VectorEnv) -> list[str]:

@@ -53,12 +53,7 @@ class PhaseWatch:
         self._passed = np.zeros((n_rows, len(PHASES)), bool)
 
     def see(self, row: int, observation: np.ndarray, info: dict[str, Any]) -> None:
-        """Take note of a step.
-
-        :param row: index of the episode.
-        :param observation: (39,), after the step.
-        :param info: info of the step, with ``success``.
-        """
+        """Take note of a step of a row: the observation (39,) after it, and its info, with ``success``."""
         thing = observation[OBJECT]
         distance = float(np.linalg.norm(observation[HAND] - thing))
         self._closest[row] = min(self._closest[row], distance)
@@ -75,19 +70,11 @@ class PhaseWatch:
         )
 
     def phases(self, row: int) -> Phases:
-        """Sum an episode up.
-
-        :param row: index of the episode.
-        :return: its phases.
-        """
+        """Sum up the episode of a row."""
         passed = dict(zip(PHASES, self._passed[row].tolist(), strict=True))
         return Phases(**passed, closest=float(self._closest[row]))
 
 
 def phase_rates(phases: Sequence[Phases]) -> dict[str, float]:
-    """Share of the episodes that passed each phase.
-
-    :param phases: phases of the episodes of a cell.
-    :return: shares by phase, in [0, 1].
-    """
+    """Compute the share of a cell's episodes, in [0, 1], that passed each phase."""
     return {name: float(np.mean([getattr(episode, name) for episode in phases])) for name in PHASES}

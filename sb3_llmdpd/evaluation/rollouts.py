@@ -46,8 +46,7 @@ def run_episodes(
 ) -> list[Rollout]:
     """Run one episode in each environment.
 
-    A step is a success when its ``info["success"]`` says so, or where that is missing,
-    ``info["is_success"]``.
+    A step is a success when ``info["success"]`` says so, or where that is missing, ``info["is_success"]``.
 
     :param envs: at least as many as seeds; row i is environment i.
     :param act: chooses the actions of the rows that are not done.
@@ -86,17 +85,9 @@ def run_episodes(
             if terminated or truncated or lengths[row] >= max_steps or (success and stop_at_success):
                 done.add(row)
         running = [row for row in running if row not in done]
-    return [
-        Rollout(
-            seeds[row],
-            float(returns[row]),
-            int(lengths[row]),
-            first_success[row],
-            last_success[row],
-            None if watch is None else watch.phases(row),
-        )
-        for row in range(n_rows)
-    ]
+    phases = [None if watch is None else watch.phases(row) for row in range(n_rows)]
+    columns = (returns.tolist(), lengths.tolist(), first_success, last_success, phases)
+    return list(map(Rollout, seeds, *columns))
 
 
 def _stack(observations: list[Any]) -> Any:

@@ -128,20 +128,21 @@ def evaluate_tasks(
     :raises ValueError: on numbers below 1, without a cell, when a sentence or an example that a cell needs is
         missing, or when a prompt does not fit the model.
     """
-    _check_numbers(
-        n_episodes=min([n_episodes, *(cell.n_episodes for cell in cells if cell.n_episodes is not None)]),
-        n_envs=n_envs,
-        max_episode_steps=max_episode_steps,
-    )
+    fewest = min([n_episodes, *(cell.n_episodes for cell in cells if cell.n_episodes is not None)])
+    numbers = {"n_episodes": fewest, "n_envs": n_envs, "max_episode_steps": max_episode_steps}
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {number}")
     if n_processes is not None and n_processes < 1:
         raise ValueError(f"`n_processes` must be at least 1, or None for one a CPU core, got {n_processes}")
     if not cells:
         raise ValueError("`cells` is empty: name at least one task and condition")
+    examples, texts = examples or {}, texts or {}
     blocks_of_cells = []
     for cell in cells:
         n = cell.n_episodes or n_episodes
-        prompts = prompts_of(cell.condition, examples or {}, texts or {}, n)
-        blocks_of_cells.append(list(_blocks(cell, prompts, goals_of(cell, examples or {}, n), n_envs, seed)))
+        prompts = prompts_of(cell.condition, examples, texts, n)
+        blocks_of_cells.append(list(_blocks(cell, prompts, goals_of(cell, examples, n), n_envs, seed)))
     blocks = list(chain.from_iterable(blocks_of_cells))
     player = _player(model)
     if first_prompts := [block.prompts[0] for block in blocks if not block.is_control]:
@@ -166,12 +167,6 @@ def evaluate_tasks(
         CellResult.of(cell, list(chain.from_iterable(islice(in_order, len(of_cell)))))
         for cell, of_cell in zip(cells, blocks_of_cells, strict=True)
     ]
-
-
-def _check_numbers(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {number}")
 
 
 def _player(model: LLMDPD | Player | str | Path) -> Player:
@@ -199,33 +194,29 @@ def prompts_of(
         told = task_info(task).paraphrases if paraphrased else [texts.get(task) or task_info(task).text]
     if condition.trajectory_of is not None:
         why = f"the condition {condition.name!r} shows an example"
-        shown = successful = _successful(condition.trajectory_of, examples, why)
-        if condition.other_goal:
-            shown = _of_other_goals(successful)
+        successful = _successful(condition.trajectory_of, examples, why)
+        shown = _of_other_goals(successful) if condition.other_goal else successful
     return [Prompt(told[i % len(told)], shown[i % len(shown)]) for i in range(n_episodes)]
 
 
 def _successful(task: str, examples: Mapping[str, Sequence[Episode]], why: str) -> list[Episode]:
-    found = [episode for episode in examples.get(task, ()) if episode.success is not False]
-    if not found:
-        raise ValueError(
-            f"{why} of {task!r}, and `examples` has no successful one; it has tasks {sorted(examples)}"
-        )
-    return found
+    if found := [episode for episode in examples.get(task, ()) if episode.success is not False]:
+        return found
+    has = f"`examples` has no successful one; it has tasks {sorted(examples)}"
+    raise ValueError(f"{why} of {task!r}, and {has}")
 
 
 def _of_other_goals(episodes: Sequence[Episode]) -> list[Episode]:
     """Replace each episode by the one of another goal that ends farthest away: a near one is nearly right."""
     ends = [_end(episode) for episode in episodes]
+    if len(goals := {episode.goal for episode in episodes}) == 1:
+        raise ValueError(
+            f"the examples of {episodes[0].task!r} have one goal only, {goals.pop()!r}, so none of another"
+            " can be shown: give more examples, or leave the task out where its goal is a part of its object"
+        )
     others = []
     for episode, end in zip(episodes, ends, strict=True):
         of_others = [i for i, other in enumerate(episodes) if other.goal != episode.goal]
-        if not of_others:
-            raise ValueError(
-                f"the examples of {episode.task!r} have one goal only, {episode.goal!r}, so none of another"
-                " can be shown: give more examples, or leave the task out where its goal is a part of its"
-                " object"
-            )
         distances = [float(np.linalg.norm(ends[i] - end)) for i in of_others]
         others.append(episodes[of_others[int(np.argmax(distances))]])
     return others
@@ -238,21 +229,13 @@ def _end(episode: Episode) -> np.ndarray:
 
 
 def goals_of(cell: Cell, examples: Mapping[str, Sequence[Episode]], n_episodes: int) -> list[str | None]:
-    """Choose the goals of a cell's scenes, in the turns in which the examples are shown.
-
-    :param cell: the cell.
-    :param examples: episodes by task.
-    :param n_episodes: episodes of the cell.
-    :return: one goal for each episode; None where its seed decides.
-    :raises ValueError: when a goal is needed and an example has none, or there is no example.
-    """
+    """Choose the goal of each episode of a cell, in the turns of the examples; None where a seed decides."""
     if not cell.same_goal:
         return [None] * n_episodes
     episodes = _successful(cell.task, examples, "the scenes have the goals of the examples")
     if lacking := next((episode for episode in episodes if episode.goal is None), None):
-        raise ValueError(
-            f"`same_goal` needs the goal of every example, and {lacking.source} has none: set Episode.goal"
-        )
+        needed = "`same_goal` needs the goal of every example"
+        raise ValueError(f"{needed}, and {lacking.source} has none: set Episode.goal")
     return [episodes[i % len(episodes)].goal for i in range(n_episodes)]
 
 
@@ -269,11 +252,6 @@ def _blocks(
     seeds = [draw(episode) for episode in range(n_episodes)]
     for first in range(0, n_episodes, n_envs):
         rows = slice(first, first + n_envs)
-        yield Block(
-            cell.task,
-            cell.condition,
-            tuple(seeds[rows]),
-            tuple(prompts[rows]),
-            tuple(goals[rows]),
-            noise_seed=draw(first, crc32(cell.condition.name.encode())),
-        )
+        noise_seed = draw(first, crc32(cell.condition.name.encode()))
+        columns = tuple(seeds[rows]), tuple(prompts[rows]), tuple(goals[rows])
+        yield Block(cell.task, cell.condition, *columns, noise_seed)

@@ -21,11 +21,8 @@ from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.prompts.prompt import Prompt
 
-STEPS_PER_FRAME = 4
-"""Without an accelerator a frame costs as much as fifty steps of the simulator."""
-STRIP = (2, 4)
-"""Rows and columns of the frames in a picture."""
-
+_STEPS_PER_FRAME = 4  # without an accelerator a frame costs as much as fifty steps of the simulator
+_STRIP = (2, 4)  # rows and columns of the frames in a picture
 _GL_VARIABLE = "MUJOCO_GL"
 _GL_LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 _GL_IS_OFF = ("disable", "disabled", "off", "false", "0")
@@ -72,37 +69,31 @@ def film_episode(
 
 
 def check_film(path: str | Path) -> None:
-    """Refuse an unknown format before anything is done for the film.
-
-    :param path: path of the film.
-    :raises ValueError: when it ends in neither .mp4 nor .png.
-    """
+    """Refuse a path that ends in neither .mp4 nor .png, by a ValueError, before a film is begun."""
     if Path(path).suffix not in (".mp4", ".png"):
         raise ValueError(f"a film is an .mp4 or a .png, got {str(path)!r}")
 
 
 def drawing_library() -> str | None:
-    """Choose the library with which MuJoCo draws without a screen.
+    """Choose how MuJoCo draws without a screen: the value of $MUJOCO_GL, or a library that is found.
 
-    :return: a value for $MUJOCO_GL: its present one, or a library that is found; None where the system needs
-        none.
+    :return: a value for $MUJOCO_GL; None where the system needs none.
     :raises RuntimeError: when there is no such library, or drawing is switched off.
     """
-    chosen = os.environ.get(_GL_VARIABLE)
-    if chosen:
+    if chosen := os.environ.get(_GL_VARIABLE):
         if chosen.lower() in _GL_IS_OFF:
             raise RuntimeError(f"drawing is switched off by {_GL_VARIABLE}={chosen}")
         return chosen
     if sys.platform != "linux":
         return None
-    found = [name for name, library in _GL_LIBRARIES.items() if ctypes.util.find_library(library)]
-    if not found:
-        raise RuntimeError("no library that draws without a screen was found: install libEGL or libOSMesa")
-    return found[0]
+    for name, library in _GL_LIBRARIES.items():
+        if ctypes.util.find_library(library):
+            return name
+    raise RuntimeError("no library that draws without a screen was found: install libEGL or libOSMesa")
 
 
 class _Camera(gym.Wrapper[Any, Any, Any, Any]):
-    """Writes every `STEPS_PER_FRAME`-th frame."""
+    """Writes a frame every few steps."""
 
     def __init__(self, env: gym.Env[Any, Any], writer: Any) -> None:
         super().__init__(env)
@@ -110,7 +101,7 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
         self.n_steps = 0
 
     def step(self, action: Any) -> Any:
-        if self.n_steps % STEPS_PER_FRAME == 0:
+        if self.n_steps % _STEPS_PER_FRAME == 0:
             self.writer.append_data(self.render())
         self.n_steps += 1
         return self.env.step(action)
@@ -131,7 +122,7 @@ class _Strip:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            rows, columns = STRIP
+            rows, columns = _STRIP
             chosen = np.linspace(0, len(self.frames) - 1, rows * columns).round().astype(int)
             strips = [
                 np.concatenate([self.frames[index] for index in row], axis=1)
@@ -154,7 +145,7 @@ def _film(path: Path, model_path: str | Path, prompt: Prompt, make_env: Any, **s
         return model.predict(observations, deterministic=True)[0]
 
     env = make_env()
-    fps = env.metadata.get("render_fps", 30) / STEPS_PER_FRAME
+    fps = env.metadata.get("render_fps", 30) / _STEPS_PER_FRAME
     is_picture = path.suffix == ".png"
     with _Strip(path) if is_picture else require("imageio.v2", "video").get_writer(path, fps=fps) as writer:
         (rollout,) = run_episodes([_Camera(env, writer)], act, **scene)

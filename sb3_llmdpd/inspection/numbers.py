@@ -11,8 +11,7 @@ from sb3_llmdpd.inspection.texts import TextComparison
 
 FORMAT_VERSION = 1
 
-ROUNDING = 1e-6
-"""Standard deviation up to which the normaliser takes an entry as constant."""
+_ROUNDING = 1e-6  # standard deviation up to which the normaliser takes an entry as constant
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class EntryNumbers:
     @property
     def never_changes(self) -> bool:
         """True if all steps have the same value, up to rounding."""
-        return self.deviation <= ROUNDING
+        return self.deviation <= _ROUNDING
 
 
 def extreme_deviations(entries: Sequence[EntryNumbers]) -> tuple[EntryNumbers, EntryNumbers] | None:

@@ -17,15 +17,9 @@ Entry = TypeVar("Entry")
 ROWS = 60
 """Rows of a long list, unless all are asked for."""
 
-NAMES = 5
-"""Sources in the heading, unless all are asked for."""
-
-LONGEST_SENTENCE = 60
-"""Letters of a sentence in a table."""
-
-N_BINS = 10
-BAR = 40
-"""Letters of the longest bar."""
+_NAMES = 5  # sources in the heading, unless all are asked for
+_LONGEST = 60  # letters of a sentence in the table of tasks
+_N_BINS, _BAR = 10, 40  # bars of a histogram, and letters of the longest
 
 
 def page(inspection: Inspection, n_rows: int | None = ROWS) -> str:
@@ -41,8 +35,8 @@ def page(inspection: Inspection, n_rows: int | None = ROWS) -> str:
         _findings(inspection),
         _task_table(inspection.tasks, n_rows),
         _outcomes(inspection),
-        _histogram("Returns", _return_bins([episode.total_reward for episode in inspection.episodes])),
-        _histogram("Lengths", _length_bins([episode.n_steps for episode in inspection.episodes])),
+        _histogram("Returns", *_return_bins([episode.total_reward for episode in inspection.episodes])),
+        _histogram("Lengths", *_length_bins([episode.n_steps for episode in inspection.episodes])),
         _action_table(inspection.actions, n_rows),
         show_observations(inspection.observations),
     )
@@ -51,15 +45,15 @@ def page(inspection: Inspection, n_rows: int | None = ROWS) -> str:
 
 
 def _heading(inspection: Inspection, n_rows: int | None) -> str:
-    kinds = dict.fromkeys(source.kind for source in inspection.sources)
-    names, more = _cut([source.name for source in inspection.sources], None if n_rows is None else NAMES)
+    kinds = ", ".join(dict.fromkeys(source.kind for source in inspection.sources))
+    names, more = _cut([source.name for source in inspection.sources], None if n_rows is None else _NAMES)
+    sources = ", ".join([*names, more] if more else names)
     n_episodes, n_tasks = _count(len(inspection.episodes), "episode"), _count(len(inspection.tasks), "task")
-    actions = inspection.action_space
+    observations, actions = inspection.observation_space, inspection.action_space
     low, high = _number(float(actions.low.min())), _number(float(actions.high.max()))
     return (
-        f"{', '.join([*names, *more])} ({', '.join(kinds)})\n{n_episodes} of {n_tasks},"
-        f" {_count(inspection.n_steps, 'step')}\nObservations: {_space(inspection.observation_space)}."
-        f" Actions: {_space(actions)}, from {low} to {high}."
+        f"{sources} ({kinds})\n{n_episodes} of {n_tasks}, {_count(inspection.n_steps, 'step')}\n"
+        f"Observations: {_space(observations)}. Actions: {_space(actions)}, from {low} to {high}."
     )
 
 
@@ -94,7 +88,7 @@ def _task_table(tasks: Sequence[TaskNumbers], n_rows: int | None) -> str:
     width = max(len(row[-1]) for row in rows)
     # The table aligns all columns but the first to the right, and sentences read better from the left.
     header, *aligned = ((*row[:-1], row[-1].ljust(width)) for row in rows)
-    return "\n".join([Table("Tasks", header, tuple(aligned)).text().rstrip("\n"), *more])
+    return Table("Tasks", header, tuple(aligned)).text() + more
 
 
 def _outcomes(inspection: Inspection) -> str:
@@ -111,18 +105,16 @@ def _outcomes(inspection: Inspection) -> str:
     low = min(episode.lowest_reward for episode in episodes)
     high = max(episode.highest_reward for episode in episodes)
     rewards = f"Rewards of a step from {_number(low)} to {_number(high)}"
-    return (
-        f"Outcomes\n{terminated:,} of {n} ended by a termination, {len(episodes) - terminated:,} cut off by"
-        " a time limit or by the end of"
-        f" recording\n{outcome}\n{'Every reward is 0' if low == high == 0 else rewards}"
-    )
+    if low == high == 0:
+        rewards = "Every reward is 0"
+    ends = f"{terminated:,} of {n} ended by a termination, {len(episodes) - terminated:,} cut off"
+    return f"Outcomes\n{ends} by a time limit or by the end of recording\n{outcome}\n{rewards}"
 
 
 def _action_table(actions: Sequence[EntryNumbers], n_rows: int | None) -> str:
     shown, more = _cut(actions, n_rows)
     rows = tuple((*_row(entry), "" if entry.at_bound is None else f"{entry.at_bound:.0%}") for entry in shown)
-    table = Table("Actions, by entry", (*_ENTRY_COLUMNS, "steps at a bound"), rows)
-    return "\n".join([table.text().rstrip("\n"), *more])
+    return Table("Actions, by entry", (*_ENTRY_COLUMNS, "steps at a bound"), rows).text() + more
 
 
 def _observation_table(observations: Sequence[EntryNumbers]) -> str:
@@ -149,33 +141,33 @@ def _row(entry: EntryNumbers) -> tuple[str, ...]:
     return entry.name, *map(_number, (entry.low, entry.mean, entry.high, entry.deviation))
 
 
-def _histogram(title: str, bins: Sequence[tuple[str, int]]) -> str:
+def _histogram(title: str, labels: Sequence[str], counts: Sequence[int]) -> str:
     """Draw a bar for each bin; even a short one can be seen unless the bin is empty."""
-    width, most = max(len(label) for label, _ in bins), max(count for _, count in bins)
+    width, most = max(map(len, labels)), max(counts)
     digits = len(f"{most:,}")
     lines = [f"{title} of episodes"]
-    for label, count in bins:
-        bar = "█" * (BAR * count // most) or "▏" * (count > 0)
-        lines.append(f"{label.rjust(width)}  {f'{count:,}'.rjust(digits)}  {bar}")
+    for label, count in zip(labels, counts, strict=True):
+        bar = "█" * (_BAR * count // most) or "▏" * (count > 0)
+        lines.append(f"{label:>{width}}  {count:>{digits},}  {bar}")
     return "\n".join(lines)
 
 
-def _return_bins(returns: Sequence[float]) -> list[tuple[str, int]]:
+def _return_bins(returns: Sequence[float]) -> tuple[list[str], list[int]]:
+    """Name the bins of returns, and count."""
     if min(returns) == max(returns):
-        return [(_number(returns[0]), len(returns))]
-    counts, edges = np.histogram(returns, N_BINS)
-    labels = [f"{_number(low)} to {_number(high)}" for low, high in pairwise(edges)]
-    return list(zip(labels, counts.tolist(), strict=True))
+        return [_number(returns[0])], [len(returns)]
+    counts, edges = np.histogram(returns, _N_BINS)
+    return [f"{_number(low)} to {_number(high)}" for low, high in pairwise(edges)], counts.tolist()
 
 
-def _length_bins(lengths: Sequence[int]) -> list[tuple[str, int]]:
-    """Count lengths in bins of whole steps."""
+def _length_bins(lengths: Sequence[int]) -> tuple[list[str], list[int]]:
+    """Name bins of whole steps, and count lengths in them."""
     low, high = min(lengths), max(lengths)
-    width = math.ceil((high - low + 1) / N_BINS)
+    width = math.ceil((high - low + 1) / _N_BINS)
     starts = range(low, high + 1, width)
     counts = np.bincount([(length - low) // width for length in lengths], minlength=len(starts))
     labels = [f"{start:,}" if width == 1 else f"{start:,} to {start + width - 1:,}" for start in starts]
-    return list(zip(labels, counts.tolist(), strict=True))
+    return labels, counts.tolist()
 
 
 def _space(space: spaces.Space[object]) -> str:
@@ -197,11 +189,11 @@ def _count(n: int, name: str) -> str:
 
 
 def _shortened(sentence: str) -> str:
-    return sentence if len(sentence) <= LONGEST_SENTENCE else sentence[: LONGEST_SENTENCE - 1].rstrip() + "…"
+    return sentence if len(sentence) <= _LONGEST else sentence[: _LONGEST - 1].rstrip() + "…"
 
 
-def _cut(entries: Sequence[Entry], n: int | None) -> tuple[Sequence[Entry], list[str]]:
-    """Keep the first n, and count the rest in a line."""
+def _cut(entries: Sequence[Entry], n: int | None) -> tuple[Sequence[Entry], str]:
+    """Keep the first n, and count the rest in words."""
     if n is None or len(entries) <= n:
-        return entries, []
-    return entries[:n], [f"and {len(entries) - n:,} more (--all shows them)"]
+        return entries, ""
+    return entries[:n], f"and {len(entries) - n:,} more (--all shows them)"

@@ -16,8 +16,7 @@ from sb3_llmdpd.inspection.numbers import EntryNumbers, EpisodeNumbers, Inspecti
 from sb3_llmdpd.inspection.texts import TextComparer
 from sb3_llmdpd.prompts.text_encoders import TextEncoder
 
-AT_BOUND = 1e-3
-"""Distance up to which an action lies at a bound, in units of the range between both bounds."""
+_AT_BOUND = 1e-3  # distance up to which an action lies at a bound, in units of the range between both
 
 
 def inspect_sources(
@@ -59,8 +58,7 @@ def inspect_sources(
 
 def _refuse_unreadable(sources: Sequence[SourceNumbers]) -> NoReturn:
     """Tell why no episode of the sources could be read."""
-    said = [reason for source in sources for reason in (*source.refused, source.broken_off)]
-    reasons = [reason for reason in said if reason is not None]
+    reasons = [reason for source in sources for reason in (*source.refused, source.broken_off) if reason]
     if not reasons:
         raise ValueError(f"{' and '.join(source.name for source in sources)}: the data hold no episode")
     more = f" (and {len(reasons) - 1:,} more such sentences)" if len(reasons) > 1 else ""
@@ -73,12 +71,13 @@ class _Reader:
     def __init__(self, action_space: spaces.Box) -> None:
         self.episodes: list[EpisodeNumbers] = []
         self.texts: dict[str, dict[str, None]] = {}
+        self._of_task: dict[str, list[EpisodeNumbers]] = {}
         self.actions = _Moments("")
         self.observations: dict[str, _Moments] = {}
         self._n_at_bound = np.zeros(action_space.shape, np.int64)
         low, high = action_space.low.astype(np.float64), action_space.high.astype(np.float64)
         self._is_bounded = np.isfinite(low) & np.isfinite(high)
-        margin = AT_BOUND * np.where(self._is_bounded, high - low, 0.0)
+        margin = _AT_BOUND * np.where(self._is_bounded, high - low, 0.0)
         self._inner_low, self._inner_high = low + margin, high - margin
 
     def read(self, source: EpisodeSource) -> SourceNumbers:
@@ -99,20 +98,14 @@ class _Reader:
 
     def _add(self, episode: Episode) -> None:
         rewards = episode.rewards.astype(np.float64)
-        self.episodes.append(
-            EpisodeNumbers(
-                episode.source,
-                episode.task,
-                len(episode),
-                float(rewards.sum()),
-                float(rewards.min()),
-                float(rewards.max()),
-                episode.terminated,
-                episode.success,
-                episode_digest(episode),
-            )
+        total, low, high = float(rewards.sum()), float(rewards.min()), float(rewards.max())
+        task, ended, digest = episode.task, episode.terminated, episode_digest(episode)
+        numbers = EpisodeNumbers(
+            episode.source, task, len(episode), total, low, high, ended, episode.success, digest
         )
-        self.texts.setdefault(episode.task, {}).update(dict.fromkeys(episode.task_texts))
+        self.episodes.append(numbers)
+        self._of_task.setdefault(task, []).append(numbers)
+        self.texts.setdefault(task, {}).update(dict.fromkeys(episode.task_texts))
         self.actions.add(episode.actions)
         at_bound = (episode.actions <= self._inner_low) | (episode.actions >= self._inner_high)
         self._n_at_bound += at_bound.sum(axis=0)
@@ -127,19 +120,12 @@ class _Reader:
 
     def tasks(self) -> tuple[TaskNumbers, ...]:
         """Put the numbers of each task together."""
-        of_task: dict[str, list[EpisodeNumbers]] = {task: [] for task in self.texts}
-        for episode in self.episodes:
-            of_task[episode.task].append(episode)
-        return tuple(
-            TaskNumbers.of(task, episodes, tuple(self.texts[task])) for task, episodes in of_task.items()
-        )
+        of_task = self._of_task.items()
+        return tuple(TaskNumbers.of(task, episodes, tuple(self.texts[task])) for task, episodes in of_task)
 
 
 class _Moments:
-    """Extremes, mean and standard deviation of each entry of rows that come block by block.
-
-    :param key: key of the rows in a Dict, else empty.
-    """
+    """Extremes, mean and deviation of each entry of rows that come block by block, those of a Dict's key."""
 
     def __init__(self, key: str) -> None:
         self._key = key

@@ -10,8 +10,7 @@ from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder
 from sb3_llmdpd.prompts.text_table import SIMILAR_COSINE
 
-ROWS_AT_ONCE = 1_024
-"""Sentences that are compared with all others at a time; all at once would take quadratic memory."""
+_ROWS_AT_ONCE = 1_024  # sentences that are compared with all others; all would take quadratic memory
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,7 @@ class TextComparer:
             self._left_out = str(error)
 
     def compare(self, texts_by_task: Mapping[str, Iterable[str]]) -> TextComparison:
-        """Look for tasks that their sentences hardly tell apart.
-
-        :param texts_by_task: distinct sentences of each task, possibly none.
-        :return: the result.
-        """
+        """Look for tasks that their distinct sentences, possibly none, hardly tell apart."""
         owners: dict[str, dict[str, None]] = {}
         wording: dict[str, str] = {}
         for task, texts in texts_by_task.items():
@@ -97,13 +92,7 @@ class TextComparer:
 def _similar(
     sentences: Sequence[str], vectors: np.ndarray, owners: Sequence[tuple[str, ...]]
 ) -> tuple[AlikeTexts, ...]:
-    """Find for each sentence the nearest one of another task, if it is near.
-
-    :param sentences: n distinct ones, at least one.
-    :param vectors: (n, dim).
-    :param owners: tasks that have each sentence.
-    :return: the nearest pairs first.
-    """
+    """Find for each sentence the nearest one of another task, if it is near; the nearest pairs come first."""
     of_task: dict[str, list[int]] = {}
     for number, tasks in enumerate(owners):
         for task in tasks:
@@ -111,8 +100,8 @@ def _similar(
     # Vectors of zeros, of sentences that an encoder of labels does not know, count as equal.
     unit = np.hstack([unit_length(vectors), ~vectors.any(axis=1, keepdims=True)])
     best: dict[frozenset[str], AlikeTexts] = {}
-    for start in range(0, len(sentences), ROWS_AT_ONCE):
-        cosines = unit[start : start + ROWS_AT_ONCE] @ unit.T
+    for start in range(0, len(sentences), _ROWS_AT_ONCE):
+        cosines = unit[start : start + _ROWS_AT_ONCE] @ unit.T
         for one, row in enumerate(cosines, start):
             for task in owners[one]:
                 row[of_task[task]] = -np.inf  # sentences of one task may be alike
