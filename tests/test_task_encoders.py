@@ -9,7 +9,7 @@ from numpy.testing import assert_array_equal
 
 from sb3_llmdpd import LLMDPD, Episode
 from sb3_llmdpd.data.metaworld.sentences import SENTENCES
-from sb3_llmdpd.prompts.task_encoders import KnownTasks, OneHotTextEncoder
+from sb3_llmdpd.prompts.task_encoders import OneHotTextEncoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder, probe, revision_of
 from sb3_llmdpd.prompts.text_table import TextTable
 
@@ -73,7 +73,7 @@ def test_no_sentences_give_no_rows(spec):
 
 
 def test_a_sentence_stands_for_one_task():
-    assert len(KnownTasks("metaworld").by_text) == sum(map(len, SENTENCES.values()))
+    assert len(OneHotTextEncoder("metaworld").by_text) == sum(map(len, SENTENCES.values()))
 
 
 @every_kind
