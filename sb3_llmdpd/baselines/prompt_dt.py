@@ -154,7 +154,9 @@ class PromptDT:
         encoder = self._arguments["text_encoder"]
         name = self._arguments["features_extractor_class"]
         if name not in EXTRACTORS:
-            raise ValueError(f"PromptDT's `features_extractor_class` is one of {EXTRACTORS}, got {name!r}")
+            raise ValueError(
+                f"`features_extractor_class` of PromptDT must be one of {EXTRACTORS}, got {name!r}"
+            )
         text_dim = 0
         if encoder is not None:  # once there is a table, the encoder need not be installed
             text_dim = (make_text_encoder(encoder) if self.text_table is None else self.text_table).dim
