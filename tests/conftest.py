@@ -1,4 +1,4 @@
-"""What every test runs under: one thread, seeded generators, and folders of its own."""
+"""Sets up every test: one thread, seeded generators, and folders of its own."""
 
 import os
 import random

@@ -25,16 +25,13 @@ def assert_near(one: LLMDPD, other: LLMDPD, **tolerances: float) -> None:
         assert_close(weight, expected, **tolerances)
 
 
-# Precision --------------------------------------------------------------------------------------------------
-
-
-def test_the_precision_of_products_is_set_while_a_model_learns_and_set_back_after() -> None:
+def test_the_precision_of_products_is_set_while_a_model_learns_and_set_back_after():
     model, seen = tiny_model(acceleration={"matmul_precision": "medium"}), []
     model.learn(1, callback=lambda *_: bool(seen.append(th.get_float32_matmul_precision())) or True)
     assert (seen, th.get_float32_matmul_precision()) == (["medium"], "highest")
 
 
-def test_the_precision_is_set_back_when_learning_fails() -> None:
+def test_the_precision_is_set_back_when_learning_fails():
     def fail(*_: Any) -> bool:
         raise RuntimeError("stop")
 
@@ -43,7 +40,7 @@ def test_the_precision_is_set_back_when_learning_fails() -> None:
     assert th.get_float32_matmul_precision() == "highest"
 
 
-def test_in_bfloat16_the_losses_are_nearly_those_of_float32_and_weights_stay_float32() -> None:
+def test_in_bfloat16_the_losses_are_nearly_those_of_float32_and_weights_stay_float32():
     model, plain = tiny_model(acceleration={"bfloat16": True}), tiny_model()
     batch, noise = plain.replay_buffer.sample(24), plain.losses.draw_noise(3, 8, 8, plain.generator)
     metrics, expected = (each.gradient_step.update(batch, noise, 0.5) for each in (model, plain))
@@ -53,7 +50,7 @@ def test_in_bfloat16_the_losses_are_nearly_those_of_float32_and_weights_stay_flo
     assert {value.dtype for value in model.policy.parameters()} == {th.float32}
 
 
-def test_a_copy_of_a_model_learns_by_itself() -> None:
+def test_a_copy_of_a_model_learns_by_itself():
     model = tiny_model(acceleration={"bfloat16": True}).learn(2)
     other, before = copy.deepcopy(model), snapshot(model.policy)
     other.learn(2, reset_num_timesteps=False)
@@ -62,12 +59,9 @@ def test_a_copy_of_a_model_learns_by_itself() -> None:
     assert all(weights.grad is not None for weights in other.critic.parameters())
 
 
-# Compilation ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what PyTorch compiles with
-def test_compiled_losses_learn_what_the_plain_ones_do() -> None:
+def test_compiled_losses_learn_what_the_plain_ones_do():
     models = tiny_model(acceleration={"compile": True}), tiny_model()
     assert_near(*(model.learn(6, log_interval=None) for model in models), rtol=1e-3, atol=1e-4)
 
@@ -75,7 +69,7 @@ def test_compiled_losses_learn_what_the_plain_ones_do() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize("critic_objective", ["td", "expectile"])
-def test_each_loss_is_compiled_in_one_piece(critic_objective: str, conditioning: str) -> None:
+def test_each_loss_is_compiled_in_one_piece(critic_objective, conditioning):
     kwargs = dict(critic_objective=critic_objective, policy_kwargs=dict(conditioning=conditioning))
     model = tiny_model(prompt_noise=0.1, **kwargs)
     batch, noise = model.replay_buffer.sample(24), model.losses.draw_noise(3, 8, 8, model.generator)
@@ -83,9 +77,6 @@ def test_each_loss_is_compiled_in_one_piece(critic_objective: str, conditioning:
     for loss in (model.losses.critic_loss, model.losses.actor_loss):
         whole = th.compile(loss, backend="eager", fullgraph=True)
         assert_close(whole(batch, encoded, noise)[0], loss(batch, encoded, noise)[0])
-
-
-# A CUDA graph, played by a recorder -------------------------------------------------------------------------
 
 
 class Tape(TorchDispatchMode):
@@ -179,7 +170,7 @@ def as_in_learn(model: LLMDPD) -> LLMDPD:
 @pytest.mark.usefixtures("recorder")
 @pytest.mark.parametrize("critic_objective", ["td", "expectile"])
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_a_replayed_update_learns_what_the_plain_one_does(conditioning: str, critic_objective: str) -> None:
+def test_a_replayed_update_learns_what_the_plain_one_does(conditioning, critic_objective):
     """Each step has its own batch, noise, learning rate and weight of the average."""
 
     def rate(progress: float) -> float:
@@ -200,7 +191,7 @@ def test_a_replayed_update_learns_what_the_plain_one_does(conditioning: str, cri
 
 
 @pytest.mark.usefixtures("recorder")
-def test_another_batch_size_is_captured_anew() -> None:
+def test_another_batch_size_is_captured_anew():
     model = as_in_learn(tiny_model())
     model.gradient_step.graphed_update = GraphedUpdate(model.gradient_step.update, th.device("cpu"))
     for batch_size in [24] * 5 + [12] * 5:
@@ -208,7 +199,7 @@ def test_another_batch_size_is_captured_anew() -> None:
     assert FakeGraph.n_replays == 4
 
 
-def test_a_graph_without_a_gpu_is_refused_before_anything_is_learned() -> None:
+def test_a_graph_without_a_gpu_is_refused_before_anything_is_learned():
     model = tiny_model(acceleration={"cuda_graph": True})
     before = snapshot(model.policy)
     with pytest.raises(ValueError, match="cuda_graph needs a CUDA device, and the model is on 'cpu'"):
@@ -216,13 +207,10 @@ def test_a_graph_without_a_gpu_is_refused_before_anything_is_learned() -> None:
     assert differing(model.policy, before) == set()
 
 
-def test_a_file_holds_the_rate_of_a_captured_optimiser_as_a_number(tmp_path: Any) -> None:
+def test_a_file_holds_the_rate_of_a_captured_optimiser_as_a_number(tmp_path):
     model = as_in_learn(tiny_model(learning_rate=0.25))
     model.save(tmp_path / "model.zip")
     assert LLMDPD.load(tmp_path / "model.zip").actor.optimizer.param_groups[0]["lr"] == 0.25
-
-
-# What is refused --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -234,12 +222,12 @@ def test_a_file_holds_the_rate_of_a_captured_optimiser_as_a_number(tmp_path: Any
         ({"matmul_precision": "low"}, ValueError, r".* one of \('highest', 'high', 'medium'\), got 'low'"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(given: Any, error: type[Exception], message: str) -> None:
+def test_what_cannot_be_asked_for_is_refused(given, error, message):
     with pytest.raises(error, match=f"`acceleration`{message}"):
         tiny_model(acceleration=given)
 
 
-def test_what_was_asked_for_is_in_the_model_file(tmp_path: Any) -> None:
+def test_what_was_asked_for_is_in_the_model_file(tmp_path):
     tiny_model(acceleration={"matmul_precision": "high"}).save(tmp_path / "model.zip")
     assert LLMDPD.load(tmp_path / "model.zip").acceleration == {"matmul_precision": "high"}
     assert LLMDPD.load(tmp_path / "model.zip", acceleration=None).acceleration is None

@@ -50,11 +50,8 @@ several_tasks = st.lists(st.lists(st.integers(1, 12), min_size=2, max_size=5), m
 seeds = st.integers(0, 2**32 - 1)
 
 
-# What a transition is ---------------------------------------------------------------------------------------
-
-
 @given(several_tasks, seeds)
-def test_a_row_is_one_step_of_one_episode(lengths: list[list[int]], seed: int) -> None:
+def test_a_row_is_one_step_of_one_episode(lengths, seed):
     batch = make_buffer(traced_tasks(lengths), seed=seed).sample(32)
     seen = batch.observations
     assert isinstance(seen, th.Tensor)
@@ -65,7 +62,7 @@ def test_a_row_is_one_step_of_one_episode(lengths: list[list[int]], seed: int) -
 
 
 @given(several_tasks)
-def test_every_step_of_every_episode_is_drawn_and_no_other(lengths: list[list[int]]) -> None:
+def test_every_step_of_every_episode_is_drawn_and_no_other(lengths):
     episodes = traced_tasks(lengths)
     buffer = make_buffer(episodes, prompts_per_batch=100)
     drawn = th.cat([rows(buffer.sample(1_000)).flatten(0, 1) for _ in range(3)])
@@ -73,7 +70,7 @@ def test_every_step_of_every_episode_is_drawn_and_no_other(lengths: list[list[in
     assert {(int(row[EPISODE]), int(row[STEP])) for row in drawn} == expected
 
 
-def test_a_batch_has_the_shapes_that_its_docstring_says() -> None:
+def test_a_batch_has_the_shapes_that_its_docstring_says():
     batch = make_buffer(traced_tasks([[5, 6], [7, 8]])).sample(20)
     observations, actions, next_observations, dones, rewards = (tuple(value.shape) for value in batch[:5])
     assert observations == next_observations == (20, 3)
@@ -83,7 +80,7 @@ def test_a_batch_has_the_shapes_that_its_docstring_says() -> None:
     assert shapes == dict(text_vectors=(4, 0), observations=(12, 3), actions=(4, 3, 2))
 
 
-def test_only_the_last_step_of_a_terminated_episode_is_done() -> None:
+def test_only_the_last_step_of_a_terminated_episode_is_done():
     ends = enumerate([(4, True), (4, False), (2, True)])
     episodes = [traced(0, number, length, terminated=terminated) for number, (length, terminated) in ends]
     batch = make_buffer(episodes).sample(400)
@@ -92,7 +89,7 @@ def test_only_the_last_step_of_a_terminated_episode_is_done() -> None:
     assert set(batch.dones.flatten().tolist()) == {0.0, 1.0}
 
 
-def test_actions_are_scaled_from_the_action_space_to_one() -> None:
+def test_actions_are_scaled_from_the_action_space_to_one():
     space = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))
     actions = np.array([[-2.0, 0.0], [0.0, 5.0], [2.0, 10.0], [1.0, 2.5]])
     episodes = [Episode(np.zeros((5, 1)), actions, np.arange(4)) for _ in range(2)]
@@ -103,44 +100,41 @@ def test_actions_are_scaled_from_the_action_space_to_one() -> None:
     assert_close(batch.prompts.actions[0], expected)
 
 
-# What a batch is made of ------------------------------------------------------------------------------------
-
-
 @given(several_tasks, seeds)
-def test_the_rows_of_a_prompt_are_of_its_task(lengths: list[list[int]], seed: int) -> None:
+def test_the_rows_of_a_prompt_are_of_its_task(lengths, seed):
     batch = make_buffer(traced_tasks(lengths), seed=seed).sample(24)
     task = example_rows(batch)[:, :1, TASK]  # (M, 1)
     assert (rows(batch)[..., TASK] == task).all()
 
 
-def test_tasks_are_drawn_alike_whatever_their_share_of_the_data() -> None:
+def test_tasks_are_drawn_alike_whatever_their_share_of_the_data():
     buffer = make_buffer(traced_tasks([[60] * 9, [1, 1], [5, 5, 5]]), prompts_per_batch=1)
     tasks = th.cat([rows(buffer.sample(1))[0, :, TASK] for _ in range(1_500)])
     assert_shares(tasks, [1 / 3] * 3, atol=0.05)  # four standard deviations
 
 
-def test_no_task_comes_twice_while_there_are_enough() -> None:
+def test_no_task_comes_twice_while_there_are_enough():
     buffer = make_buffer(traced_tasks([[3, 3]] * 6), prompts_per_batch=4)
     assert all(len(examples(buffer, 4, 1, TASK).unique()) == 4 for _ in range(50))
 
 
-def test_with_more_prompts_than_tasks_each_task_comes_as_often_as_any_other_give_or_take_one() -> None:
+def test_with_more_prompts_than_tasks_each_task_comes_as_often_as_any_other_give_or_take_one():
     buffer = make_buffer(traced_tasks([[3, 3]] * 3), prompts_per_batch=8)
     for _ in range(50):
         assert sorted(examples(buffer, 8, 1, TASK).bincount().tolist()) == [2, 3, 3]
 
 
-def test_the_odd_prompt_out_is_of_any_task() -> None:
+def test_the_odd_prompt_out_is_of_any_task():
     buffer = make_buffer(traced_tasks([[3, 3]] * 3), prompts_per_batch=4)
     doubled = th.stack([examples(buffer, 4, 1, TASK).bincount().argmax() for _ in range(600)])
     assert_shares(doubled, [1 / 3] * 3, atol=0.08)
 
 
-def test_a_batch_smaller_than_the_number_of_prompts_has_fewer() -> None:
+def test_a_batch_smaller_than_the_number_of_prompts_has_fewer():
     assert len(make_buffer(traced_tasks([[3, 3]] * 6), prompts_per_batch=4).sample(2).prompts.actions) == 2
 
 
-def test_transitions_are_uniform_over_the_other_episodes() -> None:
+def test_transitions_are_uniform_over_the_other_episodes():
     """Given the example, each step outside it is as likely as any other, whatever episode it belongs to."""
     buffer = make_buffer(traced_tasks([[2, 5, 9, 4]]), prompts_per_batch=1, prompt_window=1)
     drawn = th.zeros(4, 4)  # by example and episode
@@ -153,7 +147,7 @@ def test_transitions_are_uniform_over_the_other_episodes() -> None:
     assert_close(*shares, rtol=0, atol=0.03)
 
 
-def test_steps_within_an_episode_are_uniform() -> None:
+def test_steps_within_an_episode_are_uniform():
     buffer = make_buffer(traced_tasks([[8, 1]]), prompts_per_batch=1)
     steps: list[th.Tensor] = []
     while len(steps) < 40:
@@ -164,17 +158,14 @@ def test_steps_within_an_episode_are_uniform() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [5, 6, 7, 9])
-def test_a_batch_that_its_prompts_do_not_divide_is_refused(batch_size: int) -> None:
+def test_a_batch_that_its_prompts_do_not_divide_is_refused(batch_size):
     message = rf"must be a multiple of `prompts_per_batch`.*got {batch_size} and 4$"
     with pytest.raises(ValueError, match=message):
         make_buffer(traced_tasks([[3, 3]])).sample(batch_size)
 
 
-# What an example is -----------------------------------------------------------------------------------------
-
-
 @given(several_tasks, seeds)
-def test_the_example_is_another_episode(lengths: list[list[int]], seed: int) -> None:
+def test_the_example_is_another_episode(lengths, seed):
     buffer = make_buffer(traced_tasks(lengths), seed=seed)
     for _ in range(3):
         batch = buffer.sample(24)
@@ -185,18 +176,18 @@ def test_the_example_is_another_episode(lengths: list[list[int]], seed: int) -> 
 
 
 @given(several_tasks, seeds)
-def test_the_actions_of_an_example_are_those_of_its_states(lengths: list[list[int]], seed: int) -> None:
+def test_the_actions_of_an_example_are_those_of_its_states(lengths, seed):
     batch = make_buffer(traced_tasks(lengths), seed=seed).sample(4)
     assert th.equal(batch.prompts.actions, example_rows(batch)[..., EPISODE:] / 128.0)
 
 
-def test_every_episode_is_an_example_as_often_as_any_other() -> None:
+def test_every_episode_is_an_example_as_often_as_any_other():
     buffer = make_buffer(traced_tasks([[1, 30, 3, 8]]), prompts_per_batch=40)
     assert_shares(examples(buffer, 40, 50), [1 / 4] * 4, atol=0.04)
 
 
 @given(st.integers(1, 60), st.integers(0, 59), st.integers(1, 20))
-def test_an_example_ends_shortly_after_its_first_success(length: int, success: int, window: int) -> None:
+def test_an_example_ends_shortly_after_its_first_success(length, success, window):
     success = min(success, length - 1)
     episodes = [traced(0, number, length, first_success=success) for number in range(2)]
     buffer = make_buffer(episodes, prompt_window=window, prompts_per_batch=64)
@@ -205,20 +196,20 @@ def test_an_example_ends_shortly_after_its_first_success(length: int, success: i
     assert (steps.diff(dim=1) >= 0).all()
 
 
-def test_any_step_before_the_end_of_an_example_may_be_shown() -> None:
+def test_any_step_before_the_end_of_an_example_may_be_shown():
     episodes = [traced(0, number, 40, first_success=4) for number in range(2)]
     buffer = make_buffer(episodes, prompt_window=4, prompts_per_batch=64)
     steps = th.cat([example_rows(buffer.sample(64))[..., STEP] for _ in range(20)])
     assert set(steps.flatten().tolist()) == set(range(4 + 1 + STEPS_AFTER_SUCCESS))
 
 
-def test_a_window_spreads_over_the_whole_example() -> None:
+def test_a_window_spreads_over_the_whole_example():
     buffer = make_buffer(traced_tasks([[40, 40]]), prompt_window=4, prompts_per_batch=64)
     steps = example_rows(buffer.sample(64))[..., STEP]
     assert th.equal((steps // 10).long(), th.arange(4).expand(64, 4))
 
 
-def test_steps_after_a_success_are_trained_on_although_no_example_shows_them() -> None:
+def test_steps_after_a_success_are_trained_on_although_no_example_shows_them():
     buffer = make_buffer([traced(0, number, 40, first_success=4) for number in range(2)])
     assert rows(buffer.sample(400))[..., STEP].max() == 39
 
@@ -231,25 +222,20 @@ def test_steps_after_a_success_are_trained_on_although_no_example_shows_them() -
         ((True, False, False), [0, 1, 2]),  # a single good one would be every example, and never trained on
     ],
 )
-def test_failed_episodes_are_examples_only_where_fewer_than_two_others_are_known(
-    successes: Sequence[bool | None], shown: list[int]
-) -> None:
+def test_failed_episodes_are_examples_only_where_fewer_than_two_others_are_known(successes, shown):
     buffer = make_buffer([traced(0, number, 5, success=success) for number, success in enumerate(successes)])
     assert examples(buffer, 40, 30).unique().tolist() == shown
     drawn = th.cat([rows(buffer.sample(40))[..., EPISODE] for _ in range(30)])
     assert drawn.unique().tolist() == list(range(len(successes)))
 
 
-def test_failures_are_counted_for_each_task_apart() -> None:
+def test_failures_are_counted_for_each_task_apart():
     first = [traced(0, number, 5, success=number != 0) for number in range(3)]
     second = [traced(1, 3 + number, 5, success=False) for number in range(2)]
     assert examples(make_buffer(first + second), 40, 50).unique().tolist() == [1, 2, 3, 4]
 
 
-# A single episode, and goals --------------------------------------------------------------------------------
-
-
-def test_an_only_episode_is_prompted_with_another_part_of_itself_and_a_warning_says_so() -> None:
+def test_an_only_episode_is_prompted_with_another_part_of_itself_and_a_warning_says_so():
     message = r"1 episodes have no other episode of their task .*a part of themselves.*episode 2"
     with pytest.warns(UserWarning, match=message):
         buffer = make_buffer(traced_tasks([[5, 5], [7]]))
@@ -266,14 +252,14 @@ def test_an_only_episode_is_prompted_with_another_part_of_itself_and_a_warning_s
     assert drawn == shown == set(range(7))  # each step has its turn at both
 
 
-def test_an_only_episode_of_a_single_step_is_trained_on_without_an_example() -> None:
+def test_an_only_episode_of_a_single_step_is_trained_on_without_an_example():
     with pytest.warns(UserWarning, match="1 episodes have no other episode"):
         buffer = make_buffer(traced_tasks([[5, 5], [1]]))
     batch = buffer.sample(40)
     assert th.equal(batch.prompts.has_trajectory, rows(batch)[:, 0, TASK] == 0)
 
 
-def test_the_idle_tail_of_an_only_episode_is_not_shown() -> None:
+def test_the_idle_tail_of_an_only_episode_is_not_shown():
     episode = traced(0, 0, 40, success=True, first_success=3)
     with pytest.warns(UserWarning, match="1 episodes have no other episode"):
         buffer = make_buffer([episode])
@@ -282,9 +268,7 @@ def test_the_idle_tail_of_an_only_episode_is_not_shown() -> None:
 
 
 @given(st.lists(st.lists(st.integers(2, 4), min_size=1, max_size=4), min_size=1, max_size=3), seeds)
-def test_with_same_goal_the_example_is_another_episode_of_the_goal(
-    counts: list[list[int]], seed: int
-) -> None:
+def test_with_same_goal_the_example_is_another_episode_of_the_goal(counts, seed):
     """``counts[task][goal]`` episodes; goals of different tasks share their names."""
     pairs = [[task, goal] for task, ns in enumerate(counts) for goal, n in enumerate(ns) for _ in range(n)]
     pool_of = np.random.default_rng(seed).permutation(pairs)  # pools need not be together in the data
@@ -297,19 +281,19 @@ def test_with_same_goal_the_example_is_another_episode_of_the_goal(
     assert (pool_of[drawn] == pool_of[example]).all()
 
 
-def test_goals_of_a_task_are_drawn_alike() -> None:
+def test_goals_of_a_task_are_drawn_alike():
     goal_of = th.tensor([0, 0, 1, 1, 1, 2, 2])
     episodes = [traced(0, i, 3, goal=f"goal-{goal}") for i, goal in enumerate(goal_of)]
     buffer = make_buffer(episodes, same_goal=True, prompts_per_batch=40)
     assert_shares(goal_of[examples(buffer, 40, 50)], [1 / 3] * 3, atol=0.045)
 
 
-def test_without_same_goal_goals_do_not_matter() -> None:
+def test_without_same_goal_goals_do_not_matter():
     buffer = make_buffer([traced(0, number, 3, goal=f"goal-{number}") for number in range(3)])
     assert buffer.sample(40).prompts.has_trajectory.all()
 
 
-def test_an_only_episode_of_a_goal_is_its_own_example() -> None:
+def test_an_only_episode_of_a_goal_is_its_own_example():
     goals = ("near", "near", "far")
     with pytest.warns(UserWarning, match=r"1 episodes have no other episode of their task and goal"):
         buffer = make_buffer([traced(0, i, 3, goal=goal) for i, goal in enumerate(goals)], same_goal=True)
@@ -318,6 +302,6 @@ def test_an_only_episode_of_a_goal_is_its_own_example() -> None:
     assert th.equal(far, example_rows(batch)[:, 0, EPISODE] == 2)
 
 
-def test_same_goal_needs_the_goal_of_every_episode() -> None:
+def test_same_goal_needs_the_goal_of_every_episode():
     with pytest.raises(ValueError, match="task-0, episode 1: `same_goal` needs the goal of every episode"):
         make_buffer([traced(0, 0, 3, goal="near"), traced(0, 1, 3)], same_goal=True)

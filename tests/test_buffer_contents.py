@@ -1,6 +1,5 @@
 """`PromptReplayBuffer`: rewards, sentences, kinds of observations, its generator, and what it refuses."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,16 +24,13 @@ def same(one: PromptReplayBufferSamples, other: PromptReplayBufferSamples) -> bo
     return all(th.equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
 
 
-# Rewards ----------------------------------------------------------------------------------------------------
-
-
 def rewarded(task: str, rewards: list[float], n_episodes: int = 2) -> list[Episode]:
     """Episodes whose observations are their raw rewards."""
     steps = np.array([*rewards, 0.0])[:, None]
     return [Episode(steps, np.zeros_like(steps[1:]), np.array(rewards), task=task)] * n_episodes
 
 
-def test_rewards_of_a_task_have_a_root_mean_square_of_one() -> None:
+def test_rewards_of_a_task_have_a_root_mean_square_of_one():
     episodes = rewarded("large", [300.0, -400.0], n_episodes=3) + rewarded("small", [0.01, 0.0, 0.0, 0.0])
     batch = make_buffer(episodes, prompts_per_batch=2, reward_scale="per_task").sample(200)
     scales = {300.0: 125_000**0.5, -400.0: 125_000**0.5, 0.01: 0.005, 0.0: 0.005}
@@ -43,29 +39,26 @@ def test_rewards_of_a_task_have_a_root_mean_square_of_one() -> None:
     assert_close(batch.rewards.flatten(), th.tensor(expected))
 
 
-def test_every_reward_keeps_its_sign_and_order() -> None:
+def test_every_reward_keeps_its_sign_and_order():
     """Scaled, never shifted: a shift would pay for, or punish, the length of an episode."""
     batch = make_buffer(rewarded("task", [-1.0, 0.0, 3.0]), reward_scale="per_task").sample(80)
     ratio = batch.rewards.flatten() * (10 / 3) ** 0.5
     assert_close(ratio, batch.observations.flatten())  # type: ignore[union-attr]
 
 
-def test_a_task_without_any_reward_keeps_its_zeros() -> None:
+def test_a_task_without_any_reward_keeps_its_zeros():
     batch = make_buffer(rewarded("task", [0.0, 0.0]), reward_scale="per_task").sample(8)
     assert th.equal(batch.rewards, th.zeros(8, 1))
 
 
-def test_rewards_can_be_left_alone() -> None:
+def test_rewards_can_be_left_alone():
     batch = make_buffer(rewarded("task", [300.0, -400.0]), reward_scale="none").sample(80)
     assert_close(batch.rewards, batch.observations)
 
 
-def test_long_episodes_count_by_their_steps_in_the_scale_of_a_task() -> None:
+def test_long_episodes_count_by_their_steps_in_the_scale_of_a_task():
     episodes = rewarded("task", [2.0] * 9, n_episodes=1) + rewarded("task", [12.0], n_episodes=1)
     assert make_buffer(episodes, reward_scale="per_task").reward_scales.tolist() == pytest.approx([18.0**0.5])
-
-
-# Sentences --------------------------------------------------------------------------------------------------
 
 
 def told(task: int, number: int, *texts: str) -> Episode:
@@ -88,18 +81,18 @@ def with_vectors(buffer: PromptReplayBuffer) -> PromptReplayBuffer:
     return buffer
 
 
-def test_each_phrasing_of_a_task_is_kept_once() -> None:
+def test_each_phrasing_of_a_task_is_kept_once():
     buffer = make_buffer(SENTENCES)
     assert buffer.texts == ("open the door", "pull the door", "get the door open", "press the button")
     assert buffer.texts_by_task == {"task-0": buffer.texts[:3], "task-1": (), "task-2": buffer.texts[3:]}
 
 
-def test_a_sentence_that_two_tasks_share_stands_for_each() -> None:
+def test_a_sentence_that_two_tasks_share_stands_for_each():
     buffer = make_buffer([told(0, 0, "go"), told(0, 1, "go"), told(1, 2, "go"), told(1, 3, "go", "move")])
     assert buffer.texts_by_task == {"task-0": ("go",), "task-1": ("go", "move")}
 
 
-def test_a_prompt_is_told_any_phrasing_of_its_own_task_alike() -> None:
+def test_a_prompt_is_told_any_phrasing_of_its_own_task_alike():
     buffer = with_vectors(make_buffer(SENTENCES, prompts_per_batch=3))
     heard = th.zeros(3, 5)  # by task and number of the sentence; 0 for none
     for _ in range(600):
@@ -111,22 +104,19 @@ def test_a_prompt_is_told_any_phrasing_of_its_own_task_alike() -> None:
     assert_close(heard[0] / 600, th.tensor([0.0, 1 / 3, 1 / 3, 1 / 3, 0.0]), rtol=0, atol=0.08)
 
 
-def test_a_last_task_without_sentences_reads_no_vector_beyond_the_table() -> None:
+def test_a_last_task_without_sentences_reads_no_vector_beyond_the_table():
     episodes = [told(0, 0, "go"), told(0, 1, "go"), told(1, 2), told(1, 3)]
     buffer = with_vectors(make_buffer(episodes, prompts_per_batch=2))
     assert {tuple(sorted(buffer.sample(2).prompts.has_text.tolist())) for _ in range(20)} == {(False, True)}
 
 
-def test_before_the_sentences_have_vectors_no_prompt_has_a_text() -> None:
+def test_before_the_sentences_have_vectors_no_prompt_has_a_text():
     assert not make_buffer(SENTENCES).sample(40).prompts.has_text.any()
 
 
-def test_each_sentence_needs_a_vector() -> None:
+def test_each_sentence_needs_a_vector():
     with pytest.raises(ValueError, match="the buffer holds 4 sentences, got 3 vectors"):
         make_buffer(SENTENCES).set_text_vectors(np.zeros((3, 8)))
-
-
-# Kinds of observations --------------------------------------------------------------------------------------
 
 
 def observed(observations: Any, n_steps: int = 6) -> Episode:
@@ -138,7 +128,7 @@ def steps_of(batch: PromptReplayBufferSamples) -> th.Tensor:
     return (batch.actions[:, 0] * 8).long()
 
 
-def test_every_array_of_a_dict_observation_is_of_the_same_step() -> None:
+def test_every_array_of_a_dict_observation_is_of_the_same_step():
     steps = np.arange(7)
     episode = observed({"a": steps[:, None] * 1.0, "b": np.full((7, 2, 2), steps[:, None, None] * 10.0)})
     batch = make_buffer([episode, episode]).sample(40)
@@ -149,7 +139,7 @@ def test_every_array_of_a_dict_observation_is_of_the_same_step() -> None:
         assert th.equal(observations["b"], (10.0 * expected)[:, None, None].expand(-1, 2, 2))
 
 
-def test_images_stay_bytes_until_a_network_reads_them() -> None:
+def test_images_stay_bytes_until_a_network_reads_them():
     images = np.broadcast_to(np.arange(7, dtype=np.uint8)[:, None, None, None] * 40, (7, 3, 36, 36))
     batch = make_buffer([observed(images)] * 2).sample(8)
     expected = (steps_of(batch) * 40).byte()[:, None, None, None].expand(8, 3, 36, 36)
@@ -158,7 +148,7 @@ def test_images_stay_bytes_until_a_network_reads_them() -> None:
     assert th.equal(batch.observations, expected)
 
 
-def test_channels_of_images_come_first_whatever_the_data_say() -> None:
+def test_channels_of_images_come_first_whatever_the_data_say():
     image = np.random.default_rng(0).integers(0, 256, (36, 40, 3), dtype=np.uint8)
     images = np.broadcast_to(image, (7, 36, 40, 3))
     buffer = make_buffer([observed({"image": images, "state": np.zeros((7, 2))})] * 2)
@@ -168,24 +158,21 @@ def test_channels_of_images_come_first_whatever_the_data_say() -> None:
     assert buffer.observation_space["image"] == spaces.Box(0, 255, (3, 36, 40), np.uint8)  # type: ignore[index]
 
 
-def test_discrete_observations_stay_numbers() -> None:
+def test_discrete_observations_stay_numbers():
     dataset = OfflineDataset.from_episodes([observed(np.arange(7))] * 2, observation_space=spaces.Discrete(7))
     batch = PromptReplayBuffer(dataset, "cpu", 2, 3, seed=0).sample(20)
     assert isinstance(batch.next_observations, th.Tensor)
     assert th.equal(batch.next_observations, steps_of(batch) + 1)
 
 
-def test_some_observations_are_spread_over_all_the_data() -> None:
+def test_some_observations_are_spread_over_all_the_data():
     buffer = make_buffer([traced(0, 0, 9), traced(0, 1, 9), traced(0, 2, 9)])
     assert buffer.some_observations(3)[:, EPISODE].tolist() == [0.0, 1.0, 2.0]  # type: ignore[index]
     assert len(buffer.some_observations(10_000)) == 30  # an observation follows each episode's last action
     assert len(buffer.some_observations(10_000).unique(dim=0)) == 30  # type: ignore[union-attr]
 
 
-# A generator of its own -------------------------------------------------------------------------------------
-
-
-def test_the_same_seed_draws_the_same_batches_and_another_seed_others() -> None:
+def test_the_same_seed_draws_the_same_batches_and_another_seed_others():
     one, other, another = (make_buffer(make_episodes(), seed=seed) for seed in (3, 3, 4))
     first = one.sample(8)
     assert not same(first, another.sample(8))
@@ -193,14 +180,14 @@ def test_the_same_seed_draws_the_same_batches_and_another_seed_others() -> None:
     assert all(same(one.sample(8), other.sample(8)) for _ in range(2))
 
 
-def test_seeding_anew_starts_over() -> None:
+def test_seeding_anew_starts_over():
     buffer = make_buffer(make_episodes(), seed=3)
     first = buffer.sample(8)
     buffer.seed(3)
     assert same(buffer.sample(8), first)
 
 
-def test_what_others_draw_changes_no_batch() -> None:
+def test_what_others_draw_changes_no_batch():
     quiet, disturbed = (make_buffer(make_episodes(), seed=3) for _ in range(2))
     for _ in range(3):
         np.random.random(7)  # noqa: NPY002 - what an evaluation may do
@@ -208,7 +195,7 @@ def test_what_others_draw_changes_no_batch() -> None:
         assert same(quiet.sample(8), disturbed.sample(8))
 
 
-def test_a_batch_draws_from_no_global_generator() -> None:
+def test_a_batch_draws_from_no_global_generator():
     buffer = make_buffer(make_episodes(), seed=3)
     numpy_before, torch_before = np.random.get_state()[1].copy(), th.get_rng_state()  # type: ignore[index]  # noqa: NPY002
     buffer.sample(8)
@@ -216,7 +203,7 @@ def test_a_batch_draws_from_no_global_generator() -> None:
     assert th.equal(th.get_rng_state(), torch_before)
 
 
-def test_the_order_of_the_episodes_in_the_data_decides_nothing_about_tasks() -> None:
+def test_the_order_of_the_episodes_in_the_data_decides_nothing_about_tasks():
     """Tasks are numbered by name: two data sets with the same tasks draw them in the same order."""
     episodes = make_episodes(n_tasks=4, n_episodes=2)
     one, other = make_buffer(episodes, seed=3), make_buffer(episodes[::-1], seed=3)
@@ -224,11 +211,8 @@ def test_the_order_of_the_episodes_in_the_data_decides_nothing_about_tasks() -> 
     assert one.texts == other.texts
 
 
-# A part of a batch ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("as_dict", [False, True])
-def test_the_leading_transitions_of_each_prompt_are_a_batch_of_their_own(as_dict: bool) -> None:
+def test_the_leading_transitions_of_each_prompt_are_a_batch_of_their_own(as_dict):
     batch = make_buffer(SENTENCES, prompts_per_batch=2).sample(10)  # five transitions each
     if as_dict:
         dicts = {name: {"a": getattr(batch, name)} for name in ("observations", "next_observations")}
@@ -241,10 +225,7 @@ def test_the_leading_transitions_of_each_prompt_are_a_batch_of_their_own(as_dict
     assert part.prompts is batch.prompts
 
 
-# As SB3's buffer, and what it refuses -----------------------------------------------------------------------
-
-
-def test_a_buffer_goes_through_sb3s_pickles_and_draws_on_as_before(tmp_path: Path) -> None:
+def test_a_buffer_goes_through_sb3s_pickles_and_draws_on_as_before(tmp_path):
     buffer = with_vectors(make_buffer(SENTENCES))
     buffer.sample(8)
     save_to_pkl(tmp_path / "buffer.pkl", buffer)
@@ -252,30 +233,30 @@ def test_a_buffer_goes_through_sb3s_pickles_and_draws_on_as_before(tmp_path: Pat
     assert same(loaded.sample(8), buffer.sample(8))
 
 
-def test_the_size_of_a_buffer_is_its_transitions() -> None:
+def test_the_size_of_a_buffer_is_its_transitions():
     buffer = make_buffer([traced(0, 0, 9), traced(0, 1, 4)])
     assert buffer.size() == 13
     assert buffer.n_episodes == 2
 
 
-def test_single_transitions_cannot_be_added() -> None:
+def test_single_transitions_cannot_be_added():
     with pytest.raises(RuntimeError, match="build an Episode from them"):
         make_buffer(make_episodes()).add(None, None, None, None, None, None)
 
 
-def test_a_reset_throws_no_data_away() -> None:
+def test_a_reset_throws_no_data_away():
     buffer = make_buffer(make_episodes(n_tasks=1, n_episodes=2, length=5))
     buffer.reset()
     assert buffer.size() == 10
     assert buffer.sample(4).rewards.abs().min() > 0
 
 
-def test_an_unknown_reward_scale_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_reward_scale_is_answered_with_the_known_ones():
     with pytest.raises(ValueError, match=r"one of \('per_task', 'none'\), got 'max'"):
         make_buffer(make_episodes(), reward_scale="max")
 
 
 @pytest.mark.parametrize("size", ["prompts_per_batch", "prompt_window"])
-def test_sizes_below_one_are_refused(size: str) -> None:
+def test_sizes_below_one_are_refused(size):
     with pytest.raises(ValueError, match="`prompts_per_batch` and `prompt_window` must be at least 1"):
         make_buffer(make_episodes(), **{size: 0})

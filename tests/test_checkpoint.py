@@ -10,7 +10,6 @@ import signal
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,15 +61,11 @@ def with_data(content: bytes, text: str) -> bytes:
     return packed({**members_of(content), "data": text.encode()})
 
 
-# The zip ----------------------------------------------------------------------------------------------
-
 FOREIGN = ("../../evil.safetensors", "/etc/cron.d/evil", "policy.pth", "a/policy.safetensors", "C:\\evil.dll")
 
 
 @pytest.mark.parametrize("name", [*FOREIGN, "__init__.py"])
-def test_a_member_that_no_model_file_has_is_refused_by_name(
-    saved: bytes, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_member_that_no_model_file_has_is_refused_by_name(saved, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     holds = rf"{NOT_WHOLE} .*it holds {re.escape(repr(name))}, which is no part"
     with pytest.raises(ValueError, match=holds):
@@ -78,7 +73,7 @@ def test_a_member_that_no_model_file_has_is_refused_by_name(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_zip_bomb_is_refused_before_it_unfolds(saved: bytes) -> None:
+def test_a_zip_bomb_is_refused_before_it_unfolds(saved):
     zeros = b"\0" * (100 * 2**20)
     bomb = packed({**members_of(saved), "policy.safetensors": zeros}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 2**20
@@ -87,7 +82,7 @@ def test_a_zip_bomb_is_refused_before_it_unfolds(saved: bytes) -> None:
         load(bomb)
 
 
-def test_members_that_share_their_bytes_are_refused(saved: bytes) -> None:
+def test_members_that_share_their_bytes_are_refused(saved):
     """A bomb without compression: many entries of the directory that all point to the same large member."""
     empty = {f"{letter}.safetensors": b"" for letter in "abcdefgh"}
     content = bytearray(packed({**members_of(saved), **empty}))
@@ -103,7 +98,7 @@ def test_members_that_share_their_bytes_are_refused(saved: bytes) -> None:
         load(bytes(content))
 
 
-def test_two_members_of_one_name_are_refused(saved: bytes) -> None:
+def test_two_members_of_one_name_are_refused(saved):
     file = io.BytesIO(saved)
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(file, "a") as archive:
         archive.writestr("data", "{}")
@@ -111,12 +106,12 @@ def test_two_members_of_one_name_are_refused(saved: bytes) -> None:
         load(file.getvalue())
 
 
-def test_a_model_file_is_nothing_but_stored_members(saved: bytes) -> None:
+def test_a_model_file_is_nothing_but_stored_members(saved):
     with zipfile.ZipFile(io.BytesIO(saved)) as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
 
 
-def test_the_same_model_gives_the_same_bytes() -> None:
+def test_the_same_model_gives_the_same_bytes():
     files = [io.BytesIO(), io.BytesIO()]
     for file in files:
         tiny_model().learn(2).save(file)
@@ -131,19 +126,16 @@ DEEP = "[" * 100_000 + "]" * 100_000
     ['{"format_version": NaN}', "[1, 2]", "7", "", "{", f'{{"a": {DEEP}}}', '{"a": ' + "9" * 5000 + "}"],
     ids=["NaN", "list", "number", "nothing", "half", "deep", "long number"],
 )
-def test_data_that_are_no_json_object_are_refused(saved: bytes, text: str) -> None:
+def test_data_that_are_no_json_object_are_refused(saved, text):
     with pytest.raises(ValueError, match=NOT_WHOLE):
         load(with_data(saved, text))
 
 
-def test_data_are_json_to_the_letter(saved: bytes) -> None:
+def test_data_are_json_to_the_letter(saved):
     def refuse(name: str) -> None:
         raise AssertionError(name)
 
     json.loads(members_of(saved)["data"], parse_constant=refuse)
-
-
-# Mutations --------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -271,7 +263,7 @@ def outcomes_of(change: Callable[[bytes, random.Random], bytes], saved: bytes, p
 
 
 @pytest.mark.parametrize("part", range(8))
-def test_a_damaged_file_is_refused_or_harmless(saved: bytes, part: int) -> None:
+def test_a_damaged_file_is_refused_or_harmless(saved, part):
     allowed = rf"a model$|refused: .*({NOT_WHOLE}|has format version)"
     outcomes = outcomes_of(damaged, saved, part)
     assert [outcome for outcome in outcomes if not re.match(allowed, outcome)] == []
@@ -279,7 +271,7 @@ def test_a_damaged_file_is_refused_or_harmless(saved: bytes, part: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(10))
-def test_a_file_that_says_something_else_is_refused_or_another_whole_model(saved: bytes, part: int) -> None:
+def test_a_file_that_says_something_else_is_refused_or_another_whole_model(saved, part):
     outcomes = outcomes_of(with_other_json, saved, part)
     # Only a size that is noticed before memory is asked for leaves the machine alone.
     assert [outcome for outcome in outcomes if "MemoryError" in outcome or "alloc" in outcome] == []
@@ -287,7 +279,7 @@ def test_a_file_that_says_something_else_is_refused_or_another_whole_model(saved
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_other_tensors_are_refused_or_make_another_whole_model(saved: bytes, part: int) -> None:
+def test_other_tensors_are_refused_or_make_another_whole_model(saved, part):
     outcomes = outcomes_of(with_other_tensors, saved, part)
     assert [outcome for outcome in outcomes if not re.match("a model$|refused: ", outcome)] == []
 
@@ -313,9 +305,7 @@ LONG = {"1.exp_avg": th.zeros(99)}
         ("generators", without("generator"), "lacks 'generator'"),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused_by_name(
-    saved: bytes, group: str, change: Callable[[dict[str, th.Tensor]], Any], message: str
-) -> None:
+def test_tensors_that_do_not_fit_are_refused_by_name(saved, group, change, message):
     members = members_of(saved)
     tensors = load_safetensors(members[f"{group}.safetensors"])
     change(tensors)
@@ -325,7 +315,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
 
 
 @pytest.mark.parametrize("name", ["net_arch", "n_critics", "n_encoder_layers", "n_diffusion_steps"])
-def test_a_few_bytes_cannot_ask_for_all_of_the_memory(saved: bytes, name: str) -> None:
+def test_a_few_bytes_cannot_ask_for_all_of_the_memory(saved, name):
     data = json.loads(members_of(saved)["data"])
     data["arguments"]["policy_kwargs"][name] = [10**6, 10**6] if name == "net_arch" else 10**9
     outcome = what_becomes_of(with_data(saved, json.dumps(data)))
@@ -333,15 +323,12 @@ def test_a_few_bytes_cannot_ask_for_all_of_the_memory(saved: bytes, name: str) -
     assert "emory" not in outcome
 
 
-# Values and spaces ------------------------------------------------------------------------------------
-
-
 def through_a_file(value: Any) -> Any:
     return json.loads(json.dumps(value, allow_nan=False))
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), [1.0, float("inf")], {"a": float("-inf")}])
-def test_infinite_numbers_come_back(value: Any) -> None:
+def test_infinite_numbers_come_back(value):
     written = through_a_file(values.to_json(value))
     assert values.from_json(written, "value", values.no_custom_objects) == value
 
@@ -374,11 +361,11 @@ DICT_SPACES = st.dictionaries(st.text(max_size=5), FLAT_SPACES, min_size=1, max_
 
 
 @given(FLAT_SPACES | DICT_SPACES)
-def test_every_space_comes_back(space: spaces.Space[Any]) -> None:
+def test_every_space_comes_back(space):
     assert space_from_json(through_a_file(space_to_json(space))) == space
 
 
-def test_the_bounds_of_an_image_take_two_numbers() -> None:
+def test_the_bounds_of_an_image_take_two_numbers():
     assert len(json.dumps(space_to_json(spaces.Box(0, 255, (84, 84, 4), np.uint8)))) < 100
 
 
@@ -391,11 +378,11 @@ def test_the_bounds_of_an_image_take_two_numbers() -> None:
         {"type": "MultiDiscrete", "nvec": [MAX_ENTRIES, 1], "start": [0, 0], "dtype": "int64"},
     ],
 )
-def test_a_space_of_too_many_entries_is_refused(space: Any) -> None:
+def test_a_space_of_too_many_entries_is_refused(space):
     with pytest.raises(ValueError, match=f"at most {MAX_ENTRIES} are read"):
         space_from_json(space)
 
 
-def test_a_space_that_no_model_can_have_is_refused() -> None:
+def test_a_space_that_no_model_can_have_is_refused():
     with pytest.raises(ValueError, match="cannot hold the space Text"):
         space_to_json(spaces.Text(5))

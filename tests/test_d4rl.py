@@ -40,7 +40,7 @@ def read(path: Path, fields: dict[str, Any]) -> list[Episode]:
     return list(D4RLSource(write_steps(path, **fields)).episodes())
 
 
-def test_locomotion_v2_ends_at_falls_and_time_limits_and_knows_what_was_seen_there(tmp_path: Path) -> None:
+def test_locomotion_v2_ends_at_falls_and_time_limits_and_knows_what_was_seen_there(tmp_path):
     fields = locomotion_v2()
     episodes = read(tmp_path / "hopper_medium_replay-v2.hdf5", fields)
     assert [(len(episode), episode.terminated) for episode in episodes] == [(3, True), (4, False), (1, False)]
@@ -53,7 +53,7 @@ def test_locomotion_v2_ends_at_falls_and_time_limits_and_knows_what_was_seen_the
     assert [episode.success for episode in episodes] == [None, None, None]
 
 
-def test_locomotion_v0_loses_the_steps_whose_results_it_did_not_record(tmp_path: Path) -> None:
+def test_locomotion_v0_loses_the_steps_whose_results_it_did_not_record(tmp_path):
     fields = locomotion_v2()
     del fields["next_observations"]
     episodes = read(tmp_path / "walker2d_medium.hdf5", fields)
@@ -61,7 +61,7 @@ def test_locomotion_v0_loses_the_steps_whose_results_it_did_not_record(tmp_path:
     np.testing.assert_array_equal(episodes[1].rewards, [3, 4, 5])
 
 
-def test_antmaze_succeeds_where_the_reward_is_one(tmp_path: Path) -> None:
+def test_antmaze_succeeds_where_the_reward_is_one(tmp_path):
     infos = {"infos/goal": np.zeros((N, 2)), "infos/qpos": np.zeros((N, 15))}
     fields = steps(rewards=flags(2, n=N).astype(np.float32), ends=(2,), timeouts=flags(6, n=N), **infos)
     name = "Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse.hdf5"
@@ -71,7 +71,7 @@ def test_antmaze_succeeds_where_the_reward_is_one(tmp_path: Path) -> None:
     assert first.success is None
 
 
-def test_kitchen_has_no_timeouts_and_double_precision_becomes_single(tmp_path: Path) -> None:
+def test_kitchen_has_no_timeouts_and_double_precision_becomes_single(tmp_path):
     observations = np.random.default_rng(0).normal(size=(N, 60))
     fields = steps(observations=observations, actions=np.zeros((N, 9)), ends=(3, 7))
     source = D4RLSource(write_steps(tmp_path / "kitchen_microwave_kettle_light_slider-v0.hdf5", **fields))
@@ -83,7 +83,7 @@ def test_kitchen_has_no_timeouts_and_double_precision_becomes_single(tmp_path: P
 
 
 @pytest.mark.parametrize("key", ["infos/success", "infos/goal_achieved"])
-def test_adroit_says_at_each_step_whether_the_goal_is_achieved(tmp_path: Path, key: str) -> None:
+def test_adroit_says_at_each_step_whether_the_goal_is_achieved(tmp_path, key):
     fields = steps(timeouts=flags(3, 7, n=N), **{key: flags(1, 2, n=N)})
     episodes = read(tmp_path / "pen-v0_demos_clipped.hdf5", fields)
     assert [(episode.success, episode.first_success) for episode in episodes] == [(True, 1), (False, None)]
@@ -110,7 +110,7 @@ def test_adroit_says_at_each_step_whether_the_goal_is_achieved(tmp_path: Path, k
         ("relocate-cloned-v1", "ball and carry it"),
     ],
 )
-def test_d4rls_own_files_have_a_sentence(tmp_path: Path, stem: str, words: str) -> None:
+def test_d4rls_own_files_have_a_sentence(tmp_path, stem, words):
     (episode,) = read(tmp_path / f"{stem}.hdf5", steps())
     (text,) = episode.task_texts
     assert words in text
@@ -118,12 +118,12 @@ def test_d4rls_own_files_have_a_sentence(tmp_path: Path, stem: str, words: str) 
 
 
 @pytest.mark.parametrize("stem", ["door-open", "antelope_medium", "my_hopper_medium", "penalty-v2", "hopper"])
-def test_other_files_have_none(tmp_path: Path, stem: str) -> None:
+def test_other_files_have_none(tmp_path, stem):
     (episode,) = read(tmp_path / f"{stem}.hdf5", steps())
     assert episode.task_texts == ()
 
 
-def test_a_file_that_is_damaged_within_is_answered_as_it_is_read(tmp_path: Path) -> None:
+def test_a_file_that_is_damaged_within_is_answered_as_it_is_read(tmp_path):
     observations = np.random.default_rng(0).normal(size=(N, 200))
     path = write_steps(tmp_path / "logs.hdf5", **steps(observations=observations))
     with h5py.File(path) as file:
@@ -144,7 +144,7 @@ def test_a_file_that_is_damaged_within_is_answered_as_it_is_read(tmp_path: Path)
         pytest.param(b"\x17\x08\x00\x17\x7f\x00", b"\x17\x08\x00\x17\x7f\xff", id="kind of float"),
     ],
 )
-def test_damage_beside_the_values_is_answered_by_name(tmp_path: Path, intact: bytes, broken: bytes) -> None:
+def test_damage_beside_the_values_is_answered_by_name(tmp_path, intact, broken):
     path = write_steps(tmp_path / "logs.hdf5", **steps())
     content = path.read_bytes()
     assert intact in content
@@ -153,7 +153,7 @@ def test_damage_beside_the_values_is_answered_by_name(tmp_path: Path, intact: by
         D4RLSource(path)
 
 
-def test_a_group_in_the_place_of_an_array_is_refused(tmp_path: Path) -> None:
+def test_a_group_in_the_place_of_an_array_is_refused(tmp_path):
     fields = steps(rewards=None, **{"rewards/all": np.zeros(N)})
     with refused(r"logs.hdf5: `rewards` must be an array of numbers", TypeError):
         read(tmp_path / "logs.hdf5", fields)

@@ -34,7 +34,7 @@ def weights_after_training(arguments: dict[str, Any]) -> dict[str, th.Tensor]:
     ],
     ids=["default", "action approximation", "cross-attention", "nearest steps"],
 )
-def test_trainings_on_several_threads_are_equal_to_the_bit(arguments: dict[str, Any]) -> None:
+def test_trainings_on_several_threads_are_equal_to_the_bit(arguments):
     first = weights_after_training(arguments)
     for _ in range(2):  # a sum in another order does not show each time
         assert differing(first, weights_after_training(arguments)) == set()

@@ -1,7 +1,6 @@
 """The diffusion process: its constants against the paper's, its chain against Bayes' rule and diffusers."""
 
 import math
-from typing import Any
 
 import pytest
 import torch as th
@@ -41,13 +40,13 @@ def predicted_noise(process: DiffusionProcess, noisy: th.Tensor, start: th.Tenso
     return (noisy - process.alphas_bar[k].sqrt() * start) / (1.0 - process.alphas_bar[k]).sqrt()
 
 
-def test_vp_betas_and_the_products_of_their_alphas_are_those_of_diffusion_ql() -> None:
+def test_vp_betas_and_the_products_of_their_alphas_are_those_of_diffusion_ql():
     assert_close_to_table(vp_betas(K), "beta")
     assert_close_to_table(1.0 - vp_betas(K), "alpha")
     assert_close_to_table(DiffusionProcess(K).alphas_bar, "alpha_bar")
 
 
-def test_posterior_constants_are_those_of_diffusion_ql() -> None:
+def test_posterior_constants_are_those_of_diffusion_ql():
     upwards = DiffusionProcess(K).ddpm[::-1]
     assert [step.k for step in upwards] == list(range(K))
     assert_close_to_table([step.std for step in upwards], "posterior_std")
@@ -55,7 +54,7 @@ def test_posterior_constants_are_those_of_diffusion_ql() -> None:
     assert_close_to_table([step.of_noisy for step in upwards], "noisy")
 
 
-def test_add_noise_mixes_signal_and_noise_as_the_step_says() -> None:
+def test_add_noise_mixes_signal_and_noise_as_the_step_says():
     steps = th.arange(K)
     process = DiffusionProcess(K)
     assert_close_to_table(process.add_noise(th.ones(K, 1), th.zeros(K, 1), steps).squeeze(1), "signal")
@@ -67,7 +66,7 @@ def test_add_noise_mixes_signal_and_noise_as_the_step_says() -> None:
     # VP's alpha_bar over its sum
     [("uniform", [0.2] * 5), ("signal", [0.5572, 0.3016, 0.1098, 0.0269, 0.0044])],
 )
-def test_steps_are_drawn_alike_or_by_the_signal_that_is_left(distribution: str, shares: list[float]) -> None:
+def test_steps_are_drawn_alike_or_by_the_signal_that_is_left(distribution, shares):
     process = DiffusionProcess(K, step_distribution=distribution)
     steps = process.draw_steps((100, 400), th.Generator().manual_seed(0))
     assert (steps.shape, steps.dtype) == ((100, 400), th.int64)
@@ -75,12 +74,12 @@ def test_steps_are_drawn_alike_or_by_the_signal_that_is_left(distribution: str, 
     assert_close(found, th.tensor(shares), rtol=0, atol=0.008)  # > 3 sigma
 
 
-def test_the_only_step_of_a_chain_is_always_drawn() -> None:
+def test_the_only_step_of_a_chain_is_always_drawn():
     steps = DiffusionProcess(1, step_distribution="signal").draw_steps((2, 50), th.Generator().manual_seed(0))
     assert (steps == 0).all()
 
 
-def test_add_noise_takes_a_step_of_its_own_for_each_row() -> None:
+def test_add_noise_takes_a_step_of_its_own_for_each_row():
     steps = th.tensor([[0, 1, 2], [3, 4, 0]])
     noised = DiffusionProcess(K).add_noise(th.ones(2, 3, 2), th.zeros(2, 3, 2), steps)
     signal = th.tensor(VP["signal"])[steps]
@@ -88,7 +87,7 @@ def test_add_noise_takes_a_step_of_its_own_for_each_row() -> None:
 
 
 @pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
-def test_the_step_by_step_forward_process_has_the_variance_of_the_direct_one(schedule: str) -> None:
+def test_the_step_by_step_forward_process_has_the_variance_of_the_direct_one(schedule):
     betas = NOISE_SCHEDULES[schedule](K)
     variance = th.zeros((), dtype=th.float64)
     for k in range(K):  # a_k = sqrt(1 - beta) a_{k-1} + sqrt(beta) eps
@@ -97,7 +96,7 @@ def test_the_step_by_step_forward_process_has_the_variance_of_the_direct_one(sch
 
 
 @pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
-def test_predict_start_undoes_add_noise(schedule: str) -> None:
+def test_predict_start_undoes_add_noise(schedule):
     process = DiffusionProcess(K, schedule)
     actions, noise = th.rand(40, 3) * 2 - 1, th.randn(40, 3)
     steps = th.arange(40) % K
@@ -107,14 +106,14 @@ def test_predict_start_undoes_add_noise(schedule: str) -> None:
     assert_close(process.predict_start(noisy, noise, steps), actions, rtol=0, atol=atol)
 
 
-def test_predict_start_clips_to_the_actions_there_are() -> None:
+def test_predict_start_clips_to_the_actions_there_are():
     start = DiffusionProcess(K).predict_start(th.tensor([[9.0, -9.0]]), th.zeros(1, 2), th.tensor([2]))
     assert_close(start, th.tensor([[1.0, -1.0]]))
 
 
 @pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
 @pytest.mark.parametrize("k", range(1, K))
-def test_posterior_is_what_bayes_rule_gives_on_a_grid(schedule: str, k: int) -> None:
+def test_posterior_is_what_bayes_rule_gives_on_a_grid(schedule, k):
     betas = NOISE_SCHEDULES[schedule](K)
     previous = th.cumprod(1.0 - betas, dim=0)[k - 1]
     start, noisy = 0.37, -0.81
@@ -130,7 +129,7 @@ def test_posterior_is_what_bayes_rule_gives_on_a_grid(schedule: str, k: int) -> 
     assert step.std == pytest.approx(std.item(), abs=1e-6)
 
 
-def test_the_chain_is_the_loop_of_the_paper() -> None:
+def test_the_chain_is_the_loop_of_the_paper():
     """Ho et al. (2020), Algorithm 2, with the clipped start of Diffusion-QL, written out in float64."""
     noise = th.randn(K, 6, 2, dtype=th.float64)
     betas = vp_betas(K)
@@ -148,7 +147,7 @@ def test_the_chain_is_the_loop_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
-def test_the_chain_agrees_with_diffusers(schedule: str) -> None:
+def test_the_chain_agrees_with_diffusers(schedule):
     betas = NOISE_SCHEDULES[schedule](K).numpy()
     scheduler = DDPMScheduler(K, trained_betas=betas, clip_sample=True, variance_type="fixed_small")
     scheduler.set_timesteps(K)
@@ -163,14 +162,14 @@ def test_the_chain_agrees_with_diffusers(schedule: str) -> None:
     assert_close(DiffusionProcess(K, schedule).sample(drift, noise), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_add_noise_agrees_with_diffusers() -> None:
+def test_add_noise_agrees_with_diffusers():
     scheduler = DDPMScheduler(num_train_timesteps=K, trained_betas=vp_betas(K).numpy())
     actions, noise, steps = th.rand(20, 3) * 2 - 1, th.randn(20, 3), th.arange(20) % K
     expected = scheduler.add_noise(actions, noise, steps)
     assert_close(DiffusionProcess(K).add_noise(actions, noise, steps), expected)
 
 
-def test_a_chain_of_one_step_is_the_predicted_start() -> None:
+def test_a_chain_of_one_step_is_the_predicted_start():
     process, noise = DiffusionProcess(1), th.randn(1, 8, 2)
     expected = process.predict_start(noise[0], drift(noise[0], 0), th.zeros(8, dtype=th.int64))
     assert_close(process.sample(drift, noise), expected)
@@ -183,14 +182,14 @@ def test_a_chain_of_one_step_is_the_predicted_start() -> None:
         *(("vp", sampler, n_steps) for sampler in SAMPLERS[1:] for n_steps in (1, 2, 3, 5)),
     ],
 )
-def test_a_perfect_denoiser_of_a_single_action_finds_it(schedule: str, sampler: str, n_steps: int) -> None:
+def test_a_perfect_denoiser_of_a_single_action_finds_it(schedule, sampler, n_steps):
     process, action = DiffusionProcess(K, schedule), th.tensor([0.3, -0.7])
     chain, noise = process.chain(sampler, n_steps), th.randn(K, 10, 2)
     actions = process.sample(lambda noisy, k: predicted_noise(process, noisy, action, k), noise, chain)
     assert_close(actions, action.expand(10, 2), rtol=0, atol=1e-4)
 
 
-def test_a_perfect_denoiser_of_two_actions_finds_each_as_often_as_it_occurs() -> None:
+def test_a_perfect_denoiser_of_two_actions_finds_each_as_often_as_it_occurs():
     """E[eps | a_k] of two points has a closed form; the chain must end at the points, in their shares."""
     process = DiffusionProcess(50)
     points, shares = th.tensor([-0.8, 0.6]), th.tensor([0.25, 0.75])
@@ -208,14 +207,14 @@ def test_a_perfect_denoiser_of_two_actions_finds_each_as_often_as_it_occurs() ->
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_actions_never_leave_the_unit_box(sampler: str) -> None:
+def test_actions_never_leave_the_unit_box(sampler):
     process = DiffusionProcess(K)
     actions = process.sample(lambda noisy, k: -5.0 * noisy, 3.0 * th.randn(K, 200, 2), process.chain(sampler))
     assert actions.abs().max() == 1.0
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_without_noise_each_row_is_alone(sampler: str) -> None:
+def test_without_noise_each_row_is_alone(sampler):
     """A row of a batch equals, to the bit, the same row alone."""
     offsets, process = th.randn(7, 2), DiffusionProcess(K)
 
@@ -227,7 +226,7 @@ def test_without_noise_each_row_is_alone(sampler: str) -> None:
     assert all(th.equal(together[i], chain(offsets[i : i + 1])[0]) for i in range(7))
 
 
-def test_every_noise_but_that_of_the_start_enters_scaled_by_its_posterior() -> None:
+def test_every_noise_but_that_of_the_start_enters_scaled_by_its_posterior():
     """With nothing predicted or clipped the chain is linear: the response to each noise is a product."""
     process = DiffusionProcess(K)
     quiet = th.zeros(K, K, 1, dtype=th.float64)
@@ -240,7 +239,7 @@ def test_every_noise_but_that_of_the_start_enters_scaled_by_its_posterior() -> N
     assert_close(response, th.tensor(expected, dtype=th.float64), rtol=1e-3, atol=0)
 
 
-def test_gradients_flow_through_every_step_of_the_chain() -> None:
+def test_gradients_flow_through_every_step_of_the_chain():
     scales = th.full((K,), 0.9, dtype=th.float64, requires_grad=True)
     process, noise = DiffusionProcess(K), 0.1 * th.randn(K, 4, 2, dtype=th.float64)
     assert th.autograd.gradcheck(lambda s: process.sample(lambda noisy, k: s[k] * noisy, noise), (scales,))
@@ -249,7 +248,7 @@ def test_gradients_flow_through_every_step_of_the_chain() -> None:
     assert (scales.grad.abs() > 1e-6).all()
 
 
-def test_the_start_of_the_chain_is_the_first_noise() -> None:
+def test_the_start_of_the_chain_is_the_first_noise():
     seen = []
     noise = th.randn(K, 3, 2)
     DiffusionProcess(K).sample(lambda noisy, k: seen.append((k, noisy)) or th.zeros_like(noisy), noise)
@@ -257,15 +256,12 @@ def test_the_start_of_the_chain_is_the_first_noise() -> None:
     assert th.equal(seen[0][1], noise[0])
 
 
-# Other samplers ---------------------------------------------------------------------------------------
-
-
 def gentle(actions: th.Tensor, k: int) -> th.Tensor:
     """A noise predictor of a clean action near zero, so that nothing is clipped."""
     return actions / math.sqrt(1.0 - VP["alpha_bar"][k]) - 0.05 * th.cos(3.0 * actions + k)
 
 
-def test_ddim_agrees_with_diffusers() -> None:
+def test_ddim_agrees_with_diffusers():
     scheduler = DDIMScheduler(num_train_timesteps=K, trained_betas=vp_betas(K).numpy(), clip_sample=False)
     scheduler.set_timesteps(K)
     start = expected = th.randn(32, 4)
@@ -278,7 +274,7 @@ def test_ddim_agrees_with_diffusers() -> None:
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers with numpy 2
 @pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpm_solver++", 2)])
 @pytest.mark.parametrize("steps", [[4, 3, 2, 1, 0], [4, 3, 1, 0], [4, 2, 0], [4, 0]])
-def test_fewer_steps_agree_with_diffusers(sampler: str, order: int, steps: list[int]) -> None:
+def test_fewer_steps_agree_with_diffusers(sampler, order, steps):
     how = dict(trained_betas=vp_betas(K).numpy(), solver_order=order, final_sigmas_type="zero")
     scheduler = DPMSolverMultistepScheduler(K, **how)
     scheduler.set_timesteps(timesteps=steps)
@@ -300,23 +296,23 @@ def test_fewer_steps_agree_with_diffusers(sampler: str, order: int, steps: list[
         ("ddpm", 3, r"`sampler='ddpm'` takes all 5 steps, got n_sampling_steps=3: take 'ddim' or"),
     ],
 )
-def test_a_chain_that_cannot_be_is_refused(sampler: str, n_steps: int | None, message: str) -> None:
+def test_a_chain_that_cannot_be_is_refused(sampler, n_steps, message):
     with pytest.raises(ValueError, match=message):
         DiffusionProcess(K).chain(sampler, n_steps)
 
 
-def test_linear_betas_are_evenly_spaced() -> None:
+def test_linear_betas_are_evenly_spaced():
     assert_close(linear_betas(5), th.tensor([1e-4, 0.005075, 0.01005, 0.015025, 0.02], dtype=th.float64))
 
 
-def test_cosine_betas_are_those_of_diffusers() -> None:
+def test_cosine_betas_are_those_of_diffusers():
     expected = DDPMScheduler(num_train_timesteps=10, beta_schedule="squaredcos_cap_v2").betas
     assert_close(cosine_betas(10).float(), expected)
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 5, 100])
 @pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
-def test_betas_are_shares_of_noise(schedule: str, n_steps: int) -> None:
+def test_betas_are_shares_of_noise(schedule, n_steps):
     betas = NOISE_SCHEDULES[schedule](n_steps)
     assert (betas.shape, betas.dtype) == ((n_steps,), th.float64)
     assert ((betas > 0) & (betas < 1)).all()
@@ -330,10 +326,10 @@ def test_betas_are_shares_of_noise(schedule: str, n_steps: int) -> None:
         (dict(n_steps=0), "at least one step, got n_steps=0"),
     ],
 )
-def test_an_impossible_process_is_refused(arguments: dict[str, Any], message: str) -> None:
+def test_an_impossible_process_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         DiffusionProcess(**arguments)
 
 
-def test_no_weight_file_can_change_the_constants() -> None:
+def test_no_weight_file_can_change_the_constants():
     assert DiffusionProcess(K).state_dict() == {}

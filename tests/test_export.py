@@ -23,7 +23,7 @@ def program(path: Path) -> Any:
 
 @pytest.mark.parametrize("n", [1, 2, 100])
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_a_program_acts_as_predict_does(conditioning: str, n: int, tmp_path: Path) -> None:
+def test_a_program_acts_as_predict_does(conditioning, n, tmp_path):
     model = tiny_model(policy_kwargs=dict(conditioning=conditioning)).learn(3)
     task = dict(task_text=TEXT, trajectory=make_episodes()[0])
     path = model.export(tmp_path / "actor", **task)
@@ -33,7 +33,7 @@ def test_a_program_acts_as_predict_does(conditioning: str, n: int, tmp_path: Pat
     assert_allclose(program(path)(th.from_numpy(observations)).numpy(), expected, atol=1e-5)
 
 
-def test_a_program_with_noise_draws_what_the_policy_draws(tmp_path: Path) -> None:
+def test_a_program_with_noise_draws_what_the_policy_draws(tmp_path):
     model = tiny_model().learn(3)
     observations = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
     noise = th.randn((5, 4, 2), generator=th.Generator().set_state(model.action_generator.get_state()))
@@ -42,14 +42,14 @@ def test_a_program_with_noise_draws_what_the_policy_draws(tmp_path: Path) -> Non
     assert_allclose(acts(th.from_numpy(observations), noise).numpy(), expected, atol=1e-5)
 
 
-def test_a_program_takes_the_steps_of_the_models_sampler(tmp_path: Path) -> None:
+def test_a_program_takes_the_steps_of_the_models_sampler(tmp_path):
     model = tiny_model(sampler="ddim", n_sampling_steps=2).learn(3)
     observations = np.zeros((4, 5), np.float32)
     acts = program(model.export(tmp_path / "actor", TEXT, deterministic=False))
     assert acts(th.from_numpy(observations), th.zeros(2, 4, 2)).shape == (4, 2)
 
 
-def test_a_program_of_dict_observations_takes_dicts(tmp_path: Path) -> None:
+def test_a_program_of_dict_observations_takes_dicts(tmp_path):
     model = tiny_model(policy="MultiInputPolicy", dataset=with_dicts(make_episodes()))
     observations = {"a": np.ones((3, 2), np.float32), "b": np.ones((3, 3), np.float32)}
     expected, _ = model.predict(observations, deterministic=True, task_text=TEXT)
@@ -59,7 +59,7 @@ def test_a_program_of_dict_observations_takes_dicts(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_program_runs_without_this_package(tmp_path: Path) -> None:
+def test_a_program_runs_without_this_package(tmp_path):
     model = tiny_model().learn(3)
     path = model.export(tmp_path / "actor.pt2", TEXT)
     code = (
@@ -72,25 +72,25 @@ def test_a_program_runs_without_this_package(tmp_path: Path) -> None:
     assert_allclose(eval(said), expected, atol=1e-5)
 
 
-def test_the_task_that_is_set_is_exported(tmp_path: Path) -> None:
+def test_the_task_that_is_set_is_exported(tmp_path):
     model = tiny_model()
     model.set_task(TEXT)
     expected, _ = model.predict(np.ones((1, 5), np.float32), deterministic=True)
     assert_allclose(program(model.export(tmp_path / "actor"))(th.ones(1, 5)).numpy(), expected, atol=1e-5)
 
 
-def test_several_tasks_in_one_program_are_refused(tmp_path: Path) -> None:
+def test_several_tasks_in_one_program_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a program is for one task, got 2 prompts: export one for each"):
         tiny_model().export(tmp_path / "actor", task_text=[TEXT, TEXT])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_program_without_a_task_is_refused(tmp_path: Path) -> None:
+def test_a_program_without_a_task_is_refused(tmp_path):
     with pytest.raises(ValueError, match="does not know which task to do"):
         tiny_model().export(tmp_path / "actor")
 
 
-def test_exporting_changes_nothing_in_the_model(tmp_path: Path) -> None:
+def test_exporting_changes_nothing_in_the_model(tmp_path):
     def learned(export: bool) -> LLMDPD:
         model = tiny_model().learn(3)
         if export:

@@ -20,36 +20,36 @@ def fitted(data: th.Tensor) -> Normaliser:
     return normaliser
 
 
-def test_an_unfitted_normaliser_does_nothing() -> None:
+def test_an_unfitted_normaliser_does_nothing():
     x = th.randn(10, 3)
     assert th.equal(Normaliser(3)(x), x)
 
 
-def test_fitted_data_have_mean_zero_and_deviation_one() -> None:
+def test_fitted_data_have_mean_zero_and_deviation_one():
     data = th.randn(500, 3, dtype=th.float64) * th.tensor([0.01, 1.0, 50.0]) + th.tensor([100.0, 0.0, -3.0])
     standardised = fitted(data)(data)
     assert_close(standardised.mean(dim=0), th.zeros(3, dtype=th.float64), rtol=0, atol=1e-3)
     assert_close(standardised.std(dim=0, correction=0), th.ones(3, dtype=th.float64), rtol=0, atol=1e-4)
 
 
-def test_statistics_survive_a_mean_that_dwarfs_the_deviation() -> None:
+def test_statistics_survive_a_mean_that_dwarfs_the_deviation():
     """In float32 the sum of a million numbers near 1000 would lose the third digit of the deviation."""
     data = 1000.0 + 0.01 * th.randn(200_000, 1)
     normaliser = fitted(data)
     assert normaliser.scale.item() == pytest.approx(data.numpy().astype(np.float64).std(), rel=1e-4)
 
 
-def test_what_never_varied_is_centred_but_not_scaled() -> None:
+def test_what_never_varied_is_centred_but_not_scaled():
     normaliser = fitted(th.tensor([[0.1, 1.0], [0.1, 3.0], [0.1, 5.0]]))
     assert_close(normaliser(th.tensor([[0.6, 3.0]])), th.tensor([[0.5, 0.0]]))
 
 
-def test_far_out_values_are_clipped_at_ten_deviations() -> None:
+def test_far_out_values_are_clipped_at_ten_deviations():
     normaliser = fitted(th.tensor([[-1.0], [1.0]]))
     assert_close(normaliser(th.tensor([[-1e6], [9.5], [30.0]])), th.tensor([[-10.0], [9.5], [10.0]]))
 
 
-def test_statistics_are_in_the_state_dict() -> None:
+def test_statistics_are_in_the_state_dict():
     loaded = Normaliser(2)
     loaded.load_state_dict(fitted(th.tensor([[0.0, 1.0], [4.0, 7.0]])).state_dict())
     assert_close(loaded.mean, th.tensor([2.0, 4.0]))
@@ -82,7 +82,7 @@ OFFSETS = [
 DISPLACEMENTS = [0.1, 0.0, -0.1, 0.0, 0.1, 0.0]  # of hand and object, since the last step
 
 
-def test_metaworld_relative_writes_out_the_geometry() -> None:
+def test_metaworld_relative_writes_out_the_geometry():
     features = Relative(METAWORLD)(scene())[0]
     assert_close(features[:12].view(4, 3), th.tensor(OFFSETS))
     assert_close(features[36:42], th.tensor(DISPLACEMENTS))
@@ -90,7 +90,7 @@ def test_metaworld_relative_writes_out_the_geometry() -> None:
     assert_close(features[42:], th.tensor(height_gripper_orientations))
 
 
-def test_metaworld_relative_shows_distances_of_a_grasp_at_their_own_scale() -> None:
+def test_metaworld_relative_shows_distances_of_a_grasp_at_their_own_scale():
     close = scene()
     close[0, 4:7] = close[0, 0:3] + th.tensor([0.0, 0.03, -0.003])
     finest, fine = Relative(METAWORLD)(close)[0, 12:36].view(2, 12)
@@ -99,14 +99,14 @@ def test_metaworld_relative_shows_distances_of_a_grasp_at_their_own_scale() -> N
     assert_close(finest[9:], th.ones(3))  # the other object is far away in every direction
 
 
-def test_metaworld_relative_means_the_same_wherever_the_table_stands() -> None:
+def test_metaworld_relative_means_the_same_wherever_the_table_stands():
     extractor, moved = Relative(METAWORLD), scene()
     for position in (0, 4, 11, 18, 22, 36):
         moved[0, position : position + 2] += th.tensor([0.25, -0.5])
     assert_close(extractor(moved), extractor(scene()))
 
 
-def test_metaworld_relative_can_have_positions_beside_the_relations() -> None:
+def test_metaworld_relative_can_have_positions_beside_the_relations():
     bare, extended = Relative(METAWORLD), Relative(METAWORLD, positions=True)
     features = extended(scene())
     assert_close(features[0, 52:], th.tensor([0.1, 0.2, 0.3, 0.5, 0.5, 0.5, 1.0, 2.0, 3.0]))
@@ -114,7 +114,7 @@ def test_metaworld_relative_can_have_positions_beside_the_relations() -> None:
     assert (bare.features_dim, extended.features_dim) == (52, features.shape[1])
 
 
-def test_a_goal_or_object_that_is_not_there_is_nowhere_relative_to_the_hand() -> None:
+def test_a_goal_or_object_that_is_not_there_is_nowhere_relative_to_the_hand():
     """Meta-World writes zeros for it; minus the hand they would be a place that moves with the hand."""
     hidden = scene()
     hidden[0, 36:39] = hidden[0, 11:14] = 0.0
@@ -123,24 +123,24 @@ def test_a_goal_or_object_that_is_not_there_is_nowhere_relative_to_the_hand() ->
     assert_close(offsets[0, 0], th.tensor(OFFSETS[0]))
 
 
-def test_metaworld_relative_refuses_other_spaces() -> None:
+def test_metaworld_relative_refuses_other_spaces():
     with pytest.raises(ValueError, match=r"Box of shape \(39,\); got Box\(.*\(38,\)"):
         Relative(spaces.Box(-1.0, 1.0, (38,)))
 
 
-def test_names_stand_for_features_extractors_and_a_class_for_itself() -> None:
+def test_names_stand_for_features_extractors_and_a_class_for_itself():
     names = ("flatten", "combined", "nature_cnn", "metaworld_relative")
     classes = [FlattenExtractor, CombinedExtractor, NatureCNN, Relative]
     assert [features_extractor_named(name) for name in (*names, Relative)] == [*classes, Relative]
 
 
-def test_an_unknown_features_extractor_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_features_extractor_is_answered_with_the_known_ones():
     message = r"'combined', 'flatten', 'metaworld_relative', 'nature_cnn'\], got 'flat'"
     with pytest.raises(ValueError, match=message):
         features_extractor_named("flat")
 
 
-def test_only_extractors_without_weights_are_fixed_functions() -> None:
+def test_only_extractors_without_weights_are_fixed_functions():
     image = spaces.Box(0, 255, (3, 36, 36), np.uint8)
     assert is_fixed_function(FlattenExtractor(image))
     assert is_fixed_function(Relative(METAWORLD))

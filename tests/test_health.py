@@ -2,8 +2,6 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,25 +26,25 @@ def values_explode(model: LLMDPD) -> None:
         parameter.mul_(1e6)
 
 
-def test_a_loss_that_is_no_number_stops_the_training_and_is_named_with_its_step() -> None:
+def test_a_loss_that_is_no_number_stops_the_training_and_is_named_with_its_step():
     message = r"actor_loss was nan in gradient step 8\. No model was saved before; try a lower"
     with pytest.raises(TrainingDiverged, match=message):
         tiny_model().learn(20, callback=At(7, one_weight_is_nan))
 
 
-def test_values_beyond_what_rewards_allow_stop_the_training() -> None:
+def test_values_beyond_what_rewards_allow_stop_the_training():
     with pytest.raises(TrainingDiverged, match=r"critic_loss was \d.*e\+\d\d in gradient step 4\."):
         tiny_model().learn(20, callback=At(3, values_explode))
 
 
-def test_a_long_training_stops_soon() -> None:
+def test_a_long_training_stops_soon():
     model = tiny_model()
     with pytest.raises(TrainingDiverged):
         model.learn(1000, callback=At(7, one_weight_is_nan))
     assert model.num_timesteps == 100
 
 
-def test_the_last_good_model_is_named_and_not_written_over(tmp_path: Path) -> None:
+def test_the_last_good_model_is_named_and_not_written_over(tmp_path):
     callbacks = [At(7, one_weight_is_nan), CheckpointCallback(4, str(tmp_path))]
     good = re.escape(str(tmp_path / "rl_model_4_steps.zip"))
     with pytest.raises(TrainingDiverged, match=rf"The last good model is {good};"):
@@ -56,7 +54,7 @@ def test_the_last_good_model_is_named_and_not_written_over(tmp_path: Path) -> No
     assert all(weight.isfinite().all() for weight in weights.values())
 
 
-def test_a_model_goes_on_after_its_last_good_file(tmp_path: Path) -> None:
+def test_a_model_goes_on_after_its_last_good_file(tmp_path):
     model = tiny_model().learn(3)
     model.save(tmp_path / "good")
     with pytest.raises(TrainingDiverged, match=r"The last good model is .*good.zip"):
@@ -65,7 +63,7 @@ def test_a_model_goes_on_after_its_last_good_file(tmp_path: Path) -> None:
     assert again.learn(3, reset_num_timesteps=False).num_timesteps == 6
 
 
-def test_a_broken_model_is_not_saved(tmp_path: Path) -> None:
+def test_a_broken_model_is_not_saved(tmp_path):
     model = tiny_model()
     one_weight_is_nan(model)
     with pytest.raises(TrainingDiverged, match=r"after gradient step 0 the weight 'actor\..*' is not finite"):
@@ -74,17 +72,17 @@ def test_a_broken_model_is_not_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reward", [1e-6, 1.0, 1e6])
-def test_the_size_of_rewards_does_not_count_as_divergence(reward: float) -> None:
+def test_the_size_of_rewards_does_not_count_as_divergence(reward):
     episodes = [replace(episode, rewards=reward * np.ones(len(episode))) for episode in make_episodes()]
     tiny_model(dataset=episodes, reward_scale="none", critic_learning_rate=1e-2, tau=0.1).learn(50)
 
 
-def test_a_value_ten_times_as_large_as_any_can_be_is_the_limit() -> None:
+def test_a_value_ten_times_as_large_as_any_can_be_is_the_limit():
     limits = loss_limits(largest_reward=2.0, gamma=0.9, n_critics=2, eta=1.0)
     assert limits["critic_loss"] == pytest.approx(2 * (2 * 10 * 20.0) ** 2)
 
 
-def test_without_a_discount_no_value_is_too_large() -> None:
+def test_without_a_discount_no_value_is_too_large():
     assert loss_limits(1.0, gamma=1.0, n_critics=2, eta=1.0)["critic_loss"] == float("inf")
 
 
@@ -98,7 +96,7 @@ def test_without_a_discount_no_value_is_too_large() -> None:
         ([(1.0, 1.0), (1.0, 9.0), (9.0, 1.0)], (1, "other", 9.0)),  # of two losses the earlier
     ],
 )
-def test_the_watch_remembers_the_first_loss_that_was_not_sane(seen: list[Any], found: Any) -> None:
+def test_the_watch_remembers_the_first_loss_that_was_not_sane(seen, found):
     watch = LossWatch({"loss": 4.0, "other": 4.0}, CPU)
     for values in seen:
         loss, other = values if isinstance(values, tuple) else (values, 0.0)
@@ -106,7 +104,7 @@ def test_the_watch_remembers_the_first_loss_that_was_not_sane(seen: list[Any], f
     assert watch.first_insane() == found
 
 
-def test_looking_at_a_loss_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_at_a_loss_does_not_wait_for_the_device(monkeypatch):
     watch = LossWatch({"loss": 4.0}, CPU)
     for name in ("item", "tolist", "__bool__", "__float__", "cpu", "numpy"):
         monkeypatch.setattr(th.Tensor, name, lambda *_: pytest.fail("waited"))

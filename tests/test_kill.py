@@ -18,15 +18,13 @@ from sb3_llmdpd.cli import app
 
 pytestmark = pytest.mark.slow
 
-# Processes --------------------------------------------------------------------------------------------------
-
 
 def is_saving(folder: Path) -> bool:
     """Look for a model file that is half-written, now or since its process was killed."""
     return any(folder.glob(".*-model.zip"))
 
 
-def test_a_training_killed_at_20_random_moments_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
+def test_a_training_killed_at_20_random_moments_ends_as_the_undisturbed_one(tmp_path):
     n_steps, n_kills, n_saves_cut_off = 100, 20, 0
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     context = processes()
@@ -59,7 +57,7 @@ def test_a_training_killed_at_20_random_moments_ends_as_the_undisturbed_one(tmp_
     assert {path.name for path in killed.iterdir()} == {"curves.png", "model.zip", "progress.csv", "run.json"}
 
 
-def test_a_full_disk_leaves_the_file_of_before_whole(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_file_of_before_whole(tmp_path):
     context = processes()
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=train_until_the_disk_is_full, args=(tmp_path / "model.zip", sending))
@@ -70,8 +68,6 @@ def test_a_full_disk_leaves_the_file_of_before_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
     assert LLMDPD.load(tmp_path / "model.zip", device="cpu").num_timesteps == 1
 
-
-# Commands ---------------------------------------------------------------------------------------------------
 
 COMMAND = str(Path(sys.executable).with_name("sb3-llmdpd"))
 SIZES = {"--steps": 80, "--save-freq": 5, "--log-interval": 4, "--batch-size": 4, "--prompts-per-batch": 2}
@@ -102,7 +98,7 @@ def signalled(command: list[str], out: Path, number: signal.Signals) -> tuple[in
 
 
 @pytest.mark.usefixtures("_with_one_thread")
-def test_a_command_that_is_killed_and_stopped_twice_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
+def test_a_command_that_is_killed_and_stopped_twice_ends_as_the_undisturbed_one(tmp_path):
     write_dataset(tmp_path / "data")
     out, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     assert CliRunner().invoke(app, arguments(undisturbed, tmp_path / "data")).exit_code == 0

@@ -61,7 +61,7 @@ def ends(model: LLMDPD, prompt: Prompt) -> np.ndarray:
 
 @pytest.mark.parametrize("prompted_by", ["sentence", "example"])
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_sentence_or_example_alone_decide_where_to_go(conditioning: str, prompted_by: str) -> None:
+def test_sentence_or_example_alone_decide_where_to_go(conditioning, prompted_by):
     examples = {text: walk for text, (walk,) in walks(seed=1, n=1).items()}  # others than those of training
     distances = {}
     for text, place in PLACES.items():
@@ -98,14 +98,14 @@ def share_of_good_actions(
     return float((actions > 0).mean())
 
 
-def test_cloning_alone_repeats_the_shares_of_the_data() -> None:
+def test_cloning_alone_repeats_the_shares_of_the_data():
     assert share_of_good_actions(eta=0.0, gamma=0.0) == pytest.approx(0.25, abs=0.12)
 
 
-def test_the_q_term_prefers_the_better_of_what_was_logged() -> None:
+def test_the_q_term_prefers_the_better_of_what_was_logged():
     assert share_of_good_actions(eta=1.0, gamma=0.0) > 0.8
 
 
-def test_weights_prefer_the_better_of_whole_episodes_where_plain_cloning_repeats_their_shares() -> None:
+def test_weights_prefer_the_better_of_whole_episodes_where_plain_cloning_repeats_their_shares():
     assert share_of_good_actions(some_good_episodes, eta=0.0) == pytest.approx(0.25, abs=0.12)
     assert share_of_good_actions(some_good_episodes, eta=0.0, return_weight=8.0) > 0.8

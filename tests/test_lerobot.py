@@ -163,7 +163,7 @@ def ended(n: int, at: int, **columns: Any) -> Columns:
     return frames(n, done=np.arange(n) >= at, **columns)
 
 
-def test_a_frame_is_an_observation_and_the_action_after_it(save: Save) -> None:
+def test_a_frame_is_an_observation_and_the_action_after_it(save):
     written = frames(4)
     (episode,) = read(save([written]))
     np.testing.assert_array_equal(episode.observations, written["observation.state"])
@@ -171,7 +171,7 @@ def test_a_frame_is_an_observation_and_the_action_after_it(save: Save) -> None:
     np.testing.assert_array_equal(episode.rewards, [1, 2, 3])
 
 
-def test_episodes_of_several_files_and_chunks_come_in_their_order(save: Save, tmp_path: Path) -> None:
+def test_episodes_of_several_files_and_chunks_come_in_their_order(save, tmp_path):
     written = several()
     episodes = read(save(written))
     assert [episode.source for episode in episodes] == [f"{tmp_path}, episode {index}" for index in range(5)]
@@ -180,19 +180,19 @@ def test_episodes_of_several_files_and_chunks_come_in_their_order(save: Save, tm
         np.testing.assert_array_equal(episode.actions, columns["action"][:-1])
 
 
-def test_more_than_ten_episodes_are_in_the_order_of_their_numbers_not_of_their_lines(tmp_path: Path) -> None:
+def test_more_than_ten_episodes_are_in_the_order_of_their_numbers_not_of_their_lines(tmp_path):
     write(tmp_path, "v2.1", [frames(2 + index) for index in range(12)])
     path = tmp_path / "meta/episodes.jsonl"
     path.write_text("\n".join(reversed(path.read_text().splitlines())))
     assert [len(episode) for episode in read(tmp_path)] == list(range(1, 13))
 
 
-def test_both_versions_of_a_data_set_give_equal_episodes(tmp_path: Path) -> None:
+def test_both_versions_of_a_data_set_give_equal_episodes(tmp_path):
     one, other = (read(write(tmp_path / version, version, several())) for version in VERSIONS)
     assert [episode_digest(episode) for episode in one] == [episode_digest(episode) for episode in other]
 
 
-def test_an_episode_longer_than_a_decoded_batch_is_whole(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_episode_longer_than_a_decoded_batch_is_whole(save, monkeypatch):
     monkeypatch.setattr("sb3_llmdpd.data.lerobot_files._BATCH", 2)
     written = several()
     episodes = read(save(written))
@@ -200,20 +200,20 @@ def test_an_episode_longer_than_a_decoded_batch_is_whole(save: Save, monkeypatch
     assert len(episodes) == 5
 
 
-def test_lists_of_a_fixed_size_are_read_like_lists(save: Save) -> None:
+def test_lists_of_a_fixed_size_are_read_like_lists(save):
     written = several()
     episodes = read(save(written, fixed=True))
     np.testing.assert_array_equal(episodes[3].observations, written[3]["observation.state"])
 
 
-def test_double_precision_becomes_float32(save: Save) -> None:
+def test_double_precision_becomes_float32(save):
     state = np.random.default_rng(0).normal(size=(4, 3))
     (episode,) = read(save([frames(4, state=state)]))
     np.testing.assert_array_equal(episode.observations, state.astype(np.float32))
 
 
 @pytest.mark.parametrize("axis", [(), (1,)])
-def test_a_feature_of_one_number_may_be_a_scalar_or_a_list_of_one(save: Save, axis: tuple[int, ...]) -> None:
+def test_a_feature_of_one_number_may_be_a_scalar_or_a_list_of_one(save, axis):
     value = np.arange(4, dtype=np.float32).reshape(4, *axis)
     (episode,) = read(save([frames(4, state=value, action=value, reward=value)]))
     np.testing.assert_array_equal(episode.observations, [[0], [1], [2], [3]])
@@ -221,14 +221,14 @@ def test_a_feature_of_one_number_may_be_a_scalar_or_a_list_of_one(save: Save, ax
     np.testing.assert_array_equal(episode.rewards, [0, 1, 2])
 
 
-def test_actions_keep_their_shape_and_observations_are_vectors(save: Save) -> None:
+def test_actions_keep_their_shape_and_observations_are_vectors(save):
     grid = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
     (episode,) = read(save([frames(4, state=grid, action=grid)]))
     np.testing.assert_array_equal(episode.actions, grid[:3])
     np.testing.assert_array_equal(episode.observations, grid.reshape(4, 6))
 
 
-def test_arrays_of_an_extension_of_arrow_are_read_as_what_they_store(save: Save, tmp_path: Path) -> None:
+def test_arrays_of_an_extension_of_arrow_are_read_as_what_they_store(save, tmp_path):
     grid = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
     columns = frames(4, state=grid)
     save([columns])
@@ -239,7 +239,7 @@ def test_arrays_of_an_extension_of_arrow_are_read_as_what_they_store(save: Save,
     np.testing.assert_array_equal(episode.observations, grid.reshape(4, 6))
 
 
-def test_several_keys_stand_side_by_side_in_the_order_given(save: Save) -> None:
+def test_several_keys_stand_side_by_side_in_the_order_given(save):
     place = np.arange(4).reshape(4, 1)  # of integers
     written = frames(4, **{"observation.environment_state": place})
     keys = ["observation.environment_state", "observation.state"]
@@ -250,45 +250,45 @@ def test_several_keys_stand_side_by_side_in_the_order_given(save: Save) -> None:
     assert source.options() == {"observation_key": keys}
 
 
-def test_the_task_string_is_the_task_and_its_sentence(save: Save) -> None:
+def test_the_task_string_is_the_task_and_its_sentence(save):
     episodes = read(save(several(), ["push the block", " öffne die Tür\u2028"]))
     assert [episode.task for episode in episodes[:3]] == ["push the block", "öffne die Tür", "push the block"]
     assert [episode.task_texts for episode in episodes[:2]] == [("push the block",), ("öffne die Tür",)]
 
 
-def test_an_empty_task_string_is_no_sentence_and_its_task_is_the_data_set(save: Save, tmp_path: Path) -> None:
+def test_an_empty_task_string_is_no_sentence_and_its_task_is_the_data_set(save, tmp_path):
     (episode,) = read(save([frames()], [" "]))
     assert (episode.task, episode.task_texts) == (str(tmp_path), ())
 
 
-def test_sentences_can_be_given_by_task_string(save: Save) -> None:
+def test_sentences_can_be_given_by_task_string(save):
     reading = Reading({"lift it": ["raise it", "pick it up"]})
     episodes = read(save(several()), reading=reading)
     texts = [episode.task_texts for episode in episodes[:2]]
     assert texts == [("push the block",), ("raise it", "pick it up")]
 
 
-def test_the_first_frame_says_the_task_of_an_episode_of_several(save: Save) -> None:
+def test_the_first_frame_says_the_task_of_an_episode_of_several(save):
     folder = save([frames(4, task_index=np.array([1, 1, 0, 0])), frames()])
     with warned(r"1 of 2 episodes have several tasks, of which that of their first frame was taken"):
         episodes = read(folder)
     assert [episode.task for episode in episodes] == ["lift it", "push the block"]
 
 
-def test_pandas_may_have_left_the_index_of_the_tasks_without_a_name(tmp_path: Path) -> None:
+def test_pandas_may_have_left_the_index_of_the_tasks_without_a_name(tmp_path):
     write(tmp_path, "v3.0", [frames()])
     nameless = pa.table({"task_index": [0], "__index_level_0__": ["close it"]})
     pq.write_table(nameless, tmp_path / "meta/tasks.parquet")
     assert read(tmp_path)[0].task == "close it"
 
 
-def test_an_unknown_task_is_answered_with_the_episode_and_the_known_ones(save: Save) -> None:
+def test_an_unknown_task_is_answered_with_the_episode_and_the_known_ones(save):
     folder = save([frames(), frames(task=7)])
     with refused(r"episode 1: `task_index` is 7, and the table of the tasks has \[0, 1\]"):
         read(folder)
 
 
-def test_without_rewards_they_are_zero_and_a_warning_says_that_there_is_only_cloning(save: Save) -> None:
+def test_without_rewards_they_are_zero_and_a_warning_says_that_there_is_only_cloning(save):
     folder = save([frames(4, reward=None)])
     zero = "all are read as zero: only cloning can be learned, eta=0"
     with warned(rf"there are no rewards \(`next.reward`\), and {zero}") as caught:
@@ -314,15 +314,13 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("written", "expected"), ENDS.values(), ids=ENDS)
-def test_length_termination_and_success_follow_from_the_marks_of_an_end(
-    save: Save, written: Columns, expected: tuple[Any, ...]
-) -> None:
+def test_length_termination_and_success_follow_from_the_marks_of_an_end(save, written, expected):
     (episode,) = read(save([written]))
     assert (len(episode), episode.terminated, episode.success, episode.first_success) == expected
     np.testing.assert_array_equal(episode.rewards, written["next.reward"][: len(episode)])
 
 
-def test_an_end_with_success_is_a_termination_and_keeps_its_action_and_reward(save: Save) -> None:
+def test_an_end_with_success_is_a_termination_and_keeps_its_action_and_reward(save):
     written = ended(4, at=3, success=LAST, reward=LAST.astype(np.float32))
     (episode,) = read(save([written]))
     state = written["observation.state"]
@@ -332,7 +330,7 @@ def test_an_end_with_success_is_a_termination_and_keeps_its_action_and_reward(sa
     np.testing.assert_array_equal(episode.observations, [*state, state[-1]])
 
 
-def test_where_success_is_recorded_a_reward_at_the_end_is_none(save: Save) -> None:
+def test_where_success_is_recorded_a_reward_at_the_end_is_none(save):
     folder = save([ended(4, at=3, reward=LAST.astype(np.float32), success=NEVER)])
     with warned(r"no reward but that of their last action"):
         (episode,) = read(folder)
@@ -340,7 +338,7 @@ def test_where_success_is_recorded_a_reward_at_the_end_is_none(save: Save) -> No
 
 
 @pytest.mark.parametrize("success", [False, True])
-def test_a_frame_after_the_end_only_shows_what_it_led_to(save: Save, success: bool) -> None:
+def test_a_frame_after_the_end_only_shows_what_it_led_to(save, success):
     written = ended(4, at=2, success=np.array([False, False, success, success]))
     (episode,) = read(save([written]))
     assert (len(episode), episode.terminated, episode.success) == (3, success, success)
@@ -348,28 +346,28 @@ def test_a_frame_after_the_end_only_shows_what_it_led_to(save: Save, success: bo
     np.testing.assert_array_equal(episode.observations, written["observation.state"])
 
 
-def test_a_reward_that_is_lost_with_the_last_action_is_told(save: Save) -> None:
+def test_a_reward_that_is_lost_with_the_last_action_is_told(save):
     folder = save([frames(4, reward=LAST.astype(np.float32)), frames(4)])
     with warned(r"1 of 2 episodes have no reward but that of their last action, which is left out"):
         episodes = read(folder)
     np.testing.assert_array_equal(episodes[0].rewards, [0, 0, 0])
 
 
-def test_an_episode_of_a_single_frame_is_left_out_and_counted(save: Save, tmp_path: Path) -> None:
+def test_an_episode_of_a_single_frame_is_left_out_and_counted(save, tmp_path):
     save([frames(1), frames(4), frames(1)])
     with warned(r"2 of 3 episodes have a single frame, which is no step, and were left out"):
         episodes = read(tmp_path)
     assert [episode.source for episode in episodes] == [f"{tmp_path}, episode 1"]
 
 
-def test_the_action_space_spans_what_is_recorded_in_all_files(save: Save) -> None:
+def test_the_action_space_spans_what_is_recorded_in_all_files(save):
     written = several()
     actions = np.concatenate([columns["action"] for columns in written])
     source = LeRobotSource(save(written))
     assert source.action_space == spaces.Box(actions.min(axis=0), actions.max(axis=0), dtype=np.float32)
 
 
-def test_the_action_space_of_several_data_sets_spans_the_values_of_all(tmp_path: Path, version: str) -> None:
+def test_the_action_space_of_several_data_sets_spans_the_values_of_all(tmp_path, version):
     actions = np.array([[[0, 1], [2, 3], [0, 1]], [[1, -4], [5, 2], [1, 0]]], np.float32)
     folders = [
         write(tmp_path / name, version, [frames(3, action=value)])
@@ -380,7 +378,7 @@ def test_the_action_space_of_several_data_sets_spans_the_values_of_all(tmp_path:
     np.testing.assert_array_equal([episode.actions for episode in together.episodes], actions[:, :2])
 
 
-def test_beside_a_source_that_records_its_bounds_they_must_be_the_same(tmp_path: Path, version: str) -> None:
+def test_beside_a_source_that_records_its_bounds_they_must_be_the_same(tmp_path, version):
     folder = write(tmp_path / "robot", version, several())
     data = load_dataset(f"lerobot:{folder}")
     wider = spaces.Box(-100, 100, data.action_space.shape)
@@ -389,27 +387,27 @@ def test_beside_a_source_that_records_its_bounds_they_must_be_the_same(tmp_path:
         load_dataset([f"npz:{tmp_path}/logs.npz", f"lerobot:{folder}"])
 
 
-def test_nothing_is_clipped(save: Save) -> None:
+def test_nothing_is_clipped(save):
     actions = np.random.default_rng(0).normal(size=(4, 2))  # in double precision, whose float32 may be larger
     (episode,) = read(save([frames(4, action=actions)]), reading=Reading(strict=True))
     np.testing.assert_array_equal(episode.actions, actions[:3].astype(np.float32))
 
 
-def test_an_entry_that_never_moves_has_room_of_one_on_both_sides(save: Save) -> None:
+def test_an_entry_that_never_moves_has_room_of_one_on_both_sides(save):
     actions = np.array([[0, 90, 2**25], [1, 90, 2**25], [2, 90, 2**25]], np.float32)
     space = LeRobotSource(save([frames(3, action=actions)])).action_space
     np.testing.assert_array_equal(space.low, [0, 89, 2**25 - 4])
     np.testing.assert_array_equal(space.high, [2, 91, 2**25 + 4])
 
 
-def test_nan_is_answered_with_data_set_episode_and_field(save: Save) -> None:
+def test_nan_is_answered_with_data_set_episode_and_field(save):
     actions = np.full((4, 2), np.nan, np.float32)
     folder = save([frames(4, action=actions)])
     with refused(r", episode 0: `actions` holds 6 NaN or infinite values, the first at step 0"):
         read(folder)
 
 
-def test_one_file_is_read_after_the_other_was_consumed(save: Save, tmp_path: Path) -> None:
+def test_one_file_is_read_after_the_other_was_consumed(save, tmp_path):
     source = LeRobotSource(save(several()))
     data = [path for path in source.files() if "data" in path.relative_to(tmp_path).parts]
     records = source.records()
@@ -419,21 +417,19 @@ def test_one_file_is_read_after_the_other_was_consumed(save: Save, tmp_path: Pat
         list(records)
 
 
-def test_it_can_be_read_again_from_the_start(save: Save) -> None:
+def test_it_can_be_read_again_from_the_start(save):
     source = LeRobotSource(save(several()))
     next(source.records())
     digests = [[episode_digest(episode) for episode in source.episodes()] for _ in range(2)]
     assert digests[0] == digests[1]
 
 
-def test_all_that_is_read_is_among_the_files(save: Save, tmp_path: Path) -> None:
+def test_all_that_is_read_is_among_the_files(save, tmp_path):
     source = LeRobotSource(save(several()))
     assert sorted(source.files()) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
 
 
-def test_a_folder_is_known_without_its_format_and_from_home(
-    tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_known_without_its_format_and_from_home(tmp_path, version, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "pusht", version, several())
     assert load_dataset(str(tmp_path / "pusht")).tasks == tuple(TASKS)
@@ -441,7 +437,7 @@ def test_a_folder_is_known_without_its_format_and_from_home(
 
 
 @pytest.mark.parametrize("other", ["v2.0", "v3.1", None])
-def test_another_version_is_answered_with_those_read_and_the_conversion(tmp_path: Path, other: Any) -> None:
+def test_another_version_is_answered_with_those_read_and_the_conversion(tmp_path, other):
     write(tmp_path, "v2.1", [frames()], codebase_version=other)
     known = "v2.1 and v3.0 are read.*convert_dataset_v20_to_v21"
     with refused(rf"version {other}, and {known}.*What is newer needs a newer sb3_llmdpd"):
@@ -457,37 +453,37 @@ def test_another_version_is_answered_with_those_read_and_the_conversion(tmp_path
         (["observation.state", "action"], "'action' is no observation"),
     ],
 )
-def test_a_wrong_key_is_answered_with_the_keys_of_observations(tmp_path: Path, key: Any, reason: str) -> None:
+def test_a_wrong_key_is_answered_with_the_keys_of_observations(tmp_path, key, reason):
     write(tmp_path, "v3.0", [frames()])
     with refused(rf"{reason}.*; `observation_key` may name \['observation.state'\]"):
         LeRobotSource(tmp_path, observation_key=key)
 
 
-def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+def test_a_key_given_twice_is_refused(tmp_path):
     write(tmp_path, "v3.0", [frames()])
     with refused("`observation_key` names a feature twice"):
         LeRobotSource(tmp_path, observation_key=["observation.state", "observation.state"])
 
 
 @pytest.mark.parametrize("key", [[], 5, [5], None])
-def test_a_key_must_be_a_name(tmp_path: Path, key: Any) -> None:
+def test_a_key_must_be_a_name(tmp_path, key):
     write(tmp_path, "v3.0", [frames()])
     with refused(r"`observation_key` must be a name or several, of \['observation.state'\]; got", TypeError):
         LeRobotSource(tmp_path, observation_key=key)
 
 
-def test_a_data_set_without_actions_is_refused(save: Save) -> None:
+def test_a_data_set_without_actions_is_refused(save):
     folder = save([frames()], features={"observation.state": {"dtype": "float32", "shape": [3]}})
     with refused("there is no feature `action` of numbers"):
         LeRobotSource(folder)
 
 
-def test_a_missing_folder_is_answered_with_what_it_should_hold(tmp_path: Path) -> None:
+def test_a_missing_folder_is_answered_with_what_it_should_hold(tmp_path):
     with refused(r"nowhere: there is no such folder; give the one that holds meta.info\.json"):
         LeRobotSource(tmp_path / "nowhere")
 
 
-def test_each_missing_file_is_answered_with_its_name(save: Save, tmp_path: Path) -> None:
+def test_each_missing_file_is_answered_with_its_name(save, tmp_path):
     files = LeRobotSource(save(several())).files()
     for path in files:
         content = path.read_bytes()
@@ -498,7 +494,7 @@ def test_each_missing_file_is_answered_with_its_name(save: Save, tmp_path: Path)
 
 
 @pytest.mark.parametrize("keep", [0, 30])
-def test_each_file_cut_short_is_answered_with_its_name(save: Save, tmp_path: Path, keep: int) -> None:
+def test_each_file_cut_short_is_answered_with_its_name(save, tmp_path, keep):
     files = LeRobotSource(save(several())).files()
     for path in files:
         content = path.read_bytes()
@@ -508,7 +504,7 @@ def test_each_file_cut_short_is_answered_with_its_name(save: Save, tmp_path: Pat
         path.write_bytes(content)
 
 
-def test_a_table_of_episodes_that_is_short_of_some_is_refused(save: Save) -> None:
+def test_a_table_of_episodes_that_is_short_of_some_is_refused(save):
     folder = save(several(), total_episodes=6)
     with refused(r"info\.json speaks of 6 episodes, and meta/episodes of 5; download or record"):
         LeRobotSource(folder)
@@ -522,7 +518,7 @@ def test_a_table_of_episodes_that_is_short_of_some_is_refused(save: Save) -> Non
         ([4, 4, 4], "it holds episode 2 besides those of meta/episodes"),
     ],
 )
-def test_a_file_that_contradicts_the_table_is_refused(tmp_path: Path, held: list[int], reason: str) -> None:
+def test_a_file_that_contradicts_the_table_is_refused(tmp_path, held, reason):
     write(tmp_path, "v3.0", [frames(4), frames(4)])
     pq.write_table(table(list(map(frames, held)), 0), tmp_path / "data/chunk-000/file-000.parquet")
     with refused(reason):
@@ -539,9 +535,7 @@ def test_a_file_that_contradicts_the_table_is_refused(tmp_path: Path, held: list
         (pa.array(["a"] * 3), TypeError, "{} must be numbers, got string"),
     ],
 )
-def test_rows_that_are_no_vectors_are_answered_with_episode_and_field(
-    save: Save, tmp_path: Path, state: pa.Array, error: type[Exception], reason: str
-) -> None:
+def test_rows_that_are_no_vectors_are_answered_with_episode_and_field(save, tmp_path, state, error, reason):
     good = frames(len(state), state=np.zeros(len(state), np.float32))
     save([good])
     (path,) = (tmp_path / "data").rglob("*.parquet")
@@ -550,7 +544,7 @@ def test_rows_that_are_no_vectors_are_answered_with_episode_and_field(
         read(tmp_path)
 
 
-def test_a_file_that_lacks_a_feature_is_answered_with_it(save: Save, tmp_path: Path) -> None:
+def test_a_file_that_lacks_a_feature_is_answered_with_it(save, tmp_path):
     save([frames(), frames()])
     path = sorted((tmp_path / "data").rglob("*.parquet"))[-1]
     pq.write_table(pq.ParquetFile(path).read().drop_columns(["task_index"]), path)
@@ -558,7 +552,7 @@ def test_a_file_that_lacks_a_feature_is_answered_with_it(save: Save, tmp_path: P
         read(tmp_path)
 
 
-def test_a_sound_data_set_gives_no_warning(save: Save) -> None:
+def test_a_sound_data_set_gives_no_warning(save):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert len(read(save(several()))) == 5

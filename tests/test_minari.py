@@ -61,7 +61,7 @@ def texts_of(dataset_id: str, **options: Any) -> list[tuple[str, ...]]:
     return [episode.task_texts for episode in load_minari(dataset_id, **options).episodes]
 
 
-def test_episodes_keep_their_numbers_as_float32(root: Path) -> None:
+def test_episodes_keep_their_numbers_as_float32(root):
     written = buffer(5)
     write("lab/b-v0", [written])
     dataset = load_minari("lab/b-v0", root=root)
@@ -77,7 +77,7 @@ def test_episodes_keep_their_numbers_as_float32(root: Path) -> None:
 
 
 @pytest.mark.parametrize("data_format", ["arrow", "parquet"])
-def test_minaris_other_file_formats_give_the_same_episodes(data_format: str) -> None:
+def test_minaris_other_file_formats_give_the_same_episodes(data_format):
     space = spaces.Dict({"place": BOX, "door": spaces.Discrete(3)})
     rng = np.random.default_rng(0)
     seen = {n: {"place": rng.normal(size=(n + 1, 3)), "door": np.arange(n + 1) % 3} for n in (4, 2)}
@@ -91,18 +91,18 @@ def test_minaris_other_file_formats_give_the_same_episodes(data_format: str) -> 
     assert digests[0] == digests[1]
 
 
-def test_a_time_limit_is_not_a_termination() -> None:
+def test_a_time_limit_is_not_a_termination():
     write("lab/b-v0", [buffer(terminated=False), buffer(terminated=True)])
     assert [episode.terminated for episode in load_minari("lab/b-v0").episodes] == [False, True]
 
 
-def test_a_given_root_goes_before_minaris_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_root_goes_before_minaris_own(tmp_path, monkeypatch):
     write("lab/b-v0")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "elsewhere"))
     assert len(load_minari("lab/b-v0", root=tmp_path).episodes) == 1
 
 
-def test_sentences_are_looked_up_from_the_nearest_place_to_the_farthest() -> None:
+def test_sentences_are_looked_up_from_the_nearest_place_to_the_farthest():
     spec = EnvSpec("Some-v0", entry_point="nowhere:Nothing", kwargs={"env_name": "from-the-env-v3"}).to_json()
     told: dict[str, Any] = dict(metadata={"task_text": "data set"}, description="described")
     write("lab/all-v0", episode_metadata=[{"task_text": "episode"}], **told)
@@ -121,17 +121,17 @@ def test_sentences_are_looked_up_from_the_nearest_place_to_the_farthest() -> Non
 
 
 @pytest.mark.parametrize("key", ["task_text", "language_instruction", "task", "mission"])
-def test_episode_metadata_of_other_projects_is_understood(key: str) -> None:
+def test_episode_metadata_of_other_projects_is_understood(key):
     write("lab/b-v0", episode_metadata=[{key: "open it"}], metadata={"task_text": "data set"})
     assert texts_of("lab/b-v0") == [("open it",)]
 
 
-def test_options_of_the_reset_may_hold_the_sentence() -> None:
+def test_options_of_the_reset_may_hold_the_sentence():
     write("lab/b-v0", [buffer(options={"task_text": "open it"})])
     assert texts_of("lab/b-v0") == [("open it",)]
 
 
-def test_phrasings_are_all_read() -> None:
+def test_phrasings_are_all_read():
     phrasings = ["open it", "pull it open"]
     write("lab/b-v0", episode_metadata=[{"task_texts": json.dumps(phrasings), "task_text": "open it"}])
     write("lab/c-v0", metadata={"task_texts": phrasings})
@@ -139,7 +139,7 @@ def test_phrasings_are_all_read() -> None:
     assert texts_of("lab/b-v0", task_texts={"lab/b-v0": ["mine", "and mine"]}) == [("mine", "and mine")]
 
 
-def test_a_mission_in_a_dict_observation_is_the_sentence_and_leaves_the_observation() -> None:
+def test_a_mission_in_a_dict_observation_is_the_sentence_and_leaves_the_observation():
     image, direction = spaces.Box(0, 255, (2, 2), np.uint8), spaces.Discrete(4)
     space = spaces.Dict({"image": image, "mission": spaces.Text(100), "direction": direction})
     missions = ["go to the red ball", "pick up the key"]
@@ -157,13 +157,13 @@ def test_a_mission_in_a_dict_observation_is_the_sentence_and_leaves_the_observat
     assert dataset.tasks == ("lab/grid-v0: go to the red ball", "lab/grid-v0: pick up the key")
 
 
-def test_without_a_task_id_the_data_set_is_the_task() -> None:
+def test_without_a_task_id_the_data_set_is_the_task():
     write("lab/b-v0", [buffer(), buffer()], episode_metadata=[{"task_text": "open it"}] * 2)
     write("lab/c-v0", episode_metadata=[{"task_text": "close it", "task_id": "close"}])
     assert load_minari(["lab/b-v0", "lab/c-v0"]).tasks == ("lab/b-v0", "close")
 
 
-def test_several_data_sets_keep_their_own_sentences() -> None:
+def test_several_data_sets_keep_their_own_sentences():
     write("lab/b-v0", [buffer(3)], metadata={"task_text": "open it"})
     write("lab/c-v0", [buffer(4), buffer(5)], metadata={"task_text": "close it"})
     dataset = load_minari(["lab/b-v0", "lab/c-v0"])
@@ -172,13 +172,13 @@ def test_several_data_sets_keep_their_own_sentences() -> None:
     assert [len(episode) for episode in dataset.episodes] == [3, 4, 5]
 
 
-def test_sentences_can_be_given_by_task() -> None:
+def test_sentences_can_be_given_by_task():
     write("lab/b-v0", [buffer(), buffer()], episode_metadata=[{"task_id": "open"}, {"task_id": "close"}])
     texts = texts_of("lab/b-v0", task_texts={"open": "open it", "close": "close it"})
     assert texts == [("open it",), ("close it",)]
 
 
-def test_a_sentence_for_what_is_not_there_is_refused() -> None:
+def test_a_sentence_for_what_is_not_there_is_refused():
     write("lab/b-v0")
     with refused(r"`task_texts` speaks of \['lab/c-v0'\], but the data sets are \['lab/b-v0'\]"):
         load_minari("lab/b-v0", task_texts={"lab/c-v0": "open it"})
@@ -187,7 +187,7 @@ def test_a_sentence_for_what_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.parametrize("n_infos", [4, 5])
-def test_success_is_read_off_the_infos_with_or_without_the_resets(n_infos: int) -> None:
+def test_success_is_read_off_the_infos_with_or_without_the_resets(n_infos):
     successes = np.zeros(n_infos)
     successes[n_infos - 2 :] = 1.0  # of the last two of four steps
     told = [buffer(4, infos={"success": told}) for told in (successes, np.zeros(n_infos))]
@@ -196,7 +196,7 @@ def test_success_is_read_off_the_infos_with_or_without_the_resets(n_infos: int) 
     assert outcomes == [(True, 2), (False, None), (None, None)]
 
 
-def test_success_and_goal_are_read_off_the_metadata() -> None:
+def test_success_and_goal_are_read_off_the_metadata():
     reached = {"success": True, "first_success": 1, "goal_id": "left"}
     missed = {"success": False, "first_success": -1}
     write("lab/b-v0", [buffer(), buffer()], episode_metadata=[reached, missed])
@@ -204,7 +204,7 @@ def test_success_and_goal_are_read_off_the_metadata() -> None:
     assert outcomes == [(True, 1, "left"), (False, None, None)]
 
 
-def test_spaces_that_differ_are_refused_by_both_names() -> None:
+def test_spaces_that_differ_are_refused_by_both_names():
     write("lab/b-v0")
     wide = spaces.Box(-1, 1, (7,), np.float64)
     write("lab/wide-v0", [buffer(observations=np.zeros((5, 7)))], observation_space=wide)
@@ -215,14 +215,14 @@ def test_spaces_that_differ_are_refused_by_both_names() -> None:
         load_minari(["lab/b-v0", "lab/strong-v0"])
 
 
-def test_bounds_of_observations_may_differ_and_are_joined() -> None:
+def test_bounds_of_observations_may_differ_and_are_joined():
     for name, bound in (("lab/b-v0", 1.0), ("lab/c-v0", 2.0)):
         space = spaces.Box(-bound, bound, (3,), np.float64)
         write(name, [buffer(observations=np.zeros((5, 3)))], observation_space=space)
     assert load_minari(["lab/b-v0", "lab/c-v0"]).observation_space == spaces.Box(-2.0, 2.0, (3,), np.float32)
 
 
-def test_actions_outside_are_clipped_and_counted_or_refused() -> None:
+def test_actions_outside_are_clipped_and_counted_or_refused():
     write("lab/b-v0", [buffer(actions=np.full((4, 2), 3.0, np.float32)), buffer(6)])
     with warned(r"lab/b-v0: 4 of 10 actions lay outside the action space .*, by up to 2, and were"):
         first = load_minari("lab/b-v0").episodes[0]
@@ -231,13 +231,13 @@ def test_actions_outside_are_clipped_and_counted_or_refused() -> None:
         load_minari("lab/b-v0", strict=True)
 
 
-def test_discrete_actions_are_refused_with_the_data_sets_name() -> None:
+def test_discrete_actions_are_refused_with_the_data_sets_name():
     write("lab/b-v0", [buffer(actions=np.zeros(4, np.int64))], action_space=spaces.Discrete(3))
     with refused(r"lab/b-v0: the action space must be a Box of continuous actions, got Discrete\(3\)"):
         load_minari("lab/b-v0")
 
 
-def test_an_unknown_id_is_answered_with_the_folder_the_nearest_ids_and_the_download(root: Path) -> None:
+def test_an_unknown_id_is_answered_with_the_folder_the_nearest_ids_and_the_download(root):
     with refused("there is none at all"):
         load_minari("metaworld/push-v0")
     write("metaworld/push-v0")
@@ -251,14 +251,14 @@ def test_an_unknown_id_is_answered_with_the_folder_the_nearest_ids_and_the_downl
         load_minari([])
 
 
-def test_data_sets_that_are_still_being_written_are_not_listed(root: Path) -> None:
+def test_data_sets_that_are_still_being_written_are_not_listed(root):
     write("lab/b-v0")
     (root / ".collecting-x/lab/c-v0/data").mkdir(parents=True)
     (root / ".collecting-x/lab/c-v0/data/metadata.json").write_text("{}")
     assert local_ids() == ["lab/b-v0"]
 
 
-def test_nan_is_answered_with_data_set_episode_and_field() -> None:
+def test_nan_is_answered_with_data_set_episode_and_field():
     observations = np.zeros((5, 3))
     observations[2, 1] = np.nan
     write("lab/b-v0", [buffer(), buffer(observations=observations)])
@@ -266,13 +266,13 @@ def test_nan_is_answered_with_data_set_episode_and_field() -> None:
         load_minari("lab/b-v0")
 
 
-def test_an_episode_of_uneven_fields_is_answered_with_their_names() -> None:
+def test_an_episode_of_uneven_fields_is_answered_with_their_names():
     write("lab/b-v0", [buffer(4, rewards=np.zeros(3))])
     with refused(r"lab/b-v0, episode 0: `rewards` must be \(T,\)"):
         load_minari("lab/b-v0")
 
 
-def test_a_half_written_episode_is_answered_with_data_set_episode_and_field(root: Path) -> None:
+def test_a_half_written_episode_is_answered_with_data_set_episode_and_field(root):
     write("lab/b-v0", [buffer(), buffer()])
     with h5py.File(root / "lab/b-v0/data/main_data.hdf5", "a") as file:
         del file["episode_1/rewards"]
@@ -280,7 +280,7 @@ def test_a_half_written_episode_is_answered_with_data_set_episode_and_field(root
         load_minari("lab/b-v0")
 
 
-def test_a_missing_episode_is_answered_with_its_number(root: Path) -> None:
+def test_a_missing_episode_is_answered_with_its_number(root):
     write("lab/b-v0", [buffer(), buffer()])
     with h5py.File(root / "lab/b-v0/data/main_data.hdf5", "a") as file:
         del file["episode_1"]
@@ -290,7 +290,7 @@ def test_a_missing_episode_is_answered_with_its_number(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["main_data.hdf5", "metadata.json"])
 @pytest.mark.parametrize("keep", [0, 40])
-def test_a_file_cut_short_is_answered_with_the_data_sets_name(root: Path, name: str, keep: int) -> None:
+def test_a_file_cut_short_is_answered_with_the_data_sets_name(root, name, keep):
     write("lab/b-v0")
     file = root / "lab/b-v0/data" / name
     file.write_bytes(file.read_bytes()[:keep])

@@ -46,7 +46,7 @@ def assert_comes_back(root: Path, episodes: list[Episode], space: spaces.Space[A
 
 
 def stored_metadata(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Of the data set, and of its episodes, as Minari has them."""
+    """Read the metadata of the data set, and of its episodes, as Minari has them."""
     storage = minari.MinariDataset(root / ID / "data").storage
     return storage.metadata, list(storage.get_episode_metadata(range(storage.total_episodes)))
 
@@ -66,22 +66,22 @@ def stored_metadata(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     ],
     ids=str,
 )
-def test_an_episode_comes_back_bit_for_bit(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_an_episode_comes_back_bit_for_bit(tmp_path, fields):
     assert_comes_back(tmp_path, [random_episode(**{"task": "lonely", **fields})])
 
 
-def test_episodes_of_several_tasks_and_lengths_come_back_in_their_order(tmp_path: Path) -> None:
+def test_episodes_of_several_tasks_and_lengths_come_back_in_their_order(tmp_path):
     tasks = [dict(task=f"task-{task}", task_texts=(f"do task number {task}",)) for task in range(3)]
     assert_comes_back(tmp_path, [random_episode(n + 1, n, **tasks[n % 3]) for n in range(12)])
 
 
-def test_images_come_back_without_loss(tmp_path: Path) -> None:
+def test_images_come_back_without_loss(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (5, 36, 36, 3), np.uint8)
     space = spaces.Box(0, 255, noise.shape[1:], np.uint8)
     assert_comes_back(tmp_path, [random_episode(observations=noise)], space)
 
 
-def test_dict_observations_come_back_with_all_kinds_of_entries(tmp_path: Path) -> None:
+def test_dict_observations_come_back_with_all_kinds_of_entries(tmp_path):
     rng = np.random.default_rng(0)
     space = spaces.Dict(
         {
@@ -100,12 +100,12 @@ def test_dict_observations_come_back_with_all_kinds_of_entries(tmp_path: Path) -
     assert_comes_back(tmp_path, [random_episode(observations=observations)], space)
 
 
-def test_a_space_of_doubles_is_written_as_what_episodes_hold(tmp_path: Path) -> None:
+def test_a_space_of_doubles_is_written_as_what_episodes_hold(tmp_path):
     write(tmp_path, [random_episode()], spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float64))
     assert stored_metadata(tmp_path)[0]["observation_space"] == BOX
 
 
-def test_minari_itself_reads_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minari_itself_reads_what_was_written(tmp_path, monkeypatch):
     write(tmp_path, [random_episode(3), random_episode(5, terminated=True)])
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     assert list(minari.list_local_datasets()) == [ID]
@@ -117,7 +117,7 @@ def test_minari_itself_reads_what_was_written(tmp_path: Path, monkeypatch: pytes
     assert minari.namespace.list_local_namespaces() == ["lab"]
 
 
-def test_episodes_are_stored_as_they_come(tmp_path: Path) -> None:
+def test_episodes_are_stored_as_they_come(tmp_path):
     """The file holds what came before, when the next is asked for: an iterable may be larger than memory."""
     sizes: list[int] = []
 
@@ -131,7 +131,7 @@ def test_episodes_are_stored_as_they_come(tmp_path: Path) -> None:
     assert sizes[3] - sizes[1] > one
 
 
-def test_what_is_known_beside_the_episodes_is_kept(tmp_path: Path) -> None:
+def test_what_is_known_beside_the_episodes_is_kept(tmp_path):
     said = {"description": "two walks", "algorithm_name": "SAC"}
     of_episodes = [{"seed": 7, "level": "half"}, {"seed": 8, "noise": np.array([0.5])}]
     metadata = {"author": "A. Name", "steps": [1, 2]}
@@ -142,25 +142,25 @@ def test_what_is_known_beside_the_episodes_is_kept(tmp_path: Path) -> None:
     assert (entries[0]["seed"], entries[0]["level"], entries[1]["noise"].tolist()) == (7, "half", [0.5])
 
 
-def test_an_episode_says_its_sentence_for_readers_of_one_and_of_several(tmp_path: Path) -> None:
+def test_an_episode_says_its_sentence_for_readers_of_one_and_of_several(tmp_path):
     write(tmp_path, [random_episode(task_texts=("open it", "pull it open"))])
     (entry,) = stored_metadata(tmp_path)[1]
     assert entry["task_text"] == "open it"
     assert json.loads(entry["task_texts"]) == ["open it", "pull it open"]
 
 
-def test_the_path_of_the_data_set_comes_back(tmp_path: Path) -> None:
+def test_the_path_of_the_data_set_comes_back(tmp_path):
     assert write(tmp_path, make_two()) == tmp_path / ID
 
 
-def test_without_a_root_minaris_own_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_root_minaris_own_is_taken(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     write_minari("own-v0", make_two(), BOX, ACTIONS)
     assert local_ids() == ["own-v0"]
     assert os.environ["MINARI_DATASETS_PATH"] == str(tmp_path)
 
 
-def test_a_data_set_is_never_overwritten(tmp_path: Path) -> None:
+def test_a_data_set_is_never_overwritten(tmp_path):
     write(tmp_path, make_two())
     write(tmp_path, make_two(), dataset_id="lab/own-v1")
     before = (tmp_path / ID / "data/main_data.hdf5").read_bytes()
@@ -170,14 +170,14 @@ def test_a_data_set_is_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["own", "lab/own", "la b/own-v0", "x/own-v0", "/own-v0", "../own-v0", ""])
-def test_what_is_no_minari_id_is_refused_with_the_pattern(tmp_path: Path, name: str) -> None:
+def test_what_is_no_minari_id_is_refused_with_the_pattern(tmp_path, name):
     with refused(f"'{name}' is no Minari id: write it as 'namespace/name-v0'"):
         write(tmp_path, make_two(), dataset_id=name)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_what_is_interrupted_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+def test_what_is_interrupted_leaves_nothing(tmp_path, error):
     def interrupted() -> Iterator[Episode]:
         yield random_episode()
         raise error
@@ -189,7 +189,7 @@ def test_what_is_interrupted_leaves_nothing(tmp_path: Path, error: type[BaseExce
     assert local_ids(tmp_path) == [ID]
 
 
-def test_no_one_sees_a_data_set_before_it_is_complete(tmp_path: Path) -> None:
+def test_no_one_sees_a_data_set_before_it_is_complete(tmp_path):
     with whole_dataset(ID, BOX, ACTIONS, root=tmp_path):
         assert local_ids(tmp_path) == []
         assert not (tmp_path / ID).exists()
@@ -198,7 +198,7 @@ def test_no_one_sees_a_data_set_before_it_is_complete(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("minutes_since", "is_kept"), [(5, True), (120, False)], ids=["of a running writer", "of a killed one"]
 )
-def test_leftovers_are_removed_when_they_are_old(tmp_path: Path, minutes_since: int, is_kept: bool) -> None:
+def test_leftovers_are_removed_when_they_are_old(tmp_path, minutes_since, is_kept):
     """A long write adds to a file in a subfolder, which leaves the date of the folder alone."""
     file = tmp_path / ".collecting-x/lab/own-v0/data/main_data.hdf5"
     file.parent.mkdir(parents=True)
@@ -211,13 +211,13 @@ def test_leftovers_are_removed_when_they_are_old(tmp_path: Path, minutes_since: 
     assert file.exists() is is_kept
 
 
-def test_a_data_set_without_episodes_is_refused(tmp_path: Path) -> None:
+def test_a_data_set_without_episodes_is_refused(tmp_path):
     with refused("lab/own-v0: a data set needs at least one episode, got none"):
         write(tmp_path, [])
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_episode_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_episode_is_refused(tmp_path):
     with refused("lab/own-v0: a data set is made of `Episode`s, got dict", TypeError):
         write(tmp_path, [{"observations": np.zeros((5, 3))}])
 
@@ -234,9 +234,7 @@ def test_what_is_no_episode_is_refused(tmp_path: Path) -> None:
         ({"goal": ""}, "`goal` must be a name without white space around it, got ''"),
     ],
 )
-def test_an_episode_that_would_not_come_back_is_refused_by_its_number_and_source(
-    tmp_path: Path, fields: dict[str, Any], message: str
-) -> None:
+def test_an_episode_that_would_not_come_back_is_refused_by_its_number_and_source(tmp_path, fields, message):
     with refused(rf"lab/own-v0, episode 1 \(logs, episode 7\): {message}"):
         write(tmp_path, [random_episode(), random_episode(**fields)])
     assert not list(tmp_path.iterdir())
@@ -249,21 +247,19 @@ def test_an_episode_that_would_not_come_back_is_refused_by_its_number_and_source
         (spaces.Text(9), "observations must be one array or a flat Dict of arrays, got Text"),
     ],
 )
-def test_observations_that_no_file_or_policy_takes_are_refused(
-    tmp_path: Path, space: spaces.Space[Any], message: str
-) -> None:
+def test_observations_that_no_file_or_policy_takes_are_refused(tmp_path, space, message):
     with refused(f"lab/own-v0: {message}"):
         write(tmp_path, make_two(), space)
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (ACTION,))])
-def test_actions_must_be_of_a_bounded_box(tmp_path: Path, space: spaces.Space[Any]) -> None:
+def test_actions_must_be_of_a_bounded_box(tmp_path, space):
     with refused("lab/own-v0: `action_space` must be a Box with finite bounds, got"):
         write_minari(ID, make_two(), BOX, space, root=tmp_path)
 
 
 @pytest.mark.parametrize("n_entries", [1, 3])
-def test_episode_metadata_must_be_as_many_as_episodes(tmp_path: Path, n_entries: int) -> None:
+def test_episode_metadata_must_be_as_many_as_episodes(tmp_path, n_entries):
     with refused("`episode_metadata` must hold an entry for each episode, and has"):
         write(tmp_path, make_two(), episode_metadata=[{"level": 1}] * n_entries)
     assert not list(tmp_path.iterdir())
@@ -287,9 +283,7 @@ def test_episode_metadata_must_be_as_many_as_episodes(tmp_path: Path, n_entries:
         ),
     ],
 )
-def test_metadata_that_would_not_come_back_are_refused(
-    tmp_path: Path, about: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_metadata_that_would_not_come_back_are_refused(tmp_path, about, error, message):
     with pytest.raises(error, match=message):
         write(tmp_path, make_two(), **about)
     assert not list(tmp_path.iterdir())

@@ -13,16 +13,14 @@ from sb3_llmdpd.networks.attention import NearestSteps, TrajectoryAttention, mak
 from sb3_llmdpd.networks.layers import Denoiser, EnsembleLinear, Mish, QEnsemble, sinusoidal_embedding
 from sb3_llmdpd.type_aliases import PromptEncoding
 
-# Mish -------------------------------------------------------------------------------------------------
-
 EVERYWHERE = th.cat([th.linspace(-12.0, 12.0, 501), th.tensor([-1e4, -100.0, -50.0, 50.0, 100.0, 1e4])])
 
 
-def test_mish_is_torchs_mish() -> None:
+def test_mish_is_torchs_mish():
     assert_close(Mish()(EVERYWHERE), F.mish(EVERYWHERE), rtol=2e-6, atol=1e-7)
 
 
-def test_the_gradient_of_mish_is_torchs() -> None:
+def test_the_gradient_of_mish_is_torchs():
     x, y = EVERYWHERE.clone().requires_grad_(), EVERYWHERE.clone().requires_grad_()
     weights = 2 * th.rand(len(x)) - 1
     (Mish()(x) * weights).sum().backward()
@@ -30,13 +28,11 @@ def test_the_gradient_of_mish_is_torchs() -> None:
     assert_close(x.grad, y.grad, rtol=0, atol=5e-6)  # 1 - w^2 loses digits where w is nearly 1
 
 
-def test_first_and_second_derivative_of_mish_are_those_of_finite_differences() -> None:
+def test_first_and_second_derivative_of_mish_are_those_of_finite_differences():
     x = th.linspace(-6.0, 6.0, 25, dtype=th.float64, requires_grad=True)
     assert th.autograd.gradcheck(Mish(), (x,))
     assert th.autograd.gradgradcheck(Mish(), (x,))
 
-
-# Denoiser ---------------------------------------------------------------------------------------------
 
 M, N, ACTION, FEATURE, PROMPT, WIDTH = 3, 4, 2, 5, 6, 8
 
@@ -60,7 +56,7 @@ def joined(features: th.Tensor, prompts: th.Tensor, actions: th.Tensor) -> th.Te
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_the_denoiser_is_a_perceptron_on_the_concatenation_of_its_inputs(layer_norm: bool) -> None:
+def test_the_denoiser_is_a_perceptron_on_the_concatenation_of_its_inputs(layer_norm):
     denoiser, steps = make_denoiser(layer_norm), th.randint(5, (M, N))
     features, prompts, actions = make_inputs()
     shares = th.stack([denoiser.from_step(denoiser.step_table[k]) for k in steps.flatten()])
@@ -75,7 +71,7 @@ def test_the_denoiser_is_a_perceptron_on_the_concatenation_of_its_inputs(layer_n
     assert_close(denoiser(actions, denoiser.step_embeddings()[steps], condition), hidden)
 
 
-def test_one_step_for_all_rows_is_the_same_as_that_step_in_each() -> None:
+def test_one_step_for_all_rows_is_the_same_as_that_step_in_each():
     denoiser = make_denoiser()
     actions = th.randn(M, N, ACTION)
     condition = denoiser.condition(th.randn(M, N, WIDTH), th.randn(M, PROMPT))
@@ -84,14 +80,14 @@ def test_one_step_for_all_rows_is_the_same_as_that_step_in_each() -> None:
     assert_close(denoiser(actions, steps[3], condition), in_each)
 
 
-def test_the_denoiser_tells_the_steps_apart() -> None:
+def test_the_denoiser_tells_the_steps_apart():
     denoiser = make_denoiser()
     actions, condition = th.randn(1, 1, ACTION), th.zeros(1, 1, WIDTH)
     predicted = [denoiser(actions, embedding, condition)[0] for embedding in denoiser.step_embeddings()]
     assert th.pdist(th.cat(predicted)).min() > 1e-5
 
 
-def test_a_prompt_reaches_its_own_rows_only() -> None:
+def test_a_prompt_reaches_its_own_rows_only():
     denoiser = make_denoiser()
     features, prompts, actions = make_inputs()
     condition = denoiser.condition(denoiser.from_state(features), prompts.requires_grad_())
@@ -100,17 +96,14 @@ def test_a_prompt_reaches_its_own_rows_only() -> None:
     assert prompts.grad.abs().sum(dim=1).ne(0).tolist() == [False, True, False]
 
 
-def test_the_step_embedding_is_that_of_vaswani() -> None:
+def test_the_step_embedding_is_that_of_vaswani():
     # Frequencies from 1 to 1 / 10000, evenly spaced in their logarithm: 1, 1 / 100, 1 / 10000.
     expected = [np.sin(3.0), np.sin(3e-2), np.sin(3e-4), np.cos(3.0), np.cos(3e-2), np.cos(3e-4)]
     assert_close(sinusoidal_embedding(4, 6)[3], th.tensor(expected, dtype=th.float32))
 
 
-def test_the_table_of_step_embeddings_is_no_weight() -> None:
+def test_the_table_of_step_embeddings_is_no_weight():
     assert "step_table" not in make_denoiser().state_dict()
-
-
-# Q ensemble -------------------------------------------------------------------------------------------
 
 
 def make_ensemble(layer_norm: bool = False) -> QEnsemble:
@@ -122,7 +115,7 @@ def values_of(ensemble: QEnsemble, state: th.Tensor, prompts: th.Tensor, actions
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_each_member_is_a_perceptron_of_its_own(layer_norm: bool) -> None:
+def test_each_member_is_a_perceptron_of_its_own(layer_norm):
     ensemble = make_ensemble(layer_norm)
     features, prompts, actions = make_inputs()
     expected = []
@@ -138,7 +131,7 @@ def test_each_member_is_a_perceptron_of_its_own(layer_norm: bool) -> None:
     assert_close(values_of(ensemble, ensemble.from_state(features), prompts, actions), th.stack(expected))
 
 
-def test_the_value_of_one_member_moves_no_weight_of_another() -> None:
+def test_the_value_of_one_member_moves_no_weight_of_another():
     ensemble = make_ensemble()
     features, prompts, actions = make_inputs()
     values_of(ensemble, ensemble.from_state(features), prompts, actions)[1].sum().backward()
@@ -148,20 +141,20 @@ def test_the_value_of_one_member_moves_no_weight_of_another() -> None:
         assert by_member.ne(0).tolist() == [False, True, False], name
 
 
-def test_members_start_at_different_values() -> None:
+def test_members_start_at_different_values():
     ensemble = make_ensemble()
     state = ensemble.from_state(th.randn(1, 1, FEATURE))
     values = values_of(ensemble, state, th.randn(1, PROMPT), th.randn(1, 1, ACTION)).flatten()
     assert th.pdist(values[:, None]).min() > 1e-3
 
 
-def test_a_layer_of_the_ensemble_starts_as_wide_as_torchs_linear() -> None:
+def test_a_layer_of_the_ensemble_starts_as_wide_as_torchs_linear():
     layer = EnsembleLinear(2, 100, 300)
     assert layer.weight.abs().max().item() == pytest.approx(0.1, rel=1e-3)
     assert layer.weight.std().item() == pytest.approx(nn.Linear(100, 300).weight.std().item(), rel=0.02)
 
 
-def test_values_stand_prompt_after_prompt() -> None:
+def test_values_stand_prompt_after_prompt():
     """Row n of prompt m is the value of that pair, computed alone."""
     ensemble = make_ensemble()
     state, prompts, actions = th.randn(M, N, 3 * WIDTH), th.randn(M, PROMPT), th.randn(M, N, ACTION)
@@ -170,8 +163,6 @@ def test_values_stand_prompt_after_prompt() -> None:
         alone = values_of(ensemble, state[m, n][None, None], prompts[m][None], actions[m, n][None, None])
         assert_close(values[:, m, n], alone[:, 0, 0])
 
-
-# Attention --------------------------------------------------------------------------------------------
 
 TOKEN, L = 8, 6
 
@@ -192,7 +183,7 @@ def make_cross_attention() -> TrajectoryAttention:
     return attention
 
 
-def test_attention_is_torchs_multi_head_attention() -> None:
+def test_attention_is_torchs_multi_head_attention():
     attention = make_cross_attention()
     reference = nn.MultiheadAttention(TOKEN, 2, batch_first=True)
     features, tokens = th.randn(M, N, FEATURE), th.randn(M, L, TOKEN)
@@ -204,7 +195,7 @@ def test_attention_is_torchs_multi_head_attention() -> None:
     assert_close(attention(features, encoded(tokens)), th.cat([features, expected], dim=-1))
 
 
-def test_where_there_is_no_example_attention_gives_the_learned_null_which_learns_only_there() -> None:
+def test_where_there_is_no_example_attention_gives_the_learned_null_which_learns_only_there():
     attention = make_cross_attention()
     prompts = encoded(th.randn(M, L, TOKEN), has_trajectory=[True, False, True])
     context = attention(th.randn(M, N, FEATURE), prompts)[..., FEATURE:]
@@ -215,7 +206,7 @@ def test_where_there_is_no_example_attention_gives_the_learned_null_which_learns
     assert_close(unused, th.zeros(TOKEN))
 
 
-def test_a_state_attends_to_the_example_of_its_own_prompt() -> None:
+def test_a_state_attends_to_the_example_of_its_own_prompt():
     attention = make_cross_attention()
     tokens = th.randn(M, L, TOKEN, requires_grad=True)
     attention(th.randn(M, N, FEATURE), encoded(tokens))[2].sum().backward()
@@ -237,7 +228,7 @@ def read_steps(features: th.Tensor, prompts: PromptEncoding) -> tuple[th.Tensor,
     return read[..., : sum(sizes)].split(sizes, dim=-1)
 
 
-def test_a_state_is_read_as_its_difference_to_the_nearest_step_and_to_those_ahead() -> None:
+def test_a_state_is_read_as_its_difference_to_the_nearest_step_and_to_those_ahead():
     steps = far_apart()
     features = steps[:, [0, 3], :FEATURE] + 0.1  # N = 2 states, near the first and the fourth step
     plain, way, one_ahead, three_ahead, *_, actions, time = read_steps(features, encoded(steps=steps))
@@ -249,14 +240,14 @@ def test_a_state_is_read_as_its_difference_to_the_nearest_step_and_to_those_ahea
     assert_close(time.squeeze(-1), th.tensor([0.0, 3 / (L - 1)]).expand(M, 2))
 
 
-def test_differences_are_read_once_more_at_a_tenth_of_a_standard_deviation() -> None:
+def test_differences_are_read_once_more_at_a_tenth_of_a_standard_deviation():
     prompts = encoded(steps=th.randn(M, L, FEATURE + ACTION))
     _, *differences, _actions, _time = read_steps(th.randn(M, N, FEATURE), prompts)
     for difference, fine in zip(differences[:3], differences[3:], strict=True):
         assert_close(fine, th.tanh(difference / 0.1))
 
 
-def test_steps_weigh_by_a_gaussian_of_their_scaled_distance() -> None:
+def test_steps_weigh_by_a_gaussian_of_their_scaled_distance():
     reader = NearestSteps(FEATURE, ACTION)
     nn.init.normal_(reader.log_scales)
     states, features = th.randn(M, L, FEATURE), th.randn(M, N, FEATURE)
@@ -267,7 +258,7 @@ def test_steps_weigh_by_a_gaussian_of_their_scaled_distance() -> None:
     assert_close(weights, expected / expected.sum(-1, keepdim=True))
 
 
-def test_without_an_example_the_state_is_read_as_it_is() -> None:
+def test_without_an_example_the_state_is_read_as_it_is():
     features = th.randn(M, N, FEATURE)
     prompts = encoded(steps=far_apart(), has_trajectory=[True, False, True])
     read = NearestSteps(FEATURE, ACTION)(features, prompts)
@@ -278,7 +269,7 @@ def test_without_an_example_the_state_is_read_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("shown", [[True, False, True], [True] * M, [False] * M])
-def test_the_first_layer_of_a_network_is_the_same_where_zeros_are_left_out(shown: list[bool]) -> None:
+def test_the_first_layer_of_a_network_is_the_same_where_zeros_are_left_out(shown):
     reader = NearestSteps(FEATURE, ACTION)
     layer = nn.Linear(reader.output_dim, WIDTH)
     features = th.randn(M, N, FEATURE, requires_grad=True)
@@ -292,7 +283,7 @@ def test_the_first_layer_of_a_network_is_the_same_where_zeros_are_left_out(shown
         assert_close(of_left_out, of_whole)
 
 
-def test_what_is_read_does_not_move_with_the_origin() -> None:
+def test_what_is_read_does_not_move_with_the_origin():
     """Differences to the example mean the same wherever both are: so they do in a task that is new."""
     reader = NearestSteps(FEATURE, ACTION)
     states, actions, features = th.randn(M, L, FEATURE), th.rand(M, L, ACTION), th.randn(M, N, FEATURE)
@@ -301,6 +292,6 @@ def test_what_is_read_does_not_move_with_the_origin() -> None:
     assert_close(here, there, atol=1e-3, rtol=1e-3)
 
 
-def test_the_state_alone_is_read_as_it_is() -> None:
+def test_the_state_alone_is_read_as_it_is():
     features = th.randn(M, N, FEATURE)
     assert make_state_reader("concat", FEATURE, ACTION, TOKEN, 2)(features, encoded()) is features

@@ -65,7 +65,7 @@ def of_a_vector() -> LLMDPD:
 
 
 @pytest.mark.parametrize("name", ["actor", "actor_target"])
-def test_an_extractor_that_learns_reads_standardised_vectors(name: str) -> None:
+def test_an_extractor_that_learns_reads_standardised_vectors(name):
     model = of_a_vector()
     actor = getattr(model, name)
     actor.encode_observations(model.replay_buffer.some_observations(1000))  # type: ignore[union-attr]
@@ -74,7 +74,7 @@ def test_an_extractor_that_learns_reads_standardised_vectors(name: str) -> None:
     assert_close(read.std(dim=0, correction=0), th.ones(3), atol=1e-4, rtol=0)
 
 
-def test_in_a_dict_vectors_are_standardised_and_images_and_categories_left() -> None:
+def test_in_a_dict_vectors_are_standardised_and_images_and_categories_left():
     model = of_a_dict()
     observations = model.replay_buffer.some_observations(1000)  # type: ignore[union-attr]
     normaliser = model.actor_target.observation_normaliser
@@ -85,7 +85,7 @@ def test_in_a_dict_vectors_are_standardised_and_images_and_categories_left() -> 
         assert read[name] is observations[name]
 
 
-def test_the_example_is_standardised_like_the_observation() -> None:
+def test_the_example_is_standardised_like_the_observation():
     model = of_a_vector()
     prompts = model.replay_buffer.sample(4).prompts  # type: ignore[union-attr]
     model.actor.encode_prompts(prompts)
@@ -93,7 +93,7 @@ def test_the_example_is_standardised_like_the_observation() -> None:
 
 
 @pytest.mark.parametrize("make", [of_a_vector, of_a_dict])
-def test_the_statistics_are_in_the_model_file_and_stay(make: Any, tmp_path: Any) -> None:
+def test_the_statistics_are_in_the_model_file_and_stay(make, tmp_path):
     model = make().learn(2)
     model.save(tmp_path / "model")
     own = dict(custom_objects=dict(features_extractor_class=Learned)) if make is of_a_vector else {}
@@ -104,7 +104,7 @@ def test_the_statistics_are_in_the_model_file_and_stay(make: Any, tmp_path: Any)
     assert expected["normalisers.0.mean"].mean() > 90
 
 
-def test_where_nothing_learns_the_features_are_standardised_instead() -> None:
+def test_where_nothing_learns_the_features_are_standardised_instead():
     model = tiny_model()
     assert model.actor.observation_normaliser is None
     assert model.actor.feature_normaliser.scale.std() > 0

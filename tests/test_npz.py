@@ -60,7 +60,7 @@ def assert_comes_back(
             assert list(episode.observations) == list(read.observations)
 
 
-def test_what_is_written_comes_back_with_all_that_episodes_say(path: Path) -> None:
+def test_what_is_written_comes_back_with_all_that_episodes_say(path):
     said: dict[str, Any] = dict(task_texts=("open it", "pull it"), success=True, first_success=4, goal="left")
     episodes = [
         traced(0, 1, 5, terminated=True, **said),
@@ -71,12 +71,12 @@ def test_what_is_written_comes_back_with_all_that_episodes_say(path: Path) -> No
     assert_comes_back(path, episodes)
 
 
-def test_episodes_that_follow_each_other_without_a_jump_stay_apart(path: Path) -> None:
+def test_episodes_that_follow_each_other_without_a_jump_stay_apart(path):
     write(path, make_episode(), make_episode(), make_episode(terminated=True))
     assert [len(episode) for episode in NpzSource(path).episodes()] == [4, 4, 4]
 
 
-def test_dict_observations_come_back_in_their_dtypes(path: Path) -> None:
+def test_dict_observations_come_back_in_their_dtypes(path):
     camera = spaces.Box(0, 255, (2, 2), np.uint8)
     space = spaces.Dict({"camera/left": camera, "door": spaces.Discrete(3), "arm": OBSERVATIONS})
     rng = np.random.default_rng(0)
@@ -125,13 +125,13 @@ def any_episodes(draw: st.DrawFn) -> list[Episode]:
 
 @settings(max_examples=20)  # each one writes a file
 @given(any_episodes())
-def test_any_episodes_come_back_as_they_were(episodes: list[Episode]) -> None:
+def test_any_episodes_come_back_as_they_were(episodes):
     one = spaces.Box(-math.inf, math.inf, (1,), np.float32)
     with TemporaryDirectory() as folder:
         assert_comes_back(Path(folder, "logs.npz"), episodes, one, spaces.Box(-1.0, 1.0, (1,), np.float32))
 
 
-def test_other_tools_find_the_arrays_of_d4rls_layout(path: Path) -> None:
+def test_other_tools_find_the_arrays_of_d4rls_layout(path):
     write(path, traced(0, 1, 2), traced(0, 2, 1, terminated=True))
     with np.load(path, allow_pickle=False) as file:
         np.testing.assert_array_equal(file["observations"], [[0, 1, 0], [0, 1, 1], [0, 2, 0]])
@@ -143,13 +143,13 @@ def test_other_tools_find_the_arrays_of_d4rls_layout(path: Path) -> None:
         assert file["metadata"].dtype.kind == "U"
 
 
-def test_a_time_limit_is_refused_where_the_file_says_where_episodes_end(path: Path) -> None:
+def test_a_time_limit_is_refused_where_the_file_says_where_episodes_end(path):
     write(path, traced(0, 1, 5))
     with refused(r"logs.npz: says itself where its episodes end; leave out `max_episode_steps`, which is 3"):
         NpzSource(path, max_episode_steps=3)
 
 
-def test_another_task_can_be_given_and_other_sentences(path: Path) -> None:
+def test_another_task_can_be_given_and_other_sentences(path):
     write(path, traced(0, 1, 5, task_texts=("open it",)))
     (episode,) = NpzSource(path, task="drawer").episodes()
     assert (episode.task, episode.task_texts) == ("drawer", ("open it",))
@@ -157,25 +157,25 @@ def test_another_task_can_be_given_and_other_sentences(path: Path) -> None:
     assert (episode.task, episode.task_texts) == ("task-0", ("pull it",))
 
 
-def test_a_pickle_is_refused_without_being_opened(path: Path) -> None:
+def test_a_pickle_is_refused_without_being_opened(path):
     save(path, rewards=np.array([1.0] * N, object))
     with refused(r"logs.npz: `rewards` is a pickle of Python objects, which could execute anything"):
         NpzSource(path)
 
 
-def test_a_pickle_that_is_not_read_does_not_matter(path: Path) -> None:
+def test_a_pickle_that_is_not_read_does_not_matter(path):
     save(path, infos=np.array([{}] * N, object))
     assert len(list(NpzSource(path).episodes())) == 2
 
 
-def test_observations_are_one_array_or_several(path: Path) -> None:
+def test_observations_are_one_array_or_several(path):
     save(path, **{"observations/a": np.zeros((N, 2))})
     with refused(r"logs.npz: has both `observations` and `observations/a`"):
         NpzSource(path)
 
 
 @pytest.mark.parametrize("size", [2, 9_000])
-def test_an_array_that_is_damaged_is_answered_as_it_is_read(path: Path, size: int) -> None:
+def test_an_array_that_is_damaged_is_answered_as_it_is_read(path, size):
     save(path, actions=np.full((N, size), 0.123))
     path.write_bytes(path.read_bytes().replace(np.float64(0.123).tobytes(), np.float64(0.321).tobytes()))
     with refused(r"logs.npz: is not an npz file, or damaged .* Bad CRC-32"):
@@ -185,9 +185,7 @@ def test_an_array_that_is_damaged_is_answered_as_it_is_read(path: Path, size: in
 @pytest.mark.parametrize(
     ("offset", "reason"), [(6, "NotImplementedError: zip file version"), (8, "RuntimeError: .* encrypted")]
 )
-def test_damage_that_looks_like_another_kind_of_zip_is_answered_with_the_files_name(
-    path: Path, offset: int, reason: str
-) -> None:
+def test_damage_that_looks_like_another_kind_of_zip_is_answered_with_the_files_name(path, offset, reason):
     content = bytearray(save(path).read_bytes())
     content[content.index(b"PK\1\2") + offset] = 0x81
     path.write_bytes(content)
@@ -199,13 +197,13 @@ def test_damage_that_looks_like_another_kind_of_zip_is_answered_with_the_files_n
     "metadata",
     ["no json", "[]", json.dumps({"version": 2}), json.dumps({"version": 1, "episodes": [{"task": "a"}]})],
 )
-def test_metadata_of_another_kind_are_refused(path: Path, metadata: str) -> None:
+def test_metadata_of_another_kind_are_refused(path, metadata):
     save(path, metadata=np.array(metadata))
     with refused(r"logs.npz: its `metadata` is not what write_npz writes .*save it without"):
         NpzSource(path)
 
 
-def test_sentences_in_metadata_are_lists(path: Path) -> None:
+def test_sentences_in_metadata_are_lists(path):
     write(path, traced(0, 1, 2, task_texts=("open it",)))
     with np.load(path) as file:
         metadata = str(file["metadata"])
@@ -214,14 +212,14 @@ def test_sentences_in_metadata_are_lists(path: Path) -> None:
         NpzSource(path)
 
 
-def test_metadata_that_contradict_the_arrays_are_refused(path: Path) -> None:
+def test_metadata_that_contradict_the_arrays_are_refused(path):
     write(path, traced(0, 1, 2), traced(0, 2, 2))
     change(path, timeouts=np.array([0, 1, 1, 1]))
     with refused(r"logs.npz: .*it speaks of 2 episodes, and the arrays hold 3"):
         list(NpzSource(path).episodes())
 
 
-def test_a_file_that_is_refused_leaves_what_was_there(path: Path) -> None:
+def test_a_file_that_is_refused_leaves_what_was_there(path):
     write(path, traced(0, 1, 5))
     with refused(r"logs.npz, episode 0 \(logs, episode 7\): 4 of 4 actions lie outside"):
         write(path, make_episode(actions=np.full((4, 2), 2.0)))
@@ -229,7 +227,7 @@ def test_a_file_that_is_refused_leaves_what_was_there(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_only_episodes_of_one_dtype_are_written(path: Path) -> None:
+def test_only_episodes_of_one_dtype_are_written(path):
     mixed = [make_episode(observations=np.zeros((5, 3), np.uint8)), make_episode()]
     with refused(r"episode 1 .*: `observations` is float32, and uint8 in the first episode"):
         write_npz(path, mixed, spaces.Box(0, 255, (3,), np.uint8), ACTIONS)

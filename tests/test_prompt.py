@@ -16,24 +16,21 @@ OBSERVATIONS, ACTIONS = np.arange(15.0).reshape(5, 3), np.arange(8.0).reshape(4,
 """One observation more than actions."""
 
 
-# Trajectory -------------------------------------------------------------------------------------------
-
-
-def test_an_episode_is_an_example() -> None:
+def test_an_episode_is_an_example():
     episode = traced(0, 1, 6)
     trajectory = Trajectory.of(episode)
     assert_array_equal(trajectory.observations, episode.observations[:6])  # type: ignore[index]
     assert_array_equal(trajectory.actions, episode.actions)
 
 
-def test_the_idle_tail_behind_a_success_is_cut() -> None:
+def test_the_idle_tail_behind_a_success_is_cut():
     trajectory = Trajectory.of(traced(0, 1, 40, first_success=3))
     assert len(trajectory) == 14
     assert_array_equal(trajectory.observations[:, 2], np.arange(14))  # type: ignore[index]
     assert_array_equal(trajectory.actions[:, 1] * 128, np.arange(14))
 
 
-def test_a_trajectory_is_its_own_example() -> None:
+def test_a_trajectory_is_its_own_example():
     trajectory = Trajectory(OBSERVATIONS, ACTIONS)
     assert Trajectory.of(trajectory) is trajectory
 
@@ -41,26 +38,26 @@ def test_a_trajectory_is_its_own_example() -> None:
 @pytest.mark.parametrize(
     "pair", [(OBSERVATIONS, ACTIONS), (OBSERVATIONS[:4], ACTIONS), [OBSERVATIONS.tolist(), ACTIONS.tolist()]]
 )
-def test_a_pair_is_an_example_with_or_without_the_last_observation(pair: Any) -> None:
+def test_a_pair_is_an_example_with_or_without_the_last_observation(pair):
     trajectory = Trajectory.of(pair)
     assert_array_equal(trajectory.observations, OBSERVATIONS[:4])
     assert_array_equal(trajectory.actions, ACTIONS)
     assert trajectory.actions.dtype == np.float32
 
 
-def test_the_arrays_of_a_dict_example_are_completed_each_for_itself() -> None:
+def test_the_arrays_of_a_dict_example_are_completed_each_for_itself():
     trajectory = Trajectory.of(({"a": OBSERVATIONS, "b": OBSERVATIONS[:4, :1]}, ACTIONS))
     assert isinstance(trajectory.observations, dict)
     assert_array_equal(trajectory.observations["a"], OBSERVATIONS[:4])
     assert_array_equal(trajectory.observations["b"], OBSERVATIONS[:4, :1])
 
 
-def test_images_of_an_example_stay_bytes() -> None:
+def test_images_of_an_example_stay_bytes():
     trajectory = Trajectory.of((np.full((4, 2, 2), 255, np.uint8), ACTIONS))
     assert trajectory.observations.dtype == np.uint8  # type: ignore[union-attr]
 
 
-def test_an_example_is_a_copy() -> None:
+def test_an_example_is_a_copy():
     observations, actions = OBSERVATIONS.astype(np.float32), ACTIONS.astype(np.float32)
     trajectory = Trajectory.of((observations, actions))
     observations += 1.0
@@ -72,13 +69,13 @@ def test_an_example_is_a_copy() -> None:
 @pytest.mark.parametrize(
     "example", [OBSERVATIONS, "open the door", 3, (OBSERVATIONS,), (OBSERVATIONS, ACTIONS, ACTIONS)]
 )
-def test_other_examples_are_answered_with_the_accepted_forms(example: Any) -> None:
+def test_other_examples_are_answered_with_the_accepted_forms(example):
     forms = "`trajectory` must be an Episode, a Trajectory, or a pair (observations, actions)"
     with pytest.raises(TypeError, match=re.escape(f"{forms}, got {type(example).__name__}")):
         Trajectory.of(example)
 
 
-def test_two_episodes_are_no_pair_of_observations_and_actions() -> None:
+def test_two_episodes_are_no_pair_of_observations_and_actions():
     pair = tuple(make_episodes(n_tasks=1, n_episodes=2))
     with pytest.raises(TypeError, match="`trajectory`: `actions` must be an array of numbers, got dtype obj"):
         Trajectory.of(pair)
@@ -105,19 +102,17 @@ BAD_EXAMPLES = {
 
 @pytest.mark.parametrize(("observations", "actions", "message"), BAD_EXAMPLES.values(), ids=BAD_EXAMPLES)
 @pytest.mark.parametrize("form", [Trajectory, lambda *pair: Trajectory.of(pair)], ids=["trajectory", "pair"])
-def test_a_malformed_example_is_refused(observations: Any, actions: Any, message: str, form: Any) -> None:
+def test_a_malformed_example_is_refused(observations, actions, message, form):
     with pytest.raises(ValueError, match=re.escape(f"`trajectory`: {message}")):
         form(observations, actions)
 
-
-# The window -------------------------------------------------------------------------------------------
 
 lengths_and_windows = st.tuples(st.lists(st.integers(1, 600), min_size=1, max_size=5), st.integers(1, 40))
 largest_below_one = float(np.nextafter(1.0, 0.0))
 
 
 @given(lengths_and_windows, st.floats(0.0, largest_below_one))
-def test_a_window_stays_inside_and_never_goes_back(sizes: tuple[list[int], int], offset: float) -> None:
+def test_a_window_stays_inside_and_never_goes_back(sizes, offset):
     lengths, window = np.array(sizes[0]), sizes[1]
     steps = window_steps(lengths, window, np.full((len(lengths), window), offset))
     assert (steps.shape, steps.dtype) == ((len(lengths), window), np.int64)
@@ -126,7 +121,7 @@ def test_a_window_stays_inside_and_never_goes_back(sizes: tuple[list[int], int],
 
 
 @given(lengths_and_windows, st.integers(0, 2**32 - 1))
-def test_a_window_takes_one_step_of_each_part(sizes: tuple[list[int], int], seed: int) -> None:
+def test_a_window_takes_one_step_of_each_part(sizes, seed):
     lengths, window = np.array(sizes[0]), sizes[1]
     steps = window_steps(lengths, window, np.random.default_rng(seed).random((len(lengths), window)))
     begins = lengths[:, None] * np.arange(window) / window
@@ -136,26 +131,23 @@ def test_a_window_takes_one_step_of_each_part(sizes: tuple[list[int], int], seed
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
-def test_a_window_of_the_examples_length_or_longer_shows_each_step(length: int, more: int) -> None:
+def test_a_window_of_the_examples_length_or_longer_shows_each_step(length, more):
     assert_array_equal(window_steps(np.array([length]), length)[0], np.arange(length))
     steps = window_steps(np.array([length]), length + more)[0]
     assert_array_equal(np.unique(steps), np.arange(length))
     assert np.bincount(steps).max() - np.bincount(steps).min() <= 1
 
 
-def test_without_offsets_a_window_takes_the_middle_of_each_part() -> None:
+def test_without_offsets_a_window_takes_the_middle_of_each_part():
     assert_array_equal(window_steps(np.array([100, 8, 1]), 4), [[12, 37, 62, 87], [1, 3, 5, 7], [0, 0, 0, 0]])
 
 
-def test_an_offset_just_below_one_stays_in_the_example() -> None:
+def test_an_offset_just_below_one_stays_in_the_example():
     """15 + 0.99..9 rounds to 16: without care the window would show the step after the last."""
     assert_array_equal(window_steps(np.array([100, 1]), 16, largest_below_one)[:, -1], [99, 0])
 
 
-# Prompt -----------------------------------------------------------------------------------------------
-
-
-def test_a_sentence_is_kept_without_the_white_space_around_it() -> None:
+def test_a_sentence_is_kept_without_the_white_space_around_it():
     assert Prompt(text=" open the door\n").text == "open the door"
 
 
@@ -177,26 +169,24 @@ BAD_PROMPTS: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("parts", "error", "message"), BAD_PROMPTS)
-def test_a_bad_part_of_a_prompt_is_refused_when_it_is_given(
-    parts: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_a_bad_part_of_a_prompt_is_refused_when_it_is_given(parts, error, message):
     with pytest.raises(error, match=re.escape(message)):
         Prompt(**parts)
 
 
-def test_a_prompt_keeps_an_episode_and_reads_a_pair() -> None:
+def test_a_prompt_keeps_an_episode_and_reads_a_pair():
     (episode,) = make_episodes(n_tasks=1, n_episodes=1)
     assert Prompt(trajectory=episode).trajectory is episode
     assert isinstance(Prompt(trajectory=(OBSERVATIONS, ACTIONS)).trajectory, Trajectory)
 
 
-def test_an_empty_prompt_has_neither() -> None:
+def test_an_empty_prompt_has_neither():
     assert Prompt().text is None
     assert Prompt().trajectory is None
     assert not Prompt().has_text
 
 
-def test_prompts_are_the_same_with_the_same_sentence_and_the_very_same_example() -> None:
+def test_prompts_are_the_same_with_the_same_sentence_and_the_very_same_example():
     episode, other = make_episodes(n_tasks=1, n_episodes=2)
     assert Prompt("go", episode).is_same(Prompt("go ", episode))
     assert Prompt().is_same(Prompt())
@@ -206,12 +196,12 @@ def test_prompts_are_the_same_with_the_same_sentence_and_the_very_same_example()
     assert not Prompt("go").is_same(Prompt())
 
 
-def test_equal_examples_are_not_known_to_be_the_same() -> None:
+def test_equal_examples_are_not_known_to_be_the_same():
     pair = (OBSERVATIONS, ACTIONS)
     assert not Prompt(trajectory=pair).is_same(Prompt(trajectory=pair))
 
 
-def test_a_sentence_may_come_as_its_vector() -> None:
+def test_a_sentence_may_come_as_its_vector():
     prompt = Prompt(text_vector=[1, 2.5])  # type: ignore[arg-type]
     assert prompt.has_text
     assert prompt.text_vector is not None
@@ -220,7 +210,7 @@ def test_a_sentence_may_come_as_its_vector() -> None:
     assert Prompt("go").has_text
 
 
-def test_a_sentences_vector_is_a_copy_that_nobody_changes() -> None:
+def test_a_sentences_vector_is_a_copy_that_nobody_changes():
     vector = np.ones(3, np.float32)
     prompt = Prompt(text_vector=vector)
     vector += 1.0
@@ -229,7 +219,7 @@ def test_a_sentences_vector_is_a_copy_that_nobody_changes() -> None:
         prompt.text_vector[0] = 2.0  # type: ignore[index]
 
 
-def test_equal_vectors_are_the_same_sentence() -> None:
+def test_equal_vectors_are_the_same_sentence():
     ones, others = Prompt(text_vector=np.ones(3)), [np.zeros(3), np.ones(4), None]
     assert ones.is_same(Prompt(text_vector=np.ones(3)))
     assert not any(ones.is_same(Prompt(text_vector=other)) for other in others)
@@ -237,7 +227,7 @@ def test_equal_vectors_are_the_same_sentence() -> None:
     assert not ones.is_same(Prompt("go"))
 
 
-def test_rows_are_taken_from_arrays_and_dicts_alike() -> None:
+def test_rows_are_taken_from_arrays_and_dicts_alike():
     assert_array_equal(take(OBSERVATIONS, [3, 1]), OBSERVATIONS[[3, 1]])  # type: ignore[arg-type]
     taken = take({"a": OBSERVATIONS, "b": ACTIONS}, slice(0, 2))
     assert isinstance(taken, dict)

@@ -3,7 +3,6 @@
 import io
 import pickle
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,16 +55,13 @@ def play(model: PromptDT, observations: np.ndarray, rows: list[list[int]]) -> li
     ]
 
 
-# The segments -----------------------------------------------------------------------------------------------
-
-
 def traced_segments() -> SegmentBuffer:
     episodes = [traced(task, 4 * task + i, length=5 + i) for task in range(2) for i in range(3)]
     kwargs = dict(prompts_per_batch=2, prompt_window=L, reward_scale="none", seed=0, device="cpu")
     return SegmentBuffer(OfflineDataset.from_episodes(episodes), K, **kwargs)
 
 
-def test_a_segment_is_the_steps_up_to_a_transition_with_the_returns_that_follow_them() -> None:
+def test_a_segment_is_the_steps_up_to_a_transition_with_the_returns_that_follow_them():
     segments, prompts = traced_segments().sample_segments(64)
     columns = *segments.observations.unbind(-1), *segments[1:]
     for task, number, step, action, to_go, is_step in zip(*columns, strict=True):
@@ -82,13 +78,10 @@ def test_a_segment_is_the_steps_up_to_a_transition_with_the_returns_that_follow_
     assert (shown != segments.observations[:, -1, 1]).all()  # another episode
 
 
-def test_the_best_return_is_that_of_the_best_episode_of_each_task() -> None:
+def test_the_best_return_is_that_of_the_best_episode_of_each_task():
     returns = {number: sum(number + t / 256 for t in range(5 + number % 4)) for number in range(7)}
     best = [max(returns[number] for number in of_task) for of_task in ((0, 1, 2), (4, 5, 6))]
     assert_allclose(traced_segments().best_returns, best, rtol=1e-6)
-
-
-# What an action depends on ----------------------------------------------------------------------------------
 
 
 def whole_segments(model: PromptDT) -> tuple[Segments, PromptBatch]:
@@ -99,7 +92,7 @@ def whole_segments(model: PromptDT) -> tuple[Segments, PromptBatch]:
 
 @th.no_grad()
 @pytest.mark.parametrize("step", range(K))
-def test_an_action_depends_on_nothing_that_comes_later(model: PromptDT, step: int) -> None:
+def test_an_action_depends_on_nothing_that_comes_later(model, step):
     segments, prompts = whole_segments(model)
     changed = Segments(*(values.clone() for values in segments))
     changed.observations[:, step + 1 :] += 1.0
@@ -112,7 +105,7 @@ def test_an_action_depends_on_nothing_that_comes_later(model: PromptDT, step: in
 
 @th.no_grad()
 @pytest.mark.parametrize("name", ["observations", "actions", "returns_to_go"])
-def test_an_action_depends_on_state_return_and_the_actions_before(model: PromptDT, name: str) -> None:
+def test_an_action_depends_on_state_return_and_the_actions_before(model, name):
     segments, prompts = whole_segments(model)
     changed = getattr(segments, name).clone()
     changed[:, -2] += 1.0
@@ -121,7 +114,7 @@ def test_an_action_depends_on_state_return_and_the_actions_before(model: PromptD
 
 
 @th.no_grad()
-def test_what_stands_before_the_first_step_is_not_looked_at(model: PromptDT) -> None:
+def test_what_stands_before_the_first_step_is_not_looked_at(model):
     segments, prompts = model.buffer.sample_segments(6)
     is_step = th.arange(K).expand(6, K) >= 2
     noisy = [th.where(is_step.unflatten(1, (K, *[1] * (x.dim() - 2))), x, 99.0) for x in segments[:3]]
@@ -131,7 +124,7 @@ def test_what_stands_before_the_first_step_is_not_looked_at(model: PromptDT) -> 
 
 
 @th.no_grad()
-def test_what_a_prompt_lacks_is_not_looked_at(model: PromptDT) -> None:
+def test_what_a_prompt_lacks_is_not_looked_at(model):
     segments, prompts = model.buffer.sample_segments(6)
     absent = th.ones(3, dtype=th.bool)
     spoiled = prompts._replace(text_vectors=prompts.text_vectors + 1, observations=prompts.observations + 1)
@@ -139,10 +132,7 @@ def test_what_a_prompt_lacks_is_not_looked_at(model: PromptDT) -> None:
     assert not th.allclose(*(model.network(segments, told) for told in (prompts, spoiled)))
 
 
-# Acting -----------------------------------------------------------------------------------------------------
-
-
-def test_each_row_has_a_memory_of_its_own_whatever_rows_are_left(model: PromptDT) -> None:
+def test_each_row_has_a_memory_of_its_own_whatever_rows_are_left(model):
     observations = random_observations(7)
     left = [[0, 1, 2]] * 3 + [[0, 2]] * 2 + [[2]] * 2
     together = play(model, observations, left)
@@ -152,12 +142,12 @@ def test_each_row_has_a_memory_of_its_own_whatever_rows_are_left(model: PromptDT
     assert np.ptp(np.stack([actions[-1] for actions in together]), axis=0).max() > 1e-3  # of the last row
 
 
-def test_a_block_begins_without_a_memory_of_the_one_before(model: PromptDT) -> None:
+def test_a_block_begins_without_a_memory_of_the_one_before(model):
     first, second = (play(model, random_observations(3), [[0, 1, 2]] * 3) for _ in range(2))
     assert_array_equal(first, second)
 
 
-def test_acting_sees_what_training_saw(model: PromptDT) -> None:
+def test_acting_sees_what_training_saw(model):
     """The memory after some steps, given to the network by hand."""
     episode = make_episodes()[5]
     prompt = Prompt("do task number 1", EXAMPLES[1])
@@ -172,7 +162,7 @@ def test_acting_sees_what_training_saw(model: PromptDT) -> None:
     assert_allclose(taken[5], expected.numpy(), atol=1e-5)
 
 
-def test_the_return_to_reach_is_the_tasks_best_or_the_examples_own() -> None:
+def test_the_return_to_reach_is_the_tasks_best_or_the_examples_own():
     model = tiny(reward_scale="none")
     returns = {f"task-{task}": [] for task in range(3)}
     for episode in make_episodes():
@@ -186,7 +176,7 @@ def test_the_return_to_reach_is_the_tasks_best_or_the_examples_own() -> None:
         assert model._target(prompt) == pytest.approx((goal / largest, 1 / largest), rel=1e-5)
 
 
-def test_rewards_are_scaled_in_the_return_as_in_training() -> None:
+def test_rewards_are_scaled_in_the_return_as_in_training():
     model = tiny(reward_scale="per_task")
     size = np.sqrt(np.mean([e.rewards**2 for e in make_episodes() if e.task == "task-1"]))
     _, unit = model._target(Prompt("do task number 1"))
@@ -197,7 +187,7 @@ def test_rewards_are_scaled_in_the_return_as_in_training() -> None:
     assert model._target(Prompt(None, EXAMPLES[1])) == pytest.approx(expected, rel=1e-5)
 
 
-def test_it_is_evaluated_in_the_place_of_a_model() -> None:
+def test_it_is_evaluated_in_the_place_of_a_model():
     cells = make_cells(["task-0"], ("text+trajectory", "none"))
     prompts = dict(examples={"task-0": make_episodes()[:2]}, texts={"task-0": "do task number 0"})
     sizes = dict(n_episodes=3, n_envs=2, max_episode_steps=4, n_processes=1)
@@ -207,16 +197,13 @@ def test_it_is_evaluated_in_the_place_of_a_model() -> None:
     assert results[0].returns != results[1].returns
 
 
-# Learning ---------------------------------------------------------------------------------------------------
-
-
 def walk(side: float, seed: int) -> Episode:
     """Walk from the middle to one side; the observation is the place alone."""
     places = side * np.linspace(0, 1, 9)[:, None] + 0.01 * np.random.default_rng(seed).standard_normal((9, 1))
     return Episode(places, np.full((8, 1), 0.5 * side), np.ones(8), task=f"side {side}")
 
 
-def test_where_to_go_is_learned_where_the_example_alone_says_it() -> None:
+def test_where_to_go_is_learned_where_the_example_alone_says_it():
     losses: list[float] = []
     walks = [walk(side, seed) for seed in range(4) for side in (-1.0, 1.0)]
     sizes = dict(prompts_per_batch=2, token_dim=16, learning_rate=1e-2)
@@ -227,20 +214,17 @@ def test_where_to_go_is_learned_where_the_example_alone_says_it() -> None:
     assert_allclose(act(np.zeros((2, 1), np.float32), [0, 1], np.zeros(2)), [[-0.5], [0.5]], atol=0.2)
 
 
-def test_the_same_seed_learns_the_same() -> None:
+def test_the_same_seed_learns_the_same():
     assert differing(*(tiny().learn(3).network for _ in range(2))) == set()
 
 
-def test_a_learning_that_goes_astray_is_noticed() -> None:
+def test_a_learning_that_goes_astray_is_noticed():
     with pytest.raises(RuntimeError, match=r"diverged: the weight .* is not finite"):
         tiny(learning_rate=1e30).learn(3)
 
 
-# The file ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("changes", [{}, dict(text_encoder=None)], ids=["with text", "without text"])
-def test_a_loaded_model_acts_as_the_saved_one(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_a_loaded_model_acts_as_the_saved_one(changes, tmp_path):
     model = tiny(**changes).learn(2)
     model.save(tmp_path / "prompt_dt")
     prompts = PROMPTS if changes == {} else [PROMPTS[1]] * 3
@@ -254,14 +238,14 @@ def test_a_loaded_model_acts_as_the_saved_one(changes: dict[str, Any], tmp_path:
         assert_array_equal(actions(copied), actions(model))
 
 
-def test_a_loaded_model_has_no_data_to_learn_from() -> None:
+def test_a_loaded_model_has_no_data_to_learn_from():
     file = io.BytesIO()
     tiny().save(file)
     with pytest.raises(ValueError, match="without data cannot learn"):
         PromptDT.load(io.BytesIO(file.getvalue())).learn(1)
 
 
-def test_the_files_of_the_method_and_of_the_baseline_are_not_taken_for_each_other(tmp_path: Path) -> None:
+def test_the_files_of_the_method_and_of_the_baseline_are_not_taken_for_each_other(tmp_path):
     tiny().save(tmp_path / "baseline")
     LLMDPD("MlpPolicy", dataset=make_episodes(), text_encoder=None, device="cpu").save(tmp_path / "method")
     with pytest.raises(ValueError, match=r"holds no PromptDT; LLMDPD\.load reads"):
@@ -270,7 +254,7 @@ def test_the_files_of_the_method_and_of_the_baseline_are_not_taken_for_each_othe
         LLMDPD.load(tmp_path / "baseline")
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused(tmp_path):
     model = tiny()
     model._arguments["token_dim"] = 2**20
     model.save(tmp_path / "model")
@@ -278,22 +262,19 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         PromptDT.load(tmp_path / "model")
 
 
-# Refusals ---------------------------------------------------------------------------------------------------
-
-
-def test_observations_that_are_no_vector_are_refused() -> None:
+def test_observations_that_are_no_vector_are_refused():
     with pytest.raises(ValueError, match=r"one vector, Box of shape \(n,\), got Dict"):
         tiny(with_dicts(make_episodes()))
 
 
-def test_sizes_that_do_not_fit_together_are_refused() -> None:
+def test_sizes_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match="`token_dim` must be a multiple of `n_heads`, got 8 and 3"):
         tiny(n_heads=3)
     with pytest.raises(ValueError, match="`batch_size` must be a multiple of `prompts_per_batch`"):
         tiny(batch_size=7).learn(1)
 
 
-def test_a_features_extractor_that_learns_is_refused() -> None:
+def test_a_features_extractor_that_learns_is_refused():
     message = r"must be one of \('flatten', 'metaworld_relative'\), got 'nature_cnn'"
     with pytest.raises(ValueError, match=message):
         tiny(features_extractor_class="nature_cnn")
@@ -306,17 +287,17 @@ def test_a_features_extractor_that_learns_is_refused() -> None:
         (Prompt("do task number 0"), "trained without task texts"),
     ],
 )
-def test_a_prompt_that_does_not_fit_is_refused(prompt: Prompt, message: str) -> None:
+def test_a_prompt_that_does_not_fit_is_refused(prompt, message):
     with pytest.raises(ValueError, match=message):
         tiny(text_encoder=None).make_act([prompt])
 
 
-def test_a_vector_of_another_encoder_is_refused(model: PromptDT) -> None:
+def test_a_vector_of_another_encoder_is_refused(model):
     with pytest.raises(ValueError, match="has 3 entries, and this model reads 16"):
         model.make_act([Prompt(text_vector=np.zeros(3))])
 
 
-def test_it_has_about_as_many_weights_as_the_method() -> None:
+def test_it_has_about_as_many_weights_as_the_method():
     episodes = make_episodes(observation_dim=39, action_dim=4)
     encoder = dict(text_encoder="hashing:384", device="cpu")
     baseline = PromptDT(episodes, prompts_per_batch=8, **encoder)

@@ -30,14 +30,14 @@ def features_of(prompts: PromptBatch) -> th.Tensor:
     return prompts.observations.view(M, L, FEATURE)
 
 
-def test_the_null_text_stands_where_there_is_no_text() -> None:
+def test_the_null_text_stands_where_there_is_no_text():
     encoder, prompts = make_encoder(), make_prompts()
     text = encoder(prompts, features_of(prompts)).vectors[:, :TEXT_EMBEDDING]
     assert th.equal(text[2:], encoder.null_text.expand(2, -1))
     assert_close(text[:2], encoder.text(prompts.text_vectors[:2]))
 
 
-def test_the_null_trajectory_stands_where_there_is_no_trajectory() -> None:
+def test_the_null_trajectory_stands_where_there_is_no_trajectory():
     encoder, prompts = make_encoder(), make_prompts()
     encoded = encoder(prompts, features_of(prompts))
     trajectory = encoded.vectors[:, TEXT_EMBEDDING:]
@@ -45,7 +45,7 @@ def test_the_null_trajectory_stands_where_there_is_no_trajectory() -> None:
     assert_close(trajectory[[0, 2]], encoder.pool(encoded.tokens.mean(dim=1))[[0, 2]])
 
 
-def test_what_an_absent_part_holds_changes_nothing() -> None:
+def test_what_an_absent_part_holds_changes_nothing():
     encoder, prompts = make_encoder(), make_prompts()
     before = encoder(prompts, features_of(prompts)).vectors
     prompts.text_vectors[~HAS_TEXT] = 1e3
@@ -54,7 +54,7 @@ def test_what_an_absent_part_holds_changes_nothing() -> None:
     assert th.equal(before, encoder(prompts, features_of(prompts)).vectors)
 
 
-def test_each_prompt_is_encoded_apart_from_the_others() -> None:
+def test_each_prompt_is_encoded_apart_from_the_others():
     encoder, prompts = make_encoder(), make_prompts()
     together = encoder(prompts, features_of(prompts))
     for m in range(M):
@@ -66,7 +66,7 @@ def test_each_prompt_is_encoded_apart_from_the_others() -> None:
         assert_close(encoded.tokens[0], together.tokens[m])
 
 
-def test_a_null_learns_only_from_the_prompts_that_use_it() -> None:
+def test_a_null_learns_only_from_the_prompts_that_use_it():
     encoder, prompts = make_encoder(), make_prompts()
     vectors = encoder(prompts, features_of(prompts)).vectors
     nulls = (encoder.null_text, encoder.null_trajectory)
@@ -75,7 +75,7 @@ def test_a_null_learns_only_from_the_prompts_that_use_it() -> None:
     assert [bool(trajectory.any()) for _, trajectory in by_prompt] == (~HAS_TRAJECTORY).tolist()
 
 
-def test_the_encoders_learn_only_from_the_prompts_that_have_something_to_read() -> None:
+def test_the_encoders_learn_only_from_the_prompts_that_have_something_to_read():
     encoder, prompts = make_encoder(), make_prompts()
     vectors = encoder(prompts, features_of(prompts)).vectors
     weights = (encoder.text[0].weight, encoder.trajectory.embed.weight)
@@ -85,7 +85,7 @@ def test_the_encoders_learn_only_from_the_prompts_that_have_something_to_read() 
     assert [bool(trajectory.any()) for _, trajectory in by_prompt] == HAS_TRAJECTORY.tolist()
 
 
-def test_dropped_prompts_are_encoded_as_absent_ones() -> None:
+def test_dropped_prompts_are_encoded_as_absent_ones():
     encoder, prompts = make_encoder(), make_prompts()
     dropped = prompts.dropped(th.tensor([True, False, False, False]), th.tensor([False, False, True, False]))
     assert dropped.has_text.tolist() == [False, True, False, False]
@@ -95,19 +95,19 @@ def test_dropped_prompts_are_encoded_as_absent_ones() -> None:
     assert th.equal(vectors[2, TEXT_EMBEDDING:], encoder.null_trajectory)
 
 
-def test_dropping_leaves_the_prompts_as_they_were() -> None:
+def test_dropping_leaves_the_prompts_as_they_were():
     prompts = make_prompts()
     prompts.dropped(th.ones(M, dtype=th.bool), th.ones(M, dtype=th.bool))
     assert prompts.has_text.tolist() == [True, True, False, False]
 
 
-def test_a_model_without_text_gives_every_prompt_the_null_text() -> None:
+def test_a_model_without_text_gives_every_prompt_the_null_text():
     encoder, prompts = make_encoder(text_dim=0), make_prompts(text_dim=0)
     vectors = encoder(prompts._replace(has_text=th.zeros(M, dtype=th.bool)), features_of(prompts)).vectors
     assert th.equal(vectors[:, :TEXT_EMBEDDING], encoder.null_text.expand(M, -1))
 
 
-def test_texts_and_trajectories_weigh_the_same() -> None:
+def test_texts_and_trajectories_weigh_the_same():
     """Both parts end in a layer norm: a part whose inputs are a thousand times as large weighs no more."""
     encoder, prompts = make_encoder(), make_prompts()
     large = prompts._replace(text_vectors=1e3 * prompts.text_vectors)
@@ -121,26 +121,26 @@ def encoder() -> TrajectoryEncoder:
     return TrajectoryEncoder(FEATURE, ACTION, L, TOKEN, n_layers=1, n_heads=2)
 
 
-def test_the_order_of_an_examples_steps_matters(encoder: TrajectoryEncoder) -> None:
+def test_the_order_of_an_examples_steps_matters(encoder):
     steps = th.randn(1, L, FEATURE + ACTION)
     forwards, backwards = encoder(steps), encoder(steps.flip(1))
     assert (forwards.mean(dim=1) - backwards.mean(dim=1)).abs().max() > 1e-4
 
 
-def test_the_trajectory_encoder_reads_actions_and_states_of_every_step(encoder: TrajectoryEncoder) -> None:
+def test_the_trajectory_encoder_reads_actions_and_states_of_every_step(encoder):
     steps = th.randn(1, L, FEATURE + ACTION, requires_grad=True)
     (gradient,) = th.autograd.grad((encoder(steps).mean(dim=1) * th.randn(TOKEN)).sum(), steps)
     for part in gradient.split([FEATURE, ACTION], dim=2):
         assert (part.abs().sum(dim=2) > 1e-5).all()
 
 
-def test_every_token_has_seen_every_step(encoder: TrajectoryEncoder) -> None:
+def test_every_token_has_seen_every_step(encoder):
     steps = th.randn(1, L, FEATURE + ACTION, requires_grad=True)
     (first,) = th.autograd.grad((encoder(steps)[0, 0] * th.randn(TOKEN)).sum(), steps)
     assert (first.abs().sum(dim=2) > 1e-6).all()
 
 
-def test_with_a_single_text_layer_words_add_up() -> None:
+def test_with_a_single_text_layer_words_add_up():
     """Before the layer norm, the vector of two words together is the sum of those of each."""
     encoder = PromptEncoder(6, 3, 2, 4, 8, 8, 8, 1, 2, n_text_layers=1)
     assert encoder.text is not None
@@ -151,7 +151,7 @@ def test_with_a_single_text_layer_words_add_up() -> None:
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
-def test_the_text_goes_through_as_many_layers_as_asked_for(n_layers: int) -> None:
+def test_the_text_goes_through_as_many_layers_as_asked_for(n_layers):
     text = PromptEncoder(6, 3, 2, 4, 8, 8, 8, 1, 2, n_text_layers=n_layers).text
     pairs = [nn.SiLU, nn.Linear] * (n_layers - 1)
     assert [type(layer) for layer in text or []] == [nn.Linear, *pairs, nn.LayerNorm]

@@ -79,9 +79,7 @@ AFTER = pytest.mark.parametrize("after", [4, 6, 8, 11])
 
 
 @AFTER
-def test_a_killed_training_has_the_model_and_the_curve_of_one_that_was_not(
-    tmp_path: Path, after: int
-) -> None:
+def test_a_killed_training_has_the_model_and_the_curve_of_one_that_was_not(tmp_path, after):
     def callbacks(folder: Path) -> list[BaseCallback]:
         return [LearningCurve(folder / "progress.csv")]
 
@@ -93,9 +91,7 @@ def test_a_killed_training_has_the_model_and_the_curve_of_one_that_was_not(
 
 
 @AFTER
-def test_an_evaluation_goes_on_counting_its_steps_its_results_and_its_best(
-    tmp_path: Path, after: int
-) -> None:
+def test_an_evaluation_goes_on_counting_its_steps_its_results_and_its_best(tmp_path, after):
     (whole,) = train_in_one_go(tmp_path / "whole", lambda folder: [evaluation(folder)])
     (again,) = train_and_be_killed(tmp_path / "killed", lambda folder: [evaluation(folder)], after)
     assert counted(again) == counted(whole)
@@ -111,7 +107,7 @@ def results(folder: Path) -> dict[str, Any]:
         return {"best": best, **{name: found[name].tolist() for name in found}}
 
 
-def test_an_evaluation_and_the_curve_share_a_log(tmp_path: Path) -> None:
+def test_an_evaluation_and_the_curve_share_a_log(tmp_path):
     def callbacks(folder: Path) -> list[BaseCallback]:
         return [LearningCurve(folder / "progress.csv"), evaluation(folder)]
 
@@ -122,7 +118,7 @@ def test_an_evaluation_and_the_curve_share_a_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [4, 6, 7])
-def test_patience_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
+def test_patience_goes_on_where_it_was(tmp_path, after):
     """Nothing is learned, and so the fourth evaluation is the third without a new best."""
 
     def callbacks(folder: Path) -> list[BaseCallback]:
@@ -136,7 +132,7 @@ def test_patience_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
 
 
 @AFTER
-def test_checkpoints_come_at_the_same_steps(tmp_path: Path, after: int) -> None:
+def test_checkpoints_come_at_the_same_steps(tmp_path, after):
     def callbacks(folder: Path) -> list[BaseCallback]:
         return [
             CheckpointCallback(5, str(folder / "checkpoints")),
@@ -151,7 +147,7 @@ def test_checkpoints_come_at_the_same_steps(tmp_path: Path, after: int) -> None:
         assert names == {"rl_model_10_steps.zip", "rl_model_5_steps.zip"}
 
 
-def test_a_training_goes_on_from_an_sb3_checkpoint(tmp_path: Path) -> None:
+def test_a_training_goes_on_from_an_sb3_checkpoint(tmp_path):
     checkpoints = CheckpointCallback(4, str(tmp_path))
     whole = tiny_model().learn(10, callback=checkpoints)
     resumed = resumed_from(tmp_path / "rl_model_4_steps.zip")
@@ -162,7 +158,7 @@ def test_a_training_goes_on_from_an_sb3_checkpoint(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["rl_model_8_steps.zip"]
 
 
-def test_callbacks_after_the_one_that_saves_see_its_step_when_the_training_goes_on(tmp_path: Path) -> None:
+def test_callbacks_after_the_one_that_saves_see_its_step_when_the_training_goes_on(tmp_path):
     def callbacks(name: str) -> list[BaseCallback]:  # in the order of SB3's documentation
         return [CheckpointCallback(4, str(tmp_path)), evaluation(tmp_path / name)]
 

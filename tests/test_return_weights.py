@@ -20,15 +20,15 @@ def lots_of(rewards: list[float], strength: float) -> np.ndarray:
     return return_lots([earning([reward], terminated=True) for reward in rewards], strength, gamma=0.9)
 
 
-def test_the_last_reward_of_an_episode_that_was_cut_off_goes_on_for_ever() -> None:
+def test_the_last_reward_of_an_episode_that_was_cut_off_goes_on_for_ever():
     assert lasting_return(earning([1.0, 0.0, 2.0]), 0.5) == pytest.approx(1.0 + 0.25 * 2.0 / 0.5)
 
 
-def test_an_episode_that_its_task_ended_earns_nothing_more() -> None:
+def test_an_episode_that_its_task_ended_earns_nothing_more():
     assert lasting_return(earning([1.0, 0.0, 2.0], terminated=True), 0.5) == pytest.approx(1.0 + 0.25 * 2.0)
 
 
-def test_to_be_done_at_once_is_worth_more_than_never_however_soon_recording_stops() -> None:
+def test_to_be_done_at_once_is_worth_more_than_never_however_soon_recording_stops():
     at_once, never = earning([0.0, 10.0]), earning([1.0] * 500)
     assert sum(at_once.rewards) < sum(never.rewards)
     assert lasting_return(at_once, 0.99) > lasting_return(never, 0.99)
@@ -39,21 +39,19 @@ def test_to_be_done_at_once_is_worth_more_than_never_however_soon_recording_stop
     [([0.0, 1.0, 2.0, 4.0], [-2.0, -1.5, -1.0, 0.0]), ([-4.0, -3.0, -0.0], [-2.0, -1.5, 0.0])],
     ids=["rewards", "costs"],
 )
-def test_an_episode_is_drawn_by_the_share_of_the_largest_return_that_it_misses(
-    rewards: list[float], expected: list[float]
-) -> None:
+def test_an_episode_is_drawn_by_the_share_of_the_largest_return_that_it_misses(rewards, expected):
     lots = lots_of(rewards, strength=2.0)
     assert lots / lots[-1] == pytest.approx(np.exp(expected), rel=1e-4)
 
 
-def test_a_task_with_larger_rewards_is_not_drawn_more_often() -> None:
+def test_a_task_with_larger_rewards_is_not_drawn_more_often():
     small = [earning([reward], "small") for reward in (1.0, 2.0)]
     large = [earning([1000.0 * reward], "large") for reward in (1.0, 2.0)]
     lots = return_lots([*small, *large], strength=2.0, gamma=0.9)
     assert lots[:2].tolist() == lots[2:].tolist()
 
 
-def test_good_episodes_that_differ_little_are_drawn_nearly_alike() -> None:
+def test_good_episodes_that_differ_little_are_drawn_nearly_alike():
     """Their differences are those of their scenes, however few there are to be told apart by."""
     lots = lots_of([0.98, 0.99, 1.0], strength=4.0)
     assert lots.min() / lots.max() > 0.9
@@ -61,19 +59,16 @@ def test_good_episodes_that_differ_little_are_drawn_nearly_alike() -> None:
 
 @pytest.mark.parametrize("rewards", [[0.1, 0.2], [0.0, 0.0], [-1.0, -1.0]])
 @pytest.mark.parametrize("strength", [0.0, 3.0])
-def test_episodes_that_earn_alike_are_drawn_alike(strength: float, rewards: list[float]) -> None:
+def test_episodes_that_earn_alike_are_drawn_alike(strength, rewards):
     assert len(set(return_lots([earning(rewards) for _ in range(3)], strength, 0.99))) == 1
 
 
-def test_the_worst_episode_is_still_drawn_and_the_best_has_the_most_lots() -> None:
+def test_the_worst_episode_is_still_drawn_and_the_best_has_the_most_lots():
     lots = return_lots([earning([reward]) for reward in (0.0, 0.0, 0.0, 100.0)], strength=50.0, gamma=0.99)
     assert lots.tolist() == [1, 1, 1, MOST_LOTS]
 
 
-# Draws ------------------------------------------------------------------------------------------------------
-
-
-def test_transitions_are_drawn_in_proportion_to_their_lots() -> None:
+def test_transitions_are_drawn_in_proportion_to_their_lots():
     """Three long bad episodes and two short good ones: without weights most of what is drawn is bad."""
     bad = [earning([0.0] * 20, number=number, terminated=True) for number in (0, 1, 2)]
     good = [earning([1.0] * 5, number=number, terminated=True) for number in (3, 4)]
@@ -93,7 +88,7 @@ def test_transitions_are_drawn_in_proportion_to_their_lots() -> None:
     assert rates[2.0] > 3 * rates[0.0]
 
 
-def test_of_the_goals_of_a_task_the_better_one_is_drawn_more_often() -> None:
+def test_of_the_goals_of_a_task_the_better_one_is_drawn_more_often():
     episodes = [earning([float(number // 2)], number=number, goal="ab"[number // 2]) for number in range(4)]
     lots = return_lots(episodes, 1.0, 0.99)
     buffer = make_buffer(episodes, same_goal=True, return_weight=1.0, prompts_per_batch=1)
@@ -109,6 +104,6 @@ def test_of_the_goals_of_a_task_the_better_one_is_drawn_more_often() -> None:
         (1.0, 1.0, "above 0 goes by discounted returns: `gamma` .*got 1.0"),
     ],
 )
-def test_weights_that_cannot_be_are_refused(return_weight: float, gamma: float, message: str) -> None:
+def test_weights_that_cannot_be_are_refused(return_weight, gamma, message):
     with pytest.raises(ValueError, match=f"`return_weight` {message}"):
         make_buffer([earning([0.0]), earning([1.0])], return_weight=return_weight, gamma=gamma)

@@ -43,9 +43,6 @@ def equal(one: Any, other: Any) -> bool:
     return all(th.equal(a.cpu(), b.cpu()) for a, b in zip(tensors(one), tensors(other), strict=True))
 
 
-# Saved and loaded -------------------------------------------------------------------------------------------
-
-
 def a_file(folder: Path, as_what: str) -> tuple[Any, Callable[[], Any]]:
     """A target to save to, and a function that gives the source to load from."""
     if as_what == "BytesIO":
@@ -58,9 +55,7 @@ def a_file(folder: Path, as_what: str) -> tuple[Any, Callable[[], Any]]:
 
 @pytest.mark.parametrize("as_what", ["str", "Path", "BytesIO"])
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-def test_a_saved_buffer_comes_back_whole_on_the_models_device_and_learning_goes_on(
-    tmp_path: Path, as_what: str, device: str
-) -> None:
+def test_a_saved_buffer_comes_back_whole_on_the_models_device_and_learning_goes_on(tmp_path, as_what, device):
     """Answers `test_save_load.py::test_save_load_replay_buffer`; learning goes on in place of `extend`."""
     model, undisturbed = identity_model(device=device).learn(3), identity_model(device=device).learn(3)
     before = deepcopy(model.replay_buffer)
@@ -81,9 +76,7 @@ def test_a_saved_buffer_comes_back_whole_on_the_models_device_and_learning_goes_
 @pytest.mark.parametrize(
     ("saved_on", "loaded_on"), [pytest.param("cuda", "cpu", marks=CUDA.marks), ("cpu", "cuda")]
 )
-def test_a_buffer_moves_to_the_device_of_the_model_that_loads_it(
-    tmp_path: Path, saved_on: str, loaded_on: str
-) -> None:
+def test_a_buffer_moves_to_the_device_of_the_model_that_loads_it(tmp_path, saved_on, loaded_on):
     """Answers `test_save_load.py::test_save_load_replay_buffer`: SB3's issue 1561."""
     loaded_on = get_device(loaded_on).type
     identity_model(device=saved_on).save_replay_buffer(tmp_path / "buffer")
@@ -93,7 +86,7 @@ def test_a_buffer_moves_to_the_device_of_the_model_that_loads_it(
     assert model.learn(2).num_timesteps == 2
 
 
-def test_a_buffer_of_other_spaces_is_refused(tmp_path: Path) -> None:
+def test_a_buffer_of_other_spaces_is_refused(tmp_path):
     """Beyond `test_save_load.py::test_save_load_replay_buffer`: SB3 would fail at the next gradient step."""
     tiny_model().save_replay_buffer(tmp_path / "buffer")
     model = identity_model()
@@ -105,25 +98,22 @@ def test_a_buffer_of_other_spaces_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "foreign", [ReplayBuffer(5, ACTIONS, ACTIONS, "cpu"), "no buffer"], ids=["SB3's", "a string"]
 )
-def test_what_is_no_buffer_of_prompts_is_refused(tmp_path: Path, foreign: Any) -> None:
+def test_what_is_no_buffer_of_prompts_is_refused(tmp_path, foreign):
     """Answers `test_save_load.py::test_save_load_replay_buffer`: what SB3's own loading asserts."""
     save_to_pkl(tmp_path / "buffer", foreign)
     with pytest.raises((AssertionError, TypeError, ValueError)):
         identity_model().load_replay_buffer(tmp_path / "buffer")
 
 
-def test_learning_several_times_warns_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+def test_learning_several_times_warns_of_nothing(recwarn):
     """Answers `test_save_load.py::test_warn_buffer`: no episode is ever cut by a second `learn`."""
     identity_model().learn(2).learn(2, reset_num_timesteps=False).learn(2)
     assert len(recwarn) == 0
 
 
-# Devices and types ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("device", ["cpu", "auto", CUDA])
 @pytest.mark.parametrize("as_dict", [False, True], ids=["array", "dict"])
-def test_every_tensor_of_a_batch_is_on_the_buffers_device(device: str, as_dict: bool) -> None:
+def test_every_tensor_of_a_batch_is_on_the_buffers_device(device, as_dict):
     """Answers `test_buffers.py::test_device_buffer`."""
     space = spaces.Box(1.0, 5.0, (1,))
     env = SpacesEnv(spaces.Dict(observation=space, goal=space) if as_dict else space, ACTIONS)
@@ -134,9 +124,7 @@ def test_every_tensor_of_a_batch_is_on_the_buffers_device(device: str, as_dict: 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("action_dtype", [np.float32, np.float64])
-def test_observations_keep_the_type_of_their_space_and_floats_are_single(
-    dtype: type[Any], action_dtype: type[Any]
-) -> None:
+def test_observations_keep_the_type_of_their_space_and_floats_are_single(dtype, action_dtype):
     """Answers `test_buffers.py::test_buffer_dtypes`; the networks read all floats as float32."""
     space = spaces.Dict(obs=spaces.Box(0, 100, dtype=dtype), other=spaces.Box(0, 100, dtype=np.uint8))
     dataset = recorded(SpacesEnv(space, spaces.Box(-1, 1, dtype=action_dtype)))
@@ -150,7 +138,7 @@ def test_observations_keep_the_type_of_their_space_and_floats_are_single(
     assert {tensor.dtype for tensor in floats} == {th.float32}
 
 
-def test_statistics_of_vec_normalize_are_refused_by_the_buffer() -> None:
+def test_statistics_of_vec_normalize_are_refused_by_the_buffer():
     """Answers `test_buffers.py::test_replay_buffer_normalization`: the policy has statistics of its own."""
     model = tiny_model()
     with pytest.raises(ValueError, match="VecNormalize cannot serve offline"):
@@ -158,12 +146,12 @@ def test_statistics_of_vec_normalize_are_refused_by_the_buffer() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, -3])
-def test_a_batch_of_nothing_is_refused(batch_size: int) -> None:
+def test_a_batch_of_nothing_is_refused(batch_size):
     with pytest.raises(ValueError, match="batch_size"):
         tiny_model().replay_buffer.sample(batch_size)
 
 
-def test_a_buffer_of_a_users_own_class_is_used_as_it_is() -> None:
+def test_a_buffer_of_a_users_own_class_is_used_as_it_is():
     """Answers `test_buffers.py::test_custom_rollout_buffer`: the buffer itself is the argument."""
 
     class OwnBuffer(PromptReplayBuffer):

@@ -1,6 +1,5 @@
 """Stable-Baselines3's tests of callbacks, asked of LLMDPD; each says which one it answers."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,10 +73,7 @@ class LineCounter(Logger):
         self.steps.append(step)
 
 
-# All of them together ---------------------------------------------------------------------------------------
-
-
-def test_sb3s_callbacks_work_together_and_are_told_the_same(tmp_path: Path) -> None:
+def test_sb3s_callbacks_work_together_and_are_told_the_same(tmp_path):
     """Answers `test_callbacks.py::test_callbacks`; locals hold no `new_obs` and `dones`, as nobody steps."""
     model, logger = toy_model(), LineCounter()
     model.set_logger(logger)
@@ -120,7 +116,7 @@ def test_sb3s_callbacks_work_together_and_are_told_the_same(tmp_path: Path) -> N
     "falsy", [False, np.bool_(0), th.tensor(0, dtype=th.bool)], ids=["bool", "numpy", "torch"]
 )
 @pytest.mark.parametrize("how", ["alone", "in a list", "as a function", "at an event"])
-def test_a_callback_that_says_no_ends_training_at_once(falsy: Any, how: str) -> None:
+def test_a_callback_that_says_no_ends_training_at_once(falsy, how):
     """Answers `test_callbacks.py::test_callbacks_can_cancel_runs`."""
 
     class SayNo(BaseCallback):
@@ -138,13 +134,13 @@ def test_a_callback_that_says_no_ends_training_at_once(falsy: Any, how: str) -> 
     assert no.n_calls == (how != "as a function")
 
 
-def test_stopping_on_episodes_says_that_training_has_none() -> None:
+def test_stopping_on_episodes_says_that_training_has_none():
     """Answers `test_callbacks.py::test_callbacks`, the part that cannot be: no environment is stepped."""
     with pytest.raises(AssertionError, match="dones"):
         toy_model().learn(2, callback=StopTrainingOnMaxEpisodes(max_episodes=1))
 
 
-def test_training_stops_where_evaluations_no_longer_improve() -> None:
+def test_training_stops_where_evaluations_no_longer_improve():
     """Answers `test_callbacks.py::test_callbacks`: the return is always 10, so none is above the first."""
     stop = StopTrainingOnNoModelImprovement(max_no_improvement_evals=2, min_evals=1)
     model = toy_model().learn(50, callback=evaluation_of(callback_after_eval=stop, eval_freq=2))
@@ -152,17 +148,14 @@ def test_training_stops_where_evaluations_no_longer_improve() -> None:
 
 
 @pytest.mark.parametrize(("threshold", "steps"), [(9.5, 2), (10.5, 6)])
-def test_training_stops_at_a_reward_and_only_there(threshold: float, steps: int) -> None:
+def test_training_stops_at_a_reward_and_only_there(threshold, steps):
     """Answers `test_callbacks.py::test_callbacks`."""
     stop = StopTrainingOnRewardThreshold(reward_threshold=threshold)
     model = toy_model().learn(6, callback=evaluation_of(callback_on_new_best=stop, eval_freq=2))
     assert model.num_timesteps == steps
 
 
-# Evaluation during training ---------------------------------------------------------------------------------
-
-
-def test_several_environments_evaluate_during_training() -> None:
+def test_several_environments_evaluate_during_training():
     """Answers `test_callbacks.py::test_eval_callback_vec_env`."""
     evaluation = evaluation_of(DummyVecEnv([toy_env] * 3), eval_freq=2, n_eval_episodes=5)
     toy_model().learn(5, callback=evaluation)
@@ -181,7 +174,7 @@ class SometimesSuccessful(SpacesEnv):
         return *rest, {**info, "is_success": self.n_resets % 2 == 0}
 
 
-def test_shares_of_success_are_logged_and_kept(tmp_path: Path) -> None:
+def test_shares_of_success_are_logged_and_kept(tmp_path):
     """Answers `test_callbacks.py::test_eval_success_logging`."""
     logged = dict(log_path=str(tmp_path), eval_freq=3, n_eval_episodes=4)
     evaluation = evaluation_of(SometimesSuccessful(), **logged)
@@ -190,7 +183,7 @@ def test_shares_of_success_are_logged_and_kept(tmp_path: Path) -> None:
     assert np.load(tmp_path / "evaluations.npz")["successes"].shape == (1, 4)
 
 
-def test_evaluations_are_logged_at_the_step_they_were_made_at(tmp_path: Path) -> None:
+def test_evaluations_are_logged_at_the_step_they_were_made_at(tmp_path):
     """Answers `test_callbacks.py::test_eval_callback_logs_are_written_with_the_correct_timestep`."""
     model = toy_model(tensorboard_log=str(tmp_path))
     model.learn(8, callback=evaluation_of(eval_freq=3), log_interval=2)
@@ -199,7 +192,7 @@ def test_evaluations_are_logged_at_the_step_they_were_made_at(tmp_path: Path) ->
     assert [event.step for event in events.scalars.Items("eval/mean_reward")] == [3, 6]
 
 
-def test_callbacks_of_an_evaluation_know_their_parent(tmp_path: Path) -> None:
+def test_callbacks_of_an_evaluation_know_their_parent(tmp_path):
     """Answers `test_callbacks.py::test_eval_callback_chaining`."""
     parents: list[Any] = []
 
@@ -220,10 +213,7 @@ def test_callbacks_of_an_evaluation_know_their_parent(tmp_path: Path) -> None:
     assert evaluation.best_mean_reward == 10.0
 
 
-# Checkpoints ------------------------------------------------------------------------------------------------
-
-
-def test_checkpoints_bring_the_buffer_along_and_a_run_goes_on_from_both(tmp_path: Path) -> None:
+def test_checkpoints_bring_the_buffer_along_and_a_run_goes_on_from_both(tmp_path):
     """Answers `test_callbacks.py::test_checkpoint_additional_info`; VecNormalize has no statistics here."""
     extras = dict(save_replay_buffer=True, save_vecnormalize=True)
     whole = toy_model().learn(3, callback=CheckpointCallback(3, str(tmp_path), **extras, verbose=2))
@@ -237,13 +227,8 @@ def test_checkpoints_bring_the_buffer_along_and_a_run_goes_on_from_both(tmp_path
     assert differing(model.policy, whole.policy) == set()
 
 
-# Progress ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("n_envs", [1, 2])
-def test_a_progress_bar_ends_at_the_number_of_gradient_steps(
-    n_envs: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_progress_bar_ends_at_the_number_of_gradient_steps(n_envs, capsys):
     """Answers `test_callbacks.py::test_callbacks`: `progress_bar=True` with vectorised environments, too."""
     model = model_of(DummyVecEnv([toy_env] * n_envs))
     for steps in (3, 2):
@@ -251,7 +236,7 @@ def test_a_progress_bar_ends_at_the_number_of_gradient_steps(
         assert f"{steps}/{steps}" in capsys.readouterr().out
 
 
-def test_sb3s_progress_bar_can_be_a_callback_among_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sb3s_progress_bar_can_be_a_callback_among_others(capsys):
     """Answers `test_callbacks.py::test_callbacks`: the bar as an object."""
     toy_model().learn(3, callback=[Recorder(), ProgressBarCallback()])
     assert "3/3" in capsys.readouterr().out

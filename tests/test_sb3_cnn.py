@@ -1,6 +1,5 @@
 """Stable-Baselines3's tests of images and target networks, asked of LLMDPD; each says what it answers."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,9 +38,7 @@ def close(one: list[th.Tensor], other: list[th.Tensor]) -> set[bool]:
 
 @pytest.mark.parametrize("channel_first", [False, True])
 @pytest.mark.parametrize("n_channels", [1, 3])
-def test_images_are_learned_from_and_a_loaded_model_sees_the_same(
-    tmp_path: Path, channel_first: bool, n_channels: int
-) -> None:
+def test_images_are_learned_from_and_a_loaded_model_sees_the_same(tmp_path, channel_first, n_channels):
     """Answers `test_cnn.py::test_cnn` and `test_channel_first_env`: channels may come first or last."""
     env = image_env(channel_first, n_channels)
     model = image_model(env).learn(2)
@@ -58,7 +55,7 @@ def test_images_are_learned_from_and_a_loaded_model_sees_the_same(
     assert_array_equal(loaded.predict(observation, deterministic=True)[0], action)
 
 
-def test_images_that_were_put_in_order_by_hand_stay_so() -> None:
+def test_images_that_were_put_in_order_by_hand_stay_so():
     """Answers `test_cnn.py::test_vec_transpose_skip`: stacked frames, whose channels could be either axis."""
     frames = DummyVecEnv([lambda: FakeImageEnv(6, 41, 40, 10, discrete=False, channel_first=True)])
     env = VecTransposeImage(VecFrameStack(frames, 5, "first"), skip=True)
@@ -69,7 +66,7 @@ def test_images_that_were_put_in_order_by_hand_stay_so() -> None:
 
 
 @pytest.mark.parametrize("normalize_images", [True, False])
-def test_what_only_looks_like_an_image_is_read_as_it_is_or_refused(normalize_images: bool) -> None:
+def test_what_only_looks_like_an_image_is_read_as_it_is_or_refused(normalize_images):
     """Answers `test_cnn.py::test_image_like_input`: floats of an image's shape, without VecNormalize."""
     env = SpacesEnv(spaces.Box(-10.0, 10.0, (1, 36, 36)), spaces.Box(-1.0, 1.0, (2,)))
     policy_kwargs = {**SMALL, "normalize_images": normalize_images}
@@ -81,7 +78,7 @@ def test_what_only_looks_like_an_image_is_read_as_it_is_or_refused(normalize_ima
 
 
 @pytest.mark.parametrize(("normalize_images", "largest"), [(True, 1.0), (False, 255.0)])
-def test_bytes_are_divided_by_255_unless_told_otherwise(normalize_images: bool, largest: float) -> None:
+def test_bytes_are_divided_by_255_unless_told_otherwise(normalize_images, largest):
     """Answers `test_cnn.py::test_image_like_input`: what the argument does to a real image."""
     model = image_model(policy_kwargs={**SMALL, "normalize_images": normalize_images})
     read: list[float] = []
@@ -91,7 +88,7 @@ def test_bytes_are_divided_by_255_unless_told_otherwise(normalize_images: bool, 
     assert set(read) == {largest, 0.0}  # the observation, and the zeros that stand for no example
 
 
-def test_target_networks_start_as_copies_and_follow() -> None:
+def test_target_networks_start_as_copies_and_follow():
     """Answers `test_cnn.py::test_features_extractor_target_net`, the part before and after training."""
     model = image_model(**LEARNING)
     assert close(parameters(model, ONLINE), parameters(model, TARGETS)) == {True}
@@ -102,7 +99,7 @@ def test_target_networks_start_as_copies_and_follow() -> None:
     assert close(parameters(model, ONLINE), parameters(model, TARGETS)) == {False}
 
 
-def test_target_networks_stay_where_nothing_is_copied() -> None:
+def test_target_networks_stay_where_nothing_is_copied():
     """Answers `test_cnn.py::test_features_extractor_target_net`: tau of 0, and an average that stays."""
     model = image_model(**LEARNING).learn(1)
     model.tau, model.ema_decay = 0.0, 1.0
@@ -113,7 +110,7 @@ def test_target_networks_stay_where_nothing_is_copied() -> None:
     assert close(online, parameters(model, ONLINE)) == {False}
 
 
-def test_with_a_learning_rate_of_0_only_the_target_networks_move() -> None:
+def test_with_a_learning_rate_of_0_only_the_target_networks_move():
     """Answers `test_cnn.py::test_features_extractor_target_net`: the end."""
     model = image_model(**LEARNING).learn(8)
     model.lr_schedule = model.critic_lr_schedule = lambda _: 0.0

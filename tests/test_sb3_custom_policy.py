@@ -1,6 +1,5 @@
 """Stable-Baselines3's tests of policy arguments and of the policy alone; each says which one it answers."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, Identity
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from toys import SpacesEnv
 
-from sb3_llmdpd import LLMDPD, LLMDPDPolicy, Prompt
+from sb3_llmdpd import LLMDPD, Prompt
 from sb3_llmdpd.llmdpd.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 BOX = spaces.Box(-1, 1, (2,))
@@ -31,7 +30,7 @@ def critic_inputs(model: LLMDPD) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("net_arch", [[], [4], [4, 4], dict(qf=[9], pi=[11, 7])], ids=str)
-def test_the_widths_of_the_layers_can_be_chosen(net_arch: Any) -> None:
+def test_the_widths_of_the_layers_can_be_chosen(net_arch):
     """Answers `test_custom_policy.py::test_custom_offpolicy`."""
     model = model_of("Pendulum-v1", policy_kwargs=dict(net_arch=net_arch))
     before = snapshot(model.policy)
@@ -41,7 +40,7 @@ def test_the_widths_of_the_layers_can_be_chosen(net_arch: Any) -> None:
     assert len(learned & differing(model.policy, before)) > len(learned) / 2
 
 
-def test_actor_and_critic_can_have_widths_of_their_own() -> None:
+def test_actor_and_critic_can_have_widths_of_their_own():
     """Answers `test_custom_policy.py::test_custom_offpolicy` and `test_flexible_mlp`."""
     policy = model_of("Pendulum-v1", policy_kwargs=dict(net_arch=dict(qf=[9], pi=[11, 7]))).policy
     assert {11, 7} <= widths(policy.actor.denoiser)
@@ -52,9 +51,7 @@ def test_actor_and_critic_can_have_widths_of_their_own() -> None:
 
 @pytest.mark.parametrize("optimizer_kwargs", [None, dict(weight_decay=0.0)], ids=str)
 @pytest.mark.parametrize("optimizer_class", [th.optim.AdamW, RMSpropTFLike])
-def test_the_optimiser_can_be_chosen(
-    optimizer_class: type[th.optim.Optimizer], optimizer_kwargs: Any
-) -> None:
+def test_the_optimiser_can_be_chosen(optimizer_class, optimizer_kwargs):
     """Answers `test_custom_policy.py::test_custom_optimizer` and `test_tf_like_rmsprop_optimizer`.
 
     Answers `test_dqn_custom_policy`, too.
@@ -68,15 +65,12 @@ def test_the_optimiser_can_be_chosen(
 
 
 @pytest.mark.parametrize("n_critics", [1, 3])
-def test_there_may_be_any_number_of_critics(n_critics: int) -> None:
+def test_there_may_be_any_number_of_critics(n_critics):
     """Answers `test_run.py::test_n_critics`."""
     model = model_of("Pendulum-v1", policy_kwargs=dict(n_critics=n_critics)).learn(3)
     values = model.critic(*critic_inputs(model))
     assert len(values) == model.critic.n_critics == n_critics
     assert len(values.flatten(1).unique(dim=0)) == n_critics
-
-
-# Names of policies ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -87,30 +81,26 @@ def test_there_may_be_any_number_of_critics(n_critics: int) -> None:
         ("MultiInputPolicy", MultiInputPolicy, BitFlippingEnv(n_bits=2, continuous=True)),
     ],
 )
-def test_a_policy_has_a_name_and_a_class(name: str, policy_class: type[LLMDPDPolicy], env: Any) -> None:
+def test_a_policy_has_a_name_and_a_class(name, policy_class, env):
     """Answers `test_dict_env.py::test_goal_env` and what every SB3 test does in its first line."""
     one, other = (model_of(env, policy=policy, seed=3).learn(2).policy for policy in (name, policy_class))
     assert [type(one), type(other)] == [policy_class] * 2
     assert differing(one, other) == set()
 
 
-def test_an_unknown_name_of_a_policy_is_refused() -> None:
+def test_an_unknown_name_of_a_policy_is_refused():
     with pytest.raises(ValueError, match="Policy LstmPolicy unknown"):
         LLMDPD("LstmPolicy", SpacesEnv(BOX, BOX))
 
 
 @pytest.mark.parametrize("policy", ["MlpPolicy", "CnnPolicy"])
 @pytest.mark.parametrize("with_data", [False, True], ids=["environment alone", "data alone"])
-def test_dict_observations_with_another_policy_are_answered_with_the_right_one(
-    policy: str, with_data: bool
-) -> None:
+def test_dict_observations_with_another_policy_are_answered_with_the_right_one(policy, with_data):
     """Answers `test_dict_env.py::test_policy_hint`."""
     env = BitFlippingEnv(n_bits=4, continuous=True)
     with pytest.raises(ValueError, match="You must use `MultiInputPolicy`"):
         tiny_model(dataset=recorded(env), policy=policy) if with_data else LLMDPD(policy, env)
 
-
-# The policy alone -------------------------------------------------------------------------------------------
 
 ENVS = {
     "MlpPolicy": lambda: IdentityEnvBox(-10, 10),
@@ -119,7 +109,7 @@ ENVS = {
 
 
 @pytest.mark.parametrize("policy_name", ENVS)
-def test_policy_and_actor_saved_alone_come_back_and_act_the_same(tmp_path: Path, policy_name: str) -> None:
+def test_policy_and_actor_saved_alone_come_back_and_act_the_same(tmp_path, policy_name):
     """Answers `test_save_load.py::test_save_load_policy`; the prompt, no part of a policy, is set again."""
     env = ENVS[policy_name]()
     extractor = dict(features_extractor_kwargs=dict(features_dim=16)) if policy_name == "CnnPolicy" else {}
@@ -147,7 +137,7 @@ def test_policy_and_actor_saved_alone_come_back_and_act_the_same(tmp_path: Path,
         assert_array_equal(predictor.predict(observations, deterministic=True)[0], actions)
 
 
-def test_a_policy_is_a_function_of_observations_as_sb3s_are() -> None:
+def test_a_policy_is_a_function_of_observations_as_sb3s_are():
     """Beyond `test_save_load.py::test_save_load_policy`: exported policies need `policy(observations)`."""
     model = model_of(IdentityEnvBox(-10, 10)).learn(2)
     observations = np.linspace(-10, 10, 6, dtype=np.float32)[:, None]
@@ -160,7 +150,7 @@ def test_a_policy_is_a_function_of_observations_as_sb3s_are() -> None:
     assert not th.equal(noisy, scaled)
 
 
-def test_a_critic_saved_alone_comes_back_and_values_the_same(tmp_path: Path) -> None:
+def test_a_critic_saved_alone_comes_back_and_values_the_same(tmp_path):
     """Answers `test_save_load.py::test_save_load_q_net`."""
     model = model_of(IdentityEnvBox(-10, 10)).learn(3)
     model.critic.save(tmp_path / "critic.zip")

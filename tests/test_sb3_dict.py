@@ -45,13 +45,13 @@ def dict_model(env: Any, **kwargs: Any) -> LLMDPD:
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_the_environments_of_these_tests_are_sound(channels_last: bool) -> None:
+def test_the_environments_of_these_tests_are_sound(channels_last):
     """Answers `test_dict_env.py::test_env`."""
     check_env(mixed_env(channels_last))
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_images_vectors_and_numbers_are_learned_from_together(channels_last: bool) -> None:
+def test_images_vectors_and_numbers_are_learned_from_together(channels_last):
     """Answers `test_dict_env.py::test_dict_spaces`."""
     env = mixed_env(channels_last)
     model = dict_model(env, gamma=0.5).learn(2)
@@ -60,7 +60,7 @@ def test_images_vectors_and_numbers_are_learned_from_together(channels_last: boo
     assert (returns, lengths) == ([5.0, 5.0], [5, 5])
 
 
-def test_a_dict_of_one_vector_is_learned_from_as_the_vector() -> None:
+def test_a_dict_of_one_vector_is_learned_from_as_the_vector():
     """Answers `test_dict_env.py::test_consistency`: the same networks, the same actions before and after."""
     dict_env = SpacesEnv(spaces.Dict(vec=VECTOR), ACTIONS)
     dataset = recorded(dict_env)
@@ -78,7 +78,7 @@ def test_a_dict_of_one_vector_is_learned_from_as_the_vector() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-def test_environments_in_other_processes_may_stand_beside_training() -> None:
+def test_environments_in_other_processes_may_stand_beside_training():
     """Answers `test_dict_env.py::test_multiprocessing`."""
     fork = dict(vec_env_cls=SubprocVecEnv, vec_env_kwargs=dict(start_method="fork"))
     env = make_vec_env(mixed_env, n_envs=2, **fork)
@@ -91,7 +91,7 @@ def test_environments_in_other_processes_may_stand_beside_training() -> None:
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_frames_may_be_stacked(channels_last: bool) -> None:
+def test_frames_may_be_stacked(channels_last):
     """Answers `test_dict_env.py::test_dict_vec_framestack`."""
     env = DummyVecEnv([lambda: SimpleMultiObsEnv(discrete_actions=False, channel_last=channels_last)])
     order = {"vec": None, "img": "last" if channels_last else "first"}
@@ -116,7 +116,7 @@ REFUSED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("where", REFUSED)
-def test_vec_normalize_is_refused_with_what_does_its_work(where: str, tmp_path: Any) -> None:
+def test_vec_normalize_is_refused_with_what_does_its_work(where, tmp_path):
     """Answers `test_dict_env.py::test_vec_normalize`, and `test_offpolicy_normalization`."""
     model = dict_model(mixed_env())
     model.save(tmp_path / "model")
@@ -125,7 +125,7 @@ def test_vec_normalize_is_refused_with_what_does_its_work(where: str, tmp_path: 
     assert model.get_vec_normalize_env() is None
 
 
-def test_a_nested_dict_is_refused() -> None:
+def test_a_nested_dict_is_refused():
     """Answers `test_dict_env.py::test_dict_nested`: of an environment, vectorised or not, and of data."""
     with pytest.raises(NotImplementedError, match="Nested observation spaces"):
         LLMDPD("MultiInputPolicy", nested_env(), seed=1)
@@ -136,7 +136,7 @@ def test_a_nested_dict_is_refused() -> None:
         Episode(rows, np.zeros((2, 2)), np.zeros(2), source="logs")
 
 
-def test_every_part_of_a_dict_matters() -> None:
+def test_every_part_of_a_dict_matters():
     """Beyond `test_dict_env.py::test_dict_spaces`: no key is read over."""
     env = mixed_env()
     model = dict_model(env, learning_rate=1e-3).learn(3)

@@ -22,7 +22,7 @@ def model() -> LLMDPD:
 
 
 @pytest.mark.parametrize("who", ["model", "policy", "prompted view"])
-def test_model_and_policy_are_evaluated_over_whole_episodes(who: str) -> None:
+def test_model_and_policy_are_evaluated_over_whole_episodes(who):
     """Answers `test_utils.py::test_evaluate_policy`."""
     n_steps, n_episodes = 12, 2
     model = model_of(gym.make("Pendulum-v1", max_episode_steps=n_steps))
@@ -50,8 +50,8 @@ def test_model_and_policy_are_evaluated_over_whole_episodes(who: str) -> None:
 @pytest.mark.parametrize("n_envs", [1, 2, 5, 7])
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_as_many_episodes_as_asked_for_are_evaluated_in_any_number_of_environments(
-    model: LLMDPD, n_envs: int, deterministic: bool
-) -> None:
+    model, n_envs, deterministic
+):
     """Answers `test_utils.py::test_evaluate_vector_env`."""
     done: list[bool] = []
     how = dict(deterministic=deterministic, callback=lambda locals_, _: done.append(locals_["done"]))
@@ -115,8 +115,8 @@ VECTORISED: dict[str, Callable[[Any], Any]] = {
     ],
 )
 def test_a_monitor_below_other_wrappers_knows_the_true_return_and_length(
-    model: LLMDPD, kind: str, wrapper: Any, monitored: bool, expected: tuple[float, int]
-) -> None:
+    model, kind, wrapper, monitored, expected
+):
     """Answers `test_utils.py::test_evaluate_policy_monitors`."""
     with np.errstate(all="raise"):
         env = VECTORISED[kind](lambda: wrapper(Monitor(AlwaysOne()) if monitored else AlwaysOne()))

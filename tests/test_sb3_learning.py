@@ -1,6 +1,5 @@
 """Stable-Baselines3's tests of learning, seeds and training mode, asked of LLMDPD."""
 
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -20,12 +19,10 @@ from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD
 
-# Learning ---------------------------------------------------------------------------------------------------
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy_objective", ["diffusion_ql", "action_approximation"])
-def test_acting_as_one_sees_is_learned_from_random_data(policy_objective: str) -> None:
+def test_acting_as_one_sees_is_learned_from_random_data(policy_objective):
     """Answers `test_identity.py::test_continuous`: its threshold of 90 in 100, from data that reach 43."""
     env = IdentityEnvBox(eps=0.5)
     dataset = recorded(env, n_episodes=20, length=100)
@@ -43,9 +40,7 @@ def test_acting_as_one_sees_is_learned_from_random_data(policy_objective: str) -
     ids=str,
 )
 @pytest.mark.parametrize("n_envs", [1, 2])
-def test_every_variant_learns_beside_any_number_of_environments(
-    arguments: dict[str, Any], n_envs: int
-) -> None:
+def test_every_variant_learns_beside_any_number_of_environments(arguments, n_envs):
     """Answers `test_run.py`'s test_deterministic_pg, test_sac, test_dqn and test_offpolicy_multi_env."""
     model = model_of(make_vec_env("Pendulum-v1", n_envs=n_envs), **arguments)
     before = snapshot(model.actor)
@@ -55,11 +50,8 @@ def test_every_variant_learns_beside_any_number_of_environments(
     assert all(th.isfinite(tensor).all() for tensor in model.policy.state_dict().values())
 
 
-# Gradient steps ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("gradient_steps", [0, 1, 3])
-def test_a_call_of_train_takes_as_many_gradient_steps_as_it_is_told(gradient_steps: int) -> None:
+def test_a_call_of_train_takes_as_many_gradient_steps_as_it_is_told(gradient_steps):
     """Answers `test_run.py::test_train_freq`, and the end of test_offpolicy_multi_env: `train/n_updates`."""
     model = model_of(ActionEnv()).learn(2)
     before = snapshot(model.policy)
@@ -68,7 +60,7 @@ def test_a_call_of_train_takes_as_many_gradient_steps_as_it_is_told(gradient_ste
     assert bool(differing(model.policy, before)) == (gradient_steps > 0)
 
 
-def test_the_shape_of_a_gradient_step_is_saved_and_can_be_changed_at_loading(tmp_path: Path) -> None:
+def test_the_shape_of_a_gradient_step_is_saved_and_can_be_changed_at_loading(tmp_path):
     """Answers `test_run.py::test_train_freq`: the file holds its argument, which loading may replace."""
     model = model_of(ActionEnv(), batch_size=8, q_batch_size=4).learn(2)
     model.save(tmp_path / "model.zip")
@@ -87,13 +79,10 @@ def test_the_shape_of_a_gradient_step_is_saved_and_can_be_changed_at_loading(tmp
     [dict(batch_size=0), dict(batch_size="8"), dict(batch_size=8, q_batch_size=9), dict(prompts_per_batch=0)],
     ids=str,
 )
-def test_a_gradient_step_that_cannot_be_is_refused(arguments: dict[str, Any]) -> None:
+def test_a_gradient_step_that_cannot_be_is_refused(arguments):
     """Answers `test_run.py::test_train_freq_fail`."""
     with pytest.raises((ValueError, TypeError)):
         model_of(ActionEnv(), **arguments)
-
-
-# Seeds ------------------------------------------------------------------------------------------------------
 
 
 def rollout(model: LLMDPD, n_steps: int = 20) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +100,7 @@ def rollout(model: LLMDPD, n_steps: int = 20) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     "arguments", [{}, dict(eta=0.0), dict(n_candidates=3, candidate_temperature=1.0)], ids=str
 )
-def test_the_same_seed_gives_the_same_training_and_the_same_rollout(arguments: dict[str, Any]) -> None:
+def test_the_same_seed_gives_the_same_training_and_the_same_rollout(arguments):
     """Answers `test_deterministic.py::test_deterministic_training_common` for each step, not for sums."""
     seeds = (5, 5, 6)
     models = [model_of(gym.make("Pendulum-v1"), seed=seed, **arguments) for seed in seeds]
@@ -124,7 +113,7 @@ def test_the_same_seed_gives_the_same_training_and_the_same_rollout(arguments: d
     assert len(np.unique(actions)) > 5  # the noise is at work
 
 
-def test_a_models_seed_seeds_its_environment_too() -> None:
+def test_a_models_seed_seeds_its_environment_too():
     """Answers `test_deterministic.py::test_deterministic_training_common`: `reset` has no seed of its own."""
     envs = [DummyVecEnv([lambda: gym.make("Pendulum-v1")]) for _ in range(3)]
     models = [model_of(env, seed=seed) for env, seed in zip(envs, (3, 3, 4), strict=True)]
@@ -133,7 +122,7 @@ def test_a_models_seed_seeds_its_environment_too() -> None:
     assert not np.array_equal(first[0], first[2])
 
 
-def test_the_same_seed_gives_the_same_weights_of_an_image_model() -> None:
+def test_the_same_seed_gives_the_same_weights_of_an_image_model():
     """Answers `test_deterministic.py::test_deterministic_training_common` for `CnnPolicy`."""
     env = FakeImageEnv(screen_height=36, screen_width=36, discrete=False)
     kwargs = dict(policy="CnnPolicy", policy_kwargs=dict(features_extractor_kwargs=dict(features_dim=8)))
@@ -142,14 +131,11 @@ def test_the_same_seed_gives_the_same_weights_of_an_image_model() -> None:
     assert differing(one, other)
 
 
-def test_without_a_seed_two_models_differ() -> None:
+def test_without_a_seed_two_models_differ():
     """The other side of `test_deterministic.py::test_deterministic_training_common`."""
     one, other = (model_of(gym.make("Pendulum-v1"), seed=None).learn(2) for _ in range(2))
     # Few steps may all be at the same bounds by chance.
     assert not np.array_equal(rollout(one)[0], rollout(other)[0])
-
-
-# Training mode ----------------------------------------------------------------------------------------------
 
 
 class BatchNormDropout(BaseFeaturesExtractor):
@@ -173,7 +159,7 @@ def norm_model(**kwargs: Any) -> LLMDPD:
     )
 
 
-def test_running_statistics_are_copied_to_the_target_also_where_weights_are_not() -> None:
+def test_running_statistics_are_copied_to_the_target_also_where_weights_are_not():
     """Answers `test_train_eval_mode.py`'s tests of td3, sac and dqn with batch norm in training."""
     model = norm_model(learning_rate=1e-2).learn(1)
     model._n_updates, model.ema_decay, model.tau = 10**15, 1.0, 0.0  # weights of the targets stay
@@ -189,7 +175,7 @@ def test_running_statistics_are_copied_to_the_target_also_where_weights_are_not(
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_predictions_repeat_and_move_no_statistics(trained: bool) -> None:
+def test_predictions_repeat_and_move_no_statistics(trained):
     """Answers `test_train_eval_mode.py::test_predict_with_dropout_batch_norm`."""
     model = norm_model()
     if trained:
@@ -203,7 +189,7 @@ def test_predictions_repeat_and_move_no_statistics(trained: bool) -> None:
     assert differing(model.policy, before) == set()
 
 
-def test_evaluating_on_the_way_moves_no_statistics_and_training_goes_on_in_its_mode() -> None:
+def test_evaluating_on_the_way_moves_no_statistics_and_training_goes_on_in_its_mode():
     """Answers `test_train_eval_mode.py::test_offpolicy_collect_rollout_batch_norm`: acting while training."""
     undisturbed, model, modes = norm_model().learn(4), norm_model(), []
     networks = model.actor, model.critic, model.actor_target, model.critic_target

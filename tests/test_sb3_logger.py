@@ -51,9 +51,6 @@ def formats(model: LLMDPD) -> list[type]:
     return [type(output) for output in model.logger.output_formats]
 
 
-# Where the log goes -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("verbose", "with_tensorboard", "expected"),
     [
@@ -63,9 +60,7 @@ def formats(model: LLMDPD) -> list[type]:
         (1, True, [HumanOutputFormat, TensorBoardOutputFormat]),
     ],
 )
-def test_verbosity_and_folder_say_where_the_log_goes(
-    tmp_path: Path, verbose: int, with_tensorboard: bool, expected: list[type]
-) -> None:
+def test_verbosity_and_folder_say_where_the_log_goes(tmp_path, verbose, with_tensorboard, expected):
     """Answers `test_logger.py::test_set_logger`: what holds without a logger of the user's."""
     folder = str(tmp_path) if with_tensorboard else None
     model = toy_model(verbose=verbose, tensorboard_log=folder).learn(1)
@@ -73,14 +68,14 @@ def test_verbosity_and_folder_say_where_the_log_goes(
     assert (str(tmp_path) in model.logger.dir) == with_tensorboard
 
 
-def test_an_environment_variable_says_where_logs_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_says_where_logs_lie(tmp_path, monkeypatch):
     """Answers `test_logger.py::test_set_logger`: SB3_LOGDIR."""
     monkeypatch.setenv("SB3_LOGDIR", str(tmp_path / "elsewhere"))
     assert toy_model().learn(1).logger.dir == str(tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("learned_before", [False, True])
-def test_a_logger_of_the_users_is_kept(tmp_path: Path, learned_before: bool) -> None:
+def test_a_logger_of_the_users_is_kept(tmp_path, learned_before):
     """Answers `test_logger.py::test_set_logger`: also where the model wrote elsewhere before."""
     model = toy_model(verbose=1, tensorboard_log=str(tmp_path / "own") if learned_before else None)
     if learned_before:
@@ -119,7 +114,7 @@ READERS: dict[str, tuple[type, Callable[[Path], list[dict[str, Any]]]]] = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_log_for_programs_holds_every_loss_at_its_step(tmp_path: Path, name: str) -> None:
+def test_a_log_for_programs_holds_every_loss_at_its_step(tmp_path, name):
     """Answers `test_logger.py::test_make_output` with what training writes."""
     output_format, read = READERS[name]
     model = toy_model()
@@ -137,9 +132,7 @@ def test_a_log_for_programs_holds_every_loss_at_its_step(tmp_path: Path, name: s
 
 
 @pytest.mark.parametrize("name", ["stdout", "log"])
-def test_a_log_for_people_holds_every_loss(
-    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_log_for_people_holds_every_loss(tmp_path, name, capsys):
     """Answers `test_logger.py::test_make_output` and `test_key_length`: no key is cut into another."""
     model = toy_model()
     model.set_logger(configure(str(tmp_path), [name]))
@@ -161,7 +154,7 @@ class Hyperparameters(BaseCallback):
         return True
 
 
-def test_runs_of_tensorboard_have_names_and_numbers(tmp_path: Path) -> None:
+def test_runs_of_tensorboard_have_names_and_numbers(tmp_path):
     """Answers `test_tensorboard.py::test_tensorboard` and `test_escape_log_name`."""
     model = toy_model(verbose=1, tensorboard_log=str(tmp_path))
     model.learn(2, callback=Hyperparameters(), log_interval=1)
@@ -174,9 +167,6 @@ def test_runs_of_tensorboard_have_names_and_numbers(tmp_path: Path) -> None:
     for _ in range(2):
         model.learn(1, tb_log_name="name[16, 16]")
     assert {path.name for path in tmp_path.iterdir()} == {"LLMDPD_1", "name[16, 16]_1", "name[16, 16]_2"}
-
-
-# How fast training goes -------------------------------------------------------------------------------------
 
 
 class InMemory(Logger):
@@ -198,7 +188,7 @@ class Slow(BaseCallback):
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_the_speed_is_that_of_the_last_call_of_learn(n_envs: int) -> None:
+def test_the_speed_is_that_of_the_last_call_of_learn(n_envs):
     """Answers `test_logger.py::test_fps_logger`; gradient steps are counted, whatever the environments."""
     model, logger = model_of(DummyVecEnv([ActionEnv] * n_envs)), InMemory()
     model.set_logger(logger)
@@ -210,9 +200,7 @@ def test_the_speed_is_that_of_the_last_call_of_learn(n_envs: int) -> None:
 
 
 @pytest.mark.parametrize("log_interval", [1, 4])
-def test_a_clock_that_stands_still_divides_nothing_by_zero(
-    log_interval: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_that_stands_still_divides_nothing_by_zero(log_interval, monkeypatch):
     """Answers `test_logger.py::test_fps_no_div_zero`."""
     monkeypatch.setattr("time.time", lambda: 42.0)
     monkeypatch.setattr("time.time_ns", lambda: 42)
@@ -223,7 +211,7 @@ def test_a_clock_that_stands_still_divides_nothing_by_zero(
 
 
 @pytest.mark.parametrize("stats_window_size", [1, 42])
-def test_the_window_of_sb3s_statistics_can_be_chosen(stats_window_size: int, tmp_path: Path) -> None:
+def test_the_window_of_sb3s_statistics_can_be_chosen(stats_window_size, tmp_path):
     """Answers `test_logger.py::test_ep_buffers_stats_window_size`, also of a loaded model."""
     model = toy_model(stats_window_size=stats_window_size).learn(1)
     model.save(tmp_path / "model")

@@ -47,24 +47,24 @@ def answered(row: list[str]) -> set[str]:
     return {name for cell in row[1:] for name in NAME.findall(cell)}
 
 
-def test_every_test_that_the_page_names_exists() -> None:
+def test_every_test_that_the_page_names_exists():
     named = {name for row in ROWS for name in answered(row)}
     assert len(named) > 80
     assert sorted(named - names_of_tests()) == []
 
 
 @pytest.mark.parametrize("name", OF_SB3)
-def test_a_test_of_sb3_that_concerns_us_is_answered(name: str) -> None:
+def test_a_test_of_sb3_that_concerns_us_is_answered(name):
     rows = [row for row in ROWS if row[0] == f"`{name}`"]
     assert rows
     assert all(answered(row) for row in rows)
 
 
-def test_a_test_of_sb3_without_an_answer_has_a_reason() -> None:
+def test_a_test_of_sb3_without_an_answer_has_a_reason():
     assert [row[0] for row in ROWS if not answered(row) and not row[-1]] == []
 
 
-def test_our_answers_to_sb3_are_all_on_the_page() -> None:
+def test_our_answers_to_sb3_are_all_on_the_page():
     trees = [ast.parse(path.read_text()) for path in TESTS.glob("test_sb3_*.py")]
     functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     answers = [

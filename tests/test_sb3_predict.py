@@ -26,7 +26,7 @@ def own_space_env() -> SpacesEnv:
 
 
 @pytest.mark.parametrize("env", [ActionEnv(), own_space_env()], ids=["constant", "random"])
-def test_the_environments_of_these_tests_are_sound(env: gym.Env[Any, Any]) -> None:
+def test_the_environments_of_these_tests_are_sound(env):
     """Answers `test_predict.py::test_env`, and that of every other file."""
     check_env(env, skip_render_check=True)
 
@@ -35,7 +35,7 @@ PENDULUM = gym.make("Pendulum-v1")
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", PENDULUM, Monitor(PENDULUM)], ids=str)
-def test_an_environment_is_vectorised_and_monitored_by_itself(env: Any) -> None:
+def test_an_environment_is_vectorised_and_monitored_by_itself(env):
     """Answers `test_predict.py::test_auto_wrap` and `test_utils.py::test_env_auto_monitor_wrap`."""
     model = model_of(env).learn(3)
     assert isinstance(model.get_env(), DummyVecEnv)
@@ -43,7 +43,7 @@ def test_an_environment_is_vectorised_and_monitored_by_itself(env: Any) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "auto"])
-def test_one_observation_gives_one_action_and_those_of_two_environments_two(device: str) -> None:
+def test_one_observation_gives_one_action_and_those_of_two_environments_two(device):
     """Answers `test_predict.py::test_predict`; a missing GPU means the CPU, as SB3's `get_device` has it."""
     model = model_of("Pendulum-v1", device=device)
     assert model.policy.device.type == get_device(device).type
@@ -61,7 +61,7 @@ def test_one_observation_gives_one_action_and_those_of_two_environments_two(devi
 
 
 @pytest.mark.slow
-def test_environments_in_other_processes_are_acted_in() -> None:
+def test_environments_in_other_processes_are_acted_in():
     """Answers `test_predict.py::test_predict` for SubprocVecEnv."""
     env = SubprocVecEnv([ActionEnv] * 2)
     try:
@@ -73,7 +73,7 @@ def test_environments_in_other_processes_are_acted_in() -> None:
     np.testing.assert_array_equal(rewards, actions[:, 0])
 
 
-def test_spaces_of_a_users_own_class_are_spaces() -> None:
+def test_spaces_of_a_users_own_class_are_spaces():
     """Answers `test_predict.py::test_subclassed_space_env`."""
     env = own_space_env()
     model = model_of(env).learn(3)
@@ -83,7 +83,7 @@ def test_spaces_of_a_users_own_class_are_spaces() -> None:
 
 
 @pytest.mark.parametrize("who", ["model", "policy"])
-def test_the_pair_that_gymnasiums_reset_returns_is_no_observation(who: str) -> None:
+def test_the_pair_that_gymnasiums_reset_returns_is_no_observation(who):
     """Answers `test_predict.py::test_mixing_gym_vecenv_api`."""
     model = model_of("Pendulum-v1")
     predictor = model if who == "model" else model.policy
@@ -91,7 +91,7 @@ def test_the_pair_that_gymnasiums_reset_returns_is_no_observation(who: str) -> N
         predictor.predict(gym.make("Pendulum-v1").reset())
 
 
-def test_a_monitor_of_vectorised_environments_brings_no_second_one(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_monitor_of_vectorised_environments_brings_no_second_one(recwarn):
     """Answers `test_vec_monitor.py::test_vec_monitor_ppo`."""
     model = model_of(VecMonitor(DummyVecEnv([ActionEnv]))).learn(2)
     assert model.get_env().env_is_wrapped(Monitor) == [False]
@@ -113,7 +113,7 @@ OBSERVATIONS: dict[str, tuple[spaces.Space[Any], Any]] = {
 
 
 @pytest.mark.parametrize(("space", "observation"), OBSERVATIONS.values(), ids=OBSERVATIONS)
-def test_one_observation_is_told_from_a_batch(space: spaces.Space[Any], observation: Any) -> None:
+def test_one_observation_is_told_from_a_batch(space, observation):
     """Answers `test_utils.py::test_policy_is_vectorized_obs`."""
     policy = LLMDPD("MlpPolicy", ActionEnv(), text_encoder=None, device="cpu").policy
     policy.observation_space = space
@@ -123,7 +123,7 @@ def test_one_observation_is_told_from_a_batch(space: spaces.Space[Any], observat
     assert policy.is_vectorized_observation(batch)
 
 
-def test_an_observation_of_a_wrong_shape_is_refused() -> None:
+def test_an_observation_of_a_wrong_shape_is_refused():
     """Answers `test_utils.py::test_is_vectorized_observation`, where it raises."""
     model = model_of(ActionEnv())
     for wrong in (np.zeros(4), np.zeros((2, 4)), np.zeros((1, 2, 5)), np.zeros(())):
@@ -131,7 +131,7 @@ def test_an_observation_of_a_wrong_shape_is_refused() -> None:
             model.predict(wrong)
 
 
-def test_acting_moves_no_weight_and_no_gradient() -> None:
+def test_acting_moves_no_weight_and_no_gradient():
     """Beyond `test_predict.py::test_predict`: an evaluation during training relies on it."""
     model = model_of(ActionEnv()).learn(2)
 

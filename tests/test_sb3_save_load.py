@@ -5,7 +5,6 @@ import os
 import tempfile
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -50,9 +49,6 @@ def act(model: LLMDPD) -> np.ndarray:
     return model.predict(observations, deterministic=True)[0]
 
 
-# get_parameters and set_parameters --------------------------------------------------------------------------
-
-
 def with_an_unknown_part(parameters: Parameters) -> dict[str, Any]:
     return {**parameters, "no_such_part": "no such tensors"}
 
@@ -70,9 +66,7 @@ def without_an_entry_of_each_part(parameters: Parameters) -> dict[str, Any]:
         (without_an_entry_of_each_part, True, RuntimeError),
     ],
 )
-def test_parameters_that_do_not_match_are_refused_and_change_nothing(
-    change: Callable[[Parameters], dict[str, Any]], exact_match: bool, error: type[Exception]
-) -> None:
+def test_parameters_that_do_not_match_are_refused_and_change_nothing(change, exact_match, error):
     """Answers `test_save_load.py::test_save_load`: unknown parts, and parts or entries that are missing."""
     model = identity_model().learn(2)
     before = deepcopy(model.get_parameters())
@@ -82,7 +76,7 @@ def test_parameters_that_do_not_match_are_refused_and_change_nothing(
     assert differing(model.policy, before["policy"]) == set()
 
 
-def test_without_an_exact_match_what_is_named_is_replaced_and_the_rest_stays() -> None:
+def test_without_an_exact_match_what_is_named_is_replaced_and_the_rest_stays():
     """Answers `test_save_load.py::test_save_load`: all entries of the policy but the last become random."""
     model = identity_model().learn(2)
     before = snapshot(model.policy)
@@ -95,11 +89,8 @@ def test_without_an_exact_match_what_is_named_is_replaced_and_the_rest_stays() -
     assert differing(random, after) == set()
 
 
-# save and load ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
-def test_a_saved_model_comes_back_on_any_device_and_learns_on(tmp_path: Path, device: str) -> None:
+def test_a_saved_model_comes_back_on_any_device_and_learns_on(tmp_path, device):
     """Answers `test_save_load.py::test_save_load`: parameters, device, actions, and that `learn` works."""
     model = identity_model().learn(4)
     random = {name: th.rand_like(tensor) for name, tensor in model.policy.state_dict().items()}
@@ -118,7 +109,7 @@ def test_a_saved_model_comes_back_on_any_device_and_learns_on(tmp_path: Path, de
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-def test_a_model_whose_policy_was_compiled_is_saved_and_loaded(tmp_path: Path) -> None:
+def test_a_model_whose_policy_was_compiled_is_saved_and_loaded(tmp_path):
     """Answers `test_save_load.py::test_save_load`: the end, for SB3's issue 2137."""
     model = identity_model().learn(2)
     actions = act(model)
@@ -127,9 +118,7 @@ def test_a_model_whose_policy_was_compiled_is_saved_and_loaded(tmp_path: Path) -
     assert_array_equal(act(LLMDPD.load(tmp_path / "model.zip", device="cpu")), actions)
 
 
-def test_arguments_can_be_left_out_included_again_and_replaced(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_arguments_can_be_left_out_included_again_and_replaced(tmp_path, capsys):
     """Answers `test_save_load.py::test_exclude_include_saved_params`."""
     model = identity_model(verbose=2)
     model.save(tmp_path / "model", exclude=["verbose"])
@@ -145,7 +134,7 @@ def test_arguments_can_be_left_out_included_again_and_replaced(
     assert not hasattr(loaded, "dummy")
 
 
-def test_a_model_of_images_is_loaded_with_its_environment_and_learns_on(tmp_path: Path) -> None:
+def test_a_model_of_images_is_loaded_with_its_environment_and_learns_on(tmp_path):
     """Answers `test_save_load.py::test_save_load_env_cnn`: channels come first, and `policy_kwargs` fit."""
     env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=2, discrete=False)
     policy_kwargs = dict(features_extractor_kwargs=dict(features_dim=8))
@@ -158,7 +147,7 @@ def test_a_model_of_images_is_loaded_with_its_environment_and_learns_on(tmp_path
     assert loaded.learn(2).num_timesteps == 2
 
 
-def test_default_widths_come_back_where_none_were_named(tmp_path: Path) -> None:
+def test_default_widths_come_back_where_none_were_named(tmp_path):
     """Answers `test_save_load.py::test_save_load_net_arch_none`."""
     _, path = saved(tmp_path, policy_kwargs=dict(net_arch=None))
     loaded = LLMDPD.load(path)
@@ -168,9 +157,7 @@ def test_default_widths_come_back_where_none_were_named(tmp_path: Path) -> None:
     assert widths.count(256) >= 3
 
 
-def test_a_file_beyond_the_classic_limit_of_zip_is_written_and_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_beyond_the_classic_limit_of_zip_is_written_and_read(tmp_path, monkeypatch):
     """Answers `test_save_load.py::test_save_load_large_model`: the limit of 2 GiB comes down to the model."""
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1_000)
     model, path = saved(tmp_path)
@@ -181,7 +168,7 @@ def test_a_file_beyond_the_classic_limit_of_zip_is_written_and_read(
 @pytest.mark.parametrize(
     "copied", [deepcopy, lambda model: cloudpickle.loads(cloudpickle.dumps(model))], ids=["copy", "pickle"]
 )
-def test_a_model_can_be_copied_and_both_go_on_alike(copied: Callable[[LLMDPD], LLMDPD]) -> None:
+def test_a_model_can_be_copied_and_both_go_on_alike(copied):
     """Beyond `test_save_load.py::test_save_load`: every algorithm of SB3 can be copied, with its data."""
     model = identity_model().learn(2)
     copy = copied(model)
@@ -193,10 +180,7 @@ def test_a_model_can_be_copied_and_both_go_on_alike(copied: Callable[[LLMDPD], L
     assert differing(model.actor, copy.actor)
 
 
-# Schedules and objects that a file cannot hold --------------------------------------------------------------
-
-
-def test_a_schedule_gives_plain_floats_before_and_after_loading(tmp_path: Path) -> None:
+def test_a_schedule_gives_plain_floats_before_and_after_loading(tmp_path):
     """Answers `test_save_load.py::test_cast_lr_schedule`; files hold no code: a function is passed again."""
 
     def schedule(progress: float) -> Any:
@@ -208,7 +192,7 @@ def test_a_schedule_gives_plain_floats_before_and_after_loading(tmp_path: Path) 
         assert made.lr_schedule(0.5) == pytest.approx(0.5 * np.sin(1.0))
 
 
-def test_an_object_that_cannot_be_loaded_is_named_with_its_remedy(tmp_path: Path) -> None:
+def test_an_object_that_cannot_be_loaded_is_named_with_its_remedy(tmp_path):
     """Answers `test_save_load.py::test_load_invalid_object`; SB3 warns and goes on with a broken model."""
     _, path = saved(tmp_path, learning_rate=lambda _: 1.0)
     with pytest.raises(ValueError, match=r"`learning_rate`.*custom_objects"):
@@ -218,14 +202,14 @@ def test_an_object_that_cannot_be_loaded_is_named_with_its_remedy(tmp_path: Path
 
 
 @pytest.mark.parametrize("path", [3, None, ["model.zip"], 1.5], ids=repr)
-def test_what_is_no_path_and_no_file_is_refused(path: Any) -> None:
+def test_what_is_no_path_and_no_file_is_refused(path):
     """Answers `test_save_load.py::test_open_file`: neither `save` nor `load` guesses."""
     for use in (identity_model().save, LLMDPD.load):
         with pytest.raises((TypeError, ValueError)):
             use(path)
 
 
-def test_a_file_of_the_wrong_mode_or_closed_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_the_wrong_mode_or_closed_is_refused(tmp_path):
     """Answers `test_save_load.py::test_open_file`."""
     closed = io.BytesIO()
     closed.close()
@@ -238,7 +222,7 @@ def test_a_file_of_the_wrong_mode_or_closed_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("as_path", [str, Path])
-def test_a_path_is_a_string_or_a_path_and_gets_its_suffix_once(tmp_path: Path, as_path: type) -> None:
+def test_a_path_is_a_string_or_a_path_and_gets_its_suffix_once(tmp_path, as_path):
     """Answers `test_save_load.py::test_open_file_str_pathlib`."""
     model = identity_model()
     for given in ("one", "two.zip", "three.own"):
@@ -247,9 +231,7 @@ def test_a_path_is_a_string_or_a_path_and_gets_its_suffix_once(tmp_path: Path, a
     assert sorted(os.listdir(tmp_path)) == ["one.zip", "three.own", "two.zip"]
 
 
-def test_files_are_closed_but_those_of_the_caller_stay_open(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_files_are_closed_but_those_of_the_caller_stay_open(tmp_path, recwarn):
     """Answers `test_save_load.py::test_no_resource_warning`."""
     model = identity_model()
     for path in (tmp_path / "model", str(tmp_path / "model")):
@@ -268,15 +250,12 @@ def test_files_are_closed_but_those_of_the_caller_stay_open(
     assert len(recwarn) == 0
 
 
-# Environments -----------------------------------------------------------------------------------------------
-
-
 def counting_env() -> SpacesEnv:
     env = IdentityEnvBox(-10, 10)
     return SpacesEnv(env.observation_space, env.action_space)
 
 
-def test_an_environment_can_be_exchanged_for_another_of_its_kind() -> None:
+def test_an_environment_can_be_exchanged_for_another_of_its_kind():
     """Answers `test_save_load.py::test_set_env`, the model's half."""
     model = model_of(identity_envs()).learn(3)
     model.set_env(identity_envs(), force_reset=True)
@@ -293,9 +272,7 @@ def test_an_environment_can_be_exchanged_for_another_of_its_kind() -> None:
 
 
 @pytest.mark.parametrize("force_reset", [True, False])
-def test_a_loaded_model_goes_on_counting_beside_the_environment_of_before_or_another(
-    tmp_path: Path, force_reset: bool
-) -> None:
+def test_a_loaded_model_goes_on_counting_beside_the_environment_of_before_or_another(tmp_path, force_reset):
     """Answers `test_save_load.py::test_set_env`, the file's half; no step leaves a last observation."""
     env = counting_env()
     model = model_of(env).learn(3)
@@ -308,7 +285,7 @@ def test_a_loaded_model_goes_on_counting_beside_the_environment_of_before_or_ano
     assert env.n_steps == 0
 
 
-def test_a_model_can_be_loaded_with_another_number_of_environments(tmp_path: Path) -> None:
+def test_a_model_can_be_loaded_with_another_number_of_environments(tmp_path):
     """Answers `test_save_load.py::test_set_env`, the end."""
     _, path = saved(tmp_path)
     loaded = LLMDPD.load(path, env=identity_envs(2), dataset=recorded(identity_envs()))

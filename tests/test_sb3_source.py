@@ -99,7 +99,7 @@ def seen_in(episode: Episode) -> list[list[float]]:
     return episode.observations.tolist()
 
 
-def test_episodes_end_at_terminations_with_the_observation_before_the_reset() -> None:
+def test_episodes_end_at_terminations_with_the_observation_before_the_reset():
     first, second, third = read(filled(8))
     assert seen_in(first) == [[0, 0], [0, 1], [0, 2], [0, 3]]
     assert seen_in(second) == [[1, 0], [1, 1], [1, 2], [1, 3]]
@@ -108,19 +108,19 @@ def test_episodes_end_at_terminations_with_the_observation_before_the_reset() ->
     np.testing.assert_array_equal(first.rewards, [1, 2, 3])
 
 
-def test_a_time_limit_is_not_a_termination() -> None:
+def test_a_time_limit_is_not_a_termination():
     episodes = read(filled(4, limit=2))
     assert [(len(episode), episode.terminated) for episode in episodes] == [(2, False), (2, False)]
     assert seen_in(episodes[0]) == [[0, 0], [0, 1], [0, 2]]
 
 
-def test_a_buffer_that_does_not_tell_time_limits_apart_is_warned_about() -> None:
+def test_a_buffer_that_does_not_tell_time_limits_apart_is_warned_about():
     with warned("replay buffer: .*handle_timeout_termination=False.* every end is read as a term"):
         episodes = read(filled(4, limit=2, handle_timeout_termination=False))
     assert [episode.terminated for episode in episodes] == [True, True]
 
 
-def test_each_environment_gives_its_own_episodes() -> None:
+def test_each_environment_gives_its_own_episodes():
     buffer = filled(4, n_envs=2)
     episodes = read(buffer)
     assert [len(episode) for episode in episodes] == [3, 1, 3, 1]
@@ -129,20 +129,20 @@ def test_each_environment_gives_its_own_episodes() -> None:
     np.testing.assert_array_equal(episodes[3].actions, _unscaled(buffer.actions[3:4, 1]))
 
 
-def test_a_buffer_that_went_round_is_read_from_its_oldest_step() -> None:
+def test_a_buffer_that_went_round_is_read_from_its_oldest_step():
     episodes = read(filled(8, size=5))
     assert list(map(seen_in, episodes)) == [[[1, 0], [1, 1], [1, 2], [1, 3]], [[2, 0], [2, 1], [2, 2]]]
     episodes = read(filled(7, size=5))
     assert [seen_in(episode)[0] for episode in episodes] == [[0, 2], [1, 0], [2, 0]]
 
 
-def test_a_buffer_that_saves_memory_repeats_the_last_observation_of_an_end() -> None:
+def test_a_buffer_that_saves_memory_repeats_the_last_observation_of_an_end():
     episodes = read_saving_memory(5)
     assert list(map(seen_in, episodes)) == [[[0, 0], [0, 1], [0, 2], [0, 2]], [[1, 0], [1, 1], [1, 2]]]
 
 
 @pytest.mark.parametrize("n_steps", [10, 11])
-def test_a_full_buffer_that_saves_memory_leaves_out_the_row_that_holds_no_step(n_steps: int) -> None:
+def test_a_full_buffer_that_saves_memory_leaves_out_the_row_that_holds_no_step(n_steps):
     episodes = read_saving_memory(n_steps, size=5)
     expected = {
         10: [[[2, 0], [2, 1], [2, 2], [2, 2]], [[3, 0], [3, 1]]],
@@ -151,12 +151,12 @@ def test_a_full_buffer_that_saves_memory_leaves_out_the_row_that_holds_no_step(n
     assert list(map(seen_in, episodes)) == expected[n_steps]
 
 
-def test_what_the_newest_step_led_to_is_known_where_memory_is_saved() -> None:
+def test_what_the_newest_step_led_to_is_known_where_memory_is_saved():
     (episode,) = read_saving_memory(3)
     assert seen_in(episode) == [[0, 0], [0, 1], [0, 2], [0, 3]]
 
 
-def test_dict_observations_have_the_shapes_of_their_space() -> None:
+def test_dict_observations_have_the_shapes_of_their_space():
     space = spaces.Dict({"place": PLACE, "door": spaces.Discrete(3)})
     source = ReplayBufferSource(filled(4, n_envs=2, space=space))
     assert source.observation_space == space
@@ -166,7 +166,7 @@ def test_dict_observations_have_the_shapes_of_their_space() -> None:
     np.testing.assert_array_equal(first.observations["place"], [[0, 0], [0, 1], [0, 2], [0, 3]])
 
 
-def test_a_discrete_observation_loses_the_axis_that_the_buffer_gave_it() -> None:
+def test_a_discrete_observation_loses_the_axis_that_the_buffer_gave_it():
     buffer = ReplayBuffer(5, spaces.Discrete(4), FORCE, "cpu")
     for step in range(3):
         buffer.add(
@@ -176,7 +176,7 @@ def test_a_discrete_observation_loses_the_axis_that_the_buffer_gave_it() -> None
     np.testing.assert_array_equal(episode.observations, [0, 1, 2, 3])
 
 
-def test_an_environment_that_was_reset_in_between_begins_another_episode() -> None:
+def test_an_environment_that_was_reset_in_between_begins_another_episode():
     buffer = ReplayBuffer(5, PLACE, FORCE, "cpu")
     for before, after in (([0, 0], [0, 1]), ([0, 1], [0, 2]), ([1, 0], [1, 1])):
         buffer.add(np.array([before]), np.array([after]), np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{}])
@@ -187,7 +187,7 @@ def _unscaled(scaled: np.ndarray) -> np.ndarray:
     return FORCE.low + 0.5 * (scaled + 1) * (FORCE.high - FORCE.low)
 
 
-def test_what_sac_gathers_are_the_actions_that_the_environment_got() -> None:
+def test_what_sac_gathers_are_the_actions_that_the_environment_got():
     env = Counter(ends=4)
     model = made_by_sac(env, 12, learning_starts=6, gradient_steps=0)
     assert model.replay_buffer is not None
@@ -198,7 +198,7 @@ def test_what_sac_gathers_are_the_actions_that_the_environment_got() -> None:
     assert np.abs(actions).max() > 1
 
 
-def test_actions_that_nobody_scaled_are_taken_as_they_are_to_the_bit() -> None:
+def test_actions_that_nobody_scaled_are_taken_as_they_are_to_the_bit():
     given = np.array([[4.0, -2.0], [0.1, 3.9], [0.3, 0.7]], np.float32)
     buffer = filled(3)
     buffer.actions[:3, 0] = given
@@ -206,14 +206,14 @@ def test_actions_that_nobody_scaled_are_taken_as_they_are_to_the_bit() -> None:
     np.testing.assert_array_equal(episode.actions, given)
 
 
-def test_actions_that_cannot_have_been_scaled_are_refused() -> None:
+def test_actions_that_cannot_have_been_scaled_are_refused():
     buffer = filled(3)
     buffer.actions[1, 0] = (4.0, -2.0)
     with refused(r"replay buffer: its actions reach 4, .* with scaled_actions=False"):
         ReplayBufferSource(buffer)
 
 
-def test_actions_in_one_to_minus_one_keep_every_bit() -> None:
+def test_actions_in_one_to_minus_one_keep_every_bit():
     unit = spaces.Box(-1.0, 1.0, (2,), np.float32)
     buffer = filled(3)
     buffer.action_space = unit
@@ -221,7 +221,7 @@ def test_actions_in_one_to_minus_one_keep_every_bit() -> None:
     np.testing.assert_array_equal(episode.actions, buffer.actions[:3, 0])
 
 
-def test_the_bounds_of_the_action_space_are_reached_and_not_left() -> None:
+def test_the_bounds_of_the_action_space_are_reached_and_not_left():
     odd = spaces.Box(np.array([-0.3, 0.1], np.float32), np.array([0.7, 1.3], np.float32))
     buffer = filled(2)
     buffer.action_space = odd
@@ -230,7 +230,7 @@ def test_the_bounds_of_the_action_space_are_reached_and_not_left() -> None:
     np.testing.assert_array_equal(episode.actions, [odd.low, odd.high])
 
 
-def test_a_saved_buffer_gives_the_same_episodes(tmp_path: Path) -> None:
+def test_a_saved_buffer_gives_the_same_episodes(tmp_path):
     model = made_by_sac(Counter(), 7)
     assert model.replay_buffer is not None
     model.save_replay_buffer(tmp_path / "logs")
@@ -254,7 +254,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_is_not_opened_unless_that_is_allowed(tmp_path: Path) -> None:
+def test_a_pickle_is_not_opened_unless_that_is_allowed(tmp_path):
     path, proof = tmp_path / "logs.pkl", tmp_path / "opened"
     path.write_bytes(pickle.dumps(Trap(proof)))
     with refused(r"logs.pkl: is a pickle, which executes .* allow_pickle=True \(--allow-pickle"):
@@ -265,7 +265,7 @@ def test_a_pickle_is_not_opened_unless_that_is_allowed(tmp_path: Path) -> None:
     assert proof.exists()
 
 
-def test_a_pickle_that_is_damaged_or_missing_is_answered_with_its_name(tmp_path: Path) -> None:
+def test_a_pickle_that_is_damaged_or_missing_is_answered_with_its_name(tmp_path):
     path = tmp_path / "logs.pkl"
     path.write_bytes(pickle.dumps(filled(3))[:200])
     with refused(r"logs.pkl: is not a pickled replay buffer, or damaged or half-written"):
@@ -274,12 +274,12 @@ def test_a_pickle_that_is_damaged_or_missing_is_answered_with_its_name(tmp_path:
         ReplayBufferSource(tmp_path / "log.pkl", allow_pickle=True)
 
 
-def test_a_handed_over_buffer_has_no_files_and_a_name() -> None:
+def test_a_handed_over_buffer_has_no_files_and_a_name():
     source = ReplayBufferSource(filled(3))
     assert (source.name, list(source.files())) == ("replay buffer", [])
 
 
-def test_a_buffer_that_draws_otherwise_holds_the_same_steps() -> None:
+def test_a_buffer_that_draws_otherwise_holds_the_same_steps():
     assert [len(episode) for episode in read(filled(4, kind=NStepReplayBuffer))] == [3, 1]
 
 
@@ -306,7 +306,7 @@ class Reach(gym.Env[Any, Any]):
         return {"observation": here, "achieved_goal": here, "desired_goal": np.full(2, 9, np.float32)}
 
 
-def test_hindsight_goals_are_not_among_the_steps_of_a_her_buffer(tmp_path: Path) -> None:
+def test_hindsight_goals_are_not_among_the_steps_of_a_her_buffer(tmp_path):
     model = made_by_sac(Reach(), 4, replay_buffer_class=HerReplayBuffer)
     model.save_replay_buffer(tmp_path / "her.pkl")
     first, second = ReplayBufferSource(tmp_path / "her.pkl", allow_pickle=True).episodes()
@@ -317,7 +317,7 @@ def test_hindsight_goals_are_not_among_the_steps_of_a_her_buffer(tmp_path: Path)
         assert not episode.terminated
 
 
-def test_other_buffers_are_refused_with_the_reason() -> None:
+def test_other_buffers_are_refused_with_the_reason():
     with refused(r"a RolloutBuffer does not keep what its actions led to.*record_policy", TypeError):
         ReplayBufferSource(RolloutBuffer(5, PLACE, FORCE, "cpu"))  # type: ignore[arg-type]
     with refused("a PromptReplayBuffer was made of a data set; give that", TypeError):
@@ -326,14 +326,14 @@ def test_other_buffers_are_refused_with_the_reason() -> None:
         ReplayBufferSource(3)  # type: ignore[arg-type]
 
 
-def test_a_buffer_of_an_old_version_is_refused_with_what_to_do() -> None:
+def test_a_buffer_of_an_old_version_is_refused_with_what_to_do():
     buffer = filled(3)
     del buffer.handle_timeout_termination
     with refused(r"did not keep time limits; load it into a model with load_replay_buffer"):
         ReplayBufferSource(buffer)
 
 
-def test_an_empty_buffer_and_actions_that_are_no_numbers_in_bounds_are_refused() -> None:
+def test_an_empty_buffer_and_actions_that_are_no_numbers_in_bounds_are_refused():
     with refused("replay buffer: the buffer holds no step"):
         ReplayBufferSource(filled(0))
     buffer = filled(3)

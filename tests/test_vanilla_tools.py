@@ -4,7 +4,6 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -98,7 +97,7 @@ def told(model: LLMDPD, how: str, texts: list[str]) -> tuple[Any, list[Maker]]:
 every_way = pytest.mark.parametrize("how", ["set_task", "prompted", "wrapper"])
 
 
-def test_the_three_tasks_ask_for_three_actions(trained: LLMDPD) -> None:
+def test_the_three_tasks_ask_for_three_actions(trained):
     """Without this, the tests below would prove nothing."""
     actions = actions_of(trained, TEXTS)[:, 0]
     assert np.diff(np.sort(actions)).min() > 0.01
@@ -119,7 +118,7 @@ def evaluated(acting: Any, env: Any, n_episodes: int) -> list[float]:
 @pytest.mark.parametrize(
     "texts", [TEXTS[1:2], TEXTS, [TEXTS[2], TEXTS[0], TEXTS[2], TEXTS[1]]], ids=["one", "three", "four"]
 )
-def test_evaluate_policy_tells_each_sub_environment_its_task(model: Any, how: str, texts: list[str]) -> None:
+def test_evaluate_policy_tells_each_sub_environment_its_task(model, how, texts):
     acting, makers = told(model, how, texts)
     vec_env = DummyVecEnv(makers)
     returns = evaluated(acting, vec_env, len(texts))
@@ -129,7 +128,7 @@ def test_evaluate_policy_tells_each_sub_environment_its_task(model: Any, how: st
 
 
 @every_way
-def test_evaluate_policy_takes_an_environment_that_is_not_vectorised(model: LLMDPD, how: str) -> None:
+def test_evaluate_policy_takes_an_environment_that_is_not_vectorised(model, how):
     acting, makers = told(model, how, TEXTS[1:2])
     mean_reward, std_reward = evaluate_policy(acting, makers[0](), n_eval_episodes=2)
     assert mean_reward == pytest.approx(3 * actions_of(model, TEXTS[1])[0], abs=1e-5)
@@ -137,20 +136,20 @@ def test_evaluate_policy_takes_an_environment_that_is_not_vectorised(model: LLMD
 
 
 @every_way
-def test_the_same_task_everywhere_is_said_once(model: LLMDPD, how: str) -> None:
+def test_the_same_task_everywhere_is_said_once(model, how):
     acting, makers = told(model, how, TEXTS[1:2])
     returns = evaluated(acting, DummyVecEnv(makers * 5), 5)
     assert_allclose(returns, [3 * actions_of(model, TEXTS[1])[0]] * 5, atol=1e-5)
 
 
-def test_a_sub_environment_that_changes_its_task_gets_other_actions(model: LLMDPD) -> None:
+def test_a_sub_environment_that_changes_its_task_gets_other_actions(model):
     vec_env = DummyVecEnv([wrapped(TEXTS[0]), wrapped(TEXTS[1])])
     vec_env.env_method("set_task_text", TEXTS[2], indices=[1])
     evaluate_policy(model, vec_env, n_eval_episodes=2)
     assert_array_equal(vec_env.get_attr("last_action"), actions_of(model, [TEXTS[0], TEXTS[2]]))
 
 
-def test_an_example_is_shown_to_all_beside_the_sentence_of_each(model: LLMDPD) -> None:
+def test_an_example_is_shown_to_all_beside_the_sentence_of_each(model):
     model.set_task(trajectory=EPISODES[8])
     vec_env = DummyVecEnv([wrapped(text) for text in TEXTS])
     evaluate_policy(model, vec_env, n_eval_episodes=3)
@@ -161,7 +160,7 @@ def test_an_example_is_shown_to_all_beside_the_sentence_of_each(model: LLMDPD) -
     assert np.abs(expected - actions_of(model, TEXTS)).max() > 1e-3
 
 
-def test_as_many_tasks_as_sub_environments_or_one_are_needed(model: LLMDPD) -> None:
+def test_as_many_tasks_as_sub_environments_or_one_are_needed(model):
     model.set_task(task_text=TEXTS)
     message = "Got 3 prompts for 2 observations: pass one prompt, or one per observation"
     with pytest.raises(ValueError, match=message):
@@ -172,7 +171,7 @@ def test_as_many_tasks_as_sub_environments_or_one_are_needed(model: LLMDPD) -> N
 
 
 @every_way
-def test_vec_monitor_counts_the_rewards_of_each_task(model: LLMDPD, how: str) -> None:
+def test_vec_monitor_counts_the_rewards_of_each_task(model, how):
     acting, makers = told(model, how, TEXTS)
     vec_env = VecMonitor(DummyVecEnv([lambda maker=maker: maker().env for maker in makers]))  # type: ignore[misc, attr-defined]
     observations = vec_env.reset()
@@ -182,7 +181,7 @@ def test_vec_monitor_counts_the_rewards_of_each_task(model: LLMDPD, how: str) ->
     assert_allclose([info["episode"]["r"] for info in infos], 3 * actions_of(model, TEXTS)[:, 0], atol=1e-5)
 
 
-def test_frames_are_stacked_for_a_model_that_was_told_its_task() -> None:
+def test_frames_are_stacked_for_a_model_that_was_told_its_task():
     model = tiny_model(dataset=make_episodes(observation_dim=10))
     model.set_task(task_text=TEXTS[0])
     returns = evaluated(model, VecFrameStack(DummyVecEnv([plain]), 2), 1)
@@ -190,14 +189,14 @@ def test_frames_are_stacked_for_a_model_that_was_told_its_task() -> None:
     assert returns[0] == pytest.approx(model.predict(stacked, deterministic=True)[0][:, 0].sum(), abs=1e-5)
 
 
-def test_a_sentence_that_was_stacked_with_the_frames_is_refused(model: LLMDPD) -> None:
+def test_a_sentence_that_was_stacked_with_the_frames_is_refused(model):
     vec_env = VecFrameStack(DummyVecEnv([wrapped(TEXTS[0])]), 2)
     with pytest.raises(ValueError, match=r"has 512 entries, and this model reads 256"):
         model.predict({**vec_env.reset(), "observation": OBSERVATION[None]})  # type: ignore[dict-item]
 
 
 @pytest.mark.slow
-def test_sub_environments_in_processes_of_their_own_carry_their_tasks(model: LLMDPD) -> None:
+def test_sub_environments_in_processes_of_their_own_carry_their_tasks(model):
     vec_env = SubprocVecEnv([wrapped(text) for text in TEXTS[:2]])
     try:
         evaluate_policy(model, vec_env, n_eval_episodes=2)
@@ -207,7 +206,7 @@ def test_sub_environments_in_processes_of_their_own_carry_their_tasks(model: LLM
 
 
 @every_way
-def test_gymnasiums_vector_environment_is_acted_in(model: LLMDPD, how: str) -> None:
+def test_gymnasiums_vector_environment_is_acted_in(model, how):
     acting, makers = told(model, how, TEXTS)
     vector_env = gym.vector.SyncVectorEnv(makers)
     observations, _ = vector_env.reset()
@@ -222,7 +221,7 @@ def test_gymnasiums_vector_environment_is_acted_in(model: LLMDPD, how: str) -> N
 
 @every_way
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_video_shows_what_the_policy_does_on_its_task(model: LLMDPD, how: str, tmp_path: Path) -> None:
+def test_a_video_shows_what_the_policy_does_on_its_task(model, how, tmp_path):
     acting, makers = told(model, how, TEXTS[1:2])
     vec_env = VecVideoRecorder(DummyVecEnv(makers), str(tmp_path), lambda step: step == 0, video_length=3)
     observations = vec_env.reset()
@@ -247,13 +246,13 @@ def last_evaluation(model: LLMDPD, env: gym.Env[Any, Any]) -> float:
 
 
 @pytest.mark.parametrize("tell", ["set_task", "using_task"])
-def test_a_callback_evaluates_the_task_that_is_set(learner: LLMDPD, tell: str) -> None:
+def test_a_callback_evaluates_the_task_that_is_set(learner, tell):
     with getattr(learner, tell)(task_text=TEXTS[1]) or nullcontext():
         mean_reward = last_evaluation(learner, plain())
     assert mean_reward == pytest.approx(3 * actions_of(learner, TEXTS[1])[0], abs=1e-5)
 
 
-def test_two_callbacks_evaluate_two_tasks(learner: LLMDPD) -> None:
+def test_two_callbacks_evaluate_two_tasks(learner):
     envs = [wrapped(text)() for text in TEXTS[:2]]
     callbacks = [EvalCallback(env, n_eval_episodes=2, eval_freq=2, verbose=0) for env in envs]
     learner.learn(2, callback=callbacks, log_interval=None)
@@ -262,7 +261,7 @@ def test_two_callbacks_evaluate_two_tasks(learner: LLMDPD) -> None:
     assert abs(expected[0] - expected[1]) > 0.01
 
 
-def test_a_callback_evaluates_a_task_for_each_sub_environment(learner: LLMDPD, tmp_path: Path) -> None:
+def test_a_callback_evaluates_a_task_for_each_sub_environment(learner, tmp_path):
     env = DummyVecEnv([wrapped(text) for text in TEXTS])
     callback = EvalCallback(env, n_eval_episodes=3, eval_freq=2, log_path=str(tmp_path), verbose=0)
     learner.learn(2, callback=callback, log_interval=None)
@@ -280,26 +279,26 @@ def assert_acts_in_its_environment(model: LLMDPD, texts: list[str]) -> None:
     assert_array_equal(env.get_attr("last_action"), actions_of(model, texts))
 
 
-def test_a_model_takes_wrapped_environments_as_its_own() -> None:
+def test_a_model_takes_wrapped_environments_as_its_own():
     model = tiny_model(dataset=EPISODES, env=DummyVecEnv([wrapped(text) for text in TEXTS]))
     assert model.observation_space == ActionEnv.observation_space
     assert_acts_in_its_environment(model.learn(1, log_interval=None), TEXTS)
 
 
-def test_a_model_is_set_to_a_wrapped_environment() -> None:
+def test_a_model_is_set_to_a_wrapped_environment():
     model = tiny_model(dataset=EPISODES)
     model.set_env(wrapped(TEXTS[2])())
     model.learn(1, log_interval=None)
     assert_acts_in_its_environment(model, TEXTS[2:])
 
 
-def test_a_model_is_loaded_with_a_wrapped_environment(tmp_path: Path) -> None:
+def test_a_model_is_loaded_with_a_wrapped_environment(tmp_path):
     tiny_model(dataset=EPISODES).save(tmp_path / "model")
     model = LLMDPD.load(tmp_path / "model", env=wrapped(TEXTS[2])())
     assert_acts_in_its_environment(model, TEXTS[2:])
 
 
-def test_images_are_put_in_order_beside_the_sentence() -> None:
+def test_images_are_put_in_order_beside_the_sentence():
     image = np.random.default_rng(0).integers(0, 256, (36, 36, 3), dtype=np.uint8)
 
     class ImageEnv(RecordingEnv):
@@ -329,7 +328,7 @@ def with_vector(vector: np.ndarray) -> list[Episode]:
     ]
 
 
-def test_a_model_that_learned_from_the_vector_acts_on_it_as_on_other_observations(tmp_path: Path) -> None:
+def test_a_model_that_learned_from_the_vector_acts_on_it_as_on_other_observations(tmp_path):
     """The prompt comes beside it."""
     vector = make_text_encoder("hashing:4").encode(["go"])[0]
     env = DummyVecEnv([wrapped("go", "hashing:4")])
@@ -342,7 +341,7 @@ def test_a_model_that_learned_from_the_vector_acts_on_it_as_on_other_observation
     assert_allclose(env.get_attr("last_action"), [expected], atol=1e-6)
 
 
-def test_data_that_say_their_task_in_the_observation_are_not_those_of_a_plain_model() -> None:
+def test_data_that_say_their_task_in_the_observation_are_not_those_of_a_plain_model():
     message = "the observation space of the data is Dict.*and that of the model is Box"
     with pytest.raises(ValueError, match=message):
         tiny_model(dataset=EPISODES).set_dataset(with_vector(np.zeros(4)))

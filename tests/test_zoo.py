@@ -102,7 +102,7 @@ def return_of(model: LLMDPD, **prompt: Any) -> float:
 
 
 @pytest.mark.slow
-def test_the_zoo_serves_a_model_that_the_environment_tells_its_task(folder: Path) -> None:
+def test_the_zoo_serves_a_model_that_the_environment_tells_its_task(folder):
     arguments = dict(task_text="do task number 1", text_encoder="hashing")
     write_hyperparameters(env_wrapper=[{"sb3_llmdpd.envs.TaskTextWrapper": arguments}])
     printed = run_zoo(
@@ -123,7 +123,7 @@ def test_the_zoo_serves_a_model_that_the_environment_tells_its_task(folder: Path
 
 
 @pytest.mark.slow
-def test_the_zoo_needs_no_wrapper_for_a_model_of_one_task_and_goes_on_with_it(folder: Path) -> None:
+def test_the_zoo_needs_no_wrapper_for_a_model_of_one_task_and_goes_on_with_it(folder):
     write_hyperparameters(dataset="toy/task-0-v0", prompts_per_batch=1)
     printed = run_zoo(
         f"{TRAIN} --eval-freq -1 {TOY_MODEL}",
@@ -136,7 +136,7 @@ def test_the_zoo_needs_no_wrapper_for_a_model_of_one_task_and_goes_on_with_it(fo
     assert (first._n_updates, second._n_updates) == (4, 8)
 
 
-def test_the_search_suggests_arguments_that_a_model_takes() -> None:
+def test_the_search_suggests_arguments_that_a_model_takes():
     suggested = dict(learning_rate=1e-3, eta=0.1, gamma=0.97)
     suggested |= dict(text_dropout=0.2, trajectory_dropout=0.4, prompt_noise=0.5)
     sampled = zoo.sample_hyperparameters(optuna.trial.FixedTrial(suggested), 2, 1, {})  # type: ignore[arg-type]
@@ -145,14 +145,14 @@ def test_the_search_suggests_arguments_that_a_model_takes() -> None:
     assert {name: getattr(model, name) for name in suggested} == suggested
 
 
-def test_the_examples_hyperparameters_are_arguments_of_the_model_or_of_the_zoo() -> None:
+def test_the_examples_hyperparameters_are_arguments_of_the_model_or_of_the_zoo():
     ((env_id, hyperparameters),) = yaml.safe_load((ROOT / "examples" / "zoo.yml").read_text()).items()
     assert env_id == zoo.METAWORLD_ENV_ID.format(task="window-close")
     assert set(hyperparameters) - set(inspect.signature(LLMDPD).parameters) == {"n_timesteps", "env_wrapper"}
 
 
 @pytest.mark.parametrize("arguments", [[], ["plot_train"]], ids=["none", "unknown"])
-def test_the_usage_names_the_scripts(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usage_names_the_scripts(arguments, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["zoo", *arguments])
     with pytest.raises(SystemExit, match=r"usage: python -m sb3_llmdpd.zoo \{train,enjoy,record_video\}"):
         zoo.main()

@@ -137,13 +137,9 @@ class PromptDT:
             self._set_up(seed)
             self._attach(self.buffer)
 
-    # Set-up -------------------------------------------------------------------------------------------------
-
     def _set_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Box) -> None:
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
-            raise ValueError(
-                f"PromptDT reads observations that are one vector, Box of shape (n,), got {observation_space}"
-            )
+            raise ValueError(f"PromptDT reads one vector, Box of shape (n,), got {observation_space}")
         self.observation_space, self.action_space = observation_space, action_space
 
     def _set_up(self, seed: int | None) -> None:
@@ -151,9 +147,8 @@ class PromptDT:
             set_random_seed(seed)
             self.generator.manual_seed(seed)
         self.network = self._make_network().to(self.device)
-        self.optimizer = th.optim.AdamW(
-            self.network.parameters(), lr=self._arguments["learning_rate"], weight_decay=1e-4
-        )
+        learning_rate = self._arguments["learning_rate"]
+        self.optimizer = th.optim.AdamW(self.network.parameters(), lr=learning_rate, weight_decay=1e-4)
 
     def _make_network(self) -> PromptDTNetwork:
         encoder = self._arguments["text_encoder"]
@@ -187,8 +182,6 @@ class PromptDT:
         for texts, best, scale in zip(buffer.texts_by_task.values(), *scales, strict=True):
             target = best / self.return_scale, 1.0 / (scale * self.return_scale)
             self.targets |= dict.fromkeys(texts, target)
-
-    # Training -----------------------------------------------------------------------------------------------
 
     def learn(self, n_steps: int, on_step: Callable[[th.Tensor], object] | None = None) -> Self:
         """Train on the data set.
@@ -232,8 +225,6 @@ class PromptDT:
         errors = F.mse_loss(predicted, segments.actions, reduction="none").mean(dim=-1)  # (B, K)
         return (errors * segments.is_step).sum() / segments.is_step.sum()
 
-    # Acting -------------------------------------------------------------------------------------------------
-
     def make_act(self, prompts: Sequence[Prompt], *, noise_seed: int = 0, deterministic: bool = True) -> Act:
         """Get ready for a block of episodes, see `Player.make_act`; there is no noise.
 
@@ -264,8 +255,6 @@ class PromptDT:
             return float(rewards.sum()) * unit, unit
         known = np.array(list(self.targets.values()) or [(1.0, 1.0 / self.return_scale)])
         return float(known[:, 0].mean()), float(known[:, 1].mean())
-
-    # The file -----------------------------------------------------------------------------------------------
 
     def save(self, path: FileLike) -> None:
         """Write all that acting needs, without pickle.
@@ -305,9 +294,8 @@ class PromptDT:
             if saved.data["text_table"] is not None:
                 arrays = {name: tensor.numpy() for name, tensor in saved.tensors["text_table"].items()}
                 model.text_table = TextTable.from_parts(saved.data["text_table"], arrays)
-            model.targets = {
-                text: (float(goal), float(unit)) for text, (goal, unit) in saved.data["targets"].items()
-            }
+            targets = saved.data["targets"].items()
+            model.targets = {text: (float(goal), float(unit)) for text, (goal, unit) in targets}
             model.return_scale = float(saved.data["return_scale"])
             model._set_spaces(*(space_from_json(saved.data[name]) for name in SPACES))  # type: ignore[arg-type]
             check_weights(model._make_network, saved.tensors["network"])

@@ -42,9 +42,8 @@ class SegmentBuffer(PromptReplayBuffer):
             returns_to_go[first:end] = rewards[first:end][::-1].cumsum()[::-1]
         self._returns_to_go = self._tensor(returns_to_go)
         returns = returns_to_go[index.episode_row]
-        self.best_returns = np.array(
-            [returns[index.episode_task == task].max() for task in range(len(self.tasks))]
-        )
+        of_task = [returns[index.episode_task == task] for task in range(len(self.tasks))]
+        self.best_returns = np.array([own.max() for own in of_task])
         """(n_tasks,), largest return of an episode of each task, in scaled rewards."""
 
     def sample_segments(self, batch_size: int) -> tuple[Segments, PromptBatch]:

@@ -41,21 +41,12 @@ def check_weights(make: Callable[[], nn.Module], weights: Tensors) -> None:
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
-    """Unwrap ``torch.compile``, so that the names of weights are those of the file.
-
-    :param module: any module.
-    :return: the module inside; the module itself where it is not compiled.
-    """
+    """Unwrap ``torch.compile``, if it is there, so that the names of weights are those of the file."""
     return getattr(module, "_orig_mod", module)
 
 
 def arguments_of(local_variables: dict[str, Any], *left_out: str) -> dict[str, Any]:
-    """Collect the arguments of a constructor, from its ``locals()`` in its first line.
-
-    :param local_variables: ``locals()`` of the constructor.
-    :param left_out: names that the file does not hold.
-    :return: the arguments by name.
-    """
+    """Collect a constructor's arguments, but those left out, from its ``locals()`` in its first line."""
     others = {"self", "__class__", *left_out}
     return {key: value for key, value in local_variables.items() if key not in others}
 

@@ -29,9 +29,7 @@ KNOWN_CLASSES: dict[str, type] = {
     **{f"features.{name}": extractor for name, extractor in FEATURES_EXTRACTORS.items()},
     "sb3_llmdpd.Mish": Mish,
 }
-"""Classes that a model file may name. A closed list: a name from a file must never decide what gets
-imported.
-"""
+"""Classes that a model file may name. A closed list: a file must never decide what gets imported."""
 
 SCHEDULES: dict[str, tuple[type, tuple[str, ...]]] = {
     "constant": (ConstantSchedule, ("val",)),
@@ -44,9 +42,7 @@ SPACES = ("observation_space", "action_space")
 """Names of the spaces in a model file, and of the constructors' arguments."""
 
 MAX_ENTRIES = 2**24
-"""Entries of a space, one-hot categories counted: a few bytes in a file must not ask for all of the
-memory.
-"""
+"""Entries of a space, one-hot categories counted: a small file must not ask for all of the memory."""
 
 
 def to_json(value: Any) -> Any:
@@ -109,12 +105,7 @@ def _known(known: Mapping[str, Any], kind: str, what: Any, name: str) -> Any:
 
 
 def no_custom_objects(name: str, what: str) -> NoReturn:
-    """Refuse custom objects where there can be none.
-
-    :param name: name of the argument.
-    :param what: note in its place.
-    :raises ValueError: always.
-    """
+    """Raise a ValueError: for this argument, there can be no custom objects."""
     raise ValueError(f"the model file has {what} for `{name}`, where only plain values can stand")
 
 

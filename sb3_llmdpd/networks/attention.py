@@ -16,8 +16,7 @@ The first averages over a phase of a motion; under the last, a centimetre decide
 _AHEAD = (1, 3)
 """Look-aheads of `NearestSteps`, in steps of the example."""
 _FINE_SCALE = 0.1
-"""In standard deviations of a feature: a grasp is decided by differences that are small beside a whole
-motion's."""
+"""In standard deviations of a feature: differences small beside a whole motion's decide a grasp."""
 
 
 class StateReader(nn.Module):

@@ -28,8 +28,7 @@ class MetaWorldRelativeExtractor(BaseFeaturesExtractor):
     does not learn to go where the goal is.
 
     :param observation_space: Box of shape (39,).
-    :param positions: append the positions of hand and objects (metres). With the goal hidden, they alone tell
-        where an example's goal is.
+    :param positions: True to append positions of hand and objects (metres): only they tell a hidden goal.
     :raises ValueError: on any other space.
     """
 
@@ -90,9 +89,5 @@ def features_extractor_named(extractor: str | type[BaseFeaturesExtractor]) -> ty
 
 
 def is_fixed_function(module: nn.Module) -> bool:
-    """Tell if a module has nothing to learn, so that statistics of its output can be fitted once.
-
-    :param module: any module.
-    :return: True when it has no parameters.
-    """
+    """Tell if a module has no parameters, so that statistics of its output can be fitted once."""
     return next(module.parameters(), None) is None

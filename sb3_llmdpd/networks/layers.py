@@ -143,7 +143,7 @@ class PromptedPerceptron(nn.Module):
 
     The arguments of its kinds are: ``feature_dim`` and ``prompt_dim``, as here; ``action_dim``, size of an
     action; ``net_arch``, widths of the hidden layers (without any it is a linear map); ``activation_fn``,
-    class of the activations; ``layer_norm``, whether a layer norm stands before each of them.
+    class of the activations; ``layer_norm``, True to put a layer norm before each of them.
 
     :param feature_dim: size of what is read of a state, see `StateReader`.
     :param prompt_dim: size of a prompt vector.

@@ -1,3 +1,1 @@
-"""Prompts: sentences and examples by which a user names a task, and the encoders that make vectors of
-them.
-"""
+"""Prompts: sentences and examples by which a user names a task, and the encoders that read them."""

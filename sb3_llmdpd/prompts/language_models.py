@@ -84,10 +84,9 @@ class TransformersTextEncoder(LanguageModel):
         limits = (self.max_length, tokenizer.model_max_length, positions)
         limit = min(limit for limit in limits if limit is not None)
         if len(ids) > limit:
-            warnings.warn(
-                f"text encoder {self.name!r} reads {limit} tokens, {sentence[:40]!r}... has {len(ids)}",
-                stacklevel=3,
-            )
+            text = sentence[:40]
+            message = f"text encoder {self.name!r} reads {limit} tokens, {text!r}... has {len(ids)}"
+            warnings.warn(message, stacklevel=3)
             ids = tokenizer(sentence, truncation=True, max_length=limit)["input_ids"]
         return ids
 
@@ -97,8 +96,7 @@ class TransformersTextEncoder(LanguageModel):
         _, model = self._loaded
         ids = th.tensor(tokens, device=self.device)  # (n, length)
         hidden = model(input_ids=ids, attention_mask=th.ones_like(ids)).last_hidden_state.float()
-        pooled: np.ndarray = (hidden[:, -1] if self._pools_last_token else hidden.mean(dim=1)).cpu().numpy()
-        return pooled
+        return (hidden[:, -1] if self._pools_last_token else hidden.mean(dim=1)).cpu().numpy()
 
     @property
     def _pools_last_token(self) -> bool:
@@ -199,11 +197,6 @@ class SentenceTransformersTextEncoder(LanguageModel):
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:
-    """Scale each row to length 1; a row of zeros stays one.
-
-    :param vectors: (n, dim).
-    :return: (n, dim).
-    """
+    """Scale each row of vectors (n, dim) to length 1; a row of zeros stays one."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)  # (n, 1)
-    scaled: np.ndarray = vectors / np.where(lengths > 0, lengths, 1)
-    return scaled
+    return vectors / np.where(lengths > 0, lengths, 1)

@@ -132,9 +132,7 @@ class LanguageModel:
 def package_folder(package: str, extra: str) -> Path:
     """Find the folder of an installed package without importing it, so that none of its code runs.
 
-    :param package: name it would be imported by.
-    :param extra: extra of ``sb3-llmdpd`` that installs it.
-    :raises ImportError: when it is not installed; the message holds the pip command.
+    :raises ImportError: when it is not installed; the message names the extra of ``sb3-llmdpd`` that does it.
     """
     spec = find_spec(package)
     if spec is None or spec.origin is None:
@@ -144,12 +142,7 @@ def package_folder(package: str, extra: str) -> Path:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Refuse a file whose content is not the expected one.
-
-    :param path: the file.
-    :param expected: its sha256, in hexadecimal.
-    :raises ValueError: when it is missing or differs.
-    """
+    """Raise a ValueError for a file that is missing, or whose sha256 (hexadecimal) is another one."""
     if not path.is_file():
         raise ValueError(f"`{path}` is missing; install its package again")
     with path.open("rb") as file:
@@ -162,10 +155,7 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
-    """Refuse a value that is not among the known ones.
-
-    :raises ValueError: with the name of the option, and the known values.
-    """
+    """Return the value of an option; raise a ValueError where it is not among the known ones."""
     if value not in known:
         raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
     return value

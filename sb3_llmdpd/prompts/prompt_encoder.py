@@ -90,13 +90,7 @@ class TrajectoryEncoder(nn.Module):
     """
 
     def __init__(
-        self,
-        feature_dim: int,
-        action_dim: int,
-        window: int,
-        token_dim: int = 64,
-        n_layers: int = 2,
-        n_heads: int = 4,
+        self, feature_dim: int, action_dim: int, window: int, token_dim: int, n_layers: int, n_heads: int
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(feature_dim + action_dim, token_dim)

@@ -13,18 +13,16 @@ REGISTRIES = ("metaworld",)
 """Names of the collections of known sentences."""
 
 
-class KnownTasks:
-    """The tasks of known sentences; read at the first use.
+class _TaskEncoder:
+    """An encoder of the tasks of known sentences, which are read at the first use."""
 
-    :param registry: one of ``REGISTRIES``.
-    :raises ValueError: on another one.
-    """
+    _kind: ClassVar[str]
 
     def __init__(self, registry: str) -> None:
         if registry not in REGISTRIES:
             known = ", ".join(REGISTRIES)
             raise ValueError(f"the tasks known by their sentences are those of {known}, got {registry!r}")
-        self.registry = registry
+        self.name = f"{self._kind}:{registry}"
 
     @cached_property
     def by_text(self) -> dict[str, str]:
@@ -35,7 +33,7 @@ class KnownTasks:
         return {text: task for task, texts in SENTENCES.items() for text in texts}
 
     @cached_property
-    def names(self) -> list[str]:
+    def tasks(self) -> list[str]:
         """Names of all tasks, sorted."""
         return sorted(set(self.by_text.values()))
 
@@ -43,21 +41,6 @@ class KnownTasks:
     def revision(self) -> str:
         """Digest of the sentences: vectors from before a sentence was added or moved no longer count."""
         return hashlib.sha256(repr(sorted(self.by_text.items())).encode()).hexdigest()[:16]
-
-
-class _TaskEncoder:
-    """An encoder of known tasks, named by its kind and their registry."""
-
-    _kind: ClassVar[str]
-
-    def __init__(self, registry: str) -> None:
-        self.tasks = KnownTasks(registry)
-        self.name = f"{self._kind}:{registry}"
-
-    @property
-    def revision(self) -> str:
-        """See `KnownTasks.revision`."""
-        return self.tasks.revision
 
 
 class OneHotTextEncoder(_TaskEncoder):
@@ -72,7 +55,7 @@ class OneHotTextEncoder(_TaskEncoder):
     @property
     def dim(self) -> int:
         """Number of tasks."""
-        return len(self.tasks.names)
+        return len(self.tasks)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encode sentences.
@@ -80,8 +63,8 @@ class OneHotTextEncoder(_TaskEncoder):
         :param texts: n sentences, known to the letter or not at all.
         :return: (n, dim), float32.
         """
-        named = [self.tasks.by_text.get(text) for text in check_texts(texts, "`texts`")]
-        rows = [[task == name for name in self.tasks.names] for task in named]
+        named = [self.by_text.get(text) for text in check_texts(texts, "`texts`")]
+        rows = [[task == name for name in self.tasks] for task in named]
         return np.array(rows, np.float32).reshape(len(rows), self.dim)
 
 
@@ -103,12 +86,9 @@ class RandomTextEncoder(_TaskEncoder):
         :param texts: n sentences.
         :return: (n, dim), float32, standard normal.
         """
-        known = self.tasks.by_text
+        known, checked = self.by_text, check_texts(texts, "`texts`")
         # The kind is part of the seed, so that no sentence can be taken for a task.
-        seeds = [
-            f"task {known[text]}" if text in known else f"sentence {text}"
-            for text in check_texts(texts, "`texts`")
-        ]
+        seeds = [f"task {known[text]}" if text in known else f"sentence {text}" for text in checked]
         return np.array([self._draw(seed) for seed in seeds], np.float32).reshape(len(seeds), self.dim)
 
     def _draw(self, seed: str) -> np.ndarray:

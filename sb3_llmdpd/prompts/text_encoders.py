@@ -120,13 +120,8 @@ def make_text_encoder(spec: str) -> TextEncoder:
 
 
 def probe(encoder: TextEncoder) -> np.ndarray:
-    """Encode `PROBE_SENTENCE`, by whose vector a swapped encoder is noticed.
-
-    :param encoder: any encoder.
-    :return: (dim,), float32.
-    """
-    vector: np.ndarray = encoder.encode([PROBE_SENTENCE])[0]
-    return vector
+    """Encode `PROBE_SENTENCE`, by whose vector, (dim,) float32, a swapped encoder is noticed."""
+    return encoder.encode([PROBE_SENTENCE])[0]
 
 
 def revision_of(encoder: TextEncoder) -> str | None:
@@ -136,8 +131,7 @@ def revision_of(encoder: TextEncoder) -> str | None:
     :return: a commit or a digest; ``""`` for an encoder without such a thing; None while nobody can know (a
         model of the hub that is not on this machine yet).
     """
-    revision: str | None = getattr(encoder, "revision", "")
-    return revision
+    return getattr(encoder, "revision", "")
 
 
 def check_vectors(vectors: np.ndarray, texts: Sequence[str], encoder: TextEncoder) -> np.ndarray:

@@ -77,9 +77,8 @@ class TextTable:
         :raises ValueError: on an empty sentence, or when the encoder gives NaN or a wrong shape.
         """
         by_task = texts if isinstance(texts, Mapping) else {"": texts}
-        checked = {
-            task: check_texts(own, f"task {task!r}" if task else "`texts`") for task, own in by_task.items()
-        }
+        names = {task: f"task {task!r}" if task else "`texts`" for task in by_task}
+        checked = {task: check_texts(own, names[task]) for task, own in by_task.items()}
         distinct = tuple(dict.fromkeys(text for own in checked.values() for text in own))
         probed = check_vectors(probe(encoder)[None], ["the probe sentence"], encoder)[0]
         vectors = check_vectors(encoder.encode(distinct), distinct, encoder)

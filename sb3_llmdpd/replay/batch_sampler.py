@@ -64,21 +64,17 @@ class BatchSampler:
         index, tasks = self._index, self._tasks(n_prompts, generator)
         pool_lots = index.task_first_lot[tasks] + generator.integers(index.task_n_lots[tasks])
         pools = np.searchsorted(index.pool_last_lot, pool_lots, side="right")
-        examples = index.examples[
-            index.pool_first_example[pools] + generator.integers(index.pool_n_examples[pools])
-        ]
+        chosen = generator.integers(index.pool_n_examples[pools])
+        examples = index.examples[index.pool_first_example[pools] + chosen]
         first_step, n_steps = self._shown(pools, examples, generator)
-        # No transition is in its own example: a single episode lacks the shown part, other pools the whole
-        # episode.
+        # No transition is in its own example: a single episode lacks the shown part, others lack all of it.
         is_single = index.pool_is_single[pools]
         first_left_out = np.where(is_single, first_step, 0)
         n_left_out = np.where(is_single, n_steps, index.episode_length[examples])
-        rows = self._transitions(
-            pools, examples, first_left_out, n_left_out, batch_size // n_prompts, generator
-        )
+        n_rows = batch_size // n_prompts
+        rows = self._transitions(pools, examples, first_left_out, n_left_out, n_rows, generator)
         offsets = generator.random((n_prompts, self.window))
-        # An episode of one step shows nothing: its rows are never read, but need a window of at least one
-        # step.
+        # At least one step for a window, also where an episode shows none and its rows are never read.
         steps = first_step[:, None] + window_steps(np.maximum(n_steps, 1), self.window, offsets)
         n_texts = index.task_n_texts[tasks]
         return Draw(

@@ -94,8 +94,6 @@ class PromptReplayBuffer(ReplayBuffer):
         self.text_vectors = th.zeros(len(self.texts), 0, device=self.device)
         """(n_texts, text_dim), vectors of a text encoder for `texts`; no columns until `set_text_vectors`."""
 
-    # Storage ------------------------------------------------------------------------------------------------
-
     def _store(self, dataset: OfflineDataset) -> None:
         index, episodes = self._index, self._index.episodes
         spaces_and_device = (self.observation_space, dataset.action_space, self.device)
@@ -141,8 +139,6 @@ class PromptReplayBuffer(ReplayBuffer):
         self._outcomes, self.text_vectors = self._outcomes.to(self.device), self.text_vectors.to(self.device)
         return self
 
-    # Contents -----------------------------------------------------------------------------------------------
-
     @property
     def n_episodes(self) -> int:
         """Number of episodes in the buffer."""
@@ -177,8 +173,6 @@ class PromptReplayBuffer(ReplayBuffer):
         :return: (m, *obs_shape) with m <= n, or a dict of such tensors
         """
         return self._storage.observations(self._index.some_rows(n))
-
-    # Sampling -----------------------------------------------------------------------------------------------
 
     def sample(self, batch_size: int, env: Any = None) -> PromptReplayBufferSamples:  # type: ignore[override]
         """Draw prompts and transitions of their tasks.
@@ -224,8 +218,6 @@ class PromptReplayBuffer(ReplayBuffer):
 
     def _rows(self, array: th.Tensor, rows: np.ndarray) -> th.Tensor:
         return array.index_select(0, th.from_numpy(rows).to(self.device))
-
-    # Online only --------------------------------------------------------------------------------------------
 
     def add(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse, since an offline buffer does not grow.

@@ -68,7 +68,6 @@ def return_lots(episodes: Sequence[Episode], strength: float, gamma: float) -> n
     best, largest = np.full((2, task.max() + 1), -np.inf)
     np.maximum.at(best, task, returns)
     np.maximum.at(largest, task, np.abs(returns))
-    shortfalls = np.divide(
-        best[task] - returns, largest[task], out=np.zeros_like(returns), where=largest[task] > 0
-    )
+    scales = largest[task]
+    shortfalls = np.divide(best[task] - returns, scales, out=np.zeros_like(returns), where=scales > 0)
     return np.maximum(1, np.round(MOST_LOTS * np.exp(-strength * shortfalls))).astype(np.int64)

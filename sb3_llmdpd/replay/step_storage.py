@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
+from gymnasium.spaces import Box, Dict, Space
 
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.flat_file import FlatFile
@@ -48,14 +48,10 @@ class ResidentStorage:
     """
 
     def __init__(
-        self,
-        episodes: Sequence[Episode],
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Box,
-        device: th.device,
+        self, episodes: Sequence[Episode], observation_space: Space[Any], action_space: Box, device: th.device
     ) -> None:
         parts: list[Any] = [channels_first(episode.observations, observation_space) for episode in episodes]
-        if isinstance(observation_space, spaces.Dict):
+        if isinstance(observation_space, Dict):
             joined: Any = {key: np.concatenate([part[key] for part in parts]) for key in observation_space}
         else:
             joined = np.concatenate(parts)
@@ -95,11 +91,7 @@ class MappedStorage:
     """
 
     def __init__(
-        self,
-        file: FlatFile,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Box,
-        device: th.device,
+        self, file: FlatFile, observation_space: Space[Any], action_space: Box, device: th.device
     ) -> None:
         self._file, self._device = file, device
         self._observation_space = observation_space
