@@ -7,13 +7,7 @@ from typing import Annotated
 import typer
 
 from sb3_llmdpd.benchmarks.common.variants import BOTH, EXAMPLE, NOTHING, TEXT
-from sb3_llmdpd.benchmarks.metaworld.examples import (
-    EXAMPLE_IDS,
-    HIDDEN_GOAL_EXAMPLE_IDS,
-    N_EPISODES,
-    N_EXAMPLES,
-    example_episodes,
-)
+from sb3_llmdpd.benchmarks.metaworld.examples import N_EPISODES, N_EXAMPLES, example_episodes
 from sb3_llmdpd.cli.sources import Root
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import task_info
@@ -50,7 +44,6 @@ def film(
         goal_visible=not hide_goal,
         root=root,
         n_processes=1,
-        id_format=HIDDEN_GOAL_EXAMPLE_IDS if hide_goal else EXAMPLE_IDS,
     )
     (prompt,) = prompts_of(cell.condition, examples, {}, 1)
     (goal,) = goals_of(cell, examples, 1)
