@@ -67,9 +67,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return out, result.output
 
 
-# The whole way ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_every_variant_is_trained_evaluated_and_reported(finished: Finished) -> None:
     out, printed = finished
@@ -120,9 +117,7 @@ def test_the_unseen_task_is_in_no_data_that_train(finished: Finished) -> None:
 
 
 @pytest.mark.slow
-def test_a_finished_benchmark_is_not_run_again_and_can_be_reported_anew(
-    finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_finished_benchmark_is_not_run_again_and_can_be_reported_anew(finished, monkeypatch, tmp_path):
     out = tmp_path / "grid"
     shutil.copytree(finished[0], out)
     for name in ("train", "predict"):
@@ -173,9 +168,7 @@ def test_a_stopped_benchmark_goes_on_to_the_same_results(finished: Finished, tmp
 
 
 @pytest.mark.slow
-def test_a_trained_prompt_dt_whose_results_are_missing_is_only_evaluated(
-    finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_trained_prompt_dt_whose_results_are_missing_is_only_evaluated(finished, monkeypatch, tmp_path):
     shutil.copytree(finished[0] / "data", tmp_path / "data")
     assert run(tmp_path, "--variants", "prompt-dt").exit_code == 0
     before = read_grid(tmp_path / "results.json")
@@ -204,9 +197,6 @@ def test_with_a_hidden_goal_examples_share_it_and_controls_train_nothing(tmp_pat
     assert (model.same_goal, model.text_dropout) == (True, 1.0)
     results = json.loads((tmp_path / "copy" / "seed-0" / "results.json").read_text())
     assert all(cell["condition"]["trajectory_of"] == cell["task"] for cell in results["cells"])
-
-
-# Settings ---------------------------------------------------------------------------------------------------
 
 
 def test_the_reference_budget_is_the_default() -> None:
@@ -306,18 +296,14 @@ def test_the_settings_have_what_a_variant_does_and_not_its_sentence(tmp_path: Pa
         (["--seeds", 0], "Invalid value for '--seeds'"),
     ],
 )
-def test_bad_input_gets_its_sentence_and_exit_status_2(
-    arguments: list[object], message: str, tmp_path: Path
-) -> None:
+def test_bad_input_gets_its_sentence_and_exit_status_2(arguments, message, tmp_path):
     result = run(tmp_path, *arguments)
     assert result.exit_code == 2, result.output
     assert message in result.output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_while_data_are_collected_says_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_while_data_are_collected_says_how_to_go_on(tmp_path, monkeypatch):
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 

@@ -97,9 +97,6 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return out, result.output
 
 
-# The whole way ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_every_row_is_trained_evaluated_and_reported(finished: Finished) -> None:
     out, printed = finished
@@ -143,9 +140,7 @@ def test_the_best_model_is_that_of_the_best_evaluation(finished: Finished) -> No
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_not_run_again_and_variants_can_be_added(
-    finished: Finished, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_finished_is_not_run_again_and_variants_can_be_added(finished, root, tmp_path, monkeypatch):
     out = tmp_path / "d4rl"
     shutil.copytree(finished[0], out)
     for name in ("train", "predict"):
@@ -179,9 +174,7 @@ def test_other_data_under_the_same_name_are_refused(finished: Finished, tmp_path
 
 
 @pytest.mark.slow
-def test_a_stopped_training_goes_on_to_the_same_results(
-    finished: Finished, root: Path, tmp_path: Path
-) -> None:
+def test_a_stopped_training_goes_on_to_the_same_results(finished, root, tmp_path):
     """It is stopped in its third gradient step, between its two evaluations."""
     take_step, ran = LLMDPD.train, []
 
@@ -202,9 +195,7 @@ def test_a_stopped_training_goes_on_to_the_same_results(
 
 
 @pytest.mark.slow
-def test_variants_with_a_prompt_are_told_the_sentence_and_shown_the_best_episode(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variants_with_a_prompt_are_told_the_sentence_and_shown_the_best_episode(root, tmp_path, monkeypatch):
     shown: list[Prompt] = []
     make_act = ModelPlayer.make_act
 
@@ -234,9 +225,6 @@ def test_files_of_other_formats_are_data_sets_by_their_names(hopper: OfflineData
     assert (tmp_path / "out" / "my_hopper" / "bc" / "seed-0" / "model.zip").is_file()
 
 
-# The order of trainings -------------------------------------------------------------------------------------
-
-
 def test_each_seed_has_all_data_sets_and_variants_before_the_next(root: Path, tmp_path: Path) -> None:
     benchmark = of_hopper(root, tmp_path, ["full", "bc"], seeds=(0, 1))
     benchmark.datasets = dict.fromkeys("ab", benchmark.datasets[HOPPER])
@@ -244,9 +232,7 @@ def test_each_seed_has_all_data_sets_and_variants_before_the_next(root: Path, tm
     assert found == list(product((0, 1), "ab", ("full", "bc")))
 
 
-def test_a_training_is_finished_when_its_last_model_is_evaluated_and_saved(
-    root: Path, tmp_path: Path
-) -> None:
+def test_a_training_is_finished_when_its_last_model_is_evaluated_and_saved(root, tmp_path):
     (training,) = of_hopper(root, tmp_path, ["bc"]).trainings()
     made = [Point(HOPPER, "bc", 0, step, (1.0, 2.0)) for step in (2, 4)]
     assert not training.is_finished(tmp_path)
@@ -273,9 +259,6 @@ def test_two_files_of_the_same_name_are_refused(tmp_path: Path) -> None:
         ValueError, match=r"told apart by the names of their files.*a/hopper\.npz.*b/hopper\.npz"
     ):
         D4RLBenchmark(tmp_path, D4RLSettings(), files, variants, [0])
-
-
-# Data -------------------------------------------------------------------------------------------------------
 
 
 def test_a_description_is_no_sentence(hopper: OfflineDataset, tmp_path: Path) -> None:
@@ -341,9 +324,7 @@ def test_data_of_another_size_than_the_environments_are_refused(root: Path, tmp_
     ],
     ids=["another robot", "discrete actions", "unknown"],
 )
-def test_an_environment_that_does_not_fit_is_refused(
-    name: str, recorded_in: str, env_id: str, said: str
-) -> None:
+def test_an_environment_that_does_not_fit_is_refused(name, recorded_in, env_id, said):
     with pytest.raises(ValueError, match=said):
         describe(name, recorded(recorded_in, n_episodes=1, length=2), env_id)
 
@@ -364,9 +345,6 @@ def test_d4rls_walker_is_noted_to_have_other_feet(tmp_path: Path) -> None:
 def test_d4rls_own_data_set_has_its_published_score(hopper: OfflineDataset) -> None:
     known = describe("d4rl:hopper_medium_replay-v2.hdf5", hopper)
     assert (known.published, known.model, known.notes) == ("101.3 ± 0.6", {"max_grad_norm": 4.0}, ())
-
-
-# Mistakes ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -392,9 +370,7 @@ def test_d4rls_own_data_set_has_its_published_score(hopper: OfflineDataset) -> N
         (["--env", "Hoper-v5"], ["the environment 'Hoper-v5', which would evaluate, cannot be made"]),
     ],
 )
-def test_bad_input_gets_its_sentence_and_exit_status_2(
-    arguments: list[object], messages: list[str], root: Path, tmp_path: Path
-) -> None:
+def test_bad_input_gets_its_sentence_and_exit_status_2(arguments, messages, root, tmp_path):
     assert_refused(run(root, tmp_path, *arguments), *messages)
     assert list(tmp_path.iterdir()) == []
 

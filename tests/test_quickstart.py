@@ -102,9 +102,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_a_training_that_was_stopped_goes_on_when_the_command_is_given_again(
-    finished: Finished, stages: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_training_that_was_stopped_goes_on_when_the_command_is_given_again(finished, stages, tmp_path):
     shutil.copytree(finished[0] / "data", tmp_path / "data")
     take_step = LLMDPD.train
 
