@@ -118,7 +118,6 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
         are there already are used again, and a training that was stopped goes on.
     :param settings: settings of the run.
     :param n_processes: processes that collect and evaluate; as many as there are CPU cores by default.
-    :return: the results.
     """
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
     seed, evaluated = settings.seed, (*settings.unseen_tasks, *settings.seen_tasks)

@@ -111,7 +111,6 @@ def make_variant(name: str) -> Variant:
     :param name: key of `VARIANTS`; ``"text-encoder:<spec>"`` for `full` with that encoder, see
         `make_text_encoder`; either with changes after it, as in
         ``"full+eta=1.0+policy_kwargs.conditioning=cross_attention"``.
-    :return: the variant.
     :raises ValueError: on an unknown name or argument; the message names the nearest and lists all.
     """
     base, *changes = name.split("+")
@@ -150,7 +149,6 @@ def merged(arguments: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
 
     :param arguments: arguments before the change.
     :param changes: arguments that differ; entries of ``policy_kwargs`` one by one.
-    :return: all arguments.
     """
     together = {**arguments, **changes}
     if "policy_kwargs" in arguments and "policy_kwargs" in changes:

@@ -44,7 +44,6 @@ def checkpoint(of_seed: Sequence[Point], which: str) -> Point:
 
     :param of_seed: all evaluations of one training, at least one.
     :param which: `LAST`, or `BEST` for the first of the largest mean return, as Diffusion-QL selects.
-    :return: that evaluation.
     """
     return max(of_seed, key=lambda point: point.step if which == LAST else point.mean)
 
