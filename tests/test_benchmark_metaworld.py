@@ -70,9 +70,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.mark.slow
 def test_every_variant_is_trained_evaluated_and_reported(finished: Finished) -> None:
     out, printed = finished
-    files = {
-        str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and "data" not in path.parts
-    }
+    made = [path for path in out.rglob("*") if path.is_file() and "data" not in path.parts]
+    files = {str(path.relative_to(out)) for path in made}
     of_a_run = ("run.json", "model.zip", "progress.csv", "curves.png", "results.json")
     of_runs = {f"{name}/seed-0/{file}" for name in ("full", "no-prompt") for file in of_a_run}
     ours = {"benchmark.json", "results.json", "report.md", "report.html", "candidates-10/seed-0/results.json"}
@@ -217,10 +216,8 @@ def test_where_the_goal_is_hidden_the_model_sees_positions() -> None:
     for settings in (hidden, hidden.smoke()):
         assert settings.model["policy_kwargs"]["features_extractor_kwargs"] == {"positions": True}
     assert "features_extractor_kwargs" not in visible.model["policy_kwargs"]
-    kept = ("conditioning", "step_distribution")
-    assert [hidden.model["policy_kwargs"][key] for key in kept] == [
-        visible.model["policy_kwargs"][key] for key in kept
-    ]
+    for kept in ("conditioning", "step_distribution"):
+        assert hidden.model["policy_kwargs"][kept] == visible.model["policy_kwargs"][kept]
 
 
 def test_the_method_is_the_same_whatever_the_data() -> None:

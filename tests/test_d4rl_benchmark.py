@@ -42,7 +42,7 @@ def nothing_is_drawn() -> Iterator[None]:
 
 
 def write(
-    root: Path, name: str, data: OfflineDataset, texts: tuple[str, ...] = (SENTENCE,), **about: Any
+    root: Path, name: str, data: OfflineDataset, texts: Sequence[str] = (SENTENCE,), **about: Any
 ) -> None:
     """A data set of these episodes, each with these sentences."""
     episodes = [Episode.trusted(**{**vars(episode), "task_texts": texts}) for episode in data.episodes]
@@ -80,10 +80,8 @@ def points(out: Path) -> tuple[Point, ...]:
 
 def of_hopper(root: Path, out: Path, variants: list[str], seeds: Sequence[int] = (0,)) -> D4RLBenchmark:
     """The benchmark at the size of `--smoke`, its data set described."""
-    settings = D4RLSettings().smoke()
-    benchmark = D4RLBenchmark(
-        out, settings, [HOPPER], make_d4rl_variants(variants), seeds, root=root, device="cpu"
-    )
+    made, settings = make_d4rl_variants(variants), D4RLSettings().smoke()
+    benchmark = D4RLBenchmark(out, settings, [HOPPER], made, seeds, root=root, device="cpu")
     benchmark.datasets = {HOPPER: describe(HOPPER, read_data(HOPPER, root), root=root)}
     return benchmark
 
@@ -101,16 +99,10 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def test_every_row_is_trained_evaluated_and_reported(finished: Finished) -> None:
     out, printed = finished
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    of_a_run = (
-        "run.json",
-        "model.zip",
-        "best.zip",
-        "progress.csv",
-        "curves.png",
-        "evaluations.json",
-        "results.json",
-    )
-    of_runs = {f"{HOPPER}/{variant}/seed-0/{file}" for variant in ALL for file in of_a_run}
+    of_a_run = ("run.json", "model.zip", "best.zip", "progress.csv", "curves.png", "results.json")
+    of_runs = {
+        f"{HOPPER}/{variant}/seed-0/{file}" for variant in ALL for file in (*of_a_run, "evaluations.json")
+    }
     assert files == of_runs | {"benchmark.json", "results.json", "report.md", "learning.png"}
     lines = [line.split()[:2] for line in printed.splitlines() if line.startswith(ALL)]
     assert lines == [[variant, checkpoint] for variant in ALL for checkpoint in ("last", "best")]
@@ -255,9 +247,8 @@ def test_evaluations_of_an_older_version_are_read(root: Path, tmp_path: Path) ->
 
 def test_two_files_of_the_same_name_are_refused(tmp_path: Path) -> None:
     files, variants = ["npz:a/hopper.npz", "npz:b/hopper.npz"], make_d4rl_variants(["bc"])
-    with pytest.raises(
-        ValueError, match=r"told apart by the names of their files.*a/hopper\.npz.*b/hopper\.npz"
-    ):
+    said = r"told apart by the names of their files.*a/hopper\.npz.*b/hopper\.npz"
+    with pytest.raises(ValueError, match=said):
         D4RLBenchmark(tmp_path, D4RLSettings(), files, variants, [0])
 
 
@@ -281,10 +272,8 @@ def test_a_data_set_is_described_by_its_name_and_episodes(root: Path, hopper: Of
 
 
 def test_several_tasks_at_a_time_are_refused(hopper: OfflineDataset, tmp_path: Path) -> None:
-    episodes = [
-        Episode.trusted(**{**vars(episode), "task": f"task-{number}"})
-        for number, episode in enumerate(hopper.episodes)
-    ]
+    each = enumerate(hopper.episodes)
+    episodes = [Episode.trusted(**{**vars(episode), "task": f"task-{number}"}) for number, episode in each]
     write_minari(HOPPER, episodes, hopper.observation_space, hopper.action_space, root=tmp_path)
     said = f"{HOPPER}: this benchmark trains on one task at a time, and these are 3: task-0"
     with pytest.raises(ValueError, match=said):

@@ -19,19 +19,8 @@ from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.cli.train import train
 
-OPTIONS: list[Any] = [
-    "--steps",
-    6,
-    "--save-freq",
-    2,
-    "--log-interval",
-    3,
-    "--batch-size",
-    4,
-    "--device",
-    "cpu",
-]
-OPTIONS += ["--prompts-per-batch", 2, "--net-arch", 8, "--text-encoder", "hashing:8"]
+OPTIONS: list[Any] = ["--steps", 6, "--save-freq", 2, "--log-interval", 3, "--batch-size", 4]
+OPTIONS += ["--prompts-per-batch", 2, "--net-arch", 8, "--text-encoder", "hashing:8", "--device", "cpu"]
 Begin, DoAfter = Callable[..., Result], Callable[..., None]
 FILES = ["curves.png", "model.zip", "progress.csv", "run.json"]
 
