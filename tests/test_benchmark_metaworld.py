@@ -67,15 +67,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return out, result.output
 
 
-# The whole way ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_every_variant_is_trained_evaluated_and_reported(finished: Finished) -> None:
     out, printed = finished
-    files = {
-        str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and "data" not in path.parts
-    }
+    made = [path for path in out.rglob("*") if path.is_file() and "data" not in path.parts]
+    files = {str(path.relative_to(out)) for path in made}
     of_a_run = ("run.json", "model.zip", "progress.csv", "curves.png", "results.json")
     of_runs = {f"{name}/seed-0/{file}" for name in ("full", "no-prompt") for file in of_a_run}
     ours = {"benchmark.json", "results.json", "report.md", "report.html", "candidates-10/seed-0/results.json"}
@@ -120,9 +116,7 @@ def test_the_unseen_task_is_in_no_data_that_train(finished: Finished) -> None:
 
 
 @pytest.mark.slow
-def test_a_finished_benchmark_is_not_run_again_and_can_be_reported_anew(
-    finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_finished_benchmark_is_not_run_again_and_can_be_reported_anew(finished, monkeypatch, tmp_path):
     out = tmp_path / "grid"
     shutil.copytree(finished[0], out)
     for name in ("train", "predict"):
@@ -173,9 +167,7 @@ def test_a_stopped_benchmark_goes_on_to_the_same_results(finished: Finished, tmp
 
 
 @pytest.mark.slow
-def test_a_trained_prompt_dt_whose_results_are_missing_is_only_evaluated(
-    finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_trained_prompt_dt_whose_results_are_missing_is_only_evaluated(finished, monkeypatch, tmp_path):
     shutil.copytree(finished[0] / "data", tmp_path / "data")
     assert run(tmp_path, "--variants", "prompt-dt").exit_code == 0
     before = read_grid(tmp_path / "results.json")
@@ -206,9 +198,6 @@ def test_with_a_hidden_goal_examples_share_it_and_controls_train_nothing(tmp_pat
     assert all(cell["condition"]["trajectory_of"] == cell["task"] for cell in results["cells"])
 
 
-# Settings ---------------------------------------------------------------------------------------------------
-
-
 def test_the_reference_budget_is_the_default() -> None:
     settings = MetaworldSettings.of_split("ml45")
     assert (settings.train_tasks, settings.unseen_tasks) == SPLITS["ml45"]
@@ -227,10 +216,8 @@ def test_where_the_goal_is_hidden_the_model_sees_positions() -> None:
     for settings in (hidden, hidden.smoke()):
         assert settings.model["policy_kwargs"]["features_extractor_kwargs"] == {"positions": True}
     assert "features_extractor_kwargs" not in visible.model["policy_kwargs"]
-    kept = ("conditioning", "step_distribution")
-    assert [hidden.model["policy_kwargs"][key] for key in kept] == [
-        visible.model["policy_kwargs"][key] for key in kept
-    ]
+    for kept in ("conditioning", "step_distribution"):
+        assert hidden.model["policy_kwargs"][kept] == visible.model["policy_kwargs"][kept]
 
 
 def test_the_method_is_the_same_whatever_the_data() -> None:
@@ -306,18 +293,14 @@ def test_the_settings_have_what_a_variant_does_and_not_its_sentence(tmp_path: Pa
         (["--seeds", 0], "Invalid value for '--seeds'"),
     ],
 )
-def test_bad_input_gets_its_sentence_and_exit_status_2(
-    arguments: list[object], message: str, tmp_path: Path
-) -> None:
+def test_bad_input_gets_its_sentence_and_exit_status_2(arguments, message, tmp_path):
     result = run(tmp_path, *arguments)
     assert result.exit_code == 2, result.output
     assert message in result.output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_while_data_are_collected_says_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_while_data_are_collected_says_how_to_go_on(tmp_path, monkeypatch):
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 

@@ -42,7 +42,7 @@ def nothing_is_drawn() -> Iterator[None]:
 
 
 def write(
-    root: Path, name: str, data: OfflineDataset, texts: tuple[str, ...] = (SENTENCE,), **about: Any
+    root: Path, name: str, data: OfflineDataset, texts: Sequence[str] = (SENTENCE,), **about: Any
 ) -> None:
     """A data set of these episodes, each with these sentences."""
     episodes = [Episode.trusted(**{**vars(episode), "task_texts": texts}) for episode in data.episodes]
@@ -80,10 +80,8 @@ def points(out: Path) -> tuple[Point, ...]:
 
 def of_hopper(root: Path, out: Path, variants: list[str], seeds: Sequence[int] = (0,)) -> D4RLBenchmark:
     """The benchmark at the size of `--smoke`, its data set described."""
-    settings = D4RLSettings().smoke()
-    benchmark = D4RLBenchmark(
-        out, settings, [HOPPER], make_d4rl_variants(variants), seeds, root=root, device="cpu"
-    )
+    made, settings = make_d4rl_variants(variants), D4RLSettings().smoke()
+    benchmark = D4RLBenchmark(out, settings, [HOPPER], made, seeds, root=root, device="cpu")
     benchmark.datasets = {HOPPER: describe(HOPPER, read_data(HOPPER, root), root=root)}
     return benchmark
 
@@ -97,23 +95,14 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return out, result.output
 
 
-# The whole way ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_every_row_is_trained_evaluated_and_reported(finished: Finished) -> None:
     out, printed = finished
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    of_a_run = (
-        "run.json",
-        "model.zip",
-        "best.zip",
-        "progress.csv",
-        "curves.png",
-        "evaluations.json",
-        "results.json",
-    )
-    of_runs = {f"{HOPPER}/{variant}/seed-0/{file}" for variant in ALL for file in of_a_run}
+    of_a_run = ("run.json", "model.zip", "best.zip", "progress.csv", "curves.png", "results.json")
+    of_runs = {
+        f"{HOPPER}/{variant}/seed-0/{file}" for variant in ALL for file in (*of_a_run, "evaluations.json")
+    }
     assert files == of_runs | {"benchmark.json", "results.json", "report.md", "learning.png"}
     lines = [line.split()[:2] for line in printed.splitlines() if line.startswith(ALL)]
     assert lines == [[variant, checkpoint] for variant in ALL for checkpoint in ("last", "best")]
@@ -143,9 +132,7 @@ def test_the_best_model_is_that_of_the_best_evaluation(finished: Finished) -> No
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_not_run_again_and_variants_can_be_added(
-    finished: Finished, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_finished_is_not_run_again_and_variants_can_be_added(finished, root, tmp_path, monkeypatch):
     out = tmp_path / "d4rl"
     shutil.copytree(finished[0], out)
     for name in ("train", "predict"):
@@ -179,9 +166,7 @@ def test_other_data_under_the_same_name_are_refused(finished: Finished, tmp_path
 
 
 @pytest.mark.slow
-def test_a_stopped_training_goes_on_to_the_same_results(
-    finished: Finished, root: Path, tmp_path: Path
-) -> None:
+def test_a_stopped_training_goes_on_to_the_same_results(finished, root, tmp_path):
     """It is stopped in its third gradient step, between its two evaluations."""
     take_step, ran = LLMDPD.train, []
 
@@ -202,9 +187,7 @@ def test_a_stopped_training_goes_on_to_the_same_results(
 
 
 @pytest.mark.slow
-def test_variants_with_a_prompt_are_told_the_sentence_and_shown_the_best_episode(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variants_with_a_prompt_are_told_the_sentence_and_shown_the_best_episode(root, tmp_path, monkeypatch):
     shown: list[Prompt] = []
     make_act = ModelPlayer.make_act
 
@@ -234,9 +217,6 @@ def test_files_of_other_formats_are_data_sets_by_their_names(hopper: OfflineData
     assert (tmp_path / "out" / "my_hopper" / "bc" / "seed-0" / "model.zip").is_file()
 
 
-# The order of trainings -------------------------------------------------------------------------------------
-
-
 def test_each_seed_has_all_data_sets_and_variants_before_the_next(root: Path, tmp_path: Path) -> None:
     benchmark = of_hopper(root, tmp_path, ["full", "bc"], seeds=(0, 1))
     benchmark.datasets = dict.fromkeys("ab", benchmark.datasets[HOPPER])
@@ -244,9 +224,7 @@ def test_each_seed_has_all_data_sets_and_variants_before_the_next(root: Path, tm
     assert found == list(product((0, 1), "ab", ("full", "bc")))
 
 
-def test_a_training_is_finished_when_its_last_model_is_evaluated_and_saved(
-    root: Path, tmp_path: Path
-) -> None:
+def test_a_training_is_finished_when_its_last_model_is_evaluated_and_saved(root, tmp_path):
     (training,) = of_hopper(root, tmp_path, ["bc"]).trainings()
     made = [Point(HOPPER, "bc", 0, step, (1.0, 2.0)) for step in (2, 4)]
     assert not training.is_finished(tmp_path)
@@ -269,13 +247,9 @@ def test_evaluations_of_an_older_version_are_read(root: Path, tmp_path: Path) ->
 
 def test_two_files_of_the_same_name_are_refused(tmp_path: Path) -> None:
     files, variants = ["npz:a/hopper.npz", "npz:b/hopper.npz"], make_d4rl_variants(["bc"])
-    with pytest.raises(
-        ValueError, match=r"told apart by the names of their files.*a/hopper\.npz.*b/hopper\.npz"
-    ):
+    said = r"told apart by the names of their files.*a/hopper\.npz.*b/hopper\.npz"
+    with pytest.raises(ValueError, match=said):
         D4RLBenchmark(tmp_path, D4RLSettings(), files, variants, [0])
-
-
-# Data -------------------------------------------------------------------------------------------------------
 
 
 def test_a_description_is_no_sentence(hopper: OfflineDataset, tmp_path: Path) -> None:
@@ -298,10 +272,8 @@ def test_a_data_set_is_described_by_its_name_and_episodes(root: Path, hopper: Of
 
 
 def test_several_tasks_at_a_time_are_refused(hopper: OfflineDataset, tmp_path: Path) -> None:
-    episodes = [
-        Episode.trusted(**{**vars(episode), "task": f"task-{number}"})
-        for number, episode in enumerate(hopper.episodes)
-    ]
+    each = enumerate(hopper.episodes)
+    episodes = [Episode.trusted(**{**vars(episode), "task": f"task-{number}"}) for number, episode in each]
     write_minari(HOPPER, episodes, hopper.observation_space, hopper.action_space, root=tmp_path)
     said = f"{HOPPER}: this benchmark trains on one task at a time, and these are 3: task-0"
     with pytest.raises(ValueError, match=said):
@@ -341,9 +313,7 @@ def test_data_of_another_size_than_the_environments_are_refused(root: Path, tmp_
     ],
     ids=["another robot", "discrete actions", "unknown"],
 )
-def test_an_environment_that_does_not_fit_is_refused(
-    name: str, recorded_in: str, env_id: str, said: str
-) -> None:
+def test_an_environment_that_does_not_fit_is_refused(name, recorded_in, env_id, said):
     with pytest.raises(ValueError, match=said):
         describe(name, recorded(recorded_in, n_episodes=1, length=2), env_id)
 
@@ -364,9 +334,6 @@ def test_d4rls_walker_is_noted_to_have_other_feet(tmp_path: Path) -> None:
 def test_d4rls_own_data_set_has_its_published_score(hopper: OfflineDataset) -> None:
     known = describe("d4rl:hopper_medium_replay-v2.hdf5", hopper)
     assert (known.published, known.model, known.notes) == ("101.3 ± 0.6", {"max_grad_norm": 4.0}, ())
-
-
-# Mistakes ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -392,9 +359,7 @@ def test_d4rls_own_data_set_has_its_published_score(hopper: OfflineDataset) -> N
         (["--env", "Hoper-v5"], ["the environment 'Hoper-v5', which would evaluate, cannot be made"]),
     ],
 )
-def test_bad_input_gets_its_sentence_and_exit_status_2(
-    arguments: list[object], messages: list[str], root: Path, tmp_path: Path
-) -> None:
+def test_bad_input_gets_its_sentence_and_exit_status_2(arguments, messages, root, tmp_path):
     assert_refused(run(root, tmp_path, *arguments), *messages)
     assert list(tmp_path.iterdir()) == []
 

@@ -31,16 +31,12 @@ from sb3_llmdpd.data.minari import MinariSource
 from sb3_llmdpd.data.minari_writer import write_minari
 from sb3_llmdpd.evaluation.statistics import Estimate
 
-# Scores -----------------------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     ("robot", "lowest", "highest"),
     [("halfcheetah", -280.178953, 12135.0), ("hopper", -20.272305, 3234.3), ("walker2d", 1.629008, 4592.3)],
 )
-def test_the_score_is_0_for_a_random_policy_and_100_for_an_expert(
-    robot: str, lowest: float, highest: float
-) -> None:
+def test_the_score_is_0_for_a_random_policy_and_100_for_an_expert(robot, lowest, highest):
     references = D4RL_REFERENCES[robot]
     assert references.score(lowest) == 0.0
     assert references.score(highest) == pytest.approx(100.0)
@@ -74,9 +70,6 @@ def test_a_minari_data_set_is_scored_as_minari_scores_it(tmp_path: Path) -> None
 
 def test_files_have_no_references_of_minari() -> None:
     assert minari_references("d4rl:hopper_medium-v2.hdf5") is None
-
-
-# Settings ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -117,9 +110,7 @@ def test_a_name_of_no_robot_or_of_two_is_refused(label: str, found: str) -> None
         ("walker2d", None, 1.0),
     ],
 )
-def test_gradients_are_bounded_as_published_else_as_for_medium(
-    robot: str, quality: str | None, norm: float
-) -> None:
+def test_gradients_are_bounded_as_published_else_as_for_medium(robot, quality, norm):
     assert published_model(robot, quality) == {"max_grad_norm": norm}
 
 
@@ -179,9 +170,6 @@ def test_a_budget_of_nothing_is_refused(name: str) -> None:
         D4RLSettings(**{name: 0})
 
 
-# Results ----------------------------------------------------------------------------------------------------
-
-
 def points(seed: int = 0, dataset: str = "hopper_medium-v2") -> list[Point]:
     """Three evaluations, the second the best and the last of half of it."""
     means = {10: 100.0 - seed, 20: 400.0 - seed, 30: 200.0 - seed}
@@ -234,9 +222,6 @@ def test_trainings_of_an_earlier_call_are_kept(tmp_path: Path) -> None:
 def test_the_same_label_of_other_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"was made with other settings .*env_id.*Hopper-v4"):
         results(env_id="Hopper-v4").merged(results(), tmp_path / "results.json")
-
-
-# Tables -----------------------------------------------------------------------------------------------------
 
 
 def test_last_is_the_largest_step_and_best_the_largest_mean_the_first_of_several() -> None:

@@ -63,9 +63,8 @@ def walker() -> LLMDPD:
     policy_kwargs = dict(net_arch=[64, 64], text_embedding_dim=32, token_dim=32)
     method = dict(learning_rate=CosineSchedule(2e-3), eta=0.0, ema_decay=0.98, trajectory_dropout=0.3)
     data = record(SEEN, n_episodes=6)
-    model = LLMDPD(
-        "MlpPolicy", dataset=data, seed=0, device="cpu", policy_kwargs=policy_kwargs, **size, **method
-    )
+    given = dict(dataset=data, policy_kwargs=policy_kwargs, **size, **method)
+    model = LLMDPD("MlpPolicy", seed=0, device="cpu", **given)
     return model.learn(600, log_interval=None)
 
 

@@ -65,9 +65,8 @@ def test_the_model_learned_the_training_tasks_alone(finished: Finished) -> None:
 def test_unseen_and_seen_tasks_stand_beside_all_controls(finished: Finished) -> None:
     document = json.loads((finished[0] / "results.json").read_text())
     rows = [(cell["task"], cell["seen"], cell["condition"]["name"]) for cell in document["cells"]]
-    of_tasks = [
-        (task, seen, name) for task, seen in (("door-close", False), ("reach", True)) for name in CONDITIONS
-    ]
+    evaluated = (("door-close", False), ("reach", True))
+    of_tasks = [(task, seen, name) for task, seen in evaluated for name in CONDITIONS]
     told = [("pick-place", None, "told:pick-place"), ("pick-place", None, "told:reach")]
     assert rows == of_tasks + told
     assert document["settings"]["seed"] == 3
@@ -102,9 +101,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_a_training_that_was_stopped_goes_on_when_the_command_is_given_again(
-    finished: Finished, stages: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_training_that_was_stopped_goes_on_when_the_command_is_given_again(finished, stages, tmp_path):
     shutil.copytree(finished[0] / "data", tmp_path / "data")
     take_step = LLMDPD.train
 

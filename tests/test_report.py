@@ -133,9 +133,7 @@ def test_charts_are_written_as_png(tmp_path: Path) -> None:
     assert found == {"success.png": PNG, "curves.png": PNG}
 
 
-def test_a_chart_without_matplotlib_says_how_to_install_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_chart_without_matplotlib_says_how_to_install_it(tmp_path, monkeypatch):
     def absent(module: str) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 

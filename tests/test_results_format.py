@@ -84,9 +84,7 @@ def test_a_file_of_an_older_version_which_does_not_say_its_kind_is_read(kind: st
         ('{"format_version": 9, "benchmark": "d4rl"}', "has format version 9 of results of kind 'd4rl', and"),
     ],
 )
-def test_a_file_that_holds_no_such_results_is_refused_by_its_name(
-    kind: str, content: str, message: str, tmp_path: Path
-) -> None:
+def test_a_file_that_holds_no_such_results_is_refused_by_its_name(kind, content, message, tmp_path):
     (tmp_path / "results.json").write_text(content.replace("KIND", kind))
     with pytest.raises(ValueError, match=rf"results\.json {message.replace('KIND', kind)}"):
         KINDS[kind][1](tmp_path / "results.json")
@@ -98,12 +96,9 @@ def test_results_of_another_kind_are_refused(tmp_path: Path) -> None:
         read_d4rl(tmp_path / "results.json")
 
 
-def test_the_report_of_an_evaluation_can_be_written_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "sb3_llmdpd.benchmarks.common.evaluation_folder.success_chart", lambda results, path: path.touch()
-    )
+def test_the_report_of_an_evaluation_can_be_written_anew(tmp_path, monkeypatch):
+    drawn = "sb3_llmdpd.benchmarks.common.evaluation_folder.success_chart"
+    monkeypatch.setattr(drawn, lambda results, path: path.touch())
     write_results(tmp_path / "results.json", [RESULT], SETTINGS)
     result = CliRunner().invoke(app, ["benchmark", "report", str(tmp_path)])
     assert result.exit_code == 0, result.output

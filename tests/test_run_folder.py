@@ -19,19 +19,8 @@ from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.cli.train import train
 
-OPTIONS: list[Any] = [
-    "--steps",
-    6,
-    "--save-freq",
-    2,
-    "--log-interval",
-    3,
-    "--batch-size",
-    4,
-    "--device",
-    "cpu",
-]
-OPTIONS += ["--prompts-per-batch", 2, "--net-arch", 8, "--text-encoder", "hashing:8"]
+OPTIONS: list[Any] = ["--steps", 6, "--save-freq", 2, "--log-interval", 3, "--batch-size", 4]
+OPTIONS += ["--prompts-per-batch", 2, "--net-arch", 8, "--text-encoder", "hashing:8", "--device", "cpu"]
 Begin, DoAfter = Callable[..., Result], Callable[..., None]
 FILES = ["curves.png", "model.zip", "progress.csv", "run.json"]
 
@@ -111,9 +100,6 @@ def killed(begin: Begin, do_after: DoAfter, tmp_path: Path) -> Path:
     return tmp_path / "killed"
 
 
-# Going on ---------------------------------------------------------------------------------------------------
-
-
 def test_a_run_keeps_all_options_and_means_the_same_data_from_anywhere(undisturbed: Path, root: Path) -> None:
     arguments = json.loads((undisturbed / "run.json").read_text())
     options = set(inspect.signature(train).parameters) - {"ctx", "out", "resume", "config"}
@@ -140,9 +126,7 @@ def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(kil
     assert {path.name for path in killed.iterdir()} - set(FILES) == {".notes", "1-model.zip"}
 
 
-def test_data_may_have_moved_and_the_device_be_another(
-    killed: Path, undisturbed: Path, root: Path, tmp_path: Path
-) -> None:
+def test_data_may_have_moved_and_the_device_be_another(killed, undisturbed, root, tmp_path):
     shutil.copytree(root, tmp_path / "moved")
     result = run("train", "--resume", killed, "--root", tmp_path / "moved", "--device", "cpu")
     assert result.exit_code == 0, result.output
@@ -172,9 +156,6 @@ def test_a_finished_run_goes_on_to_a_later_end(begin: Begin, undisturbed: Path, 
     assert result.exit_code == 0, result.output
     assert_the_same(tmp_path / "short", undisturbed)
     assert json.loads((tmp_path / "short" / "run.json").read_text())["steps"] == 6
-
-
-# Stopping ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -217,9 +198,7 @@ def test_a_full_disk_ends_the_command_with_its_sentence_and_the_model_of_before(
     assert differences(tmp_path / "run", undisturbed) == set()
 
 
-def test_a_diverged_training_leaves_the_last_good_model(
-    begin: Begin, do_after: DoAfter, tmp_path: Path
-) -> None:
+def test_a_diverged_training_leaves_the_last_good_model(begin, do_after, tmp_path):
     do_after(5, lambda model: next(model.actor.parameters()).data.fill_(float("nan")))
     result = begin(tmp_path / "run")
     assert result.exit_code == 1
@@ -227,9 +206,6 @@ def test_a_diverged_training_leaves_the_last_good_model(
         r"(?m)^Error: the training has diverged: .*The last good model is .*run/model.zip", result.output
     )
     assert LLMDPD.load(tmp_path / "run" / "model.zip").num_timesteps == 4
-
-
-# What is refused --------------------------------------------------------------------------------------------
 
 
 def assert_refused(result: Result, message: str) -> None:
@@ -244,9 +220,7 @@ def test_an_unfinished_run_is_not_overwritten(begin: Begin, killed: Path) -> Non
     assert {path.name: path.read_bytes() for path in killed.iterdir()} == before
 
 
-def test_a_finished_run_is_replaced_and_nothing_of_it_is_left(
-    begin: Begin, undisturbed: Path, do_after: DoAfter, tmp_path: Path
-) -> None:
+def test_a_finished_run_is_replaced_and_nothing_of_it_is_left(begin, undisturbed, do_after, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "run")
     do_after(1, die)
     with pytest.raises(Killed):

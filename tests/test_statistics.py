@@ -32,9 +32,8 @@ def test_the_bootstrap_interval_of_many_episodes_is_the_normal_one() -> None:
     tasks = [rng.normal(size=400) for _ in range(4)]
     estimate = mean_over_tasks(tasks)
     half = 1.96 * np.sqrt(sum(task.var() / 400 for task in tasks)) / 4
-    assert (estimate.low, estimate.high) == pytest.approx(
-        (estimate.value - half, estimate.value + half), abs=0.1 * half
-    )
+    ends = (estimate.value - half, estimate.value + half)
+    assert (estimate.low, estimate.high) == pytest.approx(ends, abs=0.1 * half)
 
 
 def test_episodes_are_drawn_anew_within_each_task_alone() -> None:
@@ -62,14 +61,12 @@ def test_a_task_without_episodes_is_refused() -> None:
 
 
 def test_seeds_that_differ_and_episodes_that_agree_leave_the_doubt_of_the_seeds() -> None:
-    # Two trainings drawn from {0, 1} with replacement have the means 0, 1/2, 1 with the chances 1/4, 1/2,
-    # 1/4.
+    # Two trainings drawn from {0, 1} with replacement have the means 0, 1/2, 1 with chances 1/4, 1/2, 1/4.
     assert mean_over_seeds([[[0.0] * 5], [[1.0] * 5]]) == Estimate(0.5, 0.0, 1.0)
 
 
 def test_a_rare_seed_is_within_the_interval_as_often_as_it_is_drawn() -> None:
-    # Of three trainings one is 1: k of three draws hit it with the chances 8/27, 12/27, 6/27, 1/27, and 1/27
-    # > 2.5%.
+    # Of three trainings one is 1: k of 3 draws hit it with chances 8/27, 12/27, 6/27, 1/27; 1/27 > 2.5%.
     assert mean_over_seeds([[[1.0]], [[0.0]], [[0.0]]]) == Estimate(pytest.approx(1 / 3), 0.0, 1.0)
 
 
@@ -80,9 +77,8 @@ def test_seeds_and_episodes_both_widen_the_interval() -> None:
     means = np.array([np.mean([task.mean() for task in of_seed]) for of_seed in seeds])
     within = np.mean([sum(task.var() / 50 for task in of_seed) / 4 for of_seed in seeds])
     half = 1.96 * np.sqrt((means.var() + within) / 40)
-    assert (estimate.low, estimate.high) == pytest.approx(
-        (estimate.value - half, estimate.value + half), abs=0.1 * half
-    )
+    ends = (estimate.value - half, estimate.value + half)
+    assert (estimate.low, estimate.high) == pytest.approx(ends, abs=0.1 * half)
 
 
 def test_one_seed_has_the_interval_of_its_episodes() -> None:

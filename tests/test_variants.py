@@ -16,8 +16,6 @@ from sb3_llmdpd.benchmarks.metaworld.splits import folds, tasks_of_split
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
 from sb3_llmdpd.evaluation.conditions import make_cells
 
-# Rows -------------------------------------------------------------------------------------------------------
-
 
 def test_all_means_every_listed_row_once() -> None:
     names = [variant.name for variant in make_variants(["bc", "all"])]
@@ -87,8 +85,6 @@ def test_a_row_that_nobody_knows_gets_the_nearest_names(name: str, message: str)
     with pytest.raises(ValueError, match=message):
         make_variant(name)
 
-
-# Splits -----------------------------------------------------------------------------------------------------
 
 ML45_UNSEEN = set(SPLITS["ml45"][1])
 

@@ -92,10 +92,8 @@ class QuickstartSettings:
 
     @classmethod
     def smoke(cls, seed: int = 0) -> Self:
-        """Make settings that walk the whole way in seconds and learn nothing.
-
-        :param seed: seed of data, training and evaluation.
-        """
+        """Make settings that walk the whole way in seconds and learn nothing."""
+        small = {"batch_size": 8, "prompts_per_batch": 2, "text_encoder": "hashing:16"}
         return cls(
             seed=seed,
             train_tasks=("reach", "pick-place"),
@@ -104,12 +102,7 @@ class QuickstartSettings:
             n_episodes=2,
             n_examples=1,
             n_steps=4,
-            model={
-                "batch_size": 8,
-                "prompts_per_batch": 2,
-                "text_encoder": "hashing:16",
-                "policy_kwargs": {"net_arch": [16]},
-            },
+            model={**small, "policy_kwargs": {"net_arch": [16]}},
             log_interval=2,
             n_unseen_episodes=2,
             n_seen_episodes=1,
@@ -125,7 +118,6 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
         are there already are used again, and a training that was stopped goes on.
     :param settings: settings of the run.
     :param n_processes: processes that collect and evaluate; as many as there are CPU cores by default.
-    :return: the results.
     """
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
     seed, evaluated = settings.seed, (*settings.unseen_tasks, *settings.seen_tasks)
@@ -133,10 +125,9 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
     n_tasks = len(settings.train_tasks)
     with _stage(f"1/4 Collecting {settings.n_episodes} episodes of each of {n_tasks} tasks"):
         ids = collect(settings.train_tasks, n_episodes=settings.n_episodes, seed=seed, **shared)
-        typer.echo(
-            f"    and {settings.n_examples} of each of {len(evaluated)} tasks, to be shown as examples"
-        )
-        examples = example_episodes(evaluated, settings.n_examples, seed=seed, **shared)
+        n_examples = settings.n_examples
+        typer.echo(f"    and {n_examples} of each of {len(evaluated)} tasks, to be shown as examples")
+        examples = example_episodes(evaluated, n_examples, seed=seed, **shared)
     with _stage(f"2/4 Training for {settings.n_steps:,} gradient steps"):
         model_path = _train(out, settings, ids)
     cells = make_cells(evaluated, settings.conditions, unseen=settings.unseen_tasks, seed=seed)

@@ -9,13 +9,7 @@ from typer import Option
 
 from sb3_llmdpd.benchmarks.common.evaluation_folder import evaluate_into
 from sb3_llmdpd.benchmarks.common.report import show_tables
-from sb3_llmdpd.benchmarks.metaworld.examples import (
-    EXAMPLE_IDS,
-    HIDDEN_GOAL_EXAMPLE_IDS,
-    N_EPISODES,
-    N_EXAMPLES,
-    example_episodes,
-)
+from sb3_llmdpd.benchmarks.metaworld.examples import N_EPISODES, N_EXAMPLES, example_episodes
 from sb3_llmdpd.cli.options import Processes, names
 from sb3_llmdpd.cli.sources import Root
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
@@ -105,17 +99,9 @@ def evaluate(
         seed=seed,
         n_processes=processes,
         root=root,
-        id_format=HIDDEN_GOAL_EXAMPLE_IDS if hide_goal else EXAMPLE_IDS,
     )
-    arguments = {
-        "n_episodes": episodes,
-        "max_episode_steps": max_steps,
-        "stop_at_success": stop_at_success,
-        "deterministic": not stochastic,
-        "phases": phases,
-        "seed": seed,
-        "n_envs": n_envs,
-    }
+    arguments = {"n_episodes": episodes, "max_episode_steps": max_steps, "stop_at_success": stop_at_success}
+    arguments |= {"deterministic": not stochastic, "phases": phases, "seed": seed, "n_envs": n_envs}
     decided = {"model": str(model), "tasks": chosen, "unseen": held_out, "examples": n_examples}
     results = evaluate_into(
         out,

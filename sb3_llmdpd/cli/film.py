@@ -44,7 +44,6 @@ def film(
         goal_visible=not hide_goal,
         root=root,
         n_processes=1,
-        id_format=examples.HIDDEN_GOAL_EXAMPLE_IDS if hide_goal else examples.EXAMPLE_IDS,
     )
     (prompt,) = prompts_of(cell.condition, shown, {}, 1)
     (goal,) = goals_of(cell, shown, 1)

@@ -65,7 +65,6 @@ def read_envelope(path: str | Path, kind: str, build: Callable[[dict[str, Any]],
     :param path: the file.
     :param kind: kind of results that is needed.
     :param build: makes the results from the object without ``kind``, ``format_version`` and ``created``.
-    :return: what ``build`` made.
     :raises FileNotFoundError: when there is no such file.
     :raises ValueError: when it is damaged, or of another kind or an unknown format version.
     """

@@ -24,7 +24,6 @@ def evaluate_into(
     :param cells: cells to play.
     :param settings: settings that are written beside the results.
     :param arguments: further arguments of `evaluate_tasks`.
-    :return: the results.
     """
     results = evaluate_tasks(model, cells, **arguments)
     write_results(folder / RESULTS, results, settings)

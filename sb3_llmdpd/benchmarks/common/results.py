@@ -60,7 +60,6 @@ def in_order(variants: Mapping[str, Value], listed: Iterable[str]) -> dict[str, 
 
     :param variants: variants by name.
     :param listed: names in their order; unlisted variants come last, in the order that they have.
-    :return: the same variants.
     """
     order = {name: number for number, name in enumerate(listed)}
     return dict(sorted(variants.items(), key=lambda item: order.get(item[0], len(order))))

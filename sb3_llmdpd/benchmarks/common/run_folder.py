@@ -55,8 +55,6 @@ class RunFolder:
         self.path = Path(path)
         self.model_path = self.path / MODEL
 
-    # What is there ------------------------------------------------------------------------------------------
-
     @property
     def is_begun(self) -> bool:
         """Whether there is a run to go on with, or a finished one."""
@@ -104,8 +102,6 @@ class RunFolder:
     def how_to_go_on(self) -> str:
         """Name the command that goes on with the run."""
         return _GOES_ON[self.arguments()["command"]].format(folder=shlex.quote(str(self.path)))
-
-    # What happens there -------------------------------------------------------------------------------------
 
     def begin(self, arguments: Mapping[str, Any]) -> None:
         """Begin a run, in place of a finished one.

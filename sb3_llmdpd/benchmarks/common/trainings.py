@@ -171,7 +171,6 @@ def open_run(folder: Path, n_steps: int, settings: Mapping[str, Any]) -> RunFold
     :param folder: the folder.
     :param n_steps: gradient steps of the whole run.
     :param settings: all that decides the model, as JSON values.
-    :return: the run.
     :raises ValueError: when it was begun with other settings; names what differs.
     """
     run = RunFolder(folder)
@@ -215,12 +214,7 @@ def run_trainings(
 
 @contextmanager
 def says_how_to_go_on(out: Path, where: str) -> Iterator[None]:
-    """Answer Ctrl-C.
-
-    :param out: folder of the benchmark.
-    :param where: name of the work that is being done.
-    :raises RunStopped: on Ctrl-C.
-    """
+    """Raise `RunStopped` on Ctrl-C in the named work of the benchmark in a folder."""
     try:
         yield
     except KeyboardInterrupt as error:

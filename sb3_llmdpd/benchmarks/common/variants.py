@@ -48,8 +48,13 @@ _CONCAT = (
     "the example as one vector of a transformer beside the state, as in the paper,"
     " in place of its nearest steps"
 )
+_BEST_OF = "full, best of {} actions by the critic"
 _HASHING = "sentences read by a bag of hashed words instead of a language model"
 _NO_PROMPT = {"text_dropout": 1.0, "trajectory_dropout": 1.0}
+_UNWEIGHTED = {"return_weight": 0.0}
+_CLONING = {"eta": 0.0, **_UNWEIGHTED}
+_ATTENTION = {"policy_kwargs": {"conditioning": "cross_attention"}}
+_EXPECTILE = {"critic_objective": "expectile"}
 _RELATIVE = {"features_extractor_class": "metaworld_relative"}
 _LISTED = (
     Variant("full", _FULL, {}, (BOTH, TEXT, EXAMPLE, NOTHING, "wrong", *CONTROLS_OF_PROMPTS)),
@@ -64,38 +69,17 @@ _LISTED = (
         )
     ),
     Variant("no-q", "cloning alone, of better episodes more often", {"eta": 0.0}, (BOTH, EXAMPLE)),
-    Variant(
-        "no-weights",
-        "the Q term beside cloning of all episodes alike",
-        {"return_weight": 0.0},
-        (BOTH, EXAMPLE),
-    ),
-    Variant(
-        "bc",
-        "plain behaviour cloning, of all episodes alike",
-        {"eta": 0.0, "return_weight": 0.0},
-        (BOTH, EXAMPLE),
-    ),
+    Variant("no-weights", "the Q term beside cloning of all episodes alike", _UNWEIGHTED, (BOTH, EXAMPLE)),
+    Variant("bc", "plain behaviour cloning, of all episodes alike", _CLONING, (BOTH, EXAMPLE)),
     Variant("hashing", _HASHING, {"text_encoder": "hashing"}, (BOTH, TEXT)),
     Variant("diffusion-ql", "the Q term through the whole chain", {"policy_objective": "diffusion_ql"}),
     Variant("concat", _CONCAT, {"policy_kwargs": {"conditioning": "concat"}}, (BOTH, TEXT, EXAMPLE, NOTHING)),
     Variant(
-        "cross-attention",
-        "the same, and the actor attends to the encoded steps of the example",
-        {"policy_kwargs": {"conditioning": "cross_attention"}},
+        "cross-attention", "the same, and the actor attends to the encoded steps of the example", _ATTENTION
     ),
-    Variant(
-        "expectile",
-        "the critic learns by expectiles, as in IQL, and asks no policy",
-        {"critic_objective": "expectile"},
-    ),
+    Variant("expectile", "the critic learns by expectiles, as in IQL, and asks no policy", _EXPECTILE),
     *(
-        Variant(
-            f"candidates-{n}",
-            f"full, best of {n} actions by the critic",
-            {"n_candidates": n},
-            trained_as="full",
-        )
+        Variant(f"candidates-{n}", _BEST_OF.format(n), {"n_candidates": n}, trained_as="full")
         for n in (10, 50)
     ),
     Variant(
@@ -127,7 +111,6 @@ def make_variant(name: str) -> Variant:
     :param name: key of `VARIANTS`; ``"text-encoder:<spec>"`` for `full` with that encoder, see
         `make_text_encoder`; either with changes after it, as in
         ``"full+eta=1.0+policy_kwargs.conditioning=cross_attention"``.
-    :return: the variant.
     :raises ValueError: on an unknown name or argument; the message names the nearest and lists all.
     """
     base, *changes = name.split("+")
@@ -166,7 +149,6 @@ def merged(arguments: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
 
     :param arguments: arguments before the change.
     :param changes: arguments that differ; entries of ``policy_kwargs`` one by one.
-    :return: all arguments.
     """
     together = {**arguments, **changes}
     if "policy_kwargs" in arguments and "policy_kwargs" in changes:

@@ -8,7 +8,9 @@ from zlib import crc32
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.utils import get_device
 
 from sb3_llmdpd.benchmarks.common.results import hardware_here
 from sb3_llmdpd.benchmarks.common.trainings import (
@@ -22,14 +24,7 @@ from sb3_llmdpd.benchmarks.common.trainings import (
 from sb3_llmdpd.benchmarks.common.variants import Variant, merged
 from sb3_llmdpd.benchmarks.d4rl.data import DatasetInfo, best_episode, describe, make_env, read_data
 from sb3_llmdpd.benchmarks.d4rl.report import d4rl_report
-from sb3_llmdpd.benchmarks.d4rl.results import (
-    D4RLResults,
-    D4RLTraining,
-    Point,
-    device_name,
-    read_d4rl,
-    write_d4rl,
-)
+from sb3_llmdpd.benchmarks.d4rl.results import D4RLResults, D4RLTraining, Point, read_d4rl, write_d4rl
 from sb3_llmdpd.benchmarks.d4rl.settings import D4RLSettings, label_of, shows_a_prompt
 from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.data.episodes import OfflineDataset
@@ -95,7 +90,6 @@ class D4RLBenchmark:
     def run(self) -> D4RLResults:
         """Train and evaluate what is not done yet, and write the results and the report.
 
-        :return: the results.
         :raises ValueError: when a data set is not there or does not fit, or the folder has other settings.
         :raises RunStopped: on Ctrl-C, or on SIGTERM while a model trains; says how to go on.
         """
@@ -109,10 +103,7 @@ class D4RLBenchmark:
         return self._report(trainings)
 
     def trainings(self) -> list[D4RLTraining]:
-        """List every variant on every data set with its first seed, then with its second, for an early table.
-
-        :return: the trainings, once the data sets are described.
-        """
+        """List every variant on every described data set with its first seed, then with its second."""
         return [
             D4RLTraining(
                 name, seed, self._settings_of(label, variant, seed), self.settings.n_steps, dataset=label
@@ -121,8 +112,6 @@ class D4RLBenchmark:
             for label in self.datasets
             for name, variant in self.variants.items()
         ]
-
-    # What a training is -------------------------------------------------------------------------------------
 
     def _data(self, label: str) -> OfflineDataset:
         """Read the episodes of a data set; only those read last are in memory."""
@@ -135,8 +124,6 @@ class D4RLBenchmark:
         changes = {"name": variant.name, "model": to_json(variant.model), "prompt": shows_a_prompt(variant)}
         deciding = self.datasets[label].deciding
         return {**self._shared, "dataset": label, **deciding, "row": changes, "seed": seed}
-
-    # What happens in it -------------------------------------------------------------------------------------
 
     def _run(self, training: D4RLTraining, folder: Path, bar: TrainingsBar) -> None:
         data, info = self._data(training.dataset), self.datasets[training.dataset]
@@ -176,12 +163,10 @@ class D4RLBenchmark:
         rollouts = run_episodes(envs, act, [draw(1, episode) for episode in range(n)], max_steps=max_steps)
         return tuple(rollout.total_reward for rollout in rollouts)
 
-    # What it leaves -----------------------------------------------------------------------------------------
-
     def _gather(self, trainings: Sequence[D4RLTraining]) -> D4RLResults:
         """Read the results of the finished trainings, and keep those of an earlier call."""
         path, sentences = self.out / RESULTS, {name: each.sentence for name, each in self.variants.items()}
-        hardware = {**hardware_here(), "device": device_name(self.device)}
+        hardware = {**hardware_here(), "device": _device_name(self.device)}
         finished = [training for training in trainings if training.is_finished(self.out)]
         points = tuple(point for training in finished for point in training.points(self.out))
         results = D4RLResults(self._shared, sentences, hardware, versions(), self.datasets, points)
@@ -198,10 +183,6 @@ class _Evaluation(BaseCallback):
     """Plays at every evaluation's step, and keeps the returns, and the model of the best evaluation.
 
     It stands before the callback that saves the latest model: a step that was saved has been evaluated.
-
-    :param out: folder of the benchmark.
-    :param training: the training.
-    :param play: plays the episodes of a model, and gives their returns.
     """
 
     def __init__(
@@ -221,3 +202,9 @@ class _Evaluation(BaseCallback):
                 self.model.save(training.folder(self.out) / BEST, exclude=OPTIMIZERS)
             training.write_points(self.out, [*earlier, point])
         return True
+
+
+def _device_name(device: str) -> str:
+    """Name the GPU that torch means by a device or ``"auto"``; ``"cpu"`` where there is none."""
+    found = get_device(device)
+    return th.cuda.get_device_name(found) if found.type == "cuda" else str(found)

@@ -114,7 +114,6 @@ def describe(
     :param data: episodes of `read_data`.
     :param env_id: environment that evaluates; by default that of the robot.
     :param root: see `read_data`.
-    :return: the description.
     :raises ValueError: when the environment cannot be made, or has another robot or spaces than the data.
     """
     label = label_of(name)

@@ -10,7 +10,7 @@ from sb3_llmdpd.benchmarks.d4rl.results import D4RLResults, Point
 from sb3_llmdpd.benchmarks.d4rl.settings import EPOCH
 from sb3_llmdpd.evaluation.charts import COLOURS, draw_or_say_why, new_figure, save_figure, tidy
 from sb3_llmdpd.evaluation.report import Table
-from sb3_llmdpd.evaluation.statistics import Estimate, mean_over_seeds, with_interval
+from sb3_llmdpd.evaluation.statistics import mean_over_seeds, with_interval
 
 CHART = "learning.png"
 LAST, BEST = "last", "best"
@@ -44,18 +44,8 @@ def checkpoint(of_seed: Sequence[Point], which: str) -> Point:
 
     :param of_seed: all evaluations of one training, at least one.
     :param which: `LAST`, or `BEST` for the first of the largest mean return, as Diffusion-QL selects.
-    :return: that evaluation.
     """
     return max(of_seed, key=lambda point: point.step if which == LAST else point.mean)
-
-
-def mean_return(points: Sequence[Point]) -> Estimate:
-    """Take the mean return over trainings and their episodes.
-
-    :param points: one evaluation of each training.
-    :return: with a bootstrap interval over seeds and, within each, episodes; of one seed, over its episodes.
-    """
-    return mean_over_seeds([[point.returns] for point in points])
 
 
 def d4rl_report(results: D4RLResults) -> Report:
@@ -137,7 +127,7 @@ def _table(results: D4RLResults, label: str) -> Table:
         by_seed = results.of(label, variant)
         for which in (LAST, BEST) if by_seed else ():
             points = [checkpoint(of_seed, which) for of_seed in by_seed.values()]
-            total = mean_return(points)
+            total = mean_over_seeds([[point.returns] for point in points])
             scores = (references.scored(total) for references in scales.values())
             seeds = str(len(points)) if len(points) > 1 else "1 (interval over its episodes)"
             steps = " / ".join(dict.fromkeys(f"{point.step:,}" for point in points))
@@ -145,18 +135,10 @@ def _table(results: D4RLResults, label: str) -> Table:
             rows.append((variant, which, steps, seeds, *shown))
     if rows and info.published is not None:
         scores_of_others = [f"{info.published} (published)", *([""] * (len(scales) - 1))]
-        rows.append(
-            ("Diffusion-QL as published", BEST, f"{2_000 * EPOCH:,} trained", "", "", *scores_of_others)
-        )
-    header = (
-        "row",
-        "checkpoint",
-        "steps",
-        "seeds",
-        "return [95%]",
-        *(f"{name} score [95%]" for name in scales),
-    )
-    return Table(label, header, tuple(rows))
+        trained = f"{2_000 * EPOCH:,} trained"
+        rows.append(("Diffusion-QL as published", BEST, trained, "", "", *scores_of_others))
+    header = ("row", "checkpoint", "steps", "seeds", "return [95%]")
+    return Table(label, (*header, *(f"{name} score [95%]" for name in scales)), tuple(rows))
 
 
 def _draw_curves(axes: Any, results: D4RLResults, label: str) -> None:

@@ -7,9 +7,6 @@ from statistics import fmean
 from typing import Any
 from urllib.parse import quote
 
-import torch as th
-from stable_baselines3.common.utils import get_device
-
 from sb3_llmdpd.benchmarks.common.results import BenchmarkResults, in_order, kept
 from sb3_llmdpd.benchmarks.common.trainings import Training, refuse_others
 from sb3_llmdpd.benchmarks.d4rl.data import DatasetInfo
@@ -147,12 +144,6 @@ class D4RLResults(BenchmarkResults):
             variants=in_order({**earlier.variants, **self.variants}, D4RL_VARIANTS),
             points=kept(earlier.points, self.points, lambda point: point.training),
         )
-
-
-def device_name(device: str) -> str:
-    """Name the GPU that torch means by a device or ``"auto"``; ``"cpu"`` where there is none."""
-    found = get_device(device)
-    return th.cuda.get_device_name(found) if found.type == "cuda" else str(found)
 
 
 def write_d4rl(path: Path, results: D4RLResults) -> None:

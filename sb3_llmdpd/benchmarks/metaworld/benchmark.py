@@ -93,7 +93,6 @@ class MetaworldBenchmark:
     def run(self) -> GridResults:
         """Collect, train and evaluate what is not done yet, and write the results and the report.
 
-        :return: the results.
         :raises ValueError: when the folder has a benchmark of other settings.
         :raises RunStopped: on Ctrl-C, or on SIGTERM while a model trains; says how to go on.
         """
@@ -113,8 +112,6 @@ class MetaworldBenchmark:
             for name, variant in self.variants.items()
         ]
 
-    # What a training is -------------------------------------------------------------------------------------
-
     def _settings_of(self, variant: Variant, seed: int) -> dict[str, Any]:
         deciding = asdict(variant)
         del deciding["sentence"]  # words may become better ones
@@ -130,32 +127,23 @@ class MetaworldBenchmark:
 
     def _cells(self, variant: Variant, seed: int) -> list[Cell]:
         """List the cells that a training of the variant is evaluated in."""
-        settings, unseen = self.settings, self.settings.unseen_tasks
+        settings, unseen, visible = self.settings, self.settings.unseen_tasks, self.settings.goal_visible
         tasks = (*unseen, *settings.seen_tasks)
-        same_goal = not settings.goal_visible
-        cells = make_cells(tasks, variant.conditions, unseen=unseen, same_goal=same_goal, seed=seed)
+        cells = make_cells(tasks, variant.conditions, unseen=unseen, same_goal=not visible, seed=seed)
         numbers = (
             settings.n_seen_episodes_under(cell.condition) if cell.seen else settings.n_unseen_episodes
             for cell in cells
         )
         cells = [replace(cell, n_episodes=n) for cell, n in zip(cells, numbers, strict=True)]
         if TEXT in variant.conditions:  # whoever is measured by its sentence alone can be held to it
-            shared = shared_scene_cells(
-                settings.train_tasks, goal_visible=settings.goal_visible, unseen=unseen
-            )
+            shared = shared_scene_cells(settings.train_tasks, goal_visible=visible, unseen=unseen)
             cells += [replace(cell, n_episodes=settings.n_unseen_episodes) for cell in shared]
         return cells
 
-    # What happens in it -------------------------------------------------------------------------------------
-
     def _collect(self) -> None:
         settings = self.settings
-        shared: dict[str, Any] = {
-            "seed": settings.data_seed,
-            "goal_visible": settings.goal_visible,
-            "n_processes": self.n_processes,
-            "root": self.root,
-        }
+        shared: dict[str, Any] = {"seed": settings.data_seed, "goal_visible": settings.goal_visible}
+        shared |= {"n_processes": self.n_processes, "root": self.root}
         named = {"goal": settings.goal, "seed": settings.data_seed}
         self._ids = collect(
             settings.train_tasks,
@@ -165,11 +153,8 @@ class MetaworldBenchmark:
             id_format=_DATASETS.format(data=settings.data, n=settings.n_episodes, **named),
             **shared,
         )
-        played = {
-            settings.unseen_tasks: settings.n_unseen_episodes,
-            settings.seen_tasks: settings.n_seen_episodes,
-        }
-        for tasks, n_episodes in played.items():
+        unseen, seen = settings.unseen_tasks, settings.seen_tasks
+        for tasks, n_episodes in ((unseen, settings.n_unseen_episodes), (seen, settings.n_seen_episodes)):
             n_examples = settings.n_examples_of(n_episodes)
             id_format = _EXAMPLES.format(n=n_examples, **named)
             self._examples |= example_episodes(tasks, n_examples, id_format=id_format, **shared)
@@ -241,17 +226,11 @@ class MetaworldBenchmark:
         return load_minari(self._ids, root=self.root)
 
     def _new_model(self, variant: Variant, seed: int) -> LLMDPD:
-        settings = self.settings
-        base = {
-            "learning_rate": settings.learning_rate,
-            "same_goal": not settings.goal_visible,
-            **settings.model,
-        }
+        settings, same_goal = self.settings, not self.settings.goal_visible
+        base = {"learning_rate": settings.learning_rate, "same_goal": same_goal, **settings.model}
         arguments = merged(base, variant.model)
         arguments["learning_rate"] = CosineSchedule(arguments["learning_rate"])
         return LLMDPD("MlpPolicy", dataset=self.data, seed=seed, device="cpu", **arguments)
-
-    # What it leaves -----------------------------------------------------------------------------------------
 
     def _report(self, trainings: Sequence[Training]) -> GridResults:
         variants = {name: to_json(asdict(variant)) for name, variant in self.variants.items()}

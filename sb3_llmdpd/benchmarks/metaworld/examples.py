@@ -7,11 +7,8 @@ from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.minari import load_minari
 
-EXAMPLE_IDS = "metaworld-examples/{task}-v0"
-"""Minari ids of the data sets that are shown as examples, and never trained on."""
-
-HIDDEN_GOAL_EXAMPLE_IDS = "metaworld-examples/{task}-hidden-v0"
-"""Minari ids of the examples whose observations do not show the goal."""
+_IDS = {True: "metaworld-examples/{task}-v0", False: "metaworld-examples/{task}-hidden-v0"}
+"""Minari ids of the examples, which are never trained on, by whether their observations show the goal."""
 
 N_EXAMPLES = 5
 """Examples of a task where no number is asked for: the same data set then serves all commands."""
@@ -24,20 +21,28 @@ _EXAMPLE_SEED = 1_000_003
 
 
 def example_episodes(
-    tasks: Sequence[str], n_episodes: int, *, seed: int = 0, id_format: str = EXAMPLE_IDS, **arguments: Any
+    tasks: Sequence[str],
+    n_episodes: int,
+    *,
+    seed: int = 0,
+    goal_visible: bool = True,
+    id_format: str | None = None,
+    **arguments: Any,
 ) -> dict[str, list[Episode]]:
     """Collect the examples that are not there yet, and read all.
 
     :param tasks: names of tasks.
     :param n_episodes: episodes of each task.
     :param seed: seed of the scenes, which differ from those of training data of the same seed.
-    :param id_format: see `collect`.
+    :param goal_visible: whether the observations hold the goal.
+    :param id_format: see `collect`; by default the same for all commands.
     :param arguments: further arguments of `collect`, such as the ``noise`` of the training data.
     :return: the episodes by task.
     """
     if not tasks:
         return {}
-    ids = collect(tasks, n_episodes=n_episodes, seed=seed + _EXAMPLE_SEED, id_format=id_format, **arguments)
+    arguments |= {"goal_visible": goal_visible, "id_format": id_format or _IDS[goal_visible]}
+    ids = collect(tasks, n_episodes=n_episodes, seed=seed + _EXAMPLE_SEED, **arguments)
     examples: dict[str, list[Episode]] = {}
     for episode in load_minari(ids, root=arguments.get("root")).episodes:
         examples.setdefault(episode.task, []).append(episode)

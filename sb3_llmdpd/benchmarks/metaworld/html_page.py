@@ -42,7 +42,6 @@ def page(
     :param tables: tables; one of two columns is taken to be of words.
     :param last_heading: heading of the sentences that come last.
     :param last: sentences that come last.
-    :return: the HTML.
     """
     parts = [
         *((heading, chart(heading, bars)) for heading, bars in charts.items()),

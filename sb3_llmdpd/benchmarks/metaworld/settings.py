@@ -88,7 +88,6 @@ class MetaworldSettings:
         :param split: see `tasks_of_split`.
         :param unseen: see `tasks_of_split`.
         :param settings: settings that differ from the defaults.
-        :return: the settings.
         :raises ValueError: see `tasks_of_split` and the class.
         """
         train, held_out = tasks_of_split(split, unseen)
