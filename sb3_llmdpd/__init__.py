@@ -1,4 +1,4 @@
-"""LLM-Driven Policy Diffusion: offline reinforcement learning that takes a sentence and an example for a task."""
+"""LLM-Driven Policy Diffusion: offline RL that takes a sentence and an example for a task."""
 
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset

@@ -53,8 +53,8 @@ def train(folder: Path, n_steps: int, steps_seen: Any = None) -> None:
         steps_seen.value = model.num_timesteps + 1
 
     if steps_seen is not None:
-        model.train = tell  # type: ignore[method-assign]
-    model.learn = without_progress_bar(model.learn)  # type: ignore[method-assign]
+        model.train = tell
+    model.learn = without_progress_bar(model.learn)
     run.train(model, n_steps, LOG_INTERVAL, SAVE_FREQ)
 
 

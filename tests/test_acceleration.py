@@ -132,10 +132,10 @@ class FakeGraph:
 
 @contextmanager
 def capture(graph: FakeGraph, stream: Any) -> Iterator[None]:
-    graph.tape = Tape()  # type: ignore[attr-defined]
-    with graph.tape:  # type: ignore[attr-defined]
+    graph.tape = Tape()
+    with graph.tape:
         yield
-    graph.tape.undo()  # type: ignore[attr-defined]
+    graph.tape.undo()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What `make bench` measures against does the same as what it measures."""
+"""The references of `make bench` do the same as what they are compared with."""
 
 import pytest
 from benchmarks.reference import Draws, ReferenceStep

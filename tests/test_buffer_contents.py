@@ -17,7 +17,7 @@ from sb3_llmdpd.type_aliases import PromptReplayBufferSamples
 
 def flat(batch: PromptReplayBufferSamples) -> list[th.Tensor]:
     """Every tensor of a batch."""
-    return [*batch[:5], *batch.prompts]  # type: ignore[list-item]
+    return [*batch[:5], *batch.prompts]
 
 
 def same(one: PromptReplayBufferSamples, other: PromptReplayBufferSamples) -> bool:
@@ -43,7 +43,7 @@ def test_every_reward_keeps_its_sign_and_order():
     """Scaled, never shifted: a shift would pay for, or punish, the length of an episode."""
     batch = make_buffer(rewarded("task", [-1.0, 0.0, 3.0]), reward_scale="per_task").sample(80)
     ratio = batch.rewards.flatten() * (10 / 3) ** 0.5
-    assert_close(ratio, batch.observations.flatten())  # type: ignore[union-attr]
+    assert_close(ratio, batch.observations.flatten())
 
 
 def test_a_task_without_any_reward_keeps_its_zeros():
@@ -155,7 +155,7 @@ def test_channels_of_images_come_first_whatever_the_data_say():
     observations = buffer.sample(4).observations
     assert isinstance(observations, dict)
     assert th.equal(observations["image"], th.from_numpy(image).permute(2, 0, 1).expand(4, 3, 36, 40))
-    assert buffer.observation_space["image"] == spaces.Box(0, 255, (3, 36, 40), np.uint8)  # type: ignore[index]
+    assert buffer.observation_space["image"] == spaces.Box(0, 255, (3, 36, 40), np.uint8)
 
 
 def test_discrete_observations_stay_numbers():
@@ -167,9 +167,9 @@ def test_discrete_observations_stay_numbers():
 
 def test_some_observations_are_spread_over_all_the_data():
     buffer = make_buffer([traced(0, 0, 9), traced(0, 1, 9), traced(0, 2, 9)])
-    assert buffer.some_observations(3)[:, EPISODE].tolist() == [0.0, 1.0, 2.0]  # type: ignore[index]
+    assert buffer.some_observations(3)[:, EPISODE].tolist() == [0.0, 1.0, 2.0]
     assert len(buffer.some_observations(10_000)) == 30  # an observation follows each episode's last action
-    assert len(buffer.some_observations(10_000).unique(dim=0)) == 30  # type: ignore[union-attr]
+    assert len(buffer.some_observations(10_000).unique(dim=0)) == 30
 
 
 def test_the_same_seed_draws_the_same_batches_and_another_seed_others():
@@ -197,9 +197,9 @@ def test_what_others_draw_changes_no_batch():
 
 def test_a_batch_draws_from_no_global_generator():
     buffer = make_buffer(make_episodes(), seed=3)
-    numpy_before, torch_before = np.random.get_state()[1].copy(), th.get_rng_state()  # type: ignore[index]  # noqa: NPY002
+    numpy_before, torch_before = np.random.get_state()[1].copy(), th.get_rng_state()  # noqa: NPY002
     buffer.sample(8)
-    assert np.array_equal(np.random.get_state()[1], numpy_before)  # type: ignore[index]  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
     assert th.equal(th.get_rng_state(), torch_before)
 
 

@@ -51,7 +51,7 @@ def write(
 
 @pytest.fixture(scope="module")
 def hopper() -> OfflineDataset:
-    """What random actions do."""
+    """Random actions."""
     return recorded("Hopper-v5", n_episodes=3, length=12)
 
 

@@ -1,4 +1,4 @@
-"""What D4RL's benchmark knows and says: reference values, published settings, tables, the report."""
+"""Facts and words of D4RL's benchmark: reference values, published settings, tables, the report."""
 
 import json
 from dataclasses import replace
@@ -192,7 +192,7 @@ def info(**changes: object) -> DatasetInfo:
         published=PUBLISHED["hopper"]["medium"],
         notes=("A note.",),
     )
-    return replace(sound, **changes)  # type: ignore[arg-type]
+    return replace(sound, **changes)
 
 
 def results(*made: Point, **changes: object) -> D4RLResults:

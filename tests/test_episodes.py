@@ -134,12 +134,12 @@ def test_an_episodes_arrays_cannot_be_written(name: str) -> None:
 def test_the_arrays_of_a_dict_cannot_be_written() -> None:
     episode = make_episode(observations={"a": np.zeros((T + 1, 1))})
     with refused("read-only"):
-        episode.observations["a"][0] = 1.0  # type: ignore[index]
+        episode.observations["a"][0] = 1.0
 
 
 def test_floats_become_float32_and_whole_numbers_stay() -> None:
     dtypes = {
-        dtype: make_episode(observations=np.zeros((T + 1, 1), dtype)).observations.dtype  # type: ignore[union-attr]
+        dtype: make_episode(observations=np.zeros((T + 1, 1), dtype)).observations.dtype
         for dtype in ("float16", "float64", "uint8", "int64")
     }
     assert dtypes == {"float16": np.float32, "float64": np.float32, "uint8": np.uint8, "int64": np.int64}

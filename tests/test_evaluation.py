@@ -370,7 +370,7 @@ def test_the_copy_needs_an_example_that_is_one_array() -> None:
     with pytest.raises(ValueError, match="repeats an example, and the prompt has none"):
         CopyPlayer().make_act([Prompt("reach")], noise_seed=0, deterministic=True)
     with pytest.raises(ValueError, match="observations that are arrays"):
-        copying({"a": np.zeros((1, 2))}, np.zeros((1, 1)))  # type: ignore[arg-type]
+        copying({"a": np.zeros((1, 2))}, np.zeros((1, 1)))
 
 
 def test_the_copy_is_a_condition_of_its_own(model: LLMDPD) -> None:

@@ -68,7 +68,7 @@ def test_at_one_half_it_is_half_the_squared_error():
 
 @pytest.mark.parametrize("expectile", [0.5, 0.7, 0.9])
 def test_its_least_value_is_at_the_expectile(expectile):
-    """Of 0 and 1, equally often: t (1 - v) = (1 - t) v, and so v = t."""
+    """Values 0 and 1 come equally often: t (1 - v) = (1 - t) v, and so v = t."""
     guesses = th.linspace(0, 1, 101)
     losses = [expectile_loss(th.tensor([0.0, 1.0]) - guess, expectile) for guess in guesses]
     assert guesses[int(th.stack(losses).argmin())].item() == pytest.approx(expectile)

@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 def played(variant: str, seed: int, task: str, condition: str, *successes: int) -> TrainingCell:
-    seen = task in SETTINGS["train_tasks"]  # type: ignore[operator]
+    seen = task in SETTINGS["train_tasks"]
     returns = tuple(100.0 * success for success in successes)
     return TrainingCell(variant, seed, task, condition, seen, successes, returns)
 

@@ -68,7 +68,7 @@ def of_a_vector() -> LLMDPD:
 def test_an_extractor_that_learns_reads_standardised_vectors(name):
     model = of_a_vector()
     actor = getattr(model, name)
-    actor.encode_observations(model.replay_buffer.some_observations(1000))  # type: ignore[union-attr]
+    actor.encode_observations(model.replay_buffer.some_observations(1000))
     read = actor.features_extractor.read
     assert_close(read.mean(dim=0), th.zeros(3), atol=1e-4, rtol=0)
     assert_close(read.std(dim=0, correction=0), th.ones(3), atol=1e-4, rtol=0)
@@ -76,7 +76,7 @@ def test_an_extractor_that_learns_reads_standardised_vectors(name):
 
 def test_in_a_dict_vectors_are_standardised_and_images_and_categories_left():
     model = of_a_dict()
-    observations = model.replay_buffer.some_observations(1000)  # type: ignore[union-attr]
+    observations = model.replay_buffer.some_observations(1000)
     normaliser = model.actor_target.observation_normaliser
     assert normaliser is not None
     read = normaliser(observations)
@@ -87,9 +87,9 @@ def test_in_a_dict_vectors_are_standardised_and_images_and_categories_left():
 
 def test_the_example_is_standardised_like_the_observation():
     model = of_a_vector()
-    prompts = model.replay_buffer.sample(4).prompts  # type: ignore[union-attr]
+    prompts = model.replay_buffer.sample(4).prompts
     model.actor.encode_prompts(prompts)
-    assert model.actor.features_extractor.read.abs().max() < 10  # type: ignore[union-attr]  # and not around 100
+    assert model.actor.features_extractor.read.abs().max() < 10  # and not around 100
 
 
 @pytest.mark.parametrize("make", [of_a_vector, of_a_dict])
@@ -100,7 +100,7 @@ def test_the_statistics_are_in_the_model_file_and_stay(make, tmp_path):
     loaded = LLMDPD.load(tmp_path / "model", device="cpu", **own)
     expected = model.actor_target.observation_normaliser.state_dict()
     assert set(expected) == {"normalisers.0.mean", "normalisers.0.scale"}
-    assert_close(loaded.actor_target.observation_normaliser.state_dict(), expected, rtol=0, atol=0)  # type: ignore[union-attr]
+    assert_close(loaded.actor_target.observation_normaliser.state_dict(), expected, rtol=0, atol=0)
     assert expected["normalisers.0.mean"].mean() > 90
 
 

@@ -232,7 +232,7 @@ def test_only_episodes_of_one_dtype_are_written(path):
     with refused(r"episode 1 .*: `observations` is float32, and uint8 in the first episode"):
         write_npz(path, mixed, spaces.Box(0, 255, (3,), np.uint8), ACTIONS)
     with refused(r"logs.npz: a data set is made of `Episode`s, got int", TypeError):
-        write(path, 3)  # type: ignore[arg-type]
+        write(path, 3)
     with refused(r"logs.npz: a data set needs at least one episode, got none"):
         write(path)
     with refused(r"`path` must end in .npz, .*; got 'logs.zip'"):

@@ -68,7 +68,7 @@ def test_a_data_set_without_episodes_is_refused() -> None:
 
 def test_a_data_set_is_made_of_episodes() -> None:
     with refused("made of `Episode`s, got ndarray", TypeError):
-        OfflineDataset.from_episodes([make_episode(), np.zeros(3)])  # type: ignore[list-item]
+        OfflineDataset.from_episodes([make_episode(), np.zeros(3)])
 
 
 def test_actions_outside_the_space_are_refused_with_the_remedy() -> None:

@@ -476,7 +476,7 @@ def test_the_first_deterministic_candidate_is_the_action_without_noise(model, mo
 
 @pytest.mark.parametrize(("temperature", "share"), [(0.0, 1.0), (1.0, 0.804), (5.0, 0.570)])
 def test_a_temperature_draws_candidates_by_their_standardised_value(temperature, share):
-    """Of two, the better is drawn with 1 / (1 + exp(-sqrt(2) / temperature)), whatever the scale of Q."""
+    """The better of two is drawn with 1 / (1 + exp(-sqrt(2) / temperature)), whatever the scale of Q."""
     n, generator = 20_000, th.Generator().manual_seed(0)
     actions = th.tensor([0.0, 1.0]).repeat(n)[None, :, None]
     values = th.tensor([-300.0, 100.0]).repeat(n)[None]

@@ -19,14 +19,14 @@ OBSERVATIONS, ACTIONS = np.arange(15.0).reshape(5, 3), np.arange(8.0).reshape(4,
 def test_an_episode_is_an_example():
     episode = traced(0, 1, 6)
     trajectory = Trajectory.of(episode)
-    assert_array_equal(trajectory.observations, episode.observations[:6])  # type: ignore[index]
+    assert_array_equal(trajectory.observations, episode.observations[:6])
     assert_array_equal(trajectory.actions, episode.actions)
 
 
 def test_the_idle_tail_behind_a_success_is_cut():
     trajectory = Trajectory.of(traced(0, 1, 40, first_success=3))
     assert len(trajectory) == 14
-    assert_array_equal(trajectory.observations[:, 2], np.arange(14))  # type: ignore[index]
+    assert_array_equal(trajectory.observations[:, 2], np.arange(14))
     assert_array_equal(trajectory.actions[:, 1] * 128, np.arange(14))
 
 
@@ -54,7 +54,7 @@ def test_the_arrays_of_a_dict_example_are_completed_each_for_itself():
 
 def test_images_of_an_example_stay_bytes():
     trajectory = Trajectory.of((np.full((4, 2, 2), 255, np.uint8), ACTIONS))
-    assert trajectory.observations.dtype == np.uint8  # type: ignore[union-attr]
+    assert trajectory.observations.dtype == np.uint8
 
 
 def test_an_example_is_a_copy():
@@ -202,7 +202,7 @@ def test_equal_examples_are_not_known_to_be_the_same():
 
 
 def test_a_sentence_may_come_as_its_vector():
-    prompt = Prompt(text_vector=[1, 2.5])  # type: ignore[arg-type]
+    prompt = Prompt(text_vector=[1, 2.5])
     assert prompt.has_text
     assert prompt.text_vector is not None
     assert prompt.text_vector.dtype == np.float32
@@ -216,7 +216,7 @@ def test_a_sentences_vector_is_a_copy_that_nobody_changes():
     vector += 1.0
     assert_array_equal(prompt.text_vector, [1.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="read-only"):
-        prompt.text_vector[0] = 2.0  # type: ignore[index]
+        prompt.text_vector[0] = 2.0
 
 
 def test_equal_vectors_are_the_same_sentence():
@@ -228,7 +228,7 @@ def test_equal_vectors_are_the_same_sentence():
 
 
 def test_rows_are_taken_from_arrays_and_dicts_alike():
-    assert_array_equal(take(OBSERVATIONS, [3, 1]), OBSERVATIONS[[3, 1]])  # type: ignore[arg-type]
+    assert_array_equal(take(OBSERVATIONS, [3, 1]), OBSERVATIONS[[3, 1]])
     taken = take({"a": OBSERVATIONS, "b": ACTIONS}, slice(0, 2))
     assert isinstance(taken, dict)
     assert_array_equal(taken["a"], OBSERVATIONS[:2])

@@ -82,7 +82,7 @@ def test_examples_are_other_episodes_than_those_of_training(finished: Finished) 
     root = finished[0] / "data"
     trained = load_minari("metaworld/reach-v0", root=root).episodes
     shown = example_episodes(["reach"], 1, seed=3, n_processes=1, root=root)["reach"]
-    firsts = [tuple(episode.observations[0]) for episode in (*trained, *shown)]  # type: ignore[index]
+    firsts = [tuple(episode.observations[0]) for episode in (*trained, *shown)]
     assert len(set(firsts)) == 3
 
 

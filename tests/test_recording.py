@@ -338,7 +338,7 @@ def test_nested_observations_are_refused() -> None:
 def test_vectorised_environments_are_refused_with_the_way_to_wrap_each() -> None:
     message = "one gymnasium environment, got DummyVecEnv: .*wrapper_class=RecordEpisodes"
     with pytest.raises(TypeError, match=message):
-        RecordEpisodes(DummyVecEnv([Counter]))  # type: ignore[arg-type]
+        RecordEpisodes(DummyVecEnv([Counter]))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any], Any, dict[
         {"format_version": 1, "benchmark": "d4rl"},
     ),
 }
-"""Of each kind: how it is written and read, what was written, and how files before version 3 began."""
+"""Kinds of results: writer, reader, content, and the beginning of files before version 3."""
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -76,7 +76,7 @@ def test_transitions_are_drawn_in_proportion_to_their_lots():
     rates = {}
     for weight in (0.0, 2.0):
         buffer = make_buffer([*bad, *good], return_weight=weight, prompts_per_batch=1)
-        drawn = np.concatenate([buffer.sample(100).observations[:, EPISODE] for _ in range(100)])  # type: ignore[index]
+        drawn = np.concatenate([buffer.sample(100).observations[:, EPISODE] for _ in range(100)])
         rates[weight] = float(np.mean(drawn >= 3))
     # Each of the five is as often the example, which is left out.
     in_bad, in_good = 20 * lots[0], 5 * lots[3]
@@ -92,7 +92,7 @@ def test_of_the_goals_of_a_task_the_better_one_is_drawn_more_often():
     episodes = [earning([float(number // 2)], number=number, goal="ab"[number // 2]) for number in range(4)]
     lots = return_lots(episodes, 1.0, 0.99)
     buffer = make_buffer(episodes, same_goal=True, return_weight=1.0, prompts_per_batch=1)
-    better = [float(buffer.sample(1).observations[0, EPISODE]) >= 2 for _ in range(2000)]  # type: ignore[index]
+    better = [float(buffer.sample(1).observations[0, EPISODE]) >= 2 for _ in range(2000)]
     assert np.mean(better) == pytest.approx(lots[2] / (lots[0] + lots[2]), abs=0.03)
 
 

@@ -319,11 +319,11 @@ def test_hindsight_goals_are_not_among_the_steps_of_a_her_buffer(tmp_path):
 
 def test_other_buffers_are_refused_with_the_reason():
     with refused(r"a RolloutBuffer does not keep what its actions led to.*record_policy", TypeError):
-        ReplayBufferSource(RolloutBuffer(5, PLACE, FORCE, "cpu"))  # type: ignore[arg-type]
+        ReplayBufferSource(RolloutBuffer(5, PLACE, FORCE, "cpu"))
     with refused("a PromptReplayBuffer was made of a data set; give that", TypeError):
         ReplayBufferSource(make_buffer([traced(0, 1, 5), traced(0, 2, 5)]))
     with refused(r"replay buffer: accepted is a ReplayBuffer .*, got int", TypeError):
-        ReplayBufferSource(3)  # type: ignore[arg-type]
+        ReplayBufferSource(3)
 
 
 def test_a_buffer_of_an_old_version_is_refused_with_what_to_do():

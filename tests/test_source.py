@@ -197,7 +197,7 @@ def test_flattened_observations_stand_in_gymnasiums_order() -> None:
             "b": {key: value[step] for key, value in made["observations"]["b"].items()},
         }
         expected = spaces.utils.flatten(NESTED, of_step).astype(np.float32)
-        np.testing.assert_array_equal(episode.observations[step], expected)  # type: ignore[call-overload]
+        np.testing.assert_array_equal(episode.observations[step], expected)
     assert source.observation_space == spaces.Box(-1, 1, (5,), np.float32)
 
 

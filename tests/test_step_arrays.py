@@ -17,7 +17,7 @@ from sb3_llmdpd.data.step_arrays import StepArrays, Stretch, find_episodes, spli
 
 
 def following(ends: tuple[int, ...] = (), n: int = N) -> np.ndarray:
-    """What the actions of `arrays` led to: the next row, but at an end (1000 + t, 0)."""
+    """Results of the actions of `arrays`: the next row, but at an end (1000 + t, 0)."""
     steps = np.arange(1, n + 1, dtype=np.float32)
     rows = np.stack([steps, -steps], axis=1)
     for end in (*ends, n - 1):

@@ -57,7 +57,7 @@ def test_dict_observations_have_an_entry_for_each_key(save: Save) -> None:
     assert source.observation_space == spaces.Dict({"image": image, "speed": speed})
     first, second = source.episodes()
     assert (len(first), len(second)) == (3, 3)
-    np.testing.assert_array_equal(first.observations["image"], np.ones((4, 4, 4), np.uint8))  # type: ignore[call-overload]
+    np.testing.assert_array_equal(first.observations["image"], np.ones((4, 4, 4), np.uint8))
 
 
 def test_it_says_what_it_reads(save: Save) -> None:

@@ -41,7 +41,7 @@ class Logs(EpisodeSource):
     def __init__(
         self, file: Path, episodes: Sequence[Episode], space: Any = None, reading: Reading = AS_RECORDED
     ) -> None:
-        space = space or spaces.Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32)  # type: ignore[union-attr]
+        space = space or spaces.Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32)
         super().__init__("memory", space, ACTIONS, reading)
         self.file, self.given, self.times_read = file, episodes, 0
         if not file.exists():
@@ -121,7 +121,7 @@ def test_a_mapped_data_set_says_what_one_in_memory_says(source: Logs, build: Bui
     for one, other in zip(mapped.episodes, resident.episodes, strict=True):
         assert (episode_digest(one), one.source) == (episode_digest(other), other.source)
         for array in (one.observations, one.actions, one.rewards):
-            assert not array.flags.writeable  # type: ignore[union-attr]
+            assert not array.flags.writeable
 
 
 @pytest.mark.parametrize("weight", [0.0, 2.0])
@@ -141,7 +141,7 @@ def test_dict_observations_and_images_are_mapped_alike(build: Build, tmp_path: P
     datasets = (build(source), read_sources([source]))
     mapped, resident = (PromptReplayBuffer(data, "cpu", 1, seed=1) for data in datasets)
     one, other = mapped.sample(12), resident.sample(12)
-    assert one.observations["picture"].shape == (12, 3, 36, 36)  # type: ignore[call-overload]
+    assert one.observations["picture"].shape == (12, 3, 36, 36)
     assert_equal(one, other)
 
 
@@ -312,7 +312,7 @@ def test_who_has_mapped_what_is_replaced_keeps_it(source: Logs, build: Build) ->
 
 def test_a_bad_episode_is_refused_and_leaves_nothing(build: Build, cache: Path, tmp_path: Path) -> None:
     good = make_episodes(n_tasks=1, n_episodes=1)[0]
-    spoilt = {"observations": good.observations * np.nan, "source": "logs, episode 3"}  # type: ignore[operator]
+    spoilt = {"observations": good.observations * np.nan, "source": "logs, episode 3"}
     bad = Episode.trusted(**{**vars(good), **spoilt})
     with refused("logs, episode 3: `observations` holds"):
         build(Logs(tmp_path / "source", [good, bad]))

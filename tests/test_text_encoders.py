@@ -401,7 +401,7 @@ def test_a_bad_option_is_answered_with_what_is_accepted(spec, message):
 
 def test_a_spec_that_is_no_string_is_refused():
     with pytest.raises(TypeError, match="named by a string, got HashingTextEncoder"):
-        make_text_encoder(HashingTextEncoder())  # type: ignore[arg-type]
+        make_text_encoder(HashingTextEncoder())
 
 
 def test_a_path_with_a_question_mark_is_refused():

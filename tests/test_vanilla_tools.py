@@ -41,7 +41,7 @@ class RecordingEnv(ActionEnv):
         self.last_action = action.copy()
         return super().step(action)
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         return np.full((32, 32, 3), 128 + 120 * self.last_action[0], np.uint8)
 
 
@@ -173,7 +173,7 @@ def test_as_many_tasks_as_sub_environments_or_one_are_needed(model):
 @every_way
 def test_vec_monitor_counts_the_rewards_of_each_task(model, how):
     acting, makers = told(model, how, TEXTS)
-    vec_env = VecMonitor(DummyVecEnv([lambda maker=maker: maker().env for maker in makers]))  # type: ignore[misc, attr-defined]
+    vec_env = VecMonitor(DummyVecEnv([lambda maker=maker: maker().env for maker in makers]))
     observations = vec_env.reset()
     for _ in range(3):
         observations, _, dones, infos = vec_env.step(acting.predict(observations, deterministic=True)[0])
@@ -192,7 +192,7 @@ def test_frames_are_stacked_for_a_model_that_was_told_its_task():
 def test_a_sentence_that_was_stacked_with_the_frames_is_refused(model):
     vec_env = VecFrameStack(DummyVecEnv([wrapped(TEXTS[0])]), 2)
     with pytest.raises(ValueError, match=r"has 512 entries, and this model reads 256"):
-        model.predict({**vec_env.reset(), "observation": OBSERVATION[None]})  # type: ignore[dict-item]
+        model.predict({**vec_env.reset(), "observation": OBSERVATION[None]})
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Which library draws, and what is said where none does."""
+"""The library that draws, and the refusal where there is none."""
 
 import ctypes.util
 import sys

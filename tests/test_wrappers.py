@@ -139,7 +139,7 @@ def test_another_sentence_counts_from_the_next_observation_on():
 
 @pytest.mark.parametrize("vec_env_class", [DummyVecEnv, pytest.param(SubprocVecEnv, marks=pytest.mark.slow)])
 def test_one_of_several_sub_environments_changes_its_sentence(vec_env_class):
-    vec_env = vec_env_class([lambda: Monitor(wrapped())] * 2)  # type: ignore[call-arg]
+    vec_env = vec_env_class([lambda: Monitor(wrapped())] * 2)
     try:
         vec_env.env_method("set_task_text", CLOSE, indices=[1])
         observations: Any = vec_env.reset()

@@ -139,7 +139,7 @@ def test_the_zoo_needs_no_wrapper_for_a_model_of_one_task_and_goes_on_with_it(fo
 def test_the_search_suggests_arguments_that_a_model_takes():
     suggested = dict(learning_rate=1e-3, eta=0.1, gamma=0.97)
     suggested |= dict(text_dropout=0.2, trajectory_dropout=0.4, prompt_noise=0.5)
-    sampled = zoo.sample_hyperparameters(optuna.trial.FixedTrial(suggested), 2, 1, {})  # type: ignore[arg-type]
+    sampled = zoo.sample_hyperparameters(optuna.trial.FixedTrial(suggested), 2, 1, {})
     assert sampled == suggested
     model = tiny_model(**sampled)
     assert {name: getattr(model, name) for name in suggested} == suggested

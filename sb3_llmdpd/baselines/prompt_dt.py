@@ -297,7 +297,8 @@ class PromptDT:
             targets = saved.data["targets"].items()
             model.targets = {text: (float(goal), float(unit)) for text, (goal, unit) in targets}
             model.return_scale = float(saved.data["return_scale"])
-            model._set_spaces(*(space_from_json(saved.data[name]) for name in SPACES))  # type: ignore[arg-type]
+            of_file: list[Any] = [space_from_json(saved.data[name]) for name in SPACES]
+            model._set_spaces(*of_file)
             check_weights(model._make_network, saved.tensors["network"])
             model._set_up(seed=None)
             model.network.load_state_dict(saved.tensors["network"])

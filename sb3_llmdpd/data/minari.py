@@ -65,7 +65,7 @@ class MinariSource(EpisodeSource):
 
     kind = "minari"
     text_is_guessed = False
-    """Whether `records` had to take the description or the name of the environment for the sentence."""
+    """True where `records` took the description or the environment's name for the sentence."""
 
     def __init__(self, name: str, *, root: str | Path | None = None, reading: Reading = AS_RECORDED) -> None:
         folder = datasets_root(root)

@@ -32,9 +32,11 @@ def unscale_actions(actions: Array, low: Array, high: Array) -> Array:
 def float32_space(space: AnySpace) -> AnySpace:
     """Return a space with every Box of floats, also in a Dict, in float32, as episodes have them."""
     if isinstance(space, spaces.Dict):
-        return spaces.Dict({key: float32_space(part) for key, part in space.items()})  # type: ignore[return-value]
+        parts = {key: float32_space(part) for key, part in space.items()}
+        return spaces.Dict(parts)  # type: ignore[return-value]
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)  # type: ignore[return-value]
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        return spaces.Box(low, high, dtype=np.float32)  # type: ignore[return-value]
     return space
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from sb3_llmdpd.checkpoint.values import space_from_json
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
@@ -70,8 +71,9 @@ def open_stored(folder: Path) -> StoredDataset:
             f"{folder} holds {len(file)} steps, {len(rewards)} rewards and episodes of {row} rows"
         )
     seen, acted = space_from_json(about["observation_space"]), space_from_json(about["action_space"])
+    assert isinstance(acted, spaces.Box)  # as the data set that was laid out had
     rows = np.array(first_rows)
-    return StoredDataset(tuple(episodes), seen, acted, file, rows, tuple(digests), checked=True)  # type: ignore[arg-type]
+    return StoredDataset(tuple(episodes), seen, acted, file, rows, tuple(digests), checked=True)
 
 
 def read_about(folder: Path) -> dict[str, Any]:

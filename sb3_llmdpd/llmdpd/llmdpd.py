@@ -256,7 +256,7 @@ class LLMDPD(OffPolicyAlgorithm):
             of_data = None if data is None else channels_first_space(data.observation_space)
             if of_data != self.observation_space:
                 self.observation_space = plain_observation_space(self.observation_space)
-        check_readable(self.observation_space, self.action_space)  # type: ignore[arg-type]  # a Box: see above
+        check_readable(self.observation_space, self.action_space)  # type: ignore[arg-type]  # a Box
         if isinstance(self.observation_space, spaces.Dict) and policy in ("MlpPolicy", "CnnPolicy"):
             raise ValueError(
                 f"You must use `MultiInputPolicy` when working with dict observation space, not {policy}"

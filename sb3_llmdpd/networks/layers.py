@@ -76,7 +76,8 @@ class ObservationNormaliser(nn.Module):
         :param observations: (n, *obs_shape), training data only.
         """
         for key, normaliser in zip(self.keys, self.normalisers, strict=True):
-            normaliser.fit(observations[key] if isinstance(observations, dict) else observations)  # type: ignore[operator]
+            rows = observations[key] if isinstance(observations, dict) else observations
+            normaliser.fit(rows)  # type: ignore[operator]
 
     def forward(self, observations: TensorObs) -> TensorObs:
         """Standardise observations.

@@ -22,7 +22,7 @@ BESIDE = {
     "1 observation, DDIM in 2 steps": ("1 observation, 1 candidate",),
     "1 observation, DPM-Solver++ in 3 steps": ("1 observation, 1 candidate",),
 }
-"""What a call is compared with."""
+"""Calls that others are compared with."""
 
 
 def section(rounds: int) -> str:

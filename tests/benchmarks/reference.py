@@ -111,8 +111,8 @@ class ReferenceCritic(nn.Module):
         self.from_state, self.from_action = copied(q_networks.from_state), copied(q_networks.from_action)
         self.from_prompt = copied(q_networks.from_prompt) if prompted else None
         maps = [layer for layer in q_networks.trunk if not isinstance(layer, Mish)]
-        self.weights = nn.ParameterList([nn.Parameter(layer.weight.detach().clone()) for layer in maps])  # type: ignore[union-attr, operator]
-        self.biases = nn.ParameterList([nn.Parameter(layer.bias.detach().clone()) for layer in maps])  # type: ignore[union-attr, operator]
+        self.weights = nn.ParameterList([nn.Parameter(layer.weight.detach().clone()) for layer in maps])
+        self.biases = nn.ParameterList([nn.Parameter(layer.bias.detach().clone()) for layer in maps])
         self.activation = Mish()
 
     def forward(self, states: th.Tensor, prompts: th.Tensor | None, actions: th.Tensor) -> th.Tensor:

@@ -57,12 +57,12 @@ class RunFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Whether there is a run to go on with, or a finished one."""
+        """Tell whether there is a run to go on with, or a finished one."""
         return (self.path / ARGUMENTS).is_file()
 
     @property
     def has_model(self) -> bool:
-        """Whether the run came far enough to save a model."""
+        """Tell whether the run came far enough to save a model."""
         return self.model_path.is_file()
 
     def arguments(self) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class MetaworldSettings:
 
     @property
     def goal_visible(self) -> bool:
-        """Whether the observations hold the goal."""
+        """Tell whether the observations hold the goal."""
         return self.goal == "visible"
 
     def _knows_goal(self, task: str) -> bool:
