@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.llmdpd.losses import POLICY_OBJECTIVES, StepNoise
+from sb3_llmdpd.llmdpd.arguments import RANGES
+from sb3_llmdpd.llmdpd.losses import StepNoise
 from sb3_llmdpd.networks.attention import CONDITIONINGS, NearestSteps, StateReader
 from sb3_llmdpd.type_aliases import Metrics, PromptBatch
 from sb3_llmdpd.type_aliases import PromptReplayBufferSamples as Batch
@@ -238,7 +239,7 @@ def test_the_actors_loss_moves_the_whole_actor_and_its_encoders(conditioning):
     assert moved(model.actor) == names(model.actor)
 
 
-@pytest.mark.parametrize("objective", POLICY_OBJECTIVES)
+@pytest.mark.parametrize("objective", RANGES["policy_objective"].choices)
 def test_the_actors_loss_moves_neither_critic_nor_targets(objective, batch):
     model = make_model(policy_objective=objective)
     actor_loss(model, batch)[0].backward()
@@ -306,7 +307,7 @@ def test_waiting_for_the_device_is_noticed(wait):
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-@pytest.mark.parametrize("objective", POLICY_OBJECTIVES)
+@pytest.mark.parametrize("objective", RANGES["policy_objective"].choices)
 def test_no_loss_waits_for_the_device(objective, conditioning, monkeypatch):
     as_on_a_gpu(monkeypatch)
     how = dict(policy_objective=objective, policy_kwargs=dict(conditioning=conditioning))

@@ -454,7 +454,7 @@ def test_a_policy_knows_the_arguments_it_was_made_with(model):
 def test_a_policy_saved_alone_acts_the_same(model, tmp_path):
     model.policy.save(tmp_path / "policy.pt")
     policy = LLMDPDPolicy.load(tmp_path / "policy.pt", device="cpu")
-    encoded = model.prompter.encode([Prompt(TEXT)])
+    encoded = model.prompter.encode([Prompt(TEXT)], 0)
     actions = [p.predict_prompted(OBSERVATIONS, encoded, noise=None) for p in (policy, model.policy)]
     assert_array_equal(*actions)
 

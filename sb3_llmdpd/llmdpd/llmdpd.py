@@ -716,7 +716,7 @@ class LLMDPD(OffPolicyAlgorithm):
             raise ValueError(f"a program is for one task, got {len(prompts)} prompts: export one for each")
         actor = self.policy.actor_target
         chain = actor.diffusion.chain(self.sampler, self.n_sampling_steps)
-        network = ActingNetwork(actor, self.prompter.encode(prompts), chain)
+        network = ActingNetwork(actor, self.prompter.encode(prompts, self._n_updates), chain)
         return export_network(network, path, deterministic)
 
     @property

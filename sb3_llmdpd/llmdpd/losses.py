@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from sb3_llmdpd.llmdpd.arguments import RANGES
+from sb3_llmdpd.llmdpd.critic import PromptedStateValue
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.type_aliases import Metrics, PromptEncoding, PromptReplayBufferSamples
 
@@ -85,12 +85,17 @@ class ExpectileObjective:
     def __init__(self, policy: LLMDPDPolicy) -> None:
         self.policy = policy
 
+    @property
+    def state_value(self) -> PromptedStateValue:
+        """V of the policy."""
+        assert self.policy.state_value is not None  # LLMDPD asks the policy for one
+        return self.policy.state_value
+
     def next_values(
         self, next_features: th.Tensor, prompts: PromptEncoding, noise: th.Tensor | None
     ) -> th.Tensor:
         """Value the next states by V: (M, N)."""
-        assert self.policy.state_value is not None  # LLMDPD asks the policy for one
-        return self.policy.state_value(next_features, prompts)
+        return self.state_value(next_features, prompts)
 
     def further_loss(
         self, encoded: EncodedBatch, actions: th.Tensor, expectile: float
@@ -104,13 +109,11 @@ class ExpectileObjective:
         """
         with th.no_grad():
             data_values = self.policy.critic_target(*encoded, actions).min(dim=0).values  # (M, N)
-        assert self.policy.state_value is not None  # see above
-        values = self.policy.state_value(*encoded)
+        values = self.state_value(*encoded)
         loss = expectile_loss(data_values - values, expectile)
         return loss, {"value_loss": loss, "value": values.mean()}
 
 
-POLICY_OBJECTIVES = RANGES["policy_objective"].choices
 CRITIC_OBJECTIVES: dict[str, type[TDObjective] | type[ExpectileObjective]] = {
     "td": TDObjective,
     "expectile": ExpectileObjective,

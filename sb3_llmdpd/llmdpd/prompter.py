@@ -61,7 +61,7 @@ class Prompter:
         """Turn prompts into tensors, see `prompt_batch`."""
         return prompt_batch(prompts, self.policy, self.text_table)
 
-    def encode(self, prompts: Sequence[Prompt], n_updates: int = 0) -> PromptEncoding:
+    def encode(self, prompts: Sequence[Prompt], n_updates: int) -> PromptEncoding:
         """Encode prompts for acting, unless they are those of the last call and the encoders are the same.
 
         :param prompts: M prompts; an empty one becomes the learned nulls.
