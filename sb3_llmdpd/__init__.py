@@ -2,6 +2,7 @@
 
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.examples import examples_of
 from sb3_llmdpd.data.loading import load_dataset
 from sb3_llmdpd.data.memory_mapping import memory_mapped
 from sb3_llmdpd.envs.recording import RecordEpisodes
@@ -26,6 +27,7 @@ __all__ = [
     "RecordEpisodes",
     "TaskTextWrapper",
     "__version__",
+    "examples_of",
     "load_dataset",
     "memory_mapped",
 ]

@@ -20,11 +20,12 @@ class PromptBatch(NamedTuple):
     has_text: th.Tensor
     """(M,), bool."""
     observations: TensorObs
-    """(M * L, *obs_shape), environment units: the L steps of each example, prompt after prompt.
-
-    L = 0 where no example is shown."""
+    """(M * S, *obs_shape), environment units: the steps of a prompt's examples one after the other, and rows
+    that nobody reads up to S; prompt after prompt. S = 0 where no example is shown."""
     actions: th.Tensor
-    """(M, L, action_dim), in [-1, 1]."""
+    """(M, S, action_dim), in [-1, 1]."""
+    lengths: th.Tensor
+    """(M, E), int64: steps of each example, in their order; zeros behind the last one."""
     has_trajectory: th.Tensor
     """(M,), bool."""
 
@@ -40,10 +41,11 @@ class PromptBatch(NamedTuple):
         )
 
     def without_examples(self) -> "PromptBatch":
-        """Keep the sentences alone: L = 0, so that no step of an example has to be encoded."""
+        """Keep the sentences alone: S = 0, so that no step of an example has to be encoded."""
         return self._replace(
             observations=_map(lambda rows: rows[:0], self.observations),
             actions=self.actions[:, :0],
+            lengths=self.lengths[:, :0],
             has_trajectory=th.zeros_like(self.has_trajectory),
         )
 
@@ -114,9 +116,14 @@ class PromptEncoding(NamedTuple):
     vectors: th.Tensor
     """(M, prompt_dim): text and trajectory vectors side by side, or the text's vectors alone."""
     tokens: th.Tensor
-    """(M, L, token_dim): the encoded steps of each example; (M, L, 0) for nearest steps."""
+    """(M, S, token_dim): the encoded steps of all examples; (M, S, 0) for nearest steps."""
+    keys: th.Tensor
+    """(M, features_dim + 1, S): the states by which nearest steps are found, see `example_keys`; (M, S, 0)
+    for others."""
     steps: th.Tensor
-    """(M, L, features_dim + action_dim): the steps as they are, states standardised, for nearest steps."""
+    """(M, S, step_dim): the steps as nearest steps read them, see `example_steps`; (M, S, 0) for others."""
+    is_step: th.Tensor
+    """(M, S), bool; False for rows behind a prompt's last step."""
     has_trajectory: th.Tensor
     """(M,), bool."""
 

@@ -10,20 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import make_episode, make_episodes
 from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.baselines.prompt_dt import PromptDT
 from sb3_llmdpd.benchmarks.common.trainings import Training
-from sb3_llmdpd.benchmarks.common.variants import make_variants
+from sb3_llmdpd.benchmarks.common.variants import NUMBERS, make_variants
+from sb3_llmdpd.benchmarks.metaworld import examples as examples_module
 from sb3_llmdpd.benchmarks.metaworld.benchmark import MetaworldBenchmark
 from sb3_llmdpd.benchmarks.metaworld.results import TrainingCell, read_grid
-from sb3_llmdpd.benchmarks.metaworld.settings import DATA, MetaworldSettings
+from sb3_llmdpd.benchmarks.metaworld.settings import DATA, EXAMPLES_PER_GOAL, MetaworldSettings
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.cli import app
+from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
 from sb3_llmdpd.data.minari import load_minari, local_ids
-from sb3_llmdpd.evaluation.conditions import Condition
+from sb3_llmdpd.evaluation.conditions import Condition, split_number
+from sb3_llmdpd.networks.features import MetaWorldRelativeExtractor
+from sb3_llmdpd.prompts.alignment import metaworld_scene
 
 Finished = tuple[Path, str]
 
@@ -108,7 +113,7 @@ def test_variants_that_are_told_sentences_play_scenes_that_two_tasks_share(finis
 @pytest.mark.slow
 def test_the_unseen_task_is_in_no_data_that_train(finished: Finished) -> None:
     root = finished[0] / "data"
-    trained = [name for name in local_ids(root) if not name.startswith("metaworld-examples")]
+    trained = [name for name in local_ids(root) if "-examples-" not in name]
     assert {name.partition("/")[0] for name in trained} == {"metaworld-visible-expert-2-seed-0"}
     assert "bin-picking" not in load_minari(trained, root=root).tasks
     known = LLMDPD.load(finished[0] / "full" / "seed-0" / "model.zip").known_task_texts
@@ -188,9 +193,11 @@ def test_another_budget_in_the_same_folder_is_refused(finished: Finished) -> Non
 
 @pytest.mark.slow
 def test_with_a_hidden_goal_examples_share_it_and_controls_train_nothing(tmp_path: Path) -> None:
-    result = run(tmp_path, "--goal", "hidden", "--data", "mixed", "--variants", "no-text,copy,expert")
+    told = {"no-text": ["trajectory"], "copy": ["copy"], "random": ["none"], "expert": ["expert"]}
+    told |= {name: ["trajectory", "trajectory:5"] for name in ("retrieve", "retrieve-aligned", "align")}
+    result = run(tmp_path, "--goal", "hidden", "--data", "mixed", "--variants", ",".join(told))
     assert result.exit_code == 0, result.output
-    assert played(tmp_path) == {("no-text", 0, "trajectory"), ("copy", 0, "copy"), ("expert", 0, "expert")}
+    assert played(tmp_path) == {(name, 0, each) for name, conditions in told.items() for each in conditions}
     assert [path.parent.parent.name for path in tmp_path.glob("*/*/model.zip")] == ["no-text"]
     model = LLMDPD.load(tmp_path / "no-text" / "seed-0" / "model.zip")
     assert (model.same_goal, model.text_dropout) == (True, 1.0)
@@ -240,9 +247,120 @@ def test_with_a_hidden_goal_only_tasks_count_whose_goal_has_to_be_told() -> None
     assert (visible.goal_known_tasks, visible.seen_tasks) == ((), SPLITS["ml45"][0])
 
 
-def test_with_a_hidden_goal_each_episode_has_an_example_of_its_own() -> None:
+def test_with_a_hidden_goal_each_episode_has_examples_of_its_own() -> None:
     visible, hidden = visible_and_hidden()
-    assert [settings.n_examples_of(50) for settings in (hidden, visible)] == [50, 5]
+    assert [settings.n_examples_of(50) for settings in (hidden, visible)] == [50 * EXAMPLES_PER_GOAL, 25]
+
+
+def test_a_visible_goal_has_as_many_examples_as_are_shown_at_most():
+    assert MetaworldSettings.of_split("ml45").n_examples == max(NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({}, ["text", "trajectory", "text+trajectory:5", "trajectory:25", "told:reach", "expert"]),
+        ({"n_examples": 24}, ["text", "trajectory", "text+trajectory:5", "told:reach", "expert"]),
+        ({"n_examples": 1}, ["text", "trajectory", "told:reach", "expert"]),
+        ({"goal": "hidden"}, ["text", "trajectory", "text+trajectory:5", "told:reach", "expert"]),
+    ],
+    ids=str,
+)
+def test_no_condition_shows_more_examples_than_there_are(settings, shown):
+    conditions = ("text", "trajectory", "text+trajectory:5", "trajectory:25", "told:reach", "expert")
+    can_show = MetaworldSettings.of_split("ml45", **settings).can_show
+    assert list(filter(can_show, conditions)) == shown
+
+
+@pytest.mark.parametrize(("goal", "numbers"), [("visible", {1, 5, 25}), ("hidden", {1, 5})])
+def test_a_training_is_evaluated_in_the_conditions_that_there_are_examples_for(goal, numbers, tmp_path):
+    settings = MetaworldSettings.of_split("ml45", goal=goal)
+    benchmark = MetaworldBenchmark(tmp_path, settings, make_variants(["full", "align"]), seeds=[0])
+    for variant in benchmark.variants.values():
+        shown = [cell.condition for cell in benchmark._cells(variant, seed=0) if cell.condition.trajectory_of]
+        assert {condition.n_examples for condition in shown} == numbers
+        assert {split_number(condition.name)[1] for condition in shown} == numbers
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Let episodes be what was recorded, and say how many were asked for."""
+
+    def record(episodes):
+        asked = []
+        data = OfflineDataset.from_episodes(episodes)
+        monkeypatch.setattr(examples_module, "collect", lambda tasks, **arguments: asked.append(arguments))
+        monkeypatch.setattr(examples_module, "load_minari", lambda ids, root: data)
+        return asked
+
+    return record
+
+
+def test_examples_are_the_first_episodes_that_did_not_fail(recorded):
+    episodes = [make_episode(source=f"{n}", success=n not in (0, 2)) for n in range(6)]
+    asked = recorded(episodes)
+    shown = examples_module.example_episodes(["task"], 3)["task"]
+    assert [episode.source for episode in shown] == ["1", "3", "4"]
+    assert (asked[0]["n_episodes"], asked[0]["episodes_per_goal"]) == (6, 1)  # three to spare
+
+
+def test_the_first_examples_of_all_goals_come_before_the_second_ones(recorded):
+    goals = "aaabbbccc"
+    episodes = [
+        make_episode(goal=goal, source=f"{n}", success=n not in (1, 6, 7)) for n, goal in enumerate(goals)
+    ]
+    asked = recorded(episodes)
+    shown = examples_module.example_episodes(["task"], 6, n_per_goal=2)["task"]
+    assert [episode.source for episode in shown] == ["0", "3", "2", "4"]  # of c only one did not fail
+    assert (asked[0]["n_episodes"], asked[0]["episodes_per_goal"]) == (9, 3)  # one to spare for each goal
+
+
+@pytest.mark.parametrize(
+    ("goal", "n_examples", "per_goal"), [("visible", 25, 1), ("hidden", 250, EXAMPLES_PER_GOAL)]
+)
+def test_with_a_hidden_goal_several_examples_share_each_goal(
+    goal, n_examples, per_goal, monkeypatch, tmp_path
+):
+    asked = []
+
+    def example_episodes(tasks: Sequence[str], n: int, *, n_per_goal: int, **arguments: Any) -> Any:
+        asked.append((n, n_per_goal))
+        return {}
+
+    module = "sb3_llmdpd.benchmarks.metaworld.benchmark"
+    monkeypatch.setattr(f"{module}.example_episodes", example_episodes)
+    monkeypatch.setattr(f"{module}.collect", lambda *args, **arguments: [])
+    settings = MetaworldSettings.of_split("ml45", goal=goal)
+    MetaworldBenchmark(tmp_path, settings, make_variants(["align"]), seeds=[0])._collect()
+    assert asked == [(n_examples, per_goal)] * 2  # of unseen tasks, and of seen ones
+
+
+def controls(out: Path, *names: str, **settings: Any) -> list[Any]:
+    """Make the players of controls, beside a model that reads features and aligns as it is said."""
+    shared = MetaworldSettings.of_split("ml45", **settings)
+    benchmark = MetaworldBenchmark(out, shared, make_variants(names), seeds=[0])
+    episodes = make_episodes(observation_dim=39, action_dim=4)
+    benchmark.data = OfflineDataset.from_episodes(episodes)  # in the place of what would be collected
+    return [benchmark._control(name) for name in names]
+
+
+def test_every_control_is_a_player_of_its_own(tmp_path):
+    names = ("retrieve", "retrieve-aligned", "align", "random", "copy")
+    kinds = [type(player).__name__ for player in controls(tmp_path, *names)]
+    assert kinds == ["RetrieveAndPlay", "RetrieveAndPlay", "AlignAndReplay", "RandomPlayer", "CopyPlayer"]
+
+
+@pytest.mark.parametrize("goal", ["visible", "hidden"])
+def test_retrieval_reads_the_features_of_the_method(goal, tmp_path):
+    (player,) = controls(tmp_path, "retrieve", goal=goal)
+    expected = MetaWorldRelativeExtractor(player.observation_space, positions=goal == "hidden")
+    assert isinstance(player.features_extractor, MetaWorldRelativeExtractor)
+    assert player.features_extractor.features_dim == expected.features_dim
+
+
+def test_one_of_the_two_retrievals_aligns_as_the_method_does(tmp_path):
+    plain, aligned = controls(tmp_path, "retrieve", "retrieve-aligned")
+    assert (plain.alignment, aligned.alignment) == (None, metaworld_scene)
 
 
 def test_mixed_data_have_noise_from_none_to_random_actions() -> None:
@@ -286,7 +404,7 @@ def test_the_settings_have_what_a_variant_does_and_not_its_sentence(tmp_path: Pa
             ["--goal", "hidden", "--episodes", 5],
             "`n_episodes` must be a multiple of 2 where the goal is hidden",
         ),
-        (["--split", "ml46"], "unknown split 'ml46': use ml45, ml10, fold-0 to fold-8"),
+        (["--split", "ml46"], "unknown split 'ml46': use ml45, ml10, osvi, fold-0 to fold-8"),
         (["--unseen", "reach"], "the split 'custom' goes with a list of unseen tasks"),
         (["--variants", "ful"], "unknown variant 'ful': did you mean 'full'"),
         (["--text-encoders", "hashing,"], "--text-encoders takes names between commas"),

@@ -77,7 +77,7 @@ def test_a_batch_has_the_shapes_that_its_docstring_says():
     assert (actions, dones, rewards) == ((20, 2), (20, 1), (20, 1))
     shapes = {name: tuple(value.shape) for name, value in batch.prompts._asdict().items()}
     assert (shapes.pop("has_text"), shapes.pop("has_trajectory")) == ((4,), (4,))
-    assert shapes == dict(text_vectors=(4, 0), observations=(12, 3), actions=(4, 3, 2))
+    assert shapes == dict(text_vectors=(4, 0), observations=(12, 3), actions=(4, 3, 2), lengths=(4, 1))
 
 
 def test_only_the_last_step_of_a_terminated_episode_is_done():

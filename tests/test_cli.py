@@ -172,7 +172,7 @@ def test_with_the_goal_hidden_the_scene_that_is_filmed_has_the_goal_of_the_examp
 
     def film_episode(*arguments: Any, **options: Any) -> Rollout:
         filmed.update(options, prompt=arguments[3], env=options["make_env"]("reach"))
-        return Rollout(0, 0.0, 7, None, False)
+        return Rollout(0, 0.0, 0.0, 7, None, False)
 
     film = import_module("sb3_llmdpd.cli.film")  # the name in the package is the function's
     monkeypatch.setattr(film, "film_episode", film_episode)

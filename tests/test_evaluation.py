@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -14,10 +15,10 @@ from gymnasium import spaces
 from sb3_llmdpd import LLMDPD, Episode
 from sb3_llmdpd.data.metaworld import TASKS as TASK_INFOS
 from sb3_llmdpd.data.metaworld.record import Recipe
-from sb3_llmdpd.evaluation.conditions import CONDITIONS, Cell, Condition, make_cells
-from sb3_llmdpd.evaluation.players import CopyPlayer
-from sb3_llmdpd.evaluation.rollouts import run_episodes
-from sb3_llmdpd.evaluation.tasks import evaluate_tasks, prompts_of
+from sb3_llmdpd.evaluation.conditions import CONDITIONS, Cell, Condition, make_cells, split_number
+from sb3_llmdpd.evaluation.players import CopyPlayer, RandomPlayer, rows_of_block
+from sb3_llmdpd.evaluation.rollouts import EARLY_STEPS, run_episodes
+from sb3_llmdpd.evaluation.tasks import evaluate_tasks, goals_of, prompts_of
 from sb3_llmdpd.prompts.prompt import Prompt
 
 TASKS = ["task-0", "task-1", "task-2"]
@@ -138,6 +139,50 @@ def test_impossible_cells_are_refused(tasks: str, conditions: str, message: str)
         make_cells(tasks.split(), conditions.split())
 
 
+def test_a_number_behind_a_condition_is_the_number_of_its_examples():
+    one, five = make_cells(["task-0"], ["text+trajectory", "text+trajectory:5"])
+    assert five.condition == replace(one.condition, name="text+trajectory:5", n_examples=5)
+    assert one.condition.n_examples == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("trajectory:5", ("trajectory", 5)),
+        ("trajectory", ("trajectory", 1)),
+        ("told:push", ("told:push", 1)),
+        ("text+trajectory:12", ("text+trajectory", 12)),
+    ],
+)
+def test_the_number_of_examples_is_read_off_the_name(name, split):
+    assert split_number(name) == split
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("text:5", "the condition 'text' shows no 5 examples: leave the number out of 'text:5'"),
+        ("none:2", "the condition 'none' shows no 2 examples"),
+        ("expert:2", "the condition 'expert' shows no 2 examples"),
+        ("told:task-1:3", "the condition 'told:task-1' shows no 3 examples"),
+        ("trajectory:0", "the condition 'trajectory' shows no 0 examples"),
+        ("trajectory:", "unknown condition 'trajectory:'"),
+        ("trajectory:-1", "unknown condition 'trajectory:-1'"),
+        ("trajectory:two", "unknown condition 'trajectory:two'"),
+        ("many:2", "unknown condition 'many'"),
+    ],
+)
+def test_numbers_of_examples_that_cannot_be_shown_are_refused(condition, message):
+    with pytest.raises(ValueError, match=message):
+        make_cells(["task-0"], [condition])
+
+
+@pytest.mark.parametrize("condition", ["wrong:2", "wrong-text:2", "wrong-trajectory:2"])
+def test_several_examples_of_another_task_need_another_task(condition):
+    with pytest.raises(ValueError, match=f"{NEEDS_ANOTHER}, or leave it out"):
+        make_cells(["task-0"], [condition])
+
+
 def test_a_cell_may_say_how_many_episodes_it_wants(model: LLMDPD) -> None:
     cells = make_cells(TASKS[:2], ["text"])
     few, many = evaluate(model, [replace(cells[0], n_episodes=2), cells[1]])
@@ -170,6 +215,20 @@ def test_a_rollout_knows_first_success_last_success_and_return() -> None:
     first = next(step for step in range(6) if start + step + 1 > 2)
     assert (rollout.first_success, rollout.last_success) == (first, start + 2 > 2)
     assert (rollout.total_reward, rollout.seed) == (2.0, 0)
+
+
+@pytest.mark.parametrize("length", [EARLY_STEPS - 1, EARLY_STEPS, EARLY_STEPS + 20])
+def test_the_early_return_is_that_of_the_first_steps(length):
+    rewards = np.random.default_rng(0).uniform(-1, 1, length).tolist()
+    plan, env = iter(rewards), WalkEnv(length=length)
+    (rollout,) = run_episodes([env], lambda *_: np.array([[next(plan), 0.0]]), [0], max_steps=length)
+    assert rollout.total_reward == pytest.approx(sum(rewards))
+    assert rollout.early_reward == pytest.approx(sum(rewards[:EARLY_STEPS]))
+
+
+def test_a_cell_keeps_the_early_return_of_each_episode(model):
+    (result,) = evaluate(model, make_cells(["task-0"], ["expert"]), make_env=partial(WalkEnv, length=120))
+    assert result.early_returns == (float(EARLY_STEPS),) * 5
 
 
 def test_whoever_acts_is_told_the_rewards_of_the_last_steps_of_the_rows_that_go_on() -> None:
@@ -231,6 +290,82 @@ def test_each_episode_is_shown_another_example_in_turns_and_no_failed_one() -> N
     prompts = prompts_of(Condition("both", text_of="a", trajectory_of="a"), {"a": episodes}, {"a": "do a"}, 5)
     assert [prompt.trajectory for prompt in prompts] == [episodes[i] for i in (0, 2, 3, 0, 2)]
     assert {prompt.text for prompt in prompts} == {"do a"}
+
+
+def shown_numbers(
+    condition: Condition, episodes: list[Episode], n_episodes: int, same_goal: bool = False
+) -> list[list[int]]:
+    """Places in ``episodes`` of the examples of each prompt."""
+    prompts = prompts_of(condition, {"a": episodes}, {"a": "do a"}, n_episodes, same_goal)
+    place = {id(episode): number for number, episode in enumerate(episodes)}
+    return [[place[id(example)] for example in prompt.trajectories] for prompt in prompts]
+
+
+FIVE = Condition("trajectory:5", trajectory_of="a", n_examples=5)
+
+
+def test_several_examples_are_shown_in_turns_each_prompt_going_on_where_the_last_one_ended():
+    episodes = make_episodes(n_tasks=1, n_episodes=8)
+    assert shown_numbers(FIVE, episodes, 3) == [[0, 1, 2, 3, 4], [5, 6, 7, 0, 1], [2, 3, 4, 5, 6]]
+
+
+def test_failed_episodes_are_not_among_several_examples():
+    episodes = [replace(e, success=n not in (1, 4)) for n, e in enumerate(make_episodes(1, 8))]
+    assert shown_numbers(FIVE, episodes, 2) == [[0, 2, 3, 5, 6], [7, 0, 2, 3, 5]]
+
+
+def test_all_examples_of_a_prompt_are_different_episodes():
+    for n_known in range(5, 12):
+        shown = shown_numbers(FIVE, make_episodes(1, n_known, length=2), 20)
+        assert all(len(set(numbers)) == 5 for numbers in shown)
+
+
+def test_with_same_goal_all_examples_of_a_prompt_have_the_goal_of_its_scene():
+    episodes = [replace(e, goal=f"{n % 3}") for n, e in enumerate(make_episodes(1, 9, length=2))]
+    condition = Condition("trajectory:2", trajectory_of="task-0", n_examples=2)
+    cell, examples = Cell("task-0", condition, same_goal=True), {"task-0": episodes}
+    prompts = prompts_of(condition, examples, {}, 12, same_goal=True)
+    goals = goals_of(cell, examples, 12)
+    assert [{example.goal for example in prompt.trajectories} for prompt in prompts] == [{g} for g in goals]
+    numbers = [[episodes.index(example) for example in prompt.trajectories] for prompt in prompts]
+    assert numbers[:4] == [[0, 3], [1, 4], [2, 5], [3, 6]]
+
+
+def test_one_example_is_shown_in_the_turns_of_before_whether_goals_are_the_same_or_not():
+    episodes = [replace(e, goal=f"{n % 2}") for n, e in enumerate(make_episodes(1, 4, length=2))]
+    condition = Condition("trajectory", trajectory_of="a")
+    for same_goal in (False, True):
+        assert shown_numbers(condition, episodes, 5, same_goal) == [[0], [1], [2], [3], [0]]
+
+
+def test_several_wrong_examples_of_the_same_task_have_one_other_goal_and_are_different():
+    goals = "000111"
+    episodes = [replace(e, goal=goal) for goal, e in zip(goals, make_episodes(1, 6, length=2), strict=True)]
+    about = dict(text_of="a", trajectory_of="a", other_goal=True, n_examples=2)
+    shown = shown_numbers(Condition("wrong-trajectory:2", **about), episodes, 6, same_goal=True)
+    for scene, numbers in zip(goals, shown, strict=True):
+        assert {goals[number] for number in numbers} == {"1" if scene == "0" else "0"}
+        assert len(set(numbers)) == 2
+
+
+@pytest.mark.parametrize(
+    ("same_goal", "message"),
+    [
+        (False, "'trajectory:5' shows 5 examples of 'a' at once, and there are 4 that did not fail"),
+        (True, "'trajectory:5' shows 5 examples of 'a' of one goal at once, and there are 2 that did not"),
+    ],
+)
+def test_too_few_examples_for_a_prompt_are_refused(same_goal, message):
+    episodes = [replace(e, goal=f"{n % 2}") for n, e in enumerate(make_episodes(1, 4, length=2))]
+    with pytest.raises(ValueError, match=message):
+        shown_numbers(FIVE, episodes, 1, same_goal)
+
+
+def test_several_examples_are_played(model):
+    one, several = evaluate(model, make_cells(["task-0"], ["trajectory", "trajectory:3"]))
+    assert one.seeds == several.seeds
+    assert one.returns != several.returns
+    assert several.condition.n_examples == 3
 
 
 def test_meta_worlds_canonical_sentence_is_told_where_no_other_is_given() -> None:
@@ -371,6 +506,57 @@ def test_the_copy_needs_an_example_that_is_one_array() -> None:
         CopyPlayer().make_act([Prompt("reach")], noise_seed=0, deterministic=True)
     with pytest.raises(ValueError, match="observations that are arrays"):
         copying({"a": np.zeros((1, 2))}, np.zeros((1, 1)))
+
+
+def random_actions(noise_seed: int, n_steps: int = 200, space: spaces.Box | None = None) -> np.ndarray:
+    """(n_steps, 2, action_dim), of two rows."""
+    space = space or spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([4.0, 0.5], np.float32))
+    act = RandomPlayer(space).make_act([Prompt()] * 2, noise_seed=noise_seed, deterministic=True)
+    actions = [act(np.zeros((2, 5)), [0, 1], np.zeros(2)) for _ in range(n_steps)]
+    assert all(space.contains(action) for of_step in actions for action in of_step)
+    return np.stack(actions)
+
+
+def test_random_actions_are_uniform_in_their_space():
+    actions = random_actions(0, n_steps=2_000).reshape(-1, 2)
+    np.testing.assert_allclose(actions.mean(axis=0), [1.0, 0.25], atol=0.1)
+    np.testing.assert_allclose(actions.std(axis=0), np.array([6.0, 0.5]) / np.sqrt(12), rtol=0.06)
+
+
+def test_random_actions_are_those_of_their_seed():
+    np.testing.assert_array_equal(random_actions(3), random_actions(3))
+    assert not np.array_equal(random_actions(3), random_actions(4))
+
+
+def test_random_actions_of_rows_and_steps_differ():
+    actions = random_actions(0, n_steps=3).reshape(-1, 2)
+    assert len(np.unique(actions, axis=0)) == 6
+
+
+def test_random_actions_have_the_shape_of_their_space():
+    space = spaces.Box(-1.0, 1.0, (2, 3), np.float64)
+    actions = random_actions(0, 1, space)
+    assert (actions.shape, actions.dtype) == ((1, 2, 2, 3), np.float64)
+
+
+def test_random_actions_are_evaluated_in_the_place_of_a_model():
+    cells = make_cells(TASKS[:2], ["none"])
+    one, again = (evaluate(RandomPlayer(WalkEnv.action_space), cells) for _ in range(2))
+    assert one == again
+    assert len({total for result in one for total in result.returns}) == 10
+
+
+def test_rows_that_go_on_have_their_own_prompts_and_states_and_others_begin():
+    prompts = [Prompt(str(row)) for row in range(4)]
+    shown, (state,), starts = rows_of_block(prompts, {1: "one", 3: "three"}, [3, 0, 1])
+    assert [prompt.text for prompt in shown] == ["3", "0", "1"]
+    assert state.tolist() == ["three", None, "one"]
+    assert starts.tolist() == [False, True, False]
+
+
+def test_a_state_that_is_an_array_stays_one_entry():
+    _, (state,), _ = rows_of_block([Prompt()] * 2, {0: np.ones(2), 1: np.zeros(2)}, [0, 1])
+    assert state.shape == (2,)
 
 
 def test_the_copy_is_a_condition_of_its_own(model: LLMDPD) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sb3_llmdpd.benchmarks.metaworld.html_page import BARS, LABELS, chart, page
 from sb3_llmdpd.benchmarks.metaworld.report import NOT_SHOWN, SHARED_SCENES, facts, metaworld_report
 from sb3_llmdpd.benchmarks.metaworld.results import GridResults, TrainingCell
-from sb3_llmdpd.benchmarks.metaworld.tables import rows_of, tables
+from sb3_llmdpd.benchmarks.metaworld.tables import Row, curves, normalised, rows_of, tables
 from sb3_llmdpd.evaluation.report import Table
 from sb3_llmdpd.evaluation.statistics import Estimate
 
@@ -154,6 +154,167 @@ def test_a_control_that_plays_fewer_episodes_is_held_against_as_many(results: Gr
     of_method = played("full", 0, "reach", "text+trajectory", 1, 1, 0, 0)
     above = tables(replace(results, cells=(of_method, played("full", 0, "reach", "wrong", 0, 0))))[1]
     assert above.rows == (("full", "wrong", "1.00 [1.00, 1.00]", ""),)
+
+
+# By the number of examples
+
+
+def paid(
+    variant: str, condition: str, task: str, *returns: float, early: tuple[float, ...] | None = None
+) -> TrainingCell:
+    """Make a cell by its returns; what earns more than 50 is a success."""
+    cell = played(variant, 0, task, condition, *(int(each > 50) for each in returns))
+    return replace(cell, returns=returns, early_returns=early)
+
+
+ENDS = [
+    paid("random", "none", "door-lock", 0.0, 20.0, early=(0.0, 2.0)),
+    paid("random", "none", "door-unlock", -10.0, early=(0.0,)),
+    paid("expert", "expert", "door-lock", 110.0, early=(11.0,)),
+    paid("expert", "expert", "door-unlock", 190.0, early=(5.0,)),
+]
+"""The floor is at 10 and -10, the ceiling at 110 and 190; of the first steps at 1 and 0, and 11 and 5."""
+
+BY_NUMBER = [
+    *ENDS,
+    paid("full", "trajectory", "door-lock", 60.0, 60.0, early=(6.0, 6.0)),
+    paid("full", "trajectory", "door-unlock", 40.0, 40.0, early=(2.5, 2.5)),
+    paid("full", "trajectory:5", "door-lock", 110.0, 110.0, early=(11.0, 11.0)),
+    paid("full", "trajectory:25", "door-lock", 10.0, 10.0, early=(1.0, 1.0)),
+    paid("full", "text", "door-lock", 60.0, early=(6.0,)),
+    paid("align", "trajectory:25", "door-lock", 210.0, 210.0, early=(6.0, 6.0)),
+    paid("align", "trajectory", "door-lock", 110.0, 110.0, early=(1.0, 1.0)),
+]
+
+
+def grid(results: GridResults, cells: list[TrainingCell], **settings: object) -> GridResults:
+    order = {cell.variant: {"sentence": ""} for cell in cells}
+    return replace(results, cells=tuple(cells), variants=order, settings={**SETTINGS, **settings})
+
+
+def by_number(results: GridResults) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """Rows of the tables by the number of examples, by their titles."""
+    made = [table for table in tables(results) if "by the number of examples" in table.title]
+    assert {table.header for table in made} <= {("row", "told", "1", "5", "25")}
+    return {table.title: table.rows for table in made}
+
+
+def row_of(results: GridResults, variant: str, condition: str) -> Row:
+    (found,) = [row for row in rows_of(results) if (row.variant, row.condition) == (variant, condition)]
+    return found
+
+
+def test_curves_are_of_what_was_played_with_several_numbers_of_examples(results):
+    told = played("full", 0, "reach", "told:reach", 1)
+    found = curves(grid(results, [*BY_NUMBER, told, paid("bc", "trajectory:5", "door-lock", 1.0)]))
+    assert [(curve.variant, curve.condition, list(curve.rows)) for curve in found] == [
+        ("full", "trajectory", [1, 5, 25]),
+        ("align", "trajectory", [1, 25]),
+    ]
+
+
+def test_a_curve_has_the_row_of_each_number(results):
+    (curve, _) = curves(grid(results, BY_NUMBER))
+    shown = {n: row.condition for n, row in curve.rows.items()}
+    assert shown == {1: "trajectory", 5: "trajectory:5", 25: "trajectory:25"}
+
+
+@pytest.mark.parametrize(
+    ("values", "shares"),
+    [("returns", [(0.5, 0.5), (0.25, 0.25)]), ("early_returns", [(0.5, 0.5), (0.5, 0.5)])],
+)
+def test_normalised_returns_are_0_of_random_actions_and_1_of_the_expert_task_by_task(results, values, shares):
+    of_all = grid(results, BY_NUMBER)
+    row = normalised(of_all, row_of(of_all, "full", "trajectory"), values)
+    assert [getattr(cell, values) for cell in row.cells] == [pytest.approx(share) for share in shares]
+
+
+@pytest.mark.parametrize(
+    ("variant", "condition", "level"), [("random", "none", 0.0), ("expert", "expert", 1.0)]
+)
+def test_the_two_ends_themselves_have_means_of_0_and_1(results, variant, condition, level):
+    of_all = grid(results, BY_NUMBER)
+    row = normalised(of_all, row_of(of_all, variant, condition), "returns")
+    assert [sum(cell.returns) / len(cell.returns) for cell in row.cells] == pytest.approx([level, level])
+
+
+def test_all_but_the_returns_that_are_normalised_stays(results):
+    of_all = grid(results, BY_NUMBER)
+    row = row_of(of_all, "full", "trajectory")
+    changed = normalised(of_all, row, "returns")
+    restored = [
+        replace(cell, returns=before.returns) for cell, before in zip(changed.cells, row.cells, strict=True)
+    ]
+    assert tuple(restored) == row.cells
+
+
+def test_the_two_ends_are_means_over_all_seeds(results):
+    another = replace(paid("expert", "expert", "door-lock", 310.0), seed=1)
+    of_all = grid(results, [*BY_NUMBER, another])
+    row = normalised(of_all, row_of(of_all, "full", "trajectory:5"), "returns")
+    assert row.cells[0].returns == pytest.approx((0.5, 0.5))  # 110 between 10 and 210
+
+
+@pytest.mark.parametrize("lacking", ["random", "expert"])
+def test_without_the_two_ends_of_a_task_nothing_is_normalised(results, lacking):
+    kept = [cell for cell in BY_NUMBER if (cell.variant, cell.task) != (lacking, "door-unlock")]
+    of_all = grid(results, kept)
+    assert normalised(of_all, row_of(of_all, "full", "trajectory"), "returns") is None
+    assert normalised(of_all, row_of(of_all, "full", "trajectory:5"), "returns") is not None
+
+
+def test_returns_that_older_results_lack_are_not_normalised(results):
+    older = replace(BY_NUMBER[-1], early_returns=None)
+    of_all = grid(results, [*BY_NUMBER[:-1], older])
+    assert normalised(of_all, row_of(of_all, "align", "trajectory"), "early_returns") is None
+
+
+def test_where_the_expert_earns_what_random_actions_do_nothing_is_normalised(results):
+    ends = [paid("random", "none", "door-lock", 0.0), paid("expert", "expert", "door-lock", 0.0)]
+    of_all = grid(results, [*ends, paid("full", "trajectory", "door-lock", 1.0)])
+    assert normalised(of_all, row_of(of_all, "full", "trajectory"), "returns") is None
+
+
+OF_UNSEEN = "by the number of examples, unseen (2) [95% interval]"
+ENDS_ARE = "0 random and 1 the expert"
+
+
+def test_success_and_returns_by_the_number_of_examples_have_a_table_each(results):
+    """A mean over tasks has each task as often; a number that was not played stays empty."""
+    assert by_number(grid(results, BY_NUMBER)) == {
+        f"Success {OF_UNSEEN}": (
+            ("full", "trajectory", "0.50 [0.50, 0.50]", "1.00 [1.00, 1.00]", "0.00 [0.00, 0.00]"),
+            ("align", "trajectory", "1.00 [1.00, 1.00]", "", "1.00 [1.00, 1.00]"),
+        ),
+        f"Return over 500 steps, {ENDS_ARE}, {OF_UNSEEN}": (
+            ("full", "trajectory", "0.38 [0.38, 0.38]", "1.00 [1.00, 1.00]", "0.00 [0.00, 0.00]"),
+            ("align", "trajectory", "1.00 [1.00, 1.00]", "", "2.00 [2.00, 2.00]"),
+        ),
+        f"Return over 100 steps, {ENDS_ARE}, {OF_UNSEEN}": (
+            ("full", "trajectory", "0.50 [0.50, 0.50]", "1.00 [1.00, 1.00]", "0.00 [0.00, 0.00]"),
+            ("align", "trajectory", "0.00 [0.00, 0.00]", "", "0.50 [0.50, 0.50]"),
+        ),
+    }
+
+
+def test_seen_tasks_have_tables_by_the_number_of_examples_of_their_own(results):
+    seen = [paid("full", f"trajectory{n}", "reach", 60.0, 60.0) for n in ("", ":5", ":25")]
+    made = by_number(grid(results, [*BY_NUMBER, *seen]))
+    success = made["Success by the number of examples, seen (1) [95% interval]"]
+    assert success == (("full", "trajectory", *["1.00 [1.00, 1.00]"] * 3),)
+
+
+def test_where_episodes_end_at_success_only_successes_are_shown_by_the_number_of_examples(results):
+    assert list(by_number(grid(results, BY_NUMBER, stop_at_success=True))) == [f"Success {OF_UNSEEN}"]
+
+
+def test_without_random_actions_and_the_expert_only_successes_are_shown_by_the_number(results):
+    assert list(by_number(grid(results, BY_NUMBER[len(ENDS) :]))) == [f"Success {OF_UNSEEN}"]
+
+
+def test_results_with_one_number_of_examples_have_no_table_by_it(results):
+    one = [cell for cell in BY_NUMBER if ":" not in cell.condition]
+    assert by_number(grid(results, one)) == {}
 
 
 def test_every_row_is_explained(results: GridResults) -> None:

@@ -83,6 +83,40 @@ def test_without_a_prompt_the_task_of_the_model_counts(model: LLMDPD) -> None:
     assert_array_equal(actions, MetaWorldAgent(model, task_text=TEXTS[1]).eval_action(OBSERVATIONS))
 
 
+def aligned_scenes(monkeypatch: pytest.MonkeyPatch, model: LLMDPD) -> list[Any]:
+    """Let a model align, by a function that notes the scenes and moves nothing."""
+    scenes: list[Any] = []
+    monkeypatch.setattr(model, "alignment", lambda shown, scene: scenes.append(scene) or shown)
+    return scenes
+
+
+def test_examples_are_moved_into_the_scenes_in_which_episodes_begin(model, monkeypatch):
+    scenes = aligned_scenes(monkeypatch, model)
+    agent = MetaWorldAgent(model, trajectory=EPISODES[0])
+    agent.reset(np.ones(2, bool))
+    for step, ended in enumerate([(False, False), (False, True), (False, False)]):
+        agent.eval_action(OBSERVATIONS + step)
+        agent.reset(np.array(ended))
+    assert_array_equal(scenes, [*OBSERVATIONS, OBSERVATIONS[1] + 2])
+
+
+def test_episodes_begin_where_nothing_was_said_yet(model, monkeypatch):
+    scenes = aligned_scenes(monkeypatch, model)
+    agent = MetaWorldAgent(model, trajectory=EPISODES[0])
+    for step in range(2):
+        agent.eval_action(OBSERVATIONS + step)
+    assert_array_equal(scenes, OBSERVATIONS)
+
+
+def test_a_second_evaluation_may_have_other_sub_environments(model, monkeypatch):
+    scenes = aligned_scenes(monkeypatch, model)
+    agent = MetaWorldAgent(model, trajectory=EPISODES[0])
+    for n in (2, 1):
+        agent.reset(np.ones(n, bool))
+        agent.eval_action(OBSERVATIONS[:n])
+    assert_array_equal(scenes, [*OBSERVATIONS, OBSERVATIONS[0]])
+
+
 def test_noise_is_drawn_on_demand(model: LLMDPD) -> None:
     agent = MetaWorldAgent(model, task_text=TEXTS, deterministic=False)
     assert np.abs(agent.eval_action(OBSERVATIONS) - agent.eval_action(OBSERVATIONS)).max() > 1e-3

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from sb3_llmdpd.networks.attention import NearestSteps, TrajectoryAttention, make_state_reader
+from sb3_llmdpd.networks.example_steps import StepPlaces, example_keys, example_steps
 from sb3_llmdpd.networks.layers import Denoiser, EnsembleLinear, Mish, QEnsemble, sinusoidal_embedding
 from sb3_llmdpd.type_aliases import PromptEncoding
 
@@ -168,13 +169,23 @@ TOKEN, L = 8, 6
 
 
 NOTHING = th.zeros(M, L, 0)
+ALL_STEPS = th.ones(M, L, dtype=th.bool)
 
 
-def encoded(
-    tokens: th.Tensor = NOTHING, steps: th.Tensor = NOTHING, has_trajectory: Sequence[bool] = (True,) * M
+def encoded(tokens: th.Tensor = NOTHING, has_trajectory: Sequence[bool] = (True,) * M) -> PromptEncoding:
+    """Make prompts whose encoded steps are read."""
+    return PromptEncoding(th.zeros(M, 0), tokens, NOTHING, NOTHING, ALL_STEPS, th.tensor(has_trajectory))
+
+
+def stepwise(
+    states: th.Tensor, actions: th.Tensor, has_trajectory: Sequence[bool] = (True,) * M
 ) -> PromptEncoding:
-    """Make encoded prompts of which a reader reads one thing."""
-    return PromptEncoding(th.zeros(M, 0), tokens, steps, th.tensor(has_trajectory))
+    """Make prompts of one example each, whose steps are read as they are."""
+    n_steps = states.shape[1]
+    places = StepPlaces.of(th.full((M, 1), n_steps), n_steps)
+    steps, keys = example_steps(states, actions, places), example_keys(states, places.is_step)
+    shown = th.tensor(has_trajectory)
+    return PromptEncoding(th.zeros(M, 0), steps[..., :0], keys, steps, places.is_step, shown)
 
 
 def make_cross_attention() -> TrajectoryAttention:
@@ -214,9 +225,9 @@ def test_a_state_attends_to_the_example_of_its_own_prompt():
     assert tokens.grad.flatten(1).abs().sum(dim=1).ne(0).tolist() == [False, False, True]
 
 
-def far_apart() -> th.Tensor:
-    """Steps so far from each other that the nearest has all the weight. (M, L, FEATURE + ACTION)."""
-    return th.cat([100.0 * th.randn(M, L, FEATURE), th.rand(M, L, ACTION)], dim=-1)
+def far_apart(n_steps: int = L) -> tuple[th.Tensor, th.Tensor]:
+    """States so far from each other that the nearest has all the weight, and actions."""
+    return 100.0 * th.randn(M, n_steps, FEATURE), th.rand(M, n_steps, ACTION)
 
 
 def read_steps(features: th.Tensor, prompts: PromptEncoding) -> tuple[th.Tensor, ...]:
@@ -229,29 +240,33 @@ def read_steps(features: th.Tensor, prompts: PromptEncoding) -> tuple[th.Tensor,
 
 
 def test_a_state_is_read_as_its_difference_to_the_nearest_step_and_to_those_ahead():
-    steps = far_apart()
-    features = steps[:, [0, 3], :FEATURE] + 0.1  # N = 2 states, near the first and the fourth step
-    plain, way, one_ahead, three_ahead, *_, actions, time = read_steps(features, encoded(steps=steps))
+    """Ahead lie a sixteenth and three sixteenths of the example: of 16 steps, one and three."""
+    states, actions = far_apart(16)
+    features = states[:, [0, 13]] + 0.1  # N = 2 states, near the first and the fourteenth step
+    read = read_steps(features, stepwise(states, actions))
+    plain, way, sixteenth_ahead, three_ahead, *_, nearest_actions, time = read
     assert plain.eq(0).all()
     assert_close(way, th.full_like(way, -0.1), atol=1e-4, rtol=0)
-    assert_close(one_ahead, steps[:, [1, 4], :FEATURE] - features, atol=1e-4, rtol=0)
-    assert_close(three_ahead, steps[:, [3, 5], :FEATURE] - features, atol=1e-4, rtol=0)  # 5 is the last
-    assert_close(actions, steps[:, [0, 3], FEATURE:])
-    assert_close(time.squeeze(-1), th.tensor([0.0, 3 / (L - 1)]).expand(M, 2))
+    assert_close(sixteenth_ahead, states[:, [1, 14]] - features, atol=1e-4, rtol=0)
+    assert_close(three_ahead, states[:, [3, 15]] - features, atol=1e-4, rtol=0)  # 15 is the last
+    assert_close(nearest_actions, actions[:, [0, 13]])
+    assert_close(time.squeeze(-1), th.tensor([0.0, 13 / 15]).expand(M, 2))
 
 
 def test_differences_are_read_once_more_at_a_tenth_of_a_standard_deviation():
-    prompts = encoded(steps=th.randn(M, L, FEATURE + ACTION))
+    prompts = stepwise(th.randn(M, L, FEATURE), th.randn(M, L, ACTION))
     _, *differences, _actions, _time = read_steps(th.randn(M, N, FEATURE), prompts)
     for difference, fine in zip(differences[:3], differences[3:], strict=True):
         assert_close(fine, th.tanh(difference / 0.1))
 
 
 def test_steps_weigh_by_a_gaussian_of_their_scaled_distance():
-    reader = NearestSteps(FEATURE, ACTION)
+    """The action of step j is 1 in entry j and 0 in all others: the actions that are read are the weights."""
+    reader, actions = NearestSteps(FEATURE, L), th.eye(L).expand(M, L, L)
     nn.init.normal_(reader.log_scales)
     states, features = th.randn(M, L, FEATURE), th.randn(M, N, FEATURE)
-    weights = reader._weights(features, states)
+    by_head = reader(features, stepwise(states, actions))[..., FEATURE:-1].unflatten(-1, (3, -1))
+    weights = by_head[..., -1 - L : -1].transpose(1, 2)  # (M, heads, N, L)
     scales = reader.log_scales.exp()[:, None, None]  # (heads, 1, 1, FEATURE)
     differences = (features[:, None, :, None] - states[:, None, None]) * scales  # (M, heads, N, L, FEATURE)
     expected = th.exp(-differences.square().sum(-1))
@@ -260,7 +275,7 @@ def test_steps_weigh_by_a_gaussian_of_their_scaled_distance():
 
 def test_without_an_example_the_state_is_read_as_it_is():
     features = th.randn(M, N, FEATURE)
-    prompts = encoded(steps=far_apart(), has_trajectory=[True, False, True])
+    prompts = stepwise(*far_apart(), has_trajectory=[True, False, True])
     read = NearestSteps(FEATURE, ACTION)(features, prompts)
     assert th.equal(read[1, :, :FEATURE], features[1])
     assert read[1, :, FEATURE:].eq(0).all()
@@ -268,17 +283,20 @@ def test_without_an_example_the_state_is_read_as_it_is():
     assert read[..., -1].tolist() == [[1.0] * N, [0.0] * N, [1.0] * N]
 
 
+@pytest.mark.parametrize("retrieves", [False, True])
 @pytest.mark.parametrize("shown", [[True, False, True], [True] * M, [False] * M])
-def test_the_first_layer_of_a_network_is_the_same_where_zeros_are_left_out(shown):
-    reader = NearestSteps(FEATURE, ACTION)
+def test_the_first_layer_of_a_network_is_the_same_where_zeros_are_left_out(shown, retrieves):
+    reader = NearestSteps(FEATURE, ACTION, retrieves)
     layer = nn.Linear(reader.output_dim, WIDTH)
-    features = th.randn(M, N, FEATURE, requires_grad=True)
-    steps = th.randn(M, L, FEATURE + ACTION, requires_grad=True)
-    prompts, weights = encoded(steps=steps, has_trajectory=shown), th.randn(M, N, WIDTH)
+    features, states = (th.randn(M, n, FEATURE, requires_grad=True) for n in (N, L))
+    actions = th.randn(M, L, ACTION, requires_grad=True)
+    prompts, weights = stepwise(states, actions, shown), th.randn(M, N, WIDTH)
     left_out, whole = reader.project(layer, features, prompts), layer(reader(features, prompts))
     assert_close(left_out, whole)
-    learned = [features, steps, *layer.parameters(), *reader.parameters()]
-    gradients = [th.autograd.grad((weights * out).sum(), learned) for out in (left_out, whole)]
+    learned = [features, states, actions, *layer.parameters(), *reader.parameters()]
+    gradients = [
+        th.autograd.grad((weights * out).sum(), learned, retain_graph=True) for out in (left_out, whole)
+    ]
     for of_left_out, of_whole in zip(*gradients, strict=True):
         assert_close(of_left_out, of_whole)
 
@@ -287,8 +305,8 @@ def test_what_is_read_does_not_move_with_the_origin():
     """Differences to the example mean the same wherever both are: so they do in a task that is new."""
     reader = NearestSteps(FEATURE, ACTION)
     states, actions, features = th.randn(M, L, FEATURE), th.rand(M, L, ACTION), th.randn(M, N, FEATURE)
-    here = reader(features, encoded(steps=th.cat([states, actions], dim=-1)))
-    there = reader(features + 2.5, encoded(steps=th.cat([states + 2.5, actions], dim=-1)))
+    here = reader(features, stepwise(states, actions))
+    there = reader(features + 2.5, stepwise(states + 2.5, actions))
     assert_close(here, there, atol=1e-3, rtol=1e-3)
 
 

@@ -67,7 +67,7 @@ def test_rates_are_shares_of_the_episodes() -> None:
 
 def test_phases_go_through_the_file_into_a_table_of_their_own(tmp_path: Path) -> None:
     grasped, stayed = Phases(True, True, False, False, False, 0.045), Phases(*[False] * 5, 0.2)
-    rollouts = [Rollout(i, 1.0, 5, None, False, phases) for i, phases in enumerate([grasped, stayed])]
+    rollouts = [Rollout(i, 1.0, 1.0, 5, None, False, phases) for i, phases in enumerate([grasped, stayed])]
     result = CellResult.of(Cell("bin-picking", Condition("text", text_of="bin-picking")), rollouts)
     write_results(tmp_path / "results.json", [result], {})
     (read,), _ = read_results(tmp_path / "results.json")

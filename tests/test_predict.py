@@ -281,7 +281,7 @@ def test_a_prompted_view_keeps_its_task_whatever_the_model_is_told(model):
 
 
 def test_a_prompted_view_needs_a_prompt(model):
-    message = "`prompted` needs a task: pass `task_text`, `trajectory` or `prompt`"
+    message = "`prompted` needs a task: pass `task_text`, `trajectory`, `trajectories` or `prompt`"
     with pytest.raises(ValueError, match=message):
         model.prompted()
 

@@ -1,6 +1,7 @@
 """The prompt of a user: every form of an example, the window cut from it, and a sentence beside it."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,8 @@ def test_a_sentence_is_kept_without_the_white_space_around_it():
 
 
 VECTOR = "`text_vector` must be "
+FORMS = "`trajectory` must be an Episode, a Trajectory, or a pair"
+PAIR, BAD_PAIR = (OBSERVATIONS, ACTIONS.copy()), (OBSERVATIONS, ACTIONS[:, 0])
 BAD_PROMPTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (dict(text=""), ValueError, "`task_text`: a task text is empty"),
     (dict(text="  \n"), ValueError, "`task_text`: a task text is empty"),
@@ -165,6 +168,12 @@ BAD_PROMPTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (dict(text_vector=[1.0, np.inf]), ValueError, "got NaN or infinity"),
     (dict(text_vector="open the door"), TypeError, f"{VECTOR}an array of numbers, got dtype"),
     (dict(text="go", text_vector=np.ones(3)), ValueError, "either as `text` or as `text_vector`, not both"),
+    (dict(trajectories=[PAIR, "open"]), TypeError, FORMS),
+    (dict(trajectories=PAIR), TypeError, FORMS),
+    (dict(trajectories=[PAIR, BAD_PAIR]), ValueError, "`trajectory`: `actions` must be"),
+    (dict(trajectories=traced(0, 1, 3)), TypeError, "a list of examples, got Episode: pass one example"),
+    (dict(trajectories=None), TypeError, "`trajectories` must be a list of examples, got NoneType"),
+    (dict(trajectory=PAIR, trajectories=[list(PAIR)]), ValueError, "either one example as `trajectory`, or"),
 ]
 
 
@@ -183,7 +192,39 @@ def test_a_prompt_keeps_an_episode_and_reads_a_pair():
 def test_an_empty_prompt_has_neither():
     assert Prompt().text is None
     assert Prompt().trajectory is None
+    assert Prompt().trajectories == ()
     assert not Prompt().has_text
+
+
+def test_a_prompt_keeps_several_examples_in_their_order():
+    episode, other = make_episodes(n_tasks=1, n_episodes=2)
+    prompt = Prompt(trajectories=[episode, (OBSERVATIONS, ACTIONS), other])
+    assert prompt.trajectories[::2] == (episode, other)
+    assert prompt.trajectory is episode
+    pair = prompt.trajectories[1]
+    assert isinstance(pair, Trajectory)
+    assert_array_equal(pair.actions, ACTIONS)
+
+
+def test_one_example_is_the_only_one_of_several():
+    (episode,) = make_episodes(n_tasks=1, n_episodes=1)
+    for prompt in (Prompt("go", episode), Prompt("go", trajectories=[episode])):
+        assert prompt.trajectories == (episode,)
+        assert prompt.trajectory is episode
+
+
+def test_a_list_of_examples_that_is_changed_later_changes_no_prompt():
+    episodes = make_episodes(n_tasks=1, n_episodes=2)
+    given_list = episodes[:1]
+    prompt = Prompt(trajectories=given_list)
+    given_list += episodes[1:]
+    assert prompt.trajectories == (episodes[0],)
+
+
+def test_a_prompt_with_another_sentence_keeps_its_examples():
+    episodes = make_episodes(n_tasks=1, n_episodes=2)
+    changed = replace(Prompt("go", trajectories=episodes), text="stop")
+    assert (changed.text, changed.trajectories) == ("stop", tuple(episodes))
 
 
 def test_prompts_are_the_same_with_the_same_sentence_and_the_very_same_example():
@@ -196,9 +237,20 @@ def test_prompts_are_the_same_with_the_same_sentence_and_the_very_same_example()
     assert not Prompt("go").is_same(Prompt())
 
 
-def test_equal_examples_are_not_known_to_be_the_same():
+def test_prompts_of_several_examples_are_the_same_with_the_same_ones_in_the_same_order():
+    one, two = make_episodes(n_tasks=1, n_episodes=2)
+    both = Prompt(trajectories=[one, two])
+    assert both.is_same(Prompt(trajectories=(one, two)))
+    others = [[two, one], [one], [one, two, two], [one, one]]
+    assert not any(both.is_same(Prompt(trajectories=other)) for other in others)
+
+
+def test_pairs_of_equal_arrays_are_the_same_example_and_equal_episodes_are_not_known_to_be():
     pair = (OBSERVATIONS, ACTIONS)
-    assert not Prompt(trajectory=pair).is_same(Prompt(trajectory=pair))
+    assert Prompt(trajectory=pair).is_same(Prompt(trajectory=pair))
+    assert not Prompt(trajectory=pair).is_same(Prompt(trajectory=(OBSERVATIONS, -ACTIONS)))
+    one, other = (make_episodes(n_tasks=1, n_episodes=1)[0] for _ in range(2))
+    assert not Prompt(trajectory=one).is_same(Prompt(trajectory=other))
 
 
 def test_a_sentence_may_come_as_its_vector():

@@ -132,6 +132,65 @@ def test_what_a_prompt_lacks_is_not_looked_at(model):
     assert not th.allclose(*(model.network(segments, told) for told in (prompts, spoiled)))
 
 
+SEVERAL = [
+    Prompt(trajectories=EXAMPLES),
+    Prompt("do task number 1", EXAMPLES[1]),
+    Prompt("do task number 0"),
+    Prompt("do task number 2", trajectories=[EXAMPLES[2], make_episodes(1, 1, length=2, seed=5)[0]]),
+]
+
+
+def first_actions(model: PromptDT, prompts: list[Prompt]) -> np.ndarray:
+    observations = np.random.default_rng(3).standard_normal((len(prompts), 5)).astype(np.float32)
+    return model.make_act(prompts)(observations, [*range(len(prompts))], np.zeros(len(prompts)))
+
+
+def test_an_action_does_not_depend_on_the_number_of_other_rows_examples(model):
+    together = first_actions(model, SEVERAL)
+    observations = np.random.default_rng(3).standard_normal((4, 5)).astype(np.float32)
+    for row, prompt in enumerate(SEVERAL):
+        alone = model.make_act([prompt])(observations[[row]], [0], np.zeros(1))
+        assert_allclose(together[row], alone[0], atol=1e-5)
+
+
+def test_every_example_is_looked_at(model):
+    """One step of the third of three examples, and the action of all that follows."""
+    actions = np.array(EXAMPLES[2].actions)
+    actions[10] *= -1.0  # in the middle of the window
+    changed = Episode(EXAMPLES[2].observations, actions, EXAMPLES[2].rewards)
+    shown = [[Prompt(trajectories=[*EXAMPLES[:2], last])] for last in (EXAMPLES[2], changed)]
+    one, other = (first_actions(model, prompts) for prompts in shown)
+    assert np.abs(one - other).max() > 1e-6
+
+
+def test_one_example_acts_the_same_alone_and_in_a_list(model):
+    one, other = ([Prompt(None, EXAMPLES[0])], [Prompt(trajectories=[EXAMPLES[0]])])
+    assert_array_equal(first_actions(model, one), first_actions(model, other))
+
+
+@th.no_grad()
+def test_windows_behind_a_prompts_last_example_are_not_looked_at(model):
+    segments, prompts = tiny(examples_per_prompt=(3, 3)).buffer.sample_segments(6)
+    assert prompts.lengths.tolist() == [[L] * 3] * 3
+    fewer = prompts._replace(lengths=th.tensor([[L, L, L], [L, 0, 0], [L, L, 0]]))
+    spoiled = fewer._replace(actions=prompts.actions.clone(), observations=prompts.observations.clone())
+    for m, n_steps in enumerate((3 * L, L, 2 * L)):
+        spoiled.actions[m, n_steps:] = 99.0
+        spoiled.observations[m * 3 * L + n_steps : (m + 1) * 3 * L] = 99.0
+    assert_close(*(model.network(segments, told) for told in (fewer, spoiled)))
+    assert not th.allclose(*(model.network(segments, told) for told in (prompts, fewer)))
+
+
+def test_it_learns_with_as_many_examples_as_are_asked_for():
+    model, seen = tiny(examples_per_prompt=(1, 3)), set()
+    for _ in range(20):
+        seen |= set((model.buffer.sample_segments(6)[1].lengths > 0).sum(dim=1).tolist())
+    assert seen == {1, 2, 3}
+    losses: list[float] = []
+    model.learn(30, on_step=lambda loss: losses.append(loss.item()))
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
 def test_each_row_has_a_memory_of_its_own_whatever_rows_are_left(model):
     observations = random_observations(7)
     left = [[0, 1, 2]] * 3 + [[0, 2]] * 2 + [[2]] * 2

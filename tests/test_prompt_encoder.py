@@ -22,7 +22,8 @@ def make_encoder(text_dim: int = TEXT) -> PromptEncoder:
 def make_prompts(text_dim: int = TEXT) -> PromptBatch:
     """Four prompts: with both, text only, trajectory only, neither."""
     texts, observations, actions = th.randn(M, text_dim), th.randn(M * L, FEATURE), th.randn(M, L, ACTION)
-    return PromptBatch(texts, HAS_TEXT, observations, actions, HAS_TRAJECTORY)
+    lengths = L * HAS_TRAJECTORY[:, None]
+    return PromptBatch(texts, HAS_TEXT, observations, actions, lengths, HAS_TRAJECTORY)
 
 
 def features_of(prompts: PromptBatch) -> th.Tensor:
@@ -60,7 +61,8 @@ def test_each_prompt_is_encoded_apart_from_the_others():
     for m in range(M):
         own = slice(m, m + 1)
         features, actions, texts = features_of(prompts), prompts.actions[own], prompts.text_vectors[own]
-        alone = PromptBatch(texts, HAS_TEXT[own], features[m], actions, HAS_TRAJECTORY[own])
+        parts = features[m], actions, prompts.lengths[own], HAS_TRAJECTORY[own]
+        alone = PromptBatch(texts, HAS_TEXT[own], *parts)
         encoded = encoder(alone, features[own])
         assert_close(encoded.vectors[0], together.vectors[m])
         assert_close(encoded.tokens[0], together.tokens[m])
@@ -155,3 +157,58 @@ def test_the_text_goes_through_as_many_layers_as_asked_for(n_layers):
     text = PromptEncoder(6, 3, 2, 4, 8, 8, 8, 1, 2, n_text_layers=n_layers).text
     pairs = [nn.SiLU, nn.Linear] * (n_layers - 1)
     assert [type(layer) for layer in text or []] == [nn.Linear, *pairs, nn.LayerNorm]
+
+
+# Several examples of a prompt
+
+
+def ragged() -> PromptBatch:
+    """Four prompts with two examples, none, one and none; rows behind their steps are not to be read."""
+    lengths = th.tensor([[L, L], [0, 0], [L, 0], [0, 0]])
+    observations, actions = th.randn(M * 2 * L, FEATURE), th.randn(M, 2 * L, ACTION)
+    shown = lengths.sum(dim=1) > 0
+    return PromptBatch(th.randn(M, TEXT), HAS_TEXT, observations, actions, lengths, shown)
+
+
+def encoded_trajectories(encoder: PromptEncoder, prompts: PromptBatch) -> th.Tensor:
+    """(M, TRAJECTORY_EMBEDDING)."""
+    features = prompts.observations.unflatten(0, prompts.actions.shape[:2])
+    return encoder(prompts, features).vectors[:, TEXT_EMBEDDING:]
+
+
+def test_several_examples_are_pooled_over_all_their_steps_each_encoded_by_itself():
+    encoder, prompts = make_encoder(), ragged()
+    features = prompts.observations.unflatten(0, prompts.actions.shape[:2])
+    steps = th.cat([features, prompts.actions], dim=-1)
+    first, second = (encoder.trajectory(part) for part in steps.split(L, dim=1))  # (M, L, TOKEN) each
+    both = th.cat([first[0], second[0]]).mean(dim=0)
+    trajectories = encoded_trajectories(encoder, prompts)
+    assert_close(trajectories[0], encoder.pool(both))
+    assert_close(trajectories[2], encoder.pool(first[2].mean(dim=0)))
+    assert_close(encoder(prompts, features).tokens, th.cat([first, second], dim=1))
+
+
+def test_the_order_of_examples_does_not_matter_to_their_vector():
+    encoder, prompts = make_encoder(), ragged()
+    swapped = prompts._replace(
+        observations=prompts.observations.unflatten(0, (M, 2, L)).flip(1).flatten(0, 2),
+        actions=prompts.actions.unflatten(1, (2, L)).flip(1).flatten(1, 2),
+    )
+    one, other = (encoded_trajectories(encoder, each)[0] for each in (prompts, swapped))
+    assert_close(one, other)
+
+
+def test_rows_behind_the_last_step_of_a_prompt_change_no_vector():
+    encoder, prompts = make_encoder(), ragged()
+    spoiled = prompts._replace(actions=prompts.actions.clone(), observations=prompts.observations.clone())
+    spoiled.actions[2, L:] = 1e3
+    spoiled.observations[(2 * 2 + 1) * L : 3 * 2 * L] = 1e3
+    assert th.equal(*(encoded_trajectories(encoder, each) for each in (prompts, spoiled)))
+
+
+def test_without_a_size_for_it_there_is_no_vector_of_an_example_and_its_steps_are_kept():
+    encoder = PromptEncoder(TEXT, FEATURE, ACTION, L, TEXT_EMBEDDING, 0, TOKEN, 1, 2)
+    prompts = ragged()
+    encoding = encoder(prompts, prompts.observations.unflatten(0, (M, 2 * L)))
+    assert encoding.vectors.shape == (M, TEXT_EMBEDDING)
+    assert encoding.is_step.sum(dim=1).tolist() == [2 * L, 0, L, 0]

@@ -174,6 +174,7 @@ buffer_options = st.fixed_dictionaries(
         same_goal=st.booleans(),
         prompts_per_batch=st.integers(1, 5),
         prompt_window=st.integers(1, 6),
+        examples_per_prompt=st.sampled_from([(1, 1), (1, 3), (2, 2), (3, 6)]),
         reward_scale=st.sampled_from(["none", "per_task"]),
         return_weight=st.sampled_from([0.0, 2.0, 50.0]),
         seed=seeds,
@@ -199,23 +200,26 @@ def test_every_batch_of_every_buffer_is_sound(
     pool_of = {number: numbers for numbers in pools.values() for number in numbers}
 
     seen = batch.observations.unflatten(0, (n_prompts, each)).long()  # (M, N, 3)
-    shown = batch.prompts.observations.unflatten(0, (n_prompts, -1)).long()  # (M, L, 3)
-    assert shown.shape[1] == options["prompt_window"]
+    window, (_, most) = options["prompt_window"], options["examples_per_prompt"]
+    shown = batch.prompts.observations.unflatten(0, (n_prompts, most, window)).long()  # (M, E, L, 3)
     for m in range(n_prompts):
         numbers = set(seen[m, :, EPISODE].tolist())
         pool = pool_of[min(numbers)]
         assert numbers <= set(pool)
         assert bool(batch.prompts.has_trajectory[m]) == (len(pool) > 1 or len(episodes[pool[0]]) > 1)
+        windows = shown[m, batch.prompts.lengths[m] > 0]
         if len(pool) == 1 and len(episodes[pool[0]]) > 1:  # a part that nothing is learned from is shown
-            assert set(shown[m, :, EPISODE].tolist()) == {pool[0]}
-            assert not set(shown[m, :, STEP].tolist()) & set(seen[m, :, STEP].tolist())
+            assert len(windows) == 1
+            assert set(windows[..., EPISODE].flatten().tolist()) == {pool[0]}
+            assert not set(windows[..., STEP].flatten().tolist()) & set(seen[m, :, STEP].tolist())
         if len(pool) > 1:
-            assert set(shown[m, :, TASK].tolist()) == set(seen[m, :, TASK].tolist())
-            (example,) = set(shown[m, :, EPISODE].tolist())
-            assert example in pool
-            assert example not in numbers
-            good = [number for number in pool if described[number][1]["success"] is not False]
-            assert len(good) < 2 or example in good
+            assert set(windows[..., TASK].flatten().tolist()) == set(seen[m, :, TASK].tolist())
+            assert (windows[..., EPISODE] == windows[:, :1, EPISODE]).all()
+            examples = set(windows[:, 0, EPISODE].tolist())
+            assert len(examples) == len(windows)
+            assert examples <= set(pool) - numbers
+            good = {number for number in pool if described[number][1]["success"] is not False}
+            assert len(good) < 2 or examples <= good
 
     flat = seen.flatten(0, 1)
     steps, last = flat[:, STEP], th.tensor([len(episodes[number]) - 1 for number in flat[:, EPISODE]])

@@ -24,7 +24,7 @@ PNG = b"\x89PNG"
 def result(cell: Cell, n_successes: int, n: int = 4) -> CellResult:
     """The first episodes succeed, and all but one of them to the end."""
     firsts = [3 if i < n_successes else None for i in range(n)]
-    rollouts = [Rollout(i, 10.0 * i, 7, first, 0 < i < n_successes) for i, first in enumerate(firsts)]
+    rollouts = [Rollout(i, 10.0 * i, i, 7, first, 0 < i < n_successes) for i, first in enumerate(firsts)]
     return CellResult.of(cell, rollouts)
 
 

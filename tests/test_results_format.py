@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from sb3_llmdpd.benchmarks.common.trainings import Training
 from sb3_llmdpd.benchmarks.d4rl.results import D4RLResults, Point, read_d4rl, write_d4rl
 from sb3_llmdpd.benchmarks.metaworld.results import GridResults, TrainingCell, read_grid, write_grid
 from sb3_llmdpd.cli import app
@@ -17,7 +19,8 @@ from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.evaluation.tasks import CellResult
 
 SETTINGS = {"seed": 3}
-RESULT = CellResult.of(Cell("reach", Condition("text", text_of="reach")), [Rollout(7, 1.26, 5, 2, False)])
+ROLLOUT = Rollout(7, total_reward=1.26, early_reward=0.8, length=5, first_success=2, last_success=False)
+RESULT = CellResult.of(Cell("reach", Condition("text", text_of="reach")), [ROLLOUT])
 CELL = TrainingCell("full", 0, "reach", "text", True, (1, 0), (3.5, 0.1))
 GRID = GridResults(SETTINGS, {"full": {"sentence": "all of it"}}, {"cores": 2}, {"torch": "2.8"}, (CELL,))
 POINT = Point("hopper", "full", 0, 30, (170.0, 230.0))
@@ -60,6 +63,37 @@ def test_a_file_of_an_older_version_which_does_not_say_its_kind_is_read(kind: st
     document = json.loads(path.read_text())
     path.write_text(json.dumps(older | {key: document[key] for key in list(document)[3:]}))
     assert (kind_of(path), read(path)) == (kind, written)
+
+
+def test_results_of_before_there_were_early_returns_and_several_examples_are_read(tmp_path):
+    path = tmp_path / "results.json"
+    write_results(path, [RESULT], SETTINGS)
+    document = json.loads(path.read_text())
+    (cell,) = document["cells"]
+    assert (cell.pop("early_returns"), cell["condition"].pop("n_examples")) == ([0.8], 1)
+    path.write_text(json.dumps(document))
+    assert read_results(path)[0] == [replace(RESULT, early_returns=None)]
+
+
+def test_early_returns_of_a_grid_are_read_as_they_were_written(tmp_path):
+    path, cell = tmp_path / "results.json", replace(CELL, early_returns=(1.5, 0.1))
+    write_grid(path, replace(GRID, cells=(cell,)))
+    assert read_grid(path).cells == (cell,)
+
+
+def test_a_grid_of_before_there_were_early_returns_is_read(tmp_path):
+    path = tmp_path / "results.json"
+    write_grid(path, replace(GRID, cells=(replace(CELL, early_returns=(1.5, 0.1)),)))
+    document = json.loads(path.read_text())
+    del document["cells"][0]["early_returns"]
+    path.write_text(json.dumps(document))
+    assert read_grid(path).cells == (CELL,)
+
+
+def test_a_grid_keeps_early_returns_to_one_digit():
+    training = Training("full", 0, {}, 1)
+    assert TrainingCell.of(training, replace(RESULT, early_returns=(0.849,))).early_returns == (0.8,)
+    assert TrainingCell.of(training, replace(RESULT, early_returns=None)).early_returns is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

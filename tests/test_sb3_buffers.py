@@ -119,7 +119,7 @@ def test_every_tensor_of_a_batch_is_on_the_buffers_device(device, as_dict):
     env = SpacesEnv(spaces.Dict(observation=space, goal=space) if as_dict else space, ACTIONS)
     batch = PromptReplayBuffer(recorded(env), device, prompts_per_batch=2, seed=0).sample(50)
     assert {tensor.device.type for tensor in tensors(batch)} == {get_device(device).type}
-    assert len(tensors(batch)) == (13 if as_dict else 10)
+    assert len(tensors(batch)) == (14 if as_dict else 11)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)

@@ -23,7 +23,7 @@ TRAININGS = [
     for name in ("a", "b/c")
 ]
 CELL = Cell("reach", Condition("text", text_of="reach"), True)
-RESULT = CellResult.of(CELL, [Rollout(7, 1.26, 5, 2, False)])
+RESULT = CellResult.of(CELL, [Rollout(7, 1.26, 0.8, 5, 2, False)])
 
 
 class Killed(BaseException):
@@ -137,7 +137,7 @@ def test_the_file_has_a_line_for_each_cell_with_the_phases_of_its_episodes(tmp_p
     assert len(lines) == 4
     assert json.loads(lines[1].rstrip(",")) == {
         **{"variant": "a", "seed": 1, "task": "reach", "condition": "text", "seen": True},
-        **{"successes": [1, 0], "returns": [3.5, 0.1], "phases": None, "soon": None},
+        **{"successes": [1, 0], "returns": [3.5, 0.1], "phases": None, "soon": None, "early_returns": None},
     }
 
 
@@ -151,7 +151,8 @@ def test_scenes_that_two_tasks_share_keep_which_successes_came_soon() -> None:
 def test_finished_trainings_are_gathered(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(tmp_path, Worker(stops_at=("b/c", 0)))
-    assert gather(tmp_path, TRAININGS) == (TrainingCell("a", 0, "reach", "text", True, (1,), (1.3,)),)
+    cell = TrainingCell("a", 0, "reach", "text", True, (1,), (1.3,), early_returns=(0.8,))
+    assert gather(tmp_path, TRAININGS) == (cell,)
 
 
 def test_trainings_of_an_earlier_call_are_kept_and_those_run_again_replaced() -> None:

@@ -5,7 +5,9 @@ import re
 import pytest
 
 from sb3_llmdpd.benchmarks.common.variants import (
+    CONTROL,
     KEY_VARIANTS,
+    NUMBERS,
     VARIANTS,
     Variant,
     make_variant,
@@ -14,7 +16,7 @@ from sb3_llmdpd.benchmarks.common.variants import (
 )
 from sb3_llmdpd.benchmarks.metaworld.splits import folds, tasks_of_split
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
-from sb3_llmdpd.evaluation.conditions import make_cells
+from sb3_llmdpd.evaluation.conditions import make_cells, split_number
 
 
 def test_all_means_every_listed_row_once() -> None:
@@ -35,6 +37,32 @@ def test_a_row_is_played_under_conditions_that_there_are(variant: Variant) -> No
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=str)
 def test_a_row_that_acts_with_the_model_of_another_names_one_that_is_trained(variant: Variant) -> None:
     assert variant.trained_as is None or VARIANTS[variant.trained_as].trained_as is None
+
+
+def test_the_method_is_shown_every_number_of_examples_with_and_without_its_sentence():
+    numbers = {kind: set() for kind in ("text+trajectory", "trajectory")}
+    for condition in VARIANTS["full"].conditions:
+        kind, n = split_number(condition)
+        numbers.get(kind, set()).add(n)
+    assert numbers == {"text+trajectory": set(NUMBERS), "trajectory": set(NUMBERS)}
+
+
+@pytest.mark.parametrize("name", ["retrieve", "retrieve-aligned", "align"])
+def test_a_control_that_acts_with_examples_is_shown_as_many_as_the_method_and_no_sentence(name):
+    variant = VARIANTS[name]
+    assert variant.method == CONTROL
+    assert [split_number(condition) for condition in variant.conditions] == [
+        ("trajectory", n) for n in NUMBERS
+    ]
+
+
+def test_random_actions_see_no_prompt():
+    assert (VARIANTS["random"].conditions, VARIANTS["random"].method) == (("none",), CONTROL)
+
+
+@pytest.mark.parametrize("end", ["random", "expert"])
+def test_the_ends_of_normalised_returns_are_key_rows(end):
+    assert end in KEY_VARIANTS
 
 
 def test_a_row_without_a_kind_of_prompt_is_told_none_of_it() -> None:
@@ -123,6 +151,12 @@ def test_the_thirds_hold_out_fifteen_tasks_each_and_together_all() -> None:
     assert {task for tasks in held_out for task in tasks} == set(SPLITS["ml45"][0])
 
 
+def test_the_split_of_osvi_holds_four_tasks_out_of_all_fifty() -> None:
+    train, unseen = tasks_of_split("osvi")
+    assert unseen == ("window-open", "button-press", "door-unlock", "pick-place-wall")
+    assert set(train) == set(TASKS) - set(unseen)
+
+
 def test_a_hold_out_of_ones_own_trains_on_all_others() -> None:
     train, unseen = tasks_of_split("custom", ["reach", "bin-picking"])
     assert unseen == ("reach", "bin-picking")
@@ -138,7 +172,7 @@ def test_a_hold_out_of_ones_own_trains_on_all_others() -> None:
             "the split 'custom' goes with a list of unseen tasks, and no other does; got 'custom'",
         ),
         ("ml45", ["reach"], "no other does; got 'ml45' and ['reach']"),
-        ("fold-9", None, "unknown split 'fold-9': use ml45, ml10, fold-0 to fold-8, third-0 to third-2, or"),
+        ("fold-9", None, "unknown split 'fold-9': use ml45, ml10, osvi, fold-0 to fold-8, third-0 to third"),
         ("custom", ["rech"], "unknown Meta-World task 'rech'"),
     ],
 )

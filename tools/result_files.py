@@ -14,13 +14,16 @@ from sb3_llmdpd.benchmarks.metaworld.report import facts
 from sb3_llmdpd.benchmarks.metaworld.results import read_grid
 from sb3_llmdpd.benchmarks.metaworld.tables import tables
 from sb3_llmdpd.evaluation import report as evaluation
+from sb3_llmdpd.evaluation.conditions import split_number
 from sb3_llmdpd.evaluation.report import Table
 from sb3_llmdpd.evaluation.results import read_results
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 TOLD = {"both": BOTH, "sentence": TEXT, "example": EXAMPLE}
-"""Words of the docs for what a policy is told; the other conditions keep the names that results have."""
+"""Words of the docs for what a policy is told; the other conditions keep the names that results have.
+
+A number of examples stands behind them, as in `example:5`."""
 FORMATS = {
     "success": ".2f",
     "return": ".0f",
@@ -200,7 +203,8 @@ def source(file: str) -> Grid | Evaluation | Tuning:
 
 
 def _words(names: str) -> list[str]:
-    return [TOLD.get(name, name) for name in names.split()]
+    bases = [(name, *split_number(name)) for name in names.split()]
+    return [name.replace(base, TOLD.get(base, base), 1) for name, base, _ in bases]
 
 
 def _entry(made: list[Table], title: str, row: str, column: str) -> str:
@@ -259,7 +263,7 @@ def _meaning(name: str) -> dict[str, str]:
         return {"group": name}
     if name in (*FORMATS, "errors"):
         return {"quantity": name.removesuffix("s") if name == "errors" else name}
-    is_told = name in (*TOLD.values(), "none", "copy", "paraphrase", "wrong-trajectory")
+    is_told = split_number(name)[0] in (*TOLD.values(), "none", "copy", "paraphrase", "wrong-trajectory")
     return {"told" if is_told else "task": name}
 
 

@@ -76,5 +76,6 @@ class Memory:
             prompts.has_text[at],
             examples[at].flatten(0, 1),
             prompts.actions[at],
+            prompts.lengths[at],
             prompts.has_trajectory[at],
         )

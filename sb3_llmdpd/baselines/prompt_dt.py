@@ -63,6 +63,7 @@ class PromptDT:
     :param n_layers: layers of the transformer
     :param n_heads: heads of a layer
     :param prompt_window: L, steps of an example
+    :param examples_per_prompt: fewest and most examples of a training prompt; how many is drawn for each
     :param max_grad_norm: largest norm of the gradients, to which larger ones are clipped
     :param text_dropout: share of the prompts whose sentence is replaced by the learned null
     :param trajectory_dropout: the same for the example, independently
@@ -78,6 +79,7 @@ class PromptDT:
 
     observation_space: spaces.Box
     action_space: spaces.Box
+    reads_all_steps = False
     network: PromptDTNetwork
     optimizer: th.optim.Optimizer
 
@@ -93,6 +95,7 @@ class PromptDT:
         n_layers: int = 3,
         n_heads: int = 1,
         prompt_window: int = PROMPT_WINDOW,
+        examples_per_prompt: tuple[int, int] = (1, 1),
         max_grad_norm: float = 0.25,
         text_dropout: float = 0.1,
         trajectory_dropout: float = 0.1,
@@ -128,6 +131,7 @@ class PromptDT:
                 device=self.device,
                 prompts_per_batch=prompts_per_batch,
                 prompt_window=prompt_window,
+                examples_per_prompt=examples_per_prompt,
                 same_goal=same_goal,
                 reward_scale=reward_scale,
                 seed=seed,

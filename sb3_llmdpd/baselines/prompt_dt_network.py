@@ -62,9 +62,7 @@ class PromptDTNetwork(nn.Module):
         norm = nn.LayerNorm(token_dim)
         self.transformer = nn.TransformerEncoder(layer, n_layers, norm, enable_nested_tensor=False)
         self.head = nn.Sequential(nn.Linear(token_dim, action_dim), nn.Tanh())
-        self.n_prompt_tokens = 1 + 2 * prompt_window
-        n_tokens = self.n_prompt_tokens + 3 * context
-        self.register_buffer("blocked", th.ones(n_tokens, n_tokens, dtype=th.bool).triu(1), persistent=False)
+        self.prompt_window = prompt_window
 
     def encode_observations(self, observations: th.Tensor) -> th.Tensor:
         """Compute features of observations.
@@ -82,8 +80,9 @@ class PromptDTNetwork(nn.Module):
         :return: (B, K, action_dim), in [-1, 1]; entries before an episode's first step mean nothing
         """
         n_rows, context = segments.is_step.shape
-        told = self._prompt_tokens(prompts)
-        told = told.repeat_interleave(n_rows // len(told), dim=0)
+        told, is_told = (
+            part.repeat_interleave(n_rows // len(part), dim=0) for part in self._prompt_tokens(prompts)
+        )
         features = self.encode_observations(segments.observations.flatten(0, 1))
         step_tokens = [
             self.return_to_go(segments.returns_to_go[..., None]),
@@ -92,22 +91,34 @@ class PromptDTNetwork(nn.Module):
         ]
         steps = th.stack(step_tokens, dim=2)  # (B, K, 3, token_dim)
         tokens = th.cat([told, (steps + self.positions).flatten(1, 2)], dim=1)
-        is_padding = ~segments.is_step.repeat_interleave(3, dim=1)
-        absent = th.cat([told.new_zeros(told.shape[:2], dtype=th.bool), is_padding], dim=1)
-        hidden = self.transformer(tokens, mask=self.blocked, src_key_padding_mask=absent)
-        hidden = hidden[:, self.n_prompt_tokens :].unflatten(1, (context, 3))
+        is_token = th.cat([is_told, segments.is_step.repeat_interleave(3, dim=1)], dim=1)
+        n_tokens = tokens.shape[1]
+        blocked = th.ones(n_tokens, n_tokens, dtype=th.bool, device=tokens.device).triu(1)
+        hidden = self.transformer(tokens, mask=blocked, src_key_padding_mask=~is_token)
+        hidden = hidden[:, told.shape[1] :].unflatten(1, (context, 3))
         return self.head(hidden[:, :, 1])  # the token of the state, which sees no later one
 
-    def _prompt_tokens(self, prompts: PromptBatch) -> th.Tensor:
-        """(M, 1 + 2 L, token_dim)."""
-        n_prompts, window = prompts.actions.shape[:2]
+    def _prompt_tokens(self, prompts: PromptBatch) -> tuple[th.Tensor, th.Tensor]:
+        """(M, 1 + 2 E L, token_dim), text and examples one after the other; and which of them are there."""
+        n_prompts, window = len(prompts.actions), self.prompt_window
         text = self.null_text.expand(n_prompts, -1)
         if self.text is not None:
             told = self.text(self.text_normaliser(prompts.text_vectors))
             text = th.where(prompts.has_text[:, None], told, text)
-        assert isinstance(prompts.observations, th.Tensor)  # PromptDT refuses other observations
-        features = self.encode_observations(prompts.observations).unflatten(0, (n_prompts, window))
-        states, actions = self.example_state(features), self.example_action(prompts.actions)
-        shown = th.stack([states, actions], dim=2) + self.example_positions  # (M, L, 2, token_dim)
-        example = th.where(prompts.has_trajectory[:, None, None, None], shown, self.null_example)
-        return th.cat([text[:, None], example.flatten(1, 2)], dim=1)
+        # Without an example, one window holds the null.
+        example = self.null_example.expand(n_prompts, window, 2, -1)
+        is_shown = prompts.lengths.new_ones(n_prompts, 1, dtype=th.bool)  # (M, E)
+        if prompts.actions.shape[1]:
+            assert isinstance(prompts.observations, th.Tensor)  # PromptDT refuses other observations
+            features = self.encode_observations(prompts.observations).unflatten(0, (n_prompts, -1))
+            tokens = th.stack([self.example_state(features), self.example_action(prompts.actions)], dim=2)
+            shown = tokens.unflatten(1, (-1, window)) + self.example_positions  # (M, E, L, 2, token_dim)
+            has_example = prompts.has_trajectory[:, None, None, None, None]
+            example = th.where(has_example, shown, self.null_example).flatten(1, 2)
+            is_first = th.arange(prompts.lengths.shape[1], device=text.device) == 0
+            is_shown = th.where(prompts.has_trajectory[:, None], prompts.lengths > 0, is_first)
+        is_there = is_shown.repeat_interleave(2 * window, dim=1)
+        return (
+            th.cat([text[:, None], example.flatten(1, 2)], dim=1),
+            th.cat([is_there.new_ones(n_prompts, 1), is_there], dim=1),
+        )

@@ -54,11 +54,11 @@ class QuickstartSettings:
     unseen_tasks: tuple[str, ...] = SPLITS["ml45"][1]
     seen_tasks: tuple[str, ...] = tuple(sorted(SPLITS["ml45"][0])[::5])
     shared_scenes: tuple[tuple[str, str], ...] = (("pick-place", "pick-place"), ("pick-place", "reach"))
-    conditions: tuple[str, ...] = CONDITIONS
+    conditions: tuple[str, ...] = (*CONDITIONS[:3], "trajectory:5", *CONDITIONS[3:])
     n_episodes: int = 10
     n_examples: int = 5
     noise: tuple[float, ...] = (0.1,)
-    n_steps: int = 6_000
+    n_steps: int = 4_000
     learning_rate: float = 2e-3
     model: Mapping[str, Any] = field(
         default_factory=lambda: {
@@ -73,13 +73,17 @@ class QuickstartSettings:
             # that earns nothing is drawn exp(-8) times as often as the best, and one that earns nine tenths
             # of it half as often.
             "return_weight": 8.0,
-            # Of ten prompts two are whole, three an example alone, four a sentence alone: each is learned.
+            # Of ten prompts two are whole, four have examples alone, three a sentence alone: each is learned.
             "text_dropout": 0.2,
-            "trajectory_dropout": 0.5,
+            "trajectory_dropout": 0.4,
             "pair_dropout": 0.5,
+            "examples_per_prompt": (1, 5),
+            "augmentation": "metaworld_turns",
+            "alignment": "metaworld_scene",
             "policy_kwargs": {
                 "features_extractor_class": "metaworld_relative",
-                "conditioning": "nearest_steps",
+                "conditioning": "retrieval",
+                "prompt_window": 32,
                 "layer_norm": True,
                 "step_distribution": "signal",
             },
@@ -101,6 +105,7 @@ class QuickstartSettings:
             seen_tasks=("reach",),
             n_episodes=2,
             n_examples=1,
+            conditions=CONDITIONS,
             n_steps=4,
             model={**small, "policy_kwargs": {"net_arch": [16]}},
             log_interval=2,

@@ -10,16 +10,18 @@ import typer
 
 from sb3_llmdpd.cli.options import names, whole_numbers
 from sb3_llmdpd.llmdpd.acceleration import MATMUL_PRECISIONS
+from sb3_llmdpd.llmdpd.augmentation import AUGMENTATIONS
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
+from sb3_llmdpd.prompts.alignment import ALIGNMENTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _NO_OPTIONS = ("env", "dataset", "stats_window_size", "_init_setup_model", "text_dim", "state_value")
 """Arguments that are no option; the last two follow from the text encoder and from the critic's objective."""
 
-_DEFAULTS = {"policy": "MlpPolicy", "seed": 0}
+_DEFAULTS = {"policy": "MlpPolicy", "seed": 0, "examples_per_prompt": "1,1"}
 """Defaults that differ from the constructor's."""
 
 
@@ -50,6 +52,16 @@ _TEXTS = {
         _acceleration,
         "Ways to train faster that depend on the machine, between commas: compile, bfloat16, cuda_graph, and"
         " high or medium for the precision of products.",
+    ),
+    "examples_per_prompt": _Text(
+        lambda text: tuple(whole_numbers(text, "--examples-per-prompt")),
+        "Fewest and most examples of a prompt in training, between a comma; how many is drawn for each.",
+    ),
+    "augmentation": _Text(
+        str, f"Change of each training batch: {', '.join(AUGMENTATIONS)}; by default none."
+    ),
+    "alignment": _Text(
+        str, f"Move of a few examples into the scene of an episode: {', '.join(ALIGNMENTS)}; by default none."
     ),
     "net_arch": _Text(
         lambda text: whole_numbers(text, "--net-arch"),

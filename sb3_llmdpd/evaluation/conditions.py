@@ -1,7 +1,7 @@
 """Names the cells of an evaluation: one task under one condition each."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -33,6 +33,7 @@ class Condition:
     :param copy: `CopyPlayer`, which repeats the example's actions, acts instead of the policy.
     :param paraphrased: the sentence is a phrasing that no data set holds.
     :param other_goal: the example has another goal than the scene: the one that ends farthest away.
+    :param n_examples: examples that are shown at once.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Condition:
     copy: bool = False
     paraphrased: bool = False
     other_goal: bool = False
+    n_examples: int = 1
 
     @property
     def is_told(self) -> bool:
@@ -90,6 +92,8 @@ def make_cells(
     - ``"expert"``: the scripted expert.
     - ``"told:<task>"``: that task's sentence, in the scenes of each of the tasks.
 
+    A number behind a condition that shows an example is the number of examples, as in ``"trajectory:5"``.
+
     :param tasks: distinct names.
     :param conditions: names of conditions.
     :param unseen: tasks that training held out; None if unknown.
@@ -101,7 +105,7 @@ def make_cells(
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(f"`tasks` must name at least one task, each once, got {list(tasks)}")
     need_another = {"wrong", "wrong-text"} if same_goal else {"wrong", "wrong-text", "wrong-trajectory"}
-    if len(tasks) < 2 and (needy := sorted(need_another & set(conditions))):
+    if len(tasks) < 2 and (needy := sorted(need_another & {split_number(name)[0] for name in conditions})):
         lacking = f"the condition {needy[0]!r} takes the prompt of another evaluated task"
         raise ValueError(f"{lacking}: evaluate at least two, or leave it out")
     circle = np.random.default_rng(seed).permutation(len(tasks))
@@ -152,8 +156,31 @@ def _is_seen(task: str, unseen: Collection[str] | None) -> bool | None:
     return None if unseen is None else task not in unseen
 
 
+def split_number(name: str) -> tuple[str, int]:
+    """Read the number of examples off a condition's name: ``"trajectory:5"`` is ``("trajectory", 5)``.
+
+    :param name: name of a condition.
+    :return: the condition with one example, and the number; 1 where there is none.
+    """
+    base, sign, number = name.rpartition(":")
+    return (base, int(number)) if sign and number.isdecimal() else (name, 1)
+
+
 def _condition(name: str, task: str, other: str, same_goal: bool) -> Condition | None:
     """Make a condition by its name; None where it means nothing in the task."""
+    base, n_examples = split_number(name)
+    condition = _condition_of_one(base, task, other, same_goal)
+    if condition is None or base == name:
+        return condition
+    if condition.trajectory_of is None or condition.copy or not n_examples:
+        raise ValueError(
+            f"the condition {base!r} shows no {n_examples} examples: leave the number out of {name!r}"
+        )
+    return replace(condition, name=name, n_examples=n_examples)
+
+
+def _condition_of_one(name: str, task: str, other: str, same_goal: bool) -> Condition | None:
+    """Make a condition that shows one example at most."""
     if name == "antonym":
         opposite = task_info(task).opposite
         return None if opposite is None else Condition(name, text_of=opposite)

@@ -6,7 +6,7 @@ import numpy as np
 from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
-from sb3_llmdpd.llmdpd.prompter import Examples, PromptLike, TaskText
+from sb3_llmdpd.llmdpd.prompter import Example, Examples, PromptLike, TaskText
 
 VectorEnv = gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv
 
@@ -17,22 +17,27 @@ class MetaWorldAgent:
     :param model: the model that acts.
     :param task_text: a sentence for all sub-environments, or one for each: see `task_texts_of`.
     :param trajectory: an example for all sub-environments, or a list with one for each.
-    :param prompt: a `Prompt` or a list of them, instead of both. Without any of the three the model's task
+    :param prompt: a `Prompt` or a list of them, instead of the others. Without any of them the model's task
         counts.
     :param deterministic: let the policy act without noise.
+    :param trajectories: several examples, as of `LLMDPD.predict`.
     """
 
     def __init__(
         self,
         model: LLMDPD,
         task_text: TaskText = None,
-        trajectory: Examples = None,
+        trajectory: Example = None,
         prompt: PromptLike = None,
         deterministic: bool = True,
+        trajectories: Examples = None,
     ) -> None:
-        says_nothing = task_text is None and trajectory is None and prompt is None
-        self._acting = model if says_nothing else model.prompted(task_text, trajectory, prompt)
+        task = (task_text, trajectory, prompt, trajectories)
+        says_nothing = all(part is None for part in task)
+        self._acting = model if says_nothing else model.prompted(*task)
         self._deterministic = deterministic
+        self._state: tuple[np.ndarray, ...] | None = None
+        self._begins: np.ndarray | None = None
         self._shape = model.observation_space.shape
 
     def eval_action(self, observations: np.ndarray) -> np.ndarray:
@@ -48,11 +53,18 @@ class MetaWorldAgent:
                 f" {self._shape}: make them without `use_one_hot` and `recurrent_info_in_obs`; a sentence or"
                 " an example says what the task is"
             )
-        actions, _ = self._acting.predict(observations, deterministic=self._deterministic)
+        begins = np.full(len(observations), self._state is None) if self._begins is None else self._begins
+        actions, self._state = self._acting.predict(
+            observations, self._state, begins, deterministic=self._deterministic
+        )
+        self._begins = None
         return actions.astype(np.float64)
 
     def reset(self, env_mask: np.ndarray) -> None:
-        """Do nothing where the mask (n,) is True: the policy has no memory of an episode."""
+        """Note that an episode begins where the mask (n,) is True, for examples that are moved into it."""
+        self._begins = np.array(env_mask, bool)
+        if self._begins.all():  # another evaluation may have other sub-environments
+            self._state = None
 
 
 def task_texts_of(envs: VectorEnv) -> list[str]:

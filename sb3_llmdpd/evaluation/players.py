@@ -1,12 +1,13 @@
 """Players that can be evaluated: each turns a block's prompts into a function that acts in its episodes."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium import spaces
 
 from sb3_llmdpd.evaluation.rollouts import Act
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
@@ -53,20 +54,28 @@ class ModelPlayer:
         noise = th.Generator(model.device)
         noise.manual_seed(noise_seed)
 
+        states: dict[int, Any] = {}
+
         def act(observations: Any, rows: Sequence[int], rewards: np.ndarray) -> np.ndarray:
-            shown = [prompts[row] for row in rows]
+            shown, state, starts = rows_of_block(prompts, states, rows)
             own, model.action_generator = model.action_generator, noise
             try:
-                return model.predict(observations, deterministic=deterministic, prompt=shown)[0]
+                actions, after = model.predict(
+                    observations, state, starts, deterministic=deterministic, prompt=shown
+                )
             finally:
                 model.action_generator = own
+            assert after is not None  # since a state was given
+            states.update(zip(rows, after[0], strict=True))
+            return actions
 
         return act
 
     def __reduce__(self) -> Any:
         file = io.BytesIO()
         self.model.save(file, exclude=OPTIMIZERS)
-        return _unpacked, (file.getvalue(),)
+        own = {name: getattr(self.model, name) for name in ("alignment", "augmentation")}
+        return _unpacked, (file.getvalue(), {name: way for name, way in own.items() if callable(way)})
 
 
 class ExpertPlayer:
@@ -84,6 +93,25 @@ class ExpertPlayer:
         def act(observations: Any, rows: Sequence[int], rewards: np.ndarray) -> np.ndarray:
             experts = [self.envs[row].get_wrapper_attr("expert_action") for row in rows]
             return np.stack([expert(one) for expert, one in zip(experts, observations, strict=True)])
+
+        return act
+
+
+class RandomPlayer:
+    """Draws each action uniformly from the space.
+
+    :param action_space: bounded space of the actions.
+    """
+
+    def __init__(self, action_space: spaces.Box) -> None:
+        self.action_space = action_space
+
+    def make_act(self, prompts: Sequence[Prompt], *, noise_seed: int, deterministic: bool) -> Act:
+        """See `Player.make_act`; random actions are random under ``deterministic``, too."""
+        space, generator = self.action_space, np.random.default_rng(noise_seed)
+
+        def act(observations: Any, rows: Sequence[int], rewards: np.ndarray) -> np.ndarray:
+            return generator.uniform(space.low, space.high, (len(rows), *space.shape)).astype(space.dtype)
 
         return act
 
@@ -128,5 +156,22 @@ class _Replay:
         return action
 
 
-def _unpacked(file: bytes) -> ModelPlayer:
-    return ModelPlayer(LLMDPD.load(io.BytesIO(file), device="cpu"))
+def rows_of_block(
+    prompts: Sequence[Prompt], states: Mapping[int, Any], rows: Sequence[int]
+) -> tuple[list[Prompt], tuple[np.ndarray], np.ndarray]:
+    """Get the arguments of a `predict` with a memory for the rows of a block that are not done.
+
+    :param prompts: one for each row of the block.
+    :param states: entries of the state that was returned last, by row; none of rows that have not begun.
+    :param rows: the rows.
+    :return: prompts, state, and ``episode_start`` of the rows.
+    """
+    state = np.empty(len(rows), object)
+    for entry, row in enumerate(rows):
+        state[entry] = states.get(row)
+    starts = np.array([row not in states for row in rows])
+    return [prompts[row] for row in rows], (state,), starts
+
+
+def _unpacked(file: bytes, own: dict[str, Any]) -> ModelPlayer:
+    return ModelPlayer(LLMDPD.load(io.BytesIO(file), device="cpu", custom_objects=own))

@@ -146,11 +146,12 @@ def _damaged(path: str | Path, error: Exception) -> ValueError:
 
 def _result_of(cell: Mapping[str, Any]) -> CellResult:
     per_episode = ("seeds", "successes", "last_successes", "returns", "first_successes")
-    phases = cell.get("phases")
+    phases, early = cell.get("phases"), cell.get("early_returns")
     return CellResult(
         task=cell["task"],
         condition=Condition(**cell["condition"]),
         seen=cell["seen"],
         **{name: tuple(cell[name]) for name in per_episode},
         phases=None if phases is None else tuple(Phases(**episode) for episode in phases),
+        early_returns=None if early is None else tuple(early),
     )

@@ -14,12 +14,17 @@ Act = Callable[[Any, Sequence[int], np.ndarray], np.ndarray]
 steps there (0 at the first) to actions (n, action_dim)."""
 
 
+EARLY_STEPS = 100
+"""Steps of the early return: published returns of retrieval (REGENT) are of about as many."""
+
+
 @dataclass(frozen=True)
 class Rollout:
     """Outcome of one episode.
 
     :param seed: seed of the reset.
     :param total_reward: sum of the raw rewards.
+    :param early_reward: the same over the first ``EARLY_STEPS`` steps.
     :param length: number of steps.
     :param first_success: index in [0, length) of the first step that was a success; None without one.
     :param last_success: True if the last step was a success.
@@ -28,6 +33,7 @@ class Rollout:
 
     seed: int
     total_reward: float
+    early_reward: float
     length: int
     first_success: int | None
     last_success: bool
@@ -64,6 +70,7 @@ def run_episodes(
         for env, seed, goal in zip(envs, seeds, goals or [None] * n_rows, strict=False)
     ]
     rewards, returns = np.zeros(n_rows), np.zeros(n_rows)  # of the last step, and of all
+    early_returns = np.zeros(n_rows)
     lengths = np.zeros(n_rows, np.int64)
     first_success: list[int | None] = [None] * n_rows
     last_success = [False] * n_rows
@@ -75,6 +82,7 @@ def run_episodes(
             observations[row], reward, terminated, truncated, info = envs[row].step(action)
             rewards[row] = float(reward)
             returns[row] += rewards[row]
+            early_returns[row] += rewards[row] * (lengths[row] < EARLY_STEPS)
             success = bool(info.get("success", info.get("is_success", False)))
             if success and first_success[row] is None:
                 first_success[row] = int(lengths[row])
@@ -86,7 +94,14 @@ def run_episodes(
                 done.add(row)
         running = [row for row in running if row not in done]
     phases = [None if watch is None else watch.phases(row) for row in range(n_rows)]
-    columns = (returns.tolist(), lengths.tolist(), first_success, last_success, phases)
+    columns = (
+        returns.tolist(),
+        early_returns.tolist(),
+        lengths.tolist(),
+        first_success,
+        last_success,
+        phases,
+    )
     return list(map(Rollout, seeds, *columns))
 
 

@@ -40,6 +40,7 @@ class CellResult:
     :param returns: sums of raw rewards.
     :param first_successes: index of the first successful step; None without one.
     :param phases: how far each episode came; None where that was not watched.
+    :param early_returns: sums of raw rewards over the first ``EARLY_STEPS`` steps; None in older results.
     """
 
     task: str
@@ -51,6 +52,7 @@ class CellResult:
     returns: tuple[float, ...]
     first_successes: tuple[int | None, ...]
     phases: tuple[Phases, ...] | None = None
+    early_returns: tuple[float, ...] | None = None
 
     @property
     def n_episodes(self) -> int:
@@ -81,6 +83,7 @@ class CellResult:
             returns=tuple(rollout.total_reward for rollout in rollouts),
             first_successes=tuple(rollout.first_success for rollout in rollouts),
             phases=tuple(watched) if watched else None,
+            early_returns=tuple(rollout.early_reward for rollout in rollouts),
         )
 
 
@@ -141,7 +144,7 @@ def evaluate_tasks(
     blocks_of_cells = []
     for cell in cells:
         n = cell.n_episodes or n_episodes
-        prompts = prompts_of(cell.condition, examples, texts, n)
+        prompts = prompts_of(cell.condition, examples, texts, n, cell.same_goal)
         blocks_of_cells.append(list(_blocks(cell, prompts, goals_of(cell, examples, n), n_envs, seed)))
     blocks = list(chain.from_iterable(blocks_of_cells))
     player = _player(model)
@@ -176,7 +179,11 @@ def _player(model: LLMDPD | Player | str | Path) -> Player:
 
 
 def prompts_of(
-    condition: Condition, examples: Mapping[str, Sequence[Episode]], texts: Mapping[str, str], n_episodes: int
+    condition: Condition,
+    examples: Mapping[str, Sequence[Episode]],
+    texts: Mapping[str, str],
+    n_episodes: int,
+    same_goal: bool = False,
 ) -> list[Prompt]:
     """Prompt the policy by a condition, in each episode of a cell.
 
@@ -184,19 +191,48 @@ def prompts_of(
     :param examples: episodes by task; shown in turns, failed ones left out.
     :param texts: sentences by task; by default Meta-World's canonical ones.
     :param n_episodes: episodes of the cell.
+    :param same_goal: whether all examples of a prompt have one goal, see `Cell`.
     :return: one prompt for each episode.
     :raises ValueError: when a sentence or an example is missing.
     """
     told: Sequence[str | None] = [None]
-    shown: Sequence[Episode | None] = [None]
+    shown: Sequence[Sequence[Episode]] = [()]
     if (task := condition.text_of) is not None:
         paraphrased = condition.paraphrased
         told = task_info(task).paraphrases if paraphrased else [texts.get(task) or task_info(task).text]
     if condition.trajectory_of is not None:
         why = f"the condition {condition.name!r} shows an example"
         successful = _successful(condition.trajectory_of, examples, why)
-        shown = _of_other_goals(successful) if condition.other_goal else successful
-    return [Prompt(told[i % len(told)], shown[i % len(shown)]) for i in range(n_episodes)]
+        starts = _of_other_goals(successful) if condition.other_goal else successful
+        shown = _groups(successful, starts, condition, same_goal)
+    return [Prompt(told[i % len(told)], trajectories=shown[i % len(shown)]) for i in range(n_episodes)]
+
+
+def _groups(
+    episodes: Sequence[Episode], starts: Sequence[Episode], condition: Condition, same_goal: bool
+) -> list[list[Episode]]:
+    """List the examples of each prompt: those of the next prompt begin where these end, in a circle.
+
+    Where all have one goal, a prompt begins with each of ``starts`` in turn, and the next of its goal follow.
+    """
+    n, task = condition.n_examples, condition.trajectory_of
+    circles = [list(starts)]
+    if same_goal:
+        circles = []
+        for first in starts:
+            i = next(i for i, episode in enumerate(episodes) if episode is first)
+            in_turn = [*episodes[i:], *episodes[:i]]
+            circles.append([episode for episode in in_turn if episode.goal == first.goal])
+    if (fewest := min(map(len, circles))) < n:
+        of_goal = " of one goal" if same_goal else ""
+        raise ValueError(
+            f"the condition {condition.name!r} shows {n} examples of {task!r}{of_goal} at once, and there are"
+            f" {fewest} that did not fail"
+        )
+    if same_goal:
+        return [circle[:n] for circle in circles]
+    circle = circles[0]
+    return [[circle[(i * n + j) % len(circle)] for j in range(n)] for i in range(len(circle))]
 
 
 def _successful(task: str, examples: Mapping[str, Sequence[Episode]], why: str) -> list[Episode]:

@@ -17,6 +17,7 @@ from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.common.processes import worker_pool
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.evaluation.episode_blocks import EnvMaker
+from sb3_llmdpd.evaluation.players import ModelPlayer
 from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.prompts.prompt import Prompt
@@ -139,11 +140,8 @@ def _use(library: str | None) -> None:
 
 def _film(path: Path, model_path: str | Path, prompt: Prompt, make_env: Any, **scene: Any) -> Rollout:
     th.set_num_threads(1)
-    model = LLMDPD.load(model_path, device="cpu").prompted(prompt=prompt)
-
-    def act(observations: Any, *_: object) -> np.ndarray:
-        return model.predict(observations, deterministic=True)[0]
-
+    player = ModelPlayer(LLMDPD.load(model_path, device="cpu"))
+    act = player.make_act([prompt], noise_seed=0, deterministic=True)
     env = make_env()
     fps = env.metadata.get("render_fps", 30) / _STEPS_PER_FRAME
     is_picture = path.suffix == ".png"

@@ -112,10 +112,10 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         :param prompts: M prompts
         :return: vectors and tokens of the prompts
         """
-        n_prompts, window = prompts.actions.shape[:2]
-        if window:
+        n_prompts, n_steps = prompts.actions.shape[:2]
+        if n_steps:
             rows = self.encode_observations(prompts.observations)
-            features = rows.unflatten(0, (n_prompts, window))  # (M, L, F)
+            features = rows.unflatten(0, (n_prompts, n_steps))  # (M, S, F)
         else:
             features = prompts.actions.new_zeros(n_prompts, 0, len(self.feature_normaliser.mean))
         if prompts.text_vectors.shape[1]:

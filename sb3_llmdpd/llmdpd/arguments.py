@@ -6,7 +6,10 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from sb3_llmdpd.llmdpd.acceleration import Acceleration
+from sb3_llmdpd.llmdpd.augmentation import augmentation_named
 from sb3_llmdpd.networks.attention import CONDITIONINGS
+from sb3_llmdpd.prompts.alignment import alignment_named
+from sb3_llmdpd.replay.batch_sampler import check_examples_per_prompt
 from sb3_llmdpd.replay.return_weights import check_return_weight
 
 MOST = 2**24
@@ -133,6 +136,11 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     """
     for name, its_range in RANGES.items():
         its_range.check(name, arguments[name])
+    check_examples_per_prompt(arguments["examples_per_prompt"])
+    if arguments["augmentation"] is not None:
+        augmentation_named(arguments["augmentation"])
+    if arguments["alignment"] is not None:
+        alignment_named(arguments["alignment"])
     if arguments["acceleration"] is not None:
         Acceleration.of(arguments["acceleration"])
     if arguments["return_weight"] > 0:

@@ -10,6 +10,7 @@ import torch as th
 from torch import nn
 
 from sb3_llmdpd.llmdpd.acceleration import Acceleration, GraphedUpdate
+from sb3_llmdpd.llmdpd.augmentation import augmentation_named
 from sb3_llmdpd.llmdpd.losses import Losses, StepNoise
 from sb3_llmdpd.type_aliases import Metrics, PromptBatch, PromptReplayBufferSamples
 
@@ -18,7 +19,7 @@ _FOREACH = ("cpu", "cuda")
 
 
 class GradientStep:
-    """One step of all networks: drop prompts, step the critic, step the actor, move the targets.
+    """One step of all networks: drop and augment prompts, step the critic, step the actor, move the targets.
 
     :param losses: losses of the policy that learns.
     :param settings: arguments of `LLMDPD` by name, as of the current step.
@@ -73,6 +74,8 @@ class GradientStep:
         :return: scalars, on the device.
         """
         batch = batch._replace(prompts=self.drop_prompts(batch.prompts, noise.dropout))
+        if noise.augmentation is not None:  # after that, since a prompt without an example stays as it is
+            batch = augmentation_named(self.settings.augmentation)(batch, noise.augmentation)
         metrics: Metrics = {}
         encoded = None
         if self.settings.eta > 0:

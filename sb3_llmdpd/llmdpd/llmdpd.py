@@ -32,6 +32,7 @@ from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space, split_obs
 from sb3_llmdpd.llmdpd import saving
 from sb3_llmdpd.llmdpd.acceleration import Acceleration
 from sb3_llmdpd.llmdpd.arguments import check_arguments
+from sb3_llmdpd.llmdpd.augmentation import Augmentation
 from sb3_llmdpd.llmdpd.callback_counters import Counters, counters_of, give_back
 from sb3_llmdpd.llmdpd.export import ActingNetwork, export_network
 from sb3_llmdpd.llmdpd.gradient_step import GradientStep
@@ -46,6 +47,7 @@ from sb3_llmdpd.llmdpd.loss_watch import (
 from sb3_llmdpd.llmdpd.losses import Losses
 from sb3_llmdpd.llmdpd.policies import CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy
 from sb3_llmdpd.llmdpd.prompter import (
+    Example,
     Examples,
     Prompter,
     PromptLike,
@@ -54,6 +56,7 @@ from sb3_llmdpd.llmdpd.prompter import (
     check_kind,
     with_sentences,
 )
+from sb3_llmdpd.prompts.alignment import Alignment, align, alignment_named
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, Prompt
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
@@ -94,6 +97,9 @@ class LLMDPD(OffPolicyAlgorithm):
         None for all. These cost several times what behaviour cloning does.
     :param prompts_per_batch: M, prompts in a batch, each for batch_size / M transitions; one for a task,
         while there are enough tasks.
+    :param examples_per_prompt: fewest and most examples of a training prompt; how many is drawn for each.
+        They are episodes of the task other than those whose transitions are learned, and fewer where the data
+        have no more.
     :param gamma: discount.
     :param tau: share of the way that the critic's target moves towards the critic in a step.
     :param ema_decay: share of itself that the averaged actor keeps in a step; ramps up from 0, as (1 + n) /
@@ -123,6 +129,11 @@ class LLMDPD(OffPolicyAlgorithm):
     :param reward_scale: scaling of rewards: ``"per_task"`` or ``"none"``, see `PromptReplayBuffer`.
     :param return_weight: weight of better episodes when transitions are drawn; 0 draws all alike. For data of
         mixed quality, whose bad majority would otherwise be cloned, see `PromptReplayBuffer`.
+    :param augmentation: change of each training batch, by a name in
+        `sb3_llmdpd.llmdpd.augmentation.AUGMENTATIONS` or a function of your own; None for none.
+    :param alignment: move of a few examples into the scene that an episode begins with, by a name in
+        `sb3_llmdpd.prompts.alignment.ALIGNMENTS` or a function of your own; None for none. `predict` does it
+        where it is told the episode's begin, by ``state`` or ``episode_start``, as SB3's tools tell it.
     :param n_candidates: actions drawn at `predict`, of which the critic picks one. Above 1 a critic is asked
         about actions that it may never have seen: measure it before use on an unseen task.
     :param candidate_temperature: temperature of the choice among candidates; 0 picks the best.
@@ -160,6 +171,7 @@ class LLMDPD(OffPolicyAlgorithm):
         batch_size: int = 256,
         q_batch_size: int | None = None,
         prompts_per_batch: int = 32,
+        examples_per_prompt: tuple[int, int] = (1, 1),
         gamma: float = 0.99,
         tau: float = 0.005,
         ema_decay: float = 0.999,
@@ -176,6 +188,8 @@ class LLMDPD(OffPolicyAlgorithm):
         same_goal: bool = False,
         reward_scale: str = "per_task",
         return_weight: float = 0.0,
+        augmentation: str | Augmentation | None = None,
+        alignment: str | Alignment | None = None,
         n_candidates: int = 1,
         candidate_temperature: float = 0.0,
         sampler: str = "ddpm",
@@ -193,6 +207,7 @@ class LLMDPD(OffPolicyAlgorithm):
         self.critic_learning_rate = critic_learning_rate
         self.q_batch_size = q_batch_size
         self.prompts_per_batch = prompts_per_batch
+        self.examples_per_prompt = tuple(examples_per_prompt)
         self.ema_decay = ema_decay
         self.eta = eta
         self.policy_objective = policy_objective
@@ -207,6 +222,8 @@ class LLMDPD(OffPolicyAlgorithm):
         self.same_goal = same_goal
         self.reward_scale = reward_scale
         self.return_weight = return_weight
+        self.augmentation = augmentation
+        self.alignment = alignment
         self.n_candidates = n_candidates
         self.candidate_temperature = candidate_temperature
         self.sampler = sampler
@@ -390,7 +407,7 @@ class LLMDPD(OffPolicyAlgorithm):
 
     def _make_buffer(self, dataset: OfflineDataset | PromptReplayBuffer, window: int) -> PromptReplayBuffer:
         """Lay a data set out, with the vectors of its sentences."""
-        names = ("prompts_per_batch", "same_goal", "reward_scale", "return_weight")
+        names = ("prompts_per_batch", "examples_per_prompt", "same_goal", "reward_scale", "return_weight")
         if isinstance(dataset, PromptReplayBuffer):
             buffer = dataset.to(self.device)
             if buffer.prompt_window != window:
@@ -595,8 +612,9 @@ class LLMDPD(OffPolicyAlgorithm):
         deterministic: bool = False,
         *,
         task_text: TaskText = None,
-        trajectory: Examples = None,
+        trajectory: Example = None,
         prompt: PromptLike = None,
+        trajectories: Examples = None,
     ) -> Predictions:
         """Act on observations under a prompt.
 
@@ -606,25 +624,37 @@ class LLMDPD(OffPolicyAlgorithm):
 
         :param observation: (*obs_shape) or (n, *obs_shape), environment units; or that of a
             `TaskTextWrapper`.
-        :param state: handed back as it came; the policy has no memory.
-        :param episode_start: ignored, for the same reason.
+        :param state: with ``alignment``, what the last call returned, so that the scene in which an episode
+            began is known; otherwise handed back as it came, since the policy has no memory.
+        :param episode_start: (n,), with ``alignment``, true for rows whose episode begins; without it and
+            without ``state``, examples are read as they are.
         :param deterministic: True for the chain without noise (with ``n_candidates`` above 1, for the best of
             always the same candidates). The action of a row then depends on that row alone.
         :param task_text: a sentence for all rows, or a list with one (or None) for each row.
         :param trajectory: an example for all rows (see `Trajectory.of`), or a list with one (or None) for
             each row.
-        :param prompt: instead of the two: a `Prompt` or a list of them. ``Prompt()`` asks for the policy
-            without a prompt. With none of the three, the observation's sentence or the task of `set_task`
+        :param prompt: instead of the others: a `Prompt` or a list of them. ``Prompt()`` asks for the policy
+            without a prompt. With none of the four, the observation's sentence or the task of `set_task`
             counts.
-        :return: (action_shape) or (n, *action_shape), environment units, and ``state``.
+        :param trajectories: in place of ``trajectory``, a list of any number of examples for all rows, or a
+            list of such lists with one (or None) for each row.
+        :return: (action_shape) or (n, *action_shape), environment units, and the state for the next call.
         :raises ValueError: when there is no prompt at all, when as many prompts fit neither one nor each row,
             or when an observation does not fit the space.
         """
-        prompts = as_prompts(task_text, trajectory, prompt)
-        return self._act(observation, state, deterministic, prompts, is_whole=prompt is not None)
+        prompts = as_prompts(task_text, trajectory, prompt, trajectories)
+        return self._act(
+            observation, state, episode_start, deterministic, prompts, is_whole=prompt is not None
+        )
 
     def _act(
-        self, observation: Any, state: Any, deterministic: bool, prompts: list[Prompt] | None, is_whole: bool
+        self,
+        observation: Any,
+        state: Any,
+        episode_start: np.ndarray | None,
+        deterministic: bool,
+        prompts: list[Prompt] | None,
+        is_whole: bool,
     ) -> Predictions:
         """Act; a prompt that is not whole takes a missing sentence from its observation."""
         sentences = None
@@ -635,6 +665,10 @@ class LLMDPD(OffPolicyAlgorithm):
             prompts = self.prompter.current(sentences)
         elif sentences is not None and not is_whole:
             prompts = with_sentences(prompts, sentences)
+        if self.alignment is not None and not (state is None and episode_start is None):
+            alignment = alignment_named(self.alignment)
+            given = (observation, self.observation_space, state, episode_start)
+            prompts, state = align(alignment, prompts, *given)
         actions = self.policy.predict_prompted(
             observation,
             self.prompter.encode(prompts, self._n_updates),
@@ -647,7 +681,11 @@ class LLMDPD(OffPolicyAlgorithm):
         return actions, state
 
     def set_task(
-        self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None
+        self,
+        task_text: TaskText = None,
+        trajectory: Example = None,
+        prompt: PromptLike = None,
+        trajectories: Examples = None,
     ) -> None:
         """Set the task once, so that plain SB3 tools can call `predict`.
 
@@ -656,45 +694,56 @@ class LLMDPD(OffPolicyAlgorithm):
 
         :raises ValueError: when a prompt does not fit the model; the earlier task then remains.
         """
-        self.prompter.set_task(as_prompts(task_text, trajectory, prompt))
+        self.prompter.set_task(as_prompts(task_text, trajectory, prompt, trajectories))
 
     @contextmanager
     def using_task(
-        self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None
+        self,
+        task_text: TaskText = None,
+        trajectory: Example = None,
+        prompt: PromptLike = None,
+        trajectories: Examples = None,
     ) -> Iterator[Self]:
         """Set the task for the length of a ``with`` block, as `set_task` does.
 
         :return: a context that yields the model.
         """
         before = self.prompter.task
-        self.set_task(task_text, trajectory, prompt)
+        self.set_task(task_text, trajectory, prompt, trajectories)
         try:
             yield self
         finally:
             self.set_task(prompt=before)
 
     def prompted(
-        self, task_text: TaskText = None, trajectory: Examples = None, prompt: PromptLike = None
+        self,
+        task_text: TaskText = None,
+        trajectory: Example = None,
+        prompt: PromptLike = None,
+        trajectories: Examples = None,
     ) -> "PromptedPredictor":
         """Bind the model to a task in a view that has SB3's ``predict`` alone: enough for `evaluate_policy`.
 
         The arguments are those of `predict`.
 
         :return: the view.
-        :raises ValueError: when all three are None.
+        :raises ValueError: when all of them are None.
         """
-        prompts = as_prompts(task_text, trajectory, prompt)
+        prompts = as_prompts(task_text, trajectory, prompt, trajectories)
         if prompts is None:
-            raise ValueError("`prompted` needs a task: pass `task_text`, `trajectory` or `prompt`")
+            raise ValueError(
+                "`prompted` needs a task: pass `task_text`, `trajectory`, `trajectories` or `prompt`"
+            )
         return PromptedPredictor(self, prompts, is_whole=prompt is not None)
 
     def export(
         self,
         path: str | pathlib.Path,
         task_text: TaskText = None,
-        trajectory: Examples = None,
+        trajectory: Example = None,
         prompt: PromptLike = None,
         deterministic: bool = True,
+        trajectories: Examples = None,
     ) -> pathlib.Path:
         """Write the acting network for one task as a program of PyTorch's, which needs no package of ours.
 
@@ -711,7 +760,7 @@ class LLMDPD(OffPolicyAlgorithm):
         :return: the file, which is there whole or not at all.
         :raises ValueError: when there is no prompt or more than one.
         """
-        prompts = as_prompts(task_text, trajectory, prompt) or self.prompter.current()
+        prompts = as_prompts(task_text, trajectory, prompt, trajectories) or self.prompter.current()
         if len(prompts) > 1:
             raise ValueError(f"a program is for one task, got {len(prompts)} prompts: export one for each")
         actor = self.policy.actor_target
@@ -848,7 +897,9 @@ class PromptedPredictor:
         deterministic: bool = False,
     ) -> Predictions:
         """Act on the bound task; see `LLMDPD.predict`."""
-        return self._model._act(observation, state, deterministic, self._prompts, self._is_whole)
+        return self._model._act(
+            observation, state, episode_start, deterministic, self._prompts, self._is_whole
+        )
 
 
 class _StepsBar(ProgressBarCallback):

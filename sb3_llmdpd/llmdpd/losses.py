@@ -8,6 +8,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from sb3_llmdpd.llmdpd.augmentation import N_DRAWS
 from sb3_llmdpd.llmdpd.critic import PromptedStateValue
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.type_aliases import Metrics, PromptEncoding, PromptReplayBufferSamples
@@ -39,6 +40,8 @@ class StepNoise(NamedTuple):
     """(K, M, N, action_dim), of the chain of the actor's own actions; None where no chain is run."""
     head: th.Tensor
     """(), int64: the Q-network by which the actor improves."""
+    augmentation: th.Tensor | None
+    """(N_DRAWS, M), uniform in [0, 1): how prompts are augmented; None where they are not."""
 
 
 class TDObjective:
@@ -158,6 +161,9 @@ class Losses:
             steps=actor.diffusion.draw_steps((n_prompts, n), generator),
             new_actions=normal(*chain) if improves and self.improves_through_chain else None,
             head=th.randint(self.policy.critic.n_critics, (), generator=generator, device=device),
+            augmentation=th.rand((N_DRAWS, n_prompts), generator=generator, device=device)
+            if self.settings.augmentation is not None
+            else None,
         )
 
     @th.no_grad()

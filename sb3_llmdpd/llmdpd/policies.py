@@ -47,13 +47,16 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         beside them, the current state attends to the encoded steps of the example. ``"nearest_steps"``:
         beside an example, the state is only seen as its difference to the nearest of the example's steps, see
         `sb3_llmdpd.networks.attention.NearestSteps`; without a transformer or a vector of the whole example.
+        ``"retrieval"``: the same from the nearest of all steps of all examples, and the action of the nearest
+        one as it is.
     :param n_diffusion_steps: K, steps of the diffusion chain.
     :param noise_schedule: noise level of the steps: ``"vp"``, ``"linear"`` or ``"cosine"``.
     :param step_distribution: distribution of the steps that cloning learns at: ``"uniform"``, or
         ``"signal"``, mostly those that decide the action, see
         `sb3_llmdpd.diffusion.process.DiffusionProcess`.
     :param text_dim: size of the text encoder's vectors; 0 for a model without text.
-    :param prompt_window: L, steps of an example.
+    :param prompt_window: L, steps of an example that are read, spread over it; with retrieval in training
+        alone, and in use all.
     :param text_embedding_dim: size of the text's share of a prompt vector.
     :param trajectory_embedding_dim: size of the trajectory's share of a prompt vector.
     :param token_dim: width of the trajectory transformer.
@@ -123,7 +126,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
             "features_extractor_class": self.features_extractor_class,
             "features_extractor_kwargs": self.features_extractor_kwargs,
         }
-        if conditioning == "nearest_steps":
+        if conditioning in ("nearest_steps", "retrieval"):
             # A vector of the whole example tells which of the known tasks it is most like, and would be
             # learned by heart.
             arguments["trajectory_embedding_dim"] = 0
@@ -138,6 +141,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         self.n_critics = n_critics
         self._has_state_value = state_value
         self.prompt_window = prompt_window
+        self.reads_all_steps = conditioning == "retrieval"
         self.text_dim = text_dim
         self._build(lr_schedule, critic_lr_schedule or lr_schedule)
 

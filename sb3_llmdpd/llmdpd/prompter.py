@@ -1,5 +1,6 @@
 """Turns what a user says about tasks into tensors and encodings, and remembers the current task."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from sb3_llmdpd.data.checks import check_fits
 from sb3_llmdpd.data.images import channels_first
 from sb3_llmdpd.data.spaces import scale_actions
+from sb3_llmdpd.envs.task_text_wrapper import split_observation
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.prompts.prompt import Prompt, Trajectory, TrajectoryLike, take, window_steps
 from sb3_llmdpd.prompts.text_table import TextTable
@@ -18,18 +20,23 @@ from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
 TaskText = str | Sequence[str | None] | None
 """A sentence for all observations, or a list with one (or None) for each."""
-Examples = TrajectoryLike | list[TrajectoryLike | None] | None
+Example = TrajectoryLike | list[TrajectoryLike | None] | None
 """An example for all observations, or a **list** of one (or None) for each; a pair of arrays is a tuple."""
+Examples = list[TrajectoryLike] | list[list[TrajectoryLike] | None] | None
+"""Examples for all observations, or a list of such lists (or None), one for each."""
 PromptLike = Prompt | Sequence[Prompt] | None
 """A prompt for all observations, or one for each; takes the place of sentence and example."""
 
 
 class ReadsPrompts(Protocol):
-    """A model that prompts are made for: its spaces, and L, the steps of an example that it sees."""
+    """A model that prompts are made for: its spaces, and the steps of an example that it reads."""
 
     observation_space: Any
     action_space: Any
     prompt_window: int
+    """L, steps that are spread over an example."""
+    reads_all_steps: bool
+    """Whether it reads all steps of an example, and not L of them."""
 
     @property
     def text_dim(self) -> int:
@@ -106,7 +113,7 @@ class Prompter:
         """
         task = self.task if self.task is not None else self.only_task
         if sentences is not None:
-            examples = [Prompt(trajectory=prompt.trajectory) for prompt in task or [Prompt()]]
+            examples = [Prompt(trajectories=prompt.trajectories) for prompt in task or [Prompt()]]
             return with_sentences(examples, sentences)
         if task is None:
             raise ValueError(
@@ -128,16 +135,28 @@ def prompt_batch(prompts: Sequence[Prompt], model: ReadsPrompts, text_table: Tex
     :return: the batch, on the model's device; zeros stand where a prompt has no sentence or no example.
     :raises ValueError: when an example does not fit the spaces, or a sentence the model.
     """
-    device = model.device
-    windows = [_window(prompt.trajectory, model) for prompt in prompts]
-    actions = np.stack([window_actions for _, window_actions in windows])
+    device, examples = model.device, _ShownExamples(model)
+    shown = [[examples(example) for example in prompt.trajectories] for prompt in prompts]
+    lengths = np.zeros((len(prompts), max(map(len, shown))), np.int64)
+    for row, of_prompt in zip(lengths, shown, strict=True):
+        row[: len(of_prompt)] = [len(actions) for _, actions in of_prompt]
+    n_steps = lengths.sum(axis=1)
+    # Behind a prompt's last step stand rows that nobody reads, up to the most steps of a prompt.
+    parts = [
+        [*of_prompt, examples.blank(n_steps.max() - n)] for of_prompt, n in zip(shown, n_steps, strict=True)
+    ]
+    actions = np.stack([np.concatenate([actions for _, actions in of_prompt]) for of_prompt in parts])
     scaled = scale_actions(actions, model.action_space.low, model.action_space.high)
+    observations = [observations for of_prompt in parts for observations, _ in of_prompt]
     return PromptBatch(
         text_vectors=th.as_tensor(_text_vectors(prompts, model.text_dim, text_table), device=device),
         has_text=th.tensor([prompt.has_text for prompt in prompts], device=device),
-        observations=_joined([window_observations for window_observations, _ in windows], device),
-        actions=th.as_tensor(scaled.reshape(*actions.shape[:2], -1), dtype=th.float32, device=device),
-        has_trajectory=th.tensor([prompt.trajectory is not None for prompt in prompts], device=device),
+        observations=_joined(observations, device),
+        actions=th.as_tensor(
+            scaled.reshape(*actions.shape[:2], math.prod(actions.shape[2:])), dtype=th.float32, device=device
+        ),
+        lengths=th.as_tensor(lengths, device=device),
+        has_trajectory=th.as_tensor(n_steps > 0, device=device),
     )
 
 
@@ -166,16 +185,37 @@ def _text_vectors(prompts: Sequence[Prompt], text_dim: int, text_table: TextTabl
     return vectors
 
 
-def _window(example: TrajectoryLike | None, model: ReadsPrompts) -> tuple[Any, np.ndarray]:
-    """Observations and actions of L steps spread over the example; zeros where there is none."""
-    space, action_space = model.observation_space, model.action_space
-    if example is None:
-        return _zeros(space, model.prompt_window), _zeros(action_space, model.prompt_window)
-    trajectory = Trajectory.of(example)
-    observations = channels_first(trajectory.observations, space)
-    check_fits(observations, trajectory.actions, space, action_space, "`trajectory`")
-    steps = window_steps(np.array([len(trajectory)]), model.prompt_window)[0]
-    return take(observations, steps), trajectory.actions[steps]
+class _ShownExamples:
+    """The steps of examples that a model reads; an example that several prompts share is read once.
+
+    :param model: model that reads them.
+    """
+
+    def __init__(self, model: ReadsPrompts) -> None:
+        self._model = model
+        self._known: dict[int, tuple[Any, np.ndarray]] = {}
+
+    def __call__(self, example: TrajectoryLike) -> tuple[Any, np.ndarray]:
+        """Return the observations and actions of an example's steps: all, or L spread over it."""
+        if id(example) not in self._known:
+            self._known[id(example)] = self._read(example)
+        return self._known[id(example)]
+
+    def blank(self, n: int) -> tuple[Any, np.ndarray]:
+        """Return ``n`` steps of zeros."""
+        return _zeros(self._model.observation_space, n), _zeros(self._model.action_space, n)
+
+    def _read(self, example: TrajectoryLike) -> tuple[Any, np.ndarray]:
+        space, action_space = self._model.observation_space, self._model.action_space
+        trajectory = Trajectory.of(example)
+        # An example from a `TaskTextWrapper` holds its sentence in each observation.
+        plain, _ = split_observation(trajectory.observations, space)
+        observations = channels_first(plain, space)
+        check_fits(observations, trajectory.actions, space, action_space, "`trajectory`")
+        if self._model.reads_all_steps:
+            return observations, trajectory.actions
+        steps = window_steps(np.array([len(trajectory)]), self._model.prompt_window)[0]
+        return take(observations, steps), trajectory.actions[steps]
 
 
 def _zeros(space: spaces.Space[Any], n: int) -> Any:
@@ -193,29 +233,35 @@ def _joined(windows: Sequence[np.ndarray | dict[str, np.ndarray]], device: th.de
     return obs_as_tensor(np.concatenate(windows), device)  # type: ignore[arg-type]
 
 
-def as_prompts(task_text: TaskText, trajectory: Examples, prompt: PromptLike) -> list[Prompt] | None:
-    """Make one list of prompts from the three ways to give them.
+def as_prompts(
+    task_text: TaskText, trajectory: Example, prompt: PromptLike, trajectories: Examples = None
+) -> list[Prompt] | None:
+    """Make one list of prompts from the ways to give them.
 
     :param task_text: a sentence, or a list.
     :param trajectory: an example, or a list.
     :param prompt: a prompt, or a list.
+    :param trajectories: a list of examples, or a list of such lists.
     :return: one prompt for all observations, or one for each; None when nothing is given.
-    :raises ValueError: when ``prompt`` comes with one of the others, a list is empty, or two lists differ in
-        length.
-    :raises TypeError: when ``prompt`` holds something else.
+    :raises ValueError: when ``prompt`` comes with one of the others, one example with several, a list is
+        empty, or two lists differ in length.
+    :raises TypeError: when ``prompt`` or ``trajectories`` holds something else.
     """
+    others = (task_text, trajectory, trajectories)
     if prompt is not None:
-        if task_text is not None or trajectory is not None:
-            raise ValueError("pass either `prompt`, or `task_text` and/or `trajectory`, not both")
+        if any(each is not None for each in others):
+            raise ValueError(
+                "pass either `prompt`, or `task_text` and/or `trajectory` or `trajectories`, not both"
+            )
         prompts = list(prompt) if isinstance(prompt, Sequence) else [prompt]
         if not prompts or not all(isinstance(entry, Prompt) for entry in prompts):
             raise TypeError(f"`prompt` must be a Prompt or a non-empty list of them, got {prompt!r}")
         return prompts
-    if task_text is None and trajectory is None:
+    if all(each is None for each in others):
         return None
     is_list = isinstance(task_text, Sequence) and not isinstance(task_text, str)
     texts: list[str | None] = list(task_text) if is_list else [task_text]  # type: ignore[arg-type, list-item]
-    examples: list[TrajectoryLike | None] = trajectory if isinstance(trajectory, list) else [trajectory]
+    examples = _examples_of_rows(trajectory, trajectories)
     sizes = {len(texts), len(examples)} - {1}
     if len(sizes) > 1 or 0 in sizes:
         raise ValueError(
@@ -225,7 +271,29 @@ def as_prompts(task_text: TaskText, trajectory: Examples, prompt: PromptLike) ->
         )
     n = max(len(texts), len(examples))
     texts, examples = texts * (n // len(texts)), examples * (n // len(examples))
-    return [Prompt(text, example) for text, example in zip(texts, examples, strict=True)]
+    return [Prompt(text, trajectories=shown) for text, shown in zip(texts, examples, strict=True)]
+
+
+def _examples_of_rows(trajectory: Example, trajectories: Examples) -> list[list[TrajectoryLike]]:
+    """List the examples of each row, or of all rows."""
+    if trajectories is None:
+        each = trajectory if isinstance(trajectory, list) else [trajectory]
+        return [[] if one is None else [one] for one in each]
+    if trajectory is not None:
+        raise ValueError("pass either one example as `trajectory`, or several as `trajectories`, not both")
+    if not isinstance(trajectories, list | tuple) or not trajectories:
+        got = "none" if trajectories in ([], ()) else type(trajectories).__name__
+        raise TypeError(
+            "`trajectories` must be a list of at least one example, or a list of such lists with one for each"
+            f" observation; got {got}"
+        )
+    by_row = [each is None or isinstance(each, list) for each in trajectories]
+    if any(by_row) != all(by_row):
+        raise TypeError(
+            "`trajectories` holds lists beside examples: pass a list of examples for all observations, or a"
+            " list of such lists with one (or None) for each"
+        )
+    return [each or [] for each in trajectories] if all(by_row) else [list(trajectories)]
 
 
 def with_sentences(prompts: list[Prompt], vectors: np.ndarray) -> list[Prompt]:
@@ -249,7 +317,10 @@ def with_sentences(prompts: list[Prompt], vectors: np.ndarray) -> list[Prompt]:
             f" observation."
         )
     pairs = zip(prompts * (n // len(prompts)), np.broadcast_to(rows, (n, *rows.shape[1:])), strict=True)
-    return [prompt if prompt.has_text else Prompt(None, prompt.trajectory, row) for prompt, row in pairs]
+    return [
+        prompt if prompt.has_text else Prompt(text_vector=row, trajectories=prompt.trajectories)
+        for prompt, row in pairs
+    ]
 
 
 def check_kind(observation: Any, space: spaces.Space[Any]) -> None:

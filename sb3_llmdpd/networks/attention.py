@@ -4,19 +4,25 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_llmdpd.networks.example_steps import FAR, FAR_AWAY, LOOK_AHEADS, nearest_steps
 from sb3_llmdpd.type_aliases import PromptEncoding
 
-CONDITIONINGS = ("concat", "cross_attention", "nearest_steps")
+CONDITIONINGS = ("concat", "cross_attention", "nearest_steps", "retrieval")
 """Names of the readers, see `make_state_reader`."""
 
 _SHARPNESS = (0.6, 1.6, 4.5)
 """Initial scales of the heads of `NearestSteps`, in inverse standard deviations of a feature.
 
 The first averages over a phase of a motion; under the last, a centimetre decides."""
-_AHEAD = (1, 3)
-"""Look-aheads of `NearestSteps`, in steps of the example."""
+_SPREAD, _SPREAD_OF_RETRIEVAL = 0.3, 1.0
+"""Standard deviations of the logarithms of these scales. With the larger one, a head sees some features and
+hardly others: what is nearest by the object alone decides how to reach for it, wherever the goal lies."""
 _FINE_SCALE = 0.1
 """In standard deviations of a feature: differences small beside a whole motion's decide a grasp."""
+_NEAR = (0.03, 0.1, 0.3, 1.0)
+"""Distances at which the nearness of the nearest step falls to 1 / e, in standard deviations of a feature."""
+_N_RETRIEVED = 32
+"""Steps that retrieval weighs, of all."""
 
 
 class StateReader(nn.Module):
@@ -86,7 +92,9 @@ class TrajectoryAttention(StateReader):
             return th.cat([features, self.null.expand(*features.shape[:2], -1)], dim=-1)
         queries = self._heads(self.query(features))  # (M, heads, N, token_dim / heads)
         keys, values = (self._heads(part) for part in self.key_value(prompts.tokens).chunk(2, dim=-1))
-        attended = F.scaled_dot_product_attention(queries, keys, values)
+        # A prompt without an example has no step to attend to, and is not read: it attends to all rows.
+        seen = prompts.is_step | ~prompts.has_trajectory[:, None]
+        attended = F.scaled_dot_product_attention(queries, keys, values, seen[:, None, None])
         context = self.output(attended.transpose(1, 2).flatten(2))  # (M, N, token_dim)
         return th.cat([features, th.where(prompts.has_trajectory[:, None, None], context, self.null)], dim=-1)
 
@@ -95,38 +103,51 @@ class TrajectoryAttention(StateReader):
 
 
 class NearestSteps(StateReader):
-    """The state as its difference to the nearest steps of its example; as it is without one.
+    """The state as its difference to the nearest steps of its examples; as it is without one.
 
-    With states s and steps (s_j, a_j) of the example, ``w_j = softmax(-|c * (s - s_j)|^2)``. The reader gives
-    the means under w of s_j - s, of s_{j+h} - s for each look-ahead h, of a_j, and of j / (L - 1); and the
-    differences once more at a fine scale. Only the scales c are learned, for each of a few heads: the first
-    looks around, the last at one step. A difference to the example means the same in a task that was never
-    seen. The features do not: they tell a known task, and a policy that has them learns its actions.
+    With states s and steps (s_j, a_j) of all examples, ``w_j = softmax(-|c * (s - s_j)|^2)``. The reader
+    gives the means under w of s_j - s, of s_{j+h} - s for each look-ahead h, of a_j, and of the time of j in
+    its example; and the differences once more at a fine scale. Only the scales c are learned, for each of a
+    few heads: the first looks around, the last at one step. A difference to an example means the same in a
+    task that was never seen. The features do not: they tell a known task, and a policy that has them learns
+    its actions.
+
+    With ``retrieves``, weights go over the nearest steps alone, and the nearest one's action and nearness are
+    read as they are: an average of several actions is none of them, and a near step is to be trusted. There
+    are more heads, and no fine scale: what they read is as long.
 
     :param feature_dim: size of a state's features.
     :param action_dim: size of an action.
+    :param retrieves: whether to do so.
     """
 
-    def __init__(self, feature_dim: int, action_dim: int) -> None:
-        n_heads = len(_SHARPNESS)
-        self.example_dim = n_heads * (2 * (1 + len(_AHEAD)) * feature_dim + action_dim + 1)
+    def __init__(self, feature_dim: int, action_dim: int, retrieves: bool = False) -> None:
+        self.action_dim, self.retrieves = action_dim, retrieves
+        # Retrieval has two heads of each sharpness.
+        sharpness, spread = (_SHARPNESS, _SPREAD) if not retrieves else (2 * _SHARPNESS, _SPREAD_OF_RETRIEVAL)
+        n_heads = len(sharpness)
+        n_scales = 1 if retrieves else 2
+        self.example_dim = n_heads * (n_scales * (1 + len(LOOK_AHEADS)) * feature_dim + action_dim + 1)
+        if retrieves:
+            self.example_dim += action_dim + len(_NEAR)
         super().__init__(feature_dim + self.example_dim + 1)
-        log_scales = th.tensor(_SHARPNESS).log()[:, None].expand(n_heads, feature_dim)
-        self.log_scales = nn.Parameter(log_scales + 0.3 * th.randn(n_heads, feature_dim))
+        log_scales = th.tensor(sharpness).log()[:, None].expand(n_heads, feature_dim)
+        self.log_scales = nn.Parameter(log_scales + spread * th.randn(n_heads, feature_dim))
 
     def forward(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
-        """Compare each state with the example. Each row holds three parts.
+        """Compare each state with the examples. Each row holds three parts.
 
         The features, zeros where there is an example. Zeros where there is none; else for each head: the
         differences to the nearest step and to those ahead of it, the same at the fine scale, the step's
-        action, and its time in [0, 1]. And 1 where there is an example, else 0.
+        action, and its time in [0, 1]; with ``retrieves``, not at the fine scale, and behind all heads action
+        and nearness of the nearest step. And 1 where there is an example, else 0.
 
         :param features: (M, N, feature_dim), normalised.
         :param prompts: M encoded prompts.
         :return: (M, N, output_dim).
         """
         shown = prompts.has_trajectory[:, None, None].to(features.dtype)  # (M, 1, 1)
-        read = self._beside(features, prompts.steps)
+        read = self._beside(features, prompts.keys, prompts.steps)
         return th.cat([features * (1.0 - shown), read * shown, shown.expand(*features.shape[:2], 1)], dim=-1)
 
     def project(self, layer: nn.Linear, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
@@ -138,45 +159,48 @@ class NearestSteps(StateReader):
         if features.device.type != "cpu" or th.compiler.is_compiling():
             return super().project(layer, features, prompts)
         of_state, of_example, of_flag = layer.weight.split([features.shape[-1], self.example_dim, 1], dim=1)
-        alone = (~prompts.has_trajectory).nonzero().squeeze(1)
         shown = prompts.has_trajectory.nonzero().squeeze(1)
-        read = self._beside(features.index_select(0, shown), prompts.steps.index_select(0, shown))
-        parts = [
+        if len(shown) == len(features):  # as in acting: nothing is copied
+            read = self._beside(features, prompts.keys, prompts.steps)
+            return F.linear(read, of_example, layer.bias + of_flag.squeeze(1))
+        alone = (~prompts.has_trajectory).nonzero().squeeze(1)
+        parts = (part.index_select(0, shown) for part in (features, prompts.keys, prompts.steps))
+        of_parts = [
             F.linear(features.index_select(0, alone), of_state, layer.bias),
-            F.linear(read, of_example, layer.bias + of_flag.squeeze(1)),
+            F.linear(self._beside(*parts), of_example, layer.bias + of_flag.squeeze(1)),
         ]
-        return th.cat(parts).index_select(0, th.cat([alone, shown]).argsort())
+        return th.cat(of_parts).index_select(0, th.cat([alone, shown]).argsort())
 
-    def _beside(self, features: th.Tensor, steps: th.Tensor) -> th.Tensor:
-        """Read the examples, whose steps are (M, L, F + A), beside each state: (M, N, example_dim)."""
-        feature_dim = features.shape[-1]
-        states, actions = steps[..., :feature_dim], steps[..., feature_dim:]  # (M, L, F), (M, L, A)
-        n_steps = states.shape[1]
-        ways = th.cat([states, *(_shifted(states, ahead) for ahead in _AHEAD)], dim=-1)  # (M, L, (1 + h) F)
-        times = th.linspace(0.0, 1.0, n_steps, device=states.device).expand(len(states), -1).unsqueeze(-1)
-        weights = self._weights(features, states)  # (M, heads, N, L)
-        read = th.cat([ways, actions, times], dim=-1).unsqueeze(1)
-        nearest = weights @ read  # (M, heads, N, (1 + h) F + A + 1)
-        targets, beside = nearest.tensor_split([ways.shape[-1]], dim=-1)
-        differences = targets - th.cat([features] * (1 + len(_AHEAD)), dim=-1).unsqueeze(1)
-        by_head = th.cat([differences, th.tanh(differences / _FINE_SCALE), beside], dim=-1)
-        return by_head.transpose(1, 2).flatten(2)
+    def _beside(self, features: th.Tensor, keys: th.Tensor, steps: th.Tensor) -> th.Tensor:
+        """Read the examples' steps, (M, S, step_dim), beside each state: (M, N, example_dim)."""
+        if not steps.shape[1]:
+            return features.new_zeros(*features.shape[:2], self.example_dim)
+        feature_dim, n_ways = features.shape[-1], 1 + len(LOOK_AHEADS)
+        near, is_step = self._nearest(features, keys, steps)  # (M, N, k, step_dim), (M, N, k)
+        squares = (near[..., :feature_dim] - features.unsqueeze(2)).square()  # (M, N, k, F)
+        nearness = -squares @ self.log_scales.exp().square().T  # (M, N, k, heads)
+        # Not by infinity: a prompt without a step would have no number as its weights.
+        nearness = nearness.masked_fill(~is_step.unsqueeze(-1), -FAR)
+        read = th.softmax(nearness, dim=2).transpose(2, 3) @ near  # (M, N, heads, step_dim)
+        targets, beside = read.tensor_split([n_ways * feature_dim], dim=-1)
+        differences = targets - th.cat([features] * n_ways, dim=-1).unsqueeze(2)
+        fine = [] if self.retrieves else [th.tanh(differences / _FINE_SCALE)]
+        by_head = th.cat([differences, *fine, beside], dim=-1).flatten(2)
+        if not self.retrieves:
+            return by_head
+        nearest = near[:, :, 0, -1 - self.action_dim : -1]
+        # Of the differences themselves: `distances` are rounded where they are small.
+        distance = squares[:, :, 0].detach().mean(dim=-1, keepdim=True).sqrt()
+        return th.cat([by_head, nearest, *(th.exp(-distance / scale) for scale in _NEAR)], dim=-1)
 
-    def _weights(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
-        """Weigh each step for each state: (M, heads, N, L), summing to one over the steps."""
-        scales = self.log_scales.exp()[:, None]  # (heads, 1, F)
-        queries, keys = features.unsqueeze(1) * scales, states.unsqueeze(1) * scales  # (M, heads, N or L, F)
-        # -|q - k|^2 less |q|^2, which is the same for all steps.
-        return th.softmax(2.0 * queries @ keys.transpose(2, 3) - keys.square().sum(-1).unsqueeze(2), dim=-1)
-
-
-def _shifted(states: th.Tensor, ahead: int) -> th.Tensor:
-    """Move to the states some steps ahead, or to the last one: (M, L, F); [0, 1, 2, 3] by 3 is [3, 3, 3, 3].
-
-    By slices: the gradient of an indexed tensor is summed in no certain order on several threads.
-    """
-    ahead = min(ahead, states.shape[1])
-    return th.cat([states[:, ahead:], states[:, -1:].expand(-1, ahead, -1)], dim=1)
+    def _nearest(self, features: th.Tensor, keys: th.Tensor, steps: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Gather the nearest steps of each state, nearest first; and tell which of them are steps."""
+        n_steps = steps.shape[1]
+        n_nearest = min(_N_RETRIEVED, n_steps) if self.retrieves else n_steps
+        at, distances = nearest_steps(features, keys, n_nearest)  # (M, N, k)
+        first = n_steps * th.arange(len(steps), device=steps.device)[:, None, None]
+        rows = steps.flatten(0, 1).index_select(0, (first + at).flatten())
+        return rows.view(*at.shape, steps.shape[-1]), distances < FAR_AWAY
 
 
 def make_state_reader(
@@ -193,6 +217,6 @@ def make_state_reader(
     """
     if conditioning == "cross_attention":
         return TrajectoryAttention(feature_dim, token_dim, n_heads)
-    if conditioning == "nearest_steps":
-        return NearestSteps(feature_dim, action_dim)
+    if conditioning in ("nearest_steps", "retrieval"):
+        return NearestSteps(feature_dim, action_dim, retrieves=conditioning == "retrieval")
     return StateAlone(feature_dim)

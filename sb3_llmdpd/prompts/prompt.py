@@ -1,11 +1,12 @@
 """`Prompt`, what a user says about a task: a sentence, one example trajectory, or both."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sb3_llmdpd.data.checks import Observations, check_texts
+from sb3_llmdpd.data.checks import Observations, check_texts, entries_of
 from sb3_llmdpd.data.episodes import Episode
 
 PROMPT_WINDOW = 16
@@ -70,23 +71,27 @@ class Prompt:
     """The condition of the policy on a task.
 
     :param text: one sentence, or None.
-    :param trajectory: one example (see `Trajectory.of`), or None.
+    :param trajectory: one example (see `Trajectory.of`), or None. Afterwards the first example, or None.
     :param text_vector: (text_dim,), the sentence's vector by the model's own text encoder; or None.
+    :param trajectories: any number of examples, of any lengths. Afterwards all examples, as a tuple.
     :raises TypeError: when one of them has a wrong type.
-    :raises ValueError: when the sentence is empty or given twice, the example or the vector malformed.
+    :raises ValueError: when the sentence is empty or given twice, when both one example and several are
+        given, or when an example or the vector is malformed.
     """
 
     text: str | None = None
     trajectory: TrajectoryLike | None = None
     text_vector: np.ndarray | None = None
+    trajectories: Sequence[TrajectoryLike] = ()
 
     def __post_init__(self) -> None:
         if self.text is not None:
             if not isinstance(self.text, str):
                 raise TypeError(f"`task_text` must be a string, got {type(self.text).__name__}")
             object.__setattr__(self, "text", check_texts(self.text, "`task_text`")[0])
-        if self.trajectory is not None and not isinstance(self.trajectory, Episode):
-            object.__setattr__(self, "trajectory", Trajectory.of(self.trajectory))
+        examples = self._examples()
+        object.__setattr__(self, "trajectories", examples)
+        object.__setattr__(self, "trajectory", examples[0] if examples else None)
         if self.text_vector is not None:
             if self.text is not None:
                 raise ValueError("pass the sentence either as `text` or as `text_vector`, not both")
@@ -98,14 +103,45 @@ class Prompt:
         return self.text is not None or self.text_vector is not None
 
     def is_same(self, other: "Prompt") -> bool:
-        """Tell whether a prompt is certain to mean the same: one sentence and the same example object.
+        """Tell whether a prompt is certain to mean the same: one sentence and the same examples.
 
         :param other: prompt to compare with.
-        :return: False also for two examples that are merely equal, and for a sentence and its vector.
+        :return: False also for two `Episode`s that are merely equal, and for a sentence and its vector.
         """
         mine, its = self.text_vector, other.text_vector
         same_vector = mine is its if mine is None or its is None else np.array_equal(mine, its)
-        return self.text == other.text and self.trajectory is other.trajectory and same_vector
+        same_examples = len(self.trajectories) == len(other.trajectories) and all(
+            map(_is_same_example, self.trajectories, other.trajectories)
+        )
+        return self.text == other.text and same_vector and same_examples
+
+    def _examples(self) -> tuple[TrajectoryLike, ...]:
+        """Check the examples, whichever way they were given."""
+        several = self.trajectories
+        if not isinstance(several, list | tuple):
+            raise TypeError(
+                f"`trajectories` must be a list of examples, got {type(several).__name__}: pass one example"
+                " as `trajectory`"
+            )
+        if self.trajectory is None:
+            given = several
+        elif not several or several[0] is self.trajectory:
+            given = several or [self.trajectory]
+        else:
+            raise ValueError("pass either one example as `trajectory`, or several as `trajectories`")
+        return tuple(each if isinstance(each, Episode) else Trajectory.of(each) for each in given)
+
+
+def _is_same_example(one: TrajectoryLike, other: TrajectoryLike) -> bool:
+    """Tell whether two are one object, or were made of equal arrays, as a pair is at each call."""
+    if one is other or not (isinstance(one, Trajectory) and isinstance(other, Trajectory)):
+        return one is other
+    mine, its = entries_of(one.observations), entries_of(other.observations)
+    return (
+        mine.keys() == its.keys()
+        and np.array_equal(one.actions, other.actions)
+        and all(np.array_equal(rows, its[key]) for key, rows in mine.items())
+    )
 
 
 def window_steps(lengths: np.ndarray, window: int, offsets: np.ndarray | float = 0.5) -> np.ndarray:

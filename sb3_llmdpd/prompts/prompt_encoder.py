@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch as th
 from torch import nn
 
+from sb3_llmdpd.networks.example_steps import StepPlaces, example_keys, example_steps
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding
 
 
@@ -57,23 +58,34 @@ class PromptEncoder(nn.Module):
         """Encode M prompts.
 
         :param prompts: M prompts, their text vectors standardised.
-        :param features: (M, L, feature_dim), normalised features of ``prompts.observations``.
+        :param features: (M, S, feature_dim), normalised features of ``prompts.observations``.
         :return: vectors (M, text_embedding_dim + trajectory_embedding_dim); encoded and plain steps.
         """
         shown = prompts.has_trajectory
         vectors = self.null_text.expand(len(shown), -1)
         if self.text is not None and prompts.text_vectors.shape[1]:
             vectors = th.where(prompts.has_text[:, None], self.text(prompts.text_vectors), vectors)
-        steps = th.cat([features, prompts.actions], dim=-1)  # (M, L, feature_dim + action_dim)
-        tokens = steps[..., :0]
+        places = StepPlaces.of(prompts.lengths, features.shape[1])
         if self.trajectory is None:
-            return PromptEncoding(vectors, tokens, steps, shown)
+            steps = example_steps(features, prompts.actions, places)
+            keys = example_keys(features, places.is_step)
+            return PromptEncoding(vectors, steps[..., :0], keys, steps, places.is_step, shown)
+        steps = th.cat([features, prompts.actions], dim=-1)  # (M, S, feature_dim + action_dim)
+        tokens = steps[..., :0]
         if steps.shape[1]:
-            tokens = self.trajectory(steps)  # (M, L, token_dim)
-            trajectory = th.where(shown[:, None], self.pool(tokens.mean(dim=1)), self.null_trajectory)
+            windows = steps.unflatten(1, (-1, self.trajectory.window)).flatten(0, 1)  # (M * E, L, ...)
+            tokens = (
+                self.trajectory(windows).unflatten(0, (len(steps), -1)).flatten(1, 2)
+            )  # (M, S, token_dim)
+            # The mean over all steps of all examples, and so over windows.
+            share = places.is_step / places.is_step.sum(dim=1, keepdim=True).clamp(min=1)
+            mean = (share.unsqueeze(1) @ tokens).squeeze(1)
+            trajectory = th.where(shown[:, None], self.pool(mean), self.null_trajectory)
         else:  # no example is shown, and none has to be encoded
             trajectory = self.null_trajectory.expand(len(shown), -1)
-        return PromptEncoding(th.cat([vectors, trajectory], dim=1), tokens, steps, shown)
+        vectors = th.cat([vectors, trajectory], dim=1)
+        nothing = steps.new_zeros(*steps.shape[:2], 0)
+        return PromptEncoding(vectors, tokens, nothing, nothing, places.is_step, shown)
 
 
 class TrajectoryEncoder(nn.Module):
@@ -93,6 +105,7 @@ class TrajectoryEncoder(nn.Module):
         self, feature_dim: int, action_dim: int, window: int, token_dim: int, n_layers: int, n_heads: int
     ) -> None:
         super().__init__()
+        self.window = window
         self.embed = nn.Linear(feature_dim + action_dim, token_dim)
         self.positions = nn.Parameter(0.02 * th.randn(window, token_dim))
         layer = nn.TransformerEncoderLayer(  # without dropout

@@ -12,7 +12,7 @@ from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.images import channels_first_space
 from sb3_llmdpd.data.stored_dataset import StoredDataset
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
-from sb3_llmdpd.replay.batch_sampler import BatchSampler, Draw
+from sb3_llmdpd.replay.batch_sampler import BatchSampler, Draw, check_examples_per_prompt
 from sb3_llmdpd.replay.episode_index import EpisodeIndex
 from sb3_llmdpd.replay.return_weights import check_return_weight
 from sb3_llmdpd.replay.step_storage import MappedStorage, ResidentStorage, StepStorage
@@ -39,6 +39,7 @@ class PromptReplayBuffer(ReplayBuffer):
     :param device: device of the arrays and the batches
     :param prompts_per_batch: largest M; a smaller batch has fewer
     :param prompt_window: L, steps of an example, spread over it up to its first success
+    :param examples_per_prompt: fewest and most examples of a prompt; how many is drawn for each
     :param same_goal: draw the example among episodes of the same goal; every episode then needs one
     :param reward_scale: ``"per_task"`` divides rewards by their root mean square in the task, so that the
         task with the largest rewards does not rule the shared critic; ``"none"`` leaves them
@@ -49,6 +50,7 @@ class PromptReplayBuffer(ReplayBuffer):
     :param seed: seed of the buffer's Generator
     :param observation_space: space of the model. Where it is the data's, images keep the order of their axes;
         otherwise their channels are moved to the front, as SB3 does.
+    :raises TypeError: when ``examples_per_prompt`` is no pair of whole numbers
     :raises ValueError: on an unknown ``reward_scale``, sizes below one, ``same_goal`` without goals, a
         negative ``return_weight``, or one above 0 with a ``gamma`` of 1
     """
@@ -59,6 +61,7 @@ class PromptReplayBuffer(ReplayBuffer):
         device: th.device | str = "auto",
         prompts_per_batch: int = 32,
         prompt_window: int = PROMPT_WINDOW,
+        examples_per_prompt: tuple[int, int] = (1, 1),
         same_goal: bool = False,
         reward_scale: str = "per_task",
         return_weight: float = 0.0,
@@ -81,13 +84,14 @@ class PromptReplayBuffer(ReplayBuffer):
         self.full = True
         self.prompts_per_batch = prompts_per_batch
         self.prompt_window = prompt_window
+        self.examples_per_prompt = check_examples_per_prompt(examples_per_prompt)
         self.same_goal = same_goal
         self.reward_scale = reward_scale
         self.return_weight = return_weight
         self.seed(seed)
         first_rows = dataset.first_rows if isinstance(dataset, StoredDataset) else None
         self._index = EpisodeIndex(dataset.episodes, same_goal, return_weight, gamma, first_rows)
-        self._draw = BatchSampler(self._index, prompts_per_batch, prompt_window)
+        self._draw = BatchSampler(self._index, prompts_per_batch, prompt_window, self.examples_per_prompt)
         self._store(dataset)
         del self._index.episodes  # their arrays are stored, and would be in memory twice
         self.tasks, self.texts = self._index.tasks, self._index.texts
@@ -208,12 +212,14 @@ class PromptReplayBuffer(ReplayBuffer):
         else:
             text_vectors = self.text_vectors.new_zeros(n_prompts, self.text_vectors.shape[1])
         observations, actions = self._storage.take(draw.example_rows)
+        has_example = th.from_numpy(draw.has_example).to(self.device)  # (M, E)
         return PromptBatch(
             text_vectors=text_vectors,
             has_text=th.from_numpy(has_text).to(self.device),
             observations=observations,
             actions=actions.unflatten(0, (n_prompts, -1)),
-            has_trajectory=th.from_numpy(draw.has_example).to(self.device),
+            lengths=has_example * self.prompt_window,
+            has_trajectory=has_example[:, 0],
         )
 
     def _rows(self, array: th.Tensor, rows: np.ndarray) -> th.Tensor:

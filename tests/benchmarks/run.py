@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import acting
+import many_examples
 import mapped_data
 import reading
 import sampling
@@ -20,6 +21,7 @@ SECTIONS: dict[str, Callable[[int], str]] = {
     "where a step goes": training.profile,
     "growth": training.growth,
     "acting": acting.section,
+    "examples": many_examples.section,
     "sampling": sampling.section,
     "reading": reading.section,
     "start-up": start_up.section,

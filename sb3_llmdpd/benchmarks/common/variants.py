@@ -12,6 +12,10 @@ from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 
 BOTH, TEXT, EXAMPLE, NOTHING = "text+trajectory", "text", "trajectory", "none"
+NUMBERS = (1, 5, 25)
+"""Numbers of examples in the tables."""
+SEVERAL = tuple(f"{condition}:{n}" for condition in (BOTH, EXAMPLE) for n in NUMBERS[1:])
+"""Conditions that show several examples at once."""
 LEARNED, PROMPT_DT, CONTROL = "llmdpd", "prompt-dt", "control"
 """Methods: a model of `LLMDPD`, one of `PromptDT`, and a condition that acts by itself, untrained."""
 
@@ -46,10 +50,31 @@ _FULL = (
 )
 _CONCAT = (
     "the example as one vector of a transformer beside the state, as in the paper,"
-    " in place of its nearest steps"
+    " in place of the nearest steps of all"
 )
 _BEST_OF = "full, best of {} actions by the critic"
 _HASHING = "sentences read by a bag of hashed words instead of a language model"
+_NEAREST_STEPS = "one example in training, read as a window of 16 steps; no scenes turned or aligned"
+_WINDOWS = {
+    "examples_per_prompt": (1, 1),
+    "trajectory_dropout": 0.5,
+    "augmentation": None,
+    "alignment": None,
+    "policy_kwargs": {"conditioning": "nearest_steps", "prompt_window": 16},
+}
+_RETRIEVE = (
+    "retrieve and play, which learns nothing: at each step the action of the nearest step of all examples, by"
+    " the features that the method reads"
+)
+_RETRIEVE_ALIGNED = "the same from examples that are moved into the scene, as the method's are"
+_ALIGN = (
+    "align and replay, which learns nothing: the example of the nearest scene, its hand's path moved with"
+    " object and goal, and tracked"
+)
+_COPY = (
+    "the actions of one example in their order, each at the nearest of its states: weaker than retrieve,"
+    " which may go back"
+)
 _NO_PROMPT = {"text_dropout": 1.0, "trajectory_dropout": 1.0}
 _UNWEIGHTED = {"return_weight": 0.0}
 _CLONING = {"eta": 0.0, **_UNWEIGHTED}
@@ -57,7 +82,7 @@ _ATTENTION = {"policy_kwargs": {"conditioning": "cross_attention"}}
 _EXPECTILE = {"critic_objective": "expectile"}
 _RELATIVE = {"features_extractor_class": "metaworld_relative"}
 _LISTED = (
-    Variant("full", _FULL, {}, (BOTH, TEXT, EXAMPLE, NOTHING, "wrong", *CONTROLS_OF_PROMPTS)),
+    Variant("full", _FULL, {}, (BOTH, TEXT, EXAMPLE, NOTHING, *SEVERAL, "wrong", *CONTROLS_OF_PROMPTS)),
     Variant("no-text", "trained without sentences", {"text_dropout": 1.0}, (EXAMPLE,)),
     Variant("no-trajectory", "trained without examples", {"trajectory_dropout": 1.0}, (TEXT,)),
     Variant("no-prompt", "trained without any prompt: plain Diffusion-QL", _NO_PROMPT, (NOTHING,)),
@@ -73,6 +98,7 @@ _LISTED = (
     Variant("bc", "plain behaviour cloning, of all episodes alike", _CLONING, (BOTH, EXAMPLE)),
     Variant("hashing", _HASHING, {"text_encoder": "hashing"}, (BOTH, TEXT)),
     Variant("diffusion-ql", "the Q term through the whole chain", {"policy_objective": "diffusion_ql"}),
+    Variant("nearest-steps", _NEAREST_STEPS, _WINDOWS, (BOTH, EXAMPLE, *SEVERAL)),
     Variant("concat", _CONCAT, {"policy_kwargs": {"conditioning": "concat"}}, (BOTH, TEXT, EXAMPLE, NOTHING)),
     Variant(
         "cross-attention", "the same, and the actor attends to the encoded steps of the example", _ATTENTION
@@ -85,15 +111,19 @@ _LISTED = (
     Variant(
         "prompt-dt",
         "Prompt-DT with the same prompts, the closest relative without diffusion",
-        _RELATIVE,
-        (BOTH, TEXT),
+        {**_RELATIVE, "examples_per_prompt": (1, 5)},
+        (BOTH, TEXT, *SEVERAL[:2]),
         method=PROMPT_DT,
     ),
     *(
-        Variant(name, sentence, {}, (name,), method=CONTROL)
-        for name, sentence in (
-            ("copy", "the example's actions, step by step those of the nearest of its states"),
-            ("expert", "the scripted experts, which know goal and task: the ceiling"),
+        Variant(name, sentence, {}, conditions, method=CONTROL)
+        for name, sentence, conditions in (
+            ("retrieve", _RETRIEVE, (EXAMPLE, *SEVERAL[2:])),
+            ("retrieve-aligned", _RETRIEVE_ALIGNED, (EXAMPLE, *SEVERAL[2:])),
+            ("align", _ALIGN, (EXAMPLE, *SEVERAL[2:])),
+            ("copy", _COPY, ("copy",)),
+            ("random", "uniformly random actions: the floor of normalised returns", (NOTHING,)),
+            ("expert", "the scripted experts, which know goal and task: the ceiling", ("expert",)),
         )
     ),
 )
@@ -101,7 +131,17 @@ _LISTED = (
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _LISTED}
 """Every listed variant by its name."""
 
-KEY_VARIANTS = ("full", "no-prompt", "no-text", "no-trajectory", "bc", "copy", "expert")
+KEY_VARIANTS = (
+    "full",
+    "no-prompt",
+    "no-text",
+    "no-trajectory",
+    "bc",
+    "retrieve",
+    "align",
+    "random",
+    "expert",
+)
 """Variants that a table cannot do without."""
 
 

@@ -6,7 +6,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from sb3_llmdpd.baselines.align_and_replay import AlignAndReplay
 from sb3_llmdpd.baselines.prompt_dt import PromptDT
+from sb3_llmdpd.baselines.retrieve_and_play import RetrieveAndPlay
 from sb3_llmdpd.benchmarks.common.results import hardware_here, in_order
 from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
 from sb3_llmdpd.benchmarks.common.trainings import (
@@ -31,7 +33,12 @@ from sb3_llmdpd.benchmarks.common.variants import (
 from sb3_llmdpd.benchmarks.metaworld.examples import example_episodes
 from sb3_llmdpd.benchmarks.metaworld.report import metaworld_report
 from sb3_llmdpd.benchmarks.metaworld.results import GridResults, gather, read_grid, write_grid
-from sb3_llmdpd.benchmarks.metaworld.settings import DATA, EPISODES_PER_GOAL, MetaworldSettings
+from sb3_llmdpd.benchmarks.metaworld.settings import (
+    DATA,
+    EPISODES_PER_GOAL,
+    EXAMPLES_PER_GOAL,
+    MetaworldSettings,
+)
 from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.common.processes import n_cores
 from sb3_llmdpd.common.schedules import CosineSchedule
@@ -40,7 +47,7 @@ from sb3_llmdpd.data.metaworld.collection import collect
 from sb3_llmdpd.data.metaworld.envs import MetaWorldEnv
 from sb3_llmdpd.data.minari import load_minari
 from sb3_llmdpd.evaluation.conditions import Cell, make_cells, shared_scene_cells
-from sb3_llmdpd.evaluation.players import CopyPlayer, Player
+from sb3_llmdpd.evaluation.players import CopyPlayer, Player, RandomPlayer
 from sb3_llmdpd.evaluation.results import METAWORLD, RESULTS, versions, write_results
 from sb3_llmdpd.evaluation.tasks import evaluate_tasks
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
@@ -49,8 +56,9 @@ _EPISODE_WORK = 4
 """Gradient steps that take one process as long as an evaluated episode, for the time left on the bar."""
 
 _DATASETS = "metaworld-{goal}-{data}-{n}-seed-{seed}/{{task}}-v0"
-_EXAMPLES = "metaworld-examples-{goal}-{n}-seed-{seed}/{{task}}-v0"
+_EXAMPLES = "metaworld-{n}-examples-{goal}-seed-{seed}/{{task}}-v0"
 
+_FEATURES = ("features_extractor_class", "features_extractor_kwargs")
 _PROMPTING = ("text_encoder", "text_dropout", "trajectory_dropout", "pair_dropout")
 """Arguments of the shared model that Prompt-DT has as well; all others are its own."""
 
@@ -129,7 +137,8 @@ class MetaworldBenchmark:
         """List the cells that a training of the variant is evaluated in."""
         settings, unseen, visible = self.settings, self.settings.unseen_tasks, self.settings.goal_visible
         tasks = (*unseen, *settings.seen_tasks)
-        cells = make_cells(tasks, variant.conditions, unseen=unseen, same_goal=not visible, seed=seed)
+        conditions = tuple(filter(settings.can_show, variant.conditions))
+        cells = make_cells(tasks, conditions, unseen=unseen, same_goal=not visible, seed=seed)
         numbers = (
             settings.n_seen_episodes_under(cell.condition) if cell.seen else settings.n_unseen_episodes
             for cell in cells
@@ -157,7 +166,10 @@ class MetaworldBenchmark:
         for tasks, n_episodes in ((unseen, settings.n_unseen_episodes), (seen, settings.n_seen_episodes)):
             n_examples = settings.n_examples_of(n_episodes)
             id_format = _EXAMPLES.format(n=n_examples, **named)
-            self._examples |= example_episodes(tasks, n_examples, id_format=id_format, **shared)
+            per_goal = 1 if settings.goal_visible else EXAMPLES_PER_GOAL
+            self._examples |= example_episodes(
+                tasks, n_examples, n_per_goal=per_goal, id_format=id_format, **shared
+            )
 
     def _run(self, training: Training, folder: Path, bar: TrainingsBar) -> None:
         variant, settings = self.variants[training.variant], self.settings
@@ -180,7 +192,7 @@ class MetaworldBenchmark:
 
     def _player(self, variant: Variant, training: Training, bar: TrainingsBar) -> LLMDPD | Player:
         if variant.method == CONTROL:
-            return CopyPlayer()  # the expert is the environment's own
+            return self._control(variant.name)
         if variant.method == PROMPT_DT:
             return self._train_prompt_dt(variant, training, bar)
         if variant.trained_as is None:
@@ -189,6 +201,21 @@ class MetaworldBenchmark:
         for name, value in variant.model.items():
             setattr(model, name, value)
         return model
+
+    def _control(self, name: str) -> Player:
+        """Make the player that learns nothing, with the features that the models read."""
+        data = self.data
+        if name in ("retrieve", "retrieve-aligned"):
+            model = self.settings.model
+            policy = model.get("policy_kwargs", {})
+            features = {key: policy[key] for key in _FEATURES if key in policy}
+            alignment = model.get("alignment") if name == "retrieve-aligned" else None
+            return RetrieveAndPlay(data.observation_space, data.action_space, alignment=alignment, **features)
+        if name == "align":
+            return AlignAndReplay()
+        if name == "random":
+            return RandomPlayer(data.action_space)
+        return CopyPlayer()  # also for the expert, which is the environment's own
 
     def _train(self, variant: Variant, training: Training, bar: TrainingsBar) -> LLMDPD:
         """Train the model of a variant with the training's seed, as far as it is not trained yet."""

@@ -16,6 +16,9 @@ N_EXAMPLES = 5
 N_EPISODES = 50
 """Evaluation episodes of a task by default: with the goal hidden, each has an example of its own."""
 
+_FEWEST_SPARE = 3
+"""Episodes beyond those asked for that are collected at least, and half as many as are asked for."""
+
 _EXAMPLE_SEED = 1_000_003
 """Keeps the scenes of examples apart from those of training, whatever seed both were given."""
 
@@ -24,26 +27,49 @@ def example_episodes(
     tasks: Sequence[str],
     n_episodes: int,
     *,
+    n_per_goal: int = 1,
     seed: int = 0,
     goal_visible: bool = True,
     id_format: str | None = None,
     **arguments: Any,
 ) -> dict[str, list[Episode]]:
-    """Collect the examples that are not there yet, and read all.
+    """Collect the examples that are not there yet, and read all. Failed episodes are no examples.
+
+    Some more are collected than are asked for, since the expert fails now and then.
 
     :param tasks: names of tasks.
-    :param n_episodes: episodes of each task.
+    :param n_episodes: examples of each task; fewer where the expert fails too often.
+    :param n_per_goal: how many of them share a goal, those of the next goal behind them.
     :param seed: seed of the scenes, which differ from those of training data of the same seed.
     :param goal_visible: whether the observations hold the goal.
     :param id_format: see `collect`; by default the same for all commands.
     :param arguments: further arguments of `collect`, such as the ``noise`` of the training data.
-    :return: the episodes by task.
+    :return: the examples by task.
     """
     if not tasks:
         return {}
     arguments |= {"goal_visible": goal_visible, "id_format": id_format or _IDS[goal_visible]}
-    ids = collect(tasks, n_episodes=n_episodes, seed=seed + _EXAMPLE_SEED, **arguments)
-    examples: dict[str, list[Episode]] = {}
+    if n_per_goal == 1:
+        n_collected, of_goal = n_episodes + max(_FEWEST_SPARE, n_episodes // 2), 1
+    else:
+        of_goal = n_per_goal + 1
+        n_collected = n_episodes // n_per_goal * of_goal
+    ids = collect(
+        tasks, n_episodes=n_collected, episodes_per_goal=of_goal, seed=seed + _EXAMPLE_SEED, **arguments
+    )
+    examples: dict[str, list[Episode]] = {task: [] for task in tasks}
     for episode in load_minari(ids, root=arguments.get("root")).episodes:
-        examples.setdefault(episode.task, []).append(episode)
-    return examples
+        if episode.success is not False:
+            examples[episode.task].append(episode)
+    if n_per_goal > 1:
+        examples = {task: _goals_in_turns(episodes, n_per_goal) for task, episodes in examples.items()}
+    return {task: episodes[:n_episodes] for task, episodes in examples.items()}
+
+
+def _goals_in_turns(episodes: Sequence[Episode], n_per_goal: int) -> list[Episode]:
+    """Take the first of each goal, then the second of each, and so on, of goals that have enough."""
+    by_goal: dict[str | None, list[Episode]] = {}
+    for episode in episodes:
+        by_goal.setdefault(episode.goal, []).append(episode)
+    whole = [of_goal[:n_per_goal] for of_goal in by_goal.values() if len(of_goal) >= n_per_goal]
+    return [episode for in_turn in zip(*whole, strict=True) for episode in in_turn]

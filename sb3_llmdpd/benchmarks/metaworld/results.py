@@ -27,6 +27,8 @@ class TrainingCell:
     :param phases: share of the episodes that passed each of `PHASES`, to three digits; None if not watched.
     :param soon: (n_episodes,), 1 for a success that came soon (`sb3_llmdpd.data.metaworld.scenes.soon`), in
         the scenes that two tasks share; None in all other cells.
+    :param early_returns: (n_episodes,), sums of raw rewards over the first ``EARLY_STEPS`` steps, to one
+        digit; None in older results.
     """
 
     variant: str
@@ -38,6 +40,7 @@ class TrainingCell:
     returns: tuple[float, ...]
     phases: tuple[float, ...] | None = None
     soon: tuple[int, ...] | None = None
+    early_returns: tuple[float, ...] | None = None
 
     @property
     def told(self) -> str | None:
@@ -63,6 +66,7 @@ class TrainingCell:
             tuple(round(total, 1) for total in result.returns),
             None if rates is None else tuple(round(rate, 3) for rate in rates),
             tuple(map(int, result.soon)) if result.condition.is_told else None,
+            None if result.early_returns is None else tuple(round(each, 1) for each in result.early_returns),
         )
 
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from sb3_llmdpd.benchmarks.common.variants import merged
+from sb3_llmdpd.benchmarks.common.variants import NUMBERS, merged
 from sb3_llmdpd.benchmarks.metaworld.splits import tasks_of_split
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.data.metaworld.envs import HORIZON
 from sb3_llmdpd.data.metaworld.tasks import task_info
-from sb3_llmdpd.evaluation.conditions import CONTROLS_OF_PROMPTS, Condition
+from sb3_llmdpd.evaluation.conditions import CONTROLS_OF_PROMPTS, Condition, split_number
 
 GOALS = ("visible", "hidden")
 DATA = {"expert": (0.1,), "mixed": (0.0, 0.25, 0.5, 1.0, 100.0)}
@@ -18,6 +18,9 @@ actions are random, each entry at either end of its range."""
 
 EPISODES_PER_GOAL = 2
 """Episodes that share a goal where it is hidden: an example must be another episode of the same goal."""
+
+EXAMPLES_PER_GOAL = 5
+"""Examples of each goal where it is hidden, to show several of them at once."""
 
 SEEN_EPISODES = {"visible": 10, "hidden": 50}
 """Episodes of a seen task by the goal: 45 tasks have a visible one, and hardly ten one that must be told."""
@@ -59,7 +62,7 @@ class MetaworldSettings:
     n_steps: int = 10_000
     n_unseen_episodes: int = 50
     n_seen_episodes: int = SEEN_EPISODES["visible"]
-    n_examples: int = 5
+    n_examples: int = max(NUMBERS)
     max_episode_steps: int = HORIZON
     stop_at_success: bool = False
     data_seed: int = 0
@@ -108,15 +111,23 @@ class MetaworldSettings:
             n_steps=small.n_steps,
             n_unseen_episodes=small.n_unseen_episodes,
             n_seen_episodes=small.n_seen_episodes,
-            n_examples=2,  # of two goals, so that one can be the wrong one
+            n_examples=5,  # as many as a condition shows, and of several goals, so that one can be wrong
             max_episode_steps=small.max_episode_steps,
             model=_suited(small.model, self.goal),
             log_interval=small.log_interval,
         )
 
     def n_examples_of(self, n_episodes: int) -> int:
-        """Count the examples of a task: one for each evaluation episode where they decide the goals."""
-        return self.n_examples if self.goal_visible else max(self.n_examples, n_episodes)
+        """Count the examples of a task: where they decide the goals, several for each evaluation episode."""
+        return self.n_examples if self.goal_visible else EXAMPLES_PER_GOAL * n_episodes
+
+    def can_show(self, condition: str) -> bool:
+        """Tell whether there are enough examples for a condition: with a hidden goal, of one goal.
+
+        :param condition: name of the condition.
+        """
+        most = self.n_examples if self.goal_visible else EXAMPLES_PER_GOAL
+        return split_number(condition)[1] <= most
 
     def n_seen_episodes_under(self, condition: Condition) -> int:
         """Count the evaluation episodes of a seen task: a fifth under controls, which are for unseen tasks.
@@ -126,8 +137,9 @@ class MetaworldSettings:
         :param condition: the condition.
         :return: at least 1.
         """
-        decides = condition.name == "wrong-trajectory" and not self.goal_visible
-        is_control = condition.name in ("wrong", *CONTROLS_OF_PROMPTS)
+        name, _ = split_number(condition.name)
+        decides = name == "wrong-trajectory" and not self.goal_visible
+        is_control = name in ("wrong", *CONTROLS_OF_PROMPTS)
         return max(1, self.n_seen_episodes // 5) if is_control and not decides else self.n_seen_episodes
 
     @property

@@ -14,7 +14,11 @@ two settings apart."""
 
 _FOLDS = {f"{name}-{number}": (n, seed, number) for name, (n, seed) in _DEALS.items() for number in range(n)}
 
-SPLIT_NAMES = f"ml45, ml10, fold-0 to fold-8, third-0 to third-2, or {CUSTOM} with the unseen tasks"
+OSVI = "osvi"
+"""The split of OSVI-WM, which acts after one video of a new task: all but four tasks are trained on."""
+_OSVI_UNSEEN = ("window-open", "button-press", "door-unlock", "pick-place-wall")
+
+SPLIT_NAMES = f"ml45, ml10, {OSVI}, fold-0 to fold-8, third-0 to third-2, or {CUSTOM} with the unseen tasks"
 
 
 def folds(tasks: Sequence[str] = SPLITS["ml45"][0], n: int = 9, seed: int = 0) -> tuple[tuple[str, ...], ...]:
@@ -35,9 +39,10 @@ def folds(tasks: Sequence[str] = SPLITS["ml45"][0], n: int = 9, seed: int = 0) -
 def tasks_of_split(name: str, unseen: Sequence[str] | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Look up the tasks of a named split.
 
-    :param name: ``"ml45"``, ``"ml10"``; ``"fold-0"`` to ``"fold-8"`` or ``"third-0"`` to ``"third-2"``: that
-        one of nine or three `folds` is held out of ML45's training tasks, and ML45's own unseen tasks are
-        left out altogether; ``"custom"``: training gets all but ``unseen``.
+    :param name: ``"ml45"``, ``"ml10"``, ``"osvi"`` (see `OSVI`); ``"fold-0"`` to ``"fold-8"`` or
+        ``"third-0"`` to ``"third-2"``: that one of nine or three `folds` is held out of ML45's training
+        tasks, and ML45's own unseen tasks are left out altogether; ``"custom"``: training gets all but
+        ``unseen``.
     :param unseen: tasks that ``"custom"`` holds out.
     :return: names to train on, names held out.
     :raises ValueError: on an unknown split or task, and where ``unseen`` is missing or not to be given.
@@ -47,6 +52,8 @@ def tasks_of_split(name: str, unseen: Sequence[str] | None = None) -> tuple[tupl
             f"the split {CUSTOM!r} goes with a list of unseen tasks, and no other does; got {name!r} and"
             f" {unseen}"
         )
+    if name == OSVI:
+        return split(CUSTOM, _OSVI_UNSEEN)
     if name == CUSTOM or name in SPLITS:
         return split(name, unseen)
     if name not in _FOLDS:

@@ -1,14 +1,17 @@
 """The tables on Meta-World: success and return of every row, differences to the method, shared scenes."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from statistics import mean
+from typing import Any
 
 from sb3_llmdpd.benchmarks.common.variants import BOTH
 from sb3_llmdpd.benchmarks.metaworld.results import GridResults, TrainingCell
+from sb3_llmdpd.evaluation.conditions import split_number
 from sb3_llmdpd.evaluation.phases import PHASES
 from sb3_llmdpd.evaluation.report import Table
+from sb3_llmdpd.evaluation.rollouts import EARLY_STEPS
 from sb3_llmdpd.evaluation.statistics import Estimate, mean_over_seeds, with_interval
 
 METHOD = "full"
@@ -97,7 +100,8 @@ def tables(results: GridResults) -> list[Table]:
     """Make the tables of the report.
 
     :return: success and returns of every row on seen tasks, on unseen ones and on each of these, what the
-        method has above the other rows in both, unseen tasks one by one where they are many, shared scenes,
+        method has above the other rows in both, unseen tasks one by one where they are many, success and
+        normalised return by the number of examples, shared scenes,
         how far the method and the experts came on unseen tasks, and what the variants are; those of them that
         have rows. No returns where episodes end at success.
     """
@@ -108,6 +112,7 @@ def tables(results: GridResults) -> list[Table]:
         *_tables_of("Success at any step", results, "successes", digits=2),
         *(_tables_of("Return", results, "returns", digits=0) if has_returns else []),
         _task_table(results),
+        *_number_tables(results, has_returns),
         *_told_tables(results),
         _phase_table(results),
         Table("The rows", ("row", "what it is"), tuple(variants)),
@@ -192,6 +197,83 @@ def _task_table(results: GridResults) -> Table:
         lines.append((task.title, *("" if rate is None else f"{rate.value:.2f}" for rate in rates)))
     header = ("unseen task", *(f"{row.variant}, {row.condition}" for row in rows))
     return Table("Success on each unseen task", header, tuple(lines))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one variant did under one condition, by the number of examples.
+
+    :param variant: name of the variant.
+    :param condition: name of the condition with one example.
+    :param rows: row of each number of examples.
+    """
+
+    variant: str
+    condition: str
+    rows: Mapping[int, Row]
+
+
+def curves(results: GridResults) -> list[Curve]:
+    """Find the variants and conditions that were played with several numbers of examples."""
+    found: dict[tuple[str, str], dict[int, Row]] = {}
+    for row in rows_of(results):
+        condition, n_examples = split_number(row.condition)
+        found.setdefault((row.variant, condition), {})[n_examples] = row
+    return [Curve(*key, dict(sorted(rows.items()))) for key, rows in found.items() if len(rows) > 1]
+
+
+def normalised(results: GridResults, row: Row, values: str) -> Row | None:
+    """Put returns in units in which random actions have 0 and the scripted expert 1, task by task.
+
+    :param results: results with the rows ``random`` and ``expert``.
+    :param row: row to normalise.
+    :param values: ``"returns"`` or ``"early_returns"``.
+    :return: the same row with such values; None where it, or one of the two, has no such returns, and where
+        the two are equal.
+    """
+    ends = [_mean_by_task(results, variant, values) for variant in ("random", "expert")]
+    floor, ceiling = ends
+    cells = []
+    for cell in row.cells:
+        returns, low, high = getattr(cell, values), floor.get(cell.task), ceiling.get(cell.task)
+        if returns is None or low is None or high is None or low == high:
+            return None
+        shares = tuple((each - low) / (high - low) for each in returns)
+        changed: dict[str, Any] = {values: shares}
+        cells.append(replace(cell, **changed))
+    return replace(row, cells=tuple(cells))
+
+
+def _mean_by_task(results: GridResults, variant: str, values: str) -> dict[str, float]:
+    by_task: dict[str, list[float]] = {}
+    for cell in results.cells:
+        if cell.variant == variant and getattr(cell, values) is not None:
+            by_task.setdefault(cell.task, []).extend(getattr(cell, values))
+    return {task: mean(returns) for task, returns in by_task.items()}
+
+
+def _number_tables(results: GridResults, has_returns: bool) -> list[Table]:
+    """Show success, and normalised returns, by the number of examples; empty where there was always one."""
+    found = curves(results)
+    numbers = sorted({n for curve in found for n in curve.rows})
+    titles = {"successes": "Success by the number of examples"}
+    if has_returns:
+        steps = results.settings["max_episode_steps"]
+        titles["returns"] = f"Return over {steps} steps, 0 random and 1 the expert, by the number of examples"
+        titles["early_returns"] = titles["returns"].replace(str(steps), str(EARLY_STEPS), 1)
+    made = []
+    for group, (values, title) in product(_means(results), titles.items()):
+        lines = []
+        for curve in found:
+            shown = [curve.rows.get(n) for n in numbers]
+            if values != "successes":
+                shown = [None if row is None else normalised(results, row, values) for row in shown]
+            estimates = [None if row is None else row.estimate(group.has, values) for row in shown]
+            if any(estimates):
+                lines.append((curve.variant, curve.condition, *map(with_interval, estimates)))
+        header = ("row", "told", *map(str, numbers))
+        made.append(Table(f"{title}, {group.title} [95% interval]", header, tuple(lines)))
+    return made
 
 
 def _told_tables(results: GridResults) -> list[Table]:
