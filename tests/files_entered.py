@@ -13,7 +13,7 @@ import sb3_llmdpd
 from sb3_llmdpd import LLMDPD
 
 PACKAGE = Path(sb3_llmdpd.__file__).parent
-MOST = {"predict": 13, "train(1)": 16, "save": 8, "load": 21}
+MOST = {"predict": 12, "train(1)": 15, "save": 8, "load": 20}
 """The most files that each call may enter."""
 
 

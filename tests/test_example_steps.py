@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from sb3_llmdpd.networks.attention import NearestSteps, StateReader, TrajectoryAttention
-from sb3_llmdpd.networks.example_steps import (
+from sb3_llmdpd.networks.attention import (
     FAR_AWAY,
     LOOK_AHEADS,
-    StepPlaces,
-    example_keys,
-    example_steps,
+    NearestSteps,
+    StateReader,
+    TrajectoryAttention,
+    _largest,
     nearest_steps,
 )
+from sb3_llmdpd.prompts.prompt_encoder import StepPlaces, example_keys, example_steps
 from sb3_llmdpd.type_aliases import PromptEncoding
 
 FEATURE, ACTION, TOKEN, N = 5, 2, 8, 4
@@ -292,3 +293,11 @@ def test_retrieval_weighs_its_nearest_steps_as_all_steps_would_be_weighed():
     for n in range(N):
         expected = read_by_hand(reader, features[0, n], examples)
         assert_close(read[0, n, FEATURE : FEATURE + len(expected)], expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("n_numbers", [1_023, 1_024, 1_500, 5_000])
+def test_the_largest_of_many_numbers_are_found_by_blocks_as_among_few(n_numbers):
+    numbers = th.randn(2, 3, n_numbers, generator=th.Generator().manual_seed(0))
+    found, expected = _largest(numbers, 32), numbers.topk(32, dim=-1)
+    assert th.equal(found[0], expected.values)
+    assert th.equal(found[1], expected.indices)

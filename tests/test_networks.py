@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from sb3_llmdpd.networks.attention import NearestSteps, TrajectoryAttention, make_state_reader
-from sb3_llmdpd.networks.example_steps import StepPlaces, example_keys, example_steps
 from sb3_llmdpd.networks.layers import Denoiser, EnsembleLinear, Mish, QEnsemble, sinusoidal_embedding
+from sb3_llmdpd.prompts.prompt_encoder import StepPlaces, example_keys, example_steps
 from sb3_llmdpd.type_aliases import PromptEncoding
 
 EVERYWHERE = th.cat([th.linspace(-12.0, 12.0, 501), th.tensor([-1e4, -100.0, -50.0, 50.0, 100.0, 1e4])])

@@ -14,11 +14,12 @@ from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.evaluation.players import rows_of_block
 from sb3_llmdpd.evaluation.rollouts import Act
 from sb3_llmdpd.llmdpd.prompter import Example, Examples, PromptLike, as_prompts, prompt_batch
-from sb3_llmdpd.networks.example_steps import StepPlaces, example_keys, nearest_steps
+from sb3_llmdpd.networks.attention import nearest_steps
 from sb3_llmdpd.networks.features import features_extractor_named
 from sb3_llmdpd.networks.layers import Normaliser
 from sb3_llmdpd.prompts.alignment import Alignment, align, alignment_named
 from sb3_llmdpd.prompts.prompt import Prompt, take
+from sb3_llmdpd.prompts.prompt_encoder import StepPlaces, example_keys
 from sb3_llmdpd.type_aliases import to_device
 
 _LEAST_DEVIATION = 1e-6

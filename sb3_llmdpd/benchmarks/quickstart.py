@@ -58,7 +58,7 @@ class QuickstartSettings:
     n_episodes: int = 10
     n_examples: int = 5
     noise: tuple[float, ...] = (0.1,)
-    n_steps: int = 4_000
+    n_steps: int = 6_000
     learning_rate: float = 2e-3
     model: Mapping[str, Any] = field(
         default_factory=lambda: {
@@ -73,9 +73,9 @@ class QuickstartSettings:
             # that earns nothing is drawn exp(-8) times as often as the best, and one that earns nine tenths
             # of it half as often.
             "return_weight": 8.0,
-            # Of ten prompts two are whole, four have examples alone, three a sentence alone: each is learned.
+            # Of ten prompts two are whole, three have examples alone, four a sentence alone: each is learned.
             "text_dropout": 0.2,
-            "trajectory_dropout": 0.4,
+            "trajectory_dropout": 0.5,
             "pair_dropout": 0.5,
             "examples_per_prompt": (1, 5),
             "augmentation": "metaworld_turns",

@@ -1,6 +1,7 @@
-"""Checks of what users bring: sentences, steps against spaces, and the spaces themselves."""
+"""Checks of what users bring: sentences, steps against spaces, the spaces themselves, numbers of examples."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ from gymnasium import Space, spaces
 
 Observations = np.ndarray | dict[str, np.ndarray]
 """Observations of consecutive steps: (n, *obs_shape), or a dict of such arrays for a Dict space."""
+MOST_EXAMPLES = 1_000
+"""Most examples of a training prompt: each is as many rows in every batch."""
 
 
 def entries_of(observations: Any) -> dict[str, Any]:
@@ -132,3 +135,24 @@ def check_varied(space: spaces.Box) -> None:
             f"every entry of an action must be free to vary, low < high, got bounds {space.low} and"
             f" {space.high}: leave constant entries out of `action_space` and `actions`"
         )
+
+
+def check_examples_per_prompt(numbers: Any) -> tuple[int, int]:
+    """Read the fewest and the most examples of a prompt.
+
+    :param numbers: two whole numbers, 1 <= fewest <= most.
+    :raises TypeError: when they are something else.
+    :raises ValueError: when they are out of their range.
+    """
+    is_pair = isinstance(numbers, tuple | list) and len(numbers) == 2
+    if not is_pair or not all(isinstance(n, Integral) and not isinstance(n, bool) for n in numbers):
+        raise TypeError(
+            f"`examples_per_prompt` must be the fewest and the most, as in (1, 5), got {numbers!r}"
+        )
+    fewest, most = int(numbers[0]), int(numbers[1])
+    if not 1 <= fewest <= most <= MOST_EXAMPLES:
+        raise ValueError(
+            f"`examples_per_prompt` must be (fewest, most) with 1 <= fewest <= most <= {MOST_EXAMPLES},"
+            f" got {numbers!r}"
+        )
+    return fewest, most

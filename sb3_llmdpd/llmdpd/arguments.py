@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+from sb3_llmdpd.data.checks import check_examples_per_prompt
 from sb3_llmdpd.llmdpd.acceleration import Acceleration
 from sb3_llmdpd.llmdpd.augmentation import augmentation_named
 from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.prompts.alignment import alignment_named
-from sb3_llmdpd.replay.batch_sampler import check_examples_per_prompt
 from sb3_llmdpd.replay.return_weights import check_return_weight
 
 MOST = 2**24

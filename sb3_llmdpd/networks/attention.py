@@ -4,11 +4,19 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_llmdpd.networks.example_steps import FAR, FAR_AWAY, LOOK_AHEADS, nearest_steps
 from sb3_llmdpd.type_aliases import PromptEncoding
 
 CONDITIONINGS = ("concat", "cross_attention", "nearest_steps", "retrieval")
 """Names of the readers, see `make_state_reader`."""
+
+LOOK_AHEADS = (1 / 16, 3 / 16)
+"""Shares of an example: a step is seen beside those that so much later lie ahead of it."""
+FAR = 1e9
+"""Square of the length of what is no step."""
+_MANY, _N_BLOCKED = 1_024, 16
+"""Numbers from which on their largest are found by blocks, and the size of a block."""
+FAR_AWAY = 100.0
+"""Distance that is larger than any between standardised, clipped features."""
 
 _SHARPNESS = (0.6, 1.6, 4.5)
 """Initial scales of the heads of `NearestSteps`, in inverse standard deviations of a feature.
@@ -201,6 +209,41 @@ class NearestSteps(StateReader):
         first = n_steps * th.arange(len(steps), device=steps.device)[:, None, None]
         rows = steps.flatten(0, 1).index_select(0, (first + at).flatten())
         return rows.view(*at.shape, steps.shape[-1]), distances < FAR_AWAY
+
+
+def nearest_steps(features: th.Tensor, keys: th.Tensor, n: int = 1) -> tuple[th.Tensor, th.Tensor]:
+    """Find the steps whose states are nearest to each query.
+
+    :param features: (M, N, F), the queries, normalised.
+    :param keys: (M, F + 1, S), see `example_keys`; S at least 1.
+    :param n: number of steps to find, at most S.
+    :return: the numbers of the steps, (M, N, n), the nearest first; and their distances, (M, N, n): root
+        mean squares of the differences, above ``FAR_AWAY`` of what is no step.
+    """
+    # Which steps are nearest has no gradient; those that weigh them compare them again.
+    features, keys = features.detach(), keys.detach()
+    queries = th.cat([2.0 * features, features.new_full((*features.shape[:2], 1), -1.0)], dim=-1)
+    nearness, at = _largest(queries @ keys, n)
+    squares = features.square().sum(dim=-1, keepdim=True) - nearness
+    return at, (squares.clamp(min=0.0) / features.shape[-1]).sqrt()
+
+
+def _largest(numbers: th.Tensor, n: int) -> tuple[th.Tensor, th.Tensor]:
+    """Find the n largest along the last axis, as `torch.topk` does; of many numbers in half the time.
+
+    Each of the n largest is in one of the n blocks with the largest maxima: only these are searched.
+    """
+    n_blocks = -(-numbers.shape[-1] // _N_BLOCKED)
+    if numbers.shape[-1] < _MANY or n > n_blocks:
+        return numbers.topk(n, dim=-1)
+    padded = nn.functional.pad(numbers, (0, n_blocks * _N_BLOCKED - numbers.shape[-1]), value=-th.inf)
+    # A block is a column of this matrix: maxima over rows are taken many columns at a time.
+    maxima = padded.unflatten(-1, (_N_BLOCKED, n_blocks)).amax(dim=-2)
+    blocks = maxima.topk(n, dim=-1, sorted=False).indices  # (..., n)
+    rows = n_blocks * th.arange(_N_BLOCKED, device=numbers.device)
+    places = (blocks.unsqueeze(-1) + rows).flatten(-2)  # (..., n * _N_BLOCKED)
+    largest, found = padded.gather(-1, places).topk(n, dim=-1)
+    return largest, places.gather(-1, found)
 
 
 def make_state_reader(

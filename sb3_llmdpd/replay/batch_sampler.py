@@ -1,36 +1,11 @@
 """Draw the transitions, examples and sentences of a batch: all that is random about it is here."""
 
-from numbers import Integral
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sb3_llmdpd.prompts.prompt import window_steps
 from sb3_llmdpd.replay.episode_index import EpisodeIndex
-
-MOST_EXAMPLES = 1_000
-"""Most examples of a training prompt: each is as many rows in every batch."""
-
-
-def check_examples_per_prompt(numbers: Any) -> tuple[int, int]:
-    """Read the fewest and the most examples of a prompt.
-
-    :param numbers: two whole numbers, 1 <= fewest <= most.
-    :raises TypeError: when they are something else.
-    :raises ValueError: when they are out of their range.
-    """
-    is_pair = isinstance(numbers, tuple | list) and len(numbers) == 2
-    if not is_pair or not all(isinstance(n, Integral) and not isinstance(n, bool) for n in numbers):
-        raise TypeError(
-            f"`examples_per_prompt` must be the fewest and the most, as in (1, 5), got {numbers!r}"
-        )
-    fewest, most = int(numbers[0]), int(numbers[1])
-    if not 1 <= fewest <= most <= MOST_EXAMPLES:
-        raise ValueError(
-            f"`examples_per_prompt` must be (fewest, most) with 1 <= fewest <= most <= {MOST_EXAMPLES},"
-            f" got {numbers!r}"
-        )
-    return fewest, most
 
 
 class Draw(NamedTuple):
