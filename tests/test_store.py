@@ -130,7 +130,7 @@ def test_mapped_data_give_the_batches_of_data_in_memory(source: Logs, build: Bui
     mapped, resident = (PromptReplayBuffer(data, "cpu", 3, seed=1, return_weight=weight) for data in datasets)
     for _ in range(3):
         batch = mapped.sample(12)
-        assert len(tensors(batch)) == 10
+        assert len(tensors(batch)) == 11
         assert_equal(batch, resident.sample(12))
     assert_equal(mapped.some_observations(10), resident.some_observations(10))
     assert mapped.largest_reward == resident.largest_reward

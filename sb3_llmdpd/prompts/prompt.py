@@ -106,7 +106,8 @@ class Prompt:
         """Tell whether a prompt is certain to mean the same: one sentence and the same examples.
 
         :param other: prompt to compare with.
-        :return: False also for two `Episode`s that are merely equal, and for a sentence and its vector.
+        :return: False also for two `Episode` objects that are merely equal, and for a sentence and its
+            vector.
         """
         mine, its = self.text_vector, other.text_vector
         same_vector = mine is its if mine is None or its is None else np.array_equal(mine, its)

@@ -174,7 +174,7 @@ def example_steps(features: th.Tensor, actions: th.Tensor, places: StepPlaces) -
 def example_keys(features: th.Tensor, is_step: th.Tensor) -> th.Tensor:
     """Lay the states out so that one product with (2 q, -1) tells the nearest to a query q.
 
-    It gives 2 q s - |s|^2, which is |q|^2 less the squared distance; what is no step lies far away.
+    It gives ``2 q s - |s|^2``, which is ``|q|^2`` less the squared distance; what is no step lies far away.
 
     :param features: (M, S, F), normalised.
     :param is_step: (M, S), bool.

@@ -45,7 +45,10 @@ def example_episodes(
     :param id_format: see `collect`; by default the same for all commands.
     :param arguments: further arguments of `collect`, such as the ``noise`` of the training data.
     :return: the examples by task.
+    :raises ValueError: when no episode is asked for.
     """
+    if n_episodes < 1:
+        raise ValueError(f"the number of examples must be at least 1, got {n_episodes}")
     if not tasks:
         return {}
     arguments |= {"goal_visible": goal_visible, "id_format": id_format or _IDS[goal_visible]}
