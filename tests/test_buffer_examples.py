@@ -111,7 +111,7 @@ def test_transitions_are_uniform_over_the_episodes_that_are_not_shown():
 
 
 def test_every_step_of_an_episode_between_two_shown_ones_is_drawn():
-    """Where runs of steps are left out, those behind them move up by as much as lies before."""
+    """Steps behind runs that are left out move up by as much as lies before."""
     lengths = [3, 4, 2, 5]
     buffer = make_buffer(traced_tasks([lengths]), examples_per_prompt=(2, 2), prompts_per_batch=20)
     drawn: dict[frozenset[int], set[tuple[int, int]]] = {}

@@ -88,7 +88,7 @@ def test_without_any_example_no_row_is_a_step():
 
 
 def step_by_hand(example: Example, j: int) -> th.Tensor:
-    """What nearest steps read of the j-th step of an example, by the example alone."""
+    """Read the j-th step of an example as nearest steps do, by the example alone."""
     states, actions = example
     length = len(states)
     ahead = [min(j + max(1, round(share * length)), length - 1) for share in LOOK_AHEADS]
@@ -180,7 +180,7 @@ def read_by_hand(reader: NearestSteps, state: th.Tensor, examples: Sequence[Exam
 
 @pytest.mark.parametrize("name", BY_DISTANCE)
 def test_all_steps_of_all_examples_are_weighed_together(name):
-    """Of few steps, retrieval weighs all as well."""
+    """Retrieval weighs all of few steps as well."""
     reader = make_reader(name)
     prompts, features = [random_examples(7, 1, 4), random_examples(6)], th.randn(2, N, FEATURE)
     read = reader(features, encoded(prompts))

@@ -180,7 +180,7 @@ def spoiled(episode: Episode, step: int) -> Episode:
 
 
 def condition(model: LLMDPD, states: np.ndarray, examples: list[Episode]) -> th.Tensor:
-    """What the denoiser is told of states beside examples, before any action is clipped."""
+    """Tell the denoiser of states beside examples, before any action is clipped."""
     actor, prompt = model.policy.actor_target, Prompt(trajectories=examples)
     with th.no_grad():
         features = actor.encode_observations(th.as_tensor(states, dtype=th.float32))[None]

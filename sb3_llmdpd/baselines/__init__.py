@@ -1,4 +1,4 @@
-"""What the method is compared with: Prompt-DT, and two policies that learn nothing."""
+"""The baselines of the method: Prompt-DT, and two policies that learn nothing."""
 
 from sb3_llmdpd.baselines.align_and_replay import AlignAndReplay
 from sb3_llmdpd.baselines.prompt_dt import PromptDT

@@ -70,7 +70,7 @@ class _Replay:
 
 
 def _distance(example: Trajectory, first: np.ndarray) -> float:
-    """How far object and goal of a scene lie from those of an example, in metres."""
+    """Measure how far object and goal of a scene lie from those of an example, in metres."""
     start = np.asarray(example.observations)[0]
     return sum(float(np.linalg.norm(first[part] - start[part])) for part in (OBJECT, GOAL))
 

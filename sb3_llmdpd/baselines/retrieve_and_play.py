@@ -13,18 +13,19 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.evaluation.players import rows_of_block
 from sb3_llmdpd.evaluation.rollouts import Act
+from sb3_llmdpd.llmdpd.actor import count_rows
+from sb3_llmdpd.llmdpd.llmdpd import STATISTICS_ROWS
 from sb3_llmdpd.llmdpd.prompter import Example, Examples, PromptLike, as_prompts, prompt_batch
 from sb3_llmdpd.networks.attention import nearest_steps
 from sb3_llmdpd.networks.features import features_extractor_named
 from sb3_llmdpd.networks.layers import Normaliser
 from sb3_llmdpd.prompts.alignment import Alignment, align, alignment_named
-from sb3_llmdpd.prompts.prompt import Prompt, take
+from sb3_llmdpd.prompts.prompt import Prompt, are_same, take
 from sb3_llmdpd.prompts.prompt_encoder import StepPlaces, example_keys
 from sb3_llmdpd.type_aliases import to_device
 
 _LEAST_DEVIATION = 1e-6
-STATISTICS_ROWS = 200_000
-"""Observations of a data set that features are standardised by, at most; spread evenly over it."""
+"""Standard deviation up to which a feature counts as constant."""
 
 
 class _Bank(NamedTuple):
@@ -121,14 +122,10 @@ class RetrieveAndPlay(BasePolicy):
             given = (observation, self.observation_space, state, episode_start)
             prompts, state = align(self.alignment, prompts, *given)
         bank = self._bank(prompts)
+        n_prompts = len(bank.keys)
+        count_rows(tensor, n_prompts)  # refuses a number that does not fit
         with th.no_grad():
             features = self._features(tensor)
-            n_prompts = len(bank.keys)
-            if n_prompts not in (1, len(features)):
-                raise ValueError(
-                    f"Got {n_prompts} prompts for {len(features)} observations: pass one prompt, or one per"
-                    " observation."
-                )
             features = features.unflatten(0, (n_prompts, -1))
             at, _ = nearest_steps((features - bank.mean) / bank.scale, bank.keys)
             actions = bank.actions.gather(1, at.expand(-1, -1, bank.actions.shape[-1]))
@@ -157,7 +154,7 @@ class RetrieveAndPlay(BasePolicy):
         """Lay the steps of prompts out, unless they are those of the last call."""
         if self._known is not None:
             known, bank = self._known
-            if len(known) == len(prompts) and all(map(Prompt.is_same, known, prompts)):
+            if are_same(known, prompts):
                 return bank
         if lacking := [i for i, prompt in enumerate(prompts) if not prompt.trajectories]:
             raise ValueError(

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_llmdpd.common.named import function_named
 from sb3_llmdpd.networks import metaworld_layout as layout
 from sb3_llmdpd.type_aliases import PromptReplayBufferSamples
 
@@ -86,9 +87,4 @@ def augmentation_named(augmentation: str | Augmentation) -> Augmentation:
     :return: the function.
     :raises ValueError: on an unknown name.
     """
-    if callable(augmentation):
-        return augmentation
-    if augmentation not in AUGMENTATIONS:
-        known = sorted(AUGMENTATIONS)
-        raise ValueError(f"`augmentation` must be a function or one of {known}, got {augmentation!r}")
-    return AUGMENTATIONS[augmentation]
+    return function_named("augmentation", augmentation, AUGMENTATIONS)

@@ -14,7 +14,7 @@ from sb3_llmdpd.data.images import channels_first
 from sb3_llmdpd.data.spaces import scale_actions
 from sb3_llmdpd.envs.task_text_wrapper import split_observation
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
-from sb3_llmdpd.prompts.prompt import Prompt, Trajectory, TrajectoryLike, take, window_steps
+from sb3_llmdpd.prompts.prompt import Prompt, Trajectory, TrajectoryLike, are_same, take, window_steps
 from sb3_llmdpd.prompts.text_table import TextTable
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
@@ -36,7 +36,7 @@ class ReadsPrompts(Protocol):
     prompt_window: int
     """L, steps that are spread over an example."""
     reads_all_steps: bool
-    """Whether it reads all steps of an example, and not L of them."""
+    """True where it reads all steps of an example, and not L of them."""
 
     @property
     def text_dim(self) -> int:
@@ -82,8 +82,7 @@ class Prompter:
         version = (self.policy.actor_target.prompt_encoder.null_text._version, n_updates)
         if self._encoded is not None:
             known, known_version, encoding = self._encoded
-            same = len(known) == len(prompts) and all(map(Prompt.is_same, known, prompts))
-            if same and known_version == version:
+            if known_version == version and are_same(known, prompts):
                 return encoding
         with th.no_grad():
             encoding = self.policy.actor_target.encode_prompts(self.batch(prompts))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
+from sb3_llmdpd.common.named import function_named
 from sb3_llmdpd.networks import metaworld_layout as layout
 from sb3_llmdpd.prompts.prompt import Prompt, Trajectory
 
@@ -63,7 +64,7 @@ def metaworld_scene(example: Trajectory, scene: np.ndarray) -> Trajectory:
 def _shifts(
     observations: np.ndarray, of_object: np.ndarray, of_goal: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How far hand and object move at each step of an example, (L, 3) each."""
+    """Measure by how much hand and object move at each step of an example, (L, 3) each."""
     hand, thing, goal = (observations[:, part] for part in (layout.HAND, layout.OBJECT, layout.GOAL))
     share = _share_of_way(thing)
     if share is not None:
@@ -94,12 +95,7 @@ def alignment_named(alignment: str | Alignment) -> Alignment:
     :return: the function.
     :raises ValueError: on an unknown name.
     """
-    if callable(alignment):
-        return alignment
-    if alignment not in ALIGNMENTS:
-        known = sorted(ALIGNMENTS)
-        raise ValueError(f"`alignment` must be a function or one of {known}, got {alignment!r}")
-    return ALIGNMENTS[alignment]
+    return function_named("alignment", alignment, ALIGNMENTS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -133,6 +133,11 @@ class Prompt:
         return tuple(each if isinstance(each, Episode) else Trajectory.of(each) for each in given)
 
 
+def are_same(some: Sequence[Prompt], others: Sequence[Prompt]) -> bool:
+    """Tell whether two lists of prompts are certain to mean the same, one by one; see `Prompt.is_same`."""
+    return len(some) == len(others) and all(map(Prompt.is_same, some, others))
+
+
 def _is_same_example(one: TrajectoryLike, other: TrajectoryLike) -> bool:
     """Tell whether two are one object, or were made of equal arrays, as a pair is at each call."""
     if one is other or not (isinstance(one, Trajectory) and isinstance(other, Trajectory)):

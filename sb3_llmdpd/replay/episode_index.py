@@ -86,8 +86,7 @@ class EpisodeIndex:
         """Episodes that may be shown as examples, pool after pool."""
         self.pool_n_examples = np.bincount(pool_of_episode[self.examples], minlength=n_pools)
         self.pool_first_example = np.cumsum(self.pool_n_examples) - self.pool_n_examples
-        self.pool_n_episodes = np.bincount(pool_of_episode, minlength=n_pools)
-        self.pool_is_single = self.pool_n_episodes == 1
+        self.pool_is_single = np.bincount(pool_of_episode, minlength=n_pools) == 1
         if self.pool_is_single.any():
             single = [self.episodes[i] for i in np.flatnonzero(self.pool_is_single[pool_of_episode])]
             pool = "task and goal" if same_goal else "task"

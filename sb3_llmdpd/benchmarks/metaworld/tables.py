@@ -201,7 +201,7 @@ def _task_table(results: GridResults) -> Table:
 
 @dataclass(frozen=True)
 class Curve:
-    """What one variant did under one condition, by the number of examples.
+    """A line of the tables by the number of examples: one variant under one condition.
 
     :param variant: name of the variant.
     :param condition: name of the condition with one example.
