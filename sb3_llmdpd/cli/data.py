@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +27,7 @@ Sources = Annotated[
 
 
 @app.command("inspect")
+@sources.with_reading_options
 def inspect(
     given: Sources,
     root: sources.Root = None,
@@ -34,16 +35,15 @@ def inspect(
         str,
         typer.Option(help="Language model that looks for nearly identical sentences; none for no search."),
     ] = "minilm",
-    flatten: sources.Flatten = False,
-    allow_pickle: sources.AllowPickle = False,
     everything: Annotated[bool, typer.Option("--all", help="Show all tasks and all entries.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.")] = None,
+    **reading: Any,
 ) -> None:
     """Print what data hold and what to mend before training; a bad episode is counted and stops nothing."""
-    opened, unopened = list[EpisodeSource](), list[str]()
+    opened, unopened, how = list[EpisodeSource](), list[str](), sources.how_to_read(reading)
     for name in sources.source_names(given, root):
         try:
-            opened += open_sources([name], root=root, flatten=flatten, allow_pickle=allow_pickle)
+            opened += open_sources([name], root=root, **how)
         except (ValueError, TypeError, OSError) as error:
             unopened.append(str(error))
     found = inspect_sources(opened, None if text_encoder == "none" else text_encoder, unopened=unopened)
@@ -56,25 +56,22 @@ def inspect(
 
 
 @app.command("convert")
+@sources.with_reading_options
 def convert(
     given: Sources,
     to: Annotated[str, typer.Option(help=f"Format: {' or '.join(TARGETS)}.")],
     out: Annotated[str, typer.Option(help="Minari id, or path of the .npz file.")],
     root: sources.Root = None,
-    task_texts: sources.TaskTexts = None,
-    strict: sources.Strict = False,
-    flatten: sources.Flatten = False,
-    allow_pickle: sources.AllowPickle = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing .npz file.")] = False,
+    **reading: Any,
 ) -> None:
     """Write data of any format as one Minari data set or one .npz file, whole or not at all.
 
     Minari data sets are written one episode at a time; an .npz file has to fit into memory.
     """
     _check_target(to, out, overwrite)
-    names, texts = sources.source_names(given, root), sources.read_task_texts(task_texts)
-    how = {"strict": strict, "flatten": flatten, "allow_pickle": allow_pickle}
-    opened = open_sources(names, root=root, task_texts=texts, **how)
+    names = sources.source_names(given, root)
+    opened = open_sources(names, root=root, **sources.how_to_read(reading))
     observation_space, action_space = joint_spaces(opened)
     lengths: dict[str, list[int]] = {}
     episodes = _noting_lengths(opened, lengths)

@@ -12,6 +12,7 @@ from sb3_llmdpd.cli.config_file import FINGERPRINT, Config
 from sb3_llmdpd.cli.model_options import model_arguments, with_model_options
 from sb3_llmdpd.cli.options import check_device, names
 from sb3_llmdpd.common.schedules import CosineSchedule
+from sb3_llmdpd.data.checks import listed
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.fingerprint import fingerprint
 from sb3_llmdpd.data.loading import load_dataset
@@ -25,6 +26,7 @@ _PATHS = ("root", "cache", "task_texts", "tensorboard_log")
 
 
 @with_model_options
+@sources.with_reading_options
 def train(
     ctx: typer.Context,
     dataset: Annotated[list[str] | None, typer.Option(help=sources.SOURCES_HELP)] = None,
@@ -40,10 +42,6 @@ def train(
     ] = None,
     config: Config = None,
     root: sources.Root = None,
-    task_texts: sources.TaskTexts = None,
-    strict: sources.Strict = False,
-    flatten: sources.Flatten = False,
-    allow_pickle: sources.AllowPickle = False,
     memory_mapped: Annotated[
         bool, typer.Option(help="Leave steps in a file, for data beyond memory.")
     ] = False,
@@ -157,8 +155,7 @@ def _new_model(options: Mapping[str, Any], data: OfflineDataset) -> LLMDPD:
 
 def _read(options: Mapping[str, Any]) -> OfflineDataset:
     """Read the data, without the tasks that are left out."""
-    how: dict[str, Any] = {name: options[name] for name in ("root", "strict", "flatten", "allow_pickle")}
-    how["task_texts"] = sources.read_task_texts(options["task_texts"])
+    how = {"root": options["root"], **sources.how_to_read(options)}
     data: OfflineDataset
     if options["memory_mapped"]:
         data = map_dataset(options["dataset"], cache=options["cache"], progress_bar=True, **how)
@@ -168,8 +165,8 @@ def _read(options: Mapping[str, Any]) -> OfflineDataset:
         return data
     unseen = names(options["unseen"], "--unseen")
     if unknown := [task for task in unseen if task not in data.tasks and task not in TASKS]:
-        known = ", ".join(data.tasks)
-        raise ValueError(f"--unseen names {', '.join(unknown)}, and the tasks of the data are {known}")
+        known = listed(data.tasks)
+        raise ValueError(f"--unseen names {listed(unknown)}, and the tasks of the data are {known}")
     if all(task in unseen for task in data.tasks):
         raise ValueError("--unseen leaves no episode to train on")
     return data.only(lambda episode: episode.task not in unseen)

@@ -1,6 +1,6 @@
 """Checks of what users bring: sentences, steps against spaces, the spaces themselves, numbers of examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -9,6 +9,15 @@ from gymnasium import Space, spaces
 
 Observations = np.ndarray | dict[str, np.ndarray]
 """Observations of consecutive steps: (n, *obs_shape), or a dict of such arrays for a Dict space."""
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+"""Words for success and failure."""
+LABELS = (
+    "actions are labels of discrete actions, and a policy here acts by continuous ones: use another method,"
+    " or record what the actuators got"
+)
+"""End of the sentences that refuse such actions."""
+MOST_NAMED = 12
+"""Most names that a message lists."""
 MOST_EXAMPLES = 1_000
 """Most examples of a training prompt: each is as many rows in every batch."""
 
@@ -21,6 +30,13 @@ def entries_of(observations: Any) -> dict[str, Any]:
 def parts_of(space: Space[Any]) -> dict[str, Space[Any]]:
     """Return the spaces of a Dict's entries by their keys; any other space has the key ``""``."""
     return space.spaces if isinstance(space, spaces.Dict) else {"": space}
+
+
+def listed(names: Iterable[Any], most: int = MOST_NAMED) -> str:
+    """Write names for a message, of many only the first."""
+    shown = [str(name) for name in names]
+    more = f" and {len(shown) - most:,} more" if len(shown) > most else ""
+    return (", ".join(shown[:most]) or "none") + more
 
 
 def check_texts(texts: Sequence[str] | str, source: str) -> tuple[str, ...]:
@@ -41,6 +57,24 @@ def check_texts(texts: Sequence[str] | str, source: str) -> tuple[str, ...]:
                 f"{source}: a task text is empty; write a sentence that says what the task is, or give none"
             )
     return tuple(text.strip() for text in phrasings)
+
+
+def truth_of(value: Any) -> bool | None:
+    """Read what data say about success.
+
+    :param value: a truth value, a number, a string, or an array of one of them.
+    :return: None where it says nothing: None, NaN, a number below 0, another word than yes, no, true or false.
+    """
+    value = value.decode(errors="replace") if isinstance(value, bytes) else value
+    if isinstance(value, str):
+        return _WORDS.get(value.strip().lower())
+    array = np.asarray(value)
+    if array.dtype.kind in "US" and array.size == 1:
+        return truth_of(array.flat[0])
+    if array.dtype.kind not in "fiub" or array.size != 1:
+        return None
+    number = float(array.flat[0])
+    return number > 0 if number >= 0 else None
 
 
 def check_fits(

@@ -9,10 +9,7 @@ from typing import Any
 from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.episode_source import Record
 from sb3_llmdpd.data.step_arrays import StepArrays
-from sb3_llmdpd.data.step_files import READ, StepFileSource, sound_file, steps_under_names
-
-_SUCCESS = ("infos/success", "infos/goal_achieved")
-"""Arrays that may say at each step whether it was a success, best first."""
+from sb3_llmdpd.data.step_files import FLAGS, READ, StepFileSource, sound_file, steps_under_names
 
 _BROKEN = (OSError, RuntimeError, KeyError)
 """Errors of h5py for a damaged file, as it is opened, and as names, headers of arrays or values are read."""
@@ -56,10 +53,13 @@ class D4RLSource(StepFileSource):
     has them. A file without any ends is one long episode unless ``max_episode_steps`` says more. Floats of
     double precision become single.
 
-    The action space is that of all of D4RL's environments, Box(-1, 1). The observation space is unbounded.
+    The action space is that of all of D4RL's environments, Box(-1, 1), see `StepFileSource`. The observation
+    space is unbounded.
 
     The sentence of D4RL's own tasks is known from the name of the file; any other file has none. Success is
     read off ``infos/success`` or ``infos/goal_achieved``, in an antmaze of sparse rewards off rewards of 1.
+    An antmaze marks each step at the goal as terminal: an episode ends at its first one, and the next begins
+    after a timeout.
 
     Only one episode at a time is in memory, beside arrays of one number a step.
 
@@ -88,18 +88,20 @@ class D4RLSource(StepFileSource):
     def _steps(self, file: Any, name: str) -> StepArrays:
         with sound_file(name, "an hdf5 file", (ValueError,)):
             entries = {str(key): _opened_entry(file, key) for key in file}  # a name that is damaged is bytes
-            successes = next((_opened_entry(file, key) for key in _SUCCESS if key in file), None)
+            entries |= {key: _opened_entry(file, key) for key in FLAGS["successes"] if key in file}
         steps = steps_under_names(entries, name, limited=self._max_episode_steps is not None)
         stem = self._path.stem.lower()
-        if successes is None and _ANTMAZE.match(stem) and "dense" not in stem:
-            successes = steps.rewards == 1
-        return steps if successes is None else replace(steps, successes=successes)
+        if not _ANTMAZE.match(stem):
+            return steps
+        if steps.successes is None and "dense" not in stem:
+            steps = replace(steps, successes=steps.rewards == 1)
+        return replace(steps, stays_at_goal=steps.timeouts is not None)
 
 
 def _opened_entry(group: Any, key: Any) -> Any:
     """Open an array, or a group as a dict of arrays. Entries that are not read may be of any kind."""
     entry = group[key]
-    if key not in (*READ, *_SUCCESS):
+    if key not in READ:
         return entry
     parts = {part: entry[part] for part in entry} if isinstance(entry, Mapping) else {"": entry}
     for array in parts.values():

@@ -2,16 +2,17 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import Space, spaces
+from numpy.typing import ArrayLike
 
-from sb3_llmdpd.data.checks import check_fits, check_texts
-from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.checks import check_texts, listed
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset, fitted
 from sb3_llmdpd.data.spaces import check_flat, flat_observations, flat_space, float32_space
 
 Record = dict[str, Any]
@@ -21,33 +22,90 @@ Refused = Callable[[str], None]
 """Takes the sentence with which an episode was refused."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
     """Options of reading that are the same for any source.
 
-    :param task_texts: sentence or phrasings, by the name of a source or by task; the source's own is ignored.
+    :param task_texts: sentence or phrasings, by the name of a source (see `EpisodeSource.names`) or by task;
+        the source's own is ignored.
     :param strict: refuse an action outside the action space; otherwise it is clipped, as many environments do
         before they act, and a warning says how many were.
     :param flatten: put the entries of a Dict observation side by side, as gymnasium's `flatten_space` does.
-    :raises TypeError: on a sentence that is no string.
-    :raises ValueError: on an empty sentence.
+    :param clip: clip any number of actions; otherwise more than `MOST_CLIPPED` are refused.
+    :param action_low: lower bounds of the actions where the source records none: one number for all entries,
+        or one each. None takes what the source says, see there.
+    :param action_high: their upper bounds.
+    :raises TypeError: on a sentence that is no string, or bounds that are no numbers.
+    :raises ValueError: on an empty sentence, one bound without the other, or ``strict`` beside ``clip``.
     """
 
     task_texts: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     strict: bool = False
     flatten: bool = False
+    clip: bool = False
+    action_low: ArrayLike | None = None
+    action_high: ArrayLike | None = None
 
     def __post_init__(self) -> None:
+        if self.strict and self.clip:
+            raise ValueError("`strict` refuses actions outside the action space, `clip` clips all: give one")
+        if (self.action_low is None) != (self.action_high is None):
+            raise ValueError("`action_low` and `action_high` bound the actions together: give both")
+        for name in ("action_low", "action_high"):
+            if (bound := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _numbers(name, bound))
         texts = {key: check_texts(value, f"`task_texts[{key!r}]`") for key, value in self.task_texts.items()}
         object.__setattr__(self, "task_texts", texts)
 
-    def texts_of(self, source: str, task: str) -> tuple[str, ...]:
-        """Look up the sentences given for a task, else those for the source of its episode, else none."""
-        return tuple(self.task_texts.get(task) or self.task_texts.get(source) or ())
+    def texts_of(self, names: Collection[str], task: str) -> tuple[str, ...]:
+        """Look up the sentences given for a task, else those for the source of its episode, else none.
+
+        :param names: names of the source.
+        """
+        given = [texts for name, texts in self.task_texts.items() if name in names]
+        return tuple(self.task_texts.get(task) or (given[0] if given else ()))
+
+
+    def bounds_of(self, source: str, shape: tuple[int, ...]) -> spaces.Box | None:
+        """Make a space of the bounds that were given.
+
+        :param source: named first in the error message.
+        :param shape: shape of an action.
+        :return: None where none were given.
+        :raises ValueError: when they are not of this shape, or a lower bound is not below its upper one.
+        """
+        if self.action_low is None or self.action_high is None:
+            return None
+        try:
+            low, high = (np.broadcast_to(bound, shape) for bound in (self.action_low, self.action_high))
+        except ValueError as error:
+            raise ValueError(
+                f"{source}: an action has the shape {shape}, and the bounds of actions that were given"
+                f" {np.shape(self.action_low)} and {np.shape(self.action_high)}; one number is for all entries"
+            ) from error
+        if not (low < high).all():
+            raise ValueError(f"{source}: `action_low` must lie below `action_high`, got {low} and {high}")
+        return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+
+
+def _numbers(name: str, bound: Any) -> np.ndarray:
+    array = np.asarray(bound)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"`{name}` must be a number or one for each entry of an action, got {bound!r}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"`{name}` must be finite, got {bound!r}")
+    return array.astype(np.float32)
 
 
 AS_RECORDED = Reading()
-"""The defaults: actions are clipped, Dict observations kept."""
+"""The defaults: few actions are clipped, Dict observations kept."""
+
+MOST_CLIPPED = 0.02
+"""Share of the actions that is clipped without being asked for: more of them are in other units."""
+
+
+_MANY_SINGLE = 10
+"""Number of episodes of one step from which on they are suspicious."""
 
 
 class EpisodeSource(ABC):
@@ -66,8 +124,8 @@ class EpisodeSource(ABC):
     """Name of the format, which a user may write in front of a source, as in ``"d4rl:hopper.hdf5"``."""
 
     bounds_from_data: bool = False
-    """True where the format records no bounds of actions, and the smallest and largest values take their
-    place. Sources that are read together then span the values of all."""
+    """True where the format records no bounds of actions, and what the data show takes their place. Sources
+    that are read together then span the values of all."""
 
     def __init__(
         self, name: str, observation_space: Space[Any], action_space: Space[Any], reading: Reading
@@ -78,10 +136,31 @@ class EpisodeSource(ABC):
             )
         self.name = name
         self.reading = reading
+        if (given := reading.bounds_of(name, action_space.shape)) is not None:
+            if action_space.is_bounded() and not self.bounds_from_data and given != float32_space(action_space):
+                raise ValueError(
+                    f"{name}: records the bounds of its actions, {action_space}, and they were said to be"
+                    f" {given}: leave out `action_low` and `action_high`, or use the environment of the data"
+                )
+            action_space, self.bounds_from_data = given, False
         self._as_recorded = float32_space(observation_space)
         self.observation_space = flat_space(name, self._as_recorded) if reading.flatten else self._as_recorded
         check_flat(name, self.observation_space)
         self.action_space: spaces.Box = float32_space(action_space)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names that mean this source: as it was given, its file's, and its path, each also after the format.
+
+        A relative path is one from the current folder.
+        """
+        names = {self.name}
+        if (path := Path(self.name).expanduser().absolute()).exists():
+            names |= {path.name, str(path)}
+            if path.is_relative_to(Path.cwd()):
+                relative = str(path.relative_to(Path.cwd()))
+                names |= {relative, f"./{relative}"}
+        return frozenset(names | {f"{self.kind}:{name}" for name in names})
 
     @abstractmethod
     def files(self) -> Sequence[Path]:
@@ -104,32 +183,42 @@ class EpisodeSource(ABC):
 
         :param refused: told why an episode was left out; None to raise instead.
         :return: the episodes in their order.
-        :raises ValueError: on an unusable episode; names source, episode and field.
+        :raises ValueError: on an unusable episode; names source, episode and field. Behind the last one, when
+            too many actions were clipped.
         :raises TypeError: on values that are not numbers.
         """
-        clipped = _Clipped(self.name, self.action_space)
+        names = self.names
+        clipped = _Clipped(self.name, self.action_space, MOST_CLIPPED if not self.reading.clip else 1.0)
+        n_episodes = n_single = 0
         for record in self.records():
             try:
-                episode = self._episode(record, clipped)
+                episode = self._episode(record, clipped, names)
             except (ValueError, TypeError) as error:
                 if refused is None:
                     raise
                 refused(str(error))
             else:
+                n_episodes += 1
+                n_single += len(episode) == 1
                 yield episode
-        clipped.say()
+        clipped.say(refuse=refused is None)
+        if _MANY_SINGLE <= n_single < n_episodes < 2 * n_single:
+            warnings.warn(
+                f"{self.name}: {n_single:,} of {n_episodes:,} episodes have a single step. Where each step at"
+                " a goal is marked as an end, as in some mazes, mark the first alone",
+                stacklevel=2,
+            )
 
-    def _episode(self, record: Record, clipped: "_Clipped") -> Episode:
+    def _episode(self, record: Record, clipped: "_Clipped", names: frozenset[str]) -> Episode:
         actions, observations = record["actions"], record["observations"]
         if not self.reading.strict:
             actions = clipped(actions)
         if self.reading.flatten:
             observations = flat_observations(self._as_recorded, observations, record.get("source", self.name))
-        given = self.reading.texts_of(self.name, record.get("task", "task"))
+        given = self.reading.texts_of(names, record.get("task", "task"))
         texts = given or record.get("task_texts", ())
         one = Episode(**{**record, "observations": observations, "actions": actions, "task_texts": texts})
-        check_fits(one.observations, one.actions, self.observation_space, self.action_space, one.source)
-        return one
+        return fitted(one, self.observation_space, self.action_space)
 
 
 def read_sources(sources: Sequence[EpisodeSource]) -> OfflineDataset:
@@ -191,19 +280,24 @@ def _joint_space(one: Space[Any], other: Space[Any]) -> Any:
 
 def refuse_unknown_texts(sources: Sequence[EpisodeSource], tasks: Sequence[str]) -> None:
     """Raise a ValueError where sentences were given for none of the sources and none of their tasks."""
-    names, known = [source.name for source in sources], dict.fromkeys(tasks)
+    known = dict.fromkeys(tasks)
+    names = {name for source in sources for name in source.names}
     given = {key for source in sources for key in source.reading.task_texts}
     if unknown := sorted(given - {*names, *known}):
         raise ValueError(
-            f"`task_texts` speaks of {unknown}, but the data sets are {names} and their tasks {list(known)}"
+            f"`task_texts` speaks of {listed(map(repr, unknown))}, but the data sets are"
+            f" {listed(source.name for source in sources)}, and their tasks {listed(map(repr, known))}"
         )
 
 
 class _Clipped:
-    """Clips the actions of a source to a space, and counts the changes."""
+    """Clips the actions of a source to a space, and counts the changes.
 
-    def __init__(self, source: str, space: spaces.Box) -> None:
-        self._source, self._space = source, space
+    :param most: share of the actions that may be changed.
+    """
+
+    def __init__(self, source: str, space: spaces.Box, most: float) -> None:
+        self._source, self._space, self._most = source, space, most
         self._n_steps = self._n_outside = 0
         self._farthest = 0.0
 
@@ -222,12 +316,22 @@ class _Clipped:
         self._farthest = max(self._farthest, float(excess.max(initial=0.0)))
         return np.where(np.isfinite(array), inside, array)
 
-    def say(self) -> None:
-        """Warn when anything was changed."""
-        if self._n_outside:
-            warnings.warn(
-                f"{self._source}: {self._n_outside:,} of {self._n_steps:,} actions lay outside the action"
-                f" space [{self._space.low.min()}, {self._space.high.max()}], by up to {self._farthest:.3g},"
-                " and were clipped, as many environments do before they act. strict=True refuses them",
-                stacklevel=2,
-            )
+    def say(self, refuse: bool) -> None:
+        """Warn when anything was changed; where too much was, raise a ValueError if that is to be refused."""
+        if not self._n_outside:
+            return
+        outside = (
+            f"{self._source}: {self._n_outside:,} of {self._n_steps:,} actions lie outside the action space"
+            f" [{self._space.low.min():.4g}, {self._space.high.max():.4g}], by up to {self._farthest:.3g}"
+        )
+        if self._n_outside <= self._most * self._n_steps:
+            said = f"{outside}, and were clipped, as many environments do before they act. strict=True refuses"
+            warnings.warn(f"{said} them", stacklevel=2)
+            return
+        told = (
+            f"{outside}: these are probably other units. Say the bounds that they have with `action_low` and"
+            " `action_high`, where the source records none, or clip them all with `clip`"
+        )
+        if refuse:
+            raise ValueError(told)
+        warnings.warn(told, stacklevel=2)

@@ -1,14 +1,21 @@
 """`Episode`, the checked unit of logged behaviour that every data source yields."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
 
-from sb3_llmdpd.data.checks import Observations, check_bounded, check_fits, check_texts, check_varied
-from sb3_llmdpd.data.spaces import unbounded_space
+from sb3_llmdpd.data.checks import (
+    Observations,
+    check_bounded,
+    check_fits,
+    check_texts,
+    check_varied,
+    entries_of,
+)
+from sb3_llmdpd.data.spaces import in_space, unbounded_space
 
 STEPS_AFTER_SUCCESS = 10
 """Steps after the first success that a prompt may show; later ones are idling."""
@@ -31,6 +38,8 @@ class Episode:
     :param first_success: index in [0, T) of the first action that led to success; None when unknown or never.
     :param goal: identifier of the hidden goal; episodes of the same goal share it. None when there is none.
     :param source: origin of the episode, for error messages, e.g. ``"metaworld/drawer-open-v0, episode 3"``.
+    :param rewarded: False where no rewards were recorded; ``rewards`` are zeros then, and only cloning learns.
+    :param n_left_out: steps at its end that were recorded without what they led to, and were left out.
     :raises ValueError: on wrong shapes, NaN or infinity, an empty episode, an empty sentence.
     :raises TypeError: on values that are not numbers.
     """
@@ -45,6 +54,8 @@ class Episode:
     first_success: int | None = None
     goal: str | None = None
     source: str = "episode"
+    rewarded: bool = True
+    n_left_out: int = 0
 
     def __post_init__(self) -> None:
         actions = self._checked("actions", self.actions)
@@ -176,8 +187,9 @@ class OfflineDataset:
             raise ValueError("a data set needs at least one episode, got none")
         check_bounded(self.action_space)
         check_varied(self.action_space)
-        for one in () if checked else self.episodes:
-            check_fits(one.observations, one.actions, self.observation_space, self.action_space, one.source)
+        if not checked:
+            fitting = tuple(fitted(one, self.observation_space, self.action_space) for one in self.episodes)
+            object.__setattr__(self, "episodes", fitting)
 
     @classmethod
     def from_episodes(
@@ -226,15 +238,29 @@ class OfflineDataset:
         """Transitions in all episodes together."""
         return sum(len(episode) for episode in self.episodes)
 
+    @property
+    def rewarded(self) -> bool:
+        """Tell whether rewards were recorded in all episodes."""
+        return all(episode.rewarded for episode in self.episodes)
+
     def summary(self) -> str:
         """Say in one line what a model would learn from.
 
         A success often ends an episode early: few failures may be most of the steps that are cloned.
 
-        :return: numbers of episodes, tasks and transitions. Where success is known of all, also the share of
-            failed episodes, and their share of the transitions.
+        :return: numbers of episodes, tasks and transitions, and of steps that were left out since what they
+            led to is not recorded. Where success is known of all, also the share of failed episodes, and
+            their share of the transitions.
         """
         size = f"{len(self.episodes):,} episodes of {len(self.tasks)} tasks, {self.n_steps:,} transitions"
+        if n_left_out := sum(episode.n_left_out for episode in self.episodes):
+            n_cut = sum(episode.n_left_out > 0 for episode in self.episodes)
+            size += (
+                f" ({n_left_out:,} more, the last of {n_cut:,} episodes, are left out: what they led to is not"
+                " recorded)"
+            )
+        if not self.rewarded:
+            size += ", without rewards"
         if any(episode.success is None for episode in self.episodes):
             return size
         failed = [episode for episode in self.episodes if not episode.success]
@@ -246,6 +272,28 @@ class OfflineDataset:
 
     def __repr__(self) -> str:
         return f"<OfflineDataset: {self.summary()}>"
+
+
+def fitted(
+    episode: Episode, observation_space: Space[Any], action_space: spaces.Box, source: str | None = None
+) -> Episode:
+    """Check an episode against spaces, and give its observations their dtypes.
+
+    :param episode: the episode, which stays as it is.
+    :param observation_space: space of its observations.
+    :param action_space: space of its actions.
+    :param source: named first in the error message; by default the episode's own.
+    :return: the episode where nothing had to be converted, else a copy.
+    :raises ValueError: when it does not fit, or a number would change.
+    """
+    source = source or episode.source
+    check_fits(episode.observations, episode.actions, observation_space, action_space, source)
+    observations = in_space(episode.observations, observation_space, source)
+    rows = entries_of(episode.observations)
+    if all(each is rows[key] for key, each in entries_of(observations).items()):
+        return episode
+    known = {each.name: getattr(episode, each.name) for each in fields(episode)}
+    return Episode.trusted(**{**known, "observations": observations})
 
 
 def checked_for_file(
@@ -262,7 +310,6 @@ def checked_for_file(
         if not isinstance(episode, Episode):
             raise TypeError(f"{file}: a data set is made of `Episode`s, got {type(episode).__name__}")
         name = f"{file}, episode {number} ({episode.source})"
-        check_fits(episode.observations, episode.actions, observation_space, action_space, name)
-        yield episode, name
+        yield fitted(episode, observation_space, action_space, name), name
     if number < 0:
         raise ValueError(f"{file}: a data set needs at least one episode, got none")

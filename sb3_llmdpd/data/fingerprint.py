@@ -23,6 +23,8 @@ def episode_digest(episode: Episode) -> str:
     digest = hashlib.blake2b(digest_size=16)
     names = ("task", "task_texts", "terminated", "success", "first_success", "goal")
     digest.update(repr(tuple(getattr(episode, name) for name in names)).encode())
+    if not episode.rewarded:  # otherwise the digest is that of versions before this was known
+        digest.update(b"without rewards")
     observations = sorted(entries_of(episode.observations).items())
     for name, array in [*observations, ("actions", episode.actions), ("rewards", episode.rewards)]:
         digest.update(f"{name} {array.dtype} {array.shape}".encode())

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_llmdpd.common.optional_imports import require
+from sb3_llmdpd.data.spaces import space_of_extremes
 
 ACTION, REWARD, DONE, SUCCESS = "action", "next.reward", "next.done", "next.success"
 
@@ -169,10 +170,7 @@ class Contents:
             known = np.isfinite(actions)  # the others are refused when their episode is read
             low = np.minimum(low, np.where(known, actions, np.inf).min(axis=0))
             high = np.maximum(high, np.where(known, actions, -np.inf).max(axis=0))
-        low, high = np.where(low <= high, low, 0.0), np.where(low <= high, high, 0.0)
-        # What never moved could not be scaled to [-1, 1]. A very large float32 is the same as its sum with 1.
-        room = np.where(low < high, 0.0, np.maximum(1.0, np.spacing(np.abs(low))))
-        return spaces.Box(low - room, high + room, dtype=np.float32)
+        return space_of_extremes(low, high)
 
     def frames(self, keys: Sequence[str]) -> Iterator[Frames]:
         """Read the episodes in the order of their numbers; one file is open at a time."""

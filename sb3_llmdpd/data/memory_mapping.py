@@ -77,6 +77,7 @@ def _identity(source: EpisodeSource) -> dict[str, Any]:
             " write_npz or write_minari, and name that"
         )
     reading = source.reading
+    bounds = reading.bounds_of(source.name, source.action_space.shape)
     said = {
         "kind": source.kind,
         "name": source.name,
@@ -84,6 +85,8 @@ def _identity(source: EpisodeSource) -> dict[str, Any]:
         "task_texts": {key: list(texts) for key, texts in reading.task_texts.items()},
         "strict": reading.strict,
         "flatten": reading.flatten,
+        "clip": reading.clip,
+        "action_bounds": None if bounds is None else [bounds.low.tolist(), bounds.high.tolist()],
         "files": [[str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in files],
     }
     return dict(json.loads(json.dumps(said)))

@@ -87,7 +87,7 @@ class MinariSource(EpisodeSource):
         name, given = self.name, self.reading.task_texts
         texts = [row.texts for row in self._rows(whole=bool(self._sentences))]  # a pass that keeps no episode
         several = len(set(texts)) > 1
-        common = () if name in given or all(texts) else _dataset_texts(name, self._dataset)
+        common = () if self.names & set(given) or all(texts) else _dataset_texts(name, self._dataset)
         self.text_is_guessed = bool(common) and not _texts(self._dataset.storage.metadata)
         for row in self._rows(whole=True):
             success, first_success = row.success

@@ -14,11 +14,14 @@ from gymnasium import Space, spaces
 from sb3_llmdpd.checkpoint.values import space_from_json, space_to_json
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.data.checks import entries_of
-from sb3_llmdpd.data.episode_source import Record
+from sb3_llmdpd.data.episode_source import Reading, Record
 from sb3_llmdpd.data.episodes import Episode, checked_for_file
 from sb3_llmdpd.data.spaces import check_flat, float32_space
 from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
 from sb3_llmdpd.data.step_files import READ, StepFileSource, sound_file, steps_under_names
+
+LENGTHS = "lengths"
+"""Entry with the numbers of steps of stacked episodes."""
 
 METADATA = "metadata"
 """Entry with spaces, tasks, sentences, successes and goals, as a JSON string."""
@@ -27,6 +30,9 @@ _VERSION = 1
 
 _SAID = ("task", "task_texts", "success", "first_success", "goal", "source")
 """Fields of an episode that are not in the arrays."""
+
+_SAID_LATER = {"rewarded": True}
+"""Fields that earlier versions did not write, and what is true of theirs."""
 
 _NESTED = ("observations", "next_observations")
 """Entries that may stand for several, as in ``observations/image``."""
@@ -45,10 +51,12 @@ class NpzSource(StepFileSource):
 
     It holds ``observations``, ``actions``, ``rewards`` and ``terminals``, one row a step; ``timeouts`` and
     ``next_observations`` are used where it has them, and `find_episodes` says where episodes end. A Dict
-    observation has an entry ``observations/key`` for each key.
+    observation has an entry ``observations/key`` for each key. Stacked arrays, (E, T, ...) of E episodes, are
+    read with the ``lengths`` (E,) of these; without, all are T steps long.
 
     A file of `write_npz` gives equal episodes: spaces, tasks, sentences, successes and goals. Any other file
-    has one task and no sentence, unbounded observations, and actions in Box(-1, 1).
+    has one task and no sentence, and the spaces of `StepFileSource`. A raw file of OGBench, known by
+    ``qpos``, has a last row in each episode that is no step.
 
     The arrays are in memory while they are read: an npz cannot be read in part.
 
@@ -96,12 +104,14 @@ class NpzSource(StepFileSource):
             if self._metadata is not None and limit is not None:
                 remedy = f"leave out `max_episode_steps`, which is {limit}"
                 raise ValueError(f"{name}: says itself where its episodes end; {remedy}")
-            yield steps_under_names(_nested(entries, name), name, limited=limit is not None)
+            read: dict[str, Any] = _with_valids(_unstacked(_nested(entries, name), name))
+            yield steps_under_names(read, name, limited=limit is not None)
 
-    def _spaces(self, steps: StepArrays) -> tuple[Space[Any], spaces.Box]:
+    def _spaces(self, steps: StepArrays, reading: Reading) -> tuple[Space[Any], spaces.Box]:
         """See `StepFileSource`."""
-        said = self._metadata
-        return super()._spaces(steps) if said is None else (said["observation_space"], said["action_space"])
+        if (said := self._metadata) is None:
+            return super()._spaces(steps, reading)
+        return said["observation_space"], said["action_space"]
 
 
 def write_npz(
@@ -133,7 +143,7 @@ def write_npz(
         "version": _VERSION,
         "observation_space": space_to_json(float32_space(observation_space)),  # episodes hold no other floats
         "action_space": space_to_json(float32_space(action_space)),
-        "episodes": [{name: getattr(episode, name) for name in _SAID} for episode in written],
+        "episodes": [{name: getattr(episode, name) for name in (*_SAID, *_SAID_LATER)} for episode in written],
     }
     as_json = json.dumps(metadata, default=np.generic.item)  # numpy's numbers are no JSON
     arrays = {**_flat_arrays(written), METADATA: np.array(as_json)}
@@ -218,6 +228,48 @@ def _nested(entries: dict[str, _Entry], source: str) -> dict[str, Any]:
     return nested
 
 
+def _unstacked(entries: dict[str, Any], source: str) -> dict[str, Any]:
+    """Lay arrays (E, T, ...) of E episodes out one row a step; others stay as they are."""
+    shapes = {name: getattr(entries.get(name), "shape", ()) for name in ("actions", "rewards", LENGTHS)}
+    if LENGTHS not in entries and (len(shapes["rewards"]) != 2 or shapes["rewards"] != shapes["actions"][:2]):
+        return entries
+    n_episodes, n_steps = (*shapes["actions"], 0, 0)[:2]
+    lengths = np.full(n_episodes, n_steps) if LENGTHS not in entries else np.ravel(entries[LENGTHS][()])
+    if len(shapes["actions"]) < 3 or len(lengths) != n_episodes or lengths.dtype.kind not in "iu":
+        raise ValueError(
+            f"{source}: `{LENGTHS}` counts the steps of stacked episodes, (E,) whole numbers beside `actions`"
+            f" of shape (E, T, ...); got shapes {np.shape(lengths)} and {shapes['actions']}"
+        )
+    if not ((lengths >= 1) & (lengths <= n_steps)).all():
+        raise ValueError(f"{source}: `{LENGTHS}` must lie in 1 to {n_steps}, got {lengths.tolist()[:12]}")
+    inside = np.arange(n_steps) < lengths[:, None]  # (E, T)
+
+    def laid_out(entry: Any, after: bool = False) -> Any:
+        if isinstance(entry, dict):
+            return {key: laid_out(part, after) for key, part in entry.items()}
+        stacked = entry[()]
+        return stacked[:, 1:][inside] if after else stacked[:, :n_steps][inside]
+
+    flat = {
+        name: laid_out(entry)
+        for name, entry in entries.items()
+        if isinstance(entry, dict) or np.shape(entry)[:1] == (n_episodes,) and np.ndim(entry) > 1
+    }
+    seen = next(iter(entries_of(entries.get("observations", {})).values()), np.zeros((0, 0)))
+    if np.shape(seen)[1:2] == (n_steps + 1,):
+        flat["next_observations"] = laid_out(entries["observations"], after=True)
+    ends = np.cumsum(lengths) - 1
+    return flat | {"episode_ends": np.isin(np.arange(lengths.sum()), ends)}
+
+
+def _with_valids(entries: dict[str, Any]) -> dict[str, Any]:
+    """Mark the rows of a raw file of OGBench that are no steps: its terminals."""
+    is_raw = "qpos" in entries and "terminals" in entries and not {"rewards", "valids"} & set(entries)
+    if not is_raw:
+        return entries
+    return {**entries, "valids": np.asarray(entries["terminals"][()]) == 0}
+
+
 def _read_metadata(entry: _Entry | None, source: str) -> dict[str, Any] | None:
     """Read the metadata of `write_npz` and make spaces of theirs; None for a file of another tool."""
     if entry is None:
@@ -227,7 +279,9 @@ def _read_metadata(entry: _Entry | None, source: str) -> dict[str, Any] | None:
         metadata = json.loads(str(entry[()]))
         if metadata["version"] != _VERSION:
             raise ValueError(f"it is of version {metadata['version']!r}, and {_VERSION} is known here")
-        said = [{name: each[name] for name in _SAID} for each in metadata["episodes"]]
+        said = [_SAID_LATER | {name: each[name] for name in _SAID} for each in metadata["episodes"]]
+        for entry, each in zip(said, metadata["episodes"], strict=True):
+            entry |= {name: each[name] for name in _SAID_LATER if name in each}
         if not all(isinstance(each["task_texts"], list) for each in said):
             raise ValueError("`task_texts` must be lists of sentences")
         read = {name: space_from_json(metadata[name]) for name in ("observation_space", "action_space")}

@@ -9,6 +9,9 @@ from gymnasium.spaces.utils import flatten_space
 
 from sb3_llmdpd.data.checks import Observations, entries_of, parts_of
 
+_LARGEST_WHOLE = 2**24
+"""Number up to which a float32 has all whole ones."""
+
 AnySpace = TypeVar("AnySpace", bound=Space[Any])
 Array = TypeVar("Array", np.ndarray, th.Tensor)
 
@@ -90,6 +93,61 @@ def flat_observations(space: Space[Any], observations: Any, source: str) -> Any:
         )
     parts = [np.asarray(flat_observations(part, observations[key], source)) for key, part in space.items()]
     return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+
+
+def in_space(observations: Observations, space: Space[Any], source: str) -> Observations:
+    """Give observations the dtypes of their space, floats float32; what has them already is not copied.
+
+    :param observations: (n, *obs_shape), or a dict of such arrays.
+    :param space: space of one observation; entries without a part of their own stay as they are.
+    :param source: named first in the error message.
+    :return: the same numbers, read-only.
+    :raises ValueError: when a number would change: a fraction in a space of whole numbers, one that its
+        dtype cannot hold, or a whole number that a float would round.
+    """
+    parts = parts_of(space)
+    converted = {
+        key: _in_dtype(f"observations[{key!r}]" if key else "observations", rows, parts.get(key), source)
+        for key, rows in entries_of(observations).items()
+    }
+    return converted if isinstance(observations, dict) else converted[""]
+
+
+def _in_dtype(name: str, rows: np.ndarray, part: Space[Any] | None, source: str) -> np.ndarray:
+    dtype = None if part is None else float32_space(part).dtype
+    if dtype is None or rows.dtype == dtype:
+        return rows
+    with np.errstate(invalid="ignore", over="ignore"):  # what does not fit is refused below
+        converted = rows.astype(dtype)
+    if rows.dtype.kind == "f" and converted.dtype.kind == "f":  # rounding alone
+        same = np.isfinite(converted)
+    elif converted.dtype.kind == "f":
+        same = np.abs(rows.astype(np.float64)) <= _LARGEST_WHOLE
+    else:
+        same = converted == rows
+    if not same.all():
+        step = int(np.argwhere(~same)[0][0])
+        value = rows[step][~same[step]].flat[0] if rows.ndim > 1 else rows[step]
+        raise ValueError(
+            f"{source}: `{name}` holds {value} at step {step}, of {rows.dtype}, and the space is of {dtype},"
+            " which cannot hold it: save all episodes in one type that holds all of their numbers"
+        )
+    converted.setflags(write=False)
+    return converted
+
+
+def space_of_extremes(low: np.ndarray, high: np.ndarray) -> spaces.Box:
+    """Make the space of actions of which nothing is known but their smallest and largest values.
+
+    :param low: smallest value of each entry, infinite where there is none.
+    :param high: largest value of each entry.
+    :return: a Box of these bounds. An entry that never moved has room of 1 to either side, since it could not
+        be scaled to [-1, 1].
+    """
+    low, high = np.where(low <= high, low, 0.0), np.where(low <= high, high, 0.0)
+    # A very large float32 is the same as its sum with 1.
+    room = np.where(low < high, 0.0, np.maximum(1.0, np.spacing(np.abs(low))))
+    return spaces.Box((low - room).astype(np.float32), (high + room).astype(np.float32), dtype=np.float32)
 
 
 def unbounded_space(observations: Observations) -> Space[Any]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_llmdpd.data.checks import entries_of
+from sb3_llmdpd.data.checks import LABELS, entries_of
 from sb3_llmdpd.data.episode_source import Record
 
 _CHUNK_BYTES = 2**24
@@ -23,12 +23,16 @@ class StepArrays:
 
     :param observations: (N, *obs_shape), seen before each action; a dict of such arrays for a Dict space.
     :param actions: (N, *action_shape).
-    :param rewards: (N,), raw. (N, 1) is accepted here and for the flags, too.
+    :param rewards: (N,), raw. (N, 1) is accepted here and for the flags, too. None when not recorded.
     :param terminals: (N,), 0 or 1: whether the step ended the task itself.
     :param timeouts: (N,), 0 or 1: whether the episode was cut off after the step; None when unknown.
     :param next_observations: like ``observations``, seen after each action; None when not recorded.
     :param successes: (N,), 0 or 1: whether the step's result was a success; None when unknown.
+    :param valids: (N,), 0 or 1: 0 where a row holds no step, and its observation is what the episode's last
+        action led to; None where all rows are steps.
+    :param stays_at_goal: whether every step at a goal is a terminal, and only timeouts begin a new episode.
     :param source: name of the origin, for messages.
+    :param rewarded: False, or without ``rewards``, where these are zeros and not recorded.
     :raises ValueError: on different lengths or shapes, flags that are not 0 or 1, or no step at all.
     :raises TypeError: on values that are not numbers.
     """
@@ -40,19 +44,28 @@ class StepArrays:
     timeouts: Any = None
     next_observations: Any = None
     successes: Any = None
+    valids: Any = None
+    stays_at_goal: bool = False
     source: str = "steps"
+    rewarded: bool = True
 
     def __post_init__(self) -> None:
-        rewards = self._one_a_step("rewards", self.rewards)
-        if not len(rewards):
-            raise self._refusal("holds no step, `rewards` is empty")
+        object.__setattr__(self, "actions", self._numbers("actions", self.actions))
+        if not len(self):
+            raise self._refusal("holds no step, `actions` is empty")
+        object.__setattr__(self, "rewarded", self.rewarded and self.rewards is not None)
+        rewards = np.zeros(len(self), np.float32)
+        if self.rewards is not None:
+            rewards = self._one_a_step("rewards", self.rewards)
+            self._check_length("rewards", rewards)
         object.__setattr__(self, "rewards", rewards)
-        for name in ("terminals", "timeouts", "successes"):
+        for name in ("terminals", "timeouts", "successes", "valids"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, self._flags(name, getattr(self, name)))
         object.__setattr__(self, "observations", self._checked_observations("observations"))
-        object.__setattr__(self, "actions", self._checked("actions", self.actions))
         if len(shape := self.actions.shape) < 2:
+            if self.actions.dtype.kind in "iub":
+                raise self._refusal(f"`actions` are one whole number a step, shape {shape}: such {LABELS}")
             raise self._refusal(
                 f"`actions` must be (N, *action_shape), (N, 1) for a single number, got shape {shape}"
             )
@@ -62,7 +75,7 @@ class StepArrays:
 
     def __len__(self) -> int:
         """The number of steps N."""
-        return len(self.rewards)
+        return int(self.actions.shape[0])
 
     def _refusal(self, reason: str) -> ValueError:
         return ValueError(f"{self.source}: {reason}")
@@ -107,10 +120,10 @@ class StepArrays:
         return array
 
     def _check_length(self, name: str, array: Any) -> None:
-        if array.shape[0] != len(self.rewards):
+        if array.shape[0] != len(self):
             raise self._refusal(
-                f"all arrays must have one row for each step, but `{name}` has {array.shape[0]} and `rewards`"
-                f" {len(self.rewards)}; leave out the rows that the others lack"
+                f"all arrays must have one row for each step, but `{name}` has {array.shape[0]} and `actions`"
+                f" {len(self)}; leave out the rows that the others lack"
             )
 
     def _check_alike(self) -> None:
@@ -129,11 +142,17 @@ class StepArrays:
 
 
 class Stretch(NamedTuple):
-    """The rows [start, stop) of one episode; ``terminated`` says if the last step ended the task itself."""
+    """The rows [start, stop) of one episode.
+
+    ``terminated`` says if the last step ended the task itself, and ``result`` where the observation is that
+    it led to: a row of the next observations where these are recorded, else one of the observations.
+    """
 
     start: int
     stop: int
     terminated: bool
+    result: int
+    n_left_out: int = 0
 
 
 def split_steps(steps: StepArrays, max_episode_steps: int | None = None) -> Iterator[Record]:
@@ -149,7 +168,9 @@ def find_episodes(steps: StepArrays, max_episode_steps: int | None = None) -> li
     """Find where episodes begin and end.
 
     An episode ends at a terminal. Without a termination it ends at a timeout, where an action led to
-    something else than the next row, after ``max_episode_steps``, and at the end of the arrays.
+    something else than the next row, before a row that is no step, after ``max_episode_steps``, and at the
+    end of the arrays. Where policies stay at the goal, it ends at the first terminal, and what follows until
+    the timeout belongs to no episode.
 
     An episode needs the result of its last action. Where next observations are not recorded, one that did not
     terminate loses its last step, whose row shows that result; an episode without any step left is left out.
@@ -164,35 +185,55 @@ def find_episodes(steps: StepArrays, max_episode_steps: int | None = None) -> li
     :raises ValueError: when ``max_episode_steps`` is no positive whole number.
     """
     check_limit(max_episode_steps)
-    ends = steps.terminals.copy()
+    ends: np.ndarray = steps.terminals.copy()
+    if steps.valids is not None:
+        ends |= ~steps.valids
     if steps.timeouts is not None:
         ends |= steps.timeouts
-        _warn_of_both(steps)
+        if not steps.stays_at_goal:
+            _warn_of_both(steps)
     if steps.next_observations is not None:
         ends |= _jumps(steps)
     ends[-1] = True
-    stops = (np.flatnonzero(ends) + 1).tolist()
-    stretches = []
-    for start, stop in zip([0, *stops], stops, strict=False):
+    stretches: list[Stretch | None] = []
+    for start, stop in _spans(steps, ends):
         limit = max_episode_steps or stop - start
-        for first in range(start, stop, limit):
-            last = min(first + limit, stop)
-            terminated = bool(steps.terminals[last - 1])
-            if steps.next_observations is None and not terminated:
-                last -= 1  # its result is unknown: the next row may be another episode's
-            if last > first:
-                stretches.append(Stretch(first, last, terminated))
-    return stretches
+        stretches += [_stretch(steps, first, min(first + limit, stop)) for first in range(start, stop, limit)]
+    return [stretch for stretch in stretches if stretch is not None]
+
+
+def _spans(steps: StepArrays, ends: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Find the steps [start, stop) of each episode."""
+    if steps.stays_at_goal and steps.timeouts is not None:
+        ends = steps.timeouts | (np.arange(len(steps)) == len(steps) - 1)
+    stops = (np.flatnonzero(ends) + 1).tolist()
+    for start, stop in zip([0, *stops], stops, strict=False):
+        at_goal = steps.terminals[start:stop]
+        if steps.stays_at_goal and at_goal.any():
+            stop = start + int(at_goal.argmax()) + 1
+        if steps.valids is not None and not steps.valids[stop - 1]:
+            stop -= 1
+        if stop > start:
+            yield start, stop
+
+
+def _stretch(steps: StepArrays, start: int, stop: int) -> Stretch | None:
+    """Find where the result of the last step is; the step is left out where that is unknown."""
+    terminated = bool(steps.terminals[stop - 1])
+    if steps.next_observations is not None:
+        return Stretch(start, stop, terminated, stop - 1)
+    if steps.valids is not None and stop < len(steps) and not steps.valids[stop]:
+        return Stretch(start, stop, terminated, stop)
+    if terminated:  # no value of the result is ever used: a row only has to be there
+        return Stretch(start, stop, terminated, stop - 1)
+    # The next row may be another episode's.
+    return Stretch(start, stop - 1, terminated, stop - 1, n_left_out=1) if stop - start > 1 else None
 
 
 def _read_episode(steps: StepArrays, stretch: Stretch) -> Record:
     """Read the arguments of `Episode`, without task and source."""
-    start, stop, terminated = stretch
-    following, row = steps.observations, stop  # the row of the step that `find_episodes` left out
-    if steps.next_observations is not None:
-        following, row = steps.next_observations, stop - 1
-    elif terminated:
-        row = stop - 1  # the result is unknown, and no value of it is ever used: the row only has to be there
+    start, stop, terminated, row, n_left_out = stretch
+    following = steps.observations if steps.next_observations is None else steps.next_observations
     last = {key: np.asarray(rows[row : row + 1]) for key, rows in entries_of(following).items()}
     seen = {key: np.asarray(rows[start:stop]) for key, rows in entries_of(steps.observations).items()}
     joined = {key: np.concatenate([rows, last[key]]) for key, rows in seen.items()}
@@ -201,6 +242,8 @@ def _read_episode(steps: StepArrays, stretch: Stretch) -> Record:
         "actions": np.asarray(steps.actions[start:stop]),
         "rewards": steps.rewards[start:stop],
         "terminated": terminated,
+        "rewarded": steps.rewarded,
+        "n_left_out": n_left_out,
     }
     if steps.successes is not None:
         successes = steps.successes[start:stop]

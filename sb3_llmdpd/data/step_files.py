@@ -11,21 +11,50 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record
-from sb3_llmdpd.data.spaces import unbounded_space
+from sb3_llmdpd.data.episode_source import AS_RECORDED, MOST_CLIPPED, EpisodeSource, Reading, Record
+from sb3_llmdpd.data.checks import LABELS, listed
+from sb3_llmdpd.data.spaces import space_of_extremes, unbounded_space
 from sb3_llmdpd.data.step_arrays import StepArrays, check_limit, split_steps
 
 LONG_EPISODE = 10_000
 """Steps; a longer episode is probably many episodes, whose ends were not recorded."""
 
-READ = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
-"""Names of the arrays that are read; none of the first three may be missing."""
+ARRAYS = ("observations", "actions", "rewards", "next_observations")
+"""Names of the arrays that are read beside flags; neither of the first two may be missing."""
+
+FLAGS = {
+    "terminals": ("terminals", "terminations", "terminated", "terminateds"),
+    "timeouts": ("timeouts", "truncations", "truncated", "truncateds"),
+    "ends": ("episode_terminals", "episode_ends", "dones", "done"),
+    "valids": ("valids",),
+    "masks": ("masks",),
+    "successes": ("infos/success", "infos/goal_achieved", "success", "successes", "is_success"),
+}
+"""Names of the arrays of 0 and 1 by what they mean, the best known first.
+
+``ends`` mark the last step of an episode, whatever ended it; ``valids`` are 0 where a row is no step, and
+``masks`` are 0 where the task itself ended, both as in OGBench."""
+
+DISCRETE = "discrete_action"
+"""Entry in which d3rlpy says that actions are labels."""
+
+READ = {*ARRAYS, DISCRETE, *(name for names in FLAGS.values() for name in names)}
+"""Names of all that is read."""
+
+_ROWS = 2**16
+"""Actions that are measured at once."""
+
+_UNIT = 1.0
+"""Bound of the actions of D4RL's environments, which is taken where nearly all actions lie within it."""
 
 
 class StepFileSource(EpisodeSource):
     """A file of consecutive steps under D4RL's names. A format is a subclass that opens it.
 
-    The observation space is an unbounded Box or a Dict of such, the action space Box(-1, 1).
+    The observation space is an unbounded Box or a Dict of such. The action space is Box(-1, 1), as in D4RL,
+    where hardly an action lies outside; else, with a warning, it spans the values of each entry.
+    `Reading.action_low` says other bounds. Whole numbers are refused as labels of discrete actions, unless
+    bounds are given.
 
     :param path: path of the file; ``~`` is the home folder.
     :param task: task of all episodes; by default the file's name without its suffix.
@@ -48,9 +77,12 @@ class StepFileSource(EpisodeSource):
         self._given_task = task
         self._task = task if task is not None else self._path.stem
         self._max_episode_steps = max_episode_steps
-        with self._opened(str(path)) as steps:
-            self._warn_of_length(steps)
-            super().__init__(str(path), *self._spaces(steps), reading)
+        self._remark_on_bounds: str | None = None
+        # Warnings come when episodes are read, and once.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with self._opened(str(path)) as steps:
+                super().__init__(str(path), *self._spaces(steps, reading), reading)
 
     @abstractmethod
     def _opened(self, name: str) -> AbstractContextManager[StepArrays]:
@@ -60,9 +92,13 @@ class StepFileSource(EpisodeSource):
         :raises ValueError: when the file is damaged, or lacks an array.
         """
 
-    def _spaces(self, steps: StepArrays) -> tuple[Space[Any], spaces.Box]:
-        """Make the spaces of observations and actions, of which only shapes and dtypes are read."""
-        return unbounded_space(steps.observations), spaces.Box(-1.0, 1.0, steps.actions.shape[1:], np.float32)
+    def _spaces(self, steps: StepArrays, reading: Reading) -> tuple[Space[Any], spaces.Box]:
+        """Make the spaces of observations and actions."""
+        self.bounds_from_data = True
+        action_space = reading.bounds_of(steps.source, steps.actions.shape[1:])
+        if action_space is None:
+            action_space, self._remark_on_bounds = _measured(steps)
+        return unbounded_space(steps.observations), action_space
 
     def files(self) -> Sequence[Path]:
         """See `EpisodeSource.files`."""
@@ -75,6 +111,9 @@ class StepFileSource(EpisodeSource):
     def records(self) -> Iterator[Record]:
         """See `EpisodeSource.records`."""
         with self._opened(self.name) as steps:
+            self._warn_of_length(steps)
+            if self._remark_on_bounds is not None:
+                warnings.warn(self._remark_on_bounds, stacklevel=2)
             for record in split_steps(steps, self._max_episode_steps):
                 yield {**record, "task": self._task}
 
@@ -102,23 +141,109 @@ def steps_under_names(entries: Mapping[str, Any], source: str, limited: bool) ->
     :param limited: whether a time limit says where episodes end, in place of the file.
     :raises ValueError: when one is missing; `StepArrays` says when else, and raises TypeErrors.
     """
-    if missing := [name for name in READ[:3] if name not in entries]:
+    if missing := [name for name in ARRAYS[:2] if name not in entries]:
         raise ValueError(
             f"{source}: has no {' and no '.join(f'`{name}`' for name in missing)}, but {_listed(entries)}."
             " Such a file holds `observations`, `actions`, `rewards` and `terminals`, one row a step, and may"
             " hold `timeouts` and `next_observations`"
         )
-    if "terminals" not in entries and "timeouts" not in entries and not limited:
+    if DISCRETE in entries and np.any(np.asarray(entries[DISCRETE][()])):
+        raise ValueError(f"{source}: says by `{DISCRETE}` that its {LABELS}")
+    flags = {kind: _flag(entries, names, source) for kind, names in FLAGS.items()}
+    if not limited and all(flags[kind] is None for kind in ("terminals", "timeouts", "ends", "valids")):
         warnings.warn(
             f"{source}: has neither `terminals` nor `timeouts`, but {_listed(entries)}: no end of an episode"
             " is read as one of the task. Name them like this, or say the time limit with"
             " `max_episode_steps`",
             stacklevel=4,
         )
-    read = {name: entries[name] for name in READ if name in entries}
-    if "terminals" not in read:
-        read["terminals"] = np.zeros(np.shape(read["rewards"])[:1], bool)
-    return StepArrays(**read, source=source)
+    if unread := [name for name in entries if name not in READ and _is_flag(entries, name)]:
+        warnings.warn(
+            f"{source}: {_quoted(unread)} {'holds' if len(unread) == 1 else 'hold'} 0 or 1 at each step, and"
+            " is not read. Where it marks ends of episodes or successes, name it `terminals`, `timeouts` or"
+            " `success`",
+            stacklevel=4,
+        )
+    arrays = {name: entries.get(name) for name in ARRAYS}
+    return StepArrays(**arrays, **_endings(flags, np.shape(entries["actions"])[:1], source), source=source)
+
+
+def _flag(entries: Mapping[str, Any], names: Sequence[str], source: str) -> np.ndarray | None:
+    """Read the flags of one meaning; where they stand under several names, these have to agree."""
+    found = {name: np.asarray(entries[name][()]) for name in names if name in entries}
+    first = next(iter(found), None)
+    for name, array in found.items():
+        if not np.array_equal(np.squeeze(array), np.squeeze(found[str(first)])):
+            raise ValueError(f"{source}: `{first}` and `{name}` mean the same and differ; leave one out")
+    return None if first is None else found[first]
+
+
+def _endings(flags: dict[str, np.ndarray | None], shape: tuple[int, ...], source: str) -> dict[str, Any]:
+    """Make of all flags those that `StepArrays` takes."""
+    terminals, timeouts, ends, valids = (flags[kind] for kind in ("terminals", "timeouts", "ends", "valids"))
+    if valids is not None and timeouts is None:  # OGBench's terminals are any end of an episode
+        timeouts, terminals = terminals, None
+    if terminals is None and flags["masks"] is not None:
+        terminals = 1 - flags["masks"]
+    if terminals is None and ends is not None and timeouts is None and valids is None:
+        warnings.warn(
+            f"{source}: says where episodes end, and not why: each end is read as one of the task. Where time"
+            " limits are among them, add `timeouts`",
+            stacklevel=5,
+        )
+        terminals = ends
+    if terminals is None:
+        terminals = np.zeros(shape, bool)
+        if ends is not None and timeouts is not None and np.shape(ends) == np.shape(timeouts):
+            terminals = (ends != 0) & (timeouts == 0)
+    elif ends is not None:
+        # An end that is no termination is a time limit.
+        cut = (np.asarray(ends) != 0).ravel() & (np.asarray(terminals) == 0).ravel()
+        timeouts = cut if timeouts is None else (np.asarray(timeouts) != 0).ravel() | cut
+    return {"terminals": terminals, "timeouts": timeouts, "valids": valids, "successes": flags["successes"]}
+
+
+def _is_flag(entries: Mapping[str, Any], name: str) -> bool:
+    """Tell whether an entry is an array of one 0 or 1 a step."""
+    entry = entries[name]
+    shape, dtype = getattr(entry, "shape", None), getattr(entry, "dtype", None)
+    n_steps = np.shape(entries["actions"])[0]
+    if dtype is None or dtype.kind not in "fiub" or shape not in ((n_steps,), (n_steps, 1)):
+        return False
+    return bool(np.isin(np.asarray(entry[()]), (0, 1)).all())
+
+
+def _measured(steps: StepArrays) -> tuple[spaces.Box, str | None]:
+    """Make the space of the actions: Box(-1, 1) where hardly one lies outside, else that of their extremes.
+
+    :return: the space, and a remark for the user where it is not the first.
+    :raises ValueError: on whole numbers, which are labels.
+    """
+    shape, n_outside = steps.actions.shape[1:], 0
+    low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
+    are_whole = steps.actions.dtype.kind in "iub" or np.prod(shape) == 1
+    for start in range(0, len(steps), _ROWS):
+        rows = np.asarray(steps.actions[start : start + _ROWS], np.float64)
+        known = np.isfinite(rows)  # the others are refused when their episode is read
+        low = np.minimum(low, np.where(known, rows, np.inf).min(axis=0))
+        high = np.maximum(high, np.where(known, rows, -np.inf).max(axis=0))
+        outside = known & (np.abs(rows) > _UNIT)
+        n_outside += int(outside.reshape(len(rows), -1).any(axis=1).sum())
+        are_whole = are_whole and bool((rows == np.round(rows)).all())
+    if are_whole and (low >= 0).all() and (high >= 1).any():
+        raise ValueError(
+            f"{steps.source}: `actions` are whole numbers from {low.min():g} to {high.max():g}, of"
+            f" {steps.actions.dtype}: such {LABELS}. Where they are quantities, say their bounds with"
+            " `action_low` and `action_high`"
+        )
+    if n_outside <= MOST_CLIPPED * len(steps):
+        return spaces.Box(-_UNIT, _UNIT, shape, np.float32), None
+    measured = space_of_extremes(low, high)
+    return measured, (
+        f"{steps.source}: no bounds of the actions are recorded, and they leave [-1, 1]; taken are their"
+        f" smallest and largest values, {measured.low.tolist()} and {measured.high.tolist()}. Say the"
+        " actuators' own with `action_low` and `action_high`"
+    )
 
 
 def existing_file(path: str | Path) -> Path:
@@ -155,4 +280,8 @@ def sound_file(source: str, kind: str, broken: tuple[type[Exception], ...]) -> I
 
 
 def _listed(entries: Mapping[str, Any]) -> str:
-    return f"holds {', '.join(f'`{name}`' for name in sorted(entries))}" if entries else "is empty"
+    return f"holds {_quoted(sorted(entries))}" if entries else "is empty"
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return listed(f"`{name}`" for name in names)

@@ -14,7 +14,7 @@ from sb3_llmdpd.checkpoint.values import space_from_json
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.flat_file import FlatFile
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files; those of another version are built anew."""
 
 ABOUT, STEPS, REWARDS, EPISODES = "store.json", "steps.bin", "rewards.bin", "episodes.jsonl"

@@ -241,7 +241,8 @@ class LLMDPD(OffPolicyAlgorithm):
         self._counted: list[Counters] = []
         self._to_count_on: list[Counters] = []
         self._saved_buffer_state: dict[str, Any] | None = None
-        data = None if dataset is None else _read_dataset(dataset)
+        env = maybe_make_env(env, verbose)  # as SB3 does, since data may lack the bounds of actions
+        data = None if dataset is None else _read_dataset(dataset, None if env is None else env.action_space)
         if env is None and data is not None:
             env = DatasetEnv(channels_first_space(data.observation_space), data.action_space)
         if env is None:
@@ -381,7 +382,7 @@ class LLMDPD(OffPolicyAlgorithm):
         :return: the new replay buffer.
         :raises ValueError: when its spaces are not the model's.
         """
-        buffer = self._make_buffer(_read_dataset(dataset), self.policy.prompt_window)
+        buffer = self._make_buffer(_read_dataset(dataset, self.action_space), self.policy.prompt_window)
         self._attach(buffer)
         self.replay_buffer = buffer
         if self._saved_buffer_state is not None:  # the batches of a loaded model go on where they were
@@ -440,6 +441,7 @@ class LLMDPD(OffPolicyAlgorithm):
         how = "OfflineDataset.from_episodes(episodes, observation_space, action_space)"
         remedy = f"say what the data are, with {how}"
         check_spaces("the data", buffer, self, remedy)
+        self._refuse_unrewarded(buffer)
         if self.text_encoder is None or not buffer.texts:
             buffer.set_text_vectors(np.zeros((len(buffer.texts), self.policy.text_dim), np.float32))
         if self._n_updates == 0:
@@ -452,6 +454,13 @@ class LLMDPD(OffPolicyAlgorithm):
             texts = next(iter(tasks.values())) if self.text_table is not None else ()
             self.prompter.only_task = [Prompt(text=texts[0] if texts else None)]
         self.prompter.set_task(self.prompter.task)
+
+    def _refuse_unrewarded(self, buffer: PromptReplayBuffer) -> None:
+        if self.eta > 0 and not buffer.rewarded:
+            raise ValueError(
+                f"the data record no rewards, and the Q term, which learns from them, has the weight"
+                f" eta={self.eta:g}: pass eta=0.0 (--eta 0), which clones the data"
+            )
 
     # Training ---------------------------------------------------------------------------------------------
 
@@ -483,6 +492,7 @@ class LLMDPD(OffPolicyAlgorithm):
                 "LLMDPD has no data to learn from: pass `dataset` to the constructor or to"
                 " LLMDPD.load(path, dataset=...)"
             )
+        self._refuse_unrewarded(self.replay_buffer)
         if log_interval is not None and log_interval < 1:
             raise ValueError(f"`log_interval` must be at least 1, or None for no log, got {log_interval}")
         total_timesteps, callback = BaseAlgorithm._setup_learn(
@@ -910,5 +920,11 @@ class _StepsBar(ProgressBarCallback):
         return True
 
 
-def _read_dataset(dataset: DatasetLike | PromptReplayBuffer) -> OfflineDataset | PromptReplayBuffer:
-    return dataset if isinstance(dataset, PromptReplayBuffer) else load_dataset(dataset)
+def _read_dataset(
+    dataset: DatasetLike | PromptReplayBuffer, action_space: spaces.Space[Any] | None
+) -> OfflineDataset | PromptReplayBuffer:
+    """Read data, with the bounds of a known action space where a source records none."""
+    if isinstance(dataset, PromptReplayBuffer):
+        return dataset
+    has_bounds = isinstance(action_space, spaces.Box) and action_space.is_bounded()
+    return load_dataset(dataset, action_space=action_space if has_bounds else None)  # type: ignore[arg-type]
