@@ -63,15 +63,25 @@ def nested(kind: pa.DataType, depth: int) -> pa.DataType:
 def table(episodes: list[Columns], first: int, fixed: bool = False) -> pa.Table:
     tables = []
     for index, columns in enumerate(episodes, first):
-        n = len(columns["action"])
+        n = len(columns["task_index"])
         arrays = {key: arrow(value, fixed) for key, value in columns.items()}
-        tables.append(pa.table({**arrays, "frame_index": np.arange(n), "episode_index": np.full(n, index)}))
+        places = {"frame_index": arrow(np.arange(n)), "episode_index": arrow(np.full(n, index))}
+        tables.append(pa.table(places | arrays))
     return pa.concat_tables(tables)
 
 
-def write_info(folder: Path, version: str, data_path: str, episodes: list[Columns], **changes: Any) -> None:
-    video = {"dtype": "video", "shape": [96, 96, 3], "names": None}
-    features: dict[str, Any] = {"observation.images.top": video}
+def write_info(
+    folder: Path,
+    version: str,
+    data_path: str,
+    episodes: list[Columns],
+    images: dict[str, str] | None = None,
+    **changes: Any,
+) -> None:
+    """Write the table of contents, with images of the kinds given by their names."""
+    features: dict[str, Any] = {
+        key: {"dtype": kind, "shape": [96, 96, 3], "names": None} for key, kind in (images or {}).items()
+    }
     for key, value in episodes[0].items():
         features[key] = {"dtype": str(value.dtype), "shape": list(value.shape[1:] or [1])}
     info = {
@@ -97,7 +107,7 @@ def write_v21(
     """Write one file an episode, two in a chunk."""
     data_path = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
     write_info(folder, "v2.1", data_path, episodes, **changes)
-    lengths = [len(columns["action"]) for columns in episodes]
+    lengths = [len(columns["task_index"]) for columns in episodes]
     rows = [{"episode_index": i, "tasks": [], "length": length} for i, length in enumerate(lengths)]
     write_lines(folder / "meta/episodes.jsonl", rows)
     named = [{"task_index": i, "task": task} for i, task in enumerate(tasks)]
@@ -127,7 +137,7 @@ def write_v30(
         pq.write_table(table(some, first, fixed), folder / "data" / name)
         rows = []
         for index, columns in enumerate(some, first):
-            n = len(columns["action"])
+            n = len(columns["task_index"])
             place = {"data/chunk_index": chunk, "data/file_index": file}
             place |= {"dataset_from_index": n_before, "dataset_to_index": n_before + n}
             place |= {"stats/action/min": [0.0, 0.0]}
@@ -247,7 +257,7 @@ def test_several_keys_stand_side_by_side_in_the_order_given(save):
     (episode,) = source.episodes()
     np.testing.assert_array_equal(episode.observations, np.hstack([place, written["observation.state"]]))
     assert source.observation_space == spaces.Box(-np.inf, np.inf, (4,), np.float32)
-    assert source.options() == {"observation_key": keys}
+    assert source.options() == {"observation_key": keys, "action_key": ["action"]}
 
 
 def test_the_task_string_is_the_task_and_its_sentence(save):
@@ -454,8 +464,8 @@ def test_another_version_is_answered_with_those_read_and_the_conversion(tmp_path
     ],
 )
 def test_a_wrong_key_is_answered_with_the_keys_of_observations(tmp_path, key, reason):
-    write(tmp_path, "v3.0", [frames()])
-    with refused(rf"{reason}.*; `observation_key` may name \['observation.state'\]"):
+    write(tmp_path, "v3.0", [frames()], images={"observation.images.top": "video"})
+    with refused(rf"{reason}.*; `observation_key` may name 'observation.state'$"):
         LeRobotSource(tmp_path, observation_key=key)
 
 
@@ -465,10 +475,10 @@ def test_a_key_given_twice_is_refused(tmp_path):
         LeRobotSource(tmp_path, observation_key=["observation.state", "observation.state"])
 
 
-@pytest.mark.parametrize("key", [[], 5, [5], None])
+@pytest.mark.parametrize("key", [[], 5, [5]])
 def test_a_key_must_be_a_name(tmp_path, key):
     write(tmp_path, "v3.0", [frames()])
-    with refused(r"`observation_key` must be a name or several, of \['observation.state'\]; got", TypeError):
+    with refused(r"`observation_key` must be a name or several, of 'observation.state'; got", TypeError):
         LeRobotSource(tmp_path, observation_key=key)
 
 
@@ -513,15 +523,16 @@ def test_a_table_of_episodes_that_is_short_of_some_is_refused(save):
 @pytest.mark.parametrize(
     ("held", "reason"),
     [
-        ([4, 3], "it holds 3 frames of episode 1, and meta/episodes says 4 frames of episode 1"),
-        ([4], "it holds 0 frames of episode None, and meta/episodes says 4 frames of episode 1"),
-        ([4, 4, 4], "it holds episode 2 besides those of meta/episodes"),
+        ([4, 3], "episode 1: has 3 frames, and meta/episodes says 4"),
+        ([4], "episode 1: has 0 frames, and meta/episodes says 4"),
+        ([4, 5], "episode 1: has more frames than the 4 of meta/episodes"),
+        ([4, 4, 4], "episode 2: .*file-000.parquet holds it, and meta/episodes does not"),
     ],
 )
 def test_a_file_that_contradicts_the_table_is_refused(tmp_path, held, reason):
     write(tmp_path, "v3.0", [frames(4), frames(4)])
     pq.write_table(table(list(map(frames, held)), 0), tmp_path / "data/chunk-000/file-000.parquet")
-    with refused(reason):
+    with refused(rf"{reason}; download or record the data set again"):
         LeRobotSource(tmp_path)
 
 
@@ -557,3 +568,385 @@ def test_a_sound_data_set_gives_no_warning(save):
         warnings.simplefilter("always")
         assert len(read(save(several()))) == 5
     assert not caught
+
+
+def named(**columns: Any) -> Columns:
+    """Make an episode of four frames whose state and action are features of other names."""
+    return frames(4, state=None, action=None) | columns
+
+
+STATE, OTHER = np.arange(12, dtype=np.float32).reshape(4, 3), np.arange(4, dtype=np.float32)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("columns", "observed", "acted"),
+    [
+        ({"state": STATE, "actions": OTHER}, ["state"], ["actions"]),
+        ({"observation": STATE, "state": OTHER, "action": OTHER}, ["state"], ["action"]),
+        ({"observations": STATE, "action": OTHER}, ["observations"], ["action"]),
+        (
+            {"observation.state.b": STATE, "observation.state.a": OTHER, "action": OTHER},
+            ["observation.state.b", "observation.state.a"],
+            ["action"],
+        ),
+        (
+            {"observation.states.arm": STATE, "action.arm": OTHER, "action.hand": STATE},
+            ["observation.states.arm"],
+            ["action.arm", "action.hand"],
+        ),
+        ({"state.arm": STATE, "actions.hand": OTHER}, ["state.arm"], ["actions.hand"]),
+    ],
+)
+def test_features_under_other_known_names_are_read_in_the_order_of_the_table(
+    tmp_path, columns, observed, acted
+):
+    written = named(**columns)
+    source = LeRobotSource(write(tmp_path, "v2.1", [written]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (episode,) = source.episodes()
+    np.testing.assert_array_equal(episode.observations, np.hstack([written[key] for key in observed]))
+    np.testing.assert_array_equal(episode.actions, np.hstack([written[key] for key in acted])[:3])
+    assert source.options() == {"observation_key": observed, "action_key": acted}
+
+
+def test_features_that_were_chosen_are_said_once_a_reading(save):
+    written = named(**{"observation.state": STATE, "action.arm": OTHER, "action.hand": OTHER})
+    source = LeRobotSource(save([written, written]))
+    said = "`action`; taken for the action: 'action.arm', 'action.hand'. `action_key` .--action-key. names"
+    with warned(said) as caught:
+        list(source.episodes())
+    assert len(caught) == 1
+
+
+def test_features_that_were_named_are_not_said(save):
+    source = LeRobotSource(
+        save([named(state=STATE, actions=OTHER)]), observation_key="state", action_key="actions"
+    )
+    (episode,) = source.episodes()
+    np.testing.assert_array_equal(episode.observations, STATE)
+
+
+def test_the_usual_features_go_before_others(save):
+    source = LeRobotSource(save([frames(4) | {"actions": STATE, "observations": OTHER}]))
+    assert source.options() == {"observation_key": ["observation.state"], "action_key": ["action"]}
+
+
+def test_several_features_named_as_the_action_stand_side_by_side_in_their_order(save):
+    grid = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+    folder = save([named(**{"observation.state": STATE, "grid": grid, "hand": OTHER})])
+    source = LeRobotSource(folder, action_key=["hand", "grid"])
+    (episode,) = source.episodes()
+    np.testing.assert_array_equal(episode.actions, np.hstack([OTHER, grid.reshape(4, 6)])[:3])
+
+
+def test_one_feature_named_as_the_action_keeps_its_shape(save):
+    grid = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+    source = LeRobotSource(save([frames(4, grid=grid)]), action_key="grid")
+    assert source.action_space.shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("joints", "there is no feature 'joints'"),
+        ("next.reward", "'next.reward' is no action"),
+        ("frame_index", "'frame_index' is no action"),
+    ],
+)
+def test_a_wrong_key_of_the_action_is_answered_with_the_features_of_numbers(save, key, reason):
+    folder = save([frames(4, frame_index=STEPS)])
+    with refused(rf"{reason}; `action_key` may name 'observation.state', 'action'$"):
+        LeRobotSource(folder, action_key=key)
+
+
+def test_what_is_the_action_cannot_be_observed(save):
+    folder = save([named(**{"observation.state": STATE, "command": OTHER})])
+    with refused("'command' is no observation; `observation_key` may name 'observation.state'"):
+        LeRobotSource(folder, observation_key="command", action_key="command")
+
+
+def test_features_that_are_not_known_are_listed_with_the_option_that_names_them(save):
+    folder = save([frames(4, state=None, joints=STATE)])
+    with refused(
+        "no feature `observation.state` of numbers.* are 'action', 'next.reward', 'task_index', 'joints':"
+        r" name the observation, or several to put side by side, with `observation_key` \(--observation-key\)"
+    ):
+        LeRobotSource(folder)
+
+
+def test_a_long_list_of_features_is_cut(save):
+    folder = save([frames(4, state=None) | {f"joint-{number}": OTHER for number in range(20)}])
+    with refused("'joint-8' and 11 more: name the observation"):
+        LeRobotSource(folder)
+
+
+SHUFFLED = np.array([2, 0, 3, 1])
+
+
+def shuffled(columns: Columns, order: np.ndarray = SHUFFLED) -> Columns:
+    """Put the frames of an episode into another order, which ``frame_index`` tells."""
+    numbered = columns | {"frame_index": np.arange(len(columns["task_index"]))}
+    return {key: value[order] for key, value in numbered.items()}
+
+
+def test_frames_are_in_the_order_of_their_numbers(save):
+    written = frames(4)
+    (episode,) = read(save([shuffled(written)]))
+    np.testing.assert_array_equal(episode.observations, written["observation.state"])
+    np.testing.assert_array_equal(episode.rewards, [1, 2, 3])
+
+
+def test_without_numbers_of_frames_they_are_in_the_order_of_their_rows(save, tmp_path):
+    written = frames(4)
+    save([written])
+    (path,) = (tmp_path / "data").rglob("*.parquet")
+    pq.write_table(table([written], 0).drop_columns(["frame_index"]), path)
+    (episode,) = read(tmp_path)
+    np.testing.assert_array_equal(episode.rewards, [1, 2, 3])
+
+
+def test_numbers_of_frames_may_have_gaps(save):
+    (episode,) = read(save([frames(4, frame_index=np.array([9, 3, 7, 5], np.uint8))]))
+    np.testing.assert_array_equal(episode.rewards, [2, 4, 3])
+
+
+def test_two_frames_of_one_number_are_refused_with_their_episode(save):
+    folder = save([frames(4), frames(4, frame_index=np.array([0, 2, 1, 2]))])
+    with refused("episode 1: two frames have the `frame_index` 2, which says their order"):
+        LeRobotSource(folder)
+
+
+def rewrite(folder: Path, arranged: Callable[[pa.Table], pa.Table]) -> None:
+    """Write the rows of the only data file in another arrangement."""
+    (path,) = (folder / "data").rglob("*.parquet")
+    pq.write_table(arranged(pq.ParquetFile(path).read()), path)
+
+
+def states_by_source(folder: Path) -> dict[str, np.ndarray]:
+    return {episode.source: episode.observations for episode in read(folder)}
+
+
+@pytest.mark.parametrize("batch", [2, 5, 100])
+@pytest.mark.parametrize(
+    "order", [[5, 6, 7, 8, 0, 1, 2, 3, 4], [0, 5, 1, 6, 2, 7, 3, 8, 4], [8, 3, 1, 0, 5, 2, 7, 6, 4]]
+)
+def test_episodes_of_a_file_may_be_out_of_order_and_mixed(tmp_path, monkeypatch, order, batch):
+    monkeypatch.setattr("sb3_llmdpd.data.lerobot_files._BATCH", batch)
+    written = [frames(5, 0), frames(4, 1)]
+    write(tmp_path, "v3.0", written)
+    rewrite(tmp_path, lambda rows: rows.take(order))
+    found = states_by_source(tmp_path)
+    for index, columns in enumerate(written):
+        np.testing.assert_array_equal(found[f"{tmp_path}, episode {index}"], columns["observation.state"])
+
+
+def test_arrays_of_an_extension_of_arrow_may_be_mixed(tmp_path):
+    grid = np.arange(48, dtype=np.float32).reshape(2, 4, 2, 3)
+    tensors = [pa.FixedShapeTensorArray.from_numpy_ndarray(each) for each in grid]
+    write(tmp_path, "v3.0", [frames(4, state=each) for each in grid])
+    rows = table([{**frames(4, state=None), "observation.state": each} for each in tensors], 0)
+    rewrite(tmp_path, lambda _: rows.take([0, 4, 1, 5, 2, 6, 3, 7]))
+    assert [episode.observations[2].tolist() for episode in read(tmp_path)] == grid[:, 2].reshape(
+        2, 6
+    ).tolist()
+
+
+def test_an_episode_may_go_on_in_the_next_file(tmp_path):
+    written = several()[:4]
+    write(tmp_path, "v3.0", written)
+    paths = sorted((tmp_path / "data").rglob("*.parquet"))
+    rows = pa.concat_tables([pq.ParquetFile(path).read() for path in paths])
+    pq.write_table(rows[:5], paths[0])
+    pq.write_table(rows[5:], paths[1])
+    np.testing.assert_array_equal(
+        states_by_source(tmp_path)[f"{tmp_path}, episode 1"], written[1]["observation.state"]
+    )
+
+
+def test_episodes_are_found_where_the_table_names_the_wrong_file(tmp_path):
+    """The converter of lerobot 0.4.0 lists the first episode of a file under the file before."""
+    written = several()[:4]
+    write(tmp_path, "v3.0", written)
+    second = tmp_path / "meta/episodes/chunk-000/file-001.parquet"
+    rows = pq.ParquetFile(second).read()
+    wrong = pa.array([0] * len(rows))
+    pq.write_table(
+        rows.set_column(rows.schema.get_field_index("data/file_index"), "data/file_index", wrong), second
+    )
+    assert [len(episode) for episode in read(tmp_path)] == [2, 3, 4, 5]
+
+
+def test_file_9_is_read_before_file_10(tmp_path):
+    write(tmp_path, "v3.0", several()[:4])
+    info = json.loads((tmp_path / "meta/info.json").read_text())
+    info["data_path"] = "data/chunk-{chunk_index}/file-{file_index}.parquet"
+    (tmp_path / "meta/info.json").write_text(json.dumps(info))
+    table_of_episodes = tmp_path / "meta/episodes/chunk-000"
+    for number, name in enumerate((9, 10)):
+        there = tmp_path / f"data/chunk-0/file-{name}.parquet"
+        there.parent.mkdir(exist_ok=True)
+        (tmp_path / f"data/chunk-000/file-{number:03d}.parquet").rename(there)
+        path = table_of_episodes / f"file-{number:03d}.parquet"
+        rows = pq.ParquetFile(path).read()
+        place = rows.schema.get_field_index("data/file_index")
+        pq.write_table(rows.set_column(place, "data/file_index", pa.array([name] * len(rows))), path)
+    assert [len(episode) for episode in read(tmp_path)] == [2, 3, 4, 5]
+
+
+def test_a_file_that_holds_another_episode_than_its_own_is_refused(tmp_path):
+    write(tmp_path, "v2.1", [frames(4), frames(4)])
+    pq.write_table(table([frames(4)], 0), tmp_path / "data/chunk-000/episode_000001.parquet")
+    with refused("episode 0: .*episode_000001.parquet holds it, and meta/episodes does not"):
+        LeRobotSource(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, -1])
+def test_an_episode_without_frames_is_refused(tmp_path, length):
+    write(tmp_path, "v2.1", [frames(4)])
+    row = {"episode_index": 0, "tasks": [], "length": length}
+    write_lines(tmp_path / "meta/episodes.jsonl", [row])
+    with refused(f"episodes.jsonl is damaged or half-written .ValueError: episode 0 has {length} frames"):
+        LeRobotSource(tmp_path)
+
+
+def test_an_episode_that_the_table_lists_twice_is_refused(tmp_path):
+    write(tmp_path, "v2.1", [frames(4), frames(4)])
+    write_lines(tmp_path / "meta/episodes.jsonl", [{"episode_index": 0, "tasks": [], "length": 4}] * 2)
+    with refused("speaks of 2 episodes, and meta/episodes of 1"):
+        LeRobotSource(tmp_path)
+
+
+def test_images_that_are_not_read_are_named_once_a_reading(save):
+    folder = save([frames(), frames()], images={"observation.images.top": "video", "wrist": "image"})
+    with warned("the images 'observation.images.top', 'wrist' are not read, numbers alone are") as caught:
+        read(folder)
+    assert len(caught) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*no rewards")
+@pytest.mark.parametrize(("reward", "rewarded"), [(None, False), (np.zeros(4, np.float32), True)])
+def test_whether_rewards_were_recorded_is_known(save, reward, rewarded):
+    (episode,) = read(save([frames(4, reward=reward)]))
+    assert episode.rewarded is rewarded
+
+
+@pytest.mark.parametrize(
+    ("written", "n_left_out"),
+    [(frames(4), 1), (ended(4, at=3), 1), (ended(4, at=2), 0), (ended(4, at=3, success=LAST), 0)],
+    ids=["no end is marked", "a time limit", "the last frame is a result", "the end of the task"],
+)
+def test_the_last_action_is_counted_as_left_out_where_its_result_is_not_recorded(save, written, n_left_out):
+    (episode,) = read(save([written]))
+    assert episode.n_left_out == n_left_out
+
+
+LABEL = np.array([0, 2, 1, 2])
+
+
+@pytest.mark.parametrize("action", [LABEL, LABEL[:, None], LABEL.astype(np.uint8), LABEL > 1])
+def test_labels_of_discrete_actions_are_refused(save, action):
+    folder = save([frames(4, action=action)])
+    with refused(
+        r"`action` is one whole number a frame, of .*int|bool.*: such actions are labels of discrete"
+    ):
+        LeRobotSource(folder)
+
+
+def test_whole_numbers_with_bounds_are_quantities(save):
+    reading = Reading(action_low=0, action_high=5)
+    (episode,) = read(save([frames(4, action=LABEL)]), reading=reading)
+    np.testing.assert_array_equal(episode.actions, [[0], [2], [1]])
+
+
+@pytest.mark.parametrize("action", [LABEL - 1, LABEL.astype(np.float32), np.stack([LABEL, LABEL], axis=1)])
+def test_whole_numbers_that_cannot_be_labels_are_read(save, action):
+    assert LeRobotSource(save([frames(4, action=action)])).action_space.low.min() == action.min()
+
+
+def test_bounds_that_are_given_are_not_measured(save, monkeypatch):
+    folder = save(several())
+    monkeypatch.setattr("sb3_llmdpd.data.lerobot_files.Contents.extremes", None)
+    source = LeRobotSource(folder, reading=Reading(action_low=-90, action_high=[90, 91]))
+    assert source.action_space == spaces.Box(np.float32([-90, -90]), np.float32([90, 91]))
+    assert not source.bounds_from_data
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder with empty caches, and without the hub."""
+    for name in ("HF_HOME", "HF_LEROBOT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "place"),
+    [
+        (None, None, "home/.cache/huggingface/lerobot/lab/pusht"),
+        ("HF_HOME", "hub", "hub/lerobot/lab/pusht"),
+        ("HF_LEROBOT_HOME", "sets", "sets/lab/pusht"),
+        ("HF_LEROBOT_HOME", "~/sets", "home/sets/lab/pusht"),
+    ],
+)
+def test_an_id_of_the_hub_is_looked_up_in_lerobots_folder(elsewhere, monkeypatch, variable, value, place):
+    write(elsewhere / place, "v3.0", several())
+    if variable is not None:
+        monkeypatch.setenv(variable, value if value.startswith("~") else str(elsewhere / value))
+    assert len(load_dataset("lerobot:lab/pusht").episodes) == 5
+
+
+def test_a_folder_goes_before_an_id_of_the_hub(elsewhere, monkeypatch):
+    write(elsewhere / "sets/lab/pusht", "v3.0", several())
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(elsewhere / "sets"))
+    write(Path("lab/pusht"), "v3.0", several()[:2])
+    assert len(load_dataset("lerobot:lab/pusht").episodes) == 2
+
+
+def test_an_id_of_the_hub_is_fetched_without_its_videos(elsewhere, monkeypatch):
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def snapshot_download(repo_id: str, **how: Any) -> str:
+        asked.append((repo_id, how))
+        return str(write(elsewhere / "snapshot", "v3.0", several()))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    source = open_source("lerobot:lab/pusht")
+    assert next(source.episodes()).source == "lab/pusht, episode 0"
+    patterns = ["meta/*", "meta/**", "data/**"]
+    assert asked == [("lab/pusht", {"repo_type": "dataset", "allow_patterns": patterns})]
+
+
+@pytest.mark.parametrize("error", [OSError("no route"), ValueError("no route"), Exception("no route")])
+def test_a_data_set_that_cannot_be_fetched_is_answered_with_the_command_that_fetches_it(
+    elsewhere, monkeypatch, error
+):
+    def snapshot_download(*_: Any, **__: Any) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with refused(
+        r"lab/pusht: there is no such folder, and no such data set could be fetched .*no route.*"
+        "hf download lab/pusht --repo-type dataset --local-dir pusht$"
+    ):
+        open_source("lerobot:lab/pusht")
+
+
+def test_nothing_is_fetched_in_offline_mode(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", True
+    )  # as HF_HUB_OFFLINE=1 before the import
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with refused(r"no such data set could be fetched from the Hugging Face hub \(LocalEntryNotFoundError"):
+        open_source("lerobot:lab/pusht")
+
+
+@pytest.mark.parametrize("name", ["./pusht", "../pusht", "lab/sets/pusht", "pusht", "~/pusht", "lab/push t"])
+def test_what_is_no_id_of_the_hub_is_only_a_folder(elsewhere, name):
+    with refused(rf"{name}: there is no such folder; give the one that holds meta.info\.json"):
+        open_source(f"lerobot:{name}")

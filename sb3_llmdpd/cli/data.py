@@ -11,7 +11,7 @@ import typer
 from sb3_llmdpd.cli import sources
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.data.episode_source import EpisodeSource, joint_spaces, refuse_unknown_texts
-from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.episodes import Episode, Tally
 from sb3_llmdpd.data.loading import open_sources
 from sb3_llmdpd.inspection.findings import findings
 from sb3_llmdpd.inspection.page import ROWS, page
@@ -19,7 +19,7 @@ from sb3_llmdpd.inspection.reading import inspect_sources
 
 app = typer.Typer(no_args_is_help=True, help="Look at data, or write them in another format.")
 
-TARGETS = ("minari", "npz")
+TARGETS = ("minari", "npz", "lerobot")
 
 Sources = Annotated[
     list[str], typer.Argument(metavar="SOURCE", help=sources.SOURCES_HELP, show_default=False)
@@ -47,6 +47,8 @@ def inspect(
         except (ValueError, TypeError, OSError) as error:
             unopened.append(str(error))
     found = inspect_sources(opened, None if text_encoder == "none" else text_encoder, unopened=unopened)
+    if not unopened:
+        refuse_unknown_texts(opened, [task.name for task in found.tasks])
     typer.echo(page(found, None if everything else ROWS))
     if json_path is not None:
         document = found.as_json() | {"findings": [vars(finding) for finding in findings(found)]}
@@ -60,34 +62,37 @@ def inspect(
 def convert(
     given: Sources,
     to: Annotated[str, typer.Option(help=f"Format: {' or '.join(TARGETS)}.")],
-    out: Annotated[str, typer.Option(help="Minari id, or path of the .npz file.")],
+    out: Annotated[str, typer.Option(help="Minari id, path of the .npz file, or the folder of LeRobot.")],
     root: sources.Root = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing .npz file.")] = False,
     **reading: Any,
 ) -> None:
-    """Write data of any format as one Minari data set or one .npz file, whole or not at all.
+    """Write data of any format as one Minari data set, LeRobot data set or .npz file, whole or not at all.
 
-    Minari data sets are written one episode at a time; an .npz file has to fit into memory.
+    The first two are written one episode at a time; an .npz file has to fit into memory.
     """
     _check_target(to, out, overwrite)
     names = sources.source_names(given, root)
     opened = open_sources(names, root=root, **sources.how_to_read(reading))
     observation_space, action_space = joint_spaces(opened)
-    lengths: dict[str, list[int]] = {}
-    episodes = _noting_lengths(opened, lengths)
+    tally = Tally()
+    episodes = _tallied(opened, tally)
     if to == "minari":
         from sb3_llmdpd.data.minari_writer import write_minari
 
         place = write_minari(out, episodes, observation_space, action_space, root=root)
+    elif to == "lerobot":
+        from sb3_llmdpd.data.lerobot_writer import write_lerobot
+
+        place = write_lerobot(out, episodes, observation_space, action_space)
     else:
         from sb3_llmdpd.data.npz import write_npz
 
         write_npz(out, episodes, observation_space, action_space)
         place = Path(out)
-    n_episodes, n_steps = sum(map(len, lengths.values())), sum(map(sum, lengths.values()))
-    typer.echo(f"{n_episodes:,} episodes of {len(lengths)} tasks, {n_steps:,} transitions are in {place}")
-    written = shlex.join([out] if root is None or to == "npz" else [out, "--root", str(root)])
-    typer.echo(f"Next: sb3-llmdpd data inspect {written}, then sb3-llmdpd train --dataset {written}")
+    typer.echo(f"In {place}: {tally.summary()}")
+    named = shlex.join([out, "--root", str(root)] if root is not None and to == "minari" else [out])
+    typer.echo(f"Next: sb3-llmdpd data inspect {named}, then sb3-llmdpd train --dataset {named}")
 
 
 def _check_target(to: str, out: str, overwrite: bool) -> None:
@@ -97,17 +102,19 @@ def _check_target(to: str, out: str, overwrite: bool) -> None:
     if to == "minari" and overwrite:
         never = "a Minari data set is never overwritten, delete its folder"
         raise ValueError(f"--overwrite replaces .npz files alone: {never}")
+    if to == "lerobot" and overwrite:
+        raise ValueError(f"--overwrite replaces .npz files alone: delete the folder {out}, or give another")
     if to == "npz" and Path(out).expanduser().exists() and not overwrite:
         raise ValueError(f"{out} is there already: give --overwrite to replace it, or another --out")
 
 
-def _noting_lengths(opened: Sequence[EpisodeSource], lengths: dict[str, list[int]]) -> Iterator[Episode]:
-    """Yield the episodes of all sources, and note their lengths by task.
+def _tallied(opened: Sequence[EpisodeSource], tally: Tally) -> Iterator[Episode]:
+    """Yield the episodes of all sources, and count them.
 
     Sentences for tasks that are not there are refused at the end, before a file is in place.
     """
     for source in opened:
         for episode in source.episodes():
-            lengths.setdefault(episode.task, []).append(len(episode))
+            tally.add(episode)
             yield episode
-    refuse_unknown_texts(opened, list(lengths))
+    refuse_unknown_texts(opened, list(tally.tasks))

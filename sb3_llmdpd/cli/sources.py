@@ -19,8 +19,9 @@ from sb3_llmdpd.data.minari import local_ids
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SOURCES_HELP = (
-    "Minari id, or a pattern of local ids such as 'metaworld/*'; or a file, a folder or a pattern of them, after"
-    f" its format where its name does not tell: {', '.join(f'{kind}:PATH' for kind in FORMATS if kind != 'minari')}."
+    "Minari id, or a pattern of local ids such as 'metaworld/*'; or a file, a folder or a pattern of them,"
+    " after its format where its name does not tell:"
+    f" {', '.join(f'{kind}:PATH' for kind in FORMATS if kind != 'minari')}."
     " May be given several times."
 )
 
@@ -46,8 +47,8 @@ _READING: dict[str, tuple[Any, Any, Any]] = {
         False,
         Option(
             "--clip",
-            help=f"Clip actions outside the action space however many; more than {MOST_CLIPPED:.0%} are refused"
-            " otherwise.",
+            help="Clip actions outside the action space however many;"
+            f" more than {MOST_CLIPPED:.0%} are refused otherwise.",
         ),
     ),
     "action_low": (

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
+from stable_baselines3.common.preprocessing import is_image_space
 
 Observations = np.ndarray | dict[str, np.ndarray]
 """Observations of consecutive steps: (n, *obs_shape), or a dict of such arrays for a Dict space."""
@@ -46,7 +47,7 @@ def check_texts(texts: Sequence[str] | str, source: str) -> tuple[str, ...]:
     :param source: named first in the error message.
     :return: the sentences, stripped of white space around them.
     :raises TypeError: when one is not a string.
-    :raises ValueError: when one is empty.
+    :raises ValueError: when one is empty, or holds half a character.
     """
     phrasings = (texts,) if isinstance(texts, str) else tuple(texts)
     for text in phrasings:
@@ -56,6 +57,13 @@ def check_texts(texts: Sequence[str] | str, source: str) -> tuple[str, ...]:
             raise ValueError(
                 f"{source}: a task text is empty; write a sentence that says what the task is, or give none"
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # one of the two surrogates of, for example, an emoji
+            raise ValueError(
+                f"{source}: the task text {text!r} holds {text[error.start]!r}, which is half a character;"
+                " write the whole one, or leave it out"
+            ) from error
     return tuple(text.strip() for text in phrasings)
 
 
@@ -63,7 +71,7 @@ def truth_of(value: Any) -> bool | None:
     """Read what data say about success.
 
     :param value: a truth value, a number, a string, or an array of one of them.
-    :return: None where it says nothing: None, NaN, a number below 0, another word than yes, no, true or false.
+    :return: None where it says nothing: None, NaN, a number below 0, a word but yes, no, true and false.
     """
     value = value.decode(errors="replace") if isinstance(value, bytes) else value
     if isinstance(value, str):
@@ -153,6 +161,28 @@ def n_categories(space: Space[Any]) -> np.ndarray | int | None:
     if isinstance(space, spaces.MultiDiscrete):
         return space.nvec
     return 2 if isinstance(space, spaces.MultiBinary) else None
+
+
+def misfits(found: Space[Any], wanted: Space[Any]) -> list[str]:
+    """Say in which entries the values of one space are not those that another one has.
+
+    Bounds and precision of observations do not count: numbers are numbers. An image of bytes is none but
+    another such image.
+
+    :param found: space of an environment or of data.
+    :param wanted: space of a model.
+    :return: the names of the entries that differ, ``""`` for a space without entries; none where the spaces
+        fit.
+    """
+    here, there = parts_of(found), parts_of(wanted)
+    one_sided = set(here) ^ set(there)
+    return sorted({*one_sided, *(key for key in set(here) & set(there) if not _fits(here[key], there[key]))})
+
+
+def _fits(found: Space[Any], wanted: Space[Any]) -> bool:
+    if isinstance(found, spaces.Box) and isinstance(wanted, spaces.Box):
+        return found.shape == wanted.shape and is_image_space(found) == is_image_space(wanted)
+    return found == wanted
 
 
 def check_bounded(space: Space[Any], name: str = "`action_space`") -> spaces.Box:

@@ -65,7 +65,6 @@ class Reading:
         given = [texts for name, texts in self.task_texts.items() if name in names]
         return tuple(self.task_texts.get(task) or (given[0] if given else ()))
 
-
     def bounds_of(self, source: str, shape: tuple[int, ...]) -> spaces.Box | None:
         """Make a space of the bounds that were given.
 
@@ -80,8 +79,8 @@ class Reading:
             low, high = (np.broadcast_to(bound, shape) for bound in (self.action_low, self.action_high))
         except ValueError as error:
             raise ValueError(
-                f"{source}: an action has the shape {shape}, and the bounds of actions that were given"
-                f" {np.shape(self.action_low)} and {np.shape(self.action_high)}; one number is for all entries"
+                f"{source}: an action has the shape {shape}, and the bounds that were given have"
+                f" {np.shape(self.action_low)} and {np.shape(self.action_high)}; one number is for all"
             ) from error
         if not (low < high).all():
             raise ValueError(f"{source}: `action_low` must lie below `action_high`, got {low} and {high}")
@@ -137,7 +136,8 @@ class EpisodeSource(ABC):
         self.name = name
         self.reading = reading
         if (given := reading.bounds_of(name, action_space.shape)) is not None:
-            if action_space.is_bounded() and not self.bounds_from_data and given != float32_space(action_space):
+            recorded = action_space.is_bounded() and not self.bounds_from_data
+            if recorded and given != float32_space(action_space):
                 raise ValueError(
                     f"{name}: records the bounds of its actions, {action_space}, and they were said to be"
                     f" {given}: leave out `action_low` and `action_high`, or use the environment of the data"
@@ -325,8 +325,8 @@ class _Clipped:
             f" [{self._space.low.min():.4g}, {self._space.high.max():.4g}], by up to {self._farthest:.3g}"
         )
         if self._n_outside <= self._most * self._n_steps:
-            said = f"{outside}, and were clipped, as many environments do before they act. strict=True refuses"
-            warnings.warn(f"{said} them", stacklevel=2)
+            said = "and were clipped, as many environments do before they act. strict=True refuses them"
+            warnings.warn(f"{outside}, {said}", stacklevel=2)
             return
         told = (
             f"{outside}: these are probably other units. Say the bounds that they have with `action_low` and"

@@ -38,7 +38,7 @@ class Episode:
     :param first_success: index in [0, T) of the first action that led to success; None when unknown or never.
     :param goal: identifier of the hidden goal; episodes of the same goal share it. None when there is none.
     :param source: origin of the episode, for error messages, e.g. ``"metaworld/drawer-open-v0, episode 3"``.
-    :param rewarded: False where no rewards were recorded; ``rewards`` are zeros then, and only cloning learns.
+    :param rewarded: False where no rewards were recorded: ``rewards`` are zeros, and only cloning learns.
     :param n_left_out: steps at its end that were recorded without what they led to, and were left out.
     :raises ValueError: on wrong shapes, NaN or infinity, an empty episode, an empty sentence.
     :raises TypeError: on values that are not numbers.
@@ -244,6 +244,38 @@ class OfflineDataset:
         return all(episode.rewarded for episode in self.episodes)
 
     def summary(self) -> str:
+        """Say in one line what a model would learn from, see `Tally.summary`."""
+        tally = Tally()
+        for episode in self.episodes:
+            tally.add(episode)
+        return tally.summary()
+
+    def __repr__(self) -> str:
+        return f"<OfflineDataset: {self.summary()}>"
+
+
+class Tally:
+    """Counts episodes as they pass."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, int] = {}
+        """Episodes of each task, in order of first appearance."""
+        self._n_steps = self._n_left_out = self._n_cut = self._n_unrewarded = 0
+        self._n_unknown = self._n_failed = self._n_failed_steps = 0
+
+    def add(self, episode: Episode) -> None:
+        """Count an episode."""
+        self.tasks[episode.task] = self.tasks.get(episode.task, 0) + 1
+        self._n_steps += len(episode)
+        self._n_left_out += episode.n_left_out
+        self._n_cut += episode.n_left_out > 0
+        self._n_unrewarded += not episode.rewarded
+        self._n_unknown += episode.success is None
+        if episode.success is False:
+            self._n_failed += 1
+            self._n_failed_steps += len(episode)
+
+    def summary(self) -> str:
         """Say in one line what a model would learn from.
 
         A success often ends an episode early: few failures may be most of the steps that are cloned.
@@ -252,26 +284,19 @@ class OfflineDataset:
             led to is not recorded. Where success is known of all, also the share of failed episodes, and
             their share of the transitions.
         """
-        size = f"{len(self.episodes):,} episodes of {len(self.tasks)} tasks, {self.n_steps:,} transitions"
-        if n_left_out := sum(episode.n_left_out for episode in self.episodes):
-            n_cut = sum(episode.n_left_out > 0 for episode in self.episodes)
-            size += (
-                f" ({n_left_out:,} more, the last of {n_cut:,} episodes, are left out: what they led to is not"
-                " recorded)"
+        n_episodes = sum(self.tasks.values())
+        said = f"{n_episodes:,} episodes of {len(self.tasks)} tasks, {self._n_steps:,} transitions"
+        if self._n_left_out:
+            last = f"the last of {self._n_cut:,} episodes"
+            said += f" ({self._n_left_out:,} more, {last}, are left out: their results are not recorded)"
+        if self._n_unrewarded:
+            said += f"; {self._n_unrewarded:,} of the episodes record no rewards"
+        if n_episodes and not self._n_unknown:
+            said += (
+                f"; {self._n_failed / n_episodes:.0%} of the episodes failed,"
+                f" with {self._n_failed_steps / self._n_steps:.0%} of the transitions"
             )
-        if not self.rewarded:
-            size += ", without rewards"
-        if any(episode.success is None for episode in self.episodes):
-            return size
-        failed = [episode for episode in self.episodes if not episode.success]
-        share = sum(map(len, failed)) / self.n_steps
-        return (
-            f"{size}; {len(failed) / len(self.episodes):.0%} of the episodes failed,"
-            f" with {share:.0%} of the transitions"
-        )
-
-    def __repr__(self) -> str:
-        return f"<OfflineDataset: {self.summary()}>"
+        return said
 
 
 def fitted(

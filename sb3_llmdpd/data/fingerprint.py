@@ -18,6 +18,15 @@ def fingerprint(dataset: OfflineDataset) -> str:
     return hashlib.blake2b(b"".join(map(bytes.fromhex, sorted(digests))), digest_size=16).hexdigest()
 
 
+def content_digest(episode: Episode) -> str:
+    """Compute a digest, 32 hexadecimal digits, of observations and actions alone, the same in any format."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (*(rows for _, rows in sorted(entries_of(episode.observations).items())), episode.actions):
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array, np.float32).data)
+    return digest.hexdigest()
+
+
 def episode_digest(episode: Episode) -> str:
     """Compute a digest, 32 hexadecimal digits, of all that a model learns from one episode."""
     digest = hashlib.blake2b(digest_size=16)

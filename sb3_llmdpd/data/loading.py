@@ -46,6 +46,7 @@ def format_of(name: str) -> tuple[str, str]:
     :param name: with its format in front, as in ``"d4rl:data/hopper_medium-v2.hdf5"``, or without. Then the
         suffix of a file tells the format (.hdf5, .h5, .npz, .pkl; an hdf5 file with a group ``data`` is
         robomimic's), a folder with ``meta/info.json`` is a LeRobot data set, and any other name a Minari id.
+        ``"lerobot:user/name"`` is an id of the Hugging Face hub where there is no such folder.
     :return: the format, and the rest of the name.
     """
     head, sign, rest = name.partition(":")
@@ -130,8 +131,8 @@ def load_dataset(
     """Read a data set into memory.
 
     :param source: name of a source or several (see `format_of`), sources, episodes, or a data set.
-    :param action_space: space of the actions where the source records no bounds, in place of ``action_low`` and
-        ``action_high``.
+    :param action_space: space of the actions where the source records no bounds, in place of ``action_low``
+        and ``action_high``.
     :param how: further arguments of `open_sources`.
     :return: checked episodes with their spaces.
     :raises ValueError: when the source is empty, unknown or damaged.

@@ -18,7 +18,7 @@ from sb3_llmdpd.data.episode_source import Reading, Record
 from sb3_llmdpd.data.episodes import Episode, checked_for_file
 from sb3_llmdpd.data.spaces import check_flat, float32_space
 from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
-from sb3_llmdpd.data.step_files import READ, StepFileSource, sound_file, steps_under_names
+from sb3_llmdpd.data.step_files import FLAGS, READ, StepFileSource, sound_file, steps_under_names
 
 LENGTHS = "lengths"
 """Entry with the numbers of steps of stacked episodes."""
@@ -139,11 +139,12 @@ def write_npz(
     for episode, name in checked_for_file(str(path), episodes, observation_space, action_space):
         written.append(episode)
         _check_dtypes(episode, written[0], name)
+    said = (*_SAID, *_SAID_LATER)
     metadata = {
         "version": _VERSION,
         "observation_space": space_to_json(float32_space(observation_space)),  # episodes hold no other floats
         "action_space": space_to_json(float32_space(action_space)),
-        "episodes": [{name: getattr(episode, name) for name in (*_SAID, *_SAID_LATER)} for episode in written],
+        "episodes": [{name: getattr(episode, name) for name in said} for episode in written],
     }
     as_json = json.dumps(metadata, default=np.generic.item)  # numpy's numbers are no JSON
     arrays = {**_flat_arrays(written), METADATA: np.array(as_json)}
@@ -253,13 +254,14 @@ def _unstacked(entries: dict[str, Any], source: str) -> dict[str, Any]:
     flat = {
         name: laid_out(entry)
         for name, entry in entries.items()
-        if isinstance(entry, dict) or np.shape(entry)[:1] == (n_episodes,) and np.ndim(entry) > 1
+        if isinstance(entry, dict) or (len(entry.shape) > 1 and entry.shape[0] == n_episodes)
     }
-    seen = next(iter(entries_of(entries.get("observations", {})).values()), np.zeros((0, 0)))
-    if np.shape(seen)[1:2] == (n_steps + 1,):
+    seen = list(entries_of(entries.get("observations", {})).values())
+    if seen and seen[0].shape[1:2] == (n_steps + 1,):
         flat["next_observations"] = laid_out(entries["observations"], after=True)
-    ends = np.cumsum(lengths) - 1
-    return flat | {"episode_ends": np.isin(np.arange(lengths.sum()), ends)}
+    if not set(flat) & set(FLAGS["terminals"]):  # a length does not say that the task ended
+        flat["terminals"] = np.zeros(lengths.sum(), bool)
+    return flat | {"episode_ends": np.isin(np.arange(lengths.sum()), np.cumsum(lengths) - 1)}
 
 
 def _with_valids(entries: dict[str, Any]) -> dict[str, Any]:
@@ -279,9 +281,11 @@ def _read_metadata(entry: _Entry | None, source: str) -> dict[str, Any] | None:
         metadata = json.loads(str(entry[()]))
         if metadata["version"] != _VERSION:
             raise ValueError(f"it is of version {metadata['version']!r}, and {_VERSION} is known here")
-        said = [_SAID_LATER | {name: each[name] for name in _SAID} for each in metadata["episodes"]]
-        for entry, each in zip(said, metadata["episodes"], strict=True):
-            entry |= {name: each[name] for name in _SAID_LATER if name in each}
+        said = [
+            {name: each[name] for name in _SAID}
+            | {name: each.get(name, before) for name, before in _SAID_LATER.items()}
+            for each in metadata["episodes"]
+        ]
         if not all(isinstance(each["task_texts"], list) for each in said):
             raise ValueError("`task_texts` must be lists of sentences")
         read = {name: space_from_json(metadata[name]) for name in ("observation_space", "action_space")}

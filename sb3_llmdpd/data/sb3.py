@@ -21,6 +21,9 @@ _DAMAGED = (pickle.UnpicklingError, EOFError, OSError)
 _OF_ANOTHER_LIBRARY = (ImportError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 """Further errors of opening a pickle of another library's classes."""
 
+_AT_BOUND = 0.95
+"""Share of a bound that the largest of many actions reaches where the bound limits them."""
+
 _ROUNDING = 1e-5
 """Distance by which a scaled action may leave [-1, 1]."""
 
@@ -33,7 +36,9 @@ class ReplayBufferSource(EpisodeSource):
     otherwise. The oldest episode of a full buffer may have lost its beginning, and the newest lack its end.
 
     Off-policy algorithms store actions scaled to [-1, 1], so that they are scaled back to the action space.
-    Observations and rewards are stored as the environment gave them, also under a VecNormalize.
+    Others, such as CleanRL's, store them in environment units: a warning questions a buffer whose actions
+    fill the action space and lie within [-1, 1]. Observations and rewards are stored as the environment gave
+    them, also under a VecNormalize.
 
     Buffers that draw differently, such as ``HerReplayBuffer``, hold the same steps and are read alike; the
     goals that they substitute as they sample are not among the steps. A buffer that saves memory
@@ -42,7 +47,8 @@ class ReplayBufferSource(EpisodeSource):
     :param buffer: a ``ReplayBuffer`` or ``DictReplayBuffer``, or the path of a saved one.
     :param task: task of all episodes.
     :param allow_pickle: whether to open such a file, which executes its content: only your own.
-    :param scaled_actions: whether actions are scaled to [-1, 1]; False where they are in environment units.
+    :param scaled_actions: whether actions are scaled to [-1, 1], or in environment units; None takes them for
+        scaled where nothing speaks against it.
     :param reading: options of reading, see `Reading`.
     :raises TypeError: when it is another kind of buffer, or none.
     :raises ValueError: when the file is not there, not allowed or damaged, the buffer is empty, the actions
@@ -57,10 +63,11 @@ class ReplayBufferSource(EpisodeSource):
         *,
         task: str = "task",
         allow_pickle: bool = False,
-        scaled_actions: bool = True,
+        scaled_actions: bool | None = None,
         reading: Reading = AS_RECORDED,
     ) -> None:
         self._task, self._scaled = task, scaled_actions
+        self._question: str | None = None
         self._path: Path | None = None
         name = "replay buffer"
         if isinstance(buffer, str | Path):
@@ -91,6 +98,8 @@ class ReplayBufferSource(EpisodeSource):
                 " episodes end at a time limit, record them with True",
                 stacklevel=2,
             )
+        if self._question is not None:
+            warnings.warn(self._question, stacklevel=2)
         for column in range(self._buffer.n_envs):
             for record in split_steps(self._steps(column)):
                 yield {**record, "task": self._task}
@@ -103,7 +112,7 @@ class ReplayBufferSource(EpisodeSource):
         actions = buffer.actions[rows, column].reshape(len(rows), *self._low.shape)
         return StepArrays(
             self._observations(buffer.observations, rows, column),
-            self._in_environment_units(actions) if self._scaled else actions,
+            actions if self._scaled is False else self._in_environment_units(actions),
             buffer.rewards[rows, column],
             dones & ~timeouts,  # SB3 says `done` at a time limit, too
             timeouts,
@@ -143,14 +152,25 @@ class ReplayBufferSource(EpisodeSource):
         return np.where(self._is_unit, scaled, actions)  # to the bit where nothing was scaled
 
     def _check_scale(self) -> None:
-        """Refuse actions that leave [-1, 1], and so are not scaled to it."""
+        """Refuse actions that leave [-1, 1], and so are not scaled to it; question those that may not be."""
         rescaled = ~self._is_unit.reshape(-1)  # entries in [-1, 1] anyway are clipped or refused later
         actions = self._buffer.actions[self._rows][..., rescaled]
         farthest = float(np.abs(actions).max(initial=0.0))
-        if self._scaled and farthest > 1.0 + _ROUNDING:
+        if self._scaled is not False and farthest > 1.0 + _ROUNDING:
             raise ValueError(
                 f"{self.name}: its actions reach {farthest:.4g}, and Stable-Baselines3 stores them scaled to"
                 " [-1, 1]; where these are in environment units, say so with scaled_actions=False"
+                " (--unscaled-actions)"
+            )
+        bounds = [bound.reshape(-1)[rescaled] for bound in (self._low, self._high)]
+        is_within = bool(((actions >= bounds[0] - _ROUNDING) & (actions <= bounds[1] + _ROUNDING)).all())
+        reached = [np.abs(actions[..., bound != 0] / bound[bound != 0]).max(initial=0.0) for bound in bounds]
+        if self._scaled is None and is_within and max(reached) > _AT_BOUND:
+            self._question = (
+                f"{self.name}: its actions fill the action space, {self._low.min():.4g} to"
+                f" {self._high.max():.4g}, and leave it nowhere, as actions in environment units do. They are"
+                " read as Stable-Baselines3 stores them, scaled to [-1, 1]: say which they are with"
+                " scaled_actions=False (--unscaled-actions), or with True"
             )
 
 

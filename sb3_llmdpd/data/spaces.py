@@ -32,6 +32,22 @@ def unscale_actions(actions: Array, low: Array, high: Array) -> Array:
     return low + 0.5 * (actions + 1.0) * (high - low)
 
 
+def actions_in_space(scaled: np.ndarray, space: spaces.Box) -> np.ndarray:
+    """Make actions of the environment of those of a network.
+
+    :param scaled: (..., *action_shape), in [-1, 1].
+    :param space: action space of the environment.
+    :return: the actions in environment units and of the space's dtype, each within its bounds; in a space of
+        whole numbers the nearest one.
+    """
+    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    actions = unscale_actions(scaled.astype(np.float32), low, high)
+    if space.dtype.kind in "iu":
+        actions = np.rint(actions)
+    # Once in single precision, so that none leaves the range of whole numbers, and once in the space's own.
+    return np.clip(np.clip(actions, low, high).astype(space.dtype), space.low, space.high)
+
+
 def float32_space(space: AnySpace) -> AnySpace:
     """Return a space with every Box of floats, also in a Dict, in float32, as episodes have them."""
     if isinstance(space, spaces.Dict):

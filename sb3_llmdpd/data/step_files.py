@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from sb3_llmdpd.data.episode_source import AS_RECORDED, MOST_CLIPPED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.checks import LABELS, listed
+from sb3_llmdpd.data.episode_source import AS_RECORDED, MOST_CLIPPED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.spaces import space_of_extremes, unbounded_space
 from sb3_llmdpd.data.step_arrays import StepArrays, check_limit, split_steps
 
@@ -164,8 +164,8 @@ def steps_under_names(entries: Mapping[str, Any], source: str, limited: bool) ->
             " `success`",
             stacklevel=4,
         )
-    arrays = {name: entries.get(name) for name in ARRAYS}
-    return StepArrays(**arrays, **_endings(flags, np.shape(entries["actions"])[:1], source), source=source)
+    arrays: dict[str, Any] = {name: entries.get(name) for name in ARRAYS}
+    return StepArrays(**arrays, **_endings(flags, _n_steps(entries), source), source=source)
 
 
 def _flag(entries: Mapping[str, Any], names: Sequence[str], source: str) -> np.ndarray | None:
@@ -178,7 +178,7 @@ def _flag(entries: Mapping[str, Any], names: Sequence[str], source: str) -> np.n
     return None if first is None else found[first]
 
 
-def _endings(flags: dict[str, np.ndarray | None], shape: tuple[int, ...], source: str) -> dict[str, Any]:
+def _endings(flags: dict[str, np.ndarray | None], n_steps: int, source: str) -> dict[str, Any]:
     """Make of all flags those that `StepArrays` takes."""
     terminals, timeouts, ends, valids = (flags[kind] for kind in ("terminals", "timeouts", "ends", "valids"))
     if valids is not None and timeouts is None:  # OGBench's terminals are any end of an episode
@@ -193,7 +193,7 @@ def _endings(flags: dict[str, np.ndarray | None], shape: tuple[int, ...], source
         )
         terminals = ends
     if terminals is None:
-        terminals = np.zeros(shape, bool)
+        terminals = np.zeros(n_steps, bool)
         if ends is not None and timeouts is not None and np.shape(ends) == np.shape(timeouts):
             terminals = (ends != 0) & (timeouts == 0)
     elif ends is not None:
@@ -203,11 +203,16 @@ def _endings(flags: dict[str, np.ndarray | None], shape: tuple[int, ...], source
     return {"terminals": terminals, "timeouts": timeouts, "valids": valids, "successes": flags["successes"]}
 
 
+def _n_steps(entries: Mapping[str, Any]) -> int:
+    """Count the steps; 0 where `StepArrays` refuses the actions."""
+    return int((*getattr(entries["actions"], "shape", ()), 0)[0])
+
+
 def _is_flag(entries: Mapping[str, Any], name: str) -> bool:
     """Tell whether an entry is an array of one 0 or 1 a step."""
     entry = entries[name]
     shape, dtype = getattr(entry, "shape", None), getattr(entry, "dtype", None)
-    n_steps = np.shape(entries["actions"])[0]
+    n_steps = _n_steps(entries)
     if dtype is None or dtype.kind not in "fiub" or shape not in ((n_steps,), (n_steps, 1)):
         return False
     return bool(np.isin(np.asarray(entry[()]), (0, 1)).all())

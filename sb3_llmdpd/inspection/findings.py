@@ -1,5 +1,6 @@
 """Finds what should be mended before training, and says so in one sentence each with what to do."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,6 +10,7 @@ from sb3_llmdpd.inspection.texts import AlikeTexts
 
 _MANY_FAILED = 0.5  # share of the transitions above which cloning mostly clones failures
 _SATURATED = 0.9  # share of the steps at a bound above which an action needs a look: a gripper is often shut
+_NARROW = 0.05  # share of the range between the bounds below which actions are probably of other units
 _SCALE_RATIO = 1e4  # ratio of the largest to the smallest deviation that units alone rarely explain
 _SHOWN = 5  # names and sentences that a finding shows
 
@@ -68,7 +70,12 @@ def _outcomes(inspection: Inspection) -> Iterator[Finding]:
         len(inspection.tasks),
         [task.name for task in inspection.tasks if not task.is_rewarded],
     )
-    if len(unrewarded) == n_tasks:
+    unrecorded = [episode for episode in inspection.episodes if not episode.rewarded]
+    if unrecorded:
+        which = f"{len(unrecorded):,} of {len(inspection.episodes):,} episodes record no rewards"
+        remedy = "the Q term, which learns from them, is refused: clone with --eta 0, or record rewards"
+        yield Finding("rewards", f"{which}, and {remedy}.")
+    elif len(unrewarded) == n_tasks:
         no_use = "the Q term has nothing to tell good actions from bad ones by"
         remedy = "clone with --eta 0, or record rewards"
         yield Finding("rewards", f"Every reward is 0, so that {no_use}: {remedy}.")
@@ -96,6 +103,15 @@ def _actions(inspection: Inspection) -> Iterator[Finding]:
     rest = f" at a bound in more than {_SATURATED:.0%} of the steps"
     remedy = "check that actions and bounds are in the same units"
     yield from _entries("saturated", "actions", entries, saturated, "lie", f"{rest}: {remedy}")
+    space = inspection.action_space
+    ranges = (space.high.astype(float) - space.low).ravel().tolist()
+    narrow = [
+        math.isfinite(width) and entry.high - entry.low < _NARROW * width and not entry.never_changes
+        for entry, width in zip(entries, ranges, strict=True)
+    ]
+    rest = f" less than {_NARROW:.0%} of the range between their bounds"
+    remedy = "check the units, or say the actuators' bounds with --action-low and --action-high"
+    yield from _entries("narrow", "actions", entries, narrow, "use", f"{rest}: {remedy}")
 
 
 def _observations(inspection: Inspection) -> Iterator[Finding]:

@@ -48,7 +48,9 @@ class EpisodeNumbers:
     :param highest_reward: highest reward of a step.
     :param terminated: True if the task ended it, False if a time limit did.
     :param success: True if it succeeded; None if unknown.
-    :param digest: equal for equal episodes, see `episode_digest`.
+    :param digest: equal for equal observations and actions, see `content_digest`.
+    :param rewarded: whether rewards were recorded.
+    :param n_left_out: steps at its end that were left out, since their results are not recorded.
     """
 
     source: str
@@ -60,6 +62,8 @@ class EpisodeNumbers:
     terminated: bool
     success: bool | None
     digest: str
+    rewarded: bool = True
+    n_left_out: int = 0
 
     @property
     def is_rewarded(self) -> bool:
@@ -166,6 +170,11 @@ class Inspection:
     def n_steps(self) -> int:
         """Transitions in all episodes together."""
         return sum(episode.n_steps for episode in self.episodes)
+
+    @property
+    def n_left_out(self) -> int:
+        """Steps that were left out, since their results are not recorded."""
+        return sum(episode.n_left_out for episode in self.episodes)
 
     @property
     def refused(self) -> tuple[str, ...]:

@@ -51,8 +51,12 @@ def _heading(inspection: Inspection, n_rows: int | None) -> str:
     n_episodes, n_tasks = _count(len(inspection.episodes), "episode"), _count(len(inspection.tasks), "task")
     observations, actions = inspection.observation_space, inspection.action_space
     low, high = _number(float(actions.low.min())), _number(float(actions.high.max()))
+    cut = ""
+    if inspection.n_left_out:
+        cut = f" ({inspection.n_left_out:,} more, the last of episodes, are left out: their results are not"
+        cut += " recorded)"
     return (
-        f"{sources} ({kinds})\n{n_episodes} of {n_tasks}, {_count(inspection.n_steps, 'step')}\n"
+        f"{sources} ({kinds})\n{n_episodes} of {n_tasks}, {_count(inspection.n_steps, 'step')}{cut}\n"
         f"Observations: {_space(observations)}. Actions: {_space(actions)}, from {low} to {high}."
     )
 
@@ -107,6 +111,8 @@ def _outcomes(inspection: Inspection) -> str:
     rewards = f"Rewards of a step from {_number(low)} to {_number(high)}"
     if low == high == 0:
         rewards = "Every reward is 0"
+    if not any(episode.rewarded for episode in episodes):
+        rewards = "No rewards are recorded"
     ends = f"{terminated:,} of {n} ended by a termination, {len(episodes) - terminated:,} cut off"
     return f"Outcomes\n{ends} by a time limit or by the end of recording\n{outcome}\n{rewards}"
 

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from sb3_llmdpd.data.checks import Observations
 from sb3_llmdpd.data.episode_source import EpisodeSource, joint_spaces
 from sb3_llmdpd.data.episodes import Episode
-from sb3_llmdpd.data.fingerprint import episode_digest
+from sb3_llmdpd.data.fingerprint import content_digest
 from sb3_llmdpd.inspection.numbers import EntryNumbers, EpisodeNumbers, Inspection, SourceNumbers, TaskNumbers
 from sb3_llmdpd.inspection.texts import TextComparer
 from sb3_llmdpd.prompts.text_encoders import TextEncoder
@@ -99,9 +99,19 @@ class _Reader:
     def _add(self, episode: Episode) -> None:
         rewards = episode.rewards.astype(np.float64)
         total, low, high = float(rewards.sum()), float(rewards.min()), float(rewards.max())
-        task, ended, digest = episode.task, episode.terminated, episode_digest(episode)
+        task, ended, digest = episode.task, episode.terminated, content_digest(episode)
         numbers = EpisodeNumbers(
-            episode.source, task, len(episode), total, low, high, ended, episode.success, digest
+            episode.source,
+            task,
+            len(episode),
+            total,
+            low,
+            high,
+            ended,
+            episode.success,
+            digest,
+            episode.rewarded,
+            episode.n_left_out,
         )
         self.episodes.append(numbers)
         self._of_task.setdefault(task, []).append(numbers)
