@@ -166,7 +166,7 @@ def test_the_example_is_seen_under_either_conditioning(conditioning):
 
 def test_the_null_prompt_is_the_learned_nulls(model):
     encoder = model.policy.actor_target.prompt_encoder
-    vectors = model.prompter.encode([Prompt()], 0).vectors
+    vectors = model.prompter.encode([Prompt()]).vectors
     assert th.equal(vectors[0], th.cat([encoder.null_text, encoder.null_trajectory]))
 
 
@@ -398,7 +398,7 @@ def test_a_model_without_texts_refuses_the_sentence_in_an_observation():
 @pytest.fixture
 def n_encoded(model: LLMDPD) -> Iterator[Callable[[], int]]:
     """Count the prompts that the acting actor encodes."""
-    model.prompter.forget()
+    model.prompter._encoded = None
     calls: list[int] = []
     encoder = model.policy.actor_target.prompt_encoder
     handle = encoder.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0].has_text)))
@@ -458,7 +458,7 @@ def test_after_other_weights_were_set_the_prompt_is_encoded_anew(model):
 def test_of_several_candidates_the_critics_best_is_taken():
     model = tiny_model(n_candidates=6)
     noise = th.randn((5, 1, 7 * 6, 2), generator=th.Generator().set_state(model.action_generator.get_state()))
-    actor, prompts = model.actor_target, model.prompter.encode([Prompt(TEXTS[0])], 0)
+    actor, prompts = model.actor_target, model.prompter.encode([Prompt(TEXTS[0])])
     with th.no_grad():
         features = actor.encode_observations(th.as_tensor(OBSERVATIONS))[None].repeat_interleave(6, dim=1)
         candidates = actor.sample(actor.condition(features, prompts), noise)  # (1, 7 * 6, 2)

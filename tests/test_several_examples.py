@@ -119,7 +119,7 @@ def test_the_examples_that_are_set_join_the_sentence_in_an_observation(cross_att
 
 
 def test_examples_are_encoded_once_and_not_at_every_step(model):
-    model.prompter.forget()
+    model.prompter._encoded = None
     calls: list[int] = []
     encoder = model.policy.actor_target.prompt_encoder
     handle = encoder.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0].has_text)))
@@ -184,7 +184,7 @@ def condition(model: LLMDPD, states: np.ndarray, examples: list[Episode]) -> th.
     actor, prompt = model.policy.actor_target, Prompt(trajectories=examples)
     with th.no_grad():
         features = actor.encode_observations(th.as_tensor(states, dtype=th.float32))[None]
-        return actor.condition(features, model.prompter.encode([prompt], 0))
+        return actor.condition(features, model.prompter.encode([prompt]))
 
 
 def test_a_second_example_changes_what_is_read(model):

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from sb3_llmdpd.baselines.prompt_dt_network import PromptDTNetwork
 from sb3_llmdpd.baselines.segments import Segments
-from sb3_llmdpd.data.spaces import unscale_actions
+from sb3_llmdpd.data.spaces import actions_in_space
 from sb3_llmdpd.type_aliases import PromptBatch
 
 
@@ -64,8 +64,7 @@ class Memory:
         actions = self.network(recent, self._prompts_of(at.to(device)))[:, -1].cpu()  # (n, action_dim)
         self._steps.actions[at, -1] = actions
         space = self.action_space
-        unscaled = unscale_actions(actions.numpy().reshape(-1, *space.shape), space.low, space.high)
-        return unscaled.astype(space.dtype)
+        return actions_in_space(actions.numpy().reshape(-1, *space.shape), space)
 
     def _prompts_of(self, at: th.Tensor) -> PromptBatch:
         prompts = self.prompts

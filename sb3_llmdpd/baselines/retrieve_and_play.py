@@ -11,6 +11,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_llmdpd.data.episodes import OfflineDataset
+from sb3_llmdpd.data.spaces import actions_in_space
 from sb3_llmdpd.evaluation.players import rows_of_block
 from sb3_llmdpd.evaluation.rollouts import Act
 from sb3_llmdpd.llmdpd.actor import count_rows
@@ -130,7 +131,7 @@ class RetrieveAndPlay(BasePolicy):
             at, _ = nearest_steps((features - bank.mean) / bank.scale, bank.keys)
             actions = bank.actions.gather(1, at.expand(-1, -1, bank.actions.shape[-1]))
         scaled = actions.reshape(-1, *self.action_space.shape).cpu().numpy()  # type: ignore[misc]
-        unscaled = self.unscale_action(scaled).astype(self.action_space.dtype)
+        unscaled = actions_in_space(scaled, self.action_space)  # type: ignore[arg-type]  # a Box
         return (unscaled if vectorized else unscaled[0]), state
 
     def make_act(self, prompts: Sequence[Prompt], *, noise_seed: int = 0, deterministic: bool = True) -> Act:

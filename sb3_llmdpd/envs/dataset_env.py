@@ -9,7 +9,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_llmdpd.data.checks import check_varied, n_categories, parts_of
+from sb3_llmdpd.data.checks import check_varied, listed, misfits, n_categories, parts_of
+from sb3_llmdpd.data.spaces import float32_space
 from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space
 
 
@@ -68,16 +69,44 @@ def check_spaces(what: str, found: VecEnv | BaseBuffer, model: BaseAlgorithm, re
     :raises ValueError: when the observation or action spaces differ.
     """
     observation_space = found.observation_space
-    if isinstance(found, VecEnv) and observation_space != model.observation_space:
-        observation_space = plain_observation_space(observation_space)
-    for kind, of_found, of_model in (
-        ("observation", observation_space, model.observation_space),
-        ("action", found.action_space, model.action_space),
-    ):
-        if of_found != of_model:
-            raise ValueError(
-                f"the {kind} space of {what} is {of_found}, and that of the model is {of_model}: {remedy}"
-            )
+    if isinstance(found, VecEnv):
+        observation_space = observed_space(observation_space, model.observation_space)
+    kind, of_found, of_model = "observation", observation_space, model.observation_space
+    differing = misfits(of_found, of_model)
+    if not differing:
+        kind, of_found, of_model = "action", found.action_space, model.action_space
+        if same_actions(of_found, of_model):
+            return
+    elif "" not in differing:  # two Dicts
+        of_found, of_model = (
+            {key: part for key, part in parts_of(space).items() if key in differing}
+            for space in (of_found, of_model)
+        )
+        kind = f"observation (in {listed(map(repr, differing))})"
+    raise ValueError(
+        f"the {kind} space of {what} is {of_found}, and that of the model is {of_model}: {remedy}"
+    )
+
+
+def observed_space(of_env: Space[Any], known: Space[Any] | None) -> Space[Any]:
+    """Find the space of the observations that a model sees of an environment.
+
+    :param of_env: observation space of the environment, perhaps with the vector of a `TaskTextWrapper`.
+    :param known: space of the data or of the model; None when there is none.
+    :return: the space without the vector, unless the data have it, too; floats in float32.
+    """
+    if known is None or misfits(of_env, known):
+        of_env = plain_observation_space(of_env)
+    return float32_space(of_env)
+
+
+def same_actions(one: Space[Any], other: Space[Any]) -> bool:
+    """Tell whether the actions of two spaces are the same; numbers may be of any precision."""
+    if not (isinstance(one, spaces.Box) and isinstance(other, spaces.Box)):
+        return one == other
+    first, second = float32_space(one), float32_space(other)
+    same = np.array_equal(first.low, second.low) and np.array_equal(first.high, second.high)
+    return same and one.shape == other.shape and first.dtype.kind == second.dtype.kind
 
 
 def _zeros(space: Space[Any]) -> Any:

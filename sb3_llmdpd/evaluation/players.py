@@ -50,7 +50,7 @@ class ModelPlayer:
     def make_act(self, prompts: Sequence[Prompt], *, noise_seed: int, deterministic: bool) -> Act:
         """See `Player.make_act`."""
         model = self.model
-        model.prompter.encode(prompts, model._n_updates)  # refuses one that does not fit before playing
+        model.prompter.encode(prompts)  # refuses one that does not fit before playing
         noise = th.Generator(model.device)
         noise.manual_seed(noise_seed)
 

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,7 +20,7 @@ from sb3_llmdpd.prompts.prompt_encoder import PromptEncoder
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
 
-class PromptedDiffusionActor(SavedNetwork, BasePolicy):
+class PromptedDiffusionActor(SavedNetwork, BaseModel):
     """Encoders, normalisers, and a diffusion model pi(a | s, text, trajectory) over one action in [-1, 1].
 
     One features extractor reads the transition's observation and the example's observations alike. Statistics
@@ -30,7 +29,8 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
     The parameters are documented at `LLMDPDPolicy`.
     """
 
-    _prompts: PromptBatch | None = None
+    action_space: spaces.Box
+    features_extractor: BaseFeaturesExtractor
 
     def __init__(
         self,
@@ -62,7 +62,6 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
             features_extractor_class=features_extractor_class,
             features_extractor_kwargs=dict(features_extractor_kwargs or {}),
             normalize_images=normalize_images,
-            squash_output=True,
         )
         self.features_extractor = self.make_features_extractor()
         features_dim = self.features_extractor.features_dim
@@ -122,6 +121,17 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
             prompts = prompts._replace(text_vectors=self.text_normaliser(prompts.text_vectors))
         return self.prompt_encoder(prompts, features)
 
+    def encodes_prompts(self) -> list[th.Tensor]:
+        """List the parameters and buffers that decide what `encode_prompts` gives."""
+        parts = (self.features_extractor, self.observation_normaliser, self.feature_normaliser)
+        modules = [*parts, self.text_normaliser, self.prompt_encoder]
+        return [
+            tensor
+            for module in modules
+            if module is not None
+            for tensor in (*module.parameters(), *module.buffers())
+        ]
+
     def condition(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
         """Join state and prompt into the condition of the denoiser, the same for all diffusion steps.
 
@@ -175,26 +185,6 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         """
         features = self.encode_observations(observations).unflatten(0, (len(prompts.vectors), -1))
         return self.sample(self.condition(features, prompts), noise, chain)
-
-    def set_prompts(self, prompts: PromptBatch | None) -> None:
-        """Set the prompts that SB3's own `predict` conditions on: one for all rows, or one per row.
-
-        :param prompts: prompts before encoding, since the encoders may go on learning; None to have none
-        """
-        self._prompts = prompts
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        if self._prompts is None:
-            raise ValueError(
-                "the policy has no prompt: use model.predict(..., task_text=...),"
-                " or model.set_task(...) first"
-            )
-        n_prompts = len(self._prompts.has_text)
-        n_rows = count_rows(observation, n_prompts)
-        shape = (self.diffusion.n_steps, n_prompts, n_rows // n_prompts, self.denoiser.action_dim)
-        noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
-        actions = self(observation, self.encode_prompts(self._prompts), noise)
-        return actions.reshape(n_rows, *self.action_space.shape)  # type: ignore[misc]
 
 
 def count_rows(observations: TensorObs, n_prompts: int) -> int:

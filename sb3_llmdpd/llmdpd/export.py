@@ -25,6 +25,8 @@ class ActingNetwork(nn.Module):
 
     low: th.Tensor
     high: th.Tensor
+    low_of_space: th.Tensor
+    high_of_space: th.Tensor
 
     def __init__(
         self, actor: PromptedDiffusionActor, prompt: PromptEncoding, chain: Sequence[ChainStep]
@@ -33,23 +35,28 @@ class ActingNetwork(nn.Module):
         self.actor, self.chain = actor, list(chain)
         for name, value in prompt._asdict().items():
             self.register_buffer(name, value)
-        for name in ("low", "high"):
-            bound = getattr(actor.action_space, name)
-            self.register_buffer(name, th.as_tensor(bound, device=actor.device))
+        space = actor.action_space
+        self.is_whole = space.dtype.kind in "iu"
+        for name, bound in (("low", space.low), ("high", space.high)):
+            self.register_buffer(name, th.as_tensor(bound.astype(np.float32), device=actor.device))
+            self.register_buffer(f"{name}_of_space", th.as_tensor(bound, device=actor.device))
 
     def forward(self, observations: TensorObs, noise: th.Tensor | None = None) -> th.Tensor:
         """Act.
 
         :param observations: (n, *obs_shape), or a dict of such tensors; environment units
         :param noise: (S, n, action_dim), standard normal; None for the deterministic action of each row
-        :return: (n, *action_shape), environment units
+        :return: (n, *action_shape), environment units, of the action space's dtype and within its bounds
         """
         prompt = PromptEncoding(*(getattr(self, name) for name in PromptEncoding._fields))
         if noise is None:
             shape = len(self.chain), count_rows(observations, 1), self.actor.denoiser.action_dim
             noise = self.low.new_zeros(shape)
         actions = self.actor(observations, prompt, noise.unsqueeze(1), self.chain)
-        return unscale_actions(actions.reshape(-1, *self.low.shape), self.low, self.high)
+        # As `actions_in_space`.
+        unscaled = unscale_actions(actions.reshape(-1, *self.low.shape), self.low, self.high)
+        unscaled = (unscaled.round() if self.is_whole else unscaled).clamp(self.low, self.high)
+        return unscaled.to(self.low_of_space.dtype).clamp(self.low_of_space, self.high_of_space)
 
 
 def export_network(network: ActingNetwork, path: str | Path, deterministic: bool) -> Path:

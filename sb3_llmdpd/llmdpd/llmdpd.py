@@ -27,13 +27,19 @@ from sb3_llmdpd.checkpoint import FileLike
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.images import channels_first_space
 from sb3_llmdpd.data.loading import DatasetLike, load_dataset
-from sb3_llmdpd.envs.dataset_env import DatasetEnv, check_readable, check_spaces, refuse_vec_normalize
-from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space, split_observation
+from sb3_llmdpd.envs.dataset_env import (
+    DatasetEnv,
+    check_readable,
+    check_spaces,
+    observed_space,
+    refuse_vec_normalize,
+)
+from sb3_llmdpd.envs.task_text_wrapper import split_observation
 from sb3_llmdpd.llmdpd import saving
 from sb3_llmdpd.llmdpd.acceleration import Acceleration
-from sb3_llmdpd.llmdpd.arguments import check_arguments
+from sb3_llmdpd.llmdpd.arguments import checked
 from sb3_llmdpd.llmdpd.augmentation import Augmentation
-from sb3_llmdpd.llmdpd.callback_counters import Counters, counters_of, give_back
+from sb3_llmdpd.llmdpd.callback_counters import Counters, Watched, counters_of, give_back, watched
 from sb3_llmdpd.llmdpd.export import ActingNetwork, export_network
 from sb3_llmdpd.llmdpd.gradient_step import GradientStep
 from sb3_llmdpd.llmdpd.loss_watch import (
@@ -45,7 +51,7 @@ from sb3_llmdpd.llmdpd.loss_watch import (
     loss_limits,
 )
 from sb3_llmdpd.llmdpd.losses import Losses
-from sb3_llmdpd.llmdpd.policies import CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy
+from sb3_llmdpd.llmdpd.policies import Acting, CnnPolicy, LLMDPDPolicy, MlpPolicy, MultiInputPolicy
 from sb3_llmdpd.llmdpd.prompter import (
     Example,
     Examples,
@@ -56,6 +62,7 @@ from sb3_llmdpd.llmdpd.prompter import (
     check_kind,
     with_sentences,
 )
+from sb3_llmdpd.llmdpd.rehearsal import rehearse
 from sb3_llmdpd.prompts.alignment import Alignment, align, alignment_named
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, Prompt
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
@@ -68,6 +75,18 @@ Predictions = tuple[np.ndarray, tuple[np.ndarray, ...] | None]
 
 STATISTICS_ROWS = 200_000
 """Observations that the normalisers are fitted to, at most; they are spread evenly over the data."""
+
+
+def _acting(name: str) -> Any:
+    """Make a property of the model of a setting that its policy acts by, too; see `Acting`."""
+
+    def get(model: "LLMDPD") -> Any:
+        return getattr(model.acting, name)
+
+    def change(model: "LLMDPD", value: Any) -> None:
+        setattr(model.acting, name, value)
+
+    return property(get, change, doc="Setting of how the policy acts, see `Acting`.")
 
 
 class LLMDPD(OffPolicyAlgorithm):
@@ -124,7 +143,7 @@ class LLMDPD(OffPolicyAlgorithm):
         variance) while the actor trains, so that a neighbourhood of each training prompt means its task, and
         not one point.
     :param text_encoder: name of the frozen language model (see `make_text_encoder`); None for a model without
-        text.
+        text. A sentence that it cannot read is an error, or with ``?unknown=warn`` in the name a warning.
     :param same_goal: draw examples from episodes of the same goal (needed where the goal is hidden).
     :param reward_scale: scaling of rewards: ``"per_task"`` or ``"none"``, see `PromptReplayBuffer`.
     :param return_weight: weight of better episodes when transitions are drawn; 0 draws all alike. For data of
@@ -161,6 +180,7 @@ class LLMDPD(OffPolicyAlgorithm):
     policy: LLMDPDPolicy
     replay_buffer: PromptReplayBuffer | None
 
+    @checked
     def __init__(
         self,
         policy: str | type[LLMDPDPolicy],
@@ -197,13 +217,12 @@ class LLMDPD(OffPolicyAlgorithm):
         acceleration: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
+        tensorboard_log: str | pathlib.Path | None = None,
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        check_arguments(locals())
         self.critic_learning_rate = critic_learning_rate
         self.q_batch_size = q_batch_size
         self.prompts_per_batch = prompts_per_batch
@@ -224,12 +243,9 @@ class LLMDPD(OffPolicyAlgorithm):
         self.return_weight = return_weight
         self.augmentation = augmentation
         self.alignment = alignment
-        self.n_candidates = n_candidates
-        self.candidate_temperature = candidate_temperature
-        self.sampler = sampler
-        self.n_sampling_steps = n_sampling_steps
+        self.acting = Acting(n_candidates, candidate_temperature, sampler, n_sampling_steps)
         self.acceleration = acceleration
-        policy_kwargs = dict(policy_kwargs or {})
+        policy_kwargs = policy_kwargs or {}
         self.text_table: TextTable | None = None
         self.last_saved: pathlib.Path | None = None
         """The file that this model was last saved to, or loaded from."""
@@ -237,11 +253,12 @@ class LLMDPD(OffPolicyAlgorithm):
         self._watch: LossWatch | None = None
         # While it learns: its callbacks. After that: their counters, and those of a loaded model until the
         # next `learn`.
-        self._callback: BaseCallback | None = None
+        self._watched: list[Watched] = []
         self._counted: list[Counters] = []
         self._to_count_on: list[Counters] = []
         self._saved_buffer_state: dict[str, Any] | None = None
-        env = maybe_make_env(env, verbose)  # as SB3 does, since data may lack the bounds of actions
+        if env is not None:
+            env = maybe_make_env(env, verbose)  # as SB3 does, since data may lack the bounds of actions
         data = None if dataset is None else _read_dataset(dataset, None if env is None else env.action_space)
         if env is None and data is not None:
             env = DatasetEnv(channels_first_space(data.observation_space), data.action_space)
@@ -261,7 +278,7 @@ class LLMDPD(OffPolicyAlgorithm):
             gamma=gamma,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
+            tensorboard_log=tensorboard_log,  # type: ignore[arg-type]  # `checked` has made it a string
             verbose=verbose,
             device=device,
             support_multi_env=True,
@@ -272,8 +289,7 @@ class LLMDPD(OffPolicyAlgorithm):
         refuse_vec_normalize(self.env)
         if not isinstance(env, DatasetEnv):  # whose spaces are those of data
             of_data = None if data is None else channels_first_space(data.observation_space)
-            if of_data != self.observation_space:
-                self.observation_space = plain_observation_space(self.observation_space)
+            self.observation_space = observed_space(self.observation_space, of_data)
         check_readable(self.observation_space, self.action_space)  # type: ignore[arg-type]  # a Box
         if isinstance(self.observation_space, spaces.Dict) and policy in ("MlpPolicy", "CnnPolicy"):
             raise ValueError(
@@ -285,6 +301,12 @@ class LLMDPD(OffPolicyAlgorithm):
             self.replay_buffer = self._make_buffer(data, policy_kwargs.get("prompt_window", PROMPT_WINDOW))
         if _init_setup_model:
             self._setup_model()
+            rehearse(self, SAVED_ARGUMENTS)
+
+    n_candidates = _acting("n_candidates")
+    candidate_temperature = _acting("candidate_temperature")
+    sampler = _acting("sampler")
+    n_sampling_steps = _acting("n_sampling_steps")
 
     # Set-up -----------------------------------------------------------------------------------------------
 
@@ -297,6 +319,7 @@ class LLMDPD(OffPolicyAlgorithm):
         """Source of the noise in `predict`, apart so that acting changes nothing in training."""
         self.set_random_seed(self.seed)
         self.policy = self._make_policy().to(self.device)
+        self.policy.acting = self.acting
         self.policy.actor.diffusion.chain(self.sampler, self.n_sampling_steps)  # refuses an impossible one
         self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
@@ -498,14 +521,18 @@ class LLMDPD(OffPolicyAlgorithm):
         total_timesteps, callback = BaseAlgorithm._setup_learn(
             self, total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        late = [] if reset_num_timesteps else give_back(callback, self._to_count_on, self.num_timesteps)
-        self._to_count_on, self._callback = [], callback
+        self._watched = watched(callback)
+        to_count_on = [] if reset_num_timesteps else self._to_count_on
+        late, told = give_back(self._watched, to_count_on, self.num_timesteps)
+        if told:
+            self.logger.info(told)
+        self._to_count_on = []
         self._start_watch(self.replay_buffer)
         try:
             with self.gradient_step.accelerated():
                 self._learn(total_timesteps, callback, log_interval, late)
         finally:  # the callbacks may hold environments, which nothing needs any more
-            self._counted, self._callback = counters_of(callback), None
+            self._counted, self._watched = counters_of(self._watched), []
         return self
 
     def _learn(
@@ -680,13 +707,7 @@ class LLMDPD(OffPolicyAlgorithm):
             given = (observation, self.observation_space, state, episode_start)
             prompts, state = align(alignment, prompts, *given)
         actions = self.policy.predict_prompted(
-            observation,
-            self.prompter.encode(prompts, self._n_updates),
-            None if deterministic else self.action_generator,
-            n_candidates=self.n_candidates,
-            candidate_temperature=self.candidate_temperature,
-            sampler=self.sampler,
-            n_sampling_steps=self.n_sampling_steps,
+            observation, self.prompter.encode(prompts), None if deterministic else self.action_generator
         )
         return actions, state
 
@@ -775,7 +796,7 @@ class LLMDPD(OffPolicyAlgorithm):
             raise ValueError(f"a program is for one task, got {len(prompts)} prompts: export one for each")
         actor = self.policy.actor_target
         chain = actor.diffusion.chain(self.sampler, self.n_sampling_steps)
-        network = ActingNetwork(actor, self.prompter.encode(prompts, self._n_updates), chain)
+        network = ActingNetwork(actor, self.prompter.encode(prompts), chain)
         return export_network(network, path, deterministic)
 
     @property
@@ -824,11 +845,13 @@ class LLMDPD(OffPolicyAlgorithm):
         :param print_system_info: whether to print the system that wrote the file, and this one.
         :param force_reset: as in `set_env`.
         :param dataset: data to go on training with; the normalisers keep their statistics.
-        :param overrides: arguments of the constructor to change, e.g. ``learning_rate=1e-4``.
+        :param overrides: arguments of the constructor to change, e.g. ``learning_rate=1e-4``; also
+            ``text_encoder``, for the language model of training in another place or with other options.
         :return: the model.
         :raises FileNotFoundError: when there is no such file.
         :raises TypeError: on an unknown argument.
-        :raises ValueError: when the file is damaged or foreign, or does not fit ``env`` or ``dataset``.
+        :raises ValueError: when the file is damaged or foreign, does not fit ``env`` or ``dataset``, or when
+            ``text_encoder`` is another language model.
         """
         unknown = sorted(set(overrides) - set(SAVED_ARGUMENTS))
         if unknown:
@@ -842,6 +865,8 @@ class LLMDPD(OffPolicyAlgorithm):
         custom = {**(custom_objects or {}), **overrides}
         given = known | overrides
         model = saving.from_file(cls, path, SAVED_ARGUMENTS, device, given, custom, print_system_info)
+        if given:
+            rehearse(model, SAVED_ARGUMENTS)
         if env is not None:
             model.set_env(env, force_reset)
         if dataset is not None:

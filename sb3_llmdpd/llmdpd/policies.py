@@ -1,5 +1,6 @@
 """`LLMDPDPolicy`, which owns every network of the algorithm, their targets and optimisers."""
 
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Self
 
@@ -12,13 +13,31 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
+from sb3_llmdpd.data.spaces import actions_in_space
 from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor, count_rows
 from sb3_llmdpd.llmdpd.arguments import check_policy_arguments
 from sb3_llmdpd.llmdpd.critic import PromptedCritic, PromptedStateValue, choose
 from sb3_llmdpd.networks.features import features_extractor_named
-from sb3_llmdpd.networks.layers import Mish
+from sb3_llmdpd.networks.layers import FLOAT, Mish
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
+
+
+@dataclass
+class Acting:
+    """How a policy acts; the model that owns it shares these settings.
+
+    :param n_candidates: actions drawn per row, of which the critic picks one.
+    :param candidate_temperature: 0 picks the best; above, one is drawn from the softmax of the values,
+        standardised over the candidates, divided by it. A deterministic action is always of the best.
+    :param sampler: way to run the chain, see `make_chain`.
+    :param n_sampling_steps: steps that it takes; None for all K.
+    """
+
+    n_candidates: int = 1
+    candidate_temperature: float = 0.0
+    sampler: str = "ddpm"
+    n_sampling_steps: int | None = None
 
 
 class LLMDPDPolicy(SavedNetwork, BasePolicy):
@@ -74,6 +93,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     critic_target: PromptedCritic
     state_value: PromptedStateValue | None
     default_features_extractor: str = "flatten"
+    _prompts: PromptBatch | None = None
 
     def __init__(
         self,
@@ -105,6 +125,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         n_text_layers: int = 2,
     ) -> None:
         self._arguments = arguments_of(locals(), "lr_schedule", "critic_lr_schedule")
+        self.acting = Acting()
         check_policy_arguments(self._arguments)
         super().__init__(
             observation_space,
@@ -221,8 +242,11 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         self.training = mode
 
     def set_prompts(self, prompts: PromptBatch | None) -> None:
-        """See `PromptedDiffusionActor.set_prompts`."""
-        self.actor_target.set_prompts(prompts)
+        """Set the prompts that SB3's own `predict` conditions on: one for all rows, or one per row.
+
+        :param prompts: prompts before encoding, since the encoders may go on learning; None to have none.
+        """
+        self._prompts = prompts
 
     @th.inference_mode()
     def predict_prompted(
@@ -230,53 +254,60 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         observation: np.ndarray | dict[str, np.ndarray],
         prompts: PromptEncoding,
         noise: th.Generator | None,
-        n_candidates: int = 1,
-        candidate_temperature: float = 0.0,
-        sampler: str = "ddpm",
-        n_sampling_steps: int | None = None,
     ) -> np.ndarray:
-        """Act on observations under given prompts.
+        """Act on observations under given prompts, as `acting` says.
 
         :param observation: (*obs_shape), or (n, *obs_shape), environment units.
         :param prompts: one for all rows, or one per row, encoded by the EMA actor.
         :param noise: source of the chain's noise; None for the deterministic action of each row.
-        :param n_candidates: actions drawn per row, of which the critic picks one.
-        :param candidate_temperature: 0 picks the best; above, one is drawn from the softmax of the values,
-            standardised over the candidates, divided by it. Without ``noise`` it is always the best.
-        :param sampler: way to run the chain, see `make_chain`.
-        :param n_sampling_steps: steps that it takes; None for all K.
         :return: (action_shape) or (n, *action_shape), environment units.
         :raises ValueError: when there are neither one prompt nor one per row, or no such chain.
         """
         tensor, vectorized = self.obs_to_tensor(observation)
+        actions = self.unscale_action(self._scaled_actions(tensor, prompts, noise).cpu().numpy())
+        return actions if vectorized else actions[0]
+
+    def _scaled_actions(
+        self, observations: TensorObs, prompts: PromptEncoding, noise: th.Generator | None
+    ) -> th.Tensor:
+        """Act on (n, *obs_shape); see `predict_prompted`.
+
+        :return: (n, *action_shape), in [-1, 1].
+        """
+        n_candidates = self.acting.n_candidates
         n_prompts = len(prompts.vectors)
-        n_rows = count_rows(tensor, n_prompts)
+        n_rows = count_rows(observations, n_prompts)
         actor = self.actor_target
-        features = actor.encode_observations(tensor).unflatten(0, (n_prompts, -1))  # (M, N, F)
+        features = actor.encode_observations(observations).unflatten(0, (n_prompts, -1))  # (M, N, F)
         condition = actor.condition(features, prompts)
         if n_candidates > 1:  # all that concerns the state is computed once for its candidates
             condition = condition.repeat_interleave(n_candidates, dim=1)  # (M, N * C, width)
-        chain = actor.diffusion.chain(sampler, n_sampling_steps)
+        chain = actor.diffusion.chain(self.acting.sampler, self.acting.n_sampling_steps)
         shape = (len(chain), *condition.shape[:2], actor.denoiser.action_dim)
         if noise is None:
             chain_noise = self._fixed_noise(n_candidates)[: len(chain)].repeat(1, n_rows, 1).view(shape)
         else:
-            chain_noise = th.randn(shape, generator=noise, device=self.device)
+            chain_noise = th.randn(shape, generator=noise, device=self.device, dtype=FLOAT)
         actions = actor.sample(condition, chain_noise, chain)
         if n_candidates > 1:
             values = self.critic_target(features, prompts, actions).min(dim=0).values
-            temperature = candidate_temperature if noise is not None else 0.0
+            temperature = self.acting.candidate_temperature if noise is not None else 0.0
             actions = choose(actions, values, n_candidates, temperature, noise)
-        scaled = actions.reshape(-1, *self.action_space.shape).cpu().numpy()
-        unscaled = self.unscale_action(scaled).astype(self.action_space.dtype)
-        return unscaled if vectorized else unscaled[0]
+        return actions.reshape(-1, *self.action_space.shape)
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """Make actions of the environment of those of the networks, see `actions_in_space`.
+
+        :param scaled_action: (..., *action_shape), in [-1, 1].
+        """
+        return actions_in_space(scaled_action, self.action_space)
 
     def _fixed_noise(self, n_candidates: int) -> th.Tensor:
         """Noise of every row's candidates, (K, C, action_dim): zeros for the first, a fixed draw for the
         others.
         """
         size = (self.actor_target.diffusion.n_steps, n_candidates, self.actor_target.denoiser.action_dim)
-        noise = th.randn(size, generator=th.Generator().manual_seed(0))
+        noise = th.randn(size, generator=th.Generator().manual_seed(0), dtype=FLOAT)
         noise[:, 0] = 0.0
         return noise.to(self.device)
 
@@ -290,7 +321,13 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         return self._predict(observation, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self.actor_target._predict(observation, deterministic)
+        if self._prompts is None:
+            raise ValueError(
+                "the policy has no prompt: use model.predict(..., task_text=...),"
+                " or model.set_task(...) first"
+            )
+        prompts = self.actor_target.encode_prompts(self._prompts)
+        return self._scaled_actions(observation, prompts, None if deterministic else _torchs(self.device))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**self._arguments, "lr_schedule": self._dummy_schedule}
@@ -313,3 +350,8 @@ class MultiInputPolicy(LLMDPDPolicy):
 
 
 MlpPolicy = LLMDPDPolicy
+
+
+def _torchs(device: th.device) -> th.Generator:
+    """Return PyTorch's own generator of a device."""
+    return th.default_generator if device.type == "cpu" else th.cuda.default_generators[device.index or 0]

@@ -28,6 +28,10 @@ PromptLike = Prompt | Sequence[Prompt] | None
 """A prompt for all observations, or one for each; takes the place of sentence and example."""
 
 
+_N_LOOKED_AT = 128
+"""Numbers of a large tensor that are compared."""
+
+
 class ReadsPrompts(Protocol):
     """A model that prompts are made for: its spaces, and the steps of an example that it reads."""
 
@@ -62,36 +66,29 @@ class Prompter:
         """The prompt of a model that was trained on one task, which needs none to act."""
         self.task: list[Prompt] | None = None
         """The task of `set_task`."""
-        self._encoded: tuple[Sequence[Prompt], tuple[int, int], PromptEncoding] | None = None
+        self._encoded: tuple[Sequence[Prompt], _Weights, PromptEncoding] | None = None
 
     def batch(self, prompts: Sequence[Prompt]) -> PromptBatch:
         """Turn prompts into tensors, see `prompt_batch`."""
         return prompt_batch(prompts, self.policy, self.text_table)
 
-    def encode(self, prompts: Sequence[Prompt], n_updates: int) -> PromptEncoding:
-        """Encode prompts for acting, unless they are those of the last call and the encoders are the same.
+    def encode(self, prompts: Sequence[Prompt]) -> PromptEncoding:
+        """Encode prompts for acting, unless they are those of the last call and so are the encoders' weights.
 
         :param prompts: M prompts; an empty one becomes the learned nulls.
-        :param n_updates: gradient steps so far; the encoders change with each.
         :return: encoding by the EMA actor.
         :raises ValueError: when a trajectory does not fit the model's spaces, or the model has no text
             encoder.
         """
-        # PyTorch counts the changes of a tensor in place, such as those that loading makes, but not those of
-        # a CUDA graph.
-        version = (self.policy.actor_target.prompt_encoder.null_text._version, n_updates)
         if self._encoded is not None:
-            known, known_version, encoding = self._encoded
-            if known_version == version and are_same(known, prompts):
+            known, weights, encoding = self._encoded
+            if weights.are_unchanged() and are_same(known, prompts):
                 return encoding
+        actor = self.policy.actor_target
         with th.no_grad():
-            encoding = self.policy.actor_target.encode_prompts(self.batch(prompts))
-        self._encoded = (prompts, version, encoding)
+            encoding = actor.encode_prompts(self.batch(prompts))
+        self._encoded = (prompts, _Weights(actor.encodes_prompts()), encoding)
         return encoding
-
-    def forget(self) -> None:
-        """Forget the last encoding, since the encoders have changed."""
-        self._encoded = None
 
     def set_task(self, task: list[Prompt] | None) -> None:
         """Set the task for calls that name none; the policy by itself acts on it, too.
@@ -123,6 +120,37 @@ class Prompter:
                 " without a prompt on purpose: prompt=Prompt()."
             )
         return task
+
+
+class _Weights:
+    """Notices that tensors have changed: by an operation, by other memory, or by other numbers in it.
+
+    PyTorch counts the operations that change a tensor, though not those on its ``data`` or of a CUDA graph.
+    These are noticed by some of its numbers, which an average with other weights or a gradient step changes:
+    looking at all of them would take longer.
+
+    :param tensors: the tensors, on one device.
+    """
+
+    def __init__(self, tensors: Sequence[th.Tensor]) -> None:
+        self._tensors = tensors
+        numbers = [tensor.detach().reshape(-1) for tensor in tensors]
+        # Of a step that is odd, so that it meets all rows and columns of a matrix.
+        some = [part[:: len(part) // _N_LOOKED_AT | 1] for part in numbers]
+        self._on_cpu = tensors[0].device.type == "cpu"
+        self._some: list[Any] = [part.numpy() for part in some] if self._on_cpu else some
+        self._seen = self._look()
+
+    def are_unchanged(self) -> bool:
+        """Tell whether the tensors are as they were."""
+        return self._look() == self._seen
+
+    def _look(self) -> tuple[list[int], list[int], bytes]:
+        versions = [tensor._version for tensor in self._tensors]
+        places = [tensor.data_ptr() for tensor in self._tensors]
+        if self._on_cpu:
+            return versions, places, b"".join([part.tobytes() for part in self._some])
+        return versions, places, th.cat([part.float() for part in self._some]).cpu().numpy().tobytes()
 
 
 def prompt_batch(prompts: Sequence[Prompt], model: ReadsPrompts, text_table: TextTable | None) -> PromptBatch:

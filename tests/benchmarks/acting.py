@@ -33,7 +33,7 @@ def section(rounds: int) -> str:
     rows = np.random.default_rng(0).standard_normal((50, OBSERVATION)).astype(np.float32)
     texts = [f"do task number {i}" for i in range(50)]
     tensor, actions = th.from_numpy(rows[:1]), th.randn(1, model.action_space.shape[0])
-    reference = ReferenceActing(model, model.prompter.encode([Prompt(TEXT)], 0).vectors)
+    reference = ReferenceActing(model, model.prompter.encode([Prompt(TEXT)]).vectors)
     nets = {"net_arch": [256, 256, 256]}
     td3 = TD3("MlpPolicy", model.env, policy_kwargs=nets, buffer_size=1, device="cpu")
 
