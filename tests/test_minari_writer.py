@@ -63,11 +63,29 @@ def stored_metadata(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         {"success": True},
         {"success": False},
         {"first_success": 0},
+        {"rewards": np.zeros(4), "rewarded": False},
+        {"rewards": np.zeros(4)},
+        {"task": "0", "goal": "7"},
+        {"task_texts": ("[open it]",)},
+        {"task_texts": ("open it", "open it")},
     ],
     ids=str,
 )
 def test_an_episode_comes_back_bit_for_bit(tmp_path, fields):
     assert_comes_back(tmp_path, [random_episode(**{"task": "lonely", **fields})])
+
+
+def test_what_was_left_out_before_is_not_missed_in_what_was_written(tmp_path):
+    write(tmp_path, [random_episode(rewards=np.zeros(4), rewarded=False, n_left_out=1)])
+    (episode,) = load_minari(ID, root=tmp_path).episodes
+    assert (episode.rewarded, episode.n_left_out, len(episode)) == (False, 0, 4)
+
+
+def test_only_an_episode_without_rewards_says_so(tmp_path):
+    write(tmp_path, [random_episode(), random_episode(rewards=np.zeros(4), rewarded=False)])
+    first, second = stored_metadata(tmp_path)[1]
+    assert "rewarded" not in first
+    assert not second["rewarded"]
 
 
 def test_episodes_of_several_tasks_and_lengths_come_back_in_their_order(tmp_path):
@@ -274,6 +292,12 @@ def test_episode_metadata_must_be_as_many_as_episodes(tmp_path, n_entries):
             {"episode_metadata": [{"success": True}] * 2},
             ValueError,
             r"episode 0 .*`episode_metadata` must not hold \['success'\], which the `Episode` itself says",
+        ),
+        ({"episode_metadata": [{"instruction": "open it"}] * 2}, ValueError, r"hold \['instruction'\]"),
+        (
+            {"episode_metadata": [{"is_success": 1, "rewarded": 0}] * 2},
+            ValueError,
+            "'is_success', 'rewarded'",
         ),
         (
             {"episode_metadata": [{"config": {"lr": 1}}] * 2},

@@ -1,5 +1,6 @@
 """Recording in an environment: the episodes, their names, and SB3 around it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_llmdpd.data.fingerprint import episode_digest
+from sb3_llmdpd.data.loading import load_dataset
+from sb3_llmdpd.data.memory_mapping import memory_mapped
+from sb3_llmdpd.data.metadata import SUCCESS_KEYS
 from sb3_llmdpd.data.minari import load_minari
 from sb3_llmdpd.envs.recording import RecordEpisodes, record_policy
 from sb3_llmdpd.envs.task_text_wrapper import TaskTextWrapper
@@ -63,6 +68,44 @@ class Pair(Counter):
 
     def _observation(self) -> Any:
         return {"steps": super()._observation(), "level": self.n_steps % 3}
+
+
+class Counting(Counter):
+    """The same with observations of another type than the space's.
+
+    :param dtype: their type.
+    """
+
+    def __init__(self, dtype: Any, **others: Any) -> None:
+        super().__init__(**others)
+        self.dtype = dtype
+
+    def _observation(self) -> Any:
+        return np.array([1, self.n_steps], self.dtype)
+
+
+class Mixed(Counter):
+    """The same with entries of a Dict of which none is of its space's type.
+
+    :param strange: entries in place of the right ones, from the first step on.
+    """
+
+    observation_space = spaces.Dict(
+        {
+            "level": spaces.Discrete(3),
+            "place": Counter.action_space,
+            "count": spaces.Box(0, 9, (1,), np.int32),
+        }
+    )
+
+    def __init__(self, strange: Any = None, **others: Any) -> None:
+        super().__init__(**others)
+        self.strange = strange or {}
+
+    def _observation(self) -> Any:
+        n = self.n_steps
+        seen = {"level": np.float64(n % 3), "place": np.array([n % 2]), "count": np.array([2.0 * n])}
+        return seen if n == 0 else {**seen, **self.strange}
 
 
 class Draws(Counter):
@@ -150,7 +193,7 @@ def test_actions_are_recorded_as_the_environment_got_them() -> None:
     assert counter.got[1].dtype == np.float32
 
 
-@pytest.mark.parametrize("key", ["success", "is_success"])
+@pytest.mark.parametrize("key", SUCCESS_KEYS)
 @pytest.mark.parametrize(
     ("said", "outcome"),
     [
@@ -158,12 +201,24 @@ def test_actions_are_recorded_as_the_environment_got_them() -> None:
         ([False, False, False], (False, None)),
         ([], (None, None)),
         ([None, None, True], (True, 2)),
+        ([np.nan, np.nan, np.nan], (None, None)),
+        ([-1, -1, -1], (None, None)),
+        ([np.nan, 1.0, 0.0], (True, 1)),
+        ([-1, False, -1], (False, None)),
+        ([np.array([0.0]), np.array([1.0]), np.bool_(False)], (True, 1)),
+        (["False", "False", "True"], (True, 2)),
     ],
 )
 def test_success_is_what_the_infos_say_at_each_step(key: str, said: list[Any], outcome: Any) -> None:
     infos = [{} if value is None else {key: value} for value in said]
     (episode,) = played(Counter(ends_at=3, infos=infos), 3).episodes
     assert (episode.success, episode.first_success) == outcome
+
+
+def test_where_one_name_says_nothing_the_next_does() -> None:
+    infos = [{"success": np.nan, "is_success": False}, {"success": None, "is_success": True}]
+    (episode,) = played(Counter(ends_at=2, infos=infos), 2).episodes
+    assert (episode.success, episode.first_success) == (True, 1)
 
 
 def test_the_success_of_one_episode_is_not_that_of_the_next() -> None:
@@ -231,6 +286,64 @@ def test_the_vector_of_a_sentence_is_no_part_of_what_is_recorded() -> None:
     env = played(TaskTextWrapper(Counter(ends_at=1), "count", text_encoder="hashing"), 1)
     np.testing.assert_array_equal(env.episodes[0].observations, [[1, 0], [1, 1]])
     assert env.recorded_space == Counter.observation_space
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float64, np.float32, bool])
+def test_observations_are_recorded_in_the_type_of_their_space(dtype: Any) -> None:
+    env = played(Counting(dtype, ends_at=1), 1)
+    observations = env.episodes[0].observations
+    np.testing.assert_array_equal(observations, [[1, 0], [1, 1]])
+    assert (observations.dtype, env.recorded_space.dtype) == (np.float32, np.float32)
+
+
+def test_entries_of_a_dict_are_recorded_each_in_its_type() -> None:
+    observations = played(Mixed(ends_at=1), 1).episodes[0].observations
+    assert isinstance(observations, dict)
+    assert {key: rows.dtype for key, rows in observations.items()} == {
+        "level": np.int64,
+        "place": np.float32,
+        "count": np.int32,
+    }
+    np.testing.assert_array_equal(observations["level"], [0, 1])
+    np.testing.assert_array_equal(observations["place"], [[0.0], [1.0]])
+    np.testing.assert_array_equal(observations["count"], [[0], [2]])
+
+
+@pytest.mark.parametrize(
+    ("strange", "message"),
+    [
+        ({"count": np.array([0.5])}, r"`observations\['count'\]` holds 0.5 at step 1"),
+        (
+            {"level": 7},
+            r"`observations\['level'\]` holds 1 values that Discrete\(3\) lacks, the first at step 1",
+        ),
+    ],
+    ids=["fraction", "category"],
+)
+def test_what_the_space_cannot_hold_is_refused_by_step_and_entry(strange: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"Mixed, recorded episode 0: {message}"):
+        played(Mixed(strange, ends_at=1), 1)
+
+
+def test_an_observation_of_another_shape_than_the_spaces_is_refused() -> None:
+    space = spaces.Box(-1.0, 1.0, (3,), np.float32)
+    with pytest.raises(
+        ValueError, match=r"Counter, recorded episode 0: a row of `observations` .* \(3,\), got"
+    ):
+        played(Counter(ends_at=1, observation_space=space), 1)
+
+
+@pytest.mark.parametrize("make", [Counter, partial(Counting, np.int64), Mixed], ids=["", "whole", "dict"])
+def test_what_was_written_is_the_same_in_memory_and_in_mapped_files(tmp_path: Path, make: Any) -> None:
+    env = played(make(ends_at=3), 3)
+    play(env, 3)
+    recorded = list(env.episodes)
+    env.write("lab/count-v0", tmp_path)
+    read = load_dataset("lab/count-v0", root=tmp_path)
+    mapped = memory_mapped("lab/count-v0", root=tmp_path, cache=tmp_path / "cache")
+    digests = [[episode_digest(each) for each in some] for some in (recorded, read.episodes, mapped.episodes)]
+    assert digests[0] == digests[1] == digests[2]
+    assert read.observation_space == mapped.observation_space == env.recorded_space
 
 
 def test_what_is_written_is_read_and_forgotten(tmp_path: Path) -> None:

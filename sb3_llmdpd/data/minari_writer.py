@@ -19,7 +19,8 @@ from gymnasium import Space, spaces
 from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.checks import check_bounded, parts_of
 from sb3_llmdpd.data.episodes import Episode, checked_for_file
-from sb3_llmdpd.data.minari import TEXT_KEYS, datasets_root
+from sb3_llmdpd.data.metadata import FIRST_SUCCESS, GOAL_KEYS, SUCCESS_KEYS, TASK_KEYS, TEXT_KEYS
+from sb3_llmdpd.data.minari import NESTED, REWARDED, datasets_root
 from sb3_llmdpd.data.spaces import check_flat, float32_space
 
 _TEMPORARY = ".collecting-"
@@ -28,8 +29,8 @@ _TEMPORARY = ".collecting-"
 _LONGEST_PAUSE_S = 3_600
 """A data set that did not grow for so long is abandoned: one episode does not take an hour."""
 
-_TASK_OF_EPISODES = {*TEXT_KEYS, "task_id", "goal_id", "options"}
-_SAID_BY_EPISODES = _TASK_OF_EPISODES | {"success", "first_success", "id", "total_steps"}
+_TASK_OF_EPISODES = {*TEXT_KEYS, *TASK_KEYS, *GOAL_KEYS, *NESTED}
+_SAID_BY_EPISODES = _TASK_OF_EPISODES | {*SUCCESS_KEYS, FIRST_SUCCESS, REWARDED, "id", "total_steps"}
 """Metadata of an episode that come from the `Episode`, or would be read in its place."""
 
 _SPACES_AND_FORMAT = {"observation_space", "action_space", "env_spec", "data_format", "jpeg_encoding"}
@@ -57,7 +58,8 @@ def write_minari(
     when something fails there never is one.
 
     :param dataset_id: ``"namespace/name-v0"``, the namespace optional.
-    :param episodes: at least one. Task, sentences, success and goal go into the metadata of each.
+    :param episodes: at least one. Task, sentences, success, goal, and that no rewards were recorded, go into
+        the metadata of each. That steps were left out is not written: the data set has what is left.
     :param observation_space: space of the episodes, one array or a Dict of arrays.
     :param action_space: space of the episodes, a Box with finite bounds.
     :param root: folder of Minari data sets, see `datasets_root`.
@@ -200,7 +202,9 @@ def _said_by(episode: Episode, source: str) -> dict[str, Any]:
     said: dict[str, Any] = {"task_id": episode.task}
     if episode.task_texts:
         said |= {"task_text": episode.task_texts[0], "task_texts": json.dumps(episode.task_texts)}
-    optional = {"success": episode.success, "first_success": episode.first_success, "goal_id": episode.goal}
+    optional = {"success": episode.success, FIRST_SUCCESS: episode.first_success, "goal_id": episode.goal}
+    if not episode.rewarded:
+        optional[REWARDED] = False
     return said | {name: value for name, value in optional.items() if value is not None}
 
 

@@ -146,7 +146,7 @@ def _in_dtype(name: str, rows: np.ndarray, part: Space[Any] | None, source: str)
         value = rows[step][~same[step]].flat[0] if rows.ndim > 1 else rows[step]
         raise ValueError(
             f"{source}: `{name}` holds {value} at step {step}, of {rows.dtype}, and the space is of {dtype},"
-            " which cannot hold it: save all episodes in one type that holds all of their numbers"
+            " which cannot hold it: give the space or all episodes a type that holds all of their numbers"
         )
     converted.setflags(write=False)
     return converted

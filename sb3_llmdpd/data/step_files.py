@@ -97,7 +97,7 @@ class StepFileSource(EpisodeSource):
         self.bounds_from_data = True
         action_space = reading.bounds_of(steps.source, steps.actions.shape[1:])
         if action_space is None:
-            action_space, self._remark_on_bounds = _measured(steps)
+            action_space, self._remark_on_bounds = measured_space(steps)
         return unbounded_space(steps.observations), action_space
 
     def files(self) -> Sequence[Path]:
@@ -218,7 +218,7 @@ def _is_flag(entries: Mapping[str, Any], name: str) -> bool:
     return bool(np.isin(np.asarray(entry[()]), (0, 1)).all())
 
 
-def _measured(steps: StepArrays) -> tuple[spaces.Box, str | None]:
+def measured_space(steps: StepArrays) -> tuple[spaces.Box, str | None]:
     """Make the space of the actions: Box(-1, 1) where hardly one lies outside, else that of their extremes.
 
     :return: the space, and a remark for the user where it is not the first.

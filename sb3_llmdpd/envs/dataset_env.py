@@ -1,5 +1,6 @@
 """`DatasetEnv`, which stands where Stable-Baselines3 wants an environment, and checks of spaces."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -78,14 +79,15 @@ def check_spaces(what: str, found: VecEnv | BaseBuffer, model: BaseAlgorithm, re
         if same_actions(of_found, of_model):
             return
     elif "" not in differing:  # two Dicts
-        of_found, of_model = (
-            {key: part for key, part in parts_of(space).items() if key in differing}
-            for space in (of_found, of_model)
-        )
+        of_found, of_model = (_only(space, differing) for space in (of_found, of_model))
         kind = f"observation (in {listed(map(repr, differing))})"
     raise ValueError(
         f"the {kind} space of {what} is {of_found}, and that of the model is {of_model}: {remedy}"
     )
+
+
+def _only(space: Space[Any], keys: Sequence[str]) -> Space[Any]:
+    return spaces.Dict({key: part for key, part in parts_of(space).items() if key in keys})
 
 
 def observed_space(of_env: Space[Any], known: Space[Any] | None) -> Space[Any]:

@@ -9,8 +9,9 @@ import numpy as np
 from gymnasium import Space
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
-from sb3_llmdpd.data.checks import check_bounded, check_texts
-from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.checks import check_bounded, check_texts, truth_of
+from sb3_llmdpd.data.episodes import Episode, fitted
+from sb3_llmdpd.data.metadata import SUCCESS_KEYS
 from sb3_llmdpd.data.minari_writer import write_minari
 from sb3_llmdpd.data.spaces import check_flat
 from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space, split_observation
@@ -23,10 +24,11 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
     """Records what passes through `reset` and `step` as episodes: of a policy, a script or a person.
 
     An episode that `reset` or `close` leaves before its end is kept as one that was cut off.
-    ``info["success"]`` or ``info["is_success"]`` becomes its success, and a string in ``info["goal_id"]`` its
-    goal. Actions outside the action space are clipped before the environment gets them, as Stable-Baselines3
-    does, so that the record holds what was done. The vector that a `TaskTextWrapper` puts into the
-    observation is left out: the sentence is recorded instead.
+    ``info["success"]`` or ``info["is_success"]`` becomes its success (see `SUCCESS_KEYS`); NaN and what is
+    below 0 say nothing. A string in ``info["goal_id"]`` becomes its goal. Actions outside the action space
+    are clipped before the environment gets them, as Stable-Baselines3 does, so that the record holds what was
+    done. Observations are recorded in the type of the observation space, floats as float32. The vector that a
+    `TaskTextWrapper` puts into the observation is left out: the sentence is recorded instead.
 
     Wrap each of several vectorised environments: ``vec_env.get_attr("episodes")`` then holds a list for each.
 
@@ -70,7 +72,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
     ) -> tuple[Any, dict[str, Any]]:
         """Keep the episode that has begun, and start another.
 
-        :raises ValueError: when the episode that ends here holds NaN.
+        :raises ValueError: when the episode that ends here holds NaN, or what its spaces do not.
         """
         self._finish(terminated=False)
         observation, info = self.env.reset(seed=seed, options=options)
@@ -83,7 +85,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
         :param action: environment units; clipped to the action space.
         :return: the environment's answer.
         :raises ResetNeeded: when no episode was started.
-        :raises ValueError: when the episode that ends here holds NaN.
+        :raises ValueError: when the episode that ends here holds NaN, or what its spaces do not.
         """
         if self._steps is None:
             raise gym.error.ResetNeeded(f"{self._name}: no episode has begun; call reset() before step()")
@@ -100,7 +102,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
     def close(self) -> None:
         """Keep the episode that has begun, and close the environment.
 
-        :raises ValueError: when it holds NaN.
+        :raises ValueError: when it holds NaN, or what its spaces do not.
         """
         try:
             self._finish(terminated=False)
@@ -131,20 +133,19 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructo
         if texts is None:
             texts = () if steps.own_sentence is None else (steps.own_sentence,)
             name = ": ".join([name, *texts])
-        self.episodes.append(
-            Episode(
-                steps.stacked_observations(),
-                np.stack(steps.actions),
-                np.array(steps.rewards),
-                task=self._task or name,
-                task_texts=texts,
-                terminated=terminated,
-                success=any(steps.successes.values()) if steps.successes else None,
-                first_success=next((step for step, success in steps.successes.items() if success), None),
-                goal=steps.goal,
-                source=source,
-            )
+        episode = Episode(
+            steps.stacked_observations(),
+            np.stack(steps.actions),
+            np.array(steps.rewards),
+            task=self._task or name,
+            task_texts=texts,
+            terminated=terminated,
+            success=any(steps.successes.values()) if steps.successes else None,
+            first_success=next((step for step, success in steps.successes.items() if success), None),
+            goal=steps.goal,
+            source=source,
         )
+        self.episodes.append(fitted(episode, self.recorded_space, self._bounds))
 
     def _plain(self, observation: Any) -> Any:
         return split_observation(observation, self.recorded_space)[0]
@@ -212,9 +213,10 @@ class _Steps:
 
     def add(self, action: np.ndarray, observation: Any, reward: float, info: dict[str, Any]) -> None:
         """Add an action in environment units, and the observation, raw reward and info that it led to."""
-        success = info.get("success", info.get("is_success"))
+        told = (truth_of(info.get(key)) for key in SUCCESS_KEYS)
+        success = next((each for each in told if each is not None), None)
         if success is not None:
-            self.successes[len(self.actions)] = bool(success)
+            self.successes[len(self.actions)] = success
         self.actions.append(action.copy())
         self.observations.append(_copied(observation))
         self.rewards.append(reward)

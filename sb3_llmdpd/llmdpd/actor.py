@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
+from sb3_llmdpd.data.spaces import actions_in_space
 from sb3_llmdpd.diffusion.process import ChainStep, DiffusionProcess
 from sb3_llmdpd.networks.attention import make_state_reader
 from sb3_llmdpd.networks.features import is_fixed_function
@@ -20,7 +22,7 @@ from sb3_llmdpd.prompts.prompt_encoder import PromptEncoder
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
 
-class PromptedDiffusionActor(SavedNetwork, BaseModel):
+class PromptedDiffusionActor(SavedNetwork, BasePolicy):
     """Encoders, normalisers, and a diffusion model pi(a | s, text, trajectory) over one action in [-1, 1].
 
     One features extractor reads the transition's observation and the example's observations alike. Statistics
@@ -31,6 +33,7 @@ class PromptedDiffusionActor(SavedNetwork, BaseModel):
 
     action_space: spaces.Box
     features_extractor: BaseFeaturesExtractor
+    _prompts: PromptBatch | None = None
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class PromptedDiffusionActor(SavedNetwork, BaseModel):
             features_extractor_class=features_extractor_class,
             features_extractor_kwargs=dict(features_extractor_kwargs or {}),
             normalize_images=normalize_images,
+            squash_output=True,
         )
         self.features_extractor = self.make_features_extractor()
         features_dim = self.features_extractor.features_dim
@@ -185,6 +189,40 @@ class PromptedDiffusionActor(SavedNetwork, BaseModel):
         """
         features = self.encode_observations(observations).unflatten(0, (len(prompts.vectors), -1))
         return self.sample(self.condition(features, prompts), noise, chain)
+
+    def set_prompts(self, prompts: PromptBatch | None) -> None:
+        """Set the prompts that SB3's own `predict` conditions on: one for all rows, or one per row.
+
+        :param prompts: prompts before encoding, since the encoders may go on learning; None to have none
+        """
+        self._prompts = prompts
+
+    def shown_prompts(self) -> PromptEncoding:
+        """Encode the prompts of `set_prompts`.
+
+        :raises ValueError: when none are set
+        """
+        if self._prompts is None:
+            raise ValueError(
+                "the policy has no prompt: use model.predict(..., task_text=...),"
+                " or model.set_task(...) first"
+            )
+        return self.encode_prompts(self._prompts)
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """Make actions of the environment of those of the network, see `actions_in_space`.
+
+        :param scaled_action: (..., *action_shape), in [-1, 1]
+        """
+        return actions_in_space(scaled_action, self.action_space)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        prompts = self.shown_prompts()
+        n_prompts = len(prompts.vectors)
+        n_rows = count_rows(observation, n_prompts)
+        shape = (self.diffusion.n_steps, n_prompts, n_rows // n_prompts, self.denoiser.action_dim)
+        noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
+        return self(observation, prompts, noise).reshape(n_rows, *self.action_space.shape)
 
 
 def count_rows(observations: TensorObs, n_prompts: int) -> int:

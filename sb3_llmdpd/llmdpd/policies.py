@@ -93,7 +93,6 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     critic_target: PromptedCritic
     state_value: PromptedStateValue | None
     default_features_extractor: str = "flatten"
-    _prompts: PromptBatch | None = None
 
     def __init__(
         self,
@@ -242,11 +241,9 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         self.training = mode
 
     def set_prompts(self, prompts: PromptBatch | None) -> None:
-        """Set the prompts that SB3's own `predict` conditions on: one for all rows, or one per row.
-
-        :param prompts: prompts before encoding, since the encoders may go on learning; None to have none.
-        """
-        self._prompts = prompts
+        """See `PromptedDiffusionActor.set_prompts`."""
+        for actor in (self.actor, self.actor_target):
+            actor.set_prompts(prompts)
 
     @th.inference_mode()
     def predict_prompted(
@@ -321,13 +318,8 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         return self._predict(observation, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        if self._prompts is None:
-            raise ValueError(
-                "the policy has no prompt: use model.predict(..., task_text=...),"
-                " or model.set_task(...) first"
-            )
-        prompts = self.actor_target.encode_prompts(self._prompts)
-        return self._scaled_actions(observation, prompts, None if deterministic else _torchs(self.device))
+        noise = None if deterministic else _torchs(self.device)
+        return self._scaled_actions(observation, self.actor_target.shown_prompts(), noise)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**self._arguments, "lr_schedule": self._dummy_schedule}
