@@ -617,3 +617,17 @@ def test_a_loaded_model_samples_as_the_saved_one_or_as_is_said(tmp_path):
     tiny_model(sampler="ddim", n_sampling_steps=2).save(path)
     models = (LLMDPD.load(path), LLMDPD.load(path, sampler="ddpm", n_sampling_steps=None))
     assert [(m.sampler, m.n_sampling_steps) for m in models] == [("ddim", 2), ("ddpm", None)]
+
+
+@pytest.mark.parametrize(
+    "texts", [np.array(TEXTS[:2]), np.array(TEXTS[:2], object)], ids=["strings", "objects"]
+)
+def test_an_array_of_sentences_is_a_list_of_them(model, texts):
+    expected = model.predict(OBSERVATIONS[:2], deterministic=True, task_text=list(TEXTS[:2]))[0]
+    assert_array_equal(model.predict(OBSERVATIONS[:2], deterministic=True, task_text=texts)[0], expected)
+
+
+def test_a_list_of_observations_and_actions_is_answered_with_the_pair_that_it_should_be(model):
+    observations, actions = np.zeros((4, 5), np.float32), np.zeros((3, 2), np.float32)
+    with pytest.raises(TypeError, match=r"pair in parentheses: trajectory=\(observations, actions\)"):
+        model.predict(OBSERVATIONS, trajectory=[observations, actions])

@@ -286,6 +286,8 @@ def as_prompts(
         return prompts
     if all(each is None for each in others):
         return None
+    if isinstance(task_text, np.ndarray) and task_text.dtype.kind in "UO":
+        task_text = task_text.tolist()  # a column of a table; an array without an axis gives its string
     is_list = isinstance(task_text, Sequence) and not isinstance(task_text, str)
     texts: list[str | None] = list(task_text) if is_list else [task_text]  # type: ignore[arg-type, list-item]
     examples = _examples_of_rows(trajectory, trajectories)
@@ -305,6 +307,11 @@ def _examples_of_rows(trajectory: Example, trajectories: Examples) -> list[list[
     """List the examples of each row, or of all rows."""
     if trajectories is None:
         each = trajectory if isinstance(trajectory, list) else [trajectory]
+        if len(each) == 2 and any(isinstance(one, np.ndarray | dict) for one in each):
+            raise TypeError(
+                "`trajectory` is a list, which holds one example for each observation; observations and actions"
+                " of one example are a pair in parentheses: trajectory=(observations, actions)"
+            )
         return [[] if one is None else [one] for one in each]
     if trajectory is not None:
         raise ValueError("pass either one example as `trajectory`, or several as `trajectories`, not both")
