@@ -2,6 +2,8 @@
 
 import runpy
 import sys
+from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -31,10 +33,32 @@ def register() -> None:
     zoo.ALGOS[ALGORITHM] = LLMDPD
     options.HYPERPARAMS_SAMPLER[ALGORITHM] = sample_hyperparameters
     options.HYPERPARAMS_CONVERTER[ALGORITHM] = dict  # the sampled values are LLMDPD's own arguments
+    manager = require("rl_zoo3.exp_manager", "zoo").ExperimentManager
+    if not hasattr(manager.create_callbacks, "__wrapped__"):
+        manager.create_callbacks = _beside_one_environment(manager.create_callbacks)
     for task in TASKS:
         env_id = METAWORLD_ENV_ID.format(task=task)
         if env_id not in gym.registry:
             gym.register(env_id, "sb3_llmdpd.data.metaworld.envs:MetaWorldEnv", kwargs={"task": task})
+
+
+def _beside_one_environment(create_callbacks: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Let the zoo make one environment for LLMDPD, which steps none, whatever ``n_envs`` says.
+
+    The zoo divides its frequencies of saving and evaluating by the number of environments, in which other
+    algorithms take as many steps at a time; a gradient step is one step beside any number.
+
+    :param create_callbacks: method of the zoo's manager, which comes before it makes environments.
+    :return: the same method for managers of LLMDPD and of other algorithms.
+    """
+
+    @wraps(create_callbacks)
+    def create(manager: Any) -> None:
+        if manager.algo == ALGORITHM:
+            manager.n_envs = 1
+        create_callbacks(manager)
+
+    return create
 
 
 def sample_hyperparameters(

@@ -10,6 +10,7 @@ import torch as th
 from factories import make_episodes, tiny_model, with_dicts
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 from toys import ActionEnv
 
@@ -51,12 +52,15 @@ def golden_actions(model: LLMDPD, kind: str) -> list[Any]:
 def _make(kind: str) -> LLMDPD:
     shared = dict(dataset=golden_episodes(kind), text_encoder="hashing:16")
     if kind == "mlp":
-        model = tiny_model(**shared, learning_rate=CosineSchedule(1e-2, warmup=0.1), eta=0.1, n_candidates=2)
+        rates = dict(learning_rate=CosineSchedule(1e-2, warmup=0.1), critic_learning_rate="lin_0.01")
+        kwargs = dict(optimizer_class=RMSpropTFLike)  # whose state has a number, and no tensor of it
+        model = tiny_model(**shared, **rates, eta=0.1, n_candidates=2, policy_kwargs=kwargs)
         model.set_task(task_text=SENTENCES[1])
         evaluation = EvalCallback(Monitor(ActionEnv()), eval_freq=200, n_eval_episodes=1, verbose=0)
         return model.learn(300, callback=evaluation)
     kwargs = dict(conditioning="cross_attention", activation_fn=nn.ReLU, layer_norm=True)
-    shared |= dict(policy_kwargs={**kwargs, "optimizer_class": th.optim.AdamW}, learning_rate=1e-2, eta=0.0)
+    kwargs |= dict(optimizer_class=th.optim.AdamW, optimizer_kwargs=dict(betas=(0.9, 0.999)))
+    shared |= dict(policy_kwargs=kwargs, learning_rate=1e-2, eta=0.0)
     return tiny_model(**shared, policy="MultiInputPolicy").learn(300)
 
 

@@ -89,6 +89,12 @@ def test_only_the_last_step_of_a_terminated_episode_is_done():
     assert set(batch.dones.flatten().tolist()) == {0.0, 1.0}
 
 
+def test_a_buffer_knows_whether_rewards_were_recorded():
+    with_rewards, without = traced(0, 0, 4), traced(0, 1, 4, rewarded=False)
+    assert make_buffer([with_rewards, with_rewards]).rewarded is True
+    assert make_buffer([with_rewards, without]).rewarded is False
+
+
 def test_actions_are_scaled_from_the_action_space_to_one():
     space = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))
     actions = np.array([[-2.0, 0.0], [0.0, 5.0], [2.0, 10.0], [1.0, 2.5]])

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from factories import At, tiny_model
 from killed import without_times
+from stable_baselines3.common.logger import Logger
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.llmdpd.callbacks import LearningCurve, SaveLatest, StopOnSignal, read_curve, write_curve
@@ -75,6 +76,32 @@ def test_going_on_with_what_is_no_curve_is_refused(tmp_path):
     message = r"progress.csv is no learning curve that a training could go on with: move it away"
     with pytest.raises(ValueError, match=message):
         model.learn(1, callback=LearningCurve(tmp_path / "progress.csv"), reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("is_same_object", [True, False])
+def test_a_training_that_was_interrupted_goes_on_with_one_row_a_step(tmp_path, is_same_object):
+    """As in a notebook whose cell runs again: the log is the user's own, and outlives the training."""
+    path, model = tmp_path / "progress.csv", tiny_model()
+    model.set_logger(Logger(None, []))
+    curve = LearningCurve(path)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(6, callback=[curve, At(3, interrupt)], log_interval=1)
+    again = curve if is_same_object else LearningCurve(path)
+    model.learn(3, callback=again, log_interval=1, reset_num_timesteps=False)
+    assert [row["step"] for row in again.rows] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert read_curve(path) == again.rows
+    assert model.logger.output_formats == []
+
+
+def test_two_curves_of_one_training_both_get_its_rows(tmp_path):
+    curves = [
+        LearningCurve(),
+        LearningCurve(),
+        LearningCurve(tmp_path / "a.csv"),
+        LearningCurve(tmp_path / "b"),
+    ]
+    tiny_model().learn(2, callback=[*curves], log_interval=1)
+    assert [len(curve.rows) for curve in curves] == [2, 2, 2, 2]
 
 
 def test_a_curve_has_a_column_for_each_name_in_any_row(tmp_path):

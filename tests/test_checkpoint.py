@@ -10,6 +10,7 @@ import signal
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from sb3_llmdpd import LLMDPD, Prompt
-from sb3_llmdpd.checkpoint import values
+from sb3_llmdpd.checkpoint import Checkpoint, read, values, write
 from sb3_llmdpd.checkpoint.values import MAX_ENTRIES, space_from_json, space_to_json
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged
 
@@ -129,6 +130,42 @@ DEEP = "[" * 100_000 + "]" * 100_000
 def test_data_that_are_no_json_object_are_refused(saved, text):
     with pytest.raises(ValueError, match=NOT_WHOLE):
         load(with_data(saved, text))
+
+
+def through_a_container(**tensors: th.Tensor) -> tuple[dict[str, th.Tensor], set[str]]:
+    """Write tensors to a file and read them; and name those whose bytes are in it."""
+    file = io.BytesIO()
+    write(Checkpoint({}, {"group": tensors}), file)
+    stored = load_safetensors(members_of(file.getvalue())["group.safetensors"])
+    return dict(read(io.BytesIO(file.getvalue())).tensors["group"]), set(stored)
+
+
+def test_a_tensor_with_several_names_is_stored_once_and_shared_again():
+    one = th.arange(6.0).reshape(2, 3)
+    found, stored = through_a_container(a=one, b=one.clone(), c=one, d=one.view(2, 3))
+    assert stored == {"a", "b"}
+    assert found["a"] is found["c"] is found["d"]
+    assert all(th.equal(each, one) for each in found.values())
+
+
+def test_tensors_that_share_their_memory_in_part_come_back_each_for_itself():
+    one = th.arange(6.0).reshape(2, 3)
+    parts = dict(
+        whole=one, row=one[1], turned=one.T, repeated=one[:1].expand(4, 3), empty=one[:0], none=th.ones(0)
+    )
+    found, stored = through_a_container(**parts)
+    assert stored == set(parts)
+    assert all(th.equal(found[name], part) for name, part in parts.items())
+    assert len({each.data_ptr() for each in found.values() if each.numel()}) == 4
+
+
+@pytest.mark.parametrize(
+    "tied", [{"policy": {"x": "y"}}, {"group": {"x": "y"}}, {"policy": 3}, [1], {"policy": {"x": []}}]
+)
+def test_names_of_tensors_that_are_not_there_are_refused(saved, tied):
+    data = json.loads(members_of(saved)["data"])
+    with pytest.raises(ValueError, match=NOT_WHOLE):
+        load(with_data(saved, json.dumps({**data, "tied": tied})))
 
 
 def test_data_are_json_to_the_letter(saved):
@@ -386,3 +423,76 @@ def test_a_space_of_too_many_entries_is_refused(space):
 def test_a_space_that_no_model_can_have_is_refused():
     with pytest.raises(ValueError, match="cannot hold the space Text"):
         space_to_json(spaces.Text(5))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {":unknown:": 1},
+        {":numpy:": "object", "value": 1},
+        {":numpy:": "int8", "value": 1000},
+        {":numpy:": "int8", "value": "x"},
+        {":numpy:": "int8"},
+        {":member:": "mean"},
+        {":dtype:": "nn"},
+        {":class:": "subprocess.Popen"},
+        {":schedule:": "float", "value_schedule": "x"},
+        {":schedule:": "line_to_zero", "initial": "x"},
+        {":schedule:": "line_to_zero"},
+        {":array:": "AAAA"},
+        {":tensor:": 3},
+        {":path:": 3},
+        {":tuple:": 3},
+        {":dict:": [[[], 1]], "ordered": False},
+        {":dict:": 3, "ordered": False},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["activation_fn", "optimizer_kwargs"])
+def test_values_that_nobody_wrote_are_refused(saved, written, name):
+    data = json.loads(members_of(saved)["data"])
+    data["arguments"]["policy_kwargs"][name] = written
+    outcome = what_becomes_of(with_data(saved, json.dumps(data)))
+    assert re.match("refused: ", outcome)
+
+
+NESTS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from([np.float32(0.1), th.int8]),
+    lambda part: (
+        st.lists(part) | st.lists(part).map(tuple) | st.dictionaries(st.text() | st.integers(), part)
+    ),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), NESTS))
+def test_arguments_come_back_as_they_are(arguments):
+    written = values.arguments_to_json(arguments)
+    assert written.own == {}
+    found = {
+        name: values.from_json(value, name, values.no_custom_objects)
+        for name, value in through_a_file(written.written).items()
+    }
+    assert repr(found) == repr(arguments)
+
+
+def test_settings_of_a_report_are_plain_json():
+    settings = {
+        "a": (1, np.float32(0.5)),
+        2: float("inf"),
+        "path": Path("x"),
+        "act": th.nn.ReLU,
+        "own": object,
+    }
+    assert values.to_json(settings) == {
+        "a": [1, 0.5],
+        "2": {":float:": "inf"},
+        "path": {":path:": "x"},
+        "act": {":class:": "torch.nn.ReLU"},
+        "own": {":custom:": "builtins.object"},
+    }

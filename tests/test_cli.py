@@ -69,6 +69,10 @@ def test_the_version_is_the_packages() -> None:
         ("evaluate", "--model --tasks --unseen --conditions --hide-goal --shared-scenes --phases"),
         ("quickstart", "--seed --out --smoke"),
         ("data inspect", "--root --text-encoder --json --all"),
+        (
+            "data convert",
+            "--to --out --action-low --action-high --clip --max-episode-steps --unscaled-actions",
+        ),
         ("benchmark metaworld", "--split --unseen --goal --data --seeds --variants --out --root"),
     ],
 )
@@ -303,7 +307,10 @@ NOT_THERE = "no Minari data set 'metaworld/push-v0'"
         (f"{COLLECT} reach --episodes 0", "`n_episodes` and `episodes_per_goal` must be at least 1"),
         ("train", "Missing option '--dataset'"),
         ("train --dataset metaworld/push-v0", f"{NOT_THERE} in .*nearest there: metaworld/"),
-        ("train --dataset d4rl/*", r"'d4rl/\*' fits none of the local data sets: metaworld/drawer-close-v0"),
+        (
+            "train --dataset d4rl/*",
+            r"'d4rl/\*' fits no file, and none of the local data sets: metaworld/drawer-close-v0",
+        ),
         (f"{TRAIN} --unseen rech", "--unseen names rech, and the tasks of the data are drawer"),
         (f"{TRAIN} --unseen reach,drawer-close", "--unseen leaves no episode"),
         ("train --dataset metaworld/* --text-encoder gpt", "unknown text encoder 'gpt'"),

@@ -43,7 +43,7 @@ def episode(seed: int, task: str, n_steps: int = 5, **changes: Any) -> Episode:
 
 
 def episodes_of(task: str) -> list[Episode]:
-    return [episode(seed + len(task), task) for seed in range(2)]
+    return [episode(seed + 10 * len(task), task) for seed in range(2)]
 
 
 @pytest.fixture
@@ -177,7 +177,8 @@ def test_convert_says_what_it_wrote_and_what_comes_next(root: Path) -> None:
     result = convert("lab/*", "--root", root, to="minari", out="lab/both-v0")
     options = f"lab/both-v0 --root {shlex.quote(str(root))}"
     assert result.output.splitlines() == [
-        f"4 episodes of 2 tasks, 20 transitions are in {root / 'lab/both-v0'}",
+        f"In {root / 'lab/both-v0'}: 4 episodes of 2 tasks, 20 transitions; 0% of the episodes failed, with"
+        " 0% of the transitions",
         f"Next: sb3-llmdpd data inspect {options}, then sb3-llmdpd train --dataset {options}",
     ]
 
@@ -203,23 +204,45 @@ def test_convert_writes_nothing_where_a_sentence_is_for_no_task(root, tmp_path, 
     texts.write_text(json.dumps({"push": "push it"}))
     target = out if to == "minari" else tmp_path / out
     result = convert("lab/*", "--root", root, "--task-texts", texts, to=to, out=target)
-    assert_refused(result, "`task_texts` speaks of ['push']")
+    assert_refused(result, "`task_texts` speaks of 'push', but the data sets are lab/close-v0, lab/open-v0")
     assert local_ids(root) == ["lab/close-v0", "lab/open-v0"]
     assert not (tmp_path / "both.npz").exists()
 
 
-def test_convert_clips_actions_or_refuses_them(root: Path, tmp_path: Path) -> None:
-    wild = tmp_path / "wild.npz"
-    actions = np.array([[0.5, 3.0], [0.5, -3.0]])
-    arrays = dict(observations=np.zeros((2, 3)), actions=actions, rewards=np.ones(2))
-    ends = dict(terminals=np.array([False, True]), timeouts=np.zeros(2, bool))
-    np.savez(wild, **{name: array.astype(np.float32) for name, array in arrays.items()}, **ends)
-    strict = convert(wild, "--root", root, "--strict", to="minari", out="lab/strict-v0")
-    assert_refused(strict, "2 of 2 actions lie outside the action space")
-    with pytest.warns(UserWarning, match="2 of 2 actions lay outside the action space .* and were clipped"):
-        succeeded(convert(wild, "--root", root, to="minari", out="lab/clipped-v0"))
+@pytest.fixture
+def wild(tmp_path: Path) -> Path:
+    """A file of two actions that leave the bounds of [-1, 1]."""
+    actions = np.array([[0.5, 3.0], [0.5, -3.0]], np.float32)
+    ends = dict(rewards=np.ones(2), terminals=np.array([False, True]))
+    np.savez(tmp_path / "wild.npz", observations=np.zeros((2, 3), np.float32), actions=actions, **ends)
+    return tmp_path / "wild.npz"
+
+
+UNIT = ("--action-low", -1, "--action-high", 1)
+
+
+def test_convert_refuses_actions_outside(root, wild):
+    strict = convert(wild, "--root", root, *UNIT, "--strict", to="minari", out="lab/strict-v0")
+    assert_refused(strict, "wild.npz, episode 0: 2 of 2 actions lie outside the action space")
+    many = convert(wild, "--root", root, *UNIT, to="minari", out="lab/many-v0")
+    assert_refused(
+        many, "2 of 2 actions lie outside the action space [-1, 1], by up to 2: these are probably"
+    )
+    assert local_ids(root) == ["lab/close-v0", "lab/open-v0"]
+
+
+def test_convert_clips_actions_outside_where_it_is_told_to(root, wild):
+    with pytest.warns(UserWarning, match="2 of 2 actions lie outside the action space .* and were clipped"):
+        succeeded(convert(wild, "--root", root, *UNIT, "--clip", to="minari", out="lab/clipped-v0"))
     (clipped,) = load_minari("lab/clipped-v0", root=root).episodes
     np.testing.assert_array_equal(clipped.actions, [[0.5, 1.0], [0.5, -1.0]])
+
+
+def test_convert_writes_bounds_that_were_measured(root, wild):
+    with pytest.warns(UserWarning, match="no bounds of the actions are recorded"):
+        succeeded(convert(wild, "--root", root, to="minari", out="lab/measured-v0"))
+    low, high = np.array([-0.5, -3.0], np.float32), np.array([1.5, 3.0], np.float32)
+    assert load_minari("lab/measured-v0", root=root).action_space == spaces.Box(low, high, dtype=np.float32)
 
 
 def test_convert_can_flatten_observations(nested: Path, tmp_path: Path) -> None:
@@ -249,7 +272,7 @@ def test_convert_never_replaces_a_minari_data_set(root: Path) -> None:
 @pytest.mark.parametrize(
     ("to", "out", "sentence"),
     [
-        ("hdf5", "b.hdf5", "--to must be minari or npz, got 'hdf5'"),
+        ("hdf5", "b.hdf5", "--to must be minari or npz or lerobot, got 'hdf5'"),
         ("npz", "b.zip", "must end in .npz"),
         ("minari", "b", "'b' is no Minari id"),
     ],
@@ -269,4 +292,6 @@ def test_pickles_are_opened_only_where_that_is_allowed(tmp_path: Path) -> None:
     save_to_pkl(path, buffer)
     assert run("inspect", path).exit_code == convert(path, to="npz", out=out).exit_code == 2
     assert " of 1 task, 4 steps\n" in run("inspect", path, "--allow-pickle").output
-    assert " of 1 tasks, 4 transitions are in" in convert(path, "--allow-pickle", to="npz", out=out).output
+    assert (
+        ": 1 episodes of 1 tasks, 4 transitions" in convert(path, "--allow-pickle", to="npz", out=out).output
+    )

@@ -6,7 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from expect import refused
+from expect import refused, warned
 from gymnasium import spaces
 from step_files import arrays, flags, write_steps
 
@@ -61,14 +61,43 @@ def test_locomotion_v0_loses_the_steps_whose_results_it_did_not_record(tmp_path)
     np.testing.assert_array_equal(episodes[1].rewards, [3, 4, 5])
 
 
-def test_antmaze_succeeds_where_the_reward_is_one(tmp_path):
+def antmaze(**fields: Any) -> dict[str, Any]:
+    """Steps 1 to 3 are at the goal, until the time limit; the next episode does not reach it."""
+    at_goal = flags(1, 2, 3, n=N)
     infos = {"infos/goal": np.zeros((N, 2)), "infos/qpos": np.zeros((N, 15))}
-    fields = steps(rewards=flags(2, n=N).astype(np.float32), ends=(2,), timeouts=flags(6, n=N), **infos)
-    name = "Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse.hdf5"
-    outcomes = [(len(e), e.success, e.first_success, e.terminated) for e in read(tmp_path / name, fields)]
-    assert outcomes == [(3, True, 2, True), (3, False, None, False)]
-    (first, _) = read(tmp_path / "antmaze-umaze-dense.hdf5", fields)
-    assert first.success is None
+    ends = dict(ends=(1, 2, 3), timeouts=flags(3, 7, n=N))
+    return steps(rewards=at_goal.astype(np.float32), **ends, **infos, **fields)
+
+
+SPARSE = [
+    "Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse",
+    "antmaze-umaze-v2",
+    "Antmaze_large_play",
+    "ant_maze-medium-diverse-v0",
+]
+
+
+@pytest.mark.parametrize("stem", SPARSE)
+def test_an_antmaze_has_an_episode_for_each_timeout_which_ends_at_its_first_goal(tmp_path, stem):
+    episodes = read(tmp_path / f"{stem}.hdf5", antmaze())
+    told = [(len(e), e.terminated, e.success, e.first_success) for e in episodes]
+    assert told == [(2, True, True, 1), (3, False, False, None)]
+    np.testing.assert_array_equal(episodes[1].rewards, [0, 0, 0])
+    assert [episode.n_left_out for episode in episodes] == [0, 1]
+
+
+def test_an_antmaze_of_dense_rewards_has_such_episodes_too_and_does_not_say_whether_they_succeeded(tmp_path):
+    episodes = read(tmp_path / "antmaze-umaze-dense-v2.hdf5", antmaze())
+    assert [(len(e), e.terminated, e.success) for e in episodes] == [(2, True, None), (3, False, None)]
+
+
+def test_an_antmaze_under_another_name_is_warned_about(tmp_path):
+    n = 30
+    fields = arrays(n, ends=tuple(range(8, 29)), timeouts=flags(29, n=n))
+    with warned(r"logs.hdf5: 20 of 21 episodes have a single step. Where each step at a goal is marked"):
+        assert len(read(tmp_path / "logs.hdf5", fields)) == 21
+    (episode,) = read(tmp_path / "antmaze-umaze-v2.hdf5", fields)
+    assert (len(episode), episode.terminated) == (9, True)
 
 
 def test_kitchen_has_no_timeouts_and_double_precision_becomes_single(tmp_path):

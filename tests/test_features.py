@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common import torch_layers
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch.testing import assert_close
 
+from sb3_llmdpd.networks.features import CombinedExtractor, features_extractor_named, is_fixed_function
 from sb3_llmdpd.networks.features import MetaWorldRelativeExtractor as Relative
-from sb3_llmdpd.networks.features import features_extractor_named, is_fixed_function
 from sb3_llmdpd.networks.layers import Normaliser
 
 # Normaliser
@@ -132,6 +133,35 @@ def test_names_stand_for_features_extractors_and_a_class_for_itself():
     names = ("flatten", "combined", "nature_cnn", "metaworld_relative")
     classes = [FlattenExtractor, CombinedExtractor, NatureCNN, Relative]
     assert [features_extractor_named(name) for name in (*names, Relative)] == [*classes, Relative]
+
+
+IMAGE, VECTOR = spaces.Box(0, 255, (3, 36, 36), np.uint8), spaces.Box(-1.0, 1.0, (2,))
+
+
+def test_sb3s_extractor_of_dicts_is_ours_with_the_same_weights():
+    space = spaces.Dict(img=IMAGE, vec=VECTOR)
+    assert features_extractor_named(torch_layers.CombinedExtractor) is CombinedExtractor
+    ours, sb3s = CombinedExtractor(space, 8), torch_layers.CombinedExtractor(space, 8)
+    sb3s.load_state_dict(ours.state_dict())
+    observations = {"img": th.rand(2, 3, 36, 36), "vec": th.rand(2, 2)}
+    assert th.equal(ours(observations), sb3s(observations))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("observation.state", "observation.images.top"),  # LeRobot's
+        ("a.b", "a_b", "a_b_"),
+        ("", "_"),
+        ("keys", "type", "training", "forward", "__class__"),
+    ],
+)
+def test_any_key_of_a_dict_is_read(keys):
+    space = spaces.Dict(dict.fromkeys(keys, VECTOR))
+    extractor = CombinedExtractor(space)
+    features = extractor({key: th.full((1, 2), float(number)) for number, key in enumerate(space.spaces)})
+    assert features.tolist() == [[float(number) for number in range(len(keys)) for _ in range(2)]]
+    assert extractor.features_dim == 2 * len(keys)
 
 
 def test_an_unknown_features_extractor_is_answered_with_the_known_ones():

@@ -7,7 +7,7 @@ import pytest
 from factories import make_episode
 
 from sb3_llmdpd import Episode, OfflineDataset
-from sb3_llmdpd.data.fingerprint import fingerprint
+from sb3_llmdpd.data.fingerprint import content_digest, fingerprint
 
 OTHER = make_episode(task="other")
 
@@ -28,6 +28,7 @@ def of(*episodes: Episode) -> str:
         dict(success=True),
         dict(success=True, first_success=2),
         dict(goal="left"),
+        dict(rewarded=False),
     ],
     ids=lambda changes: ", ".join(changes),
 )
@@ -37,6 +38,23 @@ def test_another_episode_gives_another_fingerprint(changes: dict[str, Any]) -> N
 
 def test_the_order_of_the_episodes_and_where_they_come_from_do_not_count() -> None:
     assert of(OTHER, make_episode(source="elsewhere")) == of(make_episode(), OTHER)
+
+
+def test_steps_that_were_left_out_do_not_count():
+    assert of(make_episode(n_left_out=1)) == of(make_episode())
+
+
+def test_whole_numbers_and_the_same_floats_are_the_same_data():
+    rows = np.arange(15).reshape(5, 3)
+    one, other = (of(make_episode(observations=rows.astype(kind))) for kind in (np.int64, np.float64))
+    assert one == other
+
+
+def test_the_digest_of_the_content_is_that_of_what_was_seen_and_done():
+    changed = make_episode(task="else", rewards=np.ones(4), success=True, terminated=True)
+    assert content_digest(changed) == content_digest(make_episode())
+    for changes in (dict(actions=np.full((4, 2), 0.1)), dict(observations=np.eye(5, 3))):
+        assert content_digest(make_episode(**changes)) != content_digest(make_episode())
 
 
 def test_an_episode_less_gives_another_fingerprint() -> None:

@@ -236,19 +236,65 @@ def test_sources_of_other_spaces_are_refused_by_both_names() -> None:
         inspect_sources([Recorded(two_tasks()), other])
 
 
+def outside(n_outside: int) -> list[Record]:
+    """Two tasks of 100 steps, some of whose actions leave the action space."""
+    actions = np.random.default_rng(0).uniform(-0.9, 0.9, (70, 2))
+    actions[:n_outside] = 3.0
+    return two_tasks(n_steps=70, actions=actions)
+
+
 def test_clipped_actions_are_a_finding_in_the_words_of_the_source() -> None:
-    actions = np.zeros((10, 2))
-    actions[2] = 3.0
-    words = "lab/b-v0: 1 of 40 actions lay outside the action space [-1.0, 1.0], by up to 2, and were clipped"
-    assert_found(inspected(two_tasks(actions=actions)), "warning", words)
+    words = "lab/b-v0: 2 of 100 actions lie outside the action space [-1, 1], by up to 2, and were clipped"
+    assert_found(inspected(outside(2)), "warning", words)
+
+
+def test_actions_of_which_training_refuses_so_many_are_a_finding_too() -> None:
+    words = "lab/b-v0: 3 of 100 actions lie outside the action space [-1, 1], by up to 2: these are probably"
+    assert_found(inspected(outside(3)), "warning", words)
 
 
 def test_many_warnings_are_one_finding() -> None:
-    sources = [Recorded(two_tasks(actions=np.full((10, 2), 3.0)), f"lab/{letter}-v0") for letter in "bcdefgh"]
+    sources = [Recorded(outside(2), f"lab/{letter}-v0") for letter in "bcdefgh"]
     inspection = inspect_sources(sources)
     assert found(inspection)["warning"] == "Reading gave 7 warnings, each of which says what to do."
     assert details(inspection, "warning")[-1] == "and 2 more"
-    assert details(inspection, "warning")[0].startswith("lab/b-v0: 10 of 40 actions lay outside")
+    assert details(inspection, "warning")[0].startswith("lab/b-v0: 2 of 100 actions lie outside")
+
+
+def test_steps_that_are_left_out_are_counted():
+    records = [*two_tasks(n_left_out=1), record(4, n_left_out=1)]
+    assert inspected(records).n_left_out == 2
+    said = (
+        "5 episodes of 2 tasks, 50 steps (2 more, the last of episodes, are left out: their results are not"
+    )
+    assert said in page(inspected(records))
+    assert "left out: their" not in page(inspected(two_tasks()))
+
+
+@pytest.mark.parametrize("n_unrecorded", [1, 4])
+def test_episodes_that_record_no_rewards_are_found(n_unrecorded):
+    missing = dict(rewards=np.zeros(10), rewarded=False)
+    records = [record(number, ("open", "close")[number // 2]) for number in range(4)]
+    inspection = inspected(
+        [{**one, **(missing if n < n_unrecorded else {})} for n, one in enumerate(records)]
+    )
+    words = (
+        f"{n_unrecorded} of 4 episodes record no rewards, and the Q term, which learns from them, is refused"
+    )
+    assert_found(inspection, "rewards", words)
+    assert ("No rewards are recorded" in page(inspection)) is (n_unrecorded == 4)
+
+
+@pytest.mark.parametrize(("scale", "is_found"), [(0.02, True), (0.2, False)])
+def test_actions_that_use_little_of_the_range_between_their_bounds_are_found(scale, is_found):
+    records = two_tasks()
+    for one in records:
+        one["actions"] = one["actions"] * [1.0, scale]
+    inspection = inspected(records)
+    assert ("narrow actions" in found(inspection)) is is_found
+    if is_found:
+        words = "1 of 2 entries of the actions (1) uses less than 5% of the range between their bounds: check"
+        assert_found(inspection, "narrow actions", words)
 
 
 @pytest.mark.parametrize(("high", "is_found"), [(np.inf, True), (-1.0, True), (1.0, False)])

@@ -19,10 +19,11 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
+from step_files import arrays, write_steps
 from test_losses import record_calls
 from torch import nn
 from torch.testing import assert_close
-from toys import ActionEnv
+from toys import ActionEnv, SpacesEnv
 
 from sb3_llmdpd import LLMDPD, CosineSchedule, Episode, OfflineDataset, Prompt, PromptReplayBuffer
 from sb3_llmdpd.diffusion.process import DiffusionProcess
@@ -224,7 +225,6 @@ def test_the_averaged_actor_acts():
     model = tiny_model().learn(3)
     before = act()
     silence(model.actor)
-    model.prompter.forget()
     assert_array_equal(act(), before)
     silence(model.actor_target.denoiser)
     assert not np.array_equal(act(), before)
@@ -479,7 +479,7 @@ def policy(**kwargs: Any) -> dict[str, Any]:
         (policy(features_extractor_class="cnn"), "must be a class or one of .*'nature_cnn'.*got 'cnn'"),
         (dict(dataset=None, env=None), "pass `dataset` .*or `env`, or use LLMDPD.load"),
         (
-            dict(env="Pendulum-v1", dataset=make_episodes()),
+            dict(env="Pendulum-v1", dataset=make_episodes(action_dim=1)),
             r"observation space of the data is .*\(5,\).*\(3,\).*from_episodes",
         ),
         (
@@ -512,6 +512,96 @@ def test_later_data_of_other_spaces_are_refused_and_change_nothing():
     with pytest.raises(ValueError, match="action space of the data"):
         model.set_dataset(wide_actions())
     assert model.replay_buffer is before
+
+
+WIDE = spaces.Box(-2.0, 2.0, (1,), np.float32)
+
+
+def wide_env(action_space: spaces.Space[Any] = WIDE) -> SpacesEnv:
+    return SpacesEnv(spaces.Box(-np.inf, np.inf, (2,), np.float32), action_space)
+
+
+@pytest.fixture
+def radians(tmp_path: Path) -> str:
+    """A file of two episodes, which records no bounds of its actions in [-1.5, 1.5]."""
+    fields = arrays(ends=(2, 5), actions=np.linspace(-1.5, 1.5, 6)[:, None])
+    return f"npz:{write_steps(tmp_path / 'logs.npz', **fields)}"
+
+
+SINGLE = dict(prompts_per_batch=1, batch_size=6)
+
+
+def stored_actions(model: LLMDPD) -> np.ndarray:
+    """Return the distinct actions of many batches, scaled as the networks see them."""
+    return np.unique([model.replay_buffer.sample(60).actions.numpy() for _ in range(20)])
+
+
+def test_data_that_record_no_bounds_have_those_of_the_environment(radians):
+    model = tiny_model(env=wide_env(), dataset=radians, **SINGLE)
+    assert model.action_space == WIDE
+    assert_allclose(stored_actions(model), np.linspace(-0.75, 0.75, 6), atol=1e-6)
+
+
+def test_without_an_environment_they_have_those_that_were_measured(radians):
+    with pytest.warns(UserWarning, match="no bounds of the actions are recorded"):
+        model = tiny_model(dataset=radians, **SINGLE)
+    assert model.action_space == spaces.Box(-1.5, 1.5, (1,), np.float32)
+
+
+def test_later_data_that_record_no_bounds_have_those_of_the_model(radians):
+    model = tiny_model(env=wide_env(), **SINGLE)
+    model.set_dataset(radians)
+    assert_allclose(stored_actions(model), np.linspace(-0.75, 0.75, 6), atol=1e-6)
+
+
+def test_a_loaded_model_reads_such_data_with_its_own_bounds(radians, tmp_path):
+    tiny_model(env=wide_env(), dataset=radians, **SINGLE).save(tmp_path / "model")
+    model = LLMDPD.load(tmp_path / "model", dataset=radians)
+    assert_allclose(stored_actions(model), np.linspace(-0.75, 0.75, 6), atol=1e-6)
+
+
+def test_episodes_may_have_all_actions_of_the_environment():
+    episodes = make_episodes(observation_dim=2, action_dim=1)
+    loud = [replace(one, actions=one.actions * 2) for one in episodes]
+    assert_allclose(np.abs(stored_actions(tiny_model(env=wide_env(), dataset=loud))).max(), 1.0, atol=0.02)
+    with pytest.raises(ValueError, match=r"actions lie outside the action space \[-1.0, 1.0\]"):
+        tiny_model(dataset=loud)
+
+
+def unrewarded() -> list[Episode]:
+    return [replace(one, rewards=np.zeros(len(one)), rewarded=False) for one in make_episodes()]
+
+
+NO_REWARDS = r"the data record no rewards, and the Q term, .* eta=0.5: pass eta=0.0 \(--eta 0\), which clones"
+
+
+def test_the_q_term_does_not_learn_from_data_without_rewards():
+    with pytest.raises(ValueError, match=NO_REWARDS):
+        tiny_model(eta=0.5, dataset=unrewarded())
+
+
+def test_it_does_not_learn_from_later_data_without_rewards_either():
+    model = tiny_model(eta=0.5)
+    before = model.replay_buffer
+    with pytest.raises(ValueError, match=NO_REWARDS):
+        model.set_dataset(unrewarded())
+    assert model.replay_buffer is before
+
+
+def test_nor_once_it_is_switched_on_after_the_data_were_given():
+    model = tiny_model(eta=0.0, dataset=unrewarded())
+    model.eta = 0.5
+    with pytest.raises(ValueError, match=NO_REWARDS):
+        model.learn(1)
+
+
+def test_one_episode_without_rewards_is_enough_to_refuse_them():
+    with pytest.raises(ValueError, match=NO_REWARDS):
+        tiny_model(eta=0.5, dataset=[*make_episodes(), *unrewarded()[:1]])
+
+
+def test_data_without_rewards_are_cloned():
+    assert tiny_model(eta=0.0, dataset=unrewarded()).learn(2).num_timesteps == 2
 
 
 def test_learning_without_data_says_where_to_pass_them():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -227,13 +228,145 @@ def test_a_file_that_is_refused_leaves_what_was_there(path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_only_episodes_of_one_dtype_are_written(path):
-    mixed = [make_episode(observations=np.zeros((5, 3), np.uint8)), make_episode()]
-    with refused(r"episode 1 .*: `observations` is float32, and uint8 in the first episode"):
-        write_npz(path, mixed, spaces.Box(0, 255, (3,), np.uint8), ACTIONS)
+def test_episodes_of_several_types_are_written_in_the_type_of_the_space(path):
+    mixed = [make_episode(observations=np.full((5, 3), 7, kind)) for kind in (np.uint8, np.int64, float)]
+    write_npz(path, mixed, spaces.Box(0, 255, (3,), np.uint8), ACTIONS)
+    for episode in NpzSource(path).episodes():
+        np.testing.assert_array_equal(episode.observations, np.full((5, 3), 7, np.uint8), strict=True)
+
+
+def test_only_episodes_that_fit_the_space_are_written(path):
+    half = make_episode(observations=np.full((5, 3), 0.5))
+    with refused(
+        r"logs.npz, episode 1 \(logs, episode 7\): `observations` holds 0.5 .* the space is of uint8"
+    ):
+        bytes_ = make_episode(observations=np.zeros((5, 3), np.uint8))
+        write_npz(path, [bytes_, half], spaces.Box(0, 255, (3,), np.uint8), ACTIONS)
     with refused(r"logs.npz: a data set is made of `Episode`s, got int", TypeError):
         write(path, 3)
     with refused(r"logs.npz: a data set needs at least one episode, got none"):
         write(path)
     with refused(r"`path` must end in .npz, .*; got 'logs.zip'"):
         write(Path("logs.zip"), make_episode())
+
+
+def test_whether_rewards_were_recorded_comes_back(path):
+    write(path, make_episode(rewarded=False), make_episode())
+    assert [episode.rewarded for episode in NpzSource(path).episodes()] == [False, True]
+
+
+def test_a_file_of_before_that_does_not_say_it_has_rewards(path):
+    write(path, make_episode(rewarded=False))
+    with np.load(path) as file:
+        metadata = json.loads(str(file["metadata"]))
+    del metadata["episodes"][0]["rewarded"]
+    change(path, metadata=np.array(json.dumps(metadata)))
+    (episode,) = NpzSource(path).episodes()
+    assert episode.rewarded
+
+
+@pytest.mark.parametrize("value", ["no", None, 2, []])
+def test_whether_rewards_were_recorded_is_true_or_false(path, value):
+    write(path, make_episode())
+    with np.load(path) as file:
+        metadata = json.loads(str(file["metadata"]))
+    metadata["episodes"][0]["rewarded"] = value
+    change(path, metadata=np.array(json.dumps(metadata)))
+    with refused(r"logs.npz: its `metadata` is not what write_npz writes \(.*`rewarded`"):
+        NpzSource(path)
+
+
+# Stacked episodes -------------------------------------------------------------
+
+
+def stacked(lengths: Sequence[int], n_observations: int = 5, padding: float = math.nan) -> dict[str, Any]:
+    """Stack episodes of up to four steps, with padding behind them, whose numbers tell episode and step."""
+    numbers = np.arange(len(lengths))[:, None, None]
+    steps = np.arange(5.0)
+    rows = np.stack(np.broadcast_arrays(numbers, steps[:, None]), axis=-1)[:, :, 0]  # (E, 5, 2)
+    fields = dict(observations=rows.copy(), actions=rows[:, :4] / 100, rewards=rows[:, :4, 1].copy())
+    for number, length in enumerate(lengths):
+        fields["observations"][number, length + 1 :] = padding
+        fields["actions"][number, length:] = padding
+        fields["rewards"][number, length:] = padding
+    return {**fields, "observations": fields["observations"][:, :n_observations]}
+
+
+def terminals_of(lengths: Sequence[int]) -> np.ndarray:
+    return np.arange(4) == np.array(lengths)[:, None] - 1
+
+
+def test_stacked_episodes_are_read_as_far_as_their_lengths_say(path):
+    lengths = [4, 1, 3]
+    write_steps(path, **stacked(lengths), terminals=terminals_of(lengths), lengths=np.array(lengths))
+    episodes = list(NpzSource(path).episodes())
+    assert [(len(episode), episode.terminated) for episode in episodes] == [(4, True), (1, True), (3, True)]
+    for number, episode in enumerate(episodes):
+        steps = np.arange(lengths[number] + 1)
+        expected = np.stack(np.broadcast_arrays(number, steps), axis=1)
+        np.testing.assert_array_equal(episode.observations, expected)
+        np.testing.assert_array_equal(episode.actions, (expected[:-1] / 100).astype(np.float32))
+        np.testing.assert_array_equal(episode.rewards, steps[:-1])
+
+
+def test_stacked_episodes_that_were_cut_off_lose_nothing_where_the_last_observation_is_there(path):
+    write_steps(path, **stacked([4, 2]), terminals=np.zeros((2, 4)), lengths=np.array([4, 2]))
+    first, second = NpzSource(path).episodes()
+    assert [(len(e), e.terminated, e.n_left_out) for e in (first, second)] == [(4, False, 0), (2, False, 0)]
+    np.testing.assert_array_equal(second.observations[:, 1], [0, 1, 2])
+
+
+def test_without_it_their_last_steps_are_left_out(path):
+    fields = stacked([4, 2], n_observations=4)
+    write_steps(path, **fields, terminals=np.zeros((2, 4)), lengths=np.array([4, 2]))
+    first, second = NpzSource(path).episodes()
+    assert [(len(e), e.terminated, e.n_left_out) for e in (first, second)] == [(3, False, 1), (1, False, 1)]
+    np.testing.assert_array_equal(first.observations[:, 1], [0, 1, 2, 3])
+
+
+def test_stacked_episodes_without_lengths_are_all_as_long_as_the_arrays(path):
+    write_steps(path, **stacked([4, 4]), terminals=terminals_of([4, 4]))
+    assert [len(episode) for episode in NpzSource(path).episodes()] == [4, 4]
+
+
+def test_the_end_of_a_stacked_episode_is_not_one_of_its_task(path):
+    write_steps(path, **stacked([4, 4]))
+    assert [(len(e), e.terminated) for e in NpzSource(path).episodes()] == [(4, False), (4, False)]
+
+
+@pytest.mark.parametrize("name", ["terminations", "masks"])
+def test_stacked_terminations_may_have_another_name(path, name):
+    ends = terminals_of([4, 9])  # the second is cut off
+    write_steps(path, **stacked([4, 4]), **{name: 1 - ends if name == "masks" else ends})
+    assert [(len(e), e.terminated) for e in NpzSource(path).episodes()] == [(4, True), (4, False)]
+
+
+def test_stacked_observations_may_have_several_entries(path):
+    fields = stacked([4, 2])
+    rows = fields.pop("observations")
+    parts = {"observations/a": rows[..., :1], "observations/b": rows[..., 1:]}
+    write_steps(path, **fields, **parts, terminals=np.zeros((2, 4)), lengths=np.array([4, 2]))
+    _, second = NpzSource(path).episodes()
+    np.testing.assert_array_equal(second.observations["b"], [[0], [1], [2]])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([4, 5], r"`lengths` must lie in 1 to 4, got \[4, 5\]"),
+        ([4, 0], r"`lengths` must lie in 1 to 4, got \[4, 0\]"),
+        ([4], r"`lengths` counts the steps of stacked episodes, .*; got shapes \(1,\) and \(2, 4, 2\)"),
+        ([4, 2, 1], r"`lengths` counts the steps of stacked episodes, .*; got shapes \(3,\)"),
+        ([4.0, 2.0], r"`lengths` counts the steps of stacked episodes, \(E,\) whole numbers"),
+    ],
+)
+def test_lengths_that_cannot_be_are_refused(path, lengths, message):
+    write_steps(path, **stacked([4, 2]), lengths=np.array(lengths))
+    with refused(rf"logs.npz: {message}"):
+        NpzSource(path)
+
+
+def test_lengths_beside_flat_arrays_are_refused(path):
+    save(path, lengths=np.array([3, 3]))
+    with refused(r"logs.npz: `lengths` counts .* got shapes \(2,\) and \(6, 1\)"):
+        NpzSource(path)

@@ -59,6 +59,55 @@ def test_where_an_episode_does_not_say_whether_it_succeeded_no_share_of_failures
     assert dataset.summary() == f"2 episodes of 1 tasks, {2 * T} transitions"
 
 
+def test_steps_that_were_left_out_are_counted_with_their_episodes():
+    episodes = [make_episode(n_left_out=1), make_episode(), make_episode(n_left_out=1)]
+    said = "(2 more, the last of 2 episodes, are left out: their results are not recorded)"
+    summary = OfflineDataset.from_episodes(episodes).summary()
+    assert summary == f"3 episodes of 1 tasks, {3 * T} transitions {said}"
+
+
+def test_episodes_without_rewards_are_counted():
+    episodes = [make_episode(rewarded=False), make_episode(success=True), make_episode(rewarded=False)]
+    dataset = OfflineDataset.from_episodes(episodes)
+    assert not dataset.rewarded
+    assert dataset.only(lambda episode: episode.rewarded).rewarded
+    assert (
+        dataset.summary()
+        == f"3 episodes of 1 tasks, {3 * T} transitions; 2 of the episodes record no rewards"
+    )
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["whole numbers first", "floats first"])
+def test_whole_numbers_and_floats_are_put_together_as_floats(order):
+    whole, half = np.full((T + 1, 1), 3), np.full((T + 1, 1), 0.5)
+    episodes = [make_episode(observations=rows) for rows in (whole, half)][::order]
+    dataset = OfflineDataset.from_episodes(episodes)
+    assert dataset.observation_space == spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    for one, rows in zip(dataset.episodes, [whole, half][::order], strict=True):
+        np.testing.assert_array_equal(one.observations, rows.astype(np.float32), strict=True)
+
+
+def test_bytes_stay_bytes_and_what_is_none_is_refused_beside_them():
+    images = make_episode(observations=np.full((T + 1, 2), 255, np.uint8))
+    whole = make_episode(observations=np.full((T + 1, 2), 7))
+    first, second = OfflineDataset.from_episodes([images, whole]).episodes
+    assert first is images
+    np.testing.assert_array_equal(second.observations, np.full((T + 1, 2), 7, np.uint8), strict=True)
+    message = (
+        "logs, episode 7: `observations` holds 0.5 at step 0, of float32, and the space is of uint8, which"
+    )
+    with refused(message):
+        OfflineDataset.from_episodes([images, make_episode(observations=np.full((T + 1, 2), 0.5))])
+
+
+def test_whole_numbers_that_a_float_would_round_are_refused():
+    rows = np.full((T + 1, 1), 2**24 + 1)
+    with refused(
+        "logs, episode 7: `observations` holds 16777217 at step 0, of int64, and the space is of float32"
+    ):
+        OfflineDataset.from_episodes([make_episode(observations=rows)])
+
+
 def test_a_data_set_without_episodes_is_refused() -> None:
     with refused("at least one episode, got none"):
         OfflineDataset.from_episodes([])

@@ -10,28 +10,35 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
-from factories import make_episodes, tiny_model
+from factories import make_episodes, tiny_model, with_dicts
 from numpy.testing import assert_array_equal
+from safetensors.torch import load as load_safetensors
 from stable_baselines3 import TD3
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from torch import nn
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, CosineSchedule, LLMDPDPolicy, Prompt, checkpoint
 from sb3_llmdpd.checkpoint import container
 from sb3_llmdpd.checkpoint.networks import optimizer_to_parts
+from sb3_llmdpd.common.schedules import LineToZero
 from sb3_llmdpd.llmdpd.llmdpd import SAVED_ARGUMENTS
 from sb3_llmdpd.llmdpd.saving import OPTIMIZERS, optimizer_of
 
@@ -91,7 +98,7 @@ def state_of(model: LLMDPD) -> dict[str, Any]:
         "counts": (model.num_timesteps, model._n_updates),
     }
     for name in OPTIMIZERS:
-        state[f"{name}.groups"], tensors = optimizer_to_parts(optimizer_of(model, name))
+        state[f"{name}.plain"], tensors = optimizer_to_parts(optimizer_of(model, name))
         state.update({f"{name}.{key}": tensor for key, tensor in tensors.items()})
     return state
 
@@ -260,7 +267,7 @@ def test_everything_in_a_file_is_json_text_or_tensors(saved):
     groups = {"policy", "generators", "metrics", "text_table", *OPTIMIZERS}
     assert set(texts) == {"data", "_stable_baselines3_version", "system_info.txt"}
     assert names - set(texts) == {f"{group}.safetensors" for group in groups}
-    assert json.loads(texts["data"])["format_version"] == 1
+    assert json.loads(texts["data"])["format_version"] == 2
     assert b":serialized:" not in texts["data"]
     assert [name for name, text in texts.items() if not text.isascii()] == []
 
@@ -317,11 +324,11 @@ def with_arguments(**arguments: Any) -> Callable[[bytes], bytes]:
         (lambda saved: b"PK is not enough", "not a whole model file"),
         (
             without("format_version"),
-            "has format version None, and .* reads version 1; install the version that wrote it, 0.1.0",
+            "has format version None, and .* reads versions 1 and 2; install the version that wrote it, 0.1",
         ),
         (
-            lambda saved: changed(saved, lambda data: data.update(format_version=2)),
-            "has format version 2, and .*version 1",
+            lambda saved: changed(saved, lambda data: data.update(format_version=3)),
+            "has format version 3, and .*versions 1 and 2",
         ),
         (without("arguments"), "not a whole model file .*lacks 'arguments'"),
         (without("counters"), "lacks 'counters'"),
@@ -445,6 +452,219 @@ def test_what_only_the_user_has_is_asked_back(name, own):
     assert_array_equal(act(loaded, task_text=TEXT), act(model, task_text=TEXT))
 
 
+class Pool(StrEnum):
+    """Belongs to the user."""
+
+    MEAN = "mean"
+    MAX = "max"
+
+
+class Options(BaseFeaturesExtractor):
+    """Belongs to the user, and remembers what it is told."""
+
+    def __init__(self, space: Any, **options: Any) -> None:
+        super().__init__(space, space.shape[0])
+        self.layer, self.options = nn.Linear(space.shape[0], space.shape[0]), options
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layer(observations)
+
+
+def options_of(model: LLMDPD) -> dict[str, Any]:
+    extractor = model.actor_target.features_extractor
+    assert isinstance(extractor, Options)
+    return extractor.options
+
+
+def model_with(**options: Any) -> LLMDPD:
+    kwargs = dict(features_extractor_class=Options, features_extractor_kwargs=options)
+    return tiny_model(policy_kwargs=kwargs)
+
+
+def come_back(custom: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    """Send options of a features extractor through a file; ``custom`` is passed again when it is loaded."""
+    content = file_of(model_with(**options))
+    return options_of(load(content, custom_objects={"features_extractor_class": Options, **(custom or {})}))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        (1, (2, [3])),
+        {0: 3.0, (1, 2): "pair", None: []},
+        {":float:": 1.0},
+        OrderedDict(b=1, a=2),
+        Path("runs/one"),
+        th.bfloat16,
+        nn.Identity,
+        CosineSchedule(1e-3),
+        float("-inf"),
+        2**80,
+    ],
+    ids=repr,
+)
+def test_kinds_that_json_does_not_have_come_back(value):
+    (found,) = come_back(value=value).values()
+    assert (type(found), found) == (type(value), value)
+    if isinstance(value, dict):
+        assert list(map(type, found)) == list(map(type, value))
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32(0.1), np.int64(3), np.bool_(True), np.str_("a"), np.array([0.1, 2]), th.ones(2, 1)]
+)
+def test_numbers_of_numpy_and_torch_come_back_with_their_type(value):
+    (found,) = come_back(value=value).values()
+    assert (type(found), found.dtype, found.shape) == (type(value), value.dtype, value.shape)
+    assert_array_equal(found, value)
+
+
+def test_a_large_array_is_asked_back_instead_of_filling_the_file():
+    value = np.zeros(2**20)
+    assert come_back(custom=dict(value=value), value=value)["value"] is value
+
+
+@pytest.mark.parametrize(
+    ("value", "again"),
+    [
+        (Pool.MAX, Pool),
+        (Pool.MAX, Pool.MAX),
+        ([Pool.MAX, Pool.MEAN], Pool),
+        ({Pool.MAX: 2.0, "b": 1.0}, Pool),
+    ],
+    ids=["a member by its class", "a member", "a list", "keys"],
+)
+def test_the_class_of_an_enum_is_asked_back_and_makes_its_members(value, again):
+    content = file_of(model_with(value=value))
+    with pytest.raises(
+        ValueError, match=r"test_saving.Pool of its user for `value`.*custom_objects={'value'"
+    ):
+        load(content, custom_objects=dict(features_extractor_class=Options))
+    found = come_back(custom=dict(value=again), value=value)["value"]
+    assert (type(found), found) == (type(value), value)
+
+
+def test_an_object_in_a_list_is_asked_back_with_the_whole_list():
+    value = [len, 1, "a"]
+    assert come_back(custom=dict(value=value), value=value)["value"] == value
+
+
+def test_objects_of_one_name_are_told_apart_by_the_way_to_them():
+    options = dict(one=dict(function=len), other=dict(function=max), gamma=min)
+    kwargs = "policy_kwargs.features_extractor_kwargs"
+    custom = {
+        f"{kwargs}.one.function": len,
+        f"{kwargs}.other.function": max,
+        f"{kwargs}.gamma": min,  # `gamma` alone is an argument of the model
+    }
+    assert come_back(custom=custom, **options) == options
+    same = dict(one=dict(function=len), other=dict(function=len))
+    assert come_back(custom=dict(function=len), **same) == same
+
+
+def test_a_model_has_a_copy_of_the_arguments():
+    options = {"value": {"sizes": [1, 2]}}
+    model = model_with(**options)
+    options["value"]["sizes"].append(3)
+    assert model.policy_kwargs["features_extractor_kwargs"] == {"value": {"sizes": [1, 2]}}
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        LinearSchedule(1e-3, 0.0, 0.5),
+        ConstantSchedule(1e-3),
+        FloatSchedule(LinearSchedule(1e-3, 0.0, 1.0)),
+        LineToZero(1e-3),
+    ],
+    ids=repr,
+)
+def test_schedules_of_sb3_and_of_the_zoo_are_numbers_in_the_file(schedule):
+    loaded = reloaded(tiny_model(learning_rate=schedule))
+    assert type(loaded.learning_rate) is type(schedule)
+    assert [loaded.lr_schedule(p) for p in (1.0, 0.7, 0.1)] == [schedule(p) for p in (1.0, 0.7, 0.1)]
+
+
+def test_sb3s_own_optimiser_is_saved_and_goes_on():
+    arguments = dict(policy_kwargs=dict(optimizer_class=RMSpropTFLike, optimizer_kwargs=dict(momentum=0.9)))
+    whole = tiny_model(**arguments).learn(3)
+    stopped = reloaded(whole, dataset=make_episodes())
+    assert type(stopped.actor.optimizer) is RMSpropTFLike
+    whole.learn(2, reset_num_timesteps=False)
+    assert differences(whole, stopped.learn(2, reset_num_timesteps=False)) == set()
+
+
+class EverySecond(th.optim.SGD):
+    """Belongs to the user; its state has a number, and from the second step on one more tensor."""
+
+    def step(self, closure: Any = None) -> None:
+        super().step()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["n_steps"] = state.get("n_steps", 0) + 1
+                if state["n_steps"] == 2:
+                    state["slow"] = parameter.detach().clone()
+
+
+def test_the_state_of_an_optimiser_of_ones_own_goes_on():
+    whole = tiny_model(policy_kwargs=dict(optimizer_class=EverySecond)).learn(3)
+    stopped = reloaded(whole, dataset=make_episodes(), custom_objects=dict(optimizer_class=EverySecond))
+    whole.learn(2, reset_num_timesteps=False)
+    assert differences(whole, stopped.learn(2, reset_num_timesteps=False)) == set()
+    weight = stopped.actor.denoiser.from_state.weight
+    assert stopped.actor.optimizer.state[weight]["n_steps"] == 5
+
+
+class OneForTwo(BaseFeaturesExtractor):
+    """One network for two parts, and a view of its first row."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(space, 16)
+        one = nn.Linear(2, 8)
+        self.parts = nn.ModuleDict({"a": one, "b": one})
+        self.register_buffer("first_row", one.weight.detach()[0])
+
+    def forward(self, observations: dict[str, th.Tensor]) -> th.Tensor:
+        return th.cat([self.parts[key](observations[key][:, :2]) for key in ("a", "b")], dim=1)
+
+
+def test_a_network_with_two_names_is_stored_once_and_shared_again():
+    arguments = dict(policy="MultiInputPolicy", dataset=with_dicts(make_episodes()))
+    arguments |= dict(policy_kwargs=dict(features_extractor_class=OneForTwo))
+    whole = tiny_model(**arguments).learn(3)
+    content = file_of(whole)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        stored = load_safetensors(archive.read("policy.safetensors"))
+    assert "actor.features_extractor.parts.a.weight" in stored
+    assert "actor.features_extractor.parts.b.weight" not in stored
+
+    custom = dict(custom_objects=dict(features_extractor_class=OneForTwo))
+    stopped = load(content, **custom, dataset=arguments["dataset"])
+    parts = stopped.actor.features_extractor.parts
+    assert parts["a"].weight is parts["b"].weight
+    whole.learn(2, reset_num_timesteps=False)
+    assert differences(whole, stopped.learn(2, reset_num_timesteps=False)) == set()
+
+
+def test_two_threads_that_save_one_path_leave_one_of_the_two_models(model, tmp_path):
+    other = tiny_model(policy_kwargs=dict(net_arch=[4]), seed=1)
+    threads = [threading.Thread(target=each.save, args=[tmp_path / "m"]) for each in (model, other) * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "m.zip").read_bytes() in (file_of(model), file_of(other))
+    assert [path.name for path in tmp_path.iterdir()] == ["m.zip"]
+
+
+def test_a_model_that_is_saved_to_a_link_is_in_the_file_that_it_points_to(model, tmp_path):
+    (tmp_path / "latest.zip").symlink_to(tmp_path / "first.zip")
+    model.save(tmp_path / "latest.zip")
+    assert (tmp_path / "latest.zip").is_symlink()
+    assert (tmp_path / "first.zip").read_bytes() == file_of(model)
+
+
 def test_a_policy_knows_the_arguments_it_was_made_with(model):
     parameters = set(inspect.signature(LLMDPDPolicy).parameters) - {"critic_lr_schedule"}
     assert set(model.policy._get_constructor_parameters()) == parameters
@@ -454,7 +674,7 @@ def test_a_policy_knows_the_arguments_it_was_made_with(model):
 def test_a_policy_saved_alone_acts_the_same(model, tmp_path):
     model.policy.save(tmp_path / "policy.pt")
     policy = LLMDPDPolicy.load(tmp_path / "policy.pt", device="cpu")
-    encoded = model.prompter.encode([Prompt(TEXT)], 0)
+    encoded = model.prompter.encode([Prompt(TEXT)])
     actions = [p.predict_prompted(OBSERVATIONS, encoded, noise=None) for p in (policy, model.policy)]
     assert_array_equal(*actions)
 

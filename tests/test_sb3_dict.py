@@ -125,6 +125,20 @@ def test_vec_normalize_is_refused_with_what_does_its_work(where, tmp_path):
     assert model.get_vec_normalize_env() is None
 
 
+@pytest.mark.parametrize("keys", [("observation.state", "observation.images.top"), ("keys", "type")])
+def test_keys_may_be_what_pytorch_takes_for_no_name(keys, tmp_path):
+    """Beyond `test_dict_env.py::test_dict_spaces`: LeRobot's keys have dots; trained, saved, loaded."""
+    vector, image = keys
+    env = SpacesEnv(spaces.Dict({vector: VECTOR, image: spaces.Box(0, 255, (1, 36, 36), np.uint8)}), ACTIONS)
+    model = dict_model(env).learn(2)
+    model.save(tmp_path / "model")
+    loaded = LLMDPD.load(tmp_path / "model", env=env, device="cpu")
+    observations = {key: np.stack([space.sample()] * 2) for key, space in env.observation_space.items()}
+    actions = model.predict(observations, deterministic=True)[0]
+    assert np.array_equal(loaded.predict(observations, deterministic=True)[0], actions)
+    assert actions.shape == (2, 2)
+
+
 def test_a_nested_dict_is_refused():
     """Answers `test_dict_env.py::test_dict_nested`: of an environment, vectorised or not, and of data."""
     with pytest.raises(NotImplementedError, match="Nested observation spaces"):

@@ -26,11 +26,12 @@ def following(ends: tuple[int, ...] = (), n: int = N) -> np.ndarray:
 
 
 def made(**fields: Any) -> StepArrays:
-    return StepArrays(**{"source": "logs", **arrays(**fields)})
+    return StepArrays(**{"source": "logs", "rewards": None, **arrays(**fields)})
 
 
-def found(max_episode_steps: int | None = None, **fields: Any) -> list[Stretch]:
-    return find_episodes(made(**fields), max_episode_steps)
+def found(max_episode_steps: int | None = None, **fields: Any) -> list[tuple[int, int, bool]]:
+    """Find each episode's first row, the row behind its last, and whether it terminated."""
+    return [stretch[:3] for stretch in find_episodes(made(**fields), max_episode_steps)]
 
 
 def read(max_episode_steps: int | None = None, **fields: Any) -> list[Episode]:
@@ -73,7 +74,7 @@ def test_neighbouring_whole_numbers_are_different_however_large() -> None:
 def test_nan_is_left_for_the_episode_to_refuse_and_is_no_end() -> None:
     observations = np.full((N, 1), np.nan)
     steps = made(observations=observations, next_observations=observations)
-    assert find_episodes(steps) == [(0, 6, False)]
+    assert find_episodes(steps) == [Stretch(0, 6, False, result=5)]
     with refused("logs, episode 0: `observations` holds 7 NaN"):
         Episode(**next(split_steps(steps)))
 
@@ -127,6 +128,71 @@ def test_an_end_in_one_entry_of_a_dict_is_an_end() -> None:
     assert ends == [(0, 3, False), (3, 6, False)]
 
 
+def test_a_step_that_is_left_out_is_counted_and_its_row_is_what_the_last_action_led_to():
+    first, second = find_episodes(made(timeouts=flags(2)))
+    assert first == Stretch(0, 2, False, result=2, n_left_out=1)
+    assert second == Stretch(3, 5, False, result=5, n_left_out=1)
+    assert [record["n_left_out"] for record in split_steps(made(timeouts=flags(2)))] == [1, 1]
+
+
+def test_no_step_is_left_out_where_its_result_is_recorded_or_of_no_use():
+    recorded = find_episodes(made(timeouts=flags(2), next_observations=following((2,))))
+    assert recorded == [Stretch(0, 3, False, result=2), Stretch(3, 6, False, result=5)]
+    assert find_episodes(made(ends=(2, 5))) == [Stretch(0, 3, True, result=2), Stretch(3, 6, True, result=5)]
+
+
+def test_a_row_that_is_no_step_is_what_the_last_action_led_to():
+    valids = ~flags(2, 5)
+    stretches = find_episodes(made(valids=valids))
+    assert stretches == [Stretch(0, 2, False, result=2), Stretch(3, 5, False, result=5)]
+    first, second = read(valids=valids)
+    np.testing.assert_array_equal(first.observations, [[0, 0], [1, -1], [2, -2]])
+    np.testing.assert_array_equal(second.actions, np.array([[3], [4]], np.float32) / 100)
+    assert (first.n_left_out, second.n_left_out) == (0, 0)
+
+
+def test_rows_that_are_no_steps_and_follow_each_other_are_no_episodes():
+    assert found(valids=flags(0, 3)) == [(0, 1, False), (3, 4, False)]
+
+
+def test_a_terminal_before_a_row_that_is_no_step_is_a_termination():
+    assert found(ends=(1,), valids=~flags(2, 5)) == [(0, 2, True), (3, 5, False)]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=25), st.booleans())
+def test_every_valid_step_is_in_one_episode_but_the_last_without_a_result(valid, recorded):
+    n, valids = len(valid), np.array(valid)
+    more = {"next_observations": following((), n)} if recorded else {}
+    stretches = find_episodes(made(n=n, valids=valids, **more))
+    rows = [row for stretch in stretches for row in range(stretch.start, stretch.stop)]
+    expected = np.flatnonzero(valids).tolist()
+    if valids[-1] and not recorded:
+        expected.remove(n - 1)
+    assert rows == expected
+    assert all(valids[stretch.start : stretch.stop].all() for stretch in stretches)
+
+
+def test_without_rewards_these_are_zeros_and_said_to_be_missing():
+    (episode,) = read(ends=(5,), rewards=None)
+    np.testing.assert_array_equal(episode.rewards, np.zeros(N))
+    assert not episode.rewarded
+    assert [one.rewarded for one in read(ends=(5,))] == [True]
+
+
+def test_rewards_can_be_said_to_be_no_recorded_ones():
+    assert [episode.rewarded for episode in read(ends=(5,), rewarded=False)] == [False]
+
+
+def test_where_a_policy_stays_at_the_goal_an_episode_ends_at_its_first_terminal_and_begins_after_a_timeout():
+    """Steps 1 to 3 are at the goal, 4 is an episode that does not reach it, 5 is cut off."""
+    stretches = found(n=8, ends=(1, 2, 3, 6), timeouts=flags(3, 5, 7, n=8), stays_at_goal=True)
+    assert stretches == [(0, 2, True), (4, 5, False), (6, 7, True)]
+
+
+def test_where_a_policy_stays_at_the_goal_without_timeouts_each_terminal_is_an_end():
+    assert found(ends=(1, 2, 5), stays_at_goal=True) == [(0, 2, True), (2, 3, True), (3, 6, True)]
+
+
 def test_success_is_that_of_the_steps_of_the_episode() -> None:
     episodes = read(ends=(2, 5), successes=flags(1, 2))
     assert [(episode.success, episode.first_success) for episode in episodes] == [(True, 1), (False, None)]
@@ -138,9 +204,9 @@ def test_sources_are_numbered() -> None:
 
 
 def test_columns_of_one_number_a_step_are_read_like_rows() -> None:
-    steps = made(rewards=np.arange(N)[:, None], terminals=flags(1)[:, None].astype(float))
-    assert find_episodes(steps) == [(0, 2, True), (2, 5, False)]
-    assert steps.rewards.shape == (N,)
+    columns = dict(rewards=np.arange(N)[:, None], terminals=flags(1)[:, None].astype(float))
+    assert found(**columns) == [(0, 2, True), (2, 5, False)]
+    np.testing.assert_array_equal(made(**columns).rewards, np.arange(N))
 
 
 def test_a_file_is_read_a_slice_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,9 +238,9 @@ def test_a_file_is_read_a_slice_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"actions": np.zeros((5, 1))}, ".* but `actions` has 5 and `rewards` 6"),
-        ({"terminals": np.zeros(7)}, ".* but `terminals` has 7 and `rewards` 6"),
-        ({"observations": {"a": np.zeros((2, 1))}}, r".* but `observations\['a'\]` has 2 and `rewards` 6"),
+        ({"actions": np.zeros((5, 1))}, ".* but `rewards` has 6 and `actions` 5; leave out"),
+        ({"terminals": np.zeros(7)}, ".* but `terminals` has 7 and `actions` 6"),
+        ({"observations": {"a": np.zeros((2, 1))}}, r".* but `observations\['a'\]` has 2 and `actions` 6"),
         (
             {"terminals": np.full(N, 0.5)},
             "`terminals` must be 0 or 1 at each step, got 0.5 at step 0, the first of 6 other",
@@ -192,6 +258,7 @@ def test_a_file_is_read_a_slice_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
             {"actions": np.zeros(N)},
             r"`actions` must be \(N, \*action_shape\), \(N, 1\) for a single number, got shape \(6,\)",
         ),
+        ({"actions": np.zeros(N, int)}, "`actions` are one whole number a step.* labels of discrete actions"),
         ({"observations": {}}, "`observations` is empty"),
         (
             {"next_observations": np.zeros((N, 3))},

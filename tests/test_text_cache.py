@@ -1,5 +1,6 @@
 """The cache of sentence vectors: an encoder is asked once for a sentence, and no entry is half-written."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from sb3_llmdpd.common import files
 from sb3_llmdpd.common.files import default_cache_directory
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import HashingTextEncoder, revision_of
@@ -121,3 +123,18 @@ def test_the_environment_moves_the_directory(tmp_path, monkeypatch):
     assert CachedTextEncoder(HashingTextEncoder()).directory == tmp_path
     monkeypatch.delenv("SB3_LLMDPD_CACHE")
     assert default_cache_directory() == Path.home() / ".cache" / "sb3_llmdpd"
+
+
+@pytest.mark.parametrize("asked", ["", "~/cache"])
+def test_without_a_home_directory_the_cache_is_a_temporary_one_which_is_said_once(asked, monkeypatch):
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setenv("SB3_LLMDPD_CACHE", asked)
+    files._temporary_caches.cache_clear()
+    with pytest.warns(UserWarning, match=r"no home directory.* set \$SB3_LLMDPD_CACHE"):
+        directory = default_cache_directory()
+    assert default_cache_directory() == directory  # warnings are errors in the tests
+    assert directory.is_relative_to(tempfile.gettempdir())

@@ -11,7 +11,8 @@ import pytest
 import torch as th
 import transformers
 from numpy.testing import assert_allclose, assert_array_equal
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tiny_language_models import MODELS, TEXTS, save_gpt2
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sb3_llmdpd.prompts import language_models
 from sb3_llmdpd.prompts.language_models import MiniLMTextEncoder, TransformersTextEncoder
@@ -25,47 +26,6 @@ from sb3_llmdpd.prompts.text_encoders import (
     revision_of,
 )
 
-TEXTS = ("open the drawer", "close it", "push the puck to the goal , then open the drawer again", "open")
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted({word for text in TEXTS for word in text.split()}))
-N = len(WORDS)
-SIZES = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=N)
-
-
-def save_tokenizer(folder: Path, *, brackets: bool = False, **options: Any) -> None:
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    if brackets:
-        tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    options["unk_token"] = "[UNK]"
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(folder)
-
-
-def save_bert(folder: Path) -> None:
-    config = transformers.BertConfig(**SIZES, max_position_embeddings=32)
-    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    save_tokenizer(folder, brackets=True, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
-
-
-def save_gpt2(folder: Path) -> None:
-    """Save a model as GPT-2 itself: the tokenizer has no token for padding."""
-    config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=N, n_positions=32)
-    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
-    save_tokenizer(folder)
-
-
-def save_llama(folder: Path) -> None:
-    config = transformers.LlamaConfig(**SIZES, num_key_value_heads=1, max_position_embeddings=32)
-    transformers.LlamaModel(config).save_pretrained(folder)
-    save_tokenizer(folder, pad_token="[PAD]", padding_side="left")
-
-
-def save_t5(folder: Path) -> None:
-    config = transformers.T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=N)
-    transformers.T5Model(config).save_pretrained(folder)
-    save_tokenizer(folder, pad_token="[PAD]")
-
-
-MODELS = {"bert": save_bert, "gpt2": save_gpt2, "llama": save_llama, "t5": save_t5}
 MonkeyPatch = pytest.MonkeyPatch
 Folders = dict[str, Path]
 
@@ -196,6 +156,8 @@ def test_sentence_transformers_follows_its_folder(sentence_transformer, folders)
         ("?pooling=last&dtype=bfloat16", "?pooling=last&dtype=bfloat16"),
         ("?local_files_only=1&revision=a/b", "?revision=a%2Fb&local_files_only=1"),
         ("?max_length=7&normalize=true", "?normalize=1&max_length=7"),
+        ("?unknown=error", ""),
+        ("?unknown=warn", "?unknown=warn"),
     ],
 )
 def test_the_name_holds_what_makes_the_same_encoder_again(options, kept):
@@ -324,6 +286,7 @@ def test_minilm_tells_what_it_is_without_any_language_model(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)  # importing it now fails
     encoder = make_text_encoder("minilm")
     assert (encoder.name, encoder.dim, revision_of(encoder)) == ("minilm", 384, MiniLMTextEncoder.revision)
+    assert make_text_encoder("minilm?unknown=warn").name == "minilm?unknown=warn"
 
 
 @needs_minilm
@@ -381,13 +344,15 @@ def test_an_unknown_spec_is_answered_with_the_known_ones(spec):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("minilm?device=cpu", "unknown option 'device', known here are none"),
+        ("minilm?device=cpu", r"unknown option 'device', known here are \['unknown'\]"),
+        ("hashing?device=cpu", "unknown option 'device', known here are none"),
         ("sentence-transformers:a?pooling=last", "unknown option 'pooling', known here are .*'device'"),
         ("transformers:a?trust_remote_code=1", "unknown option 'trust_remote_code'"),
         ("transformers:a?pooling", "unknown option|must be one of"),
         ("transformers:a?pooling=max", "`pooling` must be one of auto, mean, last, got 'max'"),
         ("transformers:a?dtype=int8", "`dtype` must be one of auto, float32, bfloat16, float16, got 'int8'"),
         ("transformers:a?device=gpu", "`device` must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ("transformers:a?unknown=ignore", "`unknown` must be one of error, warn, got 'ignore'"),
         ("transformers:a?max_length=long", "'max_length' must be a whole number, got 'long'"),
         ("transformers:a?max_length=0", "`max_length` must be at least 1 token, got 0"),
         ("transformers:a?local_files_only=perhaps", "'local_files_only' must be 1 or 0, got 'perhaps'"),

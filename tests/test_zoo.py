@@ -15,6 +15,7 @@ from factories import make_episodes, tiny_model
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, zoo
+from sb3_llmdpd.common.schedules import LineToZero
 from sb3_llmdpd.data.minari_writer import write_minari
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +135,32 @@ def test_the_zoo_needs_no_wrapper_for_a_model_of_one_task_and_goes_on_with_it(fo
     first, second = (LLMDPD.load(runs / f"Toy-v0_{run}" / "Toy-v0.zip") for run in (1, 2))
     assert mean_rewards(printed) == pytest.approx([return_of(first)], abs=0.01)
     assert (first._n_updates, second._n_updates) == (4, 8)
+
+
+@pytest.mark.slow
+def test_the_zoo_saves_and_evaluates_as_often_beside_several_environments(folder):
+    changes = dict(n_envs=4, learning_rate="lin_0.001", critic_learning_rate="lin_0.002")
+    write_hyperparameters(dataset="toy/task-0-v0", prompts_per_batch=1, **changes)
+    run_zoo(f"{TRAIN} --eval-freq 2 --save-freq 4 {TOY_MODEL}")
+    run = folder / "logs" / "llmdpd" / "Toy-v0_1"
+    assert {path.name for path in run.glob("rl_model_*")} == {"rl_model_4_steps.zip"}
+    with np.load(run / "evaluations.npz") as evaluations:
+        assert evaluations["timesteps"].tolist() == [2, 4]
+    model = LLMDPD.load(run / "Toy-v0.zip", device="cpu")
+    assert (model.learning_rate, model.critic_learning_rate) == (LineToZero(0.001), LineToZero(0.002))
+
+
+def test_only_managers_of_our_algorithm_make_one_environment():
+    class Manager:
+        algo, n_envs = "ppo", 4
+
+    made: list[int] = []
+    create = zoo._beside_one_environment(lambda manager: made.append(manager.n_envs))
+    create(Manager())
+    ours = Manager()
+    ours.algo = "llmdpd"
+    create(ours)
+    assert made == [4, 1]
 
 
 def test_the_search_suggests_arguments_that_a_model_takes():

@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import zipfile
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -17,13 +18,16 @@ from stable_baselines3.common.utils import get_system_info
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.version import __version__
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)
 FileLike = str | pathlib.Path | io.BufferedIOBase
 Tensors = dict[str, th.Tensor]
 
 DATA, SB3_VERSION, SYSTEM_INFO = "data", "_stable_baselines3_version", "system_info.txt"
 _TENSORS = re.compile(r"([a-z_.]+)\.safetensors")
 _TEXTS = (DATA, SB3_VERSION, SYSTEM_INFO)
+_TIED = "tied"
+"""Part of the data: for each group, the names of tensors that are other tensors, and of these others."""
 _HEADER = {"format_version": FORMAT_VERSION, "sb3_llmdpd_version": __version__}
 _DATE = (1980, 1, 1, 0, 0, 0)
 """Date of every member: the same model gives the same bytes."""
@@ -85,7 +89,9 @@ def read(path: FileLike) -> Checkpoint:
             raise ValueError(f"it holds {foreign[0]!r}, which is no part of a model file")
         _check_version(data, shown)
         groups = {found[1]: members[name] for name in members if (found := _TENSORS.fullmatch(name))}
-        tensors = {name: Parts(load_safetensors(content)) for name, content in groups.items()}
+        tensors = {name: Parts(unpacked(content)) for name, content in groups.items()}
+        for name, tied in data.get(_TIED, {}).items():
+            tensors[name] |= {alias: tensors[name][stored] for alias, stored in tied.items()}
     except (_Refused, FileNotFoundError):
         raise
     except Exception as error:  # damaged bytes make zipfile raise errors of a dozen kinds
@@ -155,11 +161,12 @@ def _refuse_pickled(data: dict[str, Any], shown: pathlib.Path | str) -> None:
 
 
 def _check_version(data: dict[str, Any], shown: pathlib.Path | str) -> None:
-    if data.get("format_version") != FORMAT_VERSION:
+    if data.get("format_version") not in READ_VERSIONS:
         writer = data.get("sb3_llmdpd_version", "which it does not name")
         raise _Refused(
             f"{shown} has format version {data.get('format_version')!r}, and sb3_llmdpd {__version__}"
-            f" reads version {FORMAT_VERSION}; install the version that wrote it, {writer}"
+            f" reads versions {' and '.join(map(str, READ_VERSIONS))}; install the version that wrote it,"
+            f" {writer}"
         )
 
 
@@ -167,14 +174,58 @@ def _write_zip(checkpoint: Checkpoint, file: Any) -> None:
     def add(name: str, content: bytes | str) -> None:
         archive.writestr(zipfile.ZipInfo(name, _DATE), content)
 
+    tied = {group: names for group, tensors in checkpoint.tensors.items() if (names := tied_names(tensors))}
+    data = {**_HEADER, **checkpoint.data, **({_TIED: tied} if tied else {})}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         # NaN and Infinity are no JSON: `values.to_json` has words for them.
-        add(DATA, json.dumps({**_HEADER, **checkpoint.data}, indent=1, allow_nan=False))
-        for name, tensors in checkpoint.tensors.items():
-            contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-            add(f"{name}.safetensors", save_safetensors(contiguous))
+        add(DATA, json.dumps(data, indent=1, allow_nan=False))
+        for group, tensors in checkpoint.tensors.items():
+            stored = {name: tensor for name, tensor in tensors.items() if name not in tied.get(group, ())}
+            add(f"{group}.safetensors", packed(stored))
         add(SB3_VERSION, stable_baselines3.__version__)
         add(SYSTEM_INFO, get_system_info(print_info=False)[1])
+
+
+def tied_names(tensors: Tensors) -> dict[str, str]:
+    """Find tensors that are one and the same under several names, such as the weights of a shared layer.
+
+    :param tensors: tensors by name.
+    :return: for each name but the first of a tensor, the first one.
+    """
+    first: dict[Any, str] = {}
+    tied = {}
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
+        known = first.setdefault(place, name) if tensor.numel() else name
+        if known != name:
+            tied[name] = known
+    return tied
+
+
+def packed(tensors: Tensors) -> bytes:
+    """Write tensors as safetensors; those that share their memory in part, as views do, are copied.
+
+    :param tensors: tensors by name.
+    :return: the bytes.
+    """
+    memory = {name: tensor.untyped_storage().data_ptr() for name, tensor in tensors.items()}
+    n_users = Counter(memory.values())
+    apart = {
+        name: tensor.clone(memory_format=th.contiguous_format)
+        if n_users[memory[name]] > 1
+        else tensor.contiguous()
+        for name, tensor in tensors.items()
+    }
+    return save_safetensors(apart)
+
+
+def unpacked(content: bytes) -> Tensors:
+    """Read what `packed` has written.
+
+    :param content: the bytes.
+    :return: tensors by name.
+    """
+    return load_safetensors(content)
 
 
 def _with_suffix(path: str | pathlib.Path) -> pathlib.Path:

@@ -10,7 +10,9 @@ from torch import nn
 
 from sb3_llmdpd.checkpoint.container import Checkpoint, FileLike, Tensors, read, shown_path, write
 from sb3_llmdpd.checkpoint.values import (
+    KNOWN_CLASSES,
     SPACES,
+    arguments_to_json,
     custom_objects,
     from_json,
     no_custom_objects,
@@ -18,6 +20,7 @@ from sb3_llmdpd.checkpoint.values import (
     space_to_json,
     to_json,
 )
+from sb3_llmdpd.networks.layers import floats_by_default
 
 
 def check_weights(make: Callable[[], nn.Module], weights: Tensors) -> None:
@@ -64,12 +67,17 @@ class SavedNetwork(BaseModel):
 
         :param path: as for `LLMDPD.save`.
         """
-        arguments = {name: to_json(value) for name, value in self._arguments.items() if name not in SPACES}
+        arguments = {name: value for name, value in self._arguments.items() if name not in SPACES}
         own_spaces = {name: space_to_json(self._arguments[name]) for name in SPACES}
-        data = {"network": type(self).__name__, "arguments": arguments, **own_spaces}
+        data = {
+            "network": type(self).__name__,
+            "arguments": arguments_to_json(arguments).written,
+            **own_spaces,
+        }
         write(Checkpoint(data, {"network": self.state_dict()}), path)
 
     @classmethod
+    @floats_by_default()
     def load(
         cls, path: FileLike, device: th.device | str = "auto", custom: dict[str, Any] | None = None
     ) -> Self:
@@ -103,50 +111,65 @@ class SavedNetwork(BaseModel):
         return cls(**arguments)
 
 
-def optimizer_to_parts(optimizer: th.optim.Optimizer) -> tuple[Any, Tensors]:
+def optimizer_to_parts(optimizer: th.optim.Optimizer) -> tuple[dict[str, Any], Tensors]:
     """Split an optimiser's state.
 
-    :param optimizer: any of ``torch.optim``.
-    :return: the parameter groups as JSON, and the tensors by ``"<parameter>.<entry>"``.
+    :param optimizer: any of ``torch.optim``, or one of its kind.
+    :return: JSON with the groups of parameters and the entries of the state that are no tensors, and the
+        tensors; entries are named ``"<parameter>.<entry>"``.
+    :raises ValueError: when an entry is neither a tensor nor a plain value.
     """
     state = optimizer.state_dict()
-    tensors = {
-        f"{index}.{key}": value
-        for index, entries in state["state"].items()
-        for key, value in entries.items()
-        if isinstance(value, th.Tensor)
-    }
+    entries = {f"{index}.{key}": value for index, of in state["state"].items() for key, value in of.items()}
+    tensors = {name: value for name, value in entries.items() if isinstance(value, th.Tensor)}
+    plain = {name: value for name, value in entries.items() if name not in tensors}
+    for name, value in plain.items():
+        if not (value is None or isinstance(value, bool | int | float | str)):
+            raise ValueError(f"the entry {name!r} of its state is neither a tensor nor a plain value")
     groups = state["param_groups"]
     for group in groups:
         if isinstance(group["lr"], th.Tensor):  # in a CUDA graph; the file holds the settings outside of it
             group.update(lr=float(group["lr"]), capturable=False)
-    return to_json(groups), tensors
+    return {"groups": [arguments_to_json(group).written for group in groups], "state": to_json(plain)}, tensors
 
 
-def restore_optimizer(optimizer: th.optim.Optimizer, groups: Any, tensors: Tensors) -> None:
+def restore_optimizer(optimizer: th.optim.Optimizer, parts: Any, tensors: Tensors) -> None:
     """Bring an optimiser to the state of another one.
 
     :param optimizer: optimiser of the same parameters, whose values may change: restore them afterwards.
-    :param groups: groups from `optimizer_to_parts`.
+    :param parts: JSON from `optimizer_to_parts`; in a file of version 1, the groups alone.
     :param tensors: tensors from `optimizer_to_parts`.
     :raises ValueError: when the state does not fit the parameters, which torch would notice late or never.
     """
-    groups = from_json(groups, "param_groups", no_custom_objects)
+    if isinstance(parts, list):
+        parts = {"groups": parts, "state": {}}
     fresh = optimizer.state_dict()["param_groups"]
+    if len(parts["groups"]) != len(fresh):
+        raise ValueError("the file's groups of parameters are not those of the optimiser")
+    groups = [_group(*pair) for pair in zip(parts["groups"], fresh, strict=True)]
     if [_kinds(group) for group in groups] != [_kinds(group) for group in fresh]:
         raise ValueError("the file's groups of parameters are not those of the optimiser")
-    expected = _state_of_a_step(optimizer)
-    state: dict[int, Tensors] = {}
-    for name, value in tensors.items():
+    step_without_gradients(optimizer)
+    expected = optimizer.state_dict()["state"]
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**tensors, **from_json(parts["state"], "state", no_custom_objects)}.items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
+    # An optimiser of the user's own may make entries later than in its first step.
+    is_known = type(optimizer) in KNOWN_CLASSES.values()
     for number, entries in state.items():
         found, wanted = _shapes(entries), _shapes(expected[number])
-        if found != wanted:
+        compared = found.keys() | wanted.keys() if is_known else found.keys() & wanted.keys()
+        if any(found.get(key) != wanted.get(key) for key in compared):
             raise ValueError(
                 f"the state of parameter {number} is {found} in the file, and {wanted} in the optimiser"
             )
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _group(written: Any, fresh: dict[str, Any]) -> dict[str, Any]:
+    """Decode a group; what only the user has is in the fresh one, made with what the user passed."""
+    return from_json(written, "param_groups", lambda name, what: fresh[name])
 
 
 def _kinds(group: dict[str, Any]) -> dict[str, Any]:
@@ -161,15 +184,20 @@ def _kind(value: Any) -> Any:
     return "number" if is_number else type(value).__name__
 
 
-def _shapes(entries: Tensors) -> dict[str, tuple[Any, ...]]:
-    return {key: (*value.shape, value.dtype) for key, value in sorted(entries.items())}
+def _shapes(entries: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: (*value.shape, value.dtype) if isinstance(value, th.Tensor) else _kind(value)
+        for key, value in sorted(entries.items())
+    }
 
 
-def _state_of_a_step(optimizer: th.optim.Optimizer) -> dict[int, Tensors]:
-    """Make a state of this optimiser, by a step without gradients, to compare with."""
+def step_without_gradients(optimizer: th.optim.Optimizer) -> None:
+    """Take a step that makes the state of an optimiser; its parameters may change.
+
+    :param optimizer: any of ``torch.optim``.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter in parameters:
         parameter.grad = th.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad()
-    return optimizer.state_dict()["state"]

@@ -36,3 +36,26 @@ class CosineSchedule:
             return self.initial * progress / self.warmup
         share = (progress - self.warmup) / (1.0 - self.warmup)
         return self.final + 0.5 * (self.initial - self.final) * (1.0 + math.cos(math.pi * share))
+
+
+@dataclass(frozen=True)
+class LineToZero:
+    """A straight line from ``initial`` down to 0 over the run, as ``lin_0.001`` in the zoo.
+
+    :param initial: rate at the start, >= 0.
+    :raises ValueError: when it is negative.
+    """
+
+    initial: float
+
+    def __post_init__(self) -> None:
+        if not self.initial >= 0:
+            raise ValueError(f"a line to zero needs initial >= 0, got {self.initial}")
+
+    def __call__(self, progress_remaining: float) -> float:
+        """Compute the learning rate at a point of the run.
+
+        :param progress_remaining: 1 at the start, 0 at the end.
+        :return: the learning rate.
+        """
+        return progress_remaining * self.initial

@@ -19,7 +19,7 @@ from sb3_llmdpd.data.checks import listed, truth_of
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.metadata import decoded
 from sb3_llmdpd.data.step_arrays import StepArrays
-from sb3_llmdpd.data.step_files import measured_space, existing_file, sound_file
+from sb3_llmdpd.data.step_files import existing_file, measured_space, sound_file
 
 _BROKEN = (OSError, RuntimeError, KeyError)
 _MISREAD = (*_BROKEN, ValueError, TypeError, AttributeError)

@@ -97,7 +97,8 @@ class DiffusionProcess(nn.Module):
         device = self.alphas_bar.device
         if self.step_distribution == "uniform":
             return th.randint(self.n_steps, shape, generator=generator, device=device)
-        return th.bucketize(th.rand(shape, generator=generator, device=device), self._draw_ends, right=True)
+        draws = th.rand(shape, generator=generator, device=device, dtype=self._draw_ends.dtype)
+        return th.bucketize(draws, self._draw_ends, right=True)
 
     def add_noise(self, actions: th.Tensor, noise: th.Tensor, steps: th.Tensor) -> th.Tensor:
         """Compute a_k = sqrt(abar_k) a_0 + sqrt(1 - abar_k) eps (Ho et al., 2020, Eq. 4).

@@ -1,16 +1,11 @@
 """Finds tasks that have the same sentence, or nearly the same one for a text encoder."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from sb3_llmdpd.prompts.language_models import unit_length
+from sb3_llmdpd.prompts.alike_texts import alike_pairs
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder
-from sb3_llmdpd.prompts.text_table import SIMILAR_COSINE
-
-_ROWS_AT_ONCE = 1_024  # sentences that are compared with all others; all would take quadratic memory
 
 
 @dataclass(frozen=True)
@@ -32,8 +27,8 @@ class TextComparison:
     """Result of a comparison of the tasks' sentences.
 
     :param shared: sentences that several tasks have, equal up to case and white space.
-    :param similar: for each other sentence the nearest one of another task, where it is near; the nearest
-        pairs first, and one pair of two tasks.
+    :param similar: for each other sentence the nearest one of another task, where it is near (see
+        `alike_pairs`); the nearest pairs first, and one pair of two tasks.
     :param encoder_name: name of the encoder that compared them; None without a comparison of vectors.
     :param left_out: reason why vectors were not compared; None where they were.
     """
@@ -85,29 +80,10 @@ class TextComparer:
         except (ImportError, OSError, ValueError) as error:
             # An encoder looks for its packages and weights at its first use.
             return TextComparison(shared, (), None, str(error))
-        similar = _similar(sentences, vectors, [tuple(tasks) for tasks in owners.values()])
-        return TextComparison(shared, similar, encoder.name, None)
-
-
-def _similar(
-    sentences: Sequence[str], vectors: np.ndarray, owners: Sequence[tuple[str, ...]]
-) -> tuple[AlikeTexts, ...]:
-    """Find for each sentence the nearest one of another task, if it is near; the nearest pairs come first."""
-    of_task: dict[str, list[int]] = {}
-    for number, tasks in enumerate(owners):
-        for task in tasks:
-            of_task.setdefault(task, []).append(number)
-    # Vectors of zeros, of sentences that an encoder of labels does not know, count as equal.
-    unit = np.hstack([unit_length(vectors), ~vectors.any(axis=1, keepdims=True)])
-    best: dict[frozenset[str], AlikeTexts] = {}
-    for start in range(0, len(sentences), _ROWS_AT_ONCE):
-        cosines = unit[start : start + _ROWS_AT_ONCE] @ unit.T
-        for one, row in enumerate(cosines, start):
-            for task in owners[one]:
-                row[of_task[task]] = -np.inf  # sentences of one task may be alike
-            other = int(row.argmax())
-            tasks, cosine = (owners[one][0], owners[other][0]), min(float(row[other]), 1.0)
-            pair = frozenset(tasks)
-            if cosine > SIMILAR_COSINE and (pair not in best or cosine > best[pair].cosine):
-                best[pair] = AlikeTexts(tasks, (sentences[one], sentences[other]), cosine)
-    return tuple(sorted(best.values(), key=lambda alike: -alike.cosine))
+        tasks = [tuple(tasks) for tasks in owners.values()]
+        similar: dict[frozenset[str], AlikeTexts] = {}
+        for one, other, cosine in alike_pairs(vectors, tasks):
+            names = (tasks[one][0], tasks[other][0])
+            alike = AlikeTexts(names, (sentences[one], sentences[other]), cosine)
+            similar.setdefault(frozenset(names), alike)  # the nearest of these tasks comes first
+        return TextComparison(shared, tuple(similar.values()), encoder.name, None)

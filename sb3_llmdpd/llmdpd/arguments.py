@@ -1,16 +1,29 @@
 """The ranges of all arguments of `LLMDPD` and of its policy, in one table, and what must fit together."""
 
 import math
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import signature
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
+import numpy as np
+
+from sb3_llmdpd.common.schedules import LineToZero
 from sb3_llmdpd.data.checks import check_examples_per_prompt
 from sb3_llmdpd.llmdpd.acceleration import Acceleration
 from sb3_llmdpd.llmdpd.augmentation import augmentation_named
 from sb3_llmdpd.networks.attention import CONDITIONINGS
+from sb3_llmdpd.networks.layers import floats_by_default
 from sb3_llmdpd.prompts.alignment import alignment_named
 from sb3_llmdpd.replay.return_weights import check_return_weight
+
+P = ParamSpec("P")
+
+_LINE = re.compile(r"lin_(\d*\.?\d+(?:e[+-]?\d+)?)", re.IGNORECASE)
+"""A schedule in the words of the zoo."""
 
 MOST = 2**24
 """Largest count: more than any machine holds, and little enough to be refused before memory is asked for."""
@@ -30,7 +43,11 @@ class Range(NamedTuple):
     optional: bool = False
     """True where None is a value, too."""
     schedule: bool = False
-    """True where a function of the progress remaining is a value, too."""
+    """True where a function of the progress remaining, or the zoo's ``"lin_0.001"``, is a value, too."""
+    path: bool = False
+    """True where a path is a value of a string, too."""
+    truth: bool = False
+    """True where True and False are numbers, too."""
     without: tuple[float, ...] = ()
     """The ends of the range that are not part of it."""
     reason: str = ""
@@ -49,13 +66,27 @@ class Range(NamedTuple):
             values = " or ".join(f"`{choice}`" for choice in self.choices) or "a string"
         else:
             values = f"{'a whole number in ' if self.kind is Integral else ''}{self.interval()}"
-        return values + ", or a schedule" * self.schedule + ", or None" * self.optional
+        others = {"a path": self.path, "a schedule": self.schedule, "None": self.optional}
+        return values + "".join(f", or {other}" for other, is_one in others.items() if is_one)
+
+    def plain(self, value: Any) -> Any:
+        """Convert a value to the plain kind that is meant: one of NumPy's, a path, a schedule of the zoo.
+
+        :param value: given for the argument.
+        :return: a plain number, string or schedule; what is of no such kind stays as it is.
+        """
+        if self.schedule:
+            value = _plain_schedule(value)
+        if self.path and isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        value = _plain(value)
+        return int(value) if self.truth and isinstance(value, bool) else value
 
     def check(self, name: str, value: Any) -> None:
         """Refuse a value that is not in the range.
 
         :param name: of the argument, for the message.
-        :param value: given for it.
+        :param value: given for it, as `plain` makes it.
         :raises TypeError: when it is of another kind.
         :raises ValueError: when it is outside the range.
         """
@@ -97,14 +128,14 @@ RANGES: dict[str, Range] = {
     "trajectory_dropout": _SHARE,
     "pair_dropout": _SHARE,
     "prompt_noise": Range(),
-    "text_encoder": Range(kind=str, optional=True),
+    "text_encoder": Range(kind=str, optional=True, path=True),
     "return_weight": Range(),
     "n_candidates": _COUNT,
     "candidate_temperature": Range(),
     "n_sampling_steps": _COUNT._replace(optional=True),
     "stats_window_size": _COUNT,
-    "tensorboard_log": Range(kind=str, optional=True),
-    "verbose": Range(0, 2, Integral),
+    "tensorboard_log": Range(kind=str, optional=True, path=True),
+    "verbose": Range(0, 2, Integral, truth=True),
     "seed": Range(0, 2**32 - 1, Integral, optional=True),
 }
 """Range of each argument of `LLMDPD` that is a number or a string; others are checked where they are used."""
@@ -125,6 +156,84 @@ POLICY_RANGES: dict[str, Range] = {
 """The same for `LLMDPDPolicy`; where the most is small, as of layers, time runs out before memory."""
 
 _MOST_LAYERS = 1_000
+
+
+def checked(init: Callable[P, None]) -> Callable[P, None]:
+    """Let a constructor have its arguments checked and in plain kinds, as `plain_arguments` makes them.
+
+    :param init: constructor of `LLMDPD`.
+    :return: the same one for all kinds of arguments.
+    """
+    parameters = signature(init)
+
+    @wraps(init)
+    def init_with_plain_arguments(*args: P.args, **kwargs: P.kwargs) -> None:
+        given = parameters.bind(*args, **kwargs)
+        given.apply_defaults()
+        given.arguments.update(plain_arguments(given.arguments))
+        check_arguments(given.arguments)
+        with floats_by_default():
+            init(*given.args, **given.kwargs)
+
+    return init_with_plain_arguments
+
+
+def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert arguments to plain kinds, so that a model file holds no others than the user gave.
+
+    :param arguments: arguments of `LLMDPD`'s constructor, by name.
+    :return: the same, with plain numbers, strings and schedules. ``policy_kwargs`` may hold what the user's
+        own classes want, and is a copy.
+    :raises ValueError: when a list holds itself.
+    """
+    plain = {name: its_range.plain(arguments[name]) for name, its_range in RANGES.items()}
+    for name in ("examples_per_prompt", "same_goal", "reward_scale", "sampler", "acceleration"):
+        plain[name] = _converted(arguments[name], _plain)
+    policy_kwargs = arguments["policy_kwargs"]
+    if policy_kwargs is not None and not isinstance(policy_kwargs, Mapping):
+        raise TypeError(f"`policy_kwargs` must be a dict or None, got {policy_kwargs!r}")
+    try:
+        plain["policy_kwargs"] = {
+            name: _converted(value, _plain if name in POLICY_RANGES else None, as_lists=name == "net_arch")
+            for name, value in (policy_kwargs or {}).items()
+        }
+    except RecursionError as error:
+        raise ValueError("`policy_kwargs` is nested too deep for a model file, or holds itself") from error
+    return {**arguments, **plain}
+
+
+def _plain(value: Any) -> Any:
+    """Convert one of NumPy's scalars, a fraction, or a member of an Enum that is a number or a string."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def _converted(value: Any, leaf: Callable[[Any], Any] | None, as_lists: bool = False) -> Any:
+    """Copy a nest of dicts, lists and tuples; convert what is in it."""
+    kind = type(value)
+    if kind is dict:
+        return {key: _converted(entry, leaf, as_lists) for key, entry in value.items()}
+    if kind in (list, tuple):
+        entries = [_converted(entry, leaf, as_lists) for entry in value]
+        return tuple(entries) if kind is tuple and not as_lists else entries
+    return value if leaf is None else leaf(value)
+
+
+def _plain_schedule(value: Any) -> Any:
+    """Read the zoo's schedules, a line to zero from a number, in its words or as its object."""
+    kind = type(value)
+    if (kind.__module__, kind.__qualname__) == ("rl_zoo3.utils", "SimpleLinearSchedule"):
+        return LineToZero(value.initial_value)
+    if isinstance(value, str) and (number := _LINE.fullmatch(value)):
+        return LineToZero(float(number[1]))
+    return value
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -169,7 +278,10 @@ def check_policy_arguments(arguments: Mapping[str, Any]) -> None:
             f" got {arguments['token_dim']} and {arguments['n_heads']}"
         )
     net_arch = arguments["net_arch"]
-    for widths in net_arch.values() if isinstance(net_arch, Mapping) else [net_arch or []]:
+    archs = net_arch if isinstance(net_arch, Mapping) else {"pi": net_arch or [], "qf": net_arch or []}
+    if archs.keys() != {"pi", "qf"} or not all(isinstance(widths, list) for widths in archs.values()):
+        raise TypeError(f"`net_arch` must be a list of widths, or dict(pi=[...], qf=[...]), got {net_arch!r}")
+    for widths in archs.values():
         if len(widths) > _MOST_LAYERS:
             raise ValueError(f"`net_arch` may have {_MOST_LAYERS} layers, got {len(widths)}")
         for width in widths:

@@ -31,14 +31,17 @@ class LearningCurve(BaseCallback):
         self.path = None if path is None else Path(path)
         self.rows: list[CurveRow] = []
         self._columns: list[str] = []
-        self._writer = _RowWriter(self.add)
+        self._writer = _RowWriter(self.add, None if self.path is None else self.path.absolute())
 
     def _on_training_start(self) -> None:
+        outputs = self.logger.output_formats
+        # A training that was interrupted has left its writer in a log of the user's own.
+        outputs[:] = [each for each in outputs if not self._writer.goes_where(each)]
         if self.path is not None and not self.rows and self.num_timesteps > 0 and self.path.is_file():
             self.rows = read_curve(self.path)
         self.rows = [row for row in self.rows if row["step"] <= self.num_timesteps]
         self._write_all()
-        self.logger.output_formats.append(self._writer)
+        outputs.append(self._writer)
 
     def _on_step(self) -> bool:
         return True
@@ -69,10 +72,16 @@ class _RowWriter(KVWriter):
     """Hands the rows that the logger dumps to a function.
 
     :param add: function that takes numbers by the names under which they are logged
+    :param path: file that they end in, or None
     """
 
-    def __init__(self, add: Callable[[CurveRow], None]) -> None:
-        self.add = add
+    def __init__(self, add: Callable[[CurveRow], None], path: Path | None) -> None:
+        self.add, self.path = add, path
+
+    def goes_where(self, other: KVWriter) -> bool:
+        """Tell whether another writer is this one, or one of the same file."""
+        is_alike = isinstance(other, _RowWriter) and other.path is not None and other.path == self.path
+        return other is self or is_alike
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
         numbers = {key: float(value) for key, value in key_values.items() if isinstance(value, Real)}
@@ -162,7 +171,6 @@ class StopOnSignal(BaseCallback):
 
     def __init__(self) -> None:
         super().__init__()
-        # A name and not the number: numbers are saved with the model, and come back when it goes on.
         self.stopped_by: str | None = None
         """Name of the signal that came, ``"SIGINT"`` or ``"SIGTERM"``."""
         self._handlers_before: dict[signal.Signals, Any] | None = None

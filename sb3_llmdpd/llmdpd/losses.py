@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from sb3_llmdpd.llmdpd.augmentation import N_DRAWS
 from sb3_llmdpd.llmdpd.critic import PromptedStateValue
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
+from sb3_llmdpd.networks.layers import FLOAT
 from sb3_llmdpd.type_aliases import Metrics, PromptEncoding, PromptReplayBufferSamples
 
 
@@ -148,20 +149,20 @@ class Losses:
         actor, device = self.policy.actor, generator.device
 
         def normal(*shape: int) -> th.Tensor:
-            return th.randn(shape, generator=generator, device=device)
+            return th.randn(shape, generator=generator, device=device, dtype=FLOAT)
 
         chain = (actor.diffusion.n_steps, n_prompts, n_for_critic, actor.denoiser.action_dim)
         improves = self.settings.eta > 0
         noisy_prompts = self.settings.prompt_noise > 0
         return StepNoise(
-            dropout=th.rand((2, n_prompts), generator=generator, device=device),
+            dropout=th.rand((2, n_prompts), generator=generator, device=device, dtype=FLOAT),
             next_actions=normal(*chain) if improves and self.critic_objective.samples_next_actions else None,
             prompt_vectors=normal(n_prompts, actor.prompt_encoder.vector_dim) if noisy_prompts else None,
             actions=normal(n_prompts, n, chain[-1]),
             steps=actor.diffusion.draw_steps((n_prompts, n), generator),
             new_actions=normal(*chain) if improves and self.improves_through_chain else None,
             head=th.randint(self.policy.critic.n_critics, (), generator=generator, device=device),
-            augmentation=th.rand((N_DRAWS, n_prompts), generator=generator, device=device)
+            augmentation=th.rand((N_DRAWS, n_prompts), generator=generator, device=device, dtype=FLOAT)
             if self.settings.augmentation is not None
             else None,
         )

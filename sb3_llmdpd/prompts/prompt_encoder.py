@@ -79,7 +79,7 @@ class PromptEncoder(nn.Module):
                 self.trajectory(windows).unflatten(0, (len(steps), -1)).flatten(1, 2)
             )  # (M, S, token_dim)
             # The mean over all steps of all examples, and so over windows.
-            share = places.is_step / places.is_step.sum(dim=1, keepdim=True).clamp(min=1)
+            share = places.is_step.float() / places.is_step.sum(dim=1, keepdim=True).clamp(min=1)
             mean = (share.unsqueeze(1) @ tokens).squeeze(1)
             trajectory = th.where(shown[:, None], self.pool(mean), self.null_trajectory)
         else:  # no example is shown, and none has to be encoded
@@ -167,7 +167,7 @@ def example_steps(features: th.Tensor, actions: th.Tensor, places: StepPlaces) -
         ahead = (places.length * share).round().long().clamp(min=1)
         at = (rows + th.minimum(ahead, left)).clamp(max=max(len(rows) - 1, 0))
         ways.append(features.gather(1, at.unsqueeze(-1).expand_as(features)))
-    time = places.place / (places.length - 1).clamp(min=1)
+    time = places.place.float() / (places.length - 1).clamp(min=1)
     return th.cat([*ways, actions, time.unsqueeze(-1)], dim=-1)
 
 

@@ -11,15 +11,18 @@ import numpy as np
 
 from sb3_llmdpd.common.files import CACHE_VARIABLE, default_cache_directory, whole_file
 from sb3_llmdpd.data.checks import check_texts
-from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, revision_of
+from sb3_llmdpd.prompts.readings import Reading, check_readings
+from sb3_llmdpd.prompts.text_encoders import TextEncoder, readings_of, revision_of
+
+_COUNTS = {"n_tokens": np.int64, "n_read": np.int64, "unknown": np.float64}
 
 
 class CachedTextEncoder:
     """An encoder that remembers on disk, by its name, its revision and the sentence.
 
-    Only sentences that are not there reach the encoder, so that a known one loads no model. Every entry is
-    one ``.npy`` file, written under a temporary name and renamed: an entry is whole or absent, and many
-    processes may share a directory.
+    Only sentences that are not there reach the encoder, so that a known one loads no model. What the encoder
+    did not read of a sentence is remembered, too, and said again. Every entry is one ``.npy`` file, written
+    under a temporary name and renamed: an entry is whole or absent, and many processes may share a directory.
 
     :param encoder: encoder of what the cache lacks.
     :param directory: folder of the entries, `default_cache_directory` if None. It can be deleted at any time.
@@ -49,22 +52,28 @@ class CachedTextEncoder:
 
         :param texts: n sentences.
         :return: (n, dim), float32.
-        :raises ValueError: on an empty sentence, or when the encoder gives NaN or a wrong shape.
+        :raises ValueError: on an empty sentence, on one that the encoder cannot read, or when the encoder
+            gives NaN or a wrong shape.
         """
+        readings = self.read(texts)
+        if not readings:
+            return np.zeros((0, self.dim), np.float32)
+        check_readings(readings, texts, self.name, getattr(self.encoder, "unknown", "error"))
+        return np.stack([reading.vector for reading in readings])
+
+    def read(self, texts: Sequence[str]) -> list[Reading]:
+        """Encode sentences as `encode` does, and say nothing of those that are read in part."""
         sentences = check_texts(texts, "`texts`")
-        if not sentences:
-            return self.encoder.encode(sentences)
         folder = self._folder()
         found = _read(folder, sentences) if folder is not None else {}
         missing = [text for text in dict.fromkeys(sentences) if text not in found]
         if missing:
-            vectors = check_vectors(self.encoder.encode(missing), missing, self.encoder)
-            new = dict(zip(missing, vectors, strict=True))
+            new = dict(zip(missing, readings_of(self.encoder, missing), strict=True))
             folder = self._folder()  # again: the encoder may have fetched its weights only now
             if folder is not None:
                 _write(folder, new)
             found |= new
-        return np.stack([found[text] for text in sentences])
+        return [found[text] for text in sentences]
 
     def _folder(self) -> Path | None:
         """Name the folder of this encoder's entries; None while nobody can know which weights it has."""
@@ -76,29 +85,36 @@ class CachedTextEncoder:
         return self.directory / "texts" / f"{readable}-{key}"
 
 
-def _read(folder: Path, texts: Sequence[str]) -> dict[str, np.ndarray]:
+def _read(folder: Path, texts: Sequence[str]) -> dict[str, Reading]:
     found = {}
     for text in texts:
         try:
-            vector = np.load(folder / _file_name(text), allow_pickle=False)
+            entry = np.load(folder / _file_name(text), allow_pickle=False)
         except (OSError, ValueError, EOFError):  # absent, or damaged: encoded again
             continue
-        if vector.ndim == 1 and vector.dtype == np.float32 and np.isfinite(vector).all():
-            found[text] = vector
+        # An entry of an earlier version is the vector alone, which does not say what was not read.
+        if entry.dtype.names == Reading._fields and np.isfinite(entry["vector"]).all():
+            found[text] = Reading(*entry[()])
     return found
 
 
-def _write(folder: Path, vectors: dict[str, np.ndarray]) -> None:
+def _write(folder: Path, readings: dict[str, Reading]) -> None:
     try:
-        for text, vector in vectors.items():
+        for text, reading in readings.items():
             with whole_file(folder / _file_name(text)) as temporary:
-                np.save(temporary, vector, allow_pickle=False)
+                np.save(temporary, _entry(reading), allow_pickle=False)
     except OSError as error:
         warnings.warn(
             f"the cache of sentence vectors cannot be written ({error}), so they will be computed again;"
             f" set ${CACHE_VARIABLE} to a directory that can be written",
             stacklevel=3,
         )
+
+
+def _entry(reading: Reading) -> np.ndarray:
+    """Make one record of a reading, whose fields have its names."""
+    types = [("vector", np.float32, reading.vector.shape), *_COUNTS.items()]
+    return np.array(tuple(reading), types)
 
 
 def _file_name(text: str) -> str:

@@ -15,14 +15,16 @@ from sb3_llmdpd.prompts.language_models import (
     TransformersTextEncoder,
     unit_length,
 )
+from sb3_llmdpd.prompts.readings import Reading
 from sb3_llmdpd.prompts.task_encoders import REGISTRIES, OneHotTextEncoder, RandomTextEncoder
 
 PROBE_SENTENCE = "Put the red block next to the blue one, then close the drawer."
 """Its vector is kept with a trained model, so that a swapped encoder is noticed."""
 
 KNOWN_SPECS = """\
-  "minilm"                              all-MiniLM-L6-v2 as packaged by sb3-llmdpd[offline]: needs no network
-  "sentence-transformers:NAME_OR_PATH"  options revision, dtype, device, local_files_only
+  "minilm"                              all-MiniLM-L6-v2 as packaged by sb3-llmdpd[offline]: needs no network;
+                                        option unknown=error|warn: what becomes of a sentence it cannot read
+  "sentence-transformers:NAME_OR_PATH"  the same, and revision, dtype, device, local_files_only
   "transformers:NAME_OR_PATH"           the same, and pooling=mean|last, normalize, max_length
   "hashing:DIM"                         hashed character n-grams: for tests, knows no meaning
   "one-hot:metaworld"                   Meta-World task of a known sentence, as a control; zeros for others
@@ -34,7 +36,8 @@ Options follow a question mark: "transformers:gpt2?pooling=last&dtype=bfloat16&l
 class TextEncoder(Protocol):
     """Turns sentences into vectors of one length, always the same vector for the same sentence.
 
-    An encoder whose weights may change under one name also has a ``revision``, see `revision_of`.
+    An encoder whose weights may change under one name also has a ``revision``, see `revision_of`. One that
+    knows what of a sentence it did not read also has a method ``read``, see `readings_of`.
     """
 
     @property
@@ -105,7 +108,7 @@ def make_text_encoder(spec: str) -> TextEncoder:
     kind, _, model = head.partition(":")
     options = partial(_read_options, spec, query)
     if kind == "minilm" and not model:
-        return MiniLMTextEncoder(**options({}))
+        return MiniLMTextEncoder(**options(_UNKNOWN_OPTION))
     if kind == "hashing" and (model.isdecimal() or not model):
         return HashingTextEncoder(int(model or HashingTextEncoder.default_dim), **options({}))
     if kind == "one-hot" and model in REGISTRIES:
@@ -121,7 +124,24 @@ def make_text_encoder(spec: str) -> TextEncoder:
 
 def probe(encoder: TextEncoder) -> np.ndarray:
     """Encode `PROBE_SENTENCE`, by whose vector, (dim,) float32, a swapped encoder is noticed."""
-    return encoder.encode([PROBE_SENTENCE])[0]
+    return readings_of(encoder, [PROBE_SENTENCE])[0].vector  # in silence: it need not be the user's language
+
+
+def readings_of(encoder: TextEncoder, texts: Sequence[str]) -> list[Reading]:
+    """Encode sentences, and learn what of them the encoder did not read.
+
+    :param encoder: any encoder. Without a method ``read(texts) -> list[Reading]`` it has read everything.
+    :param texts: n sentences.
+    :return: n readings.
+    :raises ValueError: on an empty sentence, or when the encoder gives NaN or a wrong shape.
+    """
+    read: Callable[[Sequence[str]], list[Reading]] | None = getattr(encoder, "read", None)
+    if read is None:
+        return [Reading(vector) for vector in check_vectors(encoder.encode(texts), texts, encoder)]
+    readings = read(texts)
+    if readings:
+        check_vectors(np.stack([reading.vector for reading in readings]), texts, encoder)
+    return readings
 
 
 def revision_of(encoder: TextEncoder) -> str | None:
@@ -162,7 +182,14 @@ def _boolean(value: str) -> bool:
 
 
 _Readers = dict[str, Callable[[str], Any]]
-_MODEL_OPTIONS: _Readers = {"revision": str, "dtype": str, "device": str, "local_files_only": _boolean}
+_UNKNOWN_OPTION: _Readers = {"unknown": str}
+_MODEL_OPTIONS: _Readers = {
+    **_UNKNOWN_OPTION,
+    "revision": str,
+    "dtype": str,
+    "device": str,
+    "local_files_only": _boolean,
+}
 _POOLING_OPTIONS: _Readers = {"pooling": str, "normalize": _boolean, "max_length": int}
 
 

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 
 from sb3_llmdpd.data.checks import check_texts
+from sb3_llmdpd.prompts.alike_texts import alike_pairs
 from sb3_llmdpd.prompts.language_models import unit_length
 from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
 from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder, probe, revision_of
-
-SIMILAR_COSINE = 0.95
-"""Cosine of sentences of different tasks above which a warning is due."""
 
 PROBE_TOLERANCE = 0.02
 """Largest relative distance of two probe vectors of one encoder.
@@ -71,18 +69,18 @@ class TextTable:
         """Encode sentences into a table.
 
         :param texts: sentences, or the sentences of each task by its name; then a warning names those of
-            different tasks that are the same, or hardly differ in the encoder's eyes.
+            different tasks that are the same, or hardly differ in the encoder's eyes (see `alike_pairs`).
         :param encoder: encoder of these, and later of other sentences.
         :return: the table of the distinct sentences, in order of first appearance.
-        :raises ValueError: on an empty sentence, or when the encoder gives NaN or a wrong shape.
+        :raises ValueError: on an empty sentence, on one that the encoder cannot read, or when the encoder
+            gives NaN or a wrong shape.
         """
         by_task = texts if isinstance(texts, Mapping) else {"": texts}
         names = {task: f"task {task!r}" if task else "`texts`" for task in by_task}
         checked = {task: check_texts(own, names[task]) for task, own in by_task.items()}
         distinct = tuple(dict.fromkeys(text for own in checked.values() for text in own))
-        probed = check_vectors(probe(encoder)[None], ["the probe sentence"], encoder)[0]
         vectors = check_vectors(encoder.encode(distinct), distinct, encoder)
-        revision = revision_of(encoder)
+        probed, revision = probe(encoder), revision_of(encoder)
         table = cls(distinct, vectors, encoder.name, probed, encoder_revision=revision, encoder=encoder)
         table._encoder_is_checked = True
         table._warn_of_similar_tasks(checked)
@@ -110,7 +108,8 @@ class TextTable:
 
         :param texts: m sentences.
         :return: (m, dim), float32.
-        :raises ValueError: on an empty sentence, or an encoder that cannot be made again or has changed.
+        :raises ValueError: on an empty sentence, on one that the encoder cannot read, or on an encoder that
+            cannot be made again or has changed.
         """
         sentences = check_texts(texts, "`texts`")
         distinct = dict.fromkeys(sentences)
@@ -138,6 +137,19 @@ class TextTable:
         data = self.to_dict() | {"texts": [*self.texts, *new]}
         table = TextTable.from_parts(data, tensors, self._encoder)
         table._encoder_is_checked = True  # by `lookup`
+        return table
+
+    def read_by(self, encoder: TextEncoder) -> "TextTable":
+        """Make a table whose other sentences are read by the encoder of training in another place.
+
+        :param encoder: the same language model, moved or with other options.
+        :return: a table with the same sentences and vectors, and the name of this encoder.
+        :raises ValueError: when its vector of the probe sentence is another one.
+        """
+        self._check_encoder(encoder)
+        named = {"encoder_name": encoder.name, "encoder_revision": revision_of(encoder)}
+        table = TextTable.from_parts(self.to_dict() | named, self.tensors(), encoder)
+        table._encoder_is_checked = True
         return table
 
     def nearest(self, text: str) -> tuple[str, float]:
@@ -209,20 +221,17 @@ class TextTable:
         )
 
     def _warn_of_similar_tasks(self, by_task: Mapping[str, Sequence[str]]) -> None:
-        tasks_of = {text: {task for task, texts in by_task.items() if text in texts} for text in self.texts}
+        tasks_of: dict[str, dict[str, None]] = {text: {} for text in self.texts}
+        for task, texts in by_task.items():
+            for text in texts:
+                tasks_of[text][task] = None
         found = [f"{text!r} stands for {sorted(tasks)}" for text, tasks in tasks_of.items() if len(tasks) > 1]
-        # Sentences of zeros, which an encoder of labels does not know, are all alike to it.
-        is_zero = ~self.vectors.any(axis=1, keepdims=True)
-        unit = np.hstack([unit_length(self.vectors), is_zero])
-        cosines = np.triu(unit @ unit.T, k=1)  # (n, n), each pair once
-        pairs = sorted(np.argwhere(cosines > SIMILAR_COSINE), key=lambda pair: -cosines[tuple(pair)])
         found += [
-            f"{self.texts[i]!r} and {self.texts[j]!r} (cosine {cosines[i, j]:.3f})"
-            for i, j in pairs
-            if tasks_of[self.texts[i]].isdisjoint(tasks_of[self.texts[j]])
+            f"{self.texts[pair.one]!r} and {self.texts[pair.other]!r} (cosine {pair.cosine:.3f})"
+            for pair in alike_pairs(self.vectors, list(tasks_of.values()))
         ]
         if found:
-            more = f", and {len(found) - 5} more" if len(found) > 5 else ""
+            more = f", and {len(found) - 5:,} more" if len(found) > 5 else ""
             warnings.warn(
                 f"encoder {self.encoder_name!r} hardly tells the texts of different tasks apart:"
                 f" {'; '.join(found[:5])}{more}. A policy told by text alone will mix them up;"
