@@ -61,6 +61,7 @@ def _make(kind: str) -> LLMDPD:
     kwargs = dict(conditioning="cross_attention", activation_fn=nn.ReLU, layer_norm=True)
     kwargs |= dict(optimizer_class=th.optim.AdamW, optimizer_kwargs=dict(betas=(0.9, 0.999)))
     shared |= dict(policy_kwargs=kwargs, learning_rate=1e-2, eta=0.0)
+    shared |= dict(ema_decay=0.95, text_dropout=0.0, trajectory_dropout=0.0)  # so that the prompts matter
     return tiny_model(**shared, policy="MultiInputPolicy").learn(300)
 
 

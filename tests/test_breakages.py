@@ -68,9 +68,10 @@ def fault_of(read: Callable[[], object], shown: str) -> str:
         try:
             read()
         except ANSWERED as error:
-            return fault_in(str(error), shown) and f"{fault_in(str(error), shown)}\n{traceback.format_exc()}"
+            fault = fault_in(str(error), shown)
+            return fault and f"{fault}\n{traceback.format_exc()[-1_500:]}"
         except Exception:
-            return traceback.format_exc()
+            return traceback.format_exc()[-1_500:]
     return ""
 
 
@@ -105,7 +106,7 @@ def in_a_child(fault: Callable[[], str]) -> str:
 def assert_answered(kind: str, how: str, fault: Callable[[], str], what: str) -> None:
     is_risky = kind in OF_HDF5 and how in DAMAGES_WITHIN
     told = in_a_child(fault) if is_risky else fault()
-    assert told == "", f"{what} of {kind}: {told[-2_500:]}"
+    assert told == "", f"{what} of {kind}: {told}"
 
 
 @pytest.mark.parametrize("kind", SOUND)
@@ -132,7 +133,7 @@ def fault_of_command(arguments: list[str], shown: str) -> str:
         warnings.simplefilter("ignore", UserWarning)
         result = CliRunner().invoke(app, arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
-        return "".join(traceback.format_exception(result.exception))
+        return "".join(traceback.format_exception(result.exception))[-1_500:]
     if result.exit_code == 0:
         return ""
     if result.exit_code != 2 or not result.stderr.startswith("Error: "):

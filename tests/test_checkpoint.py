@@ -144,6 +144,8 @@ def test_a_tensor_with_several_names_is_stored_once_and_shared_again():
     one = th.arange(6.0).reshape(2, 3)
     found, stored = through_a_container(a=one, b=one.clone(), c=one, d=one.view(2, 3))
     assert stored == {"a", "b"}
+    square = th.arange(4.0).reshape(2, 2)
+    assert through_a_container(a=square, b=square.T)[0]["b"].tolist() == [[0.0, 2.0], [1.0, 3.0]]
     assert found["a"] is found["c"] is found["d"]
     assert all(th.equal(each, one) for each in found.values())
 

@@ -69,10 +69,6 @@ def test_the_version_is_the_packages() -> None:
         ("evaluate", "--model --tasks --unseen --conditions --hide-goal --shared-scenes --phases"),
         ("quickstart", "--seed --out --smoke"),
         ("data inspect", "--root --text-encoder --json --all"),
-        (
-            "data convert",
-            "--to --out --action-low --action-high --clip --max-episode-steps --unscaled-actions",
-        ),
         ("benchmark metaworld", "--split --unseen --goal --data --seeds --variants --out --root"),
     ],
 )
@@ -80,6 +76,14 @@ def test_the_help_of_a_command_explains_it_and_its_options(command: str, options
     output = run(command, "--help").output
     assert [option for option in options.split() if option not in output] == []
     assert "default:" in output
+
+
+@pytest.mark.parametrize("command", ["train", "data inspect", "data convert"])
+def test_each_command_that_reads_data_has_the_options_of_reading(command: str) -> None:
+    options = "--task-texts --strict --clip --action-low --action-high --flatten --max-episode-steps"
+    output = run(command, "--help").output
+    more = "--observation-key --action-key --scaled-actions --unscaled-actions --allow-pickle"
+    assert [option for option in f"{options} {more}".split() if option not in output] == []
 
 
 def test_collect_records_the_tasks_and_names_the_next_command(tmp_path: Path) -> None:

@@ -409,6 +409,7 @@ def test_clipping_and_a_time_limit_may_stand_in_a_file_of_options(tmp_path):
     assert result.output.startswith("2 episodes of 1 tasks, 4 transitions"), result.output
 
 
+@pytest.mark.filterwarnings("ignore:1 episodes have no other episode")
 @pytest.mark.parametrize("word", ["true", "false"])
 def test_the_scale_of_actions_may_stand_in_a_file_of_options(word, buffer, tmp_path):
     result = configured(f"allow_pickle: true\nscaled_actions: {word}", buffer, tmp_path)

@@ -177,7 +177,7 @@ def test_where_masks_say_what_a_termination_is_terminals_are_any_end(save):
 @pytest.mark.parametrize("dtype", [bool, np.float64])
 def test_flags_under_an_unknown_name_are_named_in_a_warning(save, dtype):
     path = save(terminals=flags(5), solved=flags(2).astype(dtype))
-    with warned(r"logs.*: `solved` holds 0 or 1 at each step, and is not read. .*name it `terminals`"):
+    with warned(r"logs.*: `solved` holds 0 or 1 at each step, and is not read. .*named `terminals`"):
         assert outcomes(read(path)) == [(6, True)]
 
 

@@ -58,6 +58,13 @@ def test_the_folder_of_the_log_may_be_a_path(tmp_path):
     assert LLMDPD.load(tmp_path / "model", tensorboard_log=Path("elsewhere")).tensorboard_log == "elsewhere"
 
 
+@pytest.mark.parametrize("n_steps", [np.int64(2), np.float32(2.0), 2.0])
+def test_the_number_of_steps_may_be_one_of_numpys(n_steps, tmp_path):
+    model = tiny_model().learn(n_steps, log_interval=np.int64(1))
+    model.save(tmp_path / "model")
+    assert LLMDPD.load(tmp_path / "model", device="cpu").num_timesteps == model.num_timesteps == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -57,6 +57,13 @@ class Option(Extractor):
         pass
 
 
+class Forgetful(th.optim.SGD):
+    """It does not take a state."""
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        pass
+
+
 class HistoryInSteps(th.optim.SGD):
     """Its state is a list of tensors."""
 
@@ -106,6 +113,10 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "an optimiser with lists of tensors": (
         lambda: with_optimizer(HistoryInSteps),
         "`optimizer_class` HistoryInSteps .*'0.history' of its state is neither a tensor nor a plain value",
+    ),
+    "an optimiser that takes no state": (
+        lambda: with_optimizer(Forgetful, momentum=0.9),
+        "`optimizer_class` Forgetful .*its state would be another one",
     ),
     "a list that holds itself": (
         lambda: dict(policy_kwargs=dict(net_arch=circle())),

@@ -232,7 +232,7 @@ def test_the_list_of_counters_names_what_sb3s_callbacks_have():
 class Pays(ActionEnv):
     """Pays the same at each step, whatever is done."""
 
-    def __init__(self, pay: float, render_mode: str | None = None) -> None:
+    def __init__(self, pay: Any, render_mode: str | None = None) -> None:
         super().__init__()
         self.pay, self.render_mode = pay, render_mode
 
@@ -276,6 +276,14 @@ def test_evaluations_of_one_task_are_known_by_where_they_write(tmp_path):
     model = told_model().learn(4, callback=[first, second])
     model._counted[1].numbers["best_mean_reward"] = 7.0
     (again,) = with_bests(tmp_path / "in another folder", "two")
+    resumed(model).learn(1, callback=again, reset_num_timesteps=False)
+    assert again.best_mean_reward == 7.0
+
+
+def test_a_folder_within_the_folder_of_another_evaluation_is_another_one(tmp_path):
+    model = told_model().learn(4, callback=with_bests(tmp_path, "", "inner"))
+    model._counted[1].numbers["best_mean_reward"] = 7.0
+    (again,) = with_bests(tmp_path, "inner")
     resumed(model).learn(1, callback=again, reset_num_timesteps=False)
     assert again.best_mean_reward == 7.0
 
@@ -324,6 +332,7 @@ def test_an_environment_is_described_by_its_settings_and_its_task():
     assert told_of(Monitor(Pays(2.0, "rgb_array"))) == "Pays(pay=2.0)"  # how it is rendered is no task
     assert told_of(Pays(2.0), Pays(2.0)) == "Pays(pay=2.0)"
     assert told_of(Pays(2.0), Pays(3.0)) == "Pays(pay=2.0); Pays(pay=3.0)"
+    assert told_of(Pays("/home/someone/maps")) == "Pays"  # a place on a machine is no task
     assert told_of(TaskTextWrapper(ActionEnv(), "go left", "hashing")) == "ActionEnv(length=3) 'go left'"
 
 

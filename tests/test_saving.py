@@ -647,6 +647,23 @@ def test_a_network_with_two_names_is_stored_once_and_shared_again():
     assert differences(whole, stopped.learn(2, reset_num_timesteps=False)) == set()
 
 
+class Turned(Options):
+    """Its weights lie in memory column after column, as those of images with channels last do."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(space)
+        self.layer.weight = nn.Parameter(self.layer.weight.detach().t().contiguous().t())
+
+
+def test_weights_in_another_order_of_memory_go_on_learning():
+    kwargs = dict(policy_kwargs=dict(features_extractor_class=Turned))
+    whole = tiny_model(**kwargs).learn(3)
+    assert not whole.actor.features_extractor.layer.weight.is_contiguous()
+    stopped = reloaded(whole, dataset=make_episodes(), custom_objects=dict(features_extractor_class=Turned))
+    whole.learn(3, reset_num_timesteps=False)
+    assert differences(whole, stopped.learn(3, reset_num_timesteps=False)) == set()
+
+
 def test_two_threads_that_save_one_path_leave_one_of_the_two_models(model, tmp_path):
     other = tiny_model(policy_kwargs=dict(net_arch=[4]), seed=1)
     threads = [threading.Thread(target=each.save, args=[tmp_path / "m"]) for each in (model, other) * 3]

@@ -236,7 +236,7 @@ def test_a_saved_buffer_gives_the_same_episodes(tmp_path):
     model.save_replay_buffer(tmp_path / "logs")
     source = ReplayBufferSource(tmp_path / "logs", allow_pickle=True, task="count")
     assert list(source.files()) == [tmp_path / "logs.pkl"]
-    assert source.options() == {"task": "count", "scaled_actions": True}
+    assert source.options() == {"task": "count", "scaled_actions": None}
     assert source.name == str(tmp_path / "logs")
     expected = read(model.replay_buffer, task="count")
     assert list(map(episode_digest, source.episodes())) == list(map(episode_digest, expected))
@@ -343,3 +343,55 @@ def test_an_empty_buffer_and_actions_that_are_no_numbers_in_bounds_are_refused()
     buffer.action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     with refused("replay buffer: the action space must be a Box with finite bounds"):
         ReplayBufferSource(buffer)
+
+
+# The units of the actions -----------------------------------------------------
+
+
+def filled_in(bound: float, reach: float) -> ReplayBuffer:
+    """Fill a buffer of bounds of +-``bound`` with actions of up to ``reach``, ends of episodes every tenth."""
+    box = spaces.Box(-bound, bound, (2,), np.float32)
+    buffer = ReplayBuffer(100, spaces.Box(-np.inf, np.inf, (1,), np.float32), box)
+    rng = np.random.default_rng(0)
+    for step in range(100):
+        action = np.clip(rng.uniform(-1.2, 1.2, (1, 2)) * reach, -reach, reach)
+        ended = np.array([step % 10 == 9])
+        buffer.add(np.full((1, 1), step), np.full((1, 1), step + 1), action, np.zeros(1), ended, [{}])
+    return buffer
+
+
+def test_a_buffer_that_fills_its_own_bounds_is_questioned():
+    with warned("replay buffer: its actions fill the action space, -0.4 to 0.4, .*--unscaled-actions"):
+        read(filled_in(0.4, reach=0.4))
+
+
+@pytest.mark.parametrize(("said", "largest"), [(True, 0.16), (False, 0.4)])
+def test_no_question_is_asked_where_the_units_are_said(said, largest):
+    episodes = read(filled_in(0.4, reach=0.4), scaled_actions=said)
+    assert max(float(episode.actions.max()) for episode in episodes) == pytest.approx(largest, rel=1e-5)
+
+
+@pytest.mark.parametrize("reach", [0.3, 1.0])
+def test_actions_that_are_scaled_for_certain_are_not_questioned(reach):
+    episodes = read(filled_in(0.4, reach))
+    assert max(float(episode.actions.max()) for episode in episodes) == pytest.approx(0.4 * reach, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "told"),
+    [
+        ("pos", 1_000, "its place is 1000"),
+        (
+            "rewards",
+            np.zeros(3),
+            r"its `rewards` must be numbers of shape \(100, 1\), and is float64 of shape",
+        ),
+        ("observations", None, "its `observations` is of type NoneType"),
+        ("n_envs", "two", "its `n_envs` is of type str"),
+    ],
+)
+def test_a_buffer_that_is_not_as_it_was_made_is_refused(attribute, value, told):
+    buffer = filled_in(1.0, reach=1.0)
+    setattr(buffer, attribute, value)
+    with refused(f"replay buffer: is damaged, .*{told}"):
+        read(buffer)

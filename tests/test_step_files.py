@@ -223,6 +223,18 @@ def test_a_missing_array_is_answered_with_its_name_and_what_is_there(save: Save,
         opened(path)
 
 
+@pytest.mark.parametrize("name", ["observations", "actions"])
+def test_an_array_without_entries_is_refused_by_name(save, name):
+    """Nothing can be learned of it: its loss is NaN."""
+    with refused(rf"logs.*`{name}`.*, 0\)"):
+        read(save(**{name: np.zeros((N, 0))}))
+
+
+def test_a_number_in_the_place_of_the_actions_is_refused(save):
+    with refused(r"logs.*: `actions` must be an array over steps, got a single number"):
+        opened(save(actions=np.float32(1), other=np.zeros(3)))
+
+
 @pytest.mark.parametrize("content", [b"not this", None], ids=["another file", "cut short"])
 def test_a_file_of_another_kind_or_cut_short_is_refused(save: Save, content: bytes | None) -> None:
     path = save()

@@ -130,7 +130,8 @@ def optimizer_to_parts(optimizer: th.optim.Optimizer) -> tuple[dict[str, Any], T
     for group in groups:
         if isinstance(group["lr"], th.Tensor):  # in a CUDA graph; the file holds the settings outside of it
             group.update(lr=float(group["lr"]), capturable=False)
-    return {"groups": [arguments_to_json(group).written for group in groups], "state": to_json(plain)}, tensors
+    written = [arguments_to_json(group).written for group in groups]
+    return {"groups": written, "state": to_json(plain)}, tensors
 
 
 def restore_optimizer(optimizer: th.optim.Optimizer, parts: Any, tensors: Tensors) -> None:
@@ -149,7 +150,7 @@ def restore_optimizer(optimizer: th.optim.Optimizer, parts: Any, tensors: Tensor
     groups = [_group(*pair) for pair in zip(parts["groups"], fresh, strict=True)]
     if [_kinds(group) for group in groups] != [_kinds(group) for group in fresh]:
         raise ValueError("the file's groups of parameters are not those of the optimiser")
-    step_without_gradients(optimizer)
+    _step_without_gradients(optimizer)
     expected = optimizer.state_dict()["state"]
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **from_json(parts["state"], "state", no_custom_objects)}.items():
@@ -164,6 +165,10 @@ def restore_optimizer(optimizer: th.optim.Optimizer, parts: Any, tensors: Tensor
             raise ValueError(
                 f"the state of parameter {number} is {found} in the file, and {wanted} in the optimiser"
             )
+        for key in found.keys() & wanted.keys():
+            if isinstance(entries[key], th.Tensor):
+                # In the optimiser's own order in memory: fused steps go through it and the parameter's alike.
+                entries[key] = expected[number][key].clone().copy_(entries[key])
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
@@ -191,11 +196,8 @@ def _shapes(entries: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def step_without_gradients(optimizer: th.optim.Optimizer) -> None:
-    """Take a step that makes the state of an optimiser; its parameters may change.
-
-    :param optimizer: any of ``torch.optim``.
-    """
+def _step_without_gradients(optimizer: th.optim.Optimizer) -> None:
+    """Take a step that makes the state of an optimiser; its parameters may change."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter in parameters:
         parameter.grad = th.zeros_like(parameter)

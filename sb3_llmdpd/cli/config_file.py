@@ -45,7 +45,7 @@ def _checked(ctx: typer.Context, option: Any, value: Any, path: Path) -> Any:
     """Give a value the form that it has on a command line, and refuse what would be refused there."""
     if value is None and option.default is None:
         return None
-    is_switch = isinstance(option.default, bool)
+    is_switch = bool(getattr(option, "is_flag", False))
     words = [_word(entry) for entry in (value if isinstance(value, list) else [value])]
     if is_switch != isinstance(value, bool) or (not is_switch and None in words):
         accepted = "true or false" if is_switch else "a word, a number, or a list of them"

@@ -40,12 +40,8 @@ def inspect(
     **reading: Any,
 ) -> None:
     """Print what data hold and what to mend before training; a bad episode is counted and stops nothing."""
-    opened, unopened, how = list[EpisodeSource](), list[str](), sources.how_to_read(reading)
-    for name in sources.source_names(given, root):
-        try:
-            opened += open_sources([name], root=root, **how)
-        except (ValueError, TypeError, OSError) as error:
-            unopened.append(str(error))
+    unopened, how = list[str](), sources.how_to_read(reading)
+    opened = open_sources(sources.source_names(given, root), root=root, unopened=unopened, **how)
     found = inspect_sources(opened, None if text_encoder == "none" else text_encoder, unopened=unopened)
     if not unopened:
         refuse_unknown_texts(opened, [task.name for task in found.tasks])

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from glob import glob
@@ -134,7 +135,7 @@ def source_names(given: Sequence[str], root: str | Path | None) -> list[str]:
         for one in _fitting(name, root) if _SIGNS & set(name) else [name]:
             kind, rest = format_of(one)
             is_place = kind not in ("minari", "lerobot") or Path(rest).expanduser().exists()
-            of_file = f"{kind}:{Path(rest).expanduser().absolute()}"
+            of_file = f"{kind}:{os.path.abspath(Path(rest).expanduser())}"
             whole.append(rest if kind == "minari" else of_file if is_place else one)
     return list(dict.fromkeys(whole))
 
@@ -146,6 +147,8 @@ def _fitting(pattern: str, root: str | Path | None) -> list[str]:
     """Find what a pattern fits: local Minari ids, else files and folders."""
     head, sign, rest = pattern.partition(":")
     kind, path = (head, rest) if sign and head in FORMATS else (None, pattern)
+    if Path(path).expanduser().exists():
+        return [pattern]
     local = local_ids(root) if kind in (None, "minari") else []
     if fitting := [one for one in local if fnmatchcase(one, path)]:
         return fitting

@@ -1,5 +1,6 @@
 """`EpisodeSource`, the one way in which logged behaviour of any format is read."""
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -91,9 +92,11 @@ def _numbers(name: str, bound: Any) -> np.ndarray:
     array = np.asarray(bound)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"`{name}` must be a number or one for each entry of an action, got {bound!r}")
+    with np.errstate(over="ignore"):  # which is refused
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise ValueError(f"`{name}` must be finite, got {bound!r}")
-    return array.astype(np.float32)
+    return array
 
 
 AS_RECORDED = Reading()
@@ -155,11 +158,9 @@ class EpisodeSource(ABC):
         A relative path is one from the current folder.
         """
         names = {self.name}
-        if (path := Path(self.name).expanduser().absolute()).exists():
-            names |= {path.name, str(path)}
-            if path.is_relative_to(Path.cwd()):
-                relative = str(path.relative_to(Path.cwd()))
-                names |= {relative, f"./{relative}"}
+        if (path := Path(os.path.abspath(Path(self.name).expanduser()))).exists():
+            relative = os.path.relpath(path)
+            names |= {path.name, str(path), relative, f"./{relative}"}
         return frozenset(names | {f"{self.kind}:{name}" for name in names})
 
     @abstractmethod
@@ -194,9 +195,11 @@ class EpisodeSource(ABC):
             try:
                 episode = self._episode(record, clipped, names)
             except (ValueError, TypeError) as error:
+                # An episode may be called as in the file that it first came from.
+                told = str(error) if self.name in str(error) else f"{self.name}: {error}"
                 if refused is None:
-                    raise
-                refused(str(error))
+                    raise type(error)(told) from error
+                refused(told)
             else:
                 n_episodes += 1
                 n_single += len(episode) == 1
@@ -306,7 +309,8 @@ class _Clipped:
         array = np.asarray(actions)
         if array.dtype.kind not in "fiu" or array.shape[1:] != self._space.shape:
             return actions
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # infinity is refused as such
+            array = array.astype(np.float32)
         inside = np.clip(array, self._space.low, self._space.high)
         excess = np.abs(inside - array)
         excess[~np.isfinite(excess)] = 0.0  # NaN and infinity are refused as such

@@ -125,6 +125,8 @@ class Episode:
             raise TypeError(f"{self.source}: `{name}` must be an array of numbers, got dtype {array.dtype}")
         if array.ndim == 0:
             raise self._refusal(f"`{name}` must be an array over steps, got a single number")
+        if 0 in array.shape[1:]:
+            raise self._refusal(f"a row of `{name}` must hold a number, got shape {array.shape}")
         if array.dtype.kind == "f" or name in ("actions", "rewards"):
             with np.errstate(over="ignore"):  # what overflows is refused below
                 array = array.astype(np.float32)  # always a copy, so that the caller's array stays writable

@@ -15,7 +15,7 @@ from gymnasium import Space, spaces
 
 from sb3_llmdpd.checkpoint.values import space_from_json
 from sb3_llmdpd.common.optional_imports import require
-from sb3_llmdpd.data.checks import check_bounded, parts_of
+from sb3_llmdpd.data.checks import check_bounded, one_line, parts_of
 
 ACTION, REWARD, DONE, SUCCESS = "action", "next.reward", "next.done", "next.success"
 TIME, FRAME, EPISODE, ROW, TASK = "timestamp", "frame_index", "episode_index", "index", "task_index"
@@ -395,7 +395,7 @@ def _sound(source: str, path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise _missing(source, path) from error
     except _BROKEN as error:
-        reason = f"damaged or half-written ({type(error).__name__}: {error})"
+        reason = f"damaged or half-written ({one_line(error)})"
         raise ValueError(f"{source}: {path} is {reason}; download or record the data set again") from error
 
 

@@ -94,12 +94,14 @@ def open_sources(
     clip: bool = False,
     action_low: ArrayLike | None = None,
     action_high: ArrayLike | None = None,
+    unopened: list[str] | None = None,
     **options: Any,
 ) -> list[EpisodeSource]:
     """Open several sources.
 
     :param names: names of sources; one that is open already stays as it is.
     :param task_texts: as in `Reading`, as are ``strict``, ``flatten``, ``clip`` and the bounds of actions.
+    :param unopened: takes the reasons of the sources that cannot be opened, which are left out then.
     :param options: options of formats, see `OPTIONS`: ``root``, folder of Minari data sets, by default
         Minari's own; ``allow_pickle``, whether files that execute their content may be opened, only your own;
         ``max_episode_steps``, ``scaled_actions``, ``observation_key`` and ``action_key``.
@@ -118,7 +120,15 @@ def open_sources(
             formats = listed(kind for kind, of_format in OPTIONS.items() if option in of_format)
             raise ValueError(f"`{option}` is an option of {formats}, and the data are {listed(kinds)}")
     how: dict[str, Any] = {"reading": reading, **options}
-    return [name if isinstance(name, EpisodeSource) else open_source(name, **how) for name in names]
+    opened = []
+    for name in names:
+        try:
+            opened.append(name if isinstance(name, EpisodeSource) else open_source(name, **how))
+        except (ValueError, TypeError, OSError) as error:
+            if unopened is None:
+                raise
+            unopened.append(str(error))
+    return opened
 
 
 _HARMLESS = ("root", "allow_pickle")
@@ -144,6 +154,9 @@ def load_dataset(
         source = [source]  # type: ignore[assignment]
     if isinstance(source, Sequence):
         if all(isinstance(entry, Episode) for entry in source):  # an empty sequence is answered here, too
+            shapes = {episode.actions.shape[1:] for episode in source}  # type: ignore[union-attr]
+            if action_space is not None and shapes != {action_space.shape}:
+                action_space = None  # whoever knows what it is of says how they differ
             return OfflineDataset.from_episodes(source, action_space=action_space)  # type: ignore[arg-type]
         if all(isinstance(entry, str | EpisodeSource) for entry in source):
             if action_space is not None:

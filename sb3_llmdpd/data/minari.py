@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from sb3_llmdpd.common.optional_imports import require
-from sb3_llmdpd.data.checks import LABELS, listed, truth_of
+from sb3_llmdpd.data.checks import LABELS, listed, one_line, truth_of
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record, read_sources
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.metadata import TEXT_KEYS, Said, decoded, said_by, success_of
@@ -308,7 +308,7 @@ def _of_spaces(about: Mapping[str, Any], error: Exception) -> str:
 
 
 def _name_of(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")
+    return one_line(error).rstrip(": ")
 
 
 def _damage(error: BaseException) -> str:

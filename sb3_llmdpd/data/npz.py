@@ -126,8 +126,7 @@ def write_npz(
     :param episodes: at least one.
     :param observation_space: space of the episodes, one array or a Dict of arrays.
     :param action_space: space of the episodes.
-    :raises ValueError: without episodes, when one does not fit the spaces or is of another dtype than the
-        first, or the path has another suffix.
+    :raises ValueError: without episodes, when one does not fit the spaces, or the path has another suffix.
     :raises TypeError: when an entry is not an `Episode`.
     :raises OSError: when the file cannot be written.
     """
@@ -136,9 +135,8 @@ def write_npz(
         raise ValueError(f"`path` must end in .npz, which tells readers the format; got {str(path)!r}")
     check_flat(str(path), observation_space)
     written: list[Episode] = []
-    for episode, name in checked_for_file(str(path), episodes, observation_space, action_space):
+    for episode, _ in checked_for_file(str(path), episodes, observation_space, action_space):
         written.append(episode)
-        _check_dtypes(episode, written[0], name)
     said = (*_SAID, *_SAID_LATER)
     metadata = {
         "version": _VERSION,
@@ -175,15 +173,6 @@ def _arrays_of(episode: Episode) -> dict[str, np.ndarray]:
     """Return the observations' arrays by the ending of their entries' names."""
     arrays = entries_of(episode.observations)
     return {f"/{key}" if key else "": rows for key, rows in arrays.items()}
-
-
-def _check_dtypes(episode: Episode, first: Episode, name: str) -> None:
-    """Refuse episodes that could not come back as they were, since an array has one dtype."""
-    for key, rows in _arrays_of(episode).items():
-        expected = _arrays_of(first)[key].dtype
-        if rows.dtype != expected:
-            found = f"`observations{key}` is {rows.dtype}, and {expected} in the first episode"
-            raise ValueError(f"{name}: {found}; make them the same")
 
 
 class _Entry:
@@ -232,7 +221,8 @@ def _nested(entries: dict[str, _Entry], source: str) -> dict[str, Any]:
 def _unstacked(entries: dict[str, Any], source: str) -> dict[str, Any]:
     """Lay arrays (E, T, ...) of E episodes out one row a step; others stay as they are."""
     shapes = {name: getattr(entries.get(name), "shape", ()) for name in ("actions", "rewards", LENGTHS)}
-    if LENGTHS not in entries and (len(shapes["rewards"]) != 2 or shapes["rewards"] != shapes["actions"][:2]):
+    is_stacked = len(shapes["actions"]) > 2 and shapes["rewards"] == shapes["actions"][:2]
+    if LENGTHS not in entries and not is_stacked:
         return entries
     n_episodes, n_steps = (*shapes["actions"], 0, 0)[:2]
     lengths = np.full(n_episodes, n_steps) if LENGTHS not in entries else np.ravel(entries[LENGTHS][()])
@@ -259,9 +249,11 @@ def _unstacked(entries: dict[str, Any], source: str) -> dict[str, Any]:
     seen = list(entries_of(entries.get("observations", {})).values())
     if seen and seen[0].shape[1:2] == (n_steps + 1,):
         flat["next_observations"] = laid_out(entries["observations"], after=True)
-    if not set(flat) & set(FLAGS["terminals"]):  # a length does not say that the task ended
+    if not set(flat) & {*FLAGS["terminals"], *FLAGS["masks"]}:  # a length does not say that the task ended
         flat["terminals"] = np.zeros(lengths.sum(), bool)
-    return flat | {"episode_ends": np.isin(np.arange(lengths.sum()), np.cumsum(lengths) - 1)}
+    ends = np.isin(np.arange(lengths.sum()), np.cumsum(lengths) - 1)
+    named = [name for name in FLAGS["ends"] if name in flat] or ["episode_ends"]
+    return flat | {name: ends | (flat.get(name, 0) != 0) for name in named}
 
 
 def _with_valids(entries: dict[str, Any]) -> dict[str, Any]:
@@ -288,6 +280,8 @@ def _read_metadata(entry: _Entry | None, source: str) -> dict[str, Any] | None:
         ]
         if not all(isinstance(each["task_texts"], list) for each in said):
             raise ValueError("`task_texts` must be lists of sentences")
+        if not all(isinstance(each["rewarded"], bool) for each in said):
+            raise ValueError("`rewarded` must be true or false")
         read = {name: space_from_json(metadata[name]) for name in ("observation_space", "action_space")}
     except (ValueError, KeyError, TypeError) as error:
         raise _contradicted(source, f"{type(error).__name__}: {error}") from error

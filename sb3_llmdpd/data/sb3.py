@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import Space, spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl
 
@@ -16,7 +17,7 @@ from sb3_llmdpd.data.spaces import unscale_actions
 from sb3_llmdpd.data.step_arrays import StepArrays, split_steps
 from sb3_llmdpd.data.step_files import existing_file, sound_file
 
-_DAMAGED = (pickle.UnpicklingError, EOFError, OSError)
+_DAMAGED = (pickle.UnpicklingError, EOFError, OSError, MemoryError, OverflowError)
 """Errors of opening a damaged pickle."""
 _OF_ANOTHER_LIBRARY = (ImportError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 """Further errors of opening a pickle of another library's classes."""
@@ -192,9 +193,47 @@ def _checked(buffer: Any, name: str) -> ReplayBuffer:
             f"{name}: was written by a version of Stable-Baselines3 that did not keep time limits; load it"
             " into a model with load_replay_buffer, and save it again"
         )
+    if reason := _misfit(buffer):
+        raise ValueError(f"{name}: is damaged, {reason}; load it where it was written, and save it again")
     if not buffer.size():
         raise ValueError(f"{name}: the buffer holds no step; fill it with model.learn(...) first")
     return buffer
+
+
+def _misfit(buffer: ReplayBuffer) -> str | None:
+    """Say what of a buffer is not as its constructor makes it; None where nothing is."""
+    kinds: dict[str, Any] = {"buffer_size": int, "n_envs": int, "pos": int, "full": bool}
+    kinds |= dict.fromkeys(("actions", "rewards", "dones", "timeouts"), np.ndarray)
+    kinds |= {"handle_timeout_termination": bool, "optimize_memory_usage": bool}
+    kinds |= {"observation_space": Space, "action_space": Space}
+    for attribute, kind in kinds.items():
+        if not isinstance(found := getattr(buffer, attribute, None), kind):
+            return f"its `{attribute}` is of type {type(found).__name__}"
+    rows = buffer.buffer_size, buffer.n_envs
+    if min(rows) < 1 or not 0 <= buffer.pos < buffer.buffer_size:
+        return f"it has {rows[0]} rows of {rows[1]} environments, and its place is {buffer.pos}"
+    if not isinstance(buffer.action_space, spaces.Box):
+        return None  # which is refused as such
+    for label, (array, shape) in _stored(buffer, rows).items():
+        if not isinstance(array, np.ndarray):
+            return f"its `{label}` is of type {type(array).__name__}"
+        if array.dtype.kind not in "fiub" or array.shape != shape:
+            found_shape = f"{array.dtype} of shape {array.shape}"
+            return f"its `{label}` must be numbers of shape {shape}, and is {found_shape}"
+    return None
+
+
+def _stored(buffer: ReplayBuffer, rows: tuple[int, int]) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """Collect the arrays of a buffer by their names, each with the shape that it must have."""
+    size = int(np.prod(buffer.action_space.shape))  # type: ignore[arg-type]  # a Box
+    stored: dict[str, tuple[Any, tuple[int, ...]]] = {"actions": (buffer.actions, (*rows, size))}
+    stored |= {name: (getattr(buffer, name), rows) for name in ("rewards", "dones", "timeouts")}
+    for name in ("observations", "next_observations")[: 1 if buffer.optimize_memory_usage else 2]:
+        found = entries_of(getattr(buffer, name, None))
+        for key, part in parts_of(buffer.observation_space).items():
+            label = f"{name}[{key!r}]" if key else name
+            stored[label] = found.get(key), (*rows, *(part.shape or (1,)))
+    return stored
 
 
 def _file_of(path: str | Path) -> Path:

@@ -56,16 +56,19 @@ class StepArrays:
         object.__setattr__(self, "rewarded", self.rewarded and self.rewards is not None)
         rewards = np.zeros(len(self), np.float32)
         if self.rewards is not None:
-            rewards = self._one_a_step("rewards", self.rewards)
-            self._check_length("rewards", rewards)
+            rewards = _one_a_step("rewards", self.rewards, len(self), self.source)
         object.__setattr__(self, "rewards", rewards)
         for name in ("terminals", "timeouts", "successes", "valids"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, self._flags(name, getattr(self, name)))
+                flags = read_flags(name, getattr(self, name), len(self), self.source)
+                object.__setattr__(self, name, flags)
         object.__setattr__(self, "observations", self._checked_observations("observations"))
         if len(shape := self.actions.shape) < 2:
             if self.actions.dtype.kind in "iub":
-                raise self._refusal(f"`actions` are one whole number a step, shape {shape}: such {LABELS}")
+                raise self._refusal(
+                    f"`actions` are one whole number a step, shape {shape}: such {LABELS}. Where they are"
+                    " quantities, save them as (N, 1) and say their bounds"
+                )
             raise self._refusal(
                 f"`actions` must be (N, *action_shape), (N, 1) for a single number, got shape {shape}"
             )
@@ -79,24 +82,6 @@ class StepArrays:
 
     def _refusal(self, reason: str) -> ValueError:
         return ValueError(f"{self.source}: {reason}")
-
-    def _one_a_step(self, name: str, value: Any) -> np.ndarray:
-        array = np.asarray(self._numbers(name, value)[:])
-        if array.ndim == 2 and array.shape[1] == 1:
-            array = array[:, 0]
-        if array.ndim != 1:
-            raise self._refusal(f"`{name}` must be (N,), one number for each step, got shape {array.shape}")
-        return array
-
-    def _flags(self, name: str, value: Any) -> np.ndarray:
-        array = self._one_a_step(name, value)
-        self._check_length(name, array)
-        strange = ~np.isin(array, (0, 1))
-        if strange.any():
-            step = int(strange.argmax())
-            first = f"{array[step]} at step {step}, the first of {int(strange.sum())} other values"
-            raise self._refusal(f"`{name}` must be 0 or 1 at each step, got {first}")
-        return array.astype(bool)
 
     def _checked_observations(self, name: str) -> Any:
         value = getattr(self, name)
@@ -112,19 +97,10 @@ class StepArrays:
         return array
 
     def _numbers(self, name: str, value: Any) -> Any:
-        array = value if hasattr(value, "shape") and hasattr(value, "dtype") else np.asarray(value)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"{self.source}: `{name}` must be an array of numbers, got dtype {array.dtype}")
-        if not array.shape:
-            raise self._refusal(f"`{name}` must be an array over steps, got a single number")
-        return array
+        return _numbers(name, value, self.source)
 
     def _check_length(self, name: str, array: Any) -> None:
-        if array.shape[0] != len(self):
-            raise self._refusal(
-                f"all arrays must have one row for each step, but `{name}` has {array.shape[0]} and `actions`"
-                f" {len(self)}; leave out the rows that the others lack"
-            )
+        _check_length(name, array, len(self), self.source)
 
     def _check_alike(self) -> None:
         """Refuse next observations of another kind than the observations."""
@@ -139,6 +115,56 @@ class StepArrays:
                 wanted, found = (f"{each.dtype} of shape {each.shape}" for each in (array, other))
                 name = f"observations{key}"
                 raise self._refusal(f"`next_{name}` must be like `{name}`, {wanted}, got {found}")
+
+
+def read_flags(name: str, value: Any, n_steps: int, source: str) -> np.ndarray:
+    """Read one 0 or 1 for each step.
+
+    :param name: name of the array, for messages.
+    :param value: (N,) or (N, 1), numbers.
+    :param n_steps: N.
+    :param source: named first in the error message.
+    :return: (N,), bool.
+    :raises ValueError: on another shape, or other numbers.
+    :raises TypeError: on values that are not numbers.
+    """
+    array = _one_a_step(name, value, n_steps, source)
+    strange = ~np.isin(array, (0, 1))
+    if strange.any():
+        step = int(strange.argmax())
+        first = f"{array[step]} at step {step}, the first of {int(strange.sum())} other values"
+        raise ValueError(f"{source}: `{name}` must be 0 or 1 at each step, got {first}")
+    return array.astype(bool)
+
+
+def _one_a_step(name: str, value: Any, n_steps: int, source: str) -> np.ndarray:
+    array = np.asarray(_numbers(name, value, source)[:])
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        wanted = f"must be (N,), one number for each step, got shape {array.shape}"
+        raise ValueError(f"{source}: `{name}` {wanted}")
+    _check_length(name, array, n_steps, source)
+    return array
+
+
+def _numbers(name: str, value: Any, source: str) -> Any:
+    array = value if hasattr(value, "shape") and hasattr(value, "dtype") else np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{source}: `{name}` must be an array of numbers, got dtype {array.dtype}")
+    if not array.shape:
+        raise ValueError(f"{source}: `{name}` must be an array over steps, got a single number")
+    if 0 in array.shape[1:]:
+        raise ValueError(f"{source}: `{name}` holds no number, its shape is {array.shape}; leave it out")
+    return array
+
+
+def _check_length(name: str, array: Any, n_steps: int, source: str) -> None:
+    if array.shape[0] != n_steps:
+        raise ValueError(
+            f"{source}: all arrays must have one row for each step, but `{name}` has {array.shape[0]} and"
+            f" `actions` {n_steps}; leave out the rows that the others lack"
+        )
 
 
 class Stretch(NamedTuple):

@@ -5,16 +5,17 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
 
-from sb3_llmdpd.data.checks import LABELS, listed
+from sb3_llmdpd.data.checks import LABELS, listed, one_line
 from sb3_llmdpd.data.episode_source import AS_RECORDED, MOST_CLIPPED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.spaces import space_of_extremes, unbounded_space
-from sb3_llmdpd.data.step_arrays import StepArrays, check_limit, split_steps
+from sb3_llmdpd.data.step_arrays import StepArrays, check_limit, read_flags, split_steps
 
 LONG_EPISODE = 10_000
 """Steps; a longer episode is probably many episodes, whose ends were not recorded."""
@@ -147,9 +148,12 @@ def steps_under_names(entries: Mapping[str, Any], source: str, limited: bool) ->
             " Such a file holds `observations`, `actions`, `rewards` and `terminals`, one row a step, and may"
             " hold `timeouts` and `next_observations`"
         )
+    arrays: dict[str, Any] = {name: entries.get(name) for name in ARRAYS}
+    if not (n_steps := _n_steps(entries)):
+        return StepArrays(**arrays, terminals=None, source=source)  # which refuses the actions
     if DISCRETE in entries and np.any(np.asarray(entries[DISCRETE][()])):
         raise ValueError(f"{source}: says by `{DISCRETE}` that its {LABELS}")
-    flags = {kind: _flag(entries, names, source) for kind, names in FLAGS.items()}
+    flags = {kind: _flag(entries, names, n_steps, source) for kind, names in FLAGS.items()}
     if not limited and all(flags[kind] is None for kind in ("terminals", "timeouts", "ends", "valids")):
         warnings.warn(
             f"{source}: has neither `terminals` nor `timeouts`, but {_listed(entries)}: no end of an episode"
@@ -157,49 +161,48 @@ def steps_under_names(entries: Mapping[str, Any], source: str, limited: bool) ->
             " `max_episode_steps`",
             stacklevel=4,
         )
-    if unread := [name for name in entries if name not in READ and _is_flag(entries, name)]:
+    if unread := [name for name in entries if name not in READ and _is_flag(entries[name], n_steps)]:
+        verbs = ("holds", "is") if len(unread) == 1 else ("hold", "are")
         warnings.warn(
-            f"{source}: {_quoted(unread)} {'holds' if len(unread) == 1 else 'hold'} 0 or 1 at each step, and"
-            " is not read. Where it marks ends of episodes or successes, name it `terminals`, `timeouts` or"
-            " `success`",
+            f"{source}: {_quoted(unread)} {verbs[0]} 0 or 1 at each step, and {verbs[1]} not read. Ends of"
+            " episodes are named `terminals` or `timeouts`, and successes `success`",
             stacklevel=4,
         )
-    arrays: dict[str, Any] = {name: entries.get(name) for name in ARRAYS}
-    return StepArrays(**arrays, **_endings(flags, _n_steps(entries), source), source=source)
+    return StepArrays(**arrays, **_endings(flags, n_steps, source), source=source)
 
 
-def _flag(entries: Mapping[str, Any], names: Sequence[str], source: str) -> np.ndarray | None:
+def _flag(entries: Mapping[str, Any], names: Sequence[str], n_steps: int, source: str) -> np.ndarray | None:
     """Read the flags of one meaning; where they stand under several names, these have to agree."""
-    found = {name: np.asarray(entries[name][()]) for name in names if name in entries}
-    first = next(iter(found), None)
-    for name, array in found.items():
-        if not np.array_equal(np.squeeze(array), np.squeeze(found[str(first)])):
-            raise ValueError(f"{source}: `{first}` and `{name}` mean the same and differ; leave one out")
-    return None if first is None else found[first]
+    found = {name: read_flags(name, entries[name][()], n_steps, source) for name in names if name in entries}
+    for (one, first), (other, second) in pairwise(found.items()):
+        if not np.array_equal(first, second):
+            raise ValueError(f"{source}: `{one}` and `{other}` mean the same and differ; leave one out")
+    return next(iter(found.values()), None)
 
 
-def _endings(flags: dict[str, np.ndarray | None], n_steps: int, source: str) -> dict[str, Any]:
+def _endings(flags: Mapping[str, np.ndarray | None], n_steps: int, source: str) -> dict[str, Any]:
     """Make of all flags those that `StepArrays` takes."""
-    terminals, timeouts, ends, valids = (flags[kind] for kind in ("terminals", "timeouts", "ends", "valids"))
-    if valids is not None and timeouts is None:  # OGBench's terminals are any end of an episode
-        timeouts, terminals = terminals, None
-    if terminals is None and flags["masks"] is not None:
-        terminals = 1 - flags["masks"]
-    if terminals is None and ends is not None and timeouts is None and valids is None:
+    terminals, timeouts, ends, valids, masks = (
+        flags[kind] for kind in ("terminals", "timeouts", "ends", "valids", "masks")
+    )
+    if valids is not None or masks is not None:
+        given = [each for each in (terminals, timeouts, ends) if each is not None]
+        any_end = np.logical_or.reduce(given) if given else None
+        at_goal = np.zeros(n_steps, bool) if masks is None else ~masks
+        # In OGBench, terminals are any end of an episode, and the goal may be passed before.
+        terminals = at_goal if terminals is None else at_goal & terminals
+        timeouts = None if any_end is None else any_end & ~terminals
+    elif terminals is None and timeouts is None and ends is not None:
         warnings.warn(
             f"{source}: says where episodes end, and not why: each end is read as one of the task. Where time"
             " limits are among them, add `timeouts`",
             stacklevel=5,
         )
         terminals = ends
-    if terminals is None:
-        terminals = np.zeros(n_steps, bool)
-        if ends is not None and timeouts is not None and np.shape(ends) == np.shape(timeouts):
-            terminals = (ends != 0) & (timeouts == 0)
-    elif ends is not None:
-        # An end that is no termination is a time limit.
-        cut = (np.asarray(ends) != 0).ravel() & (np.asarray(terminals) == 0).ravel()
-        timeouts = cut if timeouts is None else (np.asarray(timeouts) != 0).ravel() | cut
+    elif terminals is None:
+        terminals = np.zeros(n_steps, bool) if ends is None or timeouts is None else ends & ~timeouts
+    elif ends is not None:  # an end that is no termination is a time limit
+        timeouts = ends & ~terminals if timeouts is None else timeouts | (ends & ~terminals)
     return {"terminals": terminals, "timeouts": timeouts, "valids": valids, "successes": flags["successes"]}
 
 
@@ -208,11 +211,9 @@ def _n_steps(entries: Mapping[str, Any]) -> int:
     return int((*getattr(entries["actions"], "shape", ()), 0)[0])
 
 
-def _is_flag(entries: Mapping[str, Any], name: str) -> bool:
+def _is_flag(entry: Any, n_steps: int) -> bool:
     """Tell whether an entry is an array of one 0 or 1 a step."""
-    entry = entries[name]
     shape, dtype = getattr(entry, "shape", None), getattr(entry, "dtype", None)
-    n_steps = _n_steps(entries)
     if dtype is None or dtype.kind not in "fiub" or shape not in ((n_steps,), (n_steps, 1)):
         return False
     return bool(np.isin(np.asarray(entry[()]), (0, 1)).all())
@@ -279,7 +280,7 @@ def sound_file(source: str, kind: str, broken: tuple[type[Exception], ...]) -> I
         yield
     except broken as error:
         raise ValueError(
-            f"{source}: is not {kind}, or damaged or half-written ({type(error).__name__}: {error}); download"
+            f"{source}: is not {kind}, or damaged or half-written ({one_line(error)}); download"
             " or write it again"
         ) from error
 

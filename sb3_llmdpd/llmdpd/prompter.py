@@ -309,7 +309,7 @@ def _examples_of_rows(trajectory: Example, trajectories: Examples) -> list[list[
         each = trajectory if isinstance(trajectory, list) else [trajectory]
         if len(each) == 2 and any(isinstance(one, np.ndarray | dict) for one in each):
             raise TypeError(
-                "`trajectory` is a list, which holds one example for each observation; those and the actions of"
+                "`trajectory` is a list, which holds one example for each observation; those and actions of"
                 " one example are a pair in parentheses: trajectory=(observations, actions)"
             )
         return [[] if one is None else [one] for one in each]

@@ -12,12 +12,7 @@ import torch as th
 from torch import nn
 
 from sb3_llmdpd.checkpoint.container import packed, unpacked
-from sb3_llmdpd.checkpoint.networks import (
-    optimizer_to_parts,
-    restore_optimizer,
-    step_without_gradients,
-    uncompiled,
-)
+from sb3_llmdpd.checkpoint.networks import optimizer_to_parts, restore_optimizer, uncompiled
 from sb3_llmdpd.checkpoint.values import (
     SPACES,
     Arguments,
@@ -62,8 +57,9 @@ def rehearse(model: "LLMDPD", names: Sequence[str]) -> None:
     _rehearse_optimizer(model.policy, model.lr_schedule(1.0))
     is_known = model.policy_class in model.policy_aliases.values()
     if not is_known or asks_for_objects(arguments.written["policy_kwargs"]):
-        what = ", ".join(f"`{name}`" for name in arguments.own) or "the policy's class"
-        with _randomness_put_back():
+        own = [name for name in arguments.own if name not in names]  # in the policy
+        what = ", ".join(f"`{name}`" for name in own) or "the policy's class"
+        with _randomness_put_back(model.device):
             _rehearse_networks(model, read["policy_kwargs"], what)
 
 
@@ -83,20 +79,25 @@ def _rehearse_space(name: str, space: Any) -> None:
 
 
 def _rehearse_optimizer(policy: "LLMDPDPolicy", learning_rate: float) -> None:
-    """Train two parameters for a step, and bring other two to the same state by way of a file."""
+    """Train two parameters for two steps, and bring other two to the same state by way of a file."""
     kwargs: dict[str, Any] = {"lr": learning_rate, **policy.optimizer_kwargs}
 
-    def make() -> th.optim.Optimizer:
+    def make() -> tuple[list[nn.Parameter], th.optim.Optimizer]:
         parameters = [nn.Parameter(th.zeros(*shape, device=policy.device)) for shape in ((3, 2), (2,))]
-        return policy.optimizer_class(parameters, **kwargs)
+        return parameters, policy.optimizer_class(parameters, **kwargs)
 
     try:
-        trained, other = make(), make()
-        step_without_gradients(trained)
+        (parameters, trained), (_, other) = make(), make()
+        for _ in range(2):
+            for parameter in parameters:
+                parameter.grad = th.ones_like(parameter)
+            trained.step()
         parts, tensors = optimizer_to_parts(trained)
         restore_optimizer(other, json.loads(json.dumps(parts, allow_nan=False)), unpacked(packed(tensors)))
-        if optimizer_to_parts(other)[0] != parts:
-            raise ValueError("its settings would be other ones")
+        parts_again, tensors_again = optimizer_to_parts(other)
+        is_same = parts_again == parts and tensors_again.keys() == tensors.keys()
+        if not is_same or any(not th.equal(tensors[name], tensors_again[name]) for name in tensors):
+            raise ValueError("its state would be another one")
     except Exception as error:  # of whatever kind the optimiser raises
         raise ValueError(
             f"`optimizer_class` {policy.optimizer_class.__name__} cannot take a step, be saved and be read"
@@ -156,22 +157,25 @@ def _actions(model: "LLMDPD", policy: Any) -> th.Tensor:
         observations, _ = policy.obs_to_tensor(np.stack(rows))
     actor = policy.actor_target
     noise = th.zeros(actor.diffusion.n_steps, 1, _N_ROWS, actor.denoiser.action_dim, device=model.device)
-    _seed(0)
+    _seed(0, model.device)
     with th.no_grad():
         return actor(observations, actor.encode_prompts(model.prompter.batch([Prompt()])), noise)
 
 
-def _seed(seed: int) -> None:
-    th.manual_seed(seed)
+def _seed(seed: int, device: th.device) -> None:
+    th.default_generator.manual_seed(seed)
+    if device.type == "cuda":  # this one alone, as the others are not put back
+        with th.cuda.device(device):
+            th.cuda.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - the user's classes may draw from it
     random.seed(seed)
 
 
 @contextmanager
-def _randomness_put_back() -> Iterator[None]:
+def _randomness_put_back(device: th.device) -> Iterator[None]:
     """Put the generators of the whole process back to where they are."""
     numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002 - see `_seed`
-    with th.random.fork_rng():
+    with th.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield
         finally:

@@ -79,7 +79,7 @@ def to_file(
             "policy_class": f"{policy_class.__module__}.{policy_class.__qualname__}",
             **{name: space_to_json(getattr(model, name)) for name in SPACES},
             "counters": {
-                **{name.lstrip("_"): getattr(model, name) for name in COUNTERS},
+                **{name.lstrip("_"): to_json(getattr(model, name)) for name in COUNTERS},
                 "metric_steps": metrics.n_steps,
             },
             "callbacks": [to_json(counters._asdict()) for counters in counted],
