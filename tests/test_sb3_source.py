@@ -349,7 +349,7 @@ def test_an_empty_buffer_and_actions_that_are_no_numbers_in_bounds_are_refused()
 
 
 def filled_in(bound: float, reach: float) -> ReplayBuffer:
-    """Fill a buffer of bounds of +-``bound`` with actions of up to ``reach``, ends of episodes every tenth."""
+    """Fill a buffer of bounds of +-``bound`` with actions of up to ``reach``, in episodes of 10 steps."""
     box = spaces.Box(-bound, bound, (2,), np.float32)
     buffer = ReplayBuffer(100, spaces.Box(-np.inf, np.inf, (1,), np.float32), box)
     rng = np.random.default_rng(0)

@@ -40,7 +40,7 @@ def listed(names: Iterable[Any], most: int = MOST_NAMED) -> str:
     return (", ".join(shown[:most]) or "none") + more
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Write an error of a library for a message: its kind, and its words on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
