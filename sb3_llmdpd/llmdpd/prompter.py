@@ -137,6 +137,8 @@ class _Weights:
         numbers = [tensor.detach().reshape(-1) for tensor in tensors]
         # Of a step that is odd, so that it meets all rows and columns of a matrix.
         some = [part[:: len(part) // _N_LOOKED_AT | 1] for part in numbers]
+        # NumPy has no bfloat16, whose bits tell as much.
+        some = [part.view(th.int16) if part.dtype == th.bfloat16 else part for part in some]
         self._on_cpu = tensors[0].device.type == "cpu"
         self._some: list[Any] = [part.numpy() for part in some] if self._on_cpu else some
         self._seen = self._look()
