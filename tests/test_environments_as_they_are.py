@@ -60,7 +60,7 @@ def doubles() -> Shown:
 
 def test_an_environment_of_double_precision_fits_data_of_single_precision(doubles):
     model = model_of(dataset=make_episodes(), env=doubles).learn(2)
-    assert model.observation_space == spaces.Box(-5, 5, (5,), np.float32)
+    assert model.observation_space == doubles.observation_space
     view = model.prompted(trajectory=make_episodes()[0])
     assert evaluate_policy(view, doubles, 2, warn=False)[0] == 3.0
 

@@ -95,11 +95,9 @@ def observed_space(of_env: Space[Any], known: Space[Any] | None) -> Space[Any]:
 
     :param of_env: observation space of the environment, perhaps with the vector of a `TaskTextWrapper`.
     :param known: space of the data or of the model; None when there is none.
-    :return: the space without the vector, unless the data have it, too; floats in float32.
+    :return: the space without the vector, unless the data have it, too.
     """
-    if known is None or misfits(of_env, known):
-        of_env = plain_observation_space(of_env)
-    return float32_space(of_env)
+    return plain_observation_space(of_env) if known is None or misfits(of_env, known) else of_env
 
 
 def same_actions(one: Space[Any], other: Space[Any]) -> bool:
