@@ -5,14 +5,18 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 CACHE_VARIABLE = "SB3_LLMDPD_CACHE"
 """Environment variable that moves the caches."""
+
+_LONGEST_PAUSE_S = 3_600
+"""A folder in which nothing changed for so long is abandoned: no episode takes an hour to write."""
 
 
 def default_cache_directory() -> Path:
@@ -67,6 +71,24 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         _to_disk(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Give a folder that is gone when the block ends; those that killed processes left are removed before.
+
+    :param parent: folder that it lies in; it is there already.
+    :param prefix: beginning of its name, which nothing else in ``parent`` has.
+    :return: a context that yields the folder.
+    """
+    for leftover in parent.glob(f"{prefix}*"):
+        with suppress(FileNotFoundError):  # finished or removed while we look
+            # A file that grows in a subfolder does not change the date of the folder.
+            newest = max(path.stat().st_mtime for path in (leftover, *leftover.rglob("*")))
+            if time.time() - newest > _LONGEST_PAUSE_S:  # a younger one may still be written to
+                shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as temporary:
+        yield Path(temporary)
 
 
 def _to_disk(path: Path) -> None:

@@ -168,6 +168,11 @@ def n_categories(space: Space[Any]) -> np.ndarray | int | None:
     return 2 if isinstance(space, spaces.MultiBinary) else None
 
 
+def first_true(told: np.ndarray) -> int | None:
+    """Find the first true entry of (n,); None where there is none."""
+    return int(told.argmax()) if told.any() else None
+
+
 def misfits(found: Space[Any], wanted: Space[Any]) -> list[str]:
     """Say in which entries the values of one space are not those that another one has.
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from sb3_llmdpd.data.checks import LABELS, Observations, listed, parts_of
+from sb3_llmdpd.data.checks import LABELS, Observations, first_true, listed, parts_of
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.lerobot_files import (
     ACTION,
@@ -261,7 +261,7 @@ class LeRobotSource(EpisodeSource):
         closed = n_frames > 1 and bool(dones[-2])
         n_steps = n_frames - 1
         told = successes if SUCCESS in frames.shapes else rewards != 0
-        if not closed and dones[-1] and _first(told) == n_steps:
+        if not closed and dones[-1] and first_true(told) == n_steps:
             n_steps = n_frames
             observations = np.concatenate([observations, observations[-1:]])
         if n_steps == 0:
@@ -280,9 +280,9 @@ class LeRobotSource(EpisodeSource):
             "rewards": rewards[:n_steps],
             "task": text or self.name,
             "task_texts": (text,) if text else (),
-            "terminated": bool(dones[n_steps - 1]) and _first(told) == n_steps - 1,
+            "terminated": bool(dones[n_steps - 1]) and first_true(told) == n_steps - 1,
             "success": bool(successes.any()) if SUCCESS in frames.shapes else None,
-            "first_success": _first(successes[:n_steps]),
+            "first_success": first_true(successes[:n_steps]),
             "source": frames.source,
             "rewarded": REWARD in frames.shapes,
             "n_left_out": int(is_cut),
@@ -305,8 +305,3 @@ def _noted_observations(frames: Frames, notes: Notes) -> Observations:
     parts = parts_of(notes.observation_space)
     rows = {key: frames.values(notes.features[key], part.shape or ()) for key, part in parts.items()}
     return rows if isinstance(notes.observation_space, spaces.Dict) else rows[""]
-
-
-def _first(told: np.ndarray) -> int | None:
-    """Find the first true entry; None where there is none."""
-    return int(told.argmax()) if told.any() else None

@@ -16,6 +16,7 @@ from gymnasium import Space, spaces
 from sb3_llmdpd.checkpoint.values import space_from_json
 from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.checks import check_bounded, one_line, parts_of
+from sb3_llmdpd.data.spaces import widened
 
 ACTION, REWARD, DONE, SUCCESS = "action", "next.reward", "next.done", "next.success"
 TIME, FRAME, EPISODE, ROW, TASK = "timestamp", "frame_index", "episode_index", "index", "task_index"
@@ -290,10 +291,7 @@ class Contents:
         low = np.full(self.shape(keys), np.inf, np.float32)
         high = -low
         for frames in self.frames(keys):
-            rows = frames.joined(keys)
-            known = np.isfinite(rows)  # the others are refused when their episode is read
-            low = np.minimum(low, np.where(known, rows, np.inf).min(axis=0))
-            high = np.maximum(high, np.where(known, rows, -np.inf).max(axis=0))
+            low, high = widened(low, high, frames.joined(keys))
         return low, high
 
     def frames(self, keys: Sequence[str]) -> Iterator[Frames]:

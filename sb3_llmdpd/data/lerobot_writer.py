@@ -3,12 +3,9 @@
 import json
 import math
 import os
-import shutil
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,8 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from sb3_llmdpd.checkpoint.values import space_to_json
+from sb3_llmdpd.common.files import temporary_folder
+from sb3_llmdpd.common.moments import Moments
 from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.checks import check_bounded, entries_of, parts_of
 from sb3_llmdpd.data.episodes import Episode, checked_for_file
@@ -49,9 +48,6 @@ _MOST_AXES = 5
 
 _TEMPORARY = ".sb3_llmdpd-writing-"
 """Beginning of the names of temporary folders, which no one else gives: old ones are removed."""
-
-_LONGEST_PAUSE_S = 3_600
-"""A data set that did not grow for so long is abandoned: one episode does not take an hour."""
 
 Rows = dict[str, np.ndarray]
 """The frames of an episode: (n_frames, *shape) by feature."""
@@ -155,7 +151,7 @@ class _Written:
         self._tasks: dict[str, int] = {}
         self._table: list[dict[str, Any]] = []
         self._noted: list[dict[str, Any]] = []
-        self._moments: dict[str, _Moments] = {}
+        self._moments: dict[str, Moments] = {}
         self._described: dict[str, dict[str, Any]] = {}
         self._n_frames = 0
         self._knows_success = True
@@ -167,7 +163,8 @@ class _Written:
         rows = self._frames(episode, task)
         place = self.data.append(rows)
         for feature, values in rows.items():
-            self._moments.setdefault(feature, _Moments()).add(values)
+            # LeRobot gives single numbers an axis.
+            self._moments.setdefault(feature, Moments()).add(values[:, None] if values.ndim == 1 else values)
             described = {"dtype": str(values.dtype), "shape": list(values.shape[1:] or (1,)), "names": None}
             self._described.setdefault(feature, described)
         n_before, n_frames = self._n_frames, len(episode) + 1
@@ -213,7 +210,7 @@ class _Written:
         described = {key: value for key, value in self._described.items() if key not in left_out}
         (self._folder / "meta/episodes/chunk-000").mkdir(parents=True)
         self._write_json(INFO, self._info(described), indent=4)
-        stats = {key: self._moments[key].as_json() for key in described}
+        stats = {key: _stats(self._moments[key]) for key in described}
         self._write_json(Path("meta", "stats.json"), stats, indent=4)
         arrow, parquet = require("pyarrow", "lerobot"), require("pyarrow.parquet", "lerobot")
         table = arrow.Table.from_pylist(self._table)
@@ -334,36 +331,10 @@ def _column(values: np.ndarray) -> Any:
     return flat
 
 
-class _Moments:
-    """Extremes, mean and standard deviation of each entry of a feature, measured episode by episode."""
-
-    def __init__(self) -> None:
-        self._n = 0
-        self._low: Any = np.inf
-        self._high: Any = -np.inf
-        self._mean: Any = 0.0
-        self._squares: Any = 0.0  # sum of the squares of the distances from the mean
-
-    def add(self, values: np.ndarray) -> None:
-        """Take in rows, (n, *shape)."""
-        rows = values.astype(np.float64).reshape(len(values), *(values.shape[1:] or (1,)))
-        self._low = np.minimum(self._low, rows.min(axis=0))
-        self._high = np.maximum(self._high, rows.max(axis=0))
-        # Chan's update: sums of squares would lose the digits of numbers far from 0.
-        n, mean = self._n + len(rows), rows.mean(axis=0)
-        apart = mean - self._mean
-        self._squares += ((rows - mean) ** 2).sum(axis=0) + apart**2 * self._n * len(rows) / n
-        self._mean, self._n = self._mean + apart * len(rows) / n, n
-
-    def as_json(self) -> dict[str, list[Any]]:
-        """Return them under LeRobot's names, the standard deviation that of the whole population."""
-        values = {
-            "min": self._low,
-            "max": self._high,
-            "mean": self._mean,
-            "std": np.sqrt(self._squares / self._n),
-        }
-        return {**{name: value.tolist() for name, value in values.items()}, "count": [self._n]}
+def _stats(moments: Moments) -> dict[str, list[Any]]:
+    """Return the moments of a feature under LeRobot's names."""
+    values = {"min": moments.low, "max": moments.high, "mean": moments.mean, "std": moments.deviation}
+    return {**{name: value.tolist() for name, value in values.items()}, "count": [moments.n]}
 
 
 @contextmanager
@@ -377,19 +348,8 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
             f"{folder} is there already, and a data set is never overwritten: delete it, or give another"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder.parent)
-    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder.parent) as temporary:
-        inside = Path(temporary, folder.name)
+    with temporary_folder(folder.parent, _TEMPORARY) as temporary:
+        inside = temporary / folder.name
         inside.mkdir()
         yield inside
         os.replace(inside, folder)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the folders of killed processes; a younger one may be another process's, still being written."""
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
-        with suppress(FileNotFoundError):  # finished or removed while we look
-            # A file that grows in a subfolder does not change the date of the folder.
-            newest = max(path.stat().st_mtime for path in (leftover, *leftover.rglob("*")))
-            if time.time() - newest > _LONGEST_PAUSE_S:
-                shutil.rmtree(leftover, ignore_errors=True)

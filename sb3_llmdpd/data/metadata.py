@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_llmdpd.data.checks import listed, truth_of
+from sb3_llmdpd.data.checks import first_true, listed, truth_of
 
 TEXT_KEYS = (
     "task_texts",
@@ -159,7 +159,7 @@ def _outcome(values: Any, n_steps: int) -> tuple[bool | None, int | None]:
         )
     if not known.any():
         return None, None
-    return bool(reached.any()), int(reached.argmax()) if reached.any() else None
+    return bool(reached.any()), first_true(reached)
 
 
 def _index(value: Any) -> int | None:

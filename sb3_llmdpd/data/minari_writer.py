@@ -3,12 +3,9 @@
 import json
 import numbers
 import os
-import shutil
-import tempfile
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
+from sb3_llmdpd.common.files import temporary_folder
 from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.checks import check_bounded, parts_of
 from sb3_llmdpd.data.episodes import Episode, checked_for_file
@@ -25,9 +23,6 @@ from sb3_llmdpd.data.spaces import check_flat, float32_space
 
 _TEMPORARY = ".collecting-"
 """Minari does not look into folders whose names begin with a dot."""
-
-_LONGEST_PAUSE_S = 3_600
-"""A data set that did not grow for so long is abandoned: one episode does not take an hour."""
 
 _TASK_OF_EPISODES = {*TEXT_KEYS, *TASK_KEYS, *GOAL_KEYS, *NESTED}
 _SAID_BY_EPISODES = _TASK_OF_EPISODES | {*SUCCESS_KEYS, FIRST_SUCCESS, REWARDED, "id", "total_steps"}
@@ -104,9 +99,8 @@ def whole_dataset(
     said = _dataset_metadata(dataset_id, metadata or {})
     minari, namespaces = require("minari", "all"), require("minari.namespace", "all")
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
-    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder) as temporary:
-        with _minari_root(Path(temporary)), warnings.catch_warnings():
+    with temporary_folder(folder, _TEMPORARY) as temporary:
+        with _minari_root(temporary), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of missing fields for a public release
             storage = minari.create_dataset_from_buffers(
                 dataset_id,
@@ -123,7 +117,7 @@ def whole_dataset(
             if namespace is not None and namespace not in namespaces.list_local_namespaces():
                 namespaces.create_namespace(namespace)
         (folder / dataset_id).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(Path(temporary, dataset_id), folder / dataset_id)
+        os.replace(temporary / dataset_id, folder / dataset_id)
 
 
 def _check_new_id(folder: Path, dataset_id: str) -> str | None:
@@ -252,13 +246,3 @@ def _minari_root(path: Path) -> Iterator[None]:
         del os.environ["MINARI_DATASETS_PATH"]
         if before is not None:
             os.environ["MINARI_DATASETS_PATH"] = before
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the folders of killed processes; a younger one may be another process's, still being written."""
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
-        with suppress(FileNotFoundError):  # finished or removed while we look
-            # A file that grows in a subfolder does not change the date of the folder.
-            newest = max(path.stat().st_mtime for path in (leftover, *leftover.rglob("*")))
-            if time.time() - newest > _LONGEST_PAUSE_S:
-                shutil.rmtree(leftover, ignore_errors=True)

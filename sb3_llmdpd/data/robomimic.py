@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_llmdpd.common.optional_imports import require
-from sb3_llmdpd.data.checks import listed, truth_of
+from sb3_llmdpd.data.checks import first_true, listed, truth_of
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Reading, Record
 from sb3_llmdpd.data.metadata import decoded
 from sb3_llmdpd.data.step_arrays import StepArrays
@@ -181,14 +181,14 @@ class RobomimicSource(EpisodeSource):
         n_steps = n_rows
         if n_rows and set(demo.entries("next_obs")) & set(self._sizes):
             observations = np.concatenate([observations, self._observations(demo, "next_obs", n_rows)[-1:]])
-        elif n_rows and ends[-1] and _first(reached) == n_rows - 1:
+        elif n_rows and ends[-1] and first_true(reached) == n_rows - 1:
             observations = np.concatenate([observations, observations[-1:]])
         else:
             n_steps = n_rows - 1
         if n_steps < 1:
             counts["no step has a recorded result; they are left out"] += 1
             return None
-        if n_steps < n_rows and _first(reached) == n_steps:
+        if n_steps < n_rows and first_true(reached) == n_steps:
             counts[
                 "the only reward is that of the last action, which is left out, as what it led to is not"
                 " recorded. `dones` there would say that the task ended"
@@ -200,9 +200,9 @@ class RobomimicSource(EpisodeSource):
             "observations": observations,
             "actions": actions[:n_steps],
             "rewards": np.zeros(n_steps, np.float32) if rewards is None else rewards[:n_steps],
-            "terminated": bool(ends[n_steps - 1]) and _first(reached) == n_steps - 1,
+            "terminated": bool(ends[n_steps - 1]) and first_true(reached) == n_steps - 1,
             "success": success,
-            "first_success": _first(reached[:n_steps]) if told and success else None,
+            "first_success": first_true(reached[:n_steps]) if told and success else None,
             "source": demo.source,
             "rewarded": rewards is not None,
             "n_left_out": n_rows - n_steps,
@@ -406,8 +406,3 @@ def _sentence(value: Any) -> str | None:
     """Read a sentence, which some of LIBERO's files put into quotation marks; None where there is none."""
     text = decoded(value)
     return text.strip('"').strip() or None if text else None
-
-
-def _first(told: np.ndarray) -> int | None:
-    """Find the first true entry; None where there is none."""
-    return int(told.argmax()) if told.any() else None

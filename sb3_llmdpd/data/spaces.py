@@ -152,6 +152,19 @@ def _in_dtype(name: str, rows: np.ndarray, part: Space[Any] | None, source: str)
     return converted
 
 
+def widened(low: np.ndarray, high: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Widen the extremes of each entry to those of further rows; what is not finite does not count.
+
+    :param low: smallest value so far, infinite at first.
+    :param high: largest value so far.
+    :param rows: (n, ...), further rows, n at least 1.
+    :return: both anew.
+    """
+    known = np.isfinite(rows)
+    lowest, highest = (np.where(known, rows, end) for end in (np.inf, -np.inf))
+    return np.minimum(low, lowest.min(axis=0)), np.maximum(high, highest.max(axis=0))
+
+
 def space_of_extremes(low: np.ndarray, high: np.ndarray) -> spaces.Box:
     """Make the space of actions of which nothing is known but their smallest and largest values.
 

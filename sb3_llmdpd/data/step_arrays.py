@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_llmdpd.data.checks import LABELS, entries_of
+from sb3_llmdpd.data.checks import LABELS, entries_of, first_true
 from sb3_llmdpd.data.episode_source import Record
 
 _CHUNK_BYTES = 2**24
@@ -274,7 +274,7 @@ def _read_episode(steps: StepArrays, stretch: Stretch) -> Record:
     if steps.successes is not None:
         successes = steps.successes[start:stop]
         record["success"] = bool(successes.any())
-        record["first_success"] = int(successes.argmax()) if record["success"] else None
+        record["first_success"] = first_true(successes)
     return record
 
 

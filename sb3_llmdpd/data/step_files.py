@@ -14,7 +14,7 @@ from gymnasium import Space, spaces
 
 from sb3_llmdpd.data.checks import LABELS, listed, one_line
 from sb3_llmdpd.data.episode_source import AS_RECORDED, MOST_CLIPPED, EpisodeSource, Reading, Record
-from sb3_llmdpd.data.spaces import space_of_extremes, unbounded_space
+from sb3_llmdpd.data.spaces import space_of_extremes, unbounded_space, widened
 from sb3_llmdpd.data.step_arrays import StepArrays, check_limit, read_flags, split_steps
 
 LONG_EPISODE = 10_000
@@ -230,10 +230,8 @@ def measured_space(steps: StepArrays) -> tuple[spaces.Box, str | None]:
     are_whole = steps.actions.dtype.kind in "iub" or np.prod(shape) == 1
     for start in range(0, len(steps), _ROWS):
         rows = np.asarray(steps.actions[start : start + _ROWS], np.float64)
-        known = np.isfinite(rows)  # the others are refused when their episode is read
-        low = np.minimum(low, np.where(known, rows, np.inf).min(axis=0))
-        high = np.maximum(high, np.where(known, rows, -np.inf).max(axis=0))
-        outside = known & (np.abs(rows) > _UNIT)
+        low, high = widened(low, high, rows)
+        outside = np.isfinite(rows) & (np.abs(rows) > _UNIT)
         n_outside += int(outside.reshape(len(rows), -1).any(axis=1).sum())
         are_whole = are_whole and bool((rows == np.round(rows)).all())
     if are_whole and (low >= 0).all() and (high >= 1).any():

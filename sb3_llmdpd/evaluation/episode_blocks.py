@@ -1,8 +1,8 @@
 """Plays blocks of episodes, in this process or in several."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import as_completed
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import gymnasium as gym
 import torch as th
 
 from sb3_llmdpd.common.processes import worker_pool
+from sb3_llmdpd.common.threads import one_thread
 from sb3_llmdpd.evaluation.conditions import Condition
 from sb3_llmdpd.evaluation.phases import PhaseWatch
 from sb3_llmdpd.evaluation.players import CopyPlayer, ExpertPlayer, Player
@@ -65,7 +66,8 @@ def play_blocks(
     are kept, so that the blocks of a task should stand side by side.
     """
     if n_processes == 1:
-        with _one_thread(), closing(_BlockRunner(player, settings)) as runner:
+        # So that the order of sums does not vary, either.
+        with one_thread(), closing(_BlockRunner(player, settings)) as runner:
             for number, block in enumerate(blocks):
                 yield number, runner.play(block)
         return
@@ -124,14 +126,3 @@ def _make_runner(player: Player, settings: PlaySettings) -> None:
 
 def _play(block: Block) -> list[Rollout]:
     return _runner.play(block)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread: faster for such small batches, and the order of sums does not vary."""
-    before = th.get_num_threads()
-    th.set_num_threads(1)
-    try:
-        yield
-    finally:
-        th.set_num_threads(before)

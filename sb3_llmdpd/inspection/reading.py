@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 from gymnasium import spaces
 
+from sb3_llmdpd.common.moments import Moments
 from sb3_llmdpd.data.checks import Observations
 from sb3_llmdpd.data.episode_source import EpisodeSource, joint_spaces
 from sb3_llmdpd.data.episodes import Episode
@@ -50,8 +51,8 @@ def inspect_sources(
         read,
         tuple(reader.episodes),
         reader.tasks(),
-        reader.actions.entries(reader.at_bound()),
-        tuple(entry for moments in reader.observations.values() for entry in moments.entries()),
+        _entries("", reader.actions, reader.at_bound()),
+        tuple(entry for key, moments in reader.observations.items() for entry in _entries(key, moments)),
         comparer.compare(reader.texts),
     )
 
@@ -72,8 +73,8 @@ class _Reader:
         self.episodes: list[EpisodeNumbers] = []
         self.texts: dict[str, dict[str, None]] = {}
         self._of_task: dict[str, list[EpisodeNumbers]] = {}
-        self.actions = _Moments("")
-        self.observations: dict[str, _Moments] = {}
+        self.actions = Moments()
+        self.observations: dict[str, Moments] = {}
         self._n_at_bound = np.zeros(action_space.shape, np.int64)
         low, high = action_space.low.astype(np.float64), action_space.high.astype(np.float64)
         self._is_bounded = np.isfinite(low) & np.isfinite(high)
@@ -120,7 +121,7 @@ class _Reader:
         at_bound = (episode.actions <= self._inner_low) | (episode.actions >= self._inner_high)
         self._n_at_bound += at_bound.sum(axis=0)
         for key, rows in _parts(episode.observations).items():
-            self.observations.setdefault(key, _Moments(key)).add(rows)
+            self.observations.setdefault(key, Moments()).add(rows)
 
     def at_bound(self) -> list[float | None]:
         """Compute each action entry's share of steps at a bound; None without bounds."""
@@ -134,39 +135,14 @@ class _Reader:
         return tuple(TaskNumbers.of(task, episodes, tuple(self.texts[task])) for task, episodes in of_task)
 
 
-class _Moments:
-    """Extremes, mean and deviation of each entry of rows that come block by block, those of a Dict's key."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-        self._names: list[str] = []
-        self._n = 0
-
-    def add(self, rows: np.ndarray) -> None:
-        """Add a block of rows, (n, ...), always of the same shape but for n."""
-        block = rows.astype(np.float64)
-        n, mean, low, high = len(block), block.mean(axis=0), block.min(axis=0), block.max(axis=0)
-        # Rounding may put the mean of equal numbers beside them.
-        mean = np.clip(mean, low, high)
-        squares = np.square(block - mean).sum(axis=0)
-        if self._n == 0:
-            self._names = [_entry_name(self._key, index) for index in product(*map(range, mean.shape))]
-            self._mean, self._squares, self._low, self._high = mean, squares, low, high
-        else:
-            # Chan et al. (1979): about the joint mean two blocks have S_a + S_b + d^2 n_a n_b / (n_a + n_b),
-            # where d is the distance of their means. Stable, unlike a sum of squares less a square.
-            distance = mean - self._mean
-            self._mean = self._mean + distance * n / (self._n + n)
-            self._squares = self._squares + squares + np.square(distance) * self._n * n / (self._n + n)
-            self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
-        self._n += n
-
-    def entries(self, at_bound: Sequence[float | None] | None = None) -> tuple[EntryNumbers, ...]:
-        """Return the numbers of each entry, in their order; ``at_bound`` as in `EntryNumbers`."""
-        deviation = np.sqrt(self._squares / self._n)
-        columns = [array.ravel().tolist() for array in (self._low, self._high, self._mean, deviation)]
-        bounds = [None] * len(self._names) if at_bound is None else at_bound
-        return tuple(map(EntryNumbers, self._names, *columns, bounds))
+def _entries(
+    key: str, moments: Moments, at_bound: Sequence[float | None] | None = None
+) -> tuple[EntryNumbers, ...]:
+    """Make the numbers of each entry of a Dict's key, in their order; ``at_bound`` as in `EntryNumbers`."""
+    names = [_entry_name(key, index) for index in product(*map(range, moments.mean.shape))]
+    arrays = (moments.low, moments.high, moments.mean, moments.deviation)
+    bounds = [None] * len(names) if at_bound is None else at_bound
+    return tuple(map(EntryNumbers, names, *(array.ravel().tolist() for array in arrays), bounds))
 
 
 def _parts(observations: Observations) -> dict[str, np.ndarray]:

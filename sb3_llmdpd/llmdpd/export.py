@@ -25,8 +25,6 @@ class ActingNetwork(nn.Module):
 
     low: th.Tensor
     high: th.Tensor
-    low_of_space: th.Tensor
-    high_of_space: th.Tensor
 
     def __init__(
         self, actor: PromptedDiffusionActor, prompt: PromptEncoding, chain: Sequence[ChainStep]
@@ -38,8 +36,7 @@ class ActingNetwork(nn.Module):
         space = actor.action_space
         self.is_whole = space.dtype.kind in "iu"
         for name, bound in (("low", space.low), ("high", space.high)):
-            self.register_buffer(name, th.as_tensor(bound.astype(np.float32), device=actor.device))
-            self.register_buffer(f"{name}_of_space", th.as_tensor(bound, device=actor.device))
+            self.register_buffer(name, th.as_tensor(bound, device=actor.device))
 
     def forward(self, observations: TensorObs, noise: th.Tensor | None = None) -> th.Tensor:
         """Act.
@@ -51,12 +48,13 @@ class ActingNetwork(nn.Module):
         prompt = PromptEncoding(*(getattr(self, name) for name in PromptEncoding._fields))
         if noise is None:
             shape = len(self.chain), count_rows(observations, 1), self.actor.denoiser.action_dim
-            noise = self.low.new_zeros(shape)
+            noise = th.zeros(shape, device=self.low.device)
         actions = self.actor(observations, prompt, noise.unsqueeze(1), self.chain)
         # As `actions_in_space`.
-        unscaled = unscale_actions(actions.reshape(-1, *self.low.shape), self.low, self.high)
-        unscaled = (unscaled.round() if self.is_whole else unscaled).clamp(self.low, self.high)
-        return unscaled.to(self.low_of_space.dtype).clamp(self.low_of_space, self.high_of_space)
+        low, high = self.low.to(actions.dtype), self.high.to(actions.dtype)
+        unscaled = unscale_actions(actions.reshape(-1, *low.shape), low, high)
+        unscaled = (unscaled.round() if self.is_whole else unscaled).clamp(low, high)
+        return unscaled.to(self.low.dtype).clamp(self.low, self.high)
 
 
 def export_network(network: ActingNetwork, path: str | Path, deterministic: bool) -> Path:

@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch as th
 
+from sb3_llmdpd.common.threads import one_thread
 from sb3_llmdpd.prompts.language_models import unit_length
 
 SIMILAR_COSINE = 0.95
@@ -46,7 +46,7 @@ def alike_pairs(vectors: np.ndarray, owners: Sequence[Collection[str]]) -> list[
     cosines, others = np.full(n, -np.inf, np.float32), np.zeros(n, np.int64)
     n_sentences = Counter(task for tasks in owners for task in tasks)
     several = [[task for task in tasks if n_sentences[task] > 1] for tasks in owners]
-    with _one_thread():
+    with one_thread():  # of matrices so small, several wait for each other longer than they work
         for cell in _cells(unit):
             found, nearest = _nearest_of_another_task(unit[cell], [several[i] for i in cell.tolist()])
             nearer = found > cosines[cell]
@@ -97,14 +97,3 @@ def _nearest_of_another_task(
 
 def _products(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     return (th.from_numpy(some) @ th.from_numpy(others).T).numpy()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Multiply on one thread: of matrices so small, several wait for each other longer than they work."""
-    before = th.get_num_threads()
-    th.set_num_threads(1)
-    try:
-        yield
-    finally:
-        th.set_num_threads(before)
