@@ -358,7 +358,7 @@ def break_one(folder: Path, how: str, seed: int) -> str:
 
     :param how: ``"contents"``, ``"deleted"``, ``"a folder"``, or one of `BYTES`.
     :param seed: decides which file is broken, and where.
-    :return: what was done, in words for whoever reads a failed test.
+    :return: the breakage in words, for whoever reads a failed test.
     """
     draws = Draws(seed)
     path = draws.one_of(sorted(path for path in folder.rglob("*") if path.is_file()))

@@ -1,7 +1,9 @@
 """Trainings that are there to be stopped: their data, their processes, and how their results differ."""
 
 import multiprocessing
+import os
 import resource
+import time
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -20,6 +22,23 @@ from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
 from sb3_llmdpd.llmdpd.callbacks import CurveRow, SaveLatest, read_curve
 
 SAVE_FREQ, LOG_INTERVAL = 2, 3
+
+
+def leave_behind(file: Path, folder: Path, minutes_since: float) -> None:
+    """Write a half-written file as a killed process leaves it, in folders that are a day old.
+
+    A long write adds to a file in a subfolder, which leaves the date of the folder alone.
+
+    :param file: path of the file.
+    :param folder: folder above it, from which on nothing is aged
+    :param minutes_since: minutes since the last write
+    """
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"half")
+    long_ago, last = time.time() - 86_400, time.time() - 60 * minutes_since
+    for path in [*file.parents][: len(file.relative_to(folder).parts) - 1]:
+        os.utime(path, (long_ago, long_ago))
+    os.utime(file, (last, last))
 
 
 def processes() -> ForkServerContext:

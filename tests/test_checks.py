@@ -1,4 +1,4 @@
-"""What data say about success is read from whatever they write it in, and long lists are cut in messages."""
+"""Success is read from whatever data write it in, and long lists are cut in messages."""
 
 import numpy as np
 import pytest

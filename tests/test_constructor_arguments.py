@@ -1,4 +1,4 @@
-"""What a constructor accepts comes back from a file: random models act the same, or are refused."""
+"""Every argument that a constructor accepts comes back from a file: random models act the same."""
 
 import io
 import re

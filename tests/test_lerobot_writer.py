@@ -1,8 +1,6 @@
 """Writing LeRobot data sets: read as they were written, whole or not at all, and as LeRobot lays them out."""
 
 import json
-import os
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from factories import ACTION, OBSERVATION, make_episode
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killed import leave_behind
 
 from sb3_llmdpd.data.episode_source import Reading
 from sb3_llmdpd.data.episodes import Episode
@@ -448,14 +447,8 @@ def test_missing_folders_above_are_made_and_home_is_known(tmp_path, monkeypatch)
     ("minutes_since", "is_kept"), [(5, True), (120, False)], ids=["of a running writer", "of a killed one"]
 )
 def test_leftovers_are_removed_when_they_are_old(tmp_path, minutes_since, is_kept):
-    """A long write adds to a file in a subfolder, which leaves the date of the folder alone."""
     file = tmp_path / ".sb3_llmdpd-writing-x/set/data.parquet"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"half")
-    long_ago, last = time.time() - 86_400, time.time() - 60 * minutes_since
-    for path in (file.parent, file.parent.parent):
-        os.utime(path, (long_ago, long_ago))
-    os.utime(file, (last, last))
+    leave_behind(file, tmp_path, minutes_since)
     write(tmp_path, two())
     assert file.exists() is is_kept
 

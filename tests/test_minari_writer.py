@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from expect import refused
 from factories import ACTION, OBSERVATION, make_episode, make_episodes
 from gymnasium import spaces
+from killed import leave_behind
 
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.fingerprint import episode_digest
@@ -217,14 +217,8 @@ def test_no_one_sees_a_data_set_before_it_is_complete(tmp_path):
     ("minutes_since", "is_kept"), [(5, True), (120, False)], ids=["of a running writer", "of a killed one"]
 )
 def test_leftovers_are_removed_when_they_are_old(tmp_path, minutes_since, is_kept):
-    """A long write adds to a file in a subfolder, which leaves the date of the folder alone."""
     file = tmp_path / ".collecting-x/lab/own-v0/data/main_data.hdf5"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"half")
-    long_ago, last = time.time() - 86_400, time.time() - 60 * minutes_since
-    for path in [*file.parents][: len(file.relative_to(tmp_path).parts) - 1]:
-        os.utime(path, (long_ago, long_ago))
-    os.utime(file, (last, last))
+    leave_behind(file, tmp_path, minutes_since)
     write(tmp_path, make_two())
     assert file.exists() is is_kept
 

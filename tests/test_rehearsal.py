@@ -1,4 +1,4 @@
-"""What could be trained and not loaded again is refused when the model is made."""
+"""A model that could be trained and not loaded again is refused when it is made."""
 
 import random
 from collections.abc import Callable

@@ -104,7 +104,7 @@ class Arguments(NamedTuple):
     written: dict[str, Any]
     """JSON from which `from_json` makes them again."""
     own: dict[str, Any]
-    """What only their user has, by the names under which loading asks for it: classes, functions, objects."""
+    """Classes, functions and objects of the user alone, by the names under which loading asks for them."""
 
 
 def arguments_to_json(arguments: Mapping[str, Any]) -> Arguments:

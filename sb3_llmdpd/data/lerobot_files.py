@@ -29,7 +29,7 @@ _TASKS = {"v2.1": Path("meta", "tasks.jsonl"), "v3.0": Path("meta", "tasks.parqu
 """Table of the task strings by the version of the format."""
 
 NOTES = Path("meta", "sb3_llmdpd.json")
-"""What `write_lerobot` knows and LeRobot's own files do not hold. LeRobot ignores it."""
+"""File of all that `write_lerobot` knows and LeRobot's own files do not hold. LeRobot ignores it."""
 
 NOTES_VERSION = 1
 NOTED = ("task", "task_texts", "success", "first_success", "goal", "terminated", "rewarded")
@@ -154,7 +154,7 @@ class Frames(NamedTuple):
 
 
 class Notes(NamedTuple):
-    """What `write_lerobot` noted of a data set.
+    """Notes of `write_lerobot` on a data set.
 
     ``features`` name the feature of each entry of an observation, that of the key ``""`` where it is a single
     array; ``episodes`` hold the fields `NOTED` of each.

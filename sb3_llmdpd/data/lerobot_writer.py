@@ -259,7 +259,7 @@ _INDEXED_BY_TASK = {
         for name, kind, dtype in ((TASK, "int64", "int64"), ("task", "unicode", "object"))
     ],
 }
-"""What pandas, by which LeRobot reads the table of the tasks, has to know of it: its index."""
+"""Metadata that pandas, by which LeRobot reads the table of the tasks, needs to find its index."""
 
 
 class _DataFiles:

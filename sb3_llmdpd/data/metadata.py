@@ -41,7 +41,7 @@ _LIST_AS_JSON = "task_texts"
 
 @dataclass(frozen=True)
 class Said:
-    """What metadata say of a task.
+    """Sentences and names that metadata give a task.
 
     :param texts: phrasings of its sentence.
     :param task: its identifier; None when there is none.

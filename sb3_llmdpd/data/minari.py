@@ -170,7 +170,7 @@ class MinariSource(EpisodeSource):
     ) -> tuple[Said, Record]:
         """Read one episode as Minari has it, of which the row holds the steps.
 
-        :return: what it says of its task, and the other arguments of `Episode`.
+        :return: task and sentences, and the other arguments of `Episode`.
         """
         places = {"": entry}
         places |= {f"{key}/": entry[key] for key in NESTED if isinstance(entry.get(key), Mapping)}

@@ -49,7 +49,7 @@ class EpisodeNumbers:
     :param terminated: True if the task ended it, False if a time limit did.
     :param success: True if it succeeded; None if unknown.
     :param digest: equal for equal observations and actions, see `content_digest`.
-    :param rewarded: whether rewards were recorded.
+    :param rewarded: True where rewards were recorded.
     :param n_left_out: steps at its end that were left out, since their results are not recorded.
     """
 

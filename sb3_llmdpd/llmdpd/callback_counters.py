@@ -38,7 +38,7 @@ COUNTERS: dict[type, tuple[str, ...]] = {
     StopTrainingOnMaxEpisodes: ("n_episodes",),
     StopTrainingOnNoModelImprovement: ("last_best_mean_reward", "no_improvement_evals"),
 }
-"""What callbacks of these classes count. All else is a setting, and as its constructor was told."""
+"""Counters of callbacks by their classes. All else is a setting, and as its constructor was told."""
 
 _CHILDREN = ("callback", "callback_on_new_best")
 """Attributes in which SB3's callbacks keep a callback that they call at times."""
@@ -51,7 +51,7 @@ _NO_SETTINGS = ("render_mode", "seed")
 
 
 class Counters(NamedTuple):
-    """What one callback has counted, and how to know it again."""
+    """The counts of one callback, and its marks by which it is known again."""
 
     callback: str
     """Name of the callback's class."""
@@ -74,7 +74,7 @@ class Watched(NamedTuple):
     place: tuple[str, ...]
     """Parts of the path that it writes to, or that the callback that calls it does."""
     is_always_called: bool
-    """Whether it is called at each step, and not by another callback at times."""
+    """True where it is called at each step, and not by another callback at times."""
 
     @property
     def kind(self) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
 @dataclass
 class Acting:
-    """How a policy acts; the model that owns it shares these settings.
+    """Settings of how a policy acts, which the model that owns it shares.
 
     :param n_candidates: actions drawn per row, of which the critic picks one.
     :param candidate_temperature: 0 picks the best; above, one is drawn from the softmax of the values,

@@ -1,4 +1,4 @@
-"""What a language model read of a sentence, and what is said of sentences that it read in part."""
+"""Checks how much of a sentence a language model read, and says so of those that it read in part."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ MOST_UNKNOWN = 1 / 3
 """Largest share of tokens that a model may not know of a sentence that it is to read."""
 
 ON_UNKNOWN = ("error", "warn")
-"""What becomes of a sentence with more unknown tokens."""
+"""Treatments of a sentence with more unknown tokens."""
 
 
 class Reading(NamedTuple):

@@ -93,7 +93,7 @@ class PromptReplayBuffer(ReplayBuffer):
         first_rows = dataset.first_rows if isinstance(dataset, StoredDataset) else None
         self._index = EpisodeIndex(dataset.episodes, same_goal, return_weight, gamma, first_rows)
         self.rewarded = dataset.rewarded
-        """Whether rewards were recorded in all episodes."""
+        """True where rewards were recorded in all episodes."""
         self._draw = BatchSampler(self._index, prompts_per_batch, prompt_window, self.examples_per_prompt)
         self._store(dataset)
         del self._index.episodes  # their arrays are stored, and would be in memory twice
