@@ -50,6 +50,14 @@ def test_every_grid_is_shown_whole_in_the_appendix() -> None:
             "full sentence, full none, full wrong, no-prompt none, no-trajectory sentence, concat both,"
             " cross-attention both, prompt-dt both, copy copy",
         ),
+        *[
+            (f"ml45-examples/{group}{number}", f"full {told}", "retrieve example")
+            for group in ("seen", "unseen")
+            for number in ("", ":5", ":25")
+            for told in ("example", "both")
+        ],
+        ("ml45-examples/unseen", "full example", "align example, full sentence, full none"),
+        ("ml45-examples/door-lock", "full example", "full both"),
         ("ml45-visible/seen", "full both", "no-prompt none, prompt-dt both"),
         ("ml45-visible/bin-picking", "full both", "full sentence, concat both, prompt-dt both, copy copy"),
         *[
@@ -238,6 +246,7 @@ def test_a_page_is_filled_where_it_has_marks_and_stays_as_it_is_beside_them() ->
         ("ml45-mixed/full both/mean unseen", "0.48"),
         ("ml45-mixed/bc both/return unseen", "1233 [1154, 1310]"),
         ("ml45-mixed/full both/trainings unseen", "0.63, 0.24, 0.56"),
+        ("ml45-examples/retrieve example/unseen:5", "0.83 [0.81, 0.86]"),
         ("hidden-goals/full both/seen - full example", "0.05 [0.02, 0.08]"),
         ("hidden-goals/full example/seen - full both", "-0.05 [-0.08, -0.02]"),
         ("tuning.visible/steps/unseen example", "0.71"),

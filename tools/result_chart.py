@@ -1,4 +1,4 @@
-"""Draws a table of estimates: a dot with its interval for each row, a panel for each column."""
+"""Draws success against the number of examples: a line for each method that reads them."""
 
 from pathlib import Path
 
@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 from sb3_llmdpd.common.files import whole_file
 from tools.result_files import ESTIMATE, estimate
 
+STYLES = (("#0072b2", "o"), ("#56b4e9", "s"), ("#d55e00", "^"), ("#999999", "v"), ("#009e73", "D"))
+"""Colour and mark of each line, in the order of the rows."""
+
 
 def description(rows: list[list[str]]) -> str:
     """The drawn table as text, which the chart carries: a test compares it, since fonts differ by machine."""
@@ -16,35 +19,50 @@ def description(rows: list[list[str]]) -> str:
 
 
 def draw(rows: list[list[str]], path: Path) -> None:
-    """Draw a table, the first row on top and in colour.
+    """Draw a table whose columns of estimates begin with a number of examples.
 
-    :param rows: head and rows of a table; columns without estimates are left out.
+    A row with several estimates becomes a line with intervals. A row with one has nothing to do with that
+    number and becomes a level.
+
+    :param rows: head and rows of the table; columns without estimates are left out.
     :param path: of the svg.
     """
     head, *entries = rows
     columns = [place for place, entry in enumerate(entries[0]) if ESTIMATE.fullmatch(entry)]
+    numbers = [int(head[place].split()[0]) for place in columns]
+    lines = {entry[0].strip("*"): [entry[place] for place in columns] for entry in entries}
     with mpl.rc_context({"svg.hashsalt": "results", "font.size": 10, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(10, 1.2 + 0.4 * len(entries)), layout="constrained")
-        for axes, place in zip(figure.subplots(1, len(columns), sharey=True), columns, strict=True):
-            _panel(axes, [entry[place] for entry in entries])
-            axes.set_title(head[place], fontsize=10, loc="left")
-            axes.set_yticks(range(len(entries)), [entry[0].strip("*") for entry in entries])
-        figure.supxlabel("success at any step, with its 95% interval", fontsize=10)
+        figure = Figure(figsize=(8, 4.4), layout="constrained")
+        axes = figure.subplots()
+        several = {name: shown for name, shown in lines.items() if sum(map(bool, shown)) > 1}
+        for place, (name, shown) in enumerate(several.items()):
+            _line(axes, numbers, shown, name, place, len(several))
+        for name in [name for name in lines if name not in several]:
+            _level(axes, next(filter(None, lines[name])), name)
+        axes.set_xscale("log")
+        axes.set_xticks(numbers, map(str, numbers))
+        axes.minorticks_off()
+        axes.set(xlabel="examples of the unseen task", ylabel="success, with its 95% interval")
+        axes.set(ylim=(0, 1.03), xlim=(numbers[0] / 1.35, numbers[-1] * 1.35))
+        axes.grid(axis="y", color="#dddddd")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="lower right", frameon=False)
         with whole_file(path) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None, "Description": description(rows)})
 
 
-def _panel(axes: Axes, entries: list[str]) -> None:
-    for height, entry in enumerate(entries):
-        if entry:
-            value, low, high = estimate(entry)
-            colour = "#666666" if height else "#0072b2"
-            axes.plot([low, high], [height, height], color=colour, linewidth=2)
-            axes.plot(value, height, "o", color=colour)
-            axes.annotate(
-                f"{value:.2f}", (value, height), (0, 5), textcoords="offset points", ha="center", color=colour
-            )
-    axes.set(xlim=(-0.03, 1.05), ylim=(len(entries) - 0.5, -0.7))
-    axes.grid(axis="x", color="#dddddd")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
+def _line(axes: Axes, numbers: list[int], shown: list[str], name: str, place: int, n_lines: int) -> None:
+    """Draw one method, moved a little to its side: intervals that lie on each other cannot be read."""
+    colour, mark = STYLES[place]
+    aside = 1.03 ** (place - (n_lines - 1) / 2)
+    points = [(n * aside, *estimate(entry)) for n, entry in zip(numbers, shown, strict=True) if entry]
+    x, values, low, high = zip(*points, strict=True)
+    axes.vlines(x, low, high, color=colour, linewidth=1.5)
+    axes.plot(x, values, marker=mark, color=colour, label=name, linewidth=1.2, markersize=5)
+
+
+def _level(axes: Axes, shown: str, name: str) -> None:
+    value, _, _ = estimate(shown)
+    axes.axhline(value, color="#666666", linewidth=0.8, linestyle="dashed")
+    beside = ("axes fraction", "data")
+    axes.annotate(name, (1.01, value), xycoords=beside, va="center", color="#666666", fontsize=9)

@@ -57,7 +57,9 @@ class Grid:
 
     A row is a variant and what it was told (`full both`), or a variant alone for scenes that two tasks share.
     A column is `seen`, `unseen`, a task, or a column of those scenes' table. Before it, `return` asks for
-    returns, `mean` for the number without its interval, `trainings` for the success of each training.
+    returns, `mean` for the number without its interval, `trainings` for the success of each training. A
+    number of examples stands behind what was told, or behind the column: `unseen:5` of `full both` is
+    `unseen` of `full both:5`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,6 +77,9 @@ class Grid:
 
     def number(self, row: str, column: str) -> str:
         """An estimate with its interval."""
+        column, n_examples = split_number(column)
+        if n_examples > 1:
+            return self.number(f"{row}:{n_examples}", column)
         how, _, rest = column.partition(" ")
         if how == "mean":
             return self.number(row, rest).partition(" ")[0]
