@@ -10,15 +10,18 @@ from stable_baselines3 import TD3
 from timing import by_turns
 
 from sb3_llmdpd import Prompt
+from sb3_llmdpd.llmdpd.prompter import _Weights
 
 TEXT = "do task number 3"
 BY_HAND = ("a sampler by hand, 1 candidate", "a sampler by hand, 50 candidates")
+NOTICE = "noticing that no weight changed"
 BESIDE = {
     "1 observation, 1 candidate": ("K forward passes by hand", BY_HAND[0], "TD3 of Stable-Baselines3"),
     "1 observation, 50 candidates": (BY_HAND[1],),
     "10 observations, 1 candidate": ("10 calls, 1 candidate",),
     "10 observations, 50 candidates": ("10 calls, 50 candidates",),
     "50 observations of 50 tasks, 1 candidate": ("50 observations, 1 candidate",),
+    NOTICE: ("1 observation, 1 candidate",),
     "1 observation, DDIM in 2 steps": ("1 observation, 1 candidate",),
     "1 observation, DPM-Solver++ in 3 steps": ("1 observation, 1 candidate",),
 }
@@ -64,6 +67,7 @@ def section(rounds: int) -> str:
         **{f"50 observations, {candidates(n)}": predict(rows, n) for n in (1, 10)},
         "50 observations of 50 tasks, 1 candidate": predict(rows, task_text=texts),
         **{f"10 calls, {candidates(n)}": one_by_one(n) for n in (1, 50)},
+        NOTICE: _Weights(model.policy.actor_target.encodes_prompts()).are_unchanged,
         "1 observation, DDIM in 2 steps": predict(rows[0], 1, "ddim", 2),
         "1 observation, DPM-Solver++ in 3 steps": predict(rows[0], 1, "dpm_solver++", 3),
     }
