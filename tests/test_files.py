@@ -1,13 +1,17 @@
-"""`whole_file`: links are written through, permissions stay, and nobody gets in anybody's way."""
+"""`whole_file`: links are written through, permissions stay, nobody is in the way, errors say what to do."""
 
+import errno
 import os
+import pickle
+import shutil
 import stat
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sb3_llmdpd.common.files import whole_file
+from sb3_llmdpd.common.files import CannotWrite, says_what_cannot_be_written, whole_file
 
 
 def write(path: Path, text: str) -> None:
@@ -95,3 +99,65 @@ def test_two_threads_that_write_one_path_both_succeed(tmp_path):
     assert errors == []
     assert path.read_text() in ("a" * 1_000, "b" * 1_000)
     assert everything_in(tmp_path) == {"model.zip"}
+
+
+def system_error(number: int, path: Path | None = None) -> OSError:
+    """Make the error that the system gives; of a full disk it names no file."""
+    return OSError(number, os.strerror(number), *([] if path is None else [str(path)]))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "No space left on device, 0.3 MB free there; make room there"),
+        (errno.EDQUOT, "Disk quota exceeded, 0.3 MB free there; make room there, or ask for a larger quota"),
+        (errno.EFBIG, "File too large, 0.3 MB free there; raise the limit of a file's size, see `ulimit -f`"),
+        (errno.EROFS, "Read-only file system, 0.3 MB free there; choose a folder that can be written"),
+        (errno.EACCES, "Permission denied, 0.3 MB free there; choose a folder that can be written"),
+    ],
+)
+def test_what_the_disk_refuses_is_said_with_the_file_the_free_space_and_what_to_do(
+    number, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=300_000))
+    path = tmp_path / "model.zip"
+    write(path, "before")
+    with pytest.raises(CannotWrite) as caught, whole_file(path):
+        raise system_error(number)
+    assert str(caught.value) == f"{path} cannot be written: {message}"
+    assert (caught.value.errno, caught.value.filename) == (number, str(path))
+    assert path.read_text() == "before"
+    assert everything_in(tmp_path) == {"model.zip"}
+
+
+def test_a_folder_that_cannot_be_made_is_said_too(tmp_path, monkeypatch):
+    def refuse(self: Path, *arguments: object, **options: object) -> None:
+        raise system_error(errno.EACCES, self)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(CannotWrite, match=r"run/model.zip cannot be written: Permission denied, [0-9,.]+ MB"):
+        write(tmp_path / "a new" / "run" / "model.zip", "text")
+
+
+def test_an_error_of_another_file_stays_as_it_is(tmp_path):
+    other = tmp_path / "of somebody else" / "model.zip"
+    with pytest.raises(PermissionError) as caught, whole_file(tmp_path / "film.mp4"):
+        raise system_error(errno.EACCES, other)
+    assert caught.value.filename == str(other)
+
+
+def test_other_errors_stay_as_they_are(tmp_path):
+    with pytest.raises(OSError, match="Input/output error") as caught, whole_file(tmp_path / "film.mp4"):
+        raise system_error(errno.EIO)
+    assert not isinstance(caught.value, CannotWrite)
+
+
+def test_the_sentence_comes_back_from_another_process(tmp_path):
+    with pytest.raises(CannotWrite) as caught, says_what_cannot_be_written(tmp_path / "film.mp4"):
+        raise system_error(errno.ENOSPC)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.errno, again.filename) == (
+        str(caught.value),
+        errno.ENOSPC,
+        str(tmp_path / "film.mp4"),
+    )

@@ -28,8 +28,8 @@ from toys import ActionEnv, SpacesEnv
 from sb3_llmdpd import LLMDPD, CosineSchedule, Episode, OfflineDataset, Prompt, PromptReplayBuffer
 from sb3_llmdpd.diffusion.process import DiffusionProcess
 from sb3_llmdpd.envs.dataset_env import DatasetEnv
-from sb3_llmdpd.llmdpd import llmdpd
 from sb3_llmdpd.networks.attention import StateAlone
+from sb3_llmdpd.prompts import text_cache
 from sb3_llmdpd.prompts.text_encoders import HashingTextEncoder
 
 TEXT = "do task number 0"
@@ -306,7 +306,7 @@ class EncoderWithWeights(HashingTextEncoder):
 def encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EncoderWithWeights:
     encoder = EncoderWithWeights()
     monkeypatch.setenv("SB3_LLMDPD_CACHE", str(tmp_path))
-    monkeypatch.setattr(llmdpd, "make_text_encoder", lambda spec: encoder)
+    monkeypatch.setattr(text_cache, "make_text_encoder", lambda spec: encoder)
     return encoder
 
 

@@ -43,7 +43,7 @@ def moved(tmp_path: Path) -> tuple[Path, str, np.ndarray]:
 
 
 def test_a_language_model_that_has_gone_is_answered_with_how_to_name_its_new_place(moved):
-    model = LLMDPD.load(moved[0], device="cpu")
+    model = LLMDPD.load(moved[0], device="cpu", trust_encoder=True)
     model.predict(OBSERVATION, task_text=KNOWN)
     with refused(r"LLMDPD\.load\(path, text_encoder='transformers:FOLDER'\)"):
         model.predict(OBSERVATION, task_text=OTHER)
@@ -58,7 +58,7 @@ def test_an_unknown_sentence_is_read_in_the_new_place(moved):
 def test_saving_keeps_the_new_place(moved, tmp_path):
     path, new, action = moved
     LLMDPD.load(path, text_encoder=new, device="cpu").save(tmp_path / "again.zip")
-    again = LLMDPD.load(tmp_path / "again.zip", device="cpu")
+    again = LLMDPD.load(tmp_path / "again.zip", device="cpu", trust_encoder=True)
     assert (again.text_encoder, again.text_table.encoder_name) == (new, new)
     assert_array_equal(again.predict(OBSERVATION, task_text=OTHER, deterministic=True)[0], action)
 

@@ -198,6 +198,28 @@ def test_a_full_disk_ends_the_command_with_its_sentence_and_the_model_of_before(
     assert differences(tmp_path / "run", undisturbed) == set()
 
 
+@pytest.mark.parametrize(("name", "writer"), [("model.zip", "container._write_zip"), ("progress.csv", "csv")])
+def test_a_file_of_the_run_that_cannot_be_written_is_answered_with_how_to_go_on(
+    name: str, writer: str, begin: Begin, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = tmp_path / "a run"
+    with monkeypatch.context() as patch:
+        if writer == "csv":
+            patch.setattr("sb3_llmdpd.llmdpd.callbacks.csv.DictWriter.writerow", fill)
+        else:
+            patch.setattr(f"sb3_llmdpd.checkpoint.{writer}", fill)
+        result = begin(out)
+    assert result.exit_code == 2
+    said = f"Error: {re.escape(str(out))}/{name} cannot be written: No space left on device, [0-9,.]+ MB free"
+    said += f" there; make room there. To go on: sb3-llmdpd train --resume '{re.escape(str(out))}'"
+    assert re.fullmatch(said, result.output.splitlines()[-1]), result.output
+    assert run("train", "--resume", out).exit_code == 0
+    assert_the_same(out, undisturbed)
+
+
 def test_a_diverged_training_leaves_the_last_good_model(begin, do_after, tmp_path):
     do_after(5, lambda model: next(model.actor.parameters()).data.fill_(float("nan")))
     result = begin(tmp_path / "run")

@@ -356,7 +356,7 @@ def test_an_unknown_spec_is_answered_with_the_known_ones(spec):
         ("transformers:a?max_length=long", "'max_length' must be a whole number, got 'long'"),
         ("transformers:a?max_length=0", "`max_length` must be at least 1 token, got 0"),
         ("transformers:a?local_files_only=perhaps", "'local_files_only' must be 1 or 0, got 'perhaps'"),
-        ("hashing:0", "`dim` must be at least 1, got 0"),
+        ("hashing:0", "`dim` must be from 1 to 65,536, got 0"),
     ],
 )
 def test_a_bad_option_is_answered_with_what_is_accepted(spec, message):

@@ -50,7 +50,7 @@ def restored(table: TextTable, encoder: Any = None, **changes: Any) -> TextTable
     return TextTable.from_parts(json.loads(json.dumps(table.to_dict())) | changes, tensors, encoder)
 
 
-def no_encoder(spec: str) -> None:
+def no_encoder(spec: str, trusted: bool = True) -> None:
     raise AssertionError(f"the encoder {spec} was made")
 
 
@@ -68,7 +68,7 @@ def test_the_row_of_a_sentence_is_found_to_the_letter(table):
 
 def test_known_sentences_need_no_encoder(table, monkeypatch):
     table = restored(table)
-    monkeypatch.setattr(text_table, "make_text_encoder", no_encoder)
+    monkeypatch.setattr(text_table, "cached_encoder", no_encoder)
     assert_array_equal(table.lookup([TEXTS[2], TEXTS[0], TEXTS[2]]), table.vectors[[2, 0, 2]])
     assert table.nearest(TEXTS[1]) == (TEXTS[1], pytest.approx(1))
     assert table.lookup([]).shape == (0, 8)
@@ -99,7 +99,7 @@ def test_an_unknown_sentence_is_encoded_once(monkeypatch):
 def test_the_encoder_is_made_once_and_cached(table, monkeypatch):
     table = restored(table)
     table.lookup(["pull the lever"])
-    monkeypatch.setattr(text_table, "make_text_encoder", no_encoder)
+    monkeypatch.setattr(text_table, "cached_encoder", no_encoder)
     table.lookup(["turn the dial"])
     cached = CachedTextEncoder(HashingTextEncoder(8))
     monkeypatch.setattr(cached.encoder, "encode", no_encoder)

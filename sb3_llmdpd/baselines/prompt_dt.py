@@ -32,7 +32,7 @@ from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged, first_bad_weight
 from sb3_llmdpd.llmdpd.prompter import prompt_batch
 from sb3_llmdpd.networks.features import features_extractor_named
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, Prompt
-from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
+from sb3_llmdpd.prompts.text_cache import cached_encoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
 
@@ -118,6 +118,8 @@ class PromptDT:
         self.generator = th.Generator(self.device)
         """Generator of prompt dropout."""
         self.text_table: TextTable | None = None
+        self.trusts_encoder = True
+        """Whether the text encoder is the caller's choice: false where it is that of a file, see `load`."""
         self.buffer: SegmentBuffer | None = None
         self.targets: dict[str, tuple[float, float]] = {}
         """Result of `_target` for each known sentence."""
@@ -138,7 +140,7 @@ class PromptDT:
                 observation_space=data.observation_space,
             )
             self._set_spaces(data.observation_space, data.action_space)
-            self._set_up(seed)
+            self._set_up(seed, 0 if text_encoder is None else make_text_encoder(text_encoder).dim)
             self._attach(self.buffer)
 
     def _set_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Box) -> None:
@@ -146,24 +148,20 @@ class PromptDT:
             raise ValueError(f"PromptDT reads one vector, Box of shape (n,), got {observation_space}")
         self.observation_space, self.action_space = observation_space, action_space
 
-    def _set_up(self, seed: int | None) -> None:
+    def _set_up(self, seed: int | None, text_dim: int) -> None:
         if seed is not None:
             set_random_seed(seed)
             self.generator.manual_seed(seed)
-        self.network = self._make_network().to(self.device)
+        self.network = self._make_network(text_dim).to(self.device)
         learning_rate = self._arguments["learning_rate"]
         self.optimizer = th.optim.AdamW(self.network.parameters(), lr=learning_rate, weight_decay=1e-4)
 
-    def _make_network(self) -> PromptDTNetwork:
-        encoder = self._arguments["text_encoder"]
+    def _make_network(self, text_dim: int) -> PromptDTNetwork:
         name = self._arguments["features_extractor_class"]
         if name not in EXTRACTORS:
             raise ValueError(
                 f"`features_extractor_class` of PromptDT must be one of {EXTRACTORS}, got {name!r}"
             )
-        text_dim = 0
-        if encoder is not None:  # once there is a table, the encoder need not be installed
-            text_dim = (make_text_encoder(encoder) if self.text_table is None else self.text_table).dim
         sizes = {size: self._arguments[size] for size in _SIZES}
         extractor = features_extractor_named(name)(self.observation_space)
         return PromptDTNetwork(extractor, int(np.prod(self.action_space.shape)), text_dim, **sizes)
@@ -172,8 +170,7 @@ class PromptDT:
         """Fit sentences, statistics and returns to the data."""
         name = self._arguments["text_encoder"]
         if name is not None and buffer.texts:
-            encoder = CachedTextEncoder(make_text_encoder(name))
-            self.text_table = TextTable.encode(buffer.texts_by_task, encoder)
+            self.text_table = TextTable.encode(buffer.texts_by_task, cached_encoder(name))
             buffer.set_text_vectors(self.text_table.lookup(buffer.texts))
             self.network.text_normaliser.fit(buffer.text_vectors)
         else:
@@ -280,11 +277,12 @@ class PromptDT:
         checkpoint.write(Checkpoint(data, tensors), path)
 
     @classmethod
-    def load(cls, path: FileLike, device: th.device | str = "auto") -> Self:
-        """Read a model that acts. Nothing in the file is executed.
+    def load(cls, path: FileLike, device: th.device | str = "auto", trust_encoder: bool = False) -> Self:
+        """Read a model that acts. Nothing in the file is executed, and nothing but the file is read.
 
         :param path: path or file that `save` wrote
         :param device: target device
+        :param trust_encoder: as for `LLMDPD.load`
         :return: the model, without data
         :raises FileNotFoundError: when there is no such file
         :raises ValueError: when the file is damaged or foreign
@@ -295,17 +293,24 @@ class PromptDT:
         try:
             arguments = from_json(saved.data["arguments"], "arguments", no_custom_objects)
             model = cls(None, device=device, **arguments)
+            model.trusts_encoder = trust_encoder
             if saved.data["text_table"] is not None:
                 arrays = {name: tensor.numpy() for name, tensor in saved.tensors["text_table"].items()}
-                model.text_table = TextTable.from_parts(saved.data["text_table"], arrays)
+                model.text_table = TextTable.from_parts(
+                    saved.data["text_table"], arrays, trusted=trust_encoder
+                )
             targets = saved.data["targets"].items()
             model.targets = {text: (float(goal), float(unit)) for text, (goal, unit) in targets}
             model.return_scale = float(saved.data["return_scale"])
             of_file: list[Any] = [space_from_json(saved.data[name]) for name in SPACES]
             model._set_spaces(*of_file)
-            check_weights(model._make_network, saved.tensors["network"])
-            model._set_up(seed=None)
-            model.network.load_state_dict(saved.tensors["network"])
+            weights = saved.tensors["network"]
+            text_dim = len(weights["text_normaliser.mean"])
+            if model.text_table is not None and model.text_table.dim != text_dim:
+                raise ValueError(f"sentence vectors of size {model.text_table.dim}, read as {text_dim}")
+            check_weights(lambda: model._make_network(text_dim), weights)
+            model._set_up(None, text_dim)
+            model.network.load_state_dict(weights)
         except Exception as error:  # values of the wrong kind make networks raise errors of a dozen kinds
             raise ValueError(f"{shown} describes no PromptDT ({type(error).__name__}: {error})") from error
         return model
@@ -313,4 +318,4 @@ class PromptDT:
     def __reduce__(self) -> Any:
         file = io.BytesIO()
         self.save(file)
-        return type(self).load, (file, "cpu")
+        return type(self).load, (file, "cpu", self.trusts_encoder)

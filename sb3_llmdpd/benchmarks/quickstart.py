@@ -143,7 +143,7 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
     with _stage(f"3/4 Evaluating {model_path}: {len(evaluated)} tasks, beside the controls"):
         results = evaluate_into(
             out,
-            model_path,
+            LLMDPD.load(model_path, device="cpu", trust_encoder=True),
             cells,
             {"benchmark": "quickstart", **asdict(settings)},
             examples=examples,
@@ -172,7 +172,7 @@ def _train(out: Path, settings: QuickstartSettings, ids: Sequence[str]) -> Path:
         run.begin(arguments)
     data = load_minari(ids, root=out / "data")
     if goes_on and run.has_model:
-        model = LLMDPD.load(run.model_path, dataset=data, device="cpu")
+        model = LLMDPD.load(run.model_path, dataset=data, device="cpu", trust_encoder=True)
         typer.echo(f"    from step {model.num_timesteps:,} on, where the run before this one was stopped")
     else:
         learning_rate = CosineSchedule(settings.learning_rate)
@@ -194,9 +194,10 @@ def _film(
     best = max(candidates, key=lambda result: result.success_rate)
     episode = best.successes.index(True) if any(best.successes) else 0
     prompt = prompts_of(best.condition, examples, {}, best.n_episodes)[episode]
-    path, seed, max_steps = out / f"{best.task}.mp4", best.seeds[episode], settings.max_episode_steps
+    path, seed = out / f"{best.task}.mp4", best.seeds[episode]
+    how: dict[str, Any] = {"max_episode_steps": settings.max_episode_steps, "trust_encoder": True}
     try:
-        film_episode(path, model_path, best.task, prompt, seed, max_episode_steps=max_steps)
+        film_episode(path, model_path, best.task, prompt, seed, **how)
     except (ImportError, RuntimeError) as error:
         typer.echo(f"    No video: {error}")
     else:

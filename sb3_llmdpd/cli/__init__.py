@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 import sb3_llmdpd
-from sb3_llmdpd.benchmarks.common.run_folder import RunStopped
+from sb3_llmdpd.benchmarks.common.run_folder import ARGUMENTS, CHART, CURVE, MODEL, RunFolder, RunStopped
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.benchmarks.quickstart import quickstart as run_quickstart
 from sb3_llmdpd.cli import benchmark, collect, data
@@ -15,6 +15,7 @@ from sb3_llmdpd.cli.evaluate import evaluate
 from sb3_llmdpd.cli.film import film
 from sb3_llmdpd.cli.options import Processes
 from sb3_llmdpd.cli.train import train
+from sb3_llmdpd.common.files import CannotWrite
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged
 
 FAILED, BAD_INPUT = 1, 2
@@ -30,7 +31,8 @@ class _AnswersMistakes(TyperGroup):
         except (ValueError, TypeError, ImportError, OSError) as error:
             if ctx.params["debug"] or isinstance(error, BrokenPipeError):  # a reader like `head` has enough
                 raise
-            typer.echo(f"Error: {error}", err=True)
+            then = _how_to_go_on(error.filename) if isinstance(error, CannotWrite) else ""
+            typer.echo(f"Error: {error}{then}", err=True)
             raise typer.Exit(BAD_INPUT) from error
         except TrainingDiverged as error:
             typer.echo(f"Error: {error}", err=True)
@@ -38,6 +40,13 @@ class _AnswersMistakes(TyperGroup):
         except RunStopped as stop:
             typer.echo(stop)
             raise typer.Exit(stop.exit_status) from stop
+
+
+def _how_to_go_on(path: str) -> str:
+    """Name the command that goes on with the run that a file belongs to, where it belongs to one."""
+    run = RunFolder(Path(path).parent)
+    is_its_own = run.is_begun and Path(path).name in (ARGUMENTS, MODEL, CURVE, CHART)
+    return f". To go on: {run.how_to_go_on()}" if is_its_own else ""
 
 
 app = typer.Typer(cls=_AnswersMistakes, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -10,7 +10,7 @@ from typer import Option
 from sb3_llmdpd.benchmarks.common.evaluation_folder import evaluate_into
 from sb3_llmdpd.benchmarks.common.report import show_tables
 from sb3_llmdpd.benchmarks.metaworld.examples import N_EPISODES, N_EXAMPLES, example_episodes
-from sb3_llmdpd.cli.options import Processes, names
+from sb3_llmdpd.cli.options import Processes, TrustEncoder, names
 from sb3_llmdpd.cli.sources import Root
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, by_need_of_goal, task_info
@@ -71,6 +71,7 @@ def evaluate(
     seed: Annotated[int, Option(help="Of the episodes and the examples.")] = 0,
     out: Annotated[Path, Option(help="Folder of results.json, results.md and success.png.")] = _OUT,
     root: Root = None,
+    trust_encoder: TrustEncoder = False,
     processes: Processes = None,
     n_envs: Annotated[int, Option(help="Episodes that a process runs at a time.")] = 10,
 ) -> None:
@@ -79,7 +80,7 @@ def evaluate(
     if sampler is None and sampling_steps is not None:
         raise ValueError("--sampling-steps needs --sampler: fewer steps are taken by ddim or dpm_solver++")
     chain: dict[str, Any] = {"sampler": sampler, "n_sampling_steps": sampling_steps} if sampler else {}
-    loaded = LLMDPD.load(model, device="cpu", **chain)
+    loaded = LLMDPD.load(model, device="cpu", trust_encoder=trust_encoder, **chain)
     held_out = [task_info(task).name for task in names(unseen, "--unseen")]
     chosen = held_out if tasks is None else [task_info(task).name for task in names(tasks, "--tasks")]
     if hide_goal:

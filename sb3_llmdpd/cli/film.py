@@ -8,6 +8,7 @@ import typer
 
 from sb3_llmdpd.benchmarks.common.variants import BOTH, EXAMPLE, NOTHING, TEXT
 from sb3_llmdpd.benchmarks.metaworld import examples
+from sb3_llmdpd.cli.options import TrustEncoder
 from sb3_llmdpd.cli.sources import Root
 from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.tasks import task_info
@@ -31,6 +32,7 @@ def film(
     max_steps: Annotated[int, typer.Option(help="Steps after which the episode ends.")] = HORIZON,
     out: Annotated[Path, typer.Option(help="An .mp4, or a .png with eight frames.")] = Path("film.mp4"),
     root: Root = None,
+    trust_encoder: TrustEncoder = False,
 ) -> None:
     """Film a model in one episode of one of Meta-World's tasks."""
     check_film(out)
@@ -47,9 +49,16 @@ def film(
     )
     (prompt,) = prompts_of(cell.condition, shown, {}, 1)
     (goal,) = goals_of(cell, shown, 1)
-    make_env = partial(MetaWorldEnv, goal_visible=not hide_goal, render_mode="rgb_array")
     rollout = film_episode(
-        out, model, name, prompt, seed, goal=goal, make_env=make_env, max_episode_steps=max_steps
+        out,
+        model,
+        name,
+        prompt,
+        seed,
+        goal=goal,
+        make_env=partial(MetaWorldEnv, goal_visible=not hide_goal, render_mode="rgb_array"),
+        max_episode_steps=max_steps,
+        trust_encoder=trust_encoder,
     )
     first = rollout.first_success
     success = "no success" if first is None else f"success at step {first + 1}"

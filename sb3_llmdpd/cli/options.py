@@ -10,6 +10,15 @@ Entry = TypeVar("Entry")
 
 Processes = Annotated[int | None, typer.Option(help="Processes; by default one a CPU core.")]
 
+TrustEncoder = Annotated[
+    bool,
+    typer.Option(
+        "--trust-encoder",
+        help="Read unknown sentences by the language model that the model file names, whatever it is. Without"
+        " it one that is not built in is refused.",
+    ),
+]
+
 
 def names(text: str, option: str) -> list[str]:
     """Read names between commas; an empty one is a ValueError that names the option."""

@@ -80,7 +80,7 @@ def train(
             " --root where they are; on other data begin a run of its own, with another --out"
         )
     if resume is not None and run.has_model:
-        model = LLMDPD.load(run.model_path, dataset=data, device=options["device"])
+        model = LLMDPD.load(run.model_path, dataset=data, device=options["device"], trust_encoder=True)
     else:
         model = _new_model(options, data)
     if resume is None:

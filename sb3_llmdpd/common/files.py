@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and the directory of the package's caches."""
 
 import atexit
+import errno
 import os
 import secrets
 import shutil
@@ -14,6 +15,16 @@ from pathlib import Path
 
 CACHE_VARIABLE = "SB3_LLMDPD_CACHE"
 """Environment variable that moves the caches."""
+
+_REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there, or ask for a larger quota",
+    errno.EFBIG: "raise the limit of a file's size, see `ulimit -f`",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that can be written",
+    errno.EPERM: "choose a folder that can be written",
+}
+"""Errors of the disk and of permissions, and what to do about each."""
 
 _LONGEST_PAUSE_S = 3_600
 """A folder in which nothing changed for so long is abandoned: no episode takes an hour to write."""
@@ -56,6 +67,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     :raises OSError: when the place cannot be written to or is no file, or the disk is full; the file of
         before remains.
     """
+    with says_what_cannot_be_written(path), _put_in_place(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _put_in_place(path: str | Path) -> Iterator[Path]:
+    """Do what `whole_file` says, with the errors as the system gives them."""
     target = Path(os.path.realpath(path))
     if os.path.lexists(target) and not target.is_file():  # a folder, a device, a circle of links
         raise FileExistsError(f"{path} is there and is no file: pass the path of a file, or of a new one")
@@ -71,6 +89,41 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         _to_disk(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class CannotWrite(OSError):
+    """A file, ``filename``, could not be written; ``strerror`` is a sentence with reason and remedy."""
+
+    def __str__(self) -> str:
+        """Give the sentence alone."""
+        return str(self.strerror)
+
+
+@contextmanager
+def says_what_cannot_be_written(path: str | Path) -> Iterator[None]:
+    """Name the file, and the space that is free, in errors of a full disk or a place without permission.
+
+    :param path: file that the block writes.
+    :return: a context for the block.
+    :raises CannotWrite: in place of such an error of the system.
+    """
+    try:
+        yield
+    except OSError as error:
+        folder = Path(os.path.realpath(path)).parent
+        # The block may open other files, whose errors name them; the folder above may be missing.
+        named = folder if error.filename is None else Path(os.path.realpath(error.filename)).parent
+        if isinstance(error, CannotWrite) or error.errno not in _REMEDIES or not folder.is_relative_to(named):
+            raise
+        reason, remedy = os.strerror(error.errno), _REMEDIES[error.errno]
+        sentence = f"{path} cannot be written: {reason}, {_free_space(folder)} free there; {remedy}"
+        raise CannotWrite(error.errno, sentence, os.fspath(path)) from error
+
+
+def _free_space(folder: Path) -> str:
+    """Measure the space for files that are yet to be made in a folder, which itself may be one."""
+    there = next(each for each in (folder, *folder.parents) if each.is_dir())
+    return f"{shutil.disk_usage(there).free / 1e6:,.1f} MB"
 
 
 @contextmanager

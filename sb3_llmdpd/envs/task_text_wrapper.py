@@ -8,8 +8,8 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from sb3_llmdpd.data.checks import check_texts, entries_of, parts_of
-from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
-from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder
+from sb3_llmdpd.prompts.text_cache import cached_encoder
+from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors
 
 OBSERVATION, TASK_EMBEDDING = "observation", "task_embedding"
 """Keys of a wrapped observation."""
@@ -124,4 +124,4 @@ def split_observation(observation: Any, space: Space[Any]) -> tuple[Any, np.ndar
 @cache
 def _encoder_named(spec: str) -> TextEncoder:
     """Make one encoder for all environments of a process, which is not pickled with them: it may be large."""
-    return CachedTextEncoder(make_text_encoder(spec))
+    return cached_encoder(spec)

@@ -75,7 +75,8 @@ class ModelPlayer:
         file = io.BytesIO()
         self.model.save(file, exclude=OPTIMIZERS)
         own = {name: getattr(self.model, name) for name in ("alignment", "augmentation")}
-        return _unpacked, (file.getvalue(), {name: way for name, way in own.items() if callable(way)})
+        functions = {name: way for name, way in own.items() if callable(way)}
+        return _unpacked, (file.getvalue(), functions, self.model.trusts_encoder)
 
 
 class ExpertPlayer:
@@ -173,5 +174,6 @@ def rows_of_block(
     return [prompts[row] for row in rows], (state,), starts
 
 
-def _unpacked(file: bytes, own: dict[str, Any]) -> ModelPlayer:
-    return ModelPlayer(LLMDPD.load(io.BytesIO(file), device="cpu", custom_objects=own))
+def _unpacked(file: bytes, own: dict[str, Any], trust_encoder: bool) -> ModelPlayer:
+    how: dict[str, Any] = {"device": "cpu", "custom_objects": own, "trust_encoder": trust_encoder}
+    return ModelPlayer(LLMDPD.load(io.BytesIO(file), **how))

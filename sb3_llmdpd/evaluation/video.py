@@ -39,6 +39,7 @@ def film_episode(
     goal: str | None = None,
     make_env: EnvMaker = partial(MetaWorldEnv, render_mode="rgb_array"),  # noqa: B008 - holds no state
     max_episode_steps: int = HORIZON,
+    trust_encoder: bool = False,
 ) -> Rollout:
     """Write an mp4 of one episode, or a picture of some of its frames.
 
@@ -50,6 +51,7 @@ def film_episode(
     :param goal: goal of the scene, as in `Episode.goal`; None leaves it to the seed.
     :param make_env: makes an environment whose ``render()`` gives (height, width, 3), uint8.
     :param max_episode_steps: steps after which the episode ends.
+    :param trust_encoder: as for `LLMDPD.load`.
     :return: outcome of the episode.
     :raises ValueError: when the path ends in neither .mp4 nor .png.
     :raises ImportError: without imageio.
@@ -61,7 +63,7 @@ def film_episode(
     with whole_file(path) as temporary, worker_pool(1, _use, library) as pool:
         make = partial(make_env, task)
         scene = {"seeds": [seed], "goals": [goal], "max_steps": max_episode_steps}
-        job = pool.submit(_film, temporary, model_path, prompt, make, **scene)
+        job = pool.submit(_film, temporary, model_path, trust_encoder, prompt, make, **scene)
         try:
             return job.result()
         except (BrokenProcessPool, ImportError, RuntimeError, AttributeError) as error:
@@ -138,9 +140,11 @@ def _use(library: str | None) -> None:
         os.environ[_GL_VARIABLE] = library
 
 
-def _film(path: Path, model_path: str | Path, prompt: Prompt, make_env: Any, **scene: Any) -> Rollout:
+def _film(
+    path: Path, model_path: str | Path, trust_encoder: bool, prompt: Prompt, make_env: Any, **scene: Any
+) -> Rollout:
     th.set_num_threads(1)
-    player = ModelPlayer(LLMDPD.load(model_path, device="cpu"))
+    player = ModelPlayer(LLMDPD.load(model_path, device="cpu", trust_encoder=trust_encoder))
     act = player.make_act([prompt], noise_seed=0, deterministic=True)
     env = make_env()
     fps = env.metadata.get("render_fps", 30) / _STEPS_PER_FRAME

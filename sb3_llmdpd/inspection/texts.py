@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sb3_llmdpd.prompts.alike_texts import alike_pairs
-from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
-from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder
+from sb3_llmdpd.prompts.text_cache import cached_encoder
+from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TextComparer:
         self._left_out = "no text encoder was named"
         try:
             if isinstance(encoder, str):
-                encoder = CachedTextEncoder(make_text_encoder(encoder))
+                encoder = cached_encoder(encoder)
             self._encoder = encoder
         except ImportError as error:
             self._left_out = str(error)

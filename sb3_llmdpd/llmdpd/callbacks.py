@@ -11,7 +11,7 @@ from typing import Any, Self
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
-from sb3_llmdpd.common.files import whole_file
+from sb3_llmdpd.common.files import says_what_cannot_be_written, whole_file
 
 CurveRow = dict[str, float]
 """Numbers that the logger had at one step, and ``step`` itself."""
@@ -58,7 +58,7 @@ class LearningCurve(BaseCallback):
         if self.path is None:
             return
         if set(row) <= set(self._columns):
-            with self.path.open("a", newline="") as file:
+            with says_what_cannot_be_written(self.path), self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         else:
             self._write_all()

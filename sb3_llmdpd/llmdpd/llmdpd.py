@@ -65,7 +65,7 @@ from sb3_llmdpd.llmdpd.prompter import (
 from sb3_llmdpd.llmdpd.rehearsal import rehearse
 from sb3_llmdpd.prompts.alignment import Alignment, align, alignment_named
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, Prompt
-from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
+from sb3_llmdpd.prompts.text_cache import cached_encoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
 from sb3_llmdpd.replay.buffer import PromptReplayBuffer
@@ -247,6 +247,8 @@ class LLMDPD(OffPolicyAlgorithm):
         self.acceleration = acceleration
         policy_kwargs = policy_kwargs or {}
         self.text_table: TextTable | None = None
+        self.trusts_encoder = True
+        """Whether the text encoder is the caller's choice: false where it is that of a file, see `load`."""
         self.last_saved: pathlib.Path | None = None
         """The file that this model was last saved to, or loaded from."""
         self._metrics = MetricMeans()
@@ -453,7 +455,7 @@ class LLMDPD(OffPolicyAlgorithm):
             )
         if self.text_encoder is not None and buffer.texts:
             if self.text_table is None:
-                encoder = CachedTextEncoder(make_text_encoder(self.text_encoder))
+                encoder = cached_encoder(self.text_encoder, self.trusts_encoder)
                 self.text_table = TextTable.encode(buffer.texts_by_task, encoder)
             self.text_table = self.text_table.extended(buffer.texts)
             buffer.set_text_vectors(self.text_table.lookup(buffer.texts))
@@ -474,7 +476,7 @@ class LLMDPD(OffPolicyAlgorithm):
         tasks = buffer.texts_by_task
         self.prompter.only_task = None
         if len(tasks) == 1:  # a model of one task needs no prompt to act
-            texts = next(iter(tasks.values())) if self.text_table is not None else ()
+            texts = next(iter(tasks.values())) if self.text_encoder is not None else ()
             self.prompter.only_task = [Prompt(text=texts[0] if texts else None)]
         self.prompter.set_task(self.prompter.task)
 
@@ -677,7 +679,8 @@ class LLMDPD(OffPolicyAlgorithm):
             list of such lists with one (or None) for each row.
         :return: (action_shape) or (n, *action_shape), environment units, and the state for the next call.
         :raises ValueError: when there is no prompt at all, when as many prompts fit neither one nor each row,
-            or when an observation does not fit the space.
+            when an observation does not fit the space, or when an unknown sentence needs an encoder that is
+            not there, or not trusted (see `load`).
         """
         prompts = as_prompts(task_text, trajectory, prompt, trajectories)
         return self._act(
@@ -833,9 +836,15 @@ class LLMDPD(OffPolicyAlgorithm):
         print_system_info: bool = False,
         force_reset: bool = True,
         dataset: DatasetLike | PromptReplayBuffer | None = None,
+        trust_encoder: bool = False,
         **overrides: Any,
     ) -> Self:
-        """Read a model. Nothing in the file is executed.
+        """Read a model. Nothing in the file is executed, and nothing but the file is read.
+
+        A text encoder that the file names is used at the first sentence that is not among
+        `known_task_texts`: of `predict`, or of ``dataset``. One that is not built in, ``"transformers:..."``
+        or ``"sentence-transformers:..."``, is used only when ``trust_encoder`` or ``text_encoder`` says so:
+        it lies where the file's author chose, in a folder of this machine or on the Hugging Face hub.
 
         :param path: path that `save` was given.
         :param env: as in `set_env`, for callbacks that evaluate.
@@ -845,13 +854,16 @@ class LLMDPD(OffPolicyAlgorithm):
         :param print_system_info: whether to print the system that wrote the file, and this one.
         :param force_reset: as in `set_env`.
         :param dataset: data to go on training with; the normalisers keep their statistics.
+        :param trust_encoder: whether the text encoder that the file names may be used, whatever it is.
         :param overrides: arguments of the constructor to change, e.g. ``learning_rate=1e-4``; also
             ``text_encoder``, for the language model of training in another place or with other options.
+            Under another name than the file's, its vector of a sentence is compared at once.
         :return: the model.
         :raises FileNotFoundError: when there is no such file.
         :raises TypeError: on an unknown argument.
-        :raises ValueError: when the file is damaged or foreign, does not fit ``env`` or ``dataset``, or when
-            ``text_encoder`` is another language model.
+        :raises ValueError: when the file is damaged or foreign, does not fit ``env`` or ``dataset``, when
+            ``text_encoder`` is another language model, or when ``dataset`` has sentences for an encoder that
+            is not trusted.
         """
         unknown = sorted(set(overrides) - set(SAVED_ARGUMENTS))
         if unknown:
@@ -864,7 +876,8 @@ class LLMDPD(OffPolicyAlgorithm):
         known = {name: value for name, value in (custom_objects or {}).items() if name in SAVED_ARGUMENTS}
         custom = {**(custom_objects or {}), **overrides}
         given = known | overrides
-        model = saving.from_file(cls, path, SAVED_ARGUMENTS, device, given, custom, print_system_info)
+        trusts = trust_encoder or given.get("text_encoder") is not None
+        model = saving.from_file(cls, path, SAVED_ARGUMENTS, device, given, custom, print_system_info, trusts)
         if given:
             rehearse(model, SAVED_ARGUMENTS)
         if env is not None:

@@ -26,8 +26,7 @@ from sb3_llmdpd.envs.dataset_env import DatasetEnv
 from sb3_llmdpd.llmdpd.callback_counters import counters_from_json, counters_of
 from sb3_llmdpd.networks.layers import floats_by_default
 from sb3_llmdpd.prompts.prompt import Prompt
-from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
-from sb3_llmdpd.prompts.text_encoders import make_text_encoder
+from sb3_llmdpd.prompts.text_cache import cached_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ Model = TypeVar("Model", bound="LLMDPD")
 COUNTERS = ("num_timesteps", "_total_timesteps", "_n_updates", "_current_progress_remaining")
 GENERATORS = ("generator", "action_generator")
 OPTIMIZERS = ("actor.optimizer", "critic.optimizer")
+_LONGEST_SHOWN = 200
+"""Characters of a file's value that a message quotes."""
 _SHAPING = ("policy_kwargs", "critic_objective")
 """Arguments that say which networks there are."""
 
@@ -112,6 +113,7 @@ def from_file(
     given: dict[str, Any],
     custom: dict[str, Any],
     print_system_info: bool,
+    trusted: bool,
 ) -> Model:
     """Make the model that a file describes, see `LLMDPD.load`.
 
@@ -122,6 +124,7 @@ def from_file(
     :param given: arguments that are to be others than the file says.
     :param custom: objects that only the user has, by argument name.
     :param print_system_info: whether to print the system that wrote the file, and this one.
+    :param trusted: whether the text encoder that the file names may be used, see `cached_encoder`.
     :return: the model, without data.
     """
     saved = checkpoint.read(path)
@@ -130,7 +133,7 @@ def from_file(
         get_system_info()
         print("== SAVED MODEL SYSTEM INFO ==", saved.system_info, sep="\n")  # noqa: T201
     try:
-        model = _build(model_class, saved, names, get_device(device), given, custom_objects(custom))
+        model = _build(model_class, saved, names, get_device(device), given, custom_objects(custom), trusted)
         _restore(model, saved)
     except (ValueError, ImportError):  # the latter of a language model whose package is missing
         raise
@@ -177,6 +180,7 @@ def _build(
     device: th.device,
     given: dict[str, Any],
     custom: CustomObjects,
+    trusted: bool,
 ) -> Model:
     """Build the model of a file with new weights; what is given goes before what the file says."""
     data = saved.data
@@ -196,12 +200,17 @@ def _build(
         _init_setup_model=False,
         **{**kept, **given},
     )
+    model.trusts_encoder = trusted
     if data["text_table"] is not None:
         arrays = {name: tensor.numpy() for name, tensor in saved.tensors["text_table"].items()}
-        model.text_table = TextTable.from_parts(data["text_table"], arrays)
+        model.text_table = TextTable.from_parts(data["text_table"], arrays, trusted=trusted)
         spec = given.get("text_encoder")
-        if spec not in (None, arguments.get("text_encoder")):  # the language model was moved
-            model.text_table = model.text_table.read_by(CachedTextEncoder(make_text_encoder(spec)))
+        # Compared with the table's own name: that of the arguments could be another one in a forged file.
+        if spec not in (None, model.text_table.encoder_name):  # the language model was moved
+            model.text_table = model.text_table.read_by(cached_encoder(spec))
+    elif model.text_encoder is not None and "text_dim" not in model.policy_kwargs:
+        # The weights know it, too, and no encoder has to be asked.
+        model.policy_kwargs["text_dim"] = len(saved.tensors["policy"]["actor_target.text_normaliser.mean"])
     # The user's own networks may need more than shapes to be built.
     if data["policy"] is not None and not asks_for_objects(arguments):
         model._setup_schedules()
@@ -233,7 +242,7 @@ def _restore(model: "LLMDPD", saved: Checkpoint) -> None:
             f"the model file has sentence vectors of size {table.dim} for a model of {model.policy.text_dim}"
         )
     if data["only_task"] is not None:
-        model.prompter.only_task = [Prompt(text=text) for text in data["only_task"]]
+        model.prompter.only_task = [Prompt(text=_only_text(data["only_task"], table))]
         model.set_task()
     if data["buffer_generator"] is not None:
         np.random.default_rng().bit_generator.state = data["buffer_generator"]  # which refuses another dict
@@ -242,6 +251,16 @@ def _restore(model: "LLMDPD", saved: Checkpoint) -> None:
         generator, state = getattr(model, name), saved.tensors["generators"][name]
         if len(state) == len(generator.get_state()):  # a GPU's state means nothing to a CPU
             generator.set_state(state)
+
+
+def _only_text(texts: Any, table: TextTable | None) -> str | None:
+    """Read the sentence of the only task; one that the table lacks would make loading ask an encoder."""
+    if isinstance(texts, list) and len(texts) == 1:
+        (text,) = texts
+        if text is None or (isinstance(text, str) and table is not None and table.index(text) is not None):
+            return text
+    shown = repr(texts)[:_LONGEST_SHOWN]
+    raise ValueError(f"the model file's `only_task` is {shown}, and not one of its own sentences")
 
 
 def _restore_networks(model: "LLMDPD", saved: Checkpoint) -> None:

@@ -12,7 +12,16 @@ import numpy as np
 from sb3_llmdpd.common.files import CACHE_VARIABLE, default_cache_directory, whole_file
 from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.prompts.readings import Reading, check_readings
-from sb3_llmdpd.prompts.text_encoders import TextEncoder, readings_of, revision_of
+from sb3_llmdpd.prompts.text_encoders import (
+    TextEncoder,
+    is_built_in,
+    make_text_encoder,
+    readings_of,
+    revision_of,
+)
+
+_LONGEST_SHOWN = 200
+"""Characters of a file's word that a message quotes."""
 
 _COUNTS = {"n_tokens": np.int64, "n_read": np.int64, "unknown": np.float64}
 
@@ -83,6 +92,26 @@ class CachedTextEncoder:
         key = hashlib.sha256(f"{self.name}\n{revision}".encode()).hexdigest()[:16]
         readable = re.sub(r"[^A-Za-z0-9]+", "-", self.name)[-60:].strip("-")
         return self.directory / "texts" / f"{readable}-{key}"
+
+
+def cached_encoder(spec: str, trusted: bool = True) -> CachedTextEncoder:
+    """Make an encoder from its name, behind the cache.
+
+    :param spec: name, see `make_text_encoder`.
+    :param trusted: False for a name out of a model file whose reader has not said yes to it. One that is not
+        built in is then refused, since whoever wrote the file has chosen what it reads.
+    :return: the encoder; its model is loaded at the first use.
+    :raises ValueError: on a name that is unknown, or not trusted.
+    """
+    if not trusted and not is_built_in(spec):
+        shown = repr(spec[:_LONGEST_SHOWN])
+        raise ValueError(
+            f"the model file names the text encoder {shown}, which is not built in: a folder of this machine,"
+            " or a model of the Hugging Face hub, that the file's author chose. If you trust it, load with"
+            " trust_encoder=True (on the command line --trust-encoder), or name its place yourself:"
+            " LLMDPD.load(path, text_encoder=NAME). Known sentences need no encoder"
+        )
+    return CachedTextEncoder(make_text_encoder(spec))
 
 
 def _read(folder: Path, texts: Sequence[str]) -> dict[str, Reading]:

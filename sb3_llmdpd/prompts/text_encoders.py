@@ -33,6 +33,10 @@ Options follow a question mark: "transformers:gpt2?pooling=last&dtype=bfloat16&l
 """Specs that `make_text_encoder` accepts, for help texts and error messages."""
 
 
+_BUILT_IN = ("minilm", "hashing", "one-hot", "random")
+"""Kinds of encoders that the package brings, or finds in a package that it chose: no spec says where."""
+
+
 class TextEncoder(Protocol):
     """Turns sentences into vectors of one length, always the same vector for the same sentence.
 
@@ -60,15 +64,18 @@ class HashingTextEncoder:
     """Hashed character n-grams, for tests: deterministic, without weights, and blind to meaning.
 
     :param dim: length of the vectors.
-    :raises ValueError: when ``dim`` is not positive.
+    :raises ValueError: when ``dim`` is not from 1 to 2^16.
     """
 
     default_dim = 256
+    largest_dim = 2**16
     _ngram_lengths = (3, 4, 5)
 
     def __init__(self, dim: int = default_dim) -> None:
-        if dim < 1:
-            raise ValueError(f"`dim` must be at least 1, got {dim}")
+        if (
+            not 1 <= dim <= self.largest_dim
+        ):  # a file may name it: its vectors must not take all of the memory
+            raise ValueError(f"`dim` must be from 1 to {self.largest_dim:,}, got {dim}")
         self.dim = dim
         self.name = f"hashing:{dim}"
 
@@ -120,6 +127,14 @@ def make_text_encoder(spec: str) -> TextEncoder:
     if kind == "transformers" and model:
         return TransformersTextEncoder(model, **options(_MODEL_OPTIONS | _POOLING_OPTIONS))
     raise ValueError(f"unknown text encoder {spec!r}. Known are:\n{KNOWN_SPECS}")
+
+
+def is_built_in(spec: str) -> bool:
+    """Tell whether an encoder reads nothing whose place its name decides: no folder, and no model of the hub.
+
+    :param spec: name, see `make_text_encoder`.
+    """
+    return spec.partition("?")[0].partition(":")[0] in _BUILT_IN
 
 
 def probe(encoder: TextEncoder) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.prompts.alike_texts import alike_pairs
 from sb3_llmdpd.prompts.language_models import unit_length
-from sb3_llmdpd.prompts.text_cache import CachedTextEncoder
-from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, make_text_encoder, probe, revision_of
+from sb3_llmdpd.prompts.text_cache import cached_encoder
+from sb3_llmdpd.prompts.text_encoders import TextEncoder, check_vectors, probe, revision_of
 
 PROBE_TOLERANCE = 0.02
 """Largest relative distance of two probe vectors of one encoder.
@@ -33,6 +33,7 @@ class TextTable:
     :param probe: (dim,), the encoder's vector of `PROBE_SENTENCE`.
     :param encoder_revision: weights of that encoder, where they are known (see `revision_of`).
     :param encoder: encoder of other sentences, in place of one made from ``encoder_name``.
+    :param trusted: whether an encoder may be made from ``encoder_name``, see `cached_encoder`.
     :raises ValueError: when the parts do not fit together.
     """
 
@@ -45,6 +46,7 @@ class TextTable:
         *,
         encoder_revision: str | None = "",
         encoder: TextEncoder | None = None,
+        trusted: bool = True,
     ) -> None:
         self.texts = tuple(texts)
         self.vectors = _read_only(vectors)
@@ -61,6 +63,7 @@ class TextTable:
         if len(self._index) < n:
             raise ValueError(f"the {n} texts of a table must differ, only {len(self._index)} do")
         self._encoder = encoder
+        self._trusted = trusted
         self._encoder_is_checked = False
         self._other_vectors: dict[str, np.ndarray] = {}
 
@@ -109,7 +112,7 @@ class TextTable:
         :param texts: m sentences.
         :return: (m, dim), float32.
         :raises ValueError: on an empty sentence, on one that the encoder cannot read, or on an encoder that
-            cannot be made again or has changed.
+            cannot be made again, is not trusted, or has changed.
         """
         sentences = check_texts(texts, "`texts`")
         distinct = dict.fromkeys(sentences)
@@ -175,13 +178,18 @@ class TextTable:
 
     @classmethod
     def from_parts(
-        cls, data: Mapping[str, Any], tensors: Mapping[str, np.ndarray], encoder: TextEncoder | None = None
+        cls,
+        data: Mapping[str, Any],
+        tensors: Mapping[str, np.ndarray],
+        encoder: TextEncoder | None = None,
+        trusted: bool = True,
     ) -> "TextTable":
         """Put a table together again; no encoder is made yet.
 
         :param data: mapping from `to_dict`.
         :param tensors: mapping from `tensors`.
         :param encoder: encoder of other sentences, in place of one made from the encoder's name.
+        :param trusted: whether one may be made from that name, see `cached_encoder`.
         :return: the table.
         :raises ValueError: when a part is missing or does not fit.
         """
@@ -191,11 +199,13 @@ class TextTable:
         if missing:
             names = ", ".join(sorted(missing))
             raise ValueError(f"the table of task texts lacks {names}; the file was not written whole")
-        return cls(**parts, encoder=encoder)
+        if not isinstance(parts["encoder_name"], str):
+            raise ValueError(f"the table of task texts names the text encoder {parts['encoder_name']!r}")
+        return cls(**parts, encoder=encoder, trusted=trusted)
 
     def _checked_encoder(self) -> TextEncoder:
         if self._encoder is None:
-            self._encoder = CachedTextEncoder(make_text_encoder(self.encoder_name))
+            self._encoder = cached_encoder(self.encoder_name, self._trusted)
         if not self._encoder_is_checked:
             self._check_encoder(self._encoder)
             self._encoder_is_checked = True

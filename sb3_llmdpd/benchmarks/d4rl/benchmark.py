@@ -129,7 +129,7 @@ class D4RLBenchmark:
         data, info = self._data(training.dataset), self.datasets[training.dataset]
         run = open_run(folder, self.settings.n_steps, training.settings)
         if run.has_model:
-            model = LLMDPD.load(run.model_path, dataset=data, device=self.device)
+            model = LLMDPD.load(run.model_path, dataset=data, device=self.device, trust_encoder=True)
         else:
             of_dataset = merged(self.settings.model, info.model)
             arguments = merged(of_dataset, self.variants[training.variant].model)

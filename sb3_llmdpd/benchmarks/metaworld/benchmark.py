@@ -221,7 +221,7 @@ class MetaworldBenchmark:
         """Train the model of a variant with the training's seed, as far as it is not trained yet."""
         run, settings = self._open_run(variant, training.seed), self.settings
         if run.has_model:
-            model = LLMDPD.load(run.model_path, dataset=self.data, device="cpu")
+            model = LLMDPD.load(run.model_path, dataset=self.data, device="cpu", trust_encoder=True)
         else:
             model = self._new_model(variant, training.seed)
         if self._trains(self.variants[training.variant]):
@@ -234,7 +234,7 @@ class MetaworldBenchmark:
         run, settings = self._open_run(variant, training.seed), self.settings
         if run.has_model:
             bar.skip(settings.n_steps)
-            return PromptDT.load(run.model_path, device="cpu")
+            return PromptDT.load(run.model_path, device="cpu", trust_encoder=True)
         prompting = {name: value for name, value in settings.model.items() if name in _PROMPTING}
         arguments = {"same_goal": not settings.goal_visible, **prompting, **variant.model}
         model = PromptDT(self.data, seed=training.seed, device="cpu", **arguments)
