@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import re
 import shutil
 import stat
 import threading
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sb3_llmdpd.common.files import CannotWrite, says_what_cannot_be_written, whole_file
+from sb3_llmdpd.common.files import CannotWrite, leftovers, says_what_cannot_be_written, whole_file
 
 
 def write(path: Path, text: str) -> None:
@@ -77,6 +78,21 @@ def test_what_is_no_file_is_left_alone(tmp_path):
         with pytest.raises(OSError, match=rf"{name} is there and is no file: pass the path of a file"):
             write(tmp_path / name, "text")
     assert everything_in(tmp_path) == {"circle", "pipe"}
+
+
+def test_a_temporary_name_tells_process_and_thread_and_ends_as_the_file_does(tmp_path):
+    with whole_file(tmp_path / "model.zip") as temporary:
+        temporary.touch()
+        named = rf"\.{os.getpid()}-{threading.get_native_id()}-[0-9a-f]{{16}}-model\.zip"
+        assert re.fullmatch(named, temporary.name)
+
+
+def test_what_a_killed_process_left_of_a_file_is_found_and_nothing_else(tmp_path):
+    left = {".17-4-0123456789abcdef-model.zip", ".5125-model.zip"}  # the second by an earlier version
+    others = {"model.zip", ".model.zip", ".17-my-model.zip", ".17-4-0123456789abcdef-a.zip", "17-model.zip"}
+    for name in left | others:
+        (tmp_path / name).touch()
+    assert {path.name for path in leftovers(tmp_path / "model.zip")} == left
 
 
 def test_two_threads_that_write_one_path_both_succeed(tmp_path):

@@ -3,14 +3,17 @@
 import atexit
 import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from glob import escape
 from pathlib import Path
 
 CACHE_VARIABLE = "SB3_LLMDPD_CACHE"
@@ -28,6 +31,9 @@ _REMEDIES = {
 
 _LONGEST_PAUSE_S = 3_600
 """A folder in which nothing changed for so long is abandoned: no episode takes an hour to write."""
+
+_TEMPORARY = re.compile(r"\.\d+-(\d+-[0-9a-f]{16}-)?")
+"""Process, thread and a random part before the name of a file; of earlier versions, a random part alone."""
 
 
 def default_cache_directory() -> Path:
@@ -78,7 +84,7 @@ def _put_in_place(path: str | Path) -> Iterator[Path]:
     if os.path.lexists(target) and not target.is_file():  # a folder, a device, a circle of links
         raise FileExistsError(f"{path} is there and is no file: pass the path of a file, or of a new one")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{secrets.randbits(63)}-{target.name}")
+    temporary = target.with_name(_temporary_name(target.name))
     try:
         yield temporary
         # Before the name changes: a power cut must not leave the new name with half the bytes.
@@ -124,6 +130,17 @@ def _free_space(folder: Path) -> str:
     """Measure the space for files that are yet to be made in a folder, which itself may be one."""
     there = next(each for each in (folder, *folder.parents) if each.is_dir())
     return f"{shutil.disk_usage(there).free / 1e6:,.1f} MB"
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Find the temporary files of a file; where nobody writes it now, killed processes have left them."""
+    found = path.parent.glob(f".*-{escape(path.name)}")
+    return [each for each in found if _TEMPORARY.fullmatch(each.name.removesuffix(path.name))]
+
+
+def _temporary_name(name: str) -> str:
+    """Make a name that no other process, thread or write has; it begins as `_TEMPORARY` says."""
+    return f".{os.getpid()}-{threading.get_native_id()}-{secrets.token_hex(8)}-{name}"
 
 
 @contextmanager
