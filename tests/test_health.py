@@ -44,6 +44,15 @@ def test_a_long_training_stops_soon():
     assert model.num_timesteps == 100
 
 
+@pytest.mark.parametrize("n_before", [0, 3])
+def test_the_first_step_is_looked_at(n_before):
+    model = tiny_model().learn(n_before)
+    one_weight_is_nan(model)
+    with pytest.raises(TrainingDiverged):
+        model.learn(1000, reset_num_timesteps=False)
+    assert model.num_timesteps == n_before + 1
+
+
 def test_the_last_good_model_is_named_and_not_written_over(tmp_path):
     callbacks = [At(7, one_weight_is_nan), CheckpointCallback(4, str(tmp_path))]
     good = re.escape(str(tmp_path / "rl_model_4_steps.zip"))

@@ -509,8 +509,8 @@ class LLMDPD(OffPolicyAlgorithm):
         :param progress_bar: whether to show one.
         :return: the model itself.
         :raises ValueError: when the model has no data set, or ``log_interval`` is below one.
-        :raises TrainingDiverged: when a loss or a weight is no longer a sane number; noticed at the latest
-            after ``CHECK_EVERY`` steps, and before the model is saved.
+        :raises TrainingDiverged: when a loss or a weight is no longer a sane number; noticed after the first
+            step, later within ``CHECK_EVERY`` steps, and always before the model is saved.
         """
         if self.replay_buffer is None:
             raise ValueError(
@@ -548,7 +548,8 @@ class LLMDPD(OffPolicyAlgorithm):
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self.train(gradient_steps=1, batch_size=self.batch_size)
             self.num_timesteps += 1
-            if self.num_timesteps % CHECK_EVERY == 0:
+            is_first = self.num_timesteps == self._num_timesteps_at_start + 1
+            if is_first or self.num_timesteps % CHECK_EVERY == 0:
                 self.check_health()
             # Before the callbacks: what one of them saves or stops has logged all steps up to this one.
             if log_interval is not None and self.num_timesteps % log_interval == 0:

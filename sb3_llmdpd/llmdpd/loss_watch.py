@@ -8,7 +8,7 @@ import torch as th
 from sb3_llmdpd.type_aliases import Metrics
 
 CHECK_EVERY = 100
-"""Gradient steps between two looks at whether the losses are sane: each look waits for the device."""
+"""Gradient steps from one look at the losses to the next, after one at the first step: a look waits."""
 ACTOR_LOSS_LIMIT = 1e6
 """Largest sane loss per unit of (1 + eta): denoising error and normalised Q term are of the order of 1."""
 VALUE_LIMIT = 10.0
