@@ -18,6 +18,7 @@ from factories import make_episodes, tiny_model
 from toys import ActionEnv
 
 from sb3_llmdpd import LLMDPD, checkpoint
+from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
 from sb3_llmdpd.llmdpd.callbacks import CurveRow, SaveLatest, read_curve
 
@@ -61,7 +62,12 @@ def train(folder: Path, n_steps: int, steps_seen: Any = None) -> None:
     :param steps_seen: number of the last step, shared with the process that kills this one
     """
     th.set_num_threads(1)
-    run, arguments = RunFolder(folder), {"command": "train", "steps": n_steps}
+    with owned(folder):
+        _train(RunFolder(folder), n_steps, steps_seen)
+
+
+def _train(run: RunFolder, n_steps: int, steps_seen: Any) -> None:
+    arguments = {"command": "train", "steps": n_steps}
     (run.go_on if run.is_begun else run.begin)(arguments)
     parts = dict(dataset=make_episodes(), device="cpu")
     model = LLMDPD.load(run.model_path, **parts) if run.has_model else tiny_model()

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.baselines.prompt_dt import PromptDT
+from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.common.trainings import Training
 from sb3_llmdpd.benchmarks.common.variants import NUMBERS, make_variants
 from sb3_llmdpd.benchmarks.metaworld import examples as examples_module
@@ -79,7 +80,14 @@ def test_every_variant_is_trained_evaluated_and_reported(finished: Finished) -> 
     files = {str(path.relative_to(out)) for path in made}
     of_a_run = ("run.json", "model.zip", "progress.csv", "curves.png", "results.json")
     of_runs = {f"{name}/seed-0/{file}" for name in ("full", "no-prompt") for file in of_a_run}
-    ours = {"benchmark.json", "results.json", "report.md", "report.html", "candidates-10/seed-0/results.json"}
+    ours = {
+        ".lock",
+        "benchmark.json",
+        "results.json",
+        "report.md",
+        "report.html",
+        "candidates-10/seed-0/results.json",
+    }
     assert files == of_runs | ours
     table = printed[printed.index("Success at any step") :]
     places = [table.index(part) for part in ("full ", "no-prompt", "candidates-10")]
@@ -416,6 +424,14 @@ def test_bad_input_gets_its_sentence_and_exit_status_2(arguments, message, tmp_p
     assert result.exit_code == 2, result.output
     assert message in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_a_process_works_in_is_left_to_it(tmp_path: Path) -> None:
+    with owned(tmp_path):
+        result = run(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", "owner.json"}
+    assert result.exit_code == 2
+    assert f"process {os.getpid()} works in {tmp_path}" in result.output
 
 
 def test_ctrl_c_while_data_are_collected_says_how_to_go_on(tmp_path, monkeypatch):

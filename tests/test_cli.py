@@ -101,7 +101,7 @@ def test_train_writes_a_model_that_knows_the_sentences_and_its_learning_curve(mo
     assert loaded.num_timesteps == 2
     assert "close the drawer" in loaded.known_task_texts
     names = {path.name for path in model.parent.iterdir()}
-    assert names == {"curves.png", "model.zip", "progress.csv", "run.json"}
+    assert names == {".lock", "curves.png", "model.zip", "progress.csv", "run.json"}
     assert len((model.parent / "progress.csv").read_text().splitlines()) == 3
 
 

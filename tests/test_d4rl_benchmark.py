@@ -16,6 +16,7 @@ from factories import recorded
 from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD, Prompt
+from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.d4rl.benchmark import D4RLBenchmark
 from sb3_llmdpd.benchmarks.d4rl.data import best_episode, describe, read_data
 from sb3_llmdpd.benchmarks.d4rl.results import Point, read_d4rl
@@ -103,7 +104,7 @@ def test_every_row_is_trained_evaluated_and_reported(finished: Finished) -> None
     of_runs = {
         f"{HOPPER}/{variant}/seed-0/{file}" for variant in ALL for file in (*of_a_run, "evaluations.json")
     }
-    assert files == of_runs | {"benchmark.json", "results.json", "report.md", "learning.png"}
+    assert files == of_runs | {".lock", "benchmark.json", "results.json", "report.md", "learning.png"}
     lines = [line.split()[:2] for line in printed.splitlines() if line.startswith(ALL)]
     assert lines == [[variant, checkpoint] for variant in ALL for checkpoint in ("last", "best")]
     assert "Minari score [95%]" in printed
@@ -362,6 +363,12 @@ def test_d4rls_own_data_set_has_its_published_score(hopper: OfflineDataset) -> N
 def test_bad_input_gets_its_sentence_and_exit_status_2(arguments, messages, root, tmp_path):
     assert_refused(run(root, tmp_path, *arguments), *messages)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_a_process_works_in_is_left_to_it(root: Path, tmp_path: Path) -> None:
+    with owned(tmp_path):
+        assert_refused(run(root, tmp_path), f"process {os.getpid()} works in {tmp_path}")
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", "owner.json"}
 
 
 def test_the_help_names_every_way_to_get_data() -> None:

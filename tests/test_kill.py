@@ -54,7 +54,8 @@ def test_a_training_killed_at_20_random_moments_ends_as_the_undisturbed_one(tmp_
     start(killed).join()
     assert differences(killed, undisturbed) == set()
     assert curve(killed) == curve(undisturbed)
-    assert {path.name for path in killed.iterdir()} == {"curves.png", "model.zip", "progress.csv", "run.json"}
+    files = {".lock", "curves.png", "model.zip", "progress.csv", "run.json"}
+    assert {path.name for path in killed.iterdir()} == files
 
 
 def test_a_full_disk_leaves_the_file_of_before_whole(tmp_path):
@@ -95,6 +96,28 @@ def signalled(command: list[str], out: Path, number: signal.Signals) -> tuple[in
         process.send_signal(number)
         output, _ = process.communicate()
     return process.returncode, output
+
+
+@pytest.mark.usefixtures("_with_one_thread")
+def test_a_second_resume_of_a_running_folder_is_refused_and_the_first_ends_as_the_undisturbed_one(tmp_path):
+    write_dataset(tmp_path / "data")
+    out, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    assert CliRunner().invoke(app, arguments(undisturbed, tmp_path / "data")).exit_code == 0
+    with subprocess.Popen([COMMAND, *arguments(out, tmp_path / "data")], stdout=subprocess.DEVNULL) as first:
+        while first.poll() is None and not (out / "model.zip").is_file():
+            time.sleep(0.005)
+        first.send_signal(signal.SIGSTOP)  # it must not end before the second has come
+        half_written = out / ".1-2-0123456789abcdef-model.zip"
+        half_written.touch()
+        second = CliRunner().invoke(app, ["train", "--resume", str(out)])
+        assert half_written.is_file()
+        first.send_signal(signal.SIGCONT)
+    assert second.exit_code == 2
+    remedies = f"wait until it has ended, or stop it with kill {first.pid}"
+    assert second.output == f"Error: process {first.pid} works in {out}: {remedies}\n"
+    assert first.returncode == 0
+    assert differences(out, undisturbed) == set()
+    assert curve(out) == curve(undisturbed)
 
 
 @pytest.mark.usefixtures("_with_one_thread")

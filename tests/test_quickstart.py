@@ -13,6 +13,7 @@ from killed import differences, without_progress_bar
 from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.metaworld.examples import example_episodes
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.cli import app
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.slow
 Finished = tuple[Path, str]
 
 
-def run(out: Path) -> Result:
-    given = ["quickstart", "--smoke", "--processes", "1", "--seed", "3", "--out", str(out)]
+def run(out: Path, *options: str) -> Result:
+    given = ["quickstart", "--smoke", "--processes", "1", "--seed", "3", "--out", str(out), *options]
     return CliRunner().invoke(app, given)
 
 
@@ -44,7 +45,7 @@ def test_everything_is_written_and_what_cannot_be_is_said(finished: Finished) ->
     out, printed = finished
     of_run, of_evaluation = ("run.json", "model.zip", "progress.csv"), ("results.json", "results.md")
     files = {path.name for path in out.iterdir()}
-    assert files == {"data", *of_run, *of_evaluation, "curves.png", "success.png"}
+    assert files == {".lock", "data", *of_run, *of_evaluation, "curves.png", "success.png"}
     assert "No video: drawing is switched off by MUJOCO_GL=disabled" in printed
 
 
@@ -136,15 +137,21 @@ def test_a_finished_training_is_done_once_more_where_its_results_are_there(
     assert str(run(tmp_path / "run").exception) == reached
 
 
-def test_an_unfinished_run_of_other_settings_is_kept(finished: Finished, tmp_path: Path) -> None:
-    shutil.copytree(finished[0], tmp_path / "run")
-    (tmp_path / "run" / "model.zip").unlink()
-    arguments = json.loads((tmp_path / "run" / "run.json").read_text())
-    (tmp_path / "run" / "run.json").write_text(json.dumps({**arguments, "learning_rate": 1.0}))
-    result = run(tmp_path / "run")
+def test_the_model_of_other_settings_is_kept_and_the_ways_on_are_named(finished: Finished) -> None:
+    before = (finished[0] / "model.zip").read_bytes()
+    result = run(finished[0], "--seed", "4")
     assert result.exit_code == 2
-    said = "holds an unfinished run. Go on with the command of before: sb3-llmdpd quickstart --out"
-    assert said in result.output
+    go_on = f"the command of before: sb3-llmdpd quickstart --out {finished[0]}"
+    assert f"Go on with {go_on}; or begin elsewhere, with another --out" in result.output
+    assert "1/4 Collecting" not in result.output
+    assert (finished[0] / "model.zip").read_bytes() == before
+
+
+def test_a_folder_that_a_process_works_in_is_left_to_it(finished: Finished) -> None:
+    with owned(finished[0]):
+        result = run(finished[0])
+    assert result.exit_code == 2
+    assert f"process {os.getpid()} works in {finished[0]}" in result.output
 
 
 def test_the_quickstarts_own_tasks_are_ml45() -> None:

@@ -16,13 +16,14 @@ from killed import curve, differences, without_progress_bar, write_dataset
 from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.cli.train import train
 
 OPTIONS: list[Any] = ["--steps", 6, "--save-freq", 2, "--log-interval", 3, "--batch-size", 4]
 OPTIONS += ["--prompts-per-batch", 2, "--net-arch", 8, "--text-encoder", "hashing:8", "--device", "cpu"]
 Begin, DoAfter = Callable[..., Result], Callable[..., None]
-FILES = ["curves.png", "model.zip", "progress.csv", "run.json"]
+FILES = [".lock", "curves.png", "model.zip", "progress.csv", "run.json"]
 
 
 def run(*arguments: object) -> Result:
@@ -102,7 +103,7 @@ def killed(begin: Begin, do_after: DoAfter, tmp_path: Path) -> Path:
 
 def test_a_run_keeps_all_options_and_means_the_same_data_from_anywhere(undisturbed: Path, root: Path) -> None:
     arguments = json.loads((undisturbed / "run.json").read_text())
-    options = set(inspect.signature(train).parameters) - {"ctx", "out", "resume", "config"}
+    options = set(inspect.signature(train).parameters) - {"ctx", "out", "resume", "overwrite", "config"}
     assert set(arguments) == options | {"command", "fingerprint"}
     assert (arguments["dataset"], arguments["root"], arguments["steps"]) == (["lab/walk-v0"], str(root), 6)
 
@@ -120,7 +121,8 @@ def test_a_killed_run_goes_on_from_its_latest_model(step: int, killed: Path, und
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(killed: Path) -> None:
-    for name in (".17-model.zip", ".2-progress.csv", ".3-run.json", ".4-curves.png", ".notes", "1-model.zip"):
+    left = {f".17-5-0123456789abcdef-{name}" for name in FILES if name != ".lock"}
+    for name in left | {".notes", "1-model.zip"}:
         (killed / name).touch()
     run("train", "--resume", killed)
     assert {path.name for path in killed.iterdir()} - set(FILES) == {".notes", "1-model.zip"}
@@ -134,20 +136,31 @@ def test_data_may_have_moved_and_the_device_be_another(killed, undisturbed, root
     assert differences(killed, undisturbed) == set()
 
 
-def test_a_finished_run_says_so_and_how_to_go_on(undisturbed: Path) -> None:
-    before = (undisturbed / "model.zip").read_bytes()
+def everything_in(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Contents of files, and when they and the folder were changed."""
+    files = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    return {**files, ".": (folder.stat().st_mtime_ns, b"")}
+
+
+def test_a_finished_run_says_so_and_how_to_go_on_and_nothing_is_written(undisturbed: Path) -> None:
+    before = everything_in(undisturbed)
     result = run("train", "--resume", undisturbed)
     assert result.exit_code == 0
     said = f"finished: 6 gradient steps. To train further: sb3-llmdpd train --resume {undisturbed} --steps 12"
     assert said in result.output
-    assert (undisturbed / "model.zip").read_bytes() == before
+    assert everything_in(undisturbed) == before
 
 
-def test_a_run_killed_before_its_curve_was_drawn_draws_it(undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_run_killed_before_its_curve_was_drawn_draws_it(is_there, undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "run")
-    (tmp_path / "run" / "curves.png").unlink()
+    chart = tmp_path / "run" / "curves.png"
+    chart.unlink()
+    if is_there:  # as the run left it that this one went on with, to a later end
+        chart.touch()
+        os.utime(chart, (0, 0))
     run("train", "--resume", tmp_path / "run")
-    assert (tmp_path / "run" / "curves.png").is_file()
+    assert chart.stat().st_mtime > 0
 
 
 def test_a_finished_run_goes_on_to_a_later_end(begin: Begin, undisturbed: Path, tmp_path: Path) -> None:
@@ -235,20 +248,80 @@ def assert_refused(result: Result, message: str) -> None:
     assert re.search(message, result.output), result.output
 
 
-def test_an_unfinished_run_is_not_overwritten(begin: Begin, killed: Path) -> None:
-    before = {path.name: path.read_bytes() for path in killed.iterdir()}
-    remedies = rf"Go on with sb3-llmdpd train --resume {killed}, or begin elsewhere with another --out"
-    assert_refused(begin(killed), rf"{killed} holds an unfinished run. {remedies}")
-    assert {path.name: path.read_bytes() for path in killed.iterdir()} == before
+@pytest.mark.parametrize("which", ["killed", "undisturbed"])
+def test_a_run_with_a_model_is_not_replaced_and_the_ways_on_are_named(which, begin, request):
+    folder = request.getfixturevalue(which)
+    before = everything_in(folder)
+    ways = (
+        f"Go on with sb3-llmdpd train --resume {folder}; or replace it, with --overwrite; or .*, with another"
+    )
+    assert_refused(begin(folder), rf"{folder} holds the model of a run\. {ways} --out$")
+    assert everything_in(folder) == before
 
 
-def test_a_finished_run_is_replaced_and_nothing_of_it_is_left(begin, undisturbed, do_after, tmp_path):
-    shutil.copytree(undisturbed, tmp_path / "run")
+def test_a_model_that_no_run_is_known_of_is_not_replaced(begin: Begin, tmp_path: Path) -> None:
+    (tmp_path / "model.zip").write_text("of a script")
+    message = f"{tmp_path}/model.zip is of no run that is known here.*: move it away, or choose another --out"
+    assert_refused(begin(tmp_path, "--overwrite"), message)
+    assert (tmp_path / "model.zip").read_text() == "of a script"
+
+
+def test_a_run_of_another_command_is_not_replaced(begin: Begin, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"command": "benchmark", "steps": 6}')
+    message = f"{tmp_path} holds a run of sb3-llmdpd benchmark: choose another --out"
+    assert_refused(begin(tmp_path, "--overwrite"), message)
+
+
+@pytest.fixture
+def replaced(begin: Begin, undisturbed: Path, do_after: DoAfter, tmp_path: Path) -> tuple[Path, bytes]:
+    """The folder of a run that replaces another and was killed after step 1, and the other's model."""
+    begin(tmp_path / "run", "--eta", 0)
+    before = (tmp_path / "run" / "model.zip").read_bytes()
     do_after(1, die)
     with pytest.raises(Killed):
-        begin(tmp_path / "run")
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["progress.csv", "run.json"]
-    assert curve(tmp_path / "run") == []
+        begin(tmp_path / "run", "--overwrite")
+    return tmp_path / "run", before
+
+
+def test_a_model_that_is_replaced_stays_until_the_new_run_saves_its_first(replaced) -> None:
+    folder, before = replaced
+    assert (folder / "model.zip").read_bytes() == before
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
+        "model.zip",
+        "progress.csv",
+        "run.json",
+    ]
+    assert curve(folder) == []
+
+
+def test_a_run_that_replaces_another_goes_on_from_its_own_beginning(replaced, undisturbed) -> None:
+    result = run("train", "--resume", replaced[0])
+    assert "Going on from step 0" in result.output
+    assert_the_same(replaced[0], undisturbed)
+
+
+def test_a_run_that_was_replaced_by_one_just_like_it_is_finished(begin: Begin, tmp_path: Path) -> None:
+    begin(tmp_path)
+    assert begin(tmp_path, "--overwrite").exit_code == 0
+    assert "is finished" in run("train", "--resume", tmp_path).output
+
+
+def test_a_run_that_diverged_at_its_beginning_is_begun_again_with_other_settings(begin, do_after, tmp_path):
+    do_after(1, lambda model: next(model.actor.parameters()).data.fill_(float("nan")))
+    assert "after gradient step 1 the weight" in begin(tmp_path).output
+    assert begin(tmp_path, "--eta", 0).exit_code == 0
+    assert LLMDPD.load(tmp_path / "model.zip").eta == 0
+
+
+@pytest.mark.parametrize("command", ["begin", "resume"])
+def test_a_folder_that_a_process_works_in_is_left_alone(command, begin, killed, monkeypatch) -> None:
+    monkeypatch.setattr("sb3_llmdpd.benchmarks.common.ownership._PATIENCE_S", 0.0)
+    with owned(killed):
+        before = everything_in(killed)
+        result = begin(killed, "--overwrite") if command == "begin" else run("train", "--resume", killed)
+        assert everything_in(killed) == before
+    assert_refused(result, f"process {os.getpid()} works in {killed}: wait until it has ended")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any, Self
 import typer
 
 from sb3_llmdpd.benchmarks.common.evaluation_folder import evaluate_into
+from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.common.report import show_tables
 from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
 from sb3_llmdpd.benchmarks.metaworld.examples import example_episodes
@@ -123,8 +124,19 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
         are there already are used again, and a training that was stopped goes on.
     :param settings: settings of the run.
     :param n_processes: processes that collect and evaluate; as many as there are CPU cores by default.
+    :raises ValueError: when another process works in the folder, or it holds a model of other settings.
     """
-    out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
+    with owned(out):  # what cannot be written shall not be computed first
+        run = RunFolder(out)
+        run.refuse_to_replace("quickstart", overwrite=_is_of(run, settings))
+        results = _run(run, settings, n_processes)
+    files = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    typer.echo(f"\nEverything is in {out}: {', '.join(files)}")
+    return results
+
+
+def _run(run: RunFolder, settings: QuickstartSettings, n_processes: int | None) -> list[CellResult]:
+    out = run.path
     seed, evaluated = settings.seed, (*settings.unseen_tasks, *settings.seen_tasks)
     shared: dict[str, Any] = {"noise": settings.noise, "n_processes": n_processes, "root": out / "data"}
     n_tasks = len(settings.train_tasks)
@@ -134,7 +146,7 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
         typer.echo(f"    and {n_examples} of each of {len(evaluated)} tasks, to be shown as examples")
         examples = example_episodes(evaluated, n_examples, seed=seed, **shared)
     with _stage(f"2/4 Training for {settings.n_steps:,} gradient steps"):
-        model_path = _train(out, settings, ids)
+        model_path = _train(run, settings, ids)
     cells = make_cells(evaluated, settings.conditions, unseen=settings.unseen_tasks, seed=seed)
     cells = [replace(cell, n_episodes=settings.n_seen_episodes) if cell.seen else cell for cell in cells]
     cells += [
@@ -156,21 +168,29 @@ def quickstart(out: Path, settings: QuickstartSettings, n_processes: int | None 
     with _stage("4/4 Filming an unseen task"):
         _film(out, model_path, results, examples, settings)
     show_tables(tables(results))
-    typer.echo(f"\nEverything is in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
     return results
 
 
-def _train(out: Path, settings: QuickstartSettings, ids: Sequence[str]) -> Path:
+def _arguments(settings: QuickstartSettings) -> dict[str, Any]:
+    """Collect what the run remembers, as JSON values."""
+    return dict(to_json({"command": "quickstart", "steps": settings.n_steps, **asdict(settings)}))
+
+
+def _is_of(run: RunFolder, settings: QuickstartSettings) -> bool:
+    return run.is_begun and run.arguments() == _arguments(settings)
+
+
+def _train(run: RunFolder, settings: QuickstartSettings, ids: Sequence[str]) -> Path:
     """Train, or go on where a quickstart of the same settings was stopped before it had its results."""
-    run, results = RunFolder(out), out / RESULTS
-    arguments = to_json({"command": "quickstart", "steps": settings.n_steps, **asdict(settings)})
-    goes_on = run.is_begun and run.arguments() == arguments and not results.is_file()
+    results, arguments = run.path / RESULTS, _arguments(settings)
+    is_same = _is_of(run, settings)
+    goes_on = is_same and not results.is_file()
     if goes_on:
         run.go_on(arguments)
     else:
         results.unlink(missing_ok=True)
-        run.begin(arguments)
-    data = load_minari(ids, root=out / "data")
+        run.begin(arguments, overwrite=is_same)  # which comes to the same model
+    data = load_minari(ids, root=run.path / "data")
     if goes_on and run.has_model:
         model = LLMDPD.load(run.model_path, dataset=data, device="cpu", trust_encoder=True)
         typer.echo(f"    from step {model.num_timesteps:,} on, where the run before this one was stopped")

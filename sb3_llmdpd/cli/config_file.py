@@ -10,7 +10,7 @@ import yaml
 FINGERPRINT = "fingerprint"
 """Name under which ``run.json`` remembers the data of a run."""
 
-_NO_OPTIONS = ("config", "resume")
+_NO_OPTIONS = ("config", "resume", "overwrite")
 _OF_A_RUN = ("command", FINGERPRINT)
 """Entries of ``run.json`` beside options, left out so that the file of an earlier run may be given."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.common.run_folder import SAVE_FREQ, RunFolder
 from sb3_llmdpd.cli import sources
 from sb3_llmdpd.cli.config_file import FINGERPRINT, Config
@@ -22,6 +23,8 @@ from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 _CHANGEABLE = ("steps", "device", "root", "cache")
 """Options that may change when a run goes on."""
+_OF_A_COMMAND = ("out", "resume", "overwrite", "config")
+"""Options that a run does not keep."""
 _PATHS = ("root", "cache", "task_texts", "tensorboard_log")
 
 
@@ -40,6 +43,10 @@ def train(
             " and --cache may change."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the run in --out; its model stays until the first save."),
+    ] = False,
     config: Config = None,
     root: sources.Root = None,
     memory_mapped: Annotated[
@@ -62,32 +69,37 @@ def train(
 ) -> None:
     """Train one model on all data sets and write it with its learning curve, or go on with a stopped run."""
     if resume is None:
-        run = RunFolder(out)
-        run.refuse_unfinished()
-        options = _options_of_a_new_run(ctx)
+        _begin(ctx, RunFolder(out), overwrite)
     else:
-        run = RunFolder(resume)
-        options = _options_to_go_on_with(ctx, run)
-        if _is_finished(run, options["steps"]):
-            return
-    check_device(options["device"])
-    data = _read(options)
-    typer.echo(data.summary())
-    found = fingerprint(data)
-    if options.setdefault(FINGERPRINT, found) != found:
-        raise ValueError(
-            f"the data are not those that the run in {run.path} was begun with: put these back, or say with"
-            " --root where they are; on other data begin a run of its own, with another --out"
-        )
-    if resume is not None and run.has_model:
-        model = LLMDPD.load(run.model_path, dataset=data, device=options["device"], trust_encoder=True)
-    else:
-        model = _new_model(options, data)
-    if resume is None:
-        run.begin(options)
-    else:
+        _go_on(ctx, RunFolder(resume))
+
+
+def _begin(ctx: typer.Context, run: RunFolder, overwrite: bool) -> None:
+    run.refuse_to_replace("train", overwrite)  # before the data are read, which may take long
+    options = _options_of_a_new_run(ctx)
+    data = _read(options, run)
+    model = _new_model(options, data)
+    with owned(run.path):  # nothing was written until now
+        run.begin(options, overwrite)
+        _train(run, model, options)
+
+
+def _go_on(ctx: typer.Context, run: RunFolder) -> None:
+    if _is_finished(run, _options_to_go_on_with(ctx, run)["steps"]):
+        return
+    with owned(run.path):
+        options = _options_to_go_on_with(ctx, run)  # once more: the owner before may have changed them
+        data = _read(options, run)
+        if run.has_model:
+            model = LLMDPD.load(run.model_path, dataset=data, device=options["device"], trust_encoder=True)
+        else:
+            model = _new_model(options, data)
         typer.echo(f"Going on from step {model.num_timesteps:,}")
         run.go_on(options)
+        _train(run, model, options)
+
+
+def _train(run: RunFolder, model: LLMDPD, options: Mapping[str, Any]) -> None:
     path = run.train(model, options["steps"], options["log_interval"], options["save_freq"])
     typer.echo(f"The model is {path}. Next: sb3-llmdpd evaluate --model {path}")
 
@@ -122,7 +134,7 @@ def _options_to_go_on_with(ctx: typer.Context, run: RunFolder) -> dict[str, Any]
 
 
 def _kept(ctx: typer.Context) -> dict[str, Any]:
-    return {name: value for name, value in ctx.params.items() if name not in ("out", "resume", "config")}
+    return {name: value for name, value in ctx.params.items() if name not in _OF_A_COMMAND}
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:
@@ -138,11 +150,12 @@ def _is_finished(run: RunFolder, steps: int) -> bool:
     done = run.steps_done()
     if done < steps:
         return False
-    run.draw_curves()  # the run may have been killed between its last step and the drawing
     typer.echo(
         f"The run in {run.path} is finished: {done:,} gradient steps."
         f" To train further: {run.how_to_go_on()} --steps {2 * done}"
     )
+    if not run.is_drawn:  # the run may have been killed between its last step and the drawing
+        run.draw_curves()
     return True
 
 
@@ -153,7 +166,21 @@ def _new_model(options: Mapping[str, Any], data: OfflineDataset) -> LLMDPD:
     return LLMDPD(dataset=data, **arguments)
 
 
-def _read(options: Mapping[str, Any]) -> OfflineDataset:
+def _read(options: dict[str, Any], run: RunFolder) -> OfflineDataset:
+    """Read the data of a run, and remember which they are, or make sure that they are those of before."""
+    check_device(options["device"])
+    data = _read_sources(options)
+    typer.echo(data.summary())
+    found = fingerprint(data)
+    if options.setdefault(FINGERPRINT, found) != found:
+        raise ValueError(
+            f"the data are not those that the run in {run.path} was begun with: put these back, or say with"
+            " --root where they are; on other data begin a run of its own, with another --out"
+        )
+    return data
+
+
+def _read_sources(options: Mapping[str, Any]) -> OfflineDataset:
     """Read the data, without the tasks that are left out."""
     how = {"root": options["root"], **sources.how_to_read(options)}
     data: OfflineDataset

@@ -1,7 +1,7 @@
 """The folder of one training: what was asked for, the latest model, and the learning curve."""
 
+import hashlib
 import json
-import re
 import shlex
 import signal
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_llmdpd.common.files import whole_file
+from sb3_llmdpd.common.files import leftovers, whole_file
 from sb3_llmdpd.evaluation.charts import curves_chart, draw_or_say_why
-from sb3_llmdpd.llmdpd.callbacks import LearningCurve, SaveLatest, StopOnSignal, read_curve
+from sb3_llmdpd.llmdpd.callbacks import CurveRow, LearningCurve, SaveLatest, StopOnSignal, read_curve
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 SAVE_FREQ = 1_000
 """Gradient steps between two saves of the latest model, unless another number is asked for."""
 
 ARGUMENTS, MODEL, CURVE, CHART = "run.json", "model.zip", "progress.csv", "curves.png"
-_LEFTOVER = re.compile(rf"\.\d+-({'|'.join(map(re.escape, (ARGUMENTS, MODEL, CURVE, CHART)))})")
-"""Names that `whole_file` gives to files before they are in place."""
+_REPLACES = "replaces"
+"""Entry of ``run.json``: digest of another run's model, which lies there until this run saves its first."""
 
 _GOES_ON = {
     "train": "sb3-llmdpd train --resume {folder}",
@@ -47,6 +47,7 @@ class RunFolder:
 
     ``run.json`` holds the arguments of the command, ``command`` and ``steps`` among them, before the training
     begins; ``model.zip`` is the latest model, ``progress.csv`` and ``curves.png`` are the learning curve.
+    Whoever begins, goes on or trains owns the folder, see `owned`.
 
     :param path: the folder.
     """
@@ -62,8 +63,16 @@ class RunFolder:
 
     @property
     def has_model(self) -> bool:
-        """Tell whether the run came far enough to save a model."""
-        return self.model_path.is_file()
+        """Tell whether the run came far enough to save a model: one that it is to replace is not its own."""
+        return self.model_path.is_file() and self._replaced() != _digest(self.model_path)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Tell whether the chart shows all that the learning curve holds."""
+        curve, chart = self.path / CURVE, self.path / CHART
+        if chart.is_file() and curve.is_file():
+            return chart.stat().st_mtime_ns >= curve.stat().st_mtime_ns
+        return not self._rows()
 
     def arguments(self) -> dict[str, Any]:
         """Read what the run was begun with.
@@ -71,6 +80,9 @@ class RunFolder:
         :return: arguments of `begin` or `go_on`.
         :raises ValueError: when there is no run, or ``run.json`` is damaged.
         """
+        return {name: value for name, value in self._read().items() if name != _REPLACES}
+
+    def _read(self) -> dict[str, Any]:
         if not self.is_begun:
             raise ValueError(f"there is no run to go on with in {self.path}: it has no {ARGUMENTS}")
         try:
@@ -88,45 +100,66 @@ class RunFolder:
         """Count the gradient steps of the latest model, 0 without one."""
         return LLMDPD.load(self.model_path, device="cpu").num_timesteps if self.has_model else 0
 
-    def refuse_unfinished(self) -> None:
-        """Keep an unfinished run from being overwritten.
+    def refuse_to_replace(self, command: str, overwrite: bool = False) -> None:
+        """Keep models from being lost. A run that has not saved one may be begun again.
 
-        :raises ValueError: when the folder holds one.
+        :param command: command of the new run, which replaces none of another command.
+        :param overwrite: whether it may replace a model.
+        :raises ValueError: when the new run may not begin here; names the ways on.
         """
-        if self.is_begun and self.steps_done() < self.arguments()["steps"]:
+        if not self.is_begun:
+            if self.model_path.is_file():
+                raise ValueError(
+                    f"{self.model_path} is of no run that is known here, since there is no {ARGUMENTS} beside"
+                    " it: move it away, or choose another --out"
+                )
+            return
+        before = self.arguments()["command"]
+        if before != command:
+            raise ValueError(f"{self.path} holds a run of sb3-llmdpd {before}: choose another --out")
+        if self.has_model and not overwrite:
+            replace = " or replace it, with --overwrite;" if command == "train" else ""
             raise ValueError(
-                f"{self.path} holds an unfinished run. Go on with {self.how_to_go_on()}, or begin elsewhere"
-                " with another --out"
+                f"{self.path} holds the model of a run. Go on with {self.how_to_go_on()};{replace} or begin"
+                " elsewhere, with another --out"
             )
 
     def how_to_go_on(self) -> str:
         """Name the command that goes on with the run."""
         return _GOES_ON[self.arguments()["command"]].format(folder=shlex.quote(str(self.path)))
 
-    def begin(self, arguments: Mapping[str, Any]) -> None:
-        """Begin a run, in place of a finished one.
+    def begin(self, arguments: Mapping[str, Any], overwrite: bool = False) -> None:
+        """Begin a run. A model that it replaces stays until its own first one takes the place.
 
         :param arguments: JSON values, with ``command`` and ``steps`` among them.
-        :raises ValueError: when the folder holds an unfinished run.
+        :param overwrite: whether it may replace the model of a run.
+        :raises ValueError: see `refuse_to_replace`.
         :raises OSError: when nothing can be written there.
         """
-        self.refuse_unfinished()
-        self.path.mkdir(parents=True, exist_ok=True)
-        # The first makes it a run: without it, the others are part of none.
-        for name in (ARGUMENTS, MODEL, CURVE, CHART):
+        self.refuse_to_replace(arguments["command"], overwrite)
+        self._write(arguments, _digest(self.model_path) if self.model_path.is_file() else None)
+        for name in (CURVE, CHART):
             (self.path / name).unlink(missing_ok=True)
-        self.go_on(arguments)
 
     def go_on(self, arguments: Mapping[str, Any]) -> None:
-        """Prepare to go on, and remove what a killed process left half-written.
+        """Prepare to go on.
 
         :param arguments: arguments of now.
         """
-        for path in self.path.iterdir():
-            if _LEFTOVER.fullmatch(path.name):
+        self._write(arguments, self._replaced())
+
+    def _write(self, arguments: Mapping[str, Any], replaced: str | None) -> None:
+        """Write the arguments, and remove what a killed process left half-written."""
+        for name in (ARGUMENTS, MODEL, CURVE, CHART):
+            for path in leftovers(self.path / name):
                 path.unlink()
+        replaces = {} if replaced is None else {_REPLACES: replaced}
         with whole_file(self.path / ARGUMENTS) as temporary:
-            temporary.write_text(json.dumps(arguments, indent=1))
+            temporary.write_text(json.dumps({**arguments, **replaces}, indent=1))
+
+    def _replaced(self) -> str | None:
+        """Read the digest of the model that this run is to replace."""
+        return self._read().get(_REPLACES) if self.is_begun else None
 
     def train(
         self,
@@ -156,6 +189,7 @@ class RunFolder:
                     reset_num_timesteps=False,
                     progress_bar=progress is None,
                 )
+            self._write(self.arguments(), replaced=None)  # the model is now this run's own
             if stop.stopped_by is not None:
                 where = f"at step {model.num_timesteps:,} of {n_steps:,}. The model is {self.model_path}"
                 message = f"Stopped by {stop.stopped_by} {where}. To go on: {self.how_to_go_on()}"
@@ -165,7 +199,14 @@ class RunFolder:
 
     def draw_curves(self) -> None:
         """Draw the learning curve, if anything was logged."""
-        curve = self.path / CURVE
-        rows = read_curve(curve) if curve.is_file() else []
-        if rows:
+        if rows := self._rows():
             draw_or_say_why(curves_chart, rows, self.path / CHART)
+
+    def _rows(self) -> list[CurveRow]:
+        curve = self.path / CURVE
+        return read_curve(curve) if curve.is_file() else []
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,6 +12,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.utils import get_device
 
+from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.common.results import hardware_here
 from sb3_llmdpd.benchmarks.common.trainings import (
     StepsOnBar,
@@ -90,17 +91,19 @@ class D4RLBenchmark:
     def run(self) -> D4RLResults:
         """Train and evaluate what is not done yet, and write the results and the report.
 
-        :raises ValueError: when a data set is not there or does not fit, or the folder has other settings.
+        :raises ValueError: when a data set is not there or does not fit, or the folder has other settings or
+            another process works there.
         :raises RunStopped: on Ctrl-C, or on SIGTERM while a model trains; says how to go on.
         """
         with says_how_to_go_on(self.out, "the reading of data"):
             for label, name in self.names.items():  # what is missing shall be known before hours are spent
                 self.datasets[label] = describe(name, self._data(label), self.env_id, self.root)
-        open_folder(self.out, self._shared)
-        self._gather([])  # refuses other data sets under the same labels
-        trainings = self.trainings()
-        run_trainings(self.out, trainings, self._run, after_each=lambda: self._report(trainings))
-        return self._report(trainings)
+        with owned(self.out):
+            open_folder(self.out, self._shared)
+            self._gather([])  # refuses other data sets under the same labels
+            trainings = self.trainings()
+            run_trainings(self.out, trainings, self._run, after_each=lambda: self._report(trainings))
+            return self._report(trainings)
 
     def trainings(self) -> list[D4RLTraining]:
         """List every variant on every described data set with its first seed, then with its second."""

@@ -9,6 +9,7 @@ from typing import Any
 from sb3_llmdpd.baselines.align_and_replay import AlignAndReplay
 from sb3_llmdpd.baselines.prompt_dt import PromptDT
 from sb3_llmdpd.baselines.retrieve_and_play import RetrieveAndPlay
+from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.common.results import hardware_here, in_order
 from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
 from sb3_llmdpd.benchmarks.common.trainings import (
@@ -101,16 +102,17 @@ class MetaworldBenchmark:
     def run(self) -> GridResults:
         """Collect, train and evaluate what is not done yet, and write the results and the report.
 
-        :raises ValueError: when the folder has a benchmark of other settings.
+        :raises ValueError: when the folder has a benchmark of other settings, or another process works there.
         :raises RunStopped: on Ctrl-C, or on SIGTERM while a model trains; says how to go on.
         """
         trainings = self.trainings()
-        open_folder(self.out, self._shared)
-        if not all(training.is_finished(self.out) for training in trainings):
-            with says_how_to_go_on(self.out, "the collection of data"):
-                self._collect()
-            run_trainings(self.out, trainings, self._run, after_each=lambda: self._report(trainings))
-        return self._report(trainings)
+        with owned(self.out):
+            open_folder(self.out, self._shared)
+            if not all(training.is_finished(self.out) for training in trainings):
+                with says_how_to_go_on(self.out, "the collection of data"):
+                    self._collect()
+                run_trainings(self.out, trainings, self._run, after_each=lambda: self._report(trainings))
+            return self._report(trainings)
 
     def trainings(self) -> list[Training]:
         """List every variant with its first seed, then with its second, so that a table is there early."""
