@@ -225,7 +225,7 @@ def test_options_become_the_arguments_of_a_model(root: Path, tmp_path: Path) -> 
     model = LLMDPD.load(tmp_path / "model.zip")
     assert (model.tau, model.text_encoder, model.reward_scale) == (0.25, None, "none")
     assert (model.policy_kwargs["n_critics"], model.policy_kwargs["layer_norm"]) == (3, True)
-    assert model.learning_rate == CosineSchedule(3e-4)
+    assert model.learning_rate == CosineSchedule(1e-3)
 
 
 CONFIG = """

@@ -127,7 +127,7 @@ def test_a_log_for_programs_holds_every_loss_at_its_step(tmp_path, name):
         losses = [float(line[f"train/{loss}"]) for loss in ("actor_loss", "bc_loss", "critic_loss")]
         assert np.isfinite(losses).all()
         assert losses[1] > 0
-        assert float(line["train/learning_rate"]) == pytest.approx(3e-4)
+        assert float(line["train/learning_rate"]) == pytest.approx(1e-3)
         assert ("train/n_updates" in line) == (name != "tensorboard")  # answers test_exclude_keys
 
 

@@ -186,7 +186,7 @@ class LLMDPD(OffPolicyAlgorithm):
         policy: str | type[LLMDPDPolicy],
         env: GymEnv | str | None = None,
         dataset: DatasetLike | PromptReplayBuffer | None = None,
-        learning_rate: float | Schedule = 3e-4,
+        learning_rate: float | Schedule = 1e-3,
         critic_learning_rate: float | Schedule | None = None,
         batch_size: int = 256,
         q_batch_size: int | None = None,
