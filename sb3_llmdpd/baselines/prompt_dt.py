@@ -15,13 +15,13 @@ from sb3_llmdpd.baselines.memory import Memory
 from sb3_llmdpd.baselines.prompt_dt_network import PromptDTNetwork
 from sb3_llmdpd.baselines.segments import SegmentBuffer
 from sb3_llmdpd.checkpoint import Checkpoint, FileLike
-from sb3_llmdpd.checkpoint.networks import arguments_of, check_weights
+from sb3_llmdpd.checkpoint.networks import arguments_of, check_room, check_weights
 from sb3_llmdpd.checkpoint.values import (
     SPACES,
     from_json,
     no_custom_objects,
-    space_from_json,
     space_to_json,
+    spaces_from_json,
     to_json,
 )
 from sb3_llmdpd.data.episodes import Episode
@@ -301,10 +301,11 @@ class PromptDT:
             targets = saved.data["targets"].items()
             model.targets = {text: (float(goal), float(unit)) for text, (goal, unit) in targets}
             model.return_scale = float(saved.data["return_scale"])
-            of_file: list[Any] = [space_from_json(saved.data[name]) for name in SPACES]
-            model._set_spaces(*of_file)
-            check_weights(model._make_network, saved.tensors["network"])
+            of_file: Any = spaces_from_json(saved.data)
+            model._set_spaces(**of_file)
+            check_room(model._make_network, saved.tensors["network"])
             model._set_up(seed=None)
+            check_weights(model.network.state_dict(), saved.tensors["network"])
             model.network.load_state_dict(saved.tensors["network"])
         except Exception as error:  # values of the wrong kind make networks raise errors of a dozen kinds
             raise ValueError(f"{shown} describes no PromptDT ({type(error).__name__}: {error})") from error
