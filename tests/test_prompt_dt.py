@@ -309,7 +309,7 @@ def test_the_files_of_the_method_and_of_the_baseline_are_not_taken_for_each_othe
     LLMDPD("MlpPolicy", dataset=make_episodes(), text_encoder=None, device="cpu").save(tmp_path / "method")
     with pytest.raises(ValueError, match=r"holds no PromptDT; LLMDPD\.load reads"):
         PromptDT.load(tmp_path / "method")
-    with pytest.raises(ValueError, match="lacks 'counters'"):
+    with pytest.raises(ValueError, match="it holds the entry 'network'"):
         LLMDPD.load(tmp_path / "baseline")
 
 
@@ -317,9 +317,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     model = tiny()
     model._arguments["token_dim"] = 2**20
     model.save(tmp_path / "model")
-    with pytest.raises(
-        ValueError, match=r"describes no PromptDT .*networks of 105,553,\S+ bytes, and it holds 8,752"
-    ):
+    with pytest.raises(ValueError, match=r"describes no PromptDT .*the weight"):
         PromptDT.load(tmp_path / "model")
 
 

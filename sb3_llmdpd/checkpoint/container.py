@@ -34,10 +34,10 @@ GROUPS = (*_OF_A_MODEL, "network")
 _TENSORS = {f"{group}.safetensors": group for group in GROUPS}
 _MEMBERS = {DATA, SB3_VERSION, SYSTEM_INFO, *_TENSORS}
 
-MOST_DATA, MOST_VALUES = 2**25, 2**20
-"""Bytes of the data, and values in them: a value takes up to a hundred times its bytes."""
-_MOST_HEADER = 2**22
-"""Bytes of the header of a group, for the same reason: some 50,000 tensors."""
+MOST_DATA, MOST_VALUES, MOST_OBJECTS = 2**25, 2**19, 2**16
+"""Bytes of the data, and values and objects in them: a value takes up to a hundred times its bytes."""
+_MOST_HEADER = 2**20
+"""Bytes of the header of a group, for the same reason: some 10,000 tensors."""
 _MOST_DIRECTORY = 2**16
 """Bytes of the zip's directory: a thousand times those of a model file."""
 _MOST_QUOTED, _MOST_WORDS = 200, 800
@@ -155,7 +155,8 @@ def quoted(value: Any) -> str:
     """Quote something of a file for a message: in one line, escaped, and cut at 200 characters."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = _MOST_QUOTED
-    return short.repr(value)[:_MOST_QUOTED]
+    text = short.repr(value)
+    return text if len(text) <= _MOST_QUOTED else f"{text[: _MOST_QUOTED - 4]}...{text[-1]}"
 
 
 def printable(text: str) -> str:
@@ -173,9 +174,9 @@ def told(error: Exception) -> str:
 
 
 _LONG = re.compile(
-    r"(?P<cut>'[^']{N}|\"[^\"]{N}|\[[^\]]{N}|\{[^}]{N})[^'\"\]}]+".replace("N", str(_MOST_QUOTED))
+    r"(?P<cut>'[^']{N}|\"[^\"]{N}|[\[{][^\]}'\"]{N})[^'\"\]}]+".replace("N", str(_MOST_QUOTED))
 )
-"""A quoted string, list or dict that is long."""
+"""A quoted string, or a list or dict of numbers, that is long."""
 
 
 def check_names(found: Collection[str], known: Collection[str], what: str) -> None:
@@ -193,15 +194,23 @@ def check_names(found: Collection[str], known: Collection[str], what: str) -> No
         raise ValueError(f"this is not a whole model file of sb3_llmdpd: it lacks {missing[0]!r}")
 
 
-def check_parts(saved: Checkpoint, keys: Collection[str], groups: Collection[str]) -> None:
-    """Refuse a file that has other parts than its kind.
+def check_entries(saved: Checkpoint, keys: Collection[str]) -> None:
+    """Refuse a file whose data have other entries than its kind.
 
     :param saved: contents of the file.
     :param keys: entries of the data, but those that every file has.
-    :param groups: groups of tensors.
     :raises ValueError: when one is missing or unknown.
     """
     check_names(saved.data.keys() - {*_HEADER, _TIED}, keys, "entry")
+
+
+def check_groups(saved: Checkpoint, groups: Collection[str]) -> None:
+    """Refuse a file that has other groups of tensors than its kind.
+
+    :param saved: contents of the file.
+    :param groups: names of the groups.
+    :raises ValueError: when one is missing or unknown.
+    """
     check_names(saved.tensors.keys(), groups, "group of tensors")
 
 
@@ -275,14 +284,10 @@ def _checked_names(archive: zipfile.ZipFile) -> list[str]:
 
 
 def _data_from_json(content: bytes) -> dict[str, Any]:
-    n_values = sum(content.count(sign) for sign in b",[{")
-    if len(content) > MOST_DATA or n_values > MOST_VALUES:
-        raise ValueError(
-            f"its data are {len(content):,} bytes with {n_values:,} values, and at most {MOST_DATA:,} bytes"
-            f" and {MOST_VALUES:,} values are read"
-        )
+    text = content.decode("ascii")
+    _check_length(text)
     data = json.loads(
-        content.decode("ascii"),
+        text,
         object_pairs_hook=_without_duplicates,
         parse_constant=_refuse_constant,
         parse_float=_finite_float,
@@ -290,6 +295,17 @@ def _data_from_json(content: bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError("its data are no JSON object")
     return data
+
+
+def _check_length(text: str) -> None:
+    """Refuse a long text by what is counted fast, before it is read; a file that is written keeps to it."""
+    n_objects = text.count("{")
+    n_values = text.count(",") + text.count("[") + n_objects
+    if len(text) > MOST_DATA or n_values > MOST_VALUES or n_objects > MOST_OBJECTS:
+        raise ValueError(
+            f"the data of a model file have at most {MOST_DATA:,} bytes, {MOST_VALUES:,} values and"
+            f" {MOST_OBJECTS:,} objects, got {len(text):,}, {n_values:,} and {n_objects:,}"
+        )
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -385,12 +401,7 @@ def data_to_json(data: dict[str, Any]) -> str:
     :raises ValueError: when it is longer than what is read.
     """
     text = json.dumps(data, indent=1, allow_nan=False)
-    n_values = sum(map(text.count, ",[{"))
-    if len(text) > MOST_DATA or n_values > MOST_VALUES:
-        raise ValueError(
-            f"a model file holds at most {MOST_DATA:,} bytes and {MOST_VALUES:,} values beside its tensors,"
-            f" got {len(text):,} and {n_values:,}: pass large arguments as objects of your own"
-        )
+    _check_length(text)
     return text
 
 

@@ -16,8 +16,9 @@ from sb3_llmdpd.checkpoint.container import (
     Checkpoint,
     FileLike,
     Tensors,
+    check_entries,
+    check_groups,
     check_names,
-    check_parts,
     entry,
     quoted,
     read,
@@ -38,6 +39,8 @@ from sb3_llmdpd.checkpoint.values import (
 )
 from sb3_llmdpd.networks.layers import Normaliser, floats_by_default
 
+_MOST_ENTRIES = 32
+"""Entries of a parameter in the state of an optimiser."""
 _SPARE_BYTES = 2**24
 """Memory beyond that of the weights in a file that networks may take: what is in no file."""
 
@@ -59,15 +62,19 @@ def check_weights(expected: Tensors, weights: Tensors) -> None:
             raise ValueError(f"the weight {name!r} of the network is {wanted}, that of the file {got}")
 
 
-def check_room(make: Callable[[], nn.Module], weights: Tensors) -> None:
-    """Refuse a description of networks that are larger than the weights, before memory is taken for them.
+def check_room(make: Callable[[], nn.Module], weights: Tensors, is_exact: bool = True) -> None:
+    """Refuse a description of networks that the weights do not fit, before memory is taken for them.
 
     :param make: maker of the networks, where of their features extractor `stand_ins` has left the size.
     :param weights: weights of the file by name.
+    :param is_exact: False where the networks are of a class of the user's own, and these only as large.
     :raises ValueError: when a few bytes in the file ask for much memory.
     """
     with th.device("meta"):  # shapes alone
-        described = sum(tensor.nbytes for tensor in make().state_dict().values())
+        expected = make().state_dict()
+    if is_exact:
+        check_weights(expected, {name: weights[name] for name in expected if name in weights})
+    described = sum(tensor.nbytes for tensor in expected.values())
     if described > _room(weights):
         raise ValueError(
             f"its arguments describe networks of {described:,} bytes, and it holds {_n_bytes(weights):,}"
@@ -194,15 +201,16 @@ class SavedNetwork(BaseModel):
             kind = saved.data.get("network", "model, which LLMDPD.load reads")
             if kind != cls.__name__:
                 raise ValueError(f"it holds a {quoted(kind)[1:-1]}")
-            check_parts(saved, ("network", "arguments", *SPACES), ("network",))
+            check_entries(saved, ("network", "arguments", *SPACES))
+            check_groups(saved, ("network",))
             network = cls._of_file(saved, custom_objects(custom or {}))
         return network.to(get_device(device))
 
     @classmethod
     def _of_file(cls, saved: Checkpoint, custom: CustomObjects) -> Self:
         weights, arguments = saved.tensors["network"], {}
-        for name, value in saved.data["arguments"].items():
-            with entry(f"arguments.{name}"):
+        with entry("arguments"):
+            for name, value in saved.data["arguments"].items():
                 arguments[name] = from_json(value, name, custom)
         check_names(arguments.keys() & set(SPACES), (), "argument")
         arguments |= spaces_from_json(saved.data)
@@ -283,6 +291,9 @@ def restore_optimizer(optimizer: th.optim.Optimizer, parts: Any, tensors: Tensor
     groups = [_group(*pair) for pair in zip(parts["groups"], fresh, strict=True)]
     if [_kinds(group) for group in groups] != [_kinds(group) for group in fresh]:
         raise ValueError("the file's groups of parameters are not those of the optimiser")
+    n_parameters = sum(len(group["params"]) for group in fresh)
+    if len(tensors) + len(parts["state"]) > _MOST_ENTRIES * n_parameters:
+        raise ValueError(f"the file's state has more than {_MOST_ENTRIES} entries for each parameter")
     _step_without_gradients(optimizer)
     expected = optimizer.state_dict()["state"]
     state: dict[int, dict[str, Any]] = {}

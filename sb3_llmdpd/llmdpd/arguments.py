@@ -29,7 +29,7 @@ MOST = 2**24
 """Largest count: more than any machine holds, and little enough to be refused before memory is asked for."""
 
 
-MOST_LAYERS = 64
+MOST_LAYERS = 32
 """Largest number of layers: time runs out before memory, and a model has to be made before it is refused."""
 
 
@@ -134,7 +134,7 @@ RANGES: dict[str, Range] = {
     "prompt_noise": Range(),
     "text_encoder": Range(kind=str, optional=True, path=True),
     "return_weight": Range(),
-    "n_candidates": _COUNT,
+    "n_candidates": Range(1, 10_000, Integral),
     "candidate_temperature": Range(),
     "n_sampling_steps": _COUNT._replace(optional=True),
     "stats_window_size": _COUNT,

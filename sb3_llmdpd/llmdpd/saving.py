@@ -14,8 +14,9 @@ from sb3_llmdpd import checkpoint
 from sb3_llmdpd.checkpoint import Checkpoint, FileLike
 from sb3_llmdpd.checkpoint.container import (
     Tensors,
+    check_entries,
+    check_groups,
     check_names,
-    check_parts,
     entry,
     printable,
     quoted,
@@ -64,7 +65,7 @@ GENERATORS = ("generator", "action_generator")
 OPTIMIZERS = ("actor.optimizer", "critic.optimizer")
 _STATE_OF_A_GPU = 16
 """Bytes of the state of a generator of PyTorch's on a GPU."""
-_MOST_STEPS = 2**63 - 1
+_MOST_STEPS, _MOST_CALLBACKS = 2**63 - 1, 1_000
 _SHAPING = ("policy_kwargs", "critic_objective")
 """Arguments that say which networks there are."""
 
@@ -247,7 +248,7 @@ def _build(
             model.text_table = model.text_table.read_by(CachedTextEncoder(make_text_encoder(spec)))
     weights = saved.tensors["policy"]
     try:
-        check_room(lambda: _measured(model, weights), weights)
+        check_room(lambda: _measured(model, weights), weights, is_exact=data["policy"] is not None)
         own = model.policy_kwargs.get("features_extractor_class")
         with room_for(weights, own if data["policy"] is not None else policy):
             model._setup_model()
@@ -282,13 +283,16 @@ _SENTENCES: dict[str, Any] = {"texts": str, "encoder_name": str, "encoder_revisi
 
 def _check_data(saved: Checkpoint) -> None:
     """Refuse a file whose parts are not those of a model, or of other kinds; others check their contents."""
+    check_entries(saved, KEYS)
     data, table = saved.data, saved.data["text_table"]
     for name, kind in _KINDS.items():
         _check_kind(name, data[name], kind)
     _check_kind("policy_class", data["policy_class"], str)
     check_names(data["optimizers"].keys() - set(OPTIMIZERS), (), "optimiser")
     groups = ["policy", "generators", "metrics", *data["optimizers"]]
-    check_parts(saved, KEYS, groups if table is None else [*groups, "text_table"])
+    check_groups(saved, groups if table is None else [*groups, "text_table"])
+    if len(data["callbacks"]) > _MOST_CALLBACKS:
+        raise ValueError(f"it has more than {_MOST_CALLBACKS:,} 'callbacks'")
     check_names(
         data["counters"].keys(), (*(name.lstrip("_") for name in COUNTERS), "metric_steps"), "counter"
     )
