@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -376,6 +377,57 @@ def test_parameters_of_a_strange_file_are_refused_and_change_nothing(saved):
     with refused("of zeros are not finite"):
         model.set_parameters(io.BytesIO(with_tensors(saved, "policy", dict.fromkeys(tensors, 3e38))))
     assert np.array_equal(act(model), before)
+
+
+def readers() -> list[Callable[[Path], Any]]:
+    """Our own, and the one that the docs show."""
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "model_file.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (reader,) = [block for block in blocks if "def read_model" in block]
+    namespace: dict[str, Any] = {}
+    exec(reader, namespace)
+    return [LOADERS["model"], namespace["read_model"]]
+
+
+def with_shape(content: bytes) -> bytes:
+    """Let the header of a group name a shape that needs more bytes than there are."""
+    members = members_of(content)
+    header = members["metrics.safetensors"]
+    length = 8 + int.from_bytes(header[:8], "little")
+    longer = header[8:length].replace(b'"shape":[]', b'"shape":[9]', 1)
+    members["metrics.safetensors"] = len(longer).to_bytes(8, "little") + longer + header[length:]
+    return packed(members)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: packed({**members_of(content), "policy.pth": b""}),
+        lambda content: packed({**members_of(content), "more.safetensors": b""}),
+        lambda content: packed(members_of(content), zipfile.ZIP_DEFLATED),
+        lambda content: content[: len(content) // 2],
+        lambda content: with_tensors(content, "policy", {W: NAN}),
+        lambda content: with_tensors(content, "text_table", {"vectors": NAN}),
+        with_shape,
+        lambda content: changed(content, lambda data: data.update(format_version=True)),
+        lambda content: changed(content, lambda data: data.update(format_version=2.0)),
+        lambda content: changed(content, lambda data: data.update(format_version=3)),
+        lambda content: raw(content, '"tau": 0.005', '"tau": 0.005, "tau": 0.005'),
+        lambda content: raw(content, '"tau": 0.005', '"tau": 1e999'),
+        lambda content: raw(content, '"tau": 0.005', '"tau": NaN'),
+        lambda content: with_data(content, "[2]"),
+    ],
+    ids=range(14),
+)
+def test_the_reader_of_the_docs_refuses_what_load_refuses(saved, change, tmp_path):
+    path = tmp_path / "model.zip"
+    path.write_bytes(saved)
+    for read in readers():
+        read(path)
+    path.write_bytes(change(saved))
+    for read in readers():
+        with pytest.raises((ValueError, zipfile.BadZipFile)):
+            read(path)
 
 
 @pytest.mark.slow

@@ -2,8 +2,9 @@
 
 Each changed file has to be refused with a sentence, or to be another model that acts finitely. Loading it may
 open the file itself and nothing else, start nothing and import nothing. It may take a second and 300 MB. The
-summary says how many files of each kind were refused, and what the worst one took. What goes wrong is listed
-with the number of the mutation, which makes the same file again, and the command then ends with 1.
+summary says how many files of each kind were refused, and what the worst one took; with `--write`, the docs
+quote it. What goes wrong is listed with the number of the change, which `--only` makes again, and the command
+then ends with 1.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import io
 import json
 import math
 import random
+import re
 import resource
 import signal
 import sys
@@ -38,6 +40,8 @@ from sb3_llmdpd import LLMDPD, Episode, Prompt
 from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor
 from sb3_llmdpd.llmdpd.critic import PromptedCritic
 
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "model_file.md"
+"""The page that quotes the summary."""
 MOST_SECONDS, MOST_BYTES = 1.0, 300 * 2**20
 """What loading a file may take: seconds of the processor, and memory beyond that of the process."""
 HANGS_AFTER = 60
@@ -374,7 +378,7 @@ class Watch:
 
 @dataclass
 class Tally:
-    """What became of the mutations of one kind of file."""
+    """What became of the changed files of one kind."""
 
     refused: int = 0
     acted: int = 0
@@ -454,7 +458,7 @@ def fuzz(n_mutations: int, seed: int, only: int | None = None) -> tuple[dict[str
 
     :param n_mutations: number of changed files, over all kinds.
     :param seed: seed of the changes.
-    :param only: number of the one mutation to make again; None for all.
+    :param only: number of the one change to make again; None for all.
     :return: tally of each kind, and the audit events that are not the files' own.
     """
     files = sound_files()
@@ -498,12 +502,16 @@ def summary(tallies: dict[str, Tally], events: Counter[str]) -> str:
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description="Change model files at random and load them.")
-    parser.add_argument("--mutations", type=int, default=3_000)
+    parser.add_argument("--mutations", type=int, default=3_000, help="number of changed files")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="number of the one mutation to make again")
+    parser.add_argument("--write", action="store_true", help=f"write the summary into {PAGE.name}, too")
+    parser.add_argument("--only", type=int, help="number of the one change to make again")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of layers that a changed file describes
     tallies, events = fuzz(options.mutations, options.seed, options.only)
+    if options.write:
+        page, block = PAGE.read_text(), f"\\g<1>```text\n{summary(tallies, events)}\n```\n\\g<2>"
+        PAGE.write_text(re.sub(r"(<!-- fuzz -->\n).*?(<!-- end -->)", block, page, flags=re.DOTALL))
     wrong = [f"{kind}: {each}" for kind, tally in tallies.items() for each in tally.wrong]
     print(summary(tallies, events), *wrong, *(f"{n} x {event}" for event, n in events.items()), sep="\n")  # noqa: T201
     return int(bool(wrong))
