@@ -90,6 +90,10 @@ BOMBS = {
     "a Dict of 250 images": Bomb(
         with_json(observation_space=IMAGES, policy="MultiInputPolicy"), "larger than the .* of its weights"
     ),
+    "a large image": Bomb(
+        with_json(observation_space=box("uint8", (3, 1_180, 1_180)), policy="CnnPolicy"),
+        "larger than the .* of its weights",
+    ),
     "a dtype of two billion bytes": Bomb(
         with_json(observation_space=box("S2000000000", (5,))), "in 'observation_space': .*dtype 'S2000000000'"
     ),

@@ -25,7 +25,7 @@ from safetensors.torch import save as save_safetensors
 
 from sb3_llmdpd import LLMDPD, Prompt
 from sb3_llmdpd.checkpoint import Checkpoint, read, values, write
-from sb3_llmdpd.checkpoint.values import MOST_OBSERVED, MOST_PARTS, space_from_json, space_to_json
+from sb3_llmdpd.checkpoint.values import MOST_PARTS, MOST_RECORDED, space_from_json, space_to_json
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged
 from tools.fuzz_checkpoints import damaged, members_of, packed, with_data, with_other_json, with_other_tensors
 
@@ -323,16 +323,16 @@ def test_the_bounds_of_an_image_take_two_numbers():
     "space",
     [
         {"type": "Box", "dtype": "float32", "shape": [10**5, 10**5], "low": 0, "high": 1},
-        {"type": "Box", "dtype": "float64", "shape": [MOST_OBSERVED // 8 + 1], "low": 0, "high": 1},
-        {"type": "Discrete", "n": MOST_OBSERVED // 4 + 1, "start": 0},
+        {"type": "Box", "dtype": "float64", "shape": [MOST_RECORDED // 8 + 1], "low": 0, "high": 1},
+        {"type": "Discrete", "n": MOST_RECORDED // 4 + 1, "start": 0},
         {"type": "MultiBinary", "n": 10**12},
-        {"type": "MultiDiscrete", "nvec": [MOST_OBSERVED // 4, 1], "start": [0, 0], "dtype": "int64"},
+        {"type": "MultiDiscrete", "nvec": [MOST_RECORDED // 4, 1], "start": [0, 0], "dtype": "int64"},
         {"type": "Dict", "spaces": {str(i): {"type": "MultiBinary", "n": 1} for i in range(MOST_PARTS + 1)}},
     ],
     ids=["box", "doubles", "discrete", "binary", "multi-discrete", "parts"],
 )
 def test_a_space_of_too_many_entries_is_refused(space):
-    with pytest.raises(ValueError, match=f"at most {MOST_OBSERVED:,} bytes in {MOST_PARTS} parts are read"):
+    with pytest.raises(ValueError, match=f"at most {MOST_RECORDED:,} bytes in {MOST_PARTS} parts are read"):
         space_from_json(space)
 
 

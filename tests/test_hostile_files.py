@@ -176,7 +176,7 @@ def test_weights_of_zero_with_sound_scales_are_the_network_that_does_nothing(sav
 @pytest.mark.parametrize("value", [1e20, 3e38])
 def test_weights_beyond_all_sense_are_refused(saved, value):
     tensors = load_safetensors(members_of(saved)["policy.safetensors"])
-    with refused("its (actions|values) of zeros are not finite: its weights are no use"):
+    with refused("its (actions|values) for an observation of zeros are not finite"):
         load(with_tensors(saved, "policy", dict.fromkeys(tensors, value)))
 
 
@@ -184,7 +184,7 @@ def test_weights_beyond_all_sense_are_refused(saved, value):
 def test_a_network_alone_has_to_compute_something_finite(model, kind):
     loader, part = LOADERS[kind], getattr(model, kind)
     tensors = load_safetensors(members_of(file_of(part))["network.safetensors"])
-    with refused("of zeros are not finite"):
+    with refused("for an observation of zeros are not finite"):
         loader(io.BytesIO(with_tensors(file_of(part), "network", dict.fromkeys(tensors, 3e38))))
 
 
@@ -296,7 +296,7 @@ def test_every_loader_names_file_and_entry_and_escapes_what_it_quotes(model, kin
 @pytest.mark.parametrize("kind", ["model", "policy", "actor"])
 def test_actions_without_bounds_are_refused(model, kind):
     content = file_of(model if kind == "model" else getattr(model, kind))
-    with refused("`low`|the ranges of its actions of zeros are not finite|finite"):
+    with refused("`low`|the ranges of its actions for an observation of zeros are not finite|finite"):
         LOADERS[kind](io.BytesIO(changed(content, unbounded)))
 
 
@@ -374,7 +374,7 @@ def test_parameters_of_a_strange_file_are_refused_and_change_nothing(saved):
     with refused("in 'policy': the tensor .* is not finite"):
         model.set_parameters(io.BytesIO(with_tensors(saved, "policy", {W: NAN})))
     tensors = load_safetensors(members_of(saved)["policy.safetensors"])
-    with refused("of zeros are not finite"):
+    with refused("for an observation of zeros are not finite"):
         model.set_parameters(io.BytesIO(with_tensors(saved, "policy", dict.fromkeys(tensors, 3e38))))
     assert np.array_equal(act(model), before)
 

@@ -228,9 +228,9 @@ class SavedNetwork(BaseModel):
         return cls._remade(arguments)
 
     def check_sanity(self) -> None:
-        """Compute once on zeros: a network that works gives finite numbers.
+        """Compute once on zeros: what gives no finite numbers there is no network that was trained.
 
-        :raises ValueError: when it does not.
+        :raises ValueError: when they are not finite, or a scale of a normaliser is not above 0.
         """
         for name, module in self.named_modules():
             if isinstance(module, Normaliser) and not (module.scale > 0).all():
@@ -238,7 +238,7 @@ class SavedNetwork(BaseModel):
         with th.no_grad():
             for what, numbers in self.outputs_on_zeros().items():
                 if not numbers.isfinite().all():
-                    raise ValueError(f"{what} of zeros are not finite: its weights are no use")
+                    raise ValueError(f"{what} for an observation of zeros are not finite")
 
     def outputs_on_zeros(self) -> dict[str, th.Tensor]:
         """Compute what the network is for, on an observation of zeros without a prompt.

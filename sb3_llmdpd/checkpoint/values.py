@@ -71,9 +71,10 @@ MOST_BYTES = 2**20
 SPACES = ("observation_space", "action_space")
 """Names of the spaces in a model file, and of the constructors' arguments."""
 
-MOST_OBSERVED, MOST_PARTS = 2**23, 256
-"""Bytes of an observation and an action together, and their parts: a small file must not ask for all of the
-memory. A category counts as a number of four bytes, as which the networks see it."""
+MOST_OBSERVED, MOST_RECORDED, MOST_PARTS = 2**22, 2**24, 256
+"""Bytes of a model's observation and action together, and of either in data that are only read; parts of
+them. A small file must not ask for all of the memory. A category counts as a number of four bytes, as which
+the networks see it."""
 
 _MARKER = re.compile(r":\w+:")
 """Key of an object that stands for something that JSON does not have."""
@@ -442,9 +443,9 @@ def space_from_json(value: Any) -> spaces.Space[Any]:
 
     :param value: JSON of `space_to_json`.
     :return: the space.
-    :raises ValueError: when it is none, or too large, see ``MOST_OBSERVED``.
+    :raises ValueError: when it is none, or too large, see ``MOST_RECORDED``.
     """
-    _check_sizes(_part_sizes(value))
+    _check_sizes(_part_sizes(value), MOST_RECORDED)
     return _space(value)
 
 
@@ -459,7 +460,7 @@ def spaces_from_json(data: Mapping[str, Any]) -> dict[str, spaces.Space[Any]]:
     for name in SPACES:
         with entry(name):
             sizes += _part_sizes(data[name])
-            _check_sizes(sizes)
+            _check_sizes(sizes, MOST_OBSERVED)
     for name in SPACES:
         with entry(name):
             made[name] = _space(data[name])
@@ -498,11 +499,11 @@ def _part_sizes(value: Any) -> list[int]:
     return [_n_entries(n if isinstance(n, list) else [n]) * _CATEGORY_BYTES]
 
 
-def _check_sizes(sizes: list[int]) -> None:
-    if sum(sizes) > MOST_OBSERVED or len(sizes) > MOST_PARTS:
+def _check_sizes(sizes: list[int], most: int) -> None:
+    if sum(sizes) > most or len(sizes) > MOST_PARTS:
         raise ValueError(
             f"the model file has spaces of {sum(sizes):,} bytes in {len(sizes):,} parts, and at most"
-            f" {MOST_OBSERVED:,} bytes in {MOST_PARTS} parts are read"
+            f" {most:,} bytes in {MOST_PARTS} parts are read"
         )
 
 

@@ -677,7 +677,7 @@ class LLMDPD(OffPolicyAlgorithm):
             list of such lists with one (or None) for each row.
         :return: (action_shape) or (n, *action_shape), environment units, and the state for the next call.
         :raises ValueError: when there is no prompt at all, when as many prompts fit neither one nor each row,
-            or when an observation does not fit the space.
+            when an observation does not fit the space, or when an action is not finite; names its row.
         """
         prompts = as_prompts(task_text, trajectory, prompt, trajectories)
         return self._act(

@@ -259,7 +259,8 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         :param prompts: one for all rows, or one per row, encoded by the EMA actor.
         :param noise: source of the chain's noise; None for the deterministic action of each row.
         :return: (action_shape) or (n, *action_shape), environment units.
-        :raises ValueError: when there are neither one prompt nor one per row, or no such chain.
+        :raises ValueError: when there are neither one prompt nor one per row, no such chain, or an action is
+            not finite.
         """
         tensor, vectorized = self.obs_to_tensor(observation)
         actions = self.unscale_action(self._scaled_actions(tensor, prompts, noise).cpu().numpy())

@@ -122,7 +122,7 @@ def _rehearse_networks(model: "LLMDPD", policy_kwargs: dict[str, Any], what: str
             )
     try:
         packed({name: weight.new_empty(0) for name, weight in weights.items()})
-        again = model.policy_class(
+        again: Any = model.policy_class(
             model.observation_space,
             model.action_space,
             model.lr_schedule,
@@ -130,6 +130,7 @@ def _rehearse_networks(model: "LLMDPD", policy_kwargs: dict[str, Any], what: str
             **policy_kwargs,
         ).to(model.device)
         again.load_state_dict(weights)
+        again.check_sanity()
         acted, acted_twice, acted_again = (
             _actions(model, policy) for policy in (model.policy, model.policy, again)
         )
