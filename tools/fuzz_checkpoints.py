@@ -348,13 +348,15 @@ WATCHED = (
 
 
 class Watch:
-    """Notes the audit events of this process, which no one can take back, while it is open.
+    """Notes the audit events of this process while it is open; a hook cannot be taken away again.
 
-    :param own: file whose opening is expected.
+    :param own: file whose opening is expected, beside that of the sources of modules that are loaded.
     """
 
     def __init__(self, own: Path) -> None:
-        self.own = str(own)
+        # PyTorch tells a seed where it was called from, and reads sources again that were edited meanwhile.
+        sources = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+        self.expected = {str(own), *filter(None, sources)}
         self.is_open = False
         self.seen: Counter[str] = Counter()
         sys.addaudithook(self._note)
@@ -362,7 +364,7 @@ class Watch:
     def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.is_open or not event.startswith(WATCHED):
             return
-        if event == "open" and str(arguments[0]) == self.own:
+        if event == "open" and str(arguments[0]) in self.expected:
             return
         self.seen[f"{event} {arguments[0] if arguments else ''}"[:200]] += 1
 
