@@ -22,7 +22,7 @@ from safetensors.torch import load as load_safetensors
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_llmdpd import LLMDPD, LLMDPDPolicy, Prompt
-from sb3_llmdpd.checkpoint.container import quoted
+from sb3_llmdpd.checkpoint.container import quoted, told
 from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor
 from sb3_llmdpd.llmdpd.critic import PromptedCritic
 from tools.fuzz_checkpoints import members_of, packed, with_data
@@ -307,6 +307,12 @@ def unbounded(data: dict[str, Any]) -> None:
 def test_what_is_quoted_is_one_line_of_at_most_200_characters():
     assert quoted("a\n\x1b\u202e") == r"'a\n\x1b\u202e'"
     assert [len(quoted(each)) for each in ("x" * 999, ["x" * 300] * 300)] == [200, 200]
+
+
+def test_a_long_sentence_of_ours_is_told_to_its_end():
+    sentence = f"in 'tau': the model's file {'has words ' * 25}for `tau`: pass 'tau'"
+    assert told(ValueError(sentence)) == sentence
+    assert told(KeyError("x" * 999)) == f"KeyError: '{'x' * 195}...'"
 
 
 @pytest.mark.parametrize("version", [True, 2.0, "2", None, [2], 0, 3, 10**30], ids=repr)

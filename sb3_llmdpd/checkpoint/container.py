@@ -155,8 +155,7 @@ def quoted(value: Any) -> str:
     """Quote something of a file for a message: in one line, escaped, and cut at 200 characters."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = _MOST_QUOTED
-    text = short.repr(value)
-    return text if len(text) <= _MOST_QUOTED else f"{text[: _MOST_QUOTED - 4]}...{text[-1]}"
+    return _shortened(short.repr(value))
 
 
 def printable(text: str) -> str:
@@ -167,16 +166,18 @@ def printable(text: str) -> str:
 def told(error: Exception) -> str:
     """Tell an error in one line: escaped, and without long values of a file."""
     text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    text = _LONG.sub(r"\g<cut>...", text)
+    text = _QUOTE.sub(lambda found: _shortened(found[0]), text)
     if len(text) > _MOST_WORDS:
         text = f"{text[: _MOST_WORDS - _MOST_QUOTED]} ... {text[-_MOST_QUOTED:]}"
     return printable(text)
 
 
-_LONG = re.compile(
-    r"(?P<cut>'[^']{N}|\"[^\"]{N}|[\[{][^\]}'\"]{N})[^'\"\]}]+".replace("N", str(_MOST_QUOTED))
-)
-"""A quoted string, or a list or dict of numbers, that is long."""
+_QUOTE = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)|[\[{][^\]}'\"]*[\]}]?", re.DOTALL)
+"""A quoted string, whose quotes are no apostrophes, or a list or dict of numbers."""
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_QUOTED else f"{text[: _MOST_QUOTED - 4]}...{text[-1]}"
 
 
 def check_names(found: Collection[str], known: Collection[str], what: str) -> None:
