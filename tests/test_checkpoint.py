@@ -25,8 +25,9 @@ from safetensors.torch import save as save_safetensors
 
 from sb3_llmdpd import LLMDPD, Prompt
 from sb3_llmdpd.checkpoint import Checkpoint, read, values, write
-from sb3_llmdpd.checkpoint.values import MAX_ENTRIES, space_from_json, space_to_json
+from sb3_llmdpd.checkpoint.values import MOST_PARTS, MOST_RECORDED, space_from_json, space_to_json
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged
+from tools.fuzz_checkpoints import damaged, members_of, packed, with_data, with_other_json, with_other_tensors
 
 OBSERVATIONS = np.zeros((2, 5), np.float32)
 NOT_WHOLE = "is not a whole model file of sb3_llmdpd"
@@ -43,23 +44,6 @@ def saved() -> bytes:
 
 def load(content: bytes) -> LLMDPD:
     return LLMDPD.load(io.BytesIO(content), device="cpu")
-
-
-def members_of(content: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def packed(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return file.getvalue()
-
-
-def with_data(content: bytes, text: str) -> bytes:
-    return packed({**members_of(content), "data": text.encode()})
 
 
 FOREIGN = ("../../evil.safetensors", "/etc/cron.d/evil", "policy.pth", "a/policy.safetensors", "C:\\evil.dll")
@@ -85,7 +69,7 @@ def test_a_zip_bomb_is_refused_before_it_unfolds(saved):
 
 def test_members_that_share_their_bytes_are_refused(saved):
     """A bomb without compression: many entries of the directory that all point to the same large member."""
-    empty = {f"{letter}.safetensors": b"" for letter in "abcdefgh"}
+    empty = {"network.safetensors": b""}
     content = bytearray(packed({**members_of(saved), **empty}))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         large = archive.getinfo("policy.safetensors")
@@ -135,9 +119,9 @@ def test_data_that_are_no_json_object_are_refused(saved, text):
 def through_a_container(**tensors: th.Tensor) -> tuple[dict[str, th.Tensor], set[str]]:
     """Write tensors to a file and read them; and name those whose bytes are in it."""
     file = io.BytesIO()
-    write(Checkpoint({}, {"group": tensors}), file)
-    stored = load_safetensors(members_of(file.getvalue())["group.safetensors"])
-    return dict(read(io.BytesIO(file.getvalue())).tensors["group"]), set(stored)
+    write(Checkpoint({}, {"network": tensors}), file)
+    stored = load_safetensors(members_of(file.getvalue())["network.safetensors"])
+    return dict(read(io.BytesIO(file.getvalue())).tensors["network"]), set(stored)
 
 
 def test_a_tensor_with_several_names_is_stored_once_and_shared_again():
@@ -224,79 +208,6 @@ def what_becomes_of(content: bytes) -> str:
         return "a model"
 
 
-def damaged(content: bytes, rng: random.Random) -> bytes:
-    """Cut a file off, lengthen it, or flip bits: anywhere, in the directory at its end, in its headers."""
-    changed = bytearray(content)
-    kind = rng.randrange(5)
-    if kind == 0:
-        return bytes(changed[: rng.randrange(len(changed))])
-    if kind == 1:
-        at = rng.randrange(len(changed))
-        return bytes(changed[:at] + rng.randbytes(rng.randrange(1, 50)) + changed[at:])
-    low, high = [(0, len(content)), (len(content) - 700, len(content)), (0, 60)][kind - 2]
-    for _ in range(2):
-        changed[rng.randrange(low, high)] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-VALUES: list[Any] = [
-    *(None, True, False, -1, 0, 1, 2, 3, 7, 1.5, -0.5, 1e308, 10**6, 10**9, 10**12, 10**30),
-    *("", "x", "os.system", [], {}, [1], [[1]], {"a": 1}, [10**9], "../../evil"),
-    *({":class:": name} for name in ("torch.nn.ReLU", "torch.optim.Adam", "os.system")),
-    *({":custom:": "x"}, {":schedule:": "cosine", "initial": 1}, {":float:": "nan"}, {":float:": "inf"}),
-    {":serialized:": "gASV"},
-]
-"""Values in the place of others."""
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """List every place in a JSON value."""
-    yield path
-    keys: Any = value if isinstance(value, dict) else ()
-    for key in range(len(value)) if isinstance(value, list) else keys:
-        yield from places(value[key], (*path, key))
-
-
-def with_other_json(content: bytes, rng: random.Random) -> bytes:
-    """Take one value of `data` away, or replace it by another."""
-    data = json.loads(members_of(content)["data"])
-    part = rng.choice(sorted(data))  # first a part, so that long ones do not get all of it
-    *path, last = rng.choice([(part, *place) for place in places(data[part])])
-    parent = data
-    for key in path:
-        parent = parent[key]
-    if rng.random() < 0.2:
-        del parent[last]
-    else:
-        parent[last] = rng.choice(VALUES)
-    return with_data(content, json.dumps(data))
-
-
-def with_other_tensors(content: bytes, rng: random.Random) -> bytes:
-    """Take a tensor away, rename it, or change its values, kind or shape; or cut the bytes of a group."""
-    members = members_of(content)
-    group = rng.choice([name for name in members if name.endswith(".safetensors")])
-    if rng.random() < 0.2:
-        members[group] = members[group][: rng.randrange(len(members[group]))]
-        return packed(members)
-    tensors = load_safetensors(members[group])
-    name = rng.choice(sorted(tensors))
-    tensor = tensors.pop(name)
-    others = [
-        {},
-        {f"{name}x": tensor},
-        {name: tensor.double()},
-        {name: tensor.to(th.int64)},
-        {name: th.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor + 1},
-        {name: tensor[None]},
-        {name: th.cat([tensor.flatten(), tensor.flatten()])},
-        {name: tensor.flatten()[:0]},
-        {name: tensor, "extra": tensor.clone()},
-    ]
-    members[group] = save_safetensors({**tensors, **rng.choice(others)})
-    return packed(members)
-
-
 def outcomes_of(change: Callable[[bytes, random.Random], bytes], saved: bytes, part: int) -> list[str]:
     return [what_becomes_of(change(saved, random.Random(part * 30 + i))) for i in range(30)]
 
@@ -338,7 +249,7 @@ LONG = {"1.exp_avg": th.zeros(99)}
         ("policy", lambda t: t.update(more=th.zeros(1)), "'more' is a weight of the file alone"),
         ("policy", lambda t: t.update({W: th.zeros(3, 3)}), rf"'{W}' of the network is .*file \(3, 3\)"),
         ("policy", lambda t: t.update({W: t[W].double()}), "that of the file .*float64"),
-        ("policy", lambda t: t.update({W: t[W] * np.inf}), f"the weight '{W}' is not finite"),
+        ("policy", lambda t: t.update({W: t[W] * np.inf}), f"in 'policy': the tensor '{W}' is not finite"),
         ("actor.optimizer", lambda t: t.update(LONG), r"the state of parameter 1 is \{.exp_avg.: \(99,"),
         ("text_table", without("vectors"), "the table of task texts lacks vectors"),
         ("generators", without("generator"), "lacks 'generator'"),
@@ -412,13 +323,16 @@ def test_the_bounds_of_an_image_take_two_numbers():
     "space",
     [
         {"type": "Box", "dtype": "float32", "shape": [10**5, 10**5], "low": 0, "high": 1},
-        {"type": "Discrete", "n": MAX_ENTRIES + 1, "start": 0},
+        {"type": "Box", "dtype": "float64", "shape": [MOST_RECORDED // 8 + 1], "low": 0, "high": 1},
+        {"type": "Discrete", "n": MOST_RECORDED // 4 + 1, "start": 0},
         {"type": "MultiBinary", "n": 10**12},
-        {"type": "MultiDiscrete", "nvec": [MAX_ENTRIES, 1], "start": [0, 0], "dtype": "int64"},
+        {"type": "MultiDiscrete", "nvec": [MOST_RECORDED // 4, 1], "start": [0, 0], "dtype": "int64"},
+        {"type": "Dict", "spaces": {str(i): {"type": "MultiBinary", "n": 1} for i in range(MOST_PARTS + 1)}},
     ],
+    ids=["box", "doubles", "discrete", "binary", "multi-discrete", "parts"],
 )
 def test_a_space_of_too_many_entries_is_refused(space):
-    with pytest.raises(ValueError, match=f"at most {MAX_ENTRIES} are read"):
+    with pytest.raises(ValueError, match=f"at most {MOST_RECORDED:,} bytes in {MOST_PARTS} parts are read"):
         space_from_json(space)
 
 

@@ -309,7 +309,7 @@ def test_the_files_of_the_method_and_of_the_baseline_are_not_taken_for_each_othe
     LLMDPD("MlpPolicy", dataset=make_episodes(), text_encoder=None, device="cpu").save(tmp_path / "method")
     with pytest.raises(ValueError, match=r"holds no PromptDT; LLMDPD\.load reads"):
         PromptDT.load(tmp_path / "method")
-    with pytest.raises(ValueError, match="lacks 'policy'"):
+    with pytest.raises(ValueError, match="it holds the entry 'network'"):
         LLMDPD.load(tmp_path / "baseline")
 
 

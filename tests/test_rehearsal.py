@@ -57,6 +57,11 @@ class Option(Extractor):
         pass
 
 
+class NotOfZeros(Extractor):
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layer(observations) / 0 * 0
+
+
 class Forgetful(th.optim.SGD):
     """It does not take a state."""
 
@@ -101,6 +106,10 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "a state of objects": (
         lambda: with_extractor(ExtraState),
         rf"{NAME}: a model file cannot hold '.*_extra_state', which is no plain tensor",
+    ),
+    "actions that are not finite": (
+        lambda: with_extractor(NotOfZeros),
+        rf"{NAME}: the networks .*ValueError: its actions for an observation of zeros are not finite",
     ),
     "an optimiser that wants a closure": (
         lambda: with_optimizer(th.optim.LBFGS),

@@ -15,13 +15,13 @@ from sb3_llmdpd.baselines.memory import Memory
 from sb3_llmdpd.baselines.prompt_dt_network import PromptDTNetwork
 from sb3_llmdpd.baselines.segments import SegmentBuffer
 from sb3_llmdpd.checkpoint import Checkpoint, FileLike
-from sb3_llmdpd.checkpoint.networks import arguments_of, check_weights
+from sb3_llmdpd.checkpoint.networks import arguments_of, check_room, check_weights
 from sb3_llmdpd.checkpoint.values import (
     SPACES,
     from_json,
     no_custom_objects,
-    space_from_json,
     space_to_json,
+    spaces_from_json,
     to_json,
 )
 from sb3_llmdpd.data.episodes import Episode
@@ -302,14 +302,15 @@ class PromptDT:
             targets = saved.data["targets"].items()
             model.targets = {text: (float(goal), float(unit)) for text, (goal, unit) in targets}
             model.return_scale = float(saved.data["return_scale"])
-            of_file: list[Any] = [space_from_json(saved.data[name]) for name in SPACES]
-            model._set_spaces(*of_file)
+            of_file: Any = spaces_from_json(saved.data)
+            model._set_spaces(**of_file)
             weights = saved.tensors["network"]
             text_dim = len(weights["text_normaliser.mean"])
             if model.text_table is not None and model.text_table.dim != text_dim:
                 raise ValueError(f"sentence vectors of size {model.text_table.dim}, read as {text_dim}")
-            check_weights(lambda: model._make_network(text_dim), weights)
+            check_room(lambda: model._make_network(text_dim), weights)
             model._set_up(None, text_dim)
+            check_weights(model.network.state_dict(), weights)
             model.network.load_state_dict(weights)
         except Exception as error:  # values of the wrong kind make networks raise errors of a dozen kinds
             raise ValueError(f"{shown} describes no PromptDT ({type(error).__name__}: {error})") from error

@@ -2,12 +2,16 @@
 
 import io
 import json
+import math
 import pathlib
 import re
+import reprlib
 import zipfile
 from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import stable_baselines3
 import torch as th
@@ -24,8 +28,21 @@ FileLike = str | pathlib.Path | io.BufferedIOBase
 Tensors = dict[str, th.Tensor]
 
 DATA, SB3_VERSION, SYSTEM_INFO = "data", "_stable_baselines3_version", "system_info.txt"
-_TENSORS = re.compile(r"([a-z_.]+)\.safetensors")
-_TEXTS = (DATA, SB3_VERSION, SYSTEM_INFO)
+_OF_A_MODEL = ("policy", "actor.optimizer", "critic.optimizer", "text_table", "generators", "metrics")
+GROUPS = (*_OF_A_MODEL, "network")
+"""Groups of tensors that a file may have; the last one is of a network that is saved alone."""
+_TENSORS = {f"{group}.safetensors": group for group in GROUPS}
+_MEMBERS = {DATA, SB3_VERSION, SYSTEM_INFO, *_TENSORS}
+
+MOST_DATA, MOST_VALUES, MOST_OBJECTS = 2**25, 2**19, 2**16
+"""Bytes of the data, and values and objects in them: a value takes up to a hundred times its bytes."""
+_MOST_HEADER = 2**20
+"""Bytes of the header of a group, for the same reason: some 10,000 tensors."""
+_MOST_DIRECTORY = 2**16
+"""Bytes of the zip's directory: a thousand times those of a model file."""
+_MOST_QUOTED, _MOST_WORDS = 200, 800
+"""Characters of something in a file that a message quotes, and of a message of another library."""
+
 _TIED = "tied"
 """Part of the data: for each group, the names of tensors that are other tensors, and of these others."""
 _HEADER = {"format_version": FORMAT_VERSION, "sb3_llmdpd_version": __version__}
@@ -75,30 +92,127 @@ def read(path: FileLike) -> Checkpoint:
     """Read a model file. Nothing in it is executed, and nothing of it is unpacked to the disk.
 
     :param path: a path (with or without ``.zip``), or a binary file open for reading.
-    :return: its contents.
+    :return: its contents; all numbers in its tensors are finite.
     :raises FileNotFoundError: when there is no such file.
     :raises ValueError: when it is damaged, foreign, pickled, or of an unknown format version.
     """
-    shown = shown_path(path)
+    with refusing(path, "is not a whole model file of sb3_llmdpd"), _opened(path) as file:
+        _check_directory(file)
+        with zipfile.ZipFile(file) as archive:
+            names = _checked_names(archive)
+            data = _data_from_json(archive.read(DATA))
+            _refuse_pickled(data, path)
+            foreign = [name for name in names if name not in _MEMBERS]
+            if foreign:
+                raise ValueError(f"it holds {quoted(foreign[0])}, which is no part of a model file")
+            _check_version(data, path)
+            members = {name: archive.read(name) for name in names if name != DATA}
+        tensors = {
+            group: Parts(_checked_tensors(group, members[name]))
+            for name, group in _TENSORS.items()
+            if name in members
+        }
+        _tie(tensors, data.get(_TIED, {}))
+    return Checkpoint(Parts(data), Parts(tensors), members.get(SYSTEM_INFO, b"").decode(errors="replace"))
+
+
+class RefusedFile(ValueError):
+    """A refusal that names its file."""
+
+
+@contextmanager
+def refusing(path: FileLike, what: str) -> Iterator[None]:
+    """Let every error in a block refuse the file that it reads: damaged values raise errors of a dozen kinds.
+
+    :param path: path or open file, named by the message.
+    :param what: words for what is wrong with it, such as ``"cannot be loaded"``.
+    :raises ValueError: in place of any error but that of a missing file or package.
+    """
     try:
-        members, foreign = _members(existing(path) or path)
-        data = json.loads(members[DATA], parse_constant=_refuse_constant)
-        pairs = data.items()
-        _refuse_pickled(data, shown)
-        if foreign:
-            raise ValueError(f"it holds {foreign[0]!r}, which is no part of a model file")
-        _check_version(data, shown)
-        groups = {found[1]: members[name] for name in members if (found := _TENSORS.fullmatch(name))}
-        tensors = {name: Parts(unpacked(content)) for name, content in groups.items()}
-        for name, tied in data.get(_TIED, {}).items():
-            tensors[name] |= {alias: tensors[name][stored] for alias, stored in tied.items()}
-    except (_Refused, FileNotFoundError):
+        yield
+    except (RefusedFile, FileNotFoundError, ImportError):  # the last of a language model
         raise
-    except Exception as error:  # damaged bytes make zipfile raise errors of a dozen kinds
-        raise ValueError(
-            f"{shown} is not a whole model file of sb3_llmdpd ({type(error).__name__}: {error})"
-        ) from error
-    return Checkpoint(Parts(pairs), Parts(tensors), members.get(SYSTEM_INFO, b"").decode(errors="replace"))
+    except Exception as error:
+        raise RefusedFile(f"{shown_path(path)} {what} ({told(error)})") from error
+
+
+@contextmanager
+def entry(name: str) -> Iterator[None]:
+    """Let every error in a block name the entry of a model file that it is about.
+
+    :param name: name of the entry, such as ``"counters"``.
+    :raises ValueError: in place of any error but that of a missing package.
+    """
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(f"in {quoted(name)}: {told(error)}") from error
+
+
+def quoted(value: Any) -> str:
+    """Quote something of a file for a message: in one line, escaped, and cut at 200 characters."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = _MOST_QUOTED
+    return _shortened(short.repr(value))
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey, such as control characters and line ends."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def told(error: Exception) -> str:
+    """Tell an error in one line: escaped, and without long values of a file."""
+    text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    text = _QUOTE.sub(lambda found: _shortened(found[0]), text)
+    if len(text) > _MOST_WORDS:
+        text = f"{text[: _MOST_WORDS - _MOST_QUOTED]} ... {text[-_MOST_QUOTED:]}"
+    return printable(text)
+
+
+_QUOTE = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)|[\[{][^\]}'\"]*[\]}]?", re.DOTALL)
+"""A quoted string, whose quotes are no apostrophes, or a list or dict of numbers."""
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_QUOTED else f"{text[: _MOST_QUOTED - 4]}...{text[-1]}"
+
+
+def check_names(found: Collection[str], known: Collection[str], what: str) -> None:
+    """Refuse names that are missing in a file, and those that nobody knows.
+
+    :param found: names in the file.
+    :param known: names that have to be there.
+    :param what: words for one of them, for the message.
+    :raises ValueError: when they differ.
+    """
+    unknown, missing = sorted(set(found) - set(known)), sorted(set(known) - set(found))
+    if unknown:
+        raise ValueError(f"it holds the {what} {quoted(unknown[0])}, which this version does not know")
+    if missing:
+        raise ValueError(f"this is not a whole model file of sb3_llmdpd: it lacks {missing[0]!r}")
+
+
+def check_entries(saved: Checkpoint, keys: Collection[str]) -> None:
+    """Refuse a file whose data have other entries than its kind.
+
+    :param saved: contents of the file.
+    :param keys: entries of the data, but those that every file has.
+    :raises ValueError: when one is missing or unknown.
+    """
+    check_names(saved.data.keys() - {*_HEADER, _TIED}, keys, "entry")
+
+
+def check_groups(saved: Checkpoint, groups: Collection[str]) -> None:
+    """Refuse a file that has other groups of tensors than its kind.
+
+    :param saved: contents of the file.
+    :param groups: names of the groups.
+    :raises ValueError: when one is missing or unknown.
+    """
+    check_names(saved.tensors.keys(), groups, "group of tensors")
 
 
 def existing(path: FileLike) -> pathlib.Path | None:
@@ -121,53 +235,148 @@ def shown_path(path: FileLike) -> pathlib.Path | str:
     return existing(path) or "the model file"
 
 
-class _Refused(ValueError):
-    """A refusal that needs no more words."""
+@contextmanager
+def _opened(path: FileLike) -> Iterator[BinaryIO]:
+    """Open a path; an open file stays open."""
+    found = existing(path)
+    if found is None:
+        yield path  # type: ignore[misc]  # the open file
+    else:
+        with open(found, "rb") as file:
+            yield file
 
 
-def _members(file: FileLike) -> tuple[dict[str, bytes], list[str]]:
-    """Read the members that a model file has, and list the names of others.
+def _check_directory(file: BinaryIO) -> None:
+    """Refuse a long directory, before `zipfile` makes an object of each of its entries."""
+    length = file.seek(0, io.SEEK_END)
+    file.seek(max(length - 98, 0))
+    tail = file.read()
+    # The last record, without a comment; before it may stand those for large files.
+    end, locator, end_64 = tail[-22:], tail[-42:-22], tail[-98:-42]
+    if not (end.startswith(b"PK\5\6") and end.endswith(b"\0\0")):
+        raise ValueError("it does not end as a zip does")
+    sizes = [int.from_bytes(end[12:16], "little")]
+    if locator.startswith(b"PK\6\7") and end_64.startswith(b"PK\6\6"):
+        sizes.append(int.from_bytes(end_64[40:48], "little"))
+    if max(sizes) > _MOST_DIRECTORY:
+        raise ValueError(f"its directory has {max(sizes):,} bytes, and at most {_MOST_DIRECTORY:,} are read")
+
+
+def _checked_names(archive: zipfile.ZipFile) -> list[str]:
+    """Name the members, once their sizes are known to be sound.
 
     Nothing is compressed in a model file. So no member can be larger than the file, nor all of them together
     unless they overlap, and a small file cannot unfold into a large one.
     """
-    with zipfile.ZipFile(file) as archive:
-        infos = archive.infolist()
-        known = [info for info in infos if info.filename in _TEXTS or _TENSORS.fullmatch(info.filename)]
-        packed = [info.filename for info in known if info.compress_type != zipfile.ZIP_STORED]
-        if packed:
-            raise ValueError(f"{packed[0]!r} is compressed, and the members of a model file never are")
-        assert archive.fp is not None
-        if sum(info.file_size for info in known) > archive.fp.seek(0, io.SEEK_END):
-            raise ValueError("its members are larger than the file")
-        if len({info.filename for info in infos}) < len(infos):
-            raise ValueError("two of its members have the same name")
-        members = {info.filename: archive.read(info) for info in known}
-    return members, [info.filename for info in infos if info not in known]
+    infos = archive.infolist()
+    known = [info for info in infos if info.filename in _MEMBERS]
+    packed = [info.filename for info in known if info.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise ValueError(f"{packed[0]!r} is compressed, and the members of a model file never are")
+    assert archive.fp is not None
+    if sum(info.file_size for info in known) > archive.fp.seek(0, io.SEEK_END):
+        raise ValueError("its members are larger than the file")
+    names = [info.filename for info in infos]
+    if len(set(names)) < len(names):
+        raise ValueError("two of its members have the same name")
+    if DATA not in names:
+        raise ValueError(f"it lacks {DATA!r}")
+    return names
+
+
+def _data_from_json(content: bytes) -> dict[str, Any]:
+    text = content.decode("ascii")
+    _check_length(text)
+    data = json.loads(
+        text,
+        object_pairs_hook=_without_duplicates,
+        parse_constant=_refuse_constant,
+        parse_float=_finite_float,
+    )
+    if not isinstance(data, dict):
+        raise ValueError("its data are no JSON object")
+    return data
+
+
+def _check_length(text: str) -> None:
+    """Refuse a long text by what is counted fast, before it is read; a file that is written keeps to it."""
+    n_objects = text.count("{")
+    n_values = text.count(",") + text.count("[") + n_objects
+    if len(text) > MOST_DATA or n_values > MOST_VALUES or n_objects > MOST_OBJECTS:
+        raise ValueError(
+            f"the data of a model file have at most {MOST_DATA:,} bytes, {MOST_VALUES:,} values and"
+            f" {MOST_OBJECTS:,} objects, got {len(text):,}, {n_values:,} and {n_objects:,}"
+        )
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {quoted(counts.most_common(1)[0][0])} stands twice in one object")
+    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _refuse_pickled(data: dict[str, Any], shown: pathlib.Path | str) -> None:
-    pickled = [key for key, value in data.items() if '":serialized:":' in json.dumps(value)]
+def _finite_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:_MOST_QUOTED]} is larger than any float")
+    return number
+
+
+def _refuse_pickled(data: dict[str, Any], path: FileLike) -> None:
+    pickled = [key for key, value in data.items() if _has_key(value, ":serialized:")]
     if pickled:
-        raise _Refused(
-            f"{shown} holds pickled objects ({', '.join(pickled)}), which could execute anything when loaded,"
-            " and is refused; it is a model of another Stable-Baselines3 algorithm: load it with that"
-            " algorithm, if you trust its source"
+        raise RefusedFile(
+            f"{shown_path(path)} holds pickled objects"
+            f" ({', '.join(quoted(key)[1:-1] for key in pickled[:20])}), which could execute anything when"
+            " loaded, and is refused; it is a model of another Stable-Baselines3 algorithm: load it with"
+            " that algorithm, if you trust its source"
         )
 
 
-def _check_version(data: dict[str, Any], shown: pathlib.Path | str) -> None:
-    if data.get("format_version") not in READ_VERSIONS:
-        writer = data.get("sb3_llmdpd_version", "which it does not name")
-        raise _Refused(
-            f"{shown} has format version {data.get('format_version')!r}, and sb3_llmdpd {__version__}"
+def _has_key(value: Any, key: str) -> bool:
+    if isinstance(value, dict):
+        return key in value or any(_has_key(part, key) for part in value.values())
+    return isinstance(value, list) and any(_has_key(part, key) for part in value)
+
+
+def _check_version(data: dict[str, Any], path: FileLike) -> None:
+    version = data.get("format_version")
+    if type(version) is not int or version not in READ_VERSIONS:
+        writer = data.get("sb3_llmdpd_version")
+        which = printable(writer[:_MOST_QUOTED]) if isinstance(writer, str) else "which it does not name"
+        raise RefusedFile(
+            f"{shown_path(path)} has format version {quoted(version)}, and sb3_llmdpd {__version__}"
             f" reads versions {' and '.join(map(str, READ_VERSIONS))}; install the version that wrote it,"
-            f" {writer}"
+            f" {which}"
         )
+
+
+def _checked_tensors(group: str, content: bytes) -> Tensors:
+    """Read tensors, whose bytes are those that the header names, and whose numbers are all finite."""
+    if int.from_bytes(content[:8], "little") > _MOST_HEADER:
+        raise ValueError(f"the header of {group!r} has more than {_MOST_HEADER:,} bytes")
+    with entry(group):
+        tensors = unpacked(content)
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"the tensor {quoted(name)} is not finite")
+    return tensors
+
+
+def _tie(tensors: Mapping[str, Tensors], tied: Any) -> None:
+    """Give tensors their further names, which are those of the same tensor."""
+    with entry(_TIED):
+        for group, names in tied.items():
+            for alias, stored in names.items():
+                if alias in tensors[group]:
+                    raise ValueError(f"{quoted(alias)} is stored, and no other name of a tensor")
+                tensors[group][alias] = tensors[group][stored]
 
 
 def _write_zip(checkpoint: Checkpoint, file: Any) -> None:
@@ -177,13 +386,24 @@ def _write_zip(checkpoint: Checkpoint, file: Any) -> None:
     tied = {group: names for group, tensors in checkpoint.tensors.items() if (names := tied_names(tensors))}
     data = {**_HEADER, **checkpoint.data, **({_TIED: tied} if tied else {})}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        # NaN and Infinity are no JSON: `values.to_json` has words for them.
-        add(DATA, json.dumps(data, indent=1, allow_nan=False))
+        add(DATA, data_to_json(data))
         for group, tensors in checkpoint.tensors.items():
             stored = {name: tensor for name, tensor in tensors.items() if name not in tied.get(group, ())}
             add(f"{group}.safetensors", packed(stored))
         add(SB3_VERSION, stable_baselines3.__version__)
         add(SYSTEM_INFO, get_system_info(print_info=False)[1])
+
+
+def data_to_json(data: dict[str, Any]) -> str:
+    """Write the data of a file.
+
+    :param data: JSON; NaN and infinite numbers are none, and `values.to_json` has words for them.
+    :return: the text.
+    :raises ValueError: when it is longer than what is read.
+    """
+    text = json.dumps(data, indent=1, allow_nan=False)
+    _check_length(text)
+    return text
 
 
 def tied_names(tensors: Tensors) -> dict[str, str]:

@@ -1,46 +1,153 @@
 """Networks and their optimisers in a model file, without the pickles of SB3's own saving."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch as th
 from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import get_device
 from torch import nn
+from torch.nn.modules import module as modules
 
-from sb3_llmdpd.checkpoint.container import Checkpoint, FileLike, Tensors, read, shown_path, write
+from sb3_llmdpd.checkpoint.container import (
+    Checkpoint,
+    FileLike,
+    Tensors,
+    check_entries,
+    check_groups,
+    check_names,
+    entry,
+    quoted,
+    read,
+    refusing,
+    write,
+)
 from sb3_llmdpd.checkpoint.values import (
     KNOWN_CLASSES,
     SPACES,
+    CustomObjects,
     arguments_to_json,
     custom_objects,
     from_json,
     no_custom_objects,
-    space_from_json,
     space_to_json,
+    spaces_from_json,
     to_json,
 )
-from sb3_llmdpd.networks.layers import floats_by_default
+from sb3_llmdpd.networks.layers import Normaliser, floats_by_default
+
+_MOST_ENTRIES = 32
+"""Entries of a parameter in the state of an optimiser."""
+_SPARE_BYTES = 2**24
+"""Memory beyond that of the weights in a file that networks may take: what is in no file."""
 
 
-def check_weights(make: Callable[[], nn.Module], weights: Tensors) -> None:
-    """Refuse weights that are not those of a network, before memory is taken for it.
+def check_weights(expected: Tensors, weights: Tensors) -> None:
+    """Refuse weights that are not those of a network.
 
-    :param make: maker of the network.
-    :param weights: weights by name.
-    :raises ValueError: when names, shapes or kinds differ, or a weight is not finite.
+    :param expected: weights of the network by name.
+    :param weights: weights of a file by name.
+    :raises ValueError: when names, shapes or kinds differ.
     """
-    with th.device("meta"):  # shapes alone: a few bytes in a file must not ask for all of the memory
-        expected = make().state_dict()
     if expected.keys() != weights.keys():
         name = min(expected.keys() ^ weights.keys())
-        raise ValueError(f"{name!r} is a weight of {'the network' if name in expected else 'the file'} alone")
+        where = "the network" if name in expected else "the file"
+        raise ValueError(f"{quoted(name)} is a weight of {where} alone")
     for name, weight in weights.items():
         if (weight.shape, weight.dtype) != (expected[name].shape, expected[name].dtype):
             wanted, got = (f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in (expected[name], weight))
             raise ValueError(f"the weight {name!r} of the network is {wanted}, that of the file {got}")
-        if not weight.isfinite().all():
-            raise ValueError(f"the weight {name!r} is not finite")
+
+
+def check_room(make: Callable[[], nn.Module], weights: Tensors, is_exact: bool = True) -> None:
+    """Refuse a description of networks that the weights do not fit, before memory is taken for them.
+
+    :param make: maker of the networks, where of their features extractor `stand_ins` has left the size.
+    :param weights: weights of the file by name.
+    :param is_exact: False where the networks are of a class of the user's own, and these only as large.
+    :raises ValueError: when a few bytes in the file ask for much memory.
+    """
+    with th.device("meta"):  # shapes alone
+        expected = make().state_dict()
+    if is_exact:
+        check_weights(expected, {name: weights[name] for name in expected if name in weights})
+    described = sum(tensor.nbytes for tensor in expected.values())
+    if described > _room(weights):
+        raise ValueError(
+            f"its arguments describe networks of {described:,} bytes, and it holds {_n_bytes(weights):,}"
+        )
+
+
+class _Features(BaseFeaturesExtractor):
+    """Stands for any features extractor, by the number of its features."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        raise NotImplementedError
+
+
+def stand_ins(arguments: Mapping[str, Any], weights: Tensors, part: str = "") -> dict[str, Any]:
+    """Put plain layers in the place of classes that may run code of their own when networks are measured.
+
+    :param arguments: arguments of a policy or an actor, by name.
+    :param weights: weights of the file, which tell how many features there are.
+    :param part: prefix of the actor's weights, such as ``"actor."``.
+    :return: the arguments to measure with.
+    :raises ValueError: when the weights do not tell.
+    """
+    name = f"{part}feature_normaliser.mean"
+    if name not in weights:
+        raise ValueError(f"{name!r} is a weight of the network alone")
+    features = {"features_dim": weights[name].numel()}
+    plain = {"features_extractor_class": _Features, "features_extractor_kwargs": features}
+    if "optimizer_class" in arguments:
+        plain |= {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {}}
+    return {**arguments, **plain, "activation_fn": nn.Identity}
+
+
+@contextmanager
+def room_for(weights: Tensors, own: object) -> Iterator[None]:
+    """Let the networks that are made in a block take no more memory than their weights in a file.
+
+    A layer is stopped when it registers its parameters, before it fills them and so takes their memory.
+
+    :param weights: weights of the file by name.
+    :param own: a class, or the name of a known one; nothing is counted where it is of the user's own, who
+        may have more than weights in it.
+    :raises ValueError: in the block, when they take more.
+    """
+    if not (own is None or isinstance(own, str) or own in KNOWN_CLASSES.values()):
+        yield
+        return
+    left, thread = _room(weights), threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: th.Tensor | None) -> None:
+        nonlocal left
+        if parameter is None or threading.get_ident() != thread:
+            return
+        left -= parameter.nbytes
+        if left < 0:
+            raise ValueError(
+                f"its arguments describe networks that are larger than the {_n_bytes(weights):,} bytes of its"
+                " weights"
+            )
+
+    handle = modules.register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _n_bytes(weights: Tensors) -> int:
+    """Count the bytes of tensors; those with several names have them once."""
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in weights.values()}.values())
+
+
+def _room(weights: Tensors) -> int:
+    return _n_bytes(weights) + _SPARE_BYTES
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
@@ -90,21 +197,55 @@ class SavedNetwork(BaseModel):
         :raises ValueError: when the file is damaged, foreign, or of another network.
         """
         saved = read(path)
-        if saved.data.get("network") != cls.__name__:
+        with refusing(path, f"holds no {cls.__name__} that can be made"):
             kind = saved.data.get("network", "model, which LLMDPD.load reads")
-            raise ValueError(f"{shown_path(path)} holds a {kind}, and no {cls.__name__}")
-        weights = saved.tensors["network"]
-        arguments = from_json(saved.data["arguments"], "arguments", custom_objects(custom or {}))
-        arguments |= {name: space_from_json(saved.data[name]) for name in SPACES}
-        try:
-            check_weights(lambda: cls._remade(arguments), weights)
-            network = cls._remade(arguments)
-            network.load_state_dict(weights)
-        except Exception as error:
-            raise ValueError(
-                f"{shown_path(path)} describes no {cls.__name__} ({type(error).__name__}: {error})"
-            ) from error
+            if kind != cls.__name__:
+                raise ValueError(f"it holds a {quoted(kind)[1:-1]}")
+            check_entries(saved, ("network", "arguments", *SPACES))
+            check_groups(saved, ("network",))
+            network = cls._of_file(saved, custom_objects(custom or {}))
         return network.to(get_device(device))
+
+    @classmethod
+    def _of_file(cls, saved: Checkpoint, custom: CustomObjects) -> Self:
+        weights, arguments = saved.tensors["network"], {}
+        with entry("arguments"):
+            for name, value in saved.data["arguments"].items():
+                arguments[name] = from_json(value, name, custom)
+        check_names(arguments.keys() & set(SPACES), (), "argument")
+        arguments |= spaces_from_json(saved.data)
+        check_room(lambda: cls._measured(arguments, weights), weights)
+        with room_for(weights, arguments.get("features_extractor_class")):
+            network = cls._remade(arguments)
+        check_weights(network.state_dict(), weights)
+        network.load_state_dict(weights)
+        network.check_sanity()
+        return network
+
+    @classmethod
+    def _measured(cls, arguments: dict[str, Any], weights: Tensors) -> nn.Module:
+        """Make the network of shapes alone, as large as the arguments describe it."""
+        return cls._remade(arguments)
+
+    def check_sanity(self) -> None:
+        """Compute once on zeros: what gives no finite numbers there is no network that was trained.
+
+        :raises ValueError: when they are not finite, or a scale of a normaliser is not above 0.
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, Normaliser) and not (module.scale > 0).all():
+                raise ValueError(f"'{name}.scale' has entries that are not above 0")
+        with th.no_grad():
+            for what, numbers in self.outputs_on_zeros().items():
+                if not numbers.isfinite().all():
+                    raise ValueError(f"{what} for an observation of zeros are not finite")
+
+    def outputs_on_zeros(self) -> dict[str, th.Tensor]:
+        """Compute what the network is for, on an observation of zeros without a prompt.
+
+        :return: numbers by what they are, in the plural.
+        """
+        raise NotImplementedError
 
     @classmethod
     def _remade(cls, arguments: dict[str, Any]) -> Self:
@@ -150,6 +291,9 @@ def restore_optimizer(optimizer: th.optim.Optimizer, parts: Any, tensors: Tensor
     groups = [_group(*pair) for pair in zip(parts["groups"], fresh, strict=True)]
     if [_kinds(group) for group in groups] != [_kinds(group) for group in fresh]:
         raise ValueError("the file's groups of parameters are not those of the optimiser")
+    n_parameters = sum(len(group["params"]) for group in fresh)
+    if len(tensors) + len(parts["state"]) > _MOST_ENTRIES * n_parameters:
+        raise ValueError(f"the file's state has more than {_MOST_ENTRIES} entries for each parameter")
     _step_without_gradients(optimizer)
     expected = optimizer.state_dict()["state"]
     state: dict[int, dict[str, Any]] = {}

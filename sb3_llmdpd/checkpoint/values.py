@@ -1,7 +1,6 @@
 """Arguments of constructors and spaces as JSON, which a model file holds instead of pickles."""
 
 import base64
-import json
 import math
 import re
 from collections import OrderedDict
@@ -20,6 +19,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from torch import nn
 
+from sb3_llmdpd.checkpoint.container import entry, quoted
 from sb3_llmdpd.common.schedules import CosineSchedule, LineToZero
 from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
 from sb3_llmdpd.networks.layers import Mish
@@ -71,8 +71,10 @@ MOST_BYTES = 2**20
 SPACES = ("observation_space", "action_space")
 """Names of the spaces in a model file, and of the constructors' arguments."""
 
-MAX_ENTRIES = 2**24
-"""Entries of a space, one-hot categories counted: a small file must not ask for all of the memory."""
+MOST_OBSERVED, MOST_RECORDED, MOST_PARTS = 2**22, 2**24, 256
+"""Bytes of a model's observation and action together, and of either in data that are only read; parts of
+them. A small file must not ask for all of the memory. A category counts as a number of four bytes, as which
+the networks see it."""
 
 _MARKER = re.compile(r":\w+:")
 """Key of an object that stands for something that JSON does not have."""
@@ -136,7 +138,9 @@ def arguments_to_json(arguments: Mapping[str, Any]) -> Arguments:
 
 def asks_for_objects(written: Any) -> bool:
     """Tell whether something of the user's own is missing in the JSON of `arguments_to_json`."""
-    return '":custom:"' in json.dumps(written)
+    if isinstance(written, dict):
+        return ":custom:" in written or any(map(asks_for_objects, written.values()))
+    return isinstance(written, list) and any(map(asks_for_objects, written))
 
 
 class _Note(NamedTuple):
@@ -272,64 +276,124 @@ class _Reader:
 
     def read(self, value: Any, name: str) -> Any:
         if isinstance(value, list):
-            return [self.read(entry, name) for entry in value]
+            return [self.read(part, name) for part in value]
         if not isinstance(value, dict):
             return value
         marker = next((key for key in value if _MARKER.fullmatch(key)), None)
         if marker is None:
-            return {key: self.read(entry, key) for key, entry in value.items()}
+            return {key: self.read(part, key) for key, part in value.items()}
         read = _known(self._READERS, "kind of value", marker, name)
         return read(self, value, value[marker], name)
 
+    def _float(self, value: dict[str, Any], text: Any, name: str) -> float:
+        _check_keys(value, ":float:")
+        if text not in ("inf", "-inf", "nan"):
+            raise ValueError(f"{quoted(text)} for `{_cut(name)}` is no float that JSON lacks")
+        return float(text)
+
+    def _tuple(self, value: dict[str, Any], parts: Any, name: str) -> tuple[Any, ...]:
+        _check_keys(value, ":tuple:")
+        if not isinstance(parts, list):
+            raise ValueError(f"{quoted(parts)} for `{_cut(name)}` is no list, of which a tuple could be made")
+        return tuple(self.read(parts, name))
+
+    def _class(self, value: dict[str, Any], which: Any, name: str) -> type:
+        _check_keys(value, ":class:")
+        return _known(KNOWN_CLASSES, "class", which, name)
+
+    def _dtype(self, value: dict[str, Any], which: Any, name: str) -> th.dtype:
+        _check_keys(value, ":dtype:")
+        return _known(TORCH_DTYPES, "dtype", which, name)
+
+    def _path(self, value: dict[str, Any], text: Any, name: str) -> Path:
+        _check_keys(value, ":path:")
+        return Path(text)
+
+    def _array(self, value: dict[str, Any], text: Any, name: str) -> np.ndarray:
+        _check_keys(value, ":array:")
+        return _unpacked(text).numpy()
+
+    def _tensor(self, value: dict[str, Any], text: Any, name: str) -> th.Tensor:
+        _check_keys(value, ":tensor:")
+        return _unpacked(text)
+
     def _custom(self, value: dict[str, Any], what: Any, name: str) -> Any:
-        answer = self.custom(value.get("name", name), str(what))
+        _check_keys(value, ":custom:", optional=("name", "value"))
+        path = value.get("name", name)
+        if not (isinstance(what, str) and isinstance(path, str)):
+            raise ValueError(f"{quoted(what)} for `{_cut(name)}` names no class")
+        answer = self.custom(path, what)
         if "value" in value and isinstance(answer, type) and issubclass(answer, Enum):
             return _Reader(self.custom, answer).read(value["value"], name)
         return answer
 
     def _member(self, value: dict[str, Any], content: Any, name: str) -> Any:
+        _check_keys(value, ":member:")
         if self.enum is None:
-            raise ValueError(f"the model file has a member of no Enum for `{name}`")
+            raise ValueError(f"the model file has a member of no Enum for `{_cut(name)}`")
         return self.enum(self.read(content, name))
 
     def _dict(self, value: dict[str, Any], pairs: Any, name: str) -> Any:
+        _check_keys(value, ":dict:", "ordered")
+        if type(value["ordered"]) is not bool:
+            raise ValueError(f"`ordered` of the dict for `{_cut(name)}` is neither true nor false")
         kind = OrderedDict if value["ordered"] else dict
-        return kind((self.read(key, name), self.read(entry, name)) for key, entry in pairs)
+        return kind((self.read(key, name), self.read(part, name)) for key, part in pairs)
 
     def _schedule(self, value: dict[str, Any], which: Any, name: str) -> Any:
         schedule, arguments = _known(SCHEDULES, "schedule", which, name)
+        _check_keys(value, ":schedule:", *arguments)
         return schedule(**{argument: self.read(value[argument], name) for argument in arguments})
 
     def _numpy(self, value: dict[str, Any], which: Any, name: str) -> Any:
-        return _known(NUMPY_SCALARS, "scalar", which, name)(self.read(value["value"], name))
+        _check_keys(value, ":numpy:", "value")
+        scalar = _known(NUMPY_SCALARS, "scalar", which, name)
+        plain = self.read(value["value"], name)
+        made = scalar(plain)
+        if type(made.item()) is not type(plain):
+            raise ValueError(f"{quoted(plain)} for `{_cut(name)}` is no value of {which}")
+        return made
 
     _READERS: ClassVar[dict[str, Callable[..., Any]]] = {
-        ":array:": lambda self, value, text, name: _unpacked(text).numpy(),
-        ":class:": lambda self, value, which, name: _known(KNOWN_CLASSES, "class", which, name),
+        ":array:": _array,
+        ":class:": _class,
         ":custom:": _custom,
         ":dict:": _dict,
-        ":dtype:": lambda self, value, which, name: _known(TORCH_DTYPES, "dtype", which, name),
-        ":float:": lambda self, value, text, name: float(text),
+        ":dtype:": _dtype,
+        ":float:": _float,
         ":member:": _member,
         ":numpy:": _numpy,
-        ":path:": lambda self, value, text, name: Path(text),
+        ":path:": _path,
         ":schedule:": _schedule,
-        ":tensor:": lambda self, value, text, name: _unpacked(text),
-        ":tuple:": lambda self, value, entries, name: tuple(self.read(entries, name)),
+        ":tensor:": _tensor,
+        ":tuple:": _tuple,
     }
 
 
+def _check_keys(value: dict[str, Any], *keys: str, optional: tuple[str, ...] = ()) -> None:
+    """Refuse an object with a telling key that holds more or less than such a one does."""
+    wrong = sorted((value.keys() - set(optional)) ^ set(keys))
+    if wrong:
+        found = "has" if wrong[0] in value else "lacks"
+        raise ValueError(f"an object of the kind {keys[0]!r} {found} the key {quoted(wrong[0])}")
+
+
+def _cut(name: str) -> str:
+    """Write the name of an argument, as `quoted` does, for messages with other quotes."""
+    return quoted(name)[1:-1]
+
+
 def _known(known: Mapping[str, Any], kind: str, what: Any, name: str) -> Any:
-    if what not in known:
+    if not isinstance(what, str) or what not in known:
         raise ValueError(
-            f"the model file names a {kind} {what!r} for `{name}` that this version does not know"
+            f"the model file names a {kind} {quoted(what)} for `{_cut(name)}` that this version does not know"
         )
     return known[what]
 
 
 def no_custom_objects(name: str, what: str) -> NoReturn:
     """Raise a ValueError: for this argument, there can be no custom objects."""
-    raise ValueError(f"the model file has {what} for `{name}`, where only plain values can stand")
+    raise ValueError(f"the model file has {_cut(what)} for `{_cut(name)}`, where only plain values can stand")
 
 
 def custom_objects(known: Mapping[str, Any]) -> CustomObjects:
@@ -342,8 +406,8 @@ def custom_objects(known: Mapping[str, Any]) -> CustomObjects:
     def find(name: str, what: str) -> Any:
         if name not in known:
             raise ValueError(
-                f"the model was built with {what} of its user for `{name}`, which a model file does not hold:"
-                f" pass custom_objects={{{name!r}: ...}} when loading"
+                f"the model was built with {_cut(what)} of its user for `{_cut(name)}`, which a model file"
+                f" does not hold: pass custom_objects={{{quoted(name)}: ...}} when loading"
             )
         return known[name]
 
@@ -379,25 +443,95 @@ def space_from_json(value: Any) -> spaces.Space[Any]:
 
     :param value: JSON of `space_to_json`.
     :return: the space.
-    :raises ValueError: when it is none, or has more than ``MAX_ENTRIES`` entries.
+    :raises ValueError: when it is none, or too large, see ``MOST_RECORDED``.
     """
+    _check_sizes(_part_sizes(value), MOST_RECORDED)
+    return _space(value)
+
+
+def spaces_from_json(data: Mapping[str, Any]) -> dict[str, spaces.Space[Any]]:
+    """Decode the spaces of a model.
+
+    :param data: mapping that has the JSON of `space_to_json` by the names of ``SPACES``.
+    :return: the spaces by name.
+    :raises ValueError: when one is none, or both together are too large, see ``MOST_OBSERVED``.
+    """
+    sizes, made = [], {}
+    for name in SPACES:
+        with entry(name):
+            sizes += _part_sizes(data[name])
+            _check_sizes(sizes, MOST_OBSERVED)
+    for name in SPACES:
+        with entry(name):
+            made[name] = _space(data[name])
+    return made
+
+
+_SPACE_KEYS = {
+    "Dict": ("type", "spaces"),
+    "Box": ("type", "dtype", "shape", "low", "high"),
+    "Discrete": ("type", "n", "start"),
+    "MultiDiscrete": ("type", "nvec", "start", "dtype"),
+    "MultiBinary": ("type", "n"),
+}
+_CATEGORY_BYTES = 4
+_NUMBERS = {name: scalar for name, scalar in NUMPY_SCALARS.items() if name != "str"}
+
+
+def _part_sizes(value: Any) -> list[int]:
+    """Compute the bytes of each part of a space by arithmetic, before any of it is made."""
+    kind = value["type"]
+    if kind not in _SPACE_KEYS:
+        raise ValueError(
+            f"the model file has a space of type {quoted(kind)}, which this version does not know"
+        )
+    _check_keys(value, *_SPACE_KEYS[kind])
+    if kind == "Dict":
+        return [size for part in value["spaces"].values() for size in _part_sizes(part)]
+    if kind == "Box":
+        return [_n_entries(value["shape"]) * _dtype_of(value).itemsize]
+    if kind == "MultiDiscrete":
+        categories = np.array(value["nvec"])
+        if categories.dtype.kind != "i":
+            raise ValueError("the categories of a MultiDiscrete are not counted by whole numbers")
+        return [_n_entries([int(n) for n in categories.flat], sum) * _CATEGORY_BYTES]
+    n = value["n"]
+    return [_n_entries(n if isinstance(n, list) else [n]) * _CATEGORY_BYTES]
+
+
+def _check_sizes(sizes: list[int], most: int) -> None:
+    if sum(sizes) > most or len(sizes) > MOST_PARTS:
+        raise ValueError(
+            f"the model file has spaces of {sum(sizes):,} bytes in {len(sizes):,} parts, and at most"
+            f" {most:,} bytes in {MOST_PARTS} parts are read"
+        )
+
+
+def _n_entries(sizes: Any, joined: Callable[[list[int]], int] = math.prod) -> int:
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError(f"{quoted(sizes)} are no sizes of a space")
+    return joined(sizes)
+
+
+def _dtype_of(value: dict[str, Any]) -> np.dtype[Any]:
+    return np.dtype(_known(_NUMBERS, "dtype", value["dtype"], "dtype"))
+
+
+def _space(value: Any) -> spaces.Space[Any]:
     kind = value["type"]
     if kind == "Dict":
-        return spaces.Dict({name: space_from_json(part) for name, part in value["spaces"].items()})
+        return spaces.Dict({name: _space(part) for name, part in value["spaces"].items()})
     if kind == "Box":
-        dtype, shape = np.dtype(value["dtype"]), _shape(value["shape"])
+        dtype, shape = _dtype_of(value), tuple(value["shape"])
         low, high = (_bound_from_json(value[name], shape, dtype) for name in ("low", "high"))
         return spaces.Box(low, high, shape, dtype.type)
     if kind == "Discrete":
-        return spaces.Discrete(_counted(value["n"]), start=int(value["start"]))
+        return spaces.Discrete(value["n"], start=value["start"])
     if kind == "MultiDiscrete":
-        nvec = np.array(value["nvec"])
-        _counted(int(nvec.sum(dtype=object)))
-        return spaces.MultiDiscrete(nvec, np.dtype(value["dtype"]).type, start=np.array(value["start"]))
-    if kind == "MultiBinary":
-        n = value["n"]
-        return spaces.MultiBinary(_shape(n) if isinstance(n, list) else _counted(n))
-    raise ValueError(f"the model file has a space of type {kind!r}, which this version does not know")
+        nvec, start = np.array(value["nvec"]), np.array(value["start"])
+        return spaces.MultiDiscrete(nvec, _dtype_of(value).type, start=start)
+    n = value["n"]
+    return spaces.MultiBinary(tuple(n) if isinstance(n, list) else n)
 
 
 def _bound(array: np.ndarray) -> Any:
@@ -406,16 +540,10 @@ def _bound(array: np.ndarray) -> Any:
 
 
 def _bound_from_json(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    bound = np.array(from_json(value, "bound", no_custom_objects), dtype)
+    read = from_json(value, "bound", no_custom_objects)
+    bound = np.array(read, dtype if dtype.kind != "f" else None)
+    if bound.dtype.kind not in "biuf" or np.isnan(bound).any():
+        raise ValueError(f"{quoted(read)} is no bound of a Box")
+    with np.errstate(over="ignore"):  # beyond the largest float32 is no bound at all
+        bound = bound.astype(dtype)
     return bound.reshape(shape) if isinstance(value, list) else np.full(shape, bound)
-
-
-def _shape(sizes: Any) -> tuple[int, ...]:
-    _counted(math.prod(sizes))
-    return tuple(sizes)
-
-
-def _counted(n: Any) -> int:
-    if not isinstance(n, int) or not 0 <= n <= MAX_ENTRIES:
-        raise ValueError(f"the model file has a space of {n} entries, and at most {MAX_ENTRIES} are read")
-    return n

@@ -1,5 +1,6 @@
 """Spaces of logged data: as float32, without nesting, of examples alone, and the scaling of actions."""
 
+import math
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,7 +40,16 @@ def actions_in_space(scaled: np.ndarray, space: spaces.Box) -> np.ndarray:
     :param space: action space of the environment.
     :return: the actions in environment units and of the space's dtype, each within its bounds; in a space of
         whole numbers the nearest one.
+    :raises ValueError: when one is not finite; names the first row.
     """
+    if not np.isfinite(scaled).all():
+        shape = scaled.shape[: scaled.ndim - len(space.shape)]
+        finite = np.isfinite(scaled).reshape(math.prod(shape), -1).all(axis=1)
+        raise ValueError(
+            f"the action of row {finite.argmin()} of {len(finite)} is not finite: look for NaN or very large"
+            " numbers in its observation and its prompt; if they are sound, the weights are not, so load an"
+            " earlier model file"
+        )
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     actions = unscale_actions(scaled.astype(np.float32), low, high)
     if space.dtype.kind in "iu":

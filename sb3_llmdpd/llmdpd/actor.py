@@ -12,9 +12,11 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
+from sb3_llmdpd.checkpoint.container import Tensors
+from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of, stand_ins
 from sb3_llmdpd.data.spaces import actions_in_space
 from sb3_llmdpd.diffusion.process import ChainStep, DiffusionProcess
+from sb3_llmdpd.llmdpd.arguments import check_policy_arguments
 from sb3_llmdpd.networks.attention import make_state_reader
 from sb3_llmdpd.networks.features import is_fixed_function
 from sb3_llmdpd.networks.layers import Denoiser, Normaliser, ObservationNormaliser
@@ -59,6 +61,9 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         n_text_layers: int,
     ) -> None:
         self._arguments = arguments_of(locals())
+        # Where an example's steps are read one by one, there is no vector of it.
+        of_policy = {"trajectory_embedding_dim": trajectory_embedding_dim or 1}
+        check_policy_arguments({**self._arguments, **of_policy})
         super().__init__(
             observation_space,
             action_space,
@@ -216,6 +221,27 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         """
         return actions_in_space(scaled_action, self.action_space)
 
+    def null_prompt(self) -> PromptEncoding:
+        """Encode a prompt that has neither a sentence nor an example."""
+        nothing = th.zeros(1, 0, self.denoiser.action_dim, device=self.device)
+        is_there = th.zeros(1, dtype=th.bool, device=self.device)
+        lengths = th.zeros(1, 0, dtype=th.int64, device=self.device)
+        return self.encode_prompts(
+            PromptBatch(lengths.float(), is_there, nothing, nothing, lengths, is_there)
+        )
+
+    def outputs_on_zeros(self) -> dict[str, th.Tensor]:
+        """Act without noise, see `SavedNetwork.outputs_on_zeros`."""
+        space = self.action_space
+        noise = th.zeros(self.diffusion.n_steps, 1, 1, self.denoiser.action_dim, device=self.device)
+        high, low = (th.as_tensor(bound.astype(np.float32)) for bound in (space.high, space.low))
+        actions = self(zeros_of(self.observation_space, self.device), self.null_prompt(), noise)
+        return {"its actions": actions, "the ranges of its actions": high - low}
+
+    @classmethod
+    def _measured(cls, arguments: dict[str, Any], weights: Tensors) -> nn.Module:
+        return cls._remade(stand_ins(arguments, weights))
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         prompts = self.shown_prompts()
         n_prompts = len(prompts.vectors)
@@ -223,6 +249,18 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         shape = (self.diffusion.n_steps, n_prompts, n_rows // n_prompts, self.denoiser.action_dim)
         noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
         return self(observation, prompts, noise).reshape(n_rows, *self.action_space.shape)
+
+
+def zeros_of(space: spaces.Space[Any], device: th.device) -> TensorObs:
+    """Make an observation of zeros.
+
+    :param space: space of observations.
+    :param device: device of the tensors.
+    :return: (1, *obs_shape), or a dict of such tensors.
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: zeros_of(part, device) for key, part in space.spaces.items()}  # type: ignore[misc]
+    return th.as_tensor(np.zeros((1, *space.shape), space.dtype), device=device)  # type: ignore[misc]
 
 
 def count_rows(observations: TensorObs, n_prompts: int) -> int:

@@ -29,6 +29,10 @@ MOST = 2**24
 """Largest count: more than any machine holds, and little enough to be refused before memory is asked for."""
 
 
+MOST_LAYERS = 32
+"""Largest number of layers: time runs out before memory, and a model has to be made before it is refused."""
+
+
 class Range(NamedTuple):
     """The values that an argument may have."""
 
@@ -130,7 +134,7 @@ RANGES: dict[str, Range] = {
     "prompt_noise": Range(),
     "text_encoder": Range(kind=str, optional=True, path=True),
     "return_weight": Range(),
-    "n_candidates": _COUNT,
+    "n_candidates": Range(1, 10_000, Integral),
     "candidate_temperature": Range(),
     "n_sampling_steps": _COUNT._replace(optional=True),
     "stats_window_size": _COUNT,
@@ -144,18 +148,17 @@ POLICY_RANGES: dict[str, Range] = {
     "net_arch": Range(1, MOST, Integral),
     "n_critics": Range(1, 1_000, Integral),
     "conditioning": Range(kind=str, choices=CONDITIONINGS),
-    "n_diffusion_steps": Range(1, 10_000, Integral),
+    "n_diffusion_steps": Range(1, 1_000, Integral),
+    "text_dim": Range(0, MOST, Integral),
     "prompt_window": _COUNT,
     "text_embedding_dim": _COUNT,
     "trajectory_embedding_dim": _COUNT,
     "token_dim": _COUNT,
-    "n_encoder_layers": Range(1, 1_000, Integral),
+    "n_encoder_layers": Range(1, MOST_LAYERS, Integral),
     "n_heads": _COUNT,
-    "n_text_layers": Range(1, 1_000, Integral),
+    "n_text_layers": Range(1, MOST_LAYERS, Integral),
 }
 """The same for `LLMDPDPolicy`; where the most is small, as of layers, time runs out before memory."""
-
-_MOST_LAYERS = 1_000
 
 
 def checked(init: Callable[P, None]) -> Callable[P, None]:
@@ -265,12 +268,12 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 def check_policy_arguments(arguments: Mapping[str, Any]) -> None:
     """Refuse networks that cannot be.
 
-    :param arguments: arguments of `LLMDPDPolicy`'s constructor, by name.
+    :param arguments: arguments of `LLMDPDPolicy`'s constructor, by name, or those of its actor or critic.
     :raises TypeError: when a size is no whole number.
     :raises ValueError: when one is out of its range, or ``n_heads`` does not divide ``token_dim``.
     """
     for name, its_range in POLICY_RANGES.items():
-        if name != "net_arch":
+        if name != "net_arch" and name in arguments:
             its_range.check(name, arguments[name])
     if arguments["token_dim"] % arguments["n_heads"]:
         raise ValueError(
@@ -282,8 +285,8 @@ def check_policy_arguments(arguments: Mapping[str, Any]) -> None:
     if archs.keys() != {"pi", "qf"} or not all(isinstance(widths, list) for widths in archs.values()):
         raise TypeError(f"`net_arch` must be a list of widths, or dict(pi=[...], qf=[...]), got {net_arch!r}")
     for widths in archs.values():
-        if len(widths) > _MOST_LAYERS:
-            raise ValueError(f"`net_arch` may have {_MOST_LAYERS} layers, got {len(widths)}")
+        if len(widths) > MOST_LAYERS:
+            raise ValueError(f"`net_arch` may have {MOST_LAYERS} layers, got {len(widths)}")
         for width in widths:
             POLICY_RANGES["net_arch"].check("net_arch", width)
 

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
+from sb3_llmdpd.llmdpd.arguments import check_policy_arguments
 from sb3_llmdpd.networks.attention import StateReader, make_state_reader
 from sb3_llmdpd.networks.layers import PromptedPerceptron, QEnsemble, StateValue
 from sb3_llmdpd.type_aliases import PromptEncoding
@@ -36,8 +37,10 @@ class PromptedCritic(SavedNetwork):
         n_heads: int,
     ) -> None:
         self._arguments = arguments_of(locals())
+        check_policy_arguments(self._arguments)
         super().__init__(observation_space, action_space)
         self.n_critics = n_critics
+        self._features_dim, self._prompt_dim, self._token_dim = features_dim, prompt_dim, token_dim
         action_dim = int(np.prod(action_space.shape))
         self.attention = make_state_reader(conditioning, features_dim, action_dim, token_dim, n_heads)
         feature_dim = self.attention.output_dim
@@ -58,6 +61,17 @@ class PromptedCritic(SavedNetwork):
         if n_candidates > 1:  # the share of the state is computed once for its candidates
             condition = condition.repeat_interleave(n_candidates, dim=1)
         return self.q_networks(condition, actions)
+
+    def outputs_on_zeros(self) -> dict[str, th.Tensor]:
+        """Value an action, see `SavedNetwork.outputs_on_zeros`."""
+        features = th.zeros(1, 1, self._features_dim, device=self.device)
+        actions = th.zeros(1, 1, self.q_networks.from_action.in_features, device=self.device)
+        is_there = th.zeros(1, 0, dtype=th.bool, device=self.device)
+        tokens = th.zeros(1, 0, self._token_dim, device=self.device)
+        # Without an example there is no step, and nothing reads its parts.
+        vectors = th.zeros(1, self._prompt_dim, device=self.device)
+        prompts = PromptEncoding(vectors, tokens, tokens, tokens, is_there, is_there.any(dim=1))
+        return {"its values": self(features, prompts, actions)}
 
 
 class PromptedStateValue(nn.Module):
@@ -120,7 +134,8 @@ def choose(
         # Standardised: the scale of Q depends on rewards and horizon, not on how sure the critic is.
         centred = values - values.mean(dim=-1, keepdim=True)
         logits = centred / (values.std(dim=-1, keepdim=True) + 1e-6) / temperature
-        weights = logits.softmax(dim=-1).flatten(0, 1)
+        # Where a value is not finite, any of the candidates, whose action is not either.
+        weights = logits.softmax(dim=-1).nan_to_num(1.0).flatten(0, 1)
         picked = th.multinomial(weights, 1, generator=generator).view(values.shape[:2])
     candidates = actions.unflatten(1, values.shape[1:])  # (M, N, C, A)
     return candidates.take_along_dim(picked[:, :, None, None], dim=2).squeeze(2)

@@ -680,8 +680,8 @@ class LLMDPD(OffPolicyAlgorithm):
             list of such lists with one (or None) for each row.
         :return: (action_shape) or (n, *action_shape), environment units, and the state for the next call.
         :raises ValueError: when there is no prompt at all, when as many prompts fit neither one nor each row,
-            when an observation does not fit the space, or when an unknown sentence needs an encoder that is
-            not there, or not trusted (see `load`).
+            when an observation does not fit the space, when an action is not finite (names its row), or when
+            an unknown sentence needs an encoder that is not there, or not trusted (see `load`).
         """
         prompts = as_prompts(task_text, trajectory, prompt, trajectories)
         return self._act(

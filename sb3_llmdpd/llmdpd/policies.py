@@ -12,9 +12,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_act
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of
+from sb3_llmdpd.checkpoint.container import Tensors
+from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of, stand_ins
 from sb3_llmdpd.data.spaces import actions_in_space
-from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor, count_rows
+from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor, count_rows, zeros_of
 from sb3_llmdpd.llmdpd.arguments import check_policy_arguments
 from sb3_llmdpd.llmdpd.critic import PromptedCritic, PromptedStateValue, choose
 from sb3_llmdpd.networks.features import features_extractor_named
@@ -258,7 +259,8 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         :param prompts: one for all rows, or one per row, encoded by the EMA actor.
         :param noise: source of the chain's noise; None for the deterministic action of each row.
         :return: (action_shape) or (n, *action_shape), environment units.
-        :raises ValueError: when there are neither one prompt nor one per row, or no such chain.
+        :raises ValueError: when there are neither one prompt nor one per row, no such chain, or an action is
+            not finite.
         """
         tensor, vectorized = self.obs_to_tensor(observation)
         actions = self.unscale_action(self._scaled_actions(tensor, prompts, noise).cpu().numpy())
@@ -288,6 +290,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         actions = actor.sample(condition, chain_noise, chain)
         if n_candidates > 1:
             values = self.critic_target(features, prompts, actions).min(dim=0).values
+            actions = actions.where(values.isfinite().unsqueeze(-1), th.nan)  # no value, no choice
             temperature = self.acting.candidate_temperature if noise is not None else 0.0
             actions = choose(actions, values, n_candidates, temperature, noise)
         return actions.reshape(-1, *self.action_space.shape)
@@ -324,9 +327,21 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**self._arguments, "lr_schedule": self._dummy_schedule}
 
+    def outputs_on_zeros(self) -> dict[str, th.Tensor]:
+        """Act without noise, and value the action, see `SavedNetwork.outputs_on_zeros`."""
+        actor = self.actor_target
+        outputs = actor.outputs_on_zeros()
+        actions, observation = outputs["its actions"], zeros_of(self.observation_space, self.device)
+        features = actor.encode_observations(observation).unsqueeze(0)
+        return {**outputs, "its values": self.critic_target(features, actor.null_prompt(), actions)}
+
     @classmethod
     def _remade(cls, arguments: dict[str, Any]) -> Self:
         return cls(lr_schedule=cls._dummy_schedule, **arguments)
+
+    @classmethod
+    def _measured(cls, arguments: dict[str, Any], weights: Tensors) -> nn.Module:
+        return cls._remade(stand_ins(arguments, weights, "actor."))
 
 
 class CnnPolicy(LLMDPDPolicy):

@@ -11,7 +11,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_llmdpd.checkpoint.container import packed, unpacked
+from sb3_llmdpd.checkpoint.container import data_to_json, packed, unpacked
 from sb3_llmdpd.checkpoint.networks import optimizer_to_parts, restore_optimizer, uncompiled
 from sb3_llmdpd.checkpoint.values import (
     SPACES,
@@ -20,8 +20,8 @@ from sb3_llmdpd.checkpoint.values import (
     asks_for_objects,
     custom_objects,
     from_json,
-    space_from_json,
     space_to_json,
+    spaces_from_json,
 )
 from sb3_llmdpd.networks.layers import floats_by_default
 from sb3_llmdpd.prompts.prompt import Prompt
@@ -52,8 +52,14 @@ def rehearse(model: "LLMDPD", names: Sequence[str]) -> None:
     ]
     if changed:
         raise ValueError(f"`{changed[0]}` would be another value when it is read again from a model file")
-    for name in SPACES:
-        _rehearse_space(name, getattr(model, name))
+    of_model = {name: getattr(model, name) for name in SPACES}
+    written = {name: space_to_json(space) for name, space in of_model.items()}
+    data_to_json({"arguments": arguments.written, **written})  # which refuses too much of it
+    for name, space in spaces_from_json(written).items():
+        if space != of_model[name]:
+            raise ValueError(
+                f"the {name} {of_model[name]} would be another one when it is read again from a model file"
+            )
     _rehearse_optimizer(model.policy, model.lr_schedule(1.0))
     is_known = model.policy_class in model.policy_aliases.values()
     if not is_known or asks_for_objects(arguments.written["policy_kwargs"]):
@@ -71,11 +77,6 @@ def _read_again(arguments: Arguments, name: str) -> Any:
     except Exception as error:  # a number or a nest may be too large, and an Enum may raise what it likes
         kind = type(error).__name__
         raise ValueError(f"`{name}` could not be read again from a model file ({kind}: {error})") from error
-
-
-def _rehearse_space(name: str, space: Any) -> None:
-    if space_from_json(space_to_json(space)) != space:
-        raise ValueError(f"the {name} {space} would be another one when it is read again from a model file")
 
 
 def _rehearse_optimizer(policy: "LLMDPDPolicy", learning_rate: float) -> None:
@@ -121,7 +122,7 @@ def _rehearse_networks(model: "LLMDPD", policy_kwargs: dict[str, Any], what: str
             )
     try:
         packed({name: weight.new_empty(0) for name, weight in weights.items()})
-        again = model.policy_class(
+        again: Any = model.policy_class(
             model.observation_space,
             model.action_space,
             model.lr_schedule,
@@ -129,6 +130,7 @@ def _rehearse_networks(model: "LLMDPD", policy_kwargs: dict[str, Any], what: str
             **policy_kwargs,
         ).to(model.device)
         again.load_state_dict(weights)
+        again.check_sanity()
         acted, acted_twice, acted_again = (
             _actions(model, policy) for policy in (model.policy, model.policy, again)
         )
