@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from factories import EPISODE, make_buffer, make_episodes, traced
+from factories import EPISODE, make_buffer, make_episodes, recorded, traced
 from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from torch.testing import assert_close
+from toys import SpacesEnv
 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.replay.buffer import PromptReplayBuffer
@@ -237,6 +239,57 @@ def test_the_size_of_a_buffer_is_its_transitions():
     buffer = make_buffer([traced(0, 0, 9), traced(0, 1, 4)])
     assert buffer.size() == 13
     assert buffer.n_episodes == 2
+
+
+SB3S_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+def test_sb3s_names_show_each_transition_in_a_row():
+    episodes = [traced(0, 0, length=2, terminated=True), traced(0, 1, length=3)]
+    buffer = make_buffer(episodes, prompts_per_batch=1)
+    assert buffer.observations[:, 0, EPISODE:].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [1, 2]]
+    assert buffer.next_observations[:, 0, EPISODE:].tolist() == [[0, 1], [0, 2], [1, 1], [1, 2], [1, 3]]
+    assert (128 * buffer.actions[:, 0]).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [1, 2]]
+    assert (256 * buffer.rewards[:, 0]).tolist() == [0, 1, 256, 257, 258]
+
+
+def test_an_end_is_done_to_sb3_and_a_timeout_unless_the_episode_ended_by_itself():
+    episodes = [traced(0, 0, length=2, terminated=True), traced(0, 1, length=3)]
+    buffer = make_buffer(episodes, prompts_per_batch=1)
+    assert buffer.dones[:, 0].tolist() == [0, 1, 0, 0, 1]
+    assert buffer.timeouts[:, 0].tolist() == [0, 0, 0, 0, 1]
+
+
+PLANE, NUMBER = spaces.Box(0, 9, (3, 2)), spaces.Discrete(5)
+
+
+@pytest.mark.parametrize("space", [PLANE, NUMBER, spaces.Dict(a=PLANE, b=NUMBER)], ids=str)
+def test_sb3s_names_have_sb3s_shapes(space):
+    dataset = recorded(SpacesEnv(space, spaces.Box(-1, 1, (2, 2))), n_episodes=2, length=3)
+    ours = PromptReplayBuffer(dataset, "cpu", prompts_per_batch=1)
+    buffer_class = DictReplayBuffer if isinstance(space, spaces.Dict) else ReplayBuffer
+    sb3s = buffer_class(6, space, dataset.action_space, "cpu")
+    for name in SB3S_ARRAYS:
+        assert shapes(getattr(ours, name)) == shapes(getattr(sb3s, name)), name
+
+
+def shapes(arrays: Any) -> Any:
+    return {key: part.shape for key, part in arrays.items()} if isinstance(arrays, dict) else arrays.shape
+
+
+@pytest.mark.parametrize("name", SB3S_ARRAYS)
+def test_what_sb3s_names_show_cannot_be_written_to(name):
+    array = getattr(make_buffer(make_episodes()), name)
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 1.0
+
+
+def test_sb3s_names_show_rewards_and_actions_as_the_networks_get_them():
+    episodes = rewarded("task", [3.0, 4.0])
+    dataset = OfflineDataset.from_episodes(episodes, action_space=spaces.Box(-2.0, 0.0, (1,), np.float32))
+    buffer = PromptReplayBuffer(dataset, "cpu", prompts_per_batch=1, reward_scale="per_task")
+    assert buffer.rewards[:2, 0] == pytest.approx(np.array([3.0, 4.0]) / 12.5**0.5)
+    assert set(buffer.actions.ravel().tolist()) == {1.0}
 
 
 def test_single_transitions_cannot_be_added():

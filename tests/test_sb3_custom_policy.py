@@ -33,6 +33,7 @@ def critic_inputs(model: LLMDPD) -> tuple[Any, ...]:
 def test_the_widths_of_the_layers_can_be_chosen(net_arch):
     """Answers `test_custom_policy.py::test_custom_offpolicy`."""
     model = model_of("Pendulum-v1", policy_kwargs=dict(net_arch=net_arch))
+    assert model.policy.net_arch == net_arch
     before = snapshot(model.policy)
     model.learn(4)
     assert model.predict(np.zeros((2, 3)))[0].shape == (2, 1)
@@ -135,6 +136,18 @@ def test_policy_and_actor_saved_alone_come_back_and_act_the_same(tmp_path, polic
     for predictor in (loaded, loaded_actor):
         predictor.set_prompts(prompts)
         assert_array_equal(predictor.predict(observations, deterministic=True)[0], actions)
+
+
+def test_the_actors_act_by_themselves_on_the_task_that_is_set():
+    """Answers `test_save_load.py::test_save_load_policy`: `actor.predict` is SB3's."""
+    model = tiny_model()
+    observations = np.zeros((2, 5), np.float32)
+    with pytest.raises(ValueError, match="the policy has no prompt"):
+        model.actor.predict(observations)
+    model.set_task("do task number 1")
+    actions, _ = model.predict(observations, deterministic=True)
+    for actor in (model.actor, model.actor_target):  # equal before the first step
+        assert_allclose(actor.predict(observations, deterministic=True)[0], actions, rtol=1e-5)
 
 
 def test_a_policy_is_a_function_of_observations_as_sb3s_are():

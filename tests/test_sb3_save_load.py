@@ -154,6 +154,7 @@ def test_default_widths_come_back_where_none_were_named(tmp_path):
     layers = [layer for layer in loaded.actor.denoiser.modules() if isinstance(layer, th.nn.Linear)]
     widths = [layer.out_features for layer in layers]
     assert loaded.policy_kwargs["net_arch"] is None
+    assert loaded.policy.net_arch == [256, 256, 256]
     assert widths.count(256) >= 3
 
 
@@ -219,6 +220,13 @@ def test_a_file_of_the_wrong_mode_or_closed_is_refused(tmp_path):
     for target in (closed, written):
         with pytest.raises(ValueError, match="closed file"):
             identity_model().save(target)
+
+
+def test_a_file_that_is_no_zip_is_refused_in_sb3s_words(tmp_path):
+    """Answers `test_save_load.py::test_load_bad_zip`."""
+    (tmp_path / "model.zip").write_text("this is no zip")
+    with pytest.raises(ValueError, match=r"model\.zip is not a whole model file .*wasn't a zip-file"):
+        LLMDPD.load(tmp_path / "model.zip")
 
 
 @pytest.mark.parametrize("as_path", [str, Path])

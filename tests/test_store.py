@@ -17,6 +17,7 @@ import torch as th
 from expect import refused, warned
 from factories import make_episodes, tiny_model
 from gymnasium import spaces
+from numpy.testing import assert_array_equal
 from step_files import arrays, flags, write_steps
 from torch.testing import assert_close
 
@@ -145,6 +146,12 @@ def test_dict_observations_and_images_are_mapped_alike(build: Build, tmp_path: P
     one, other = mapped.sample(12), resident.sample(12)
     assert one.observations["picture"].shape == (12, 3, 36, 36)
     assert_equal(one, other)
+
+
+def test_the_arrays_under_sb3s_names_are_those_of_data_in_memory(source: Logs, build: Build) -> None:
+    mapped, resident = (PromptReplayBuffer(data, "cpu") for data in (build(source), read_sources([source])))
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+        assert_array_equal(getattr(mapped, name), getattr(resident, name), name)
 
 
 def test_segments_of_mapped_data_are_those_of_data_in_memory(source: Logs, build: Build) -> None:

@@ -254,7 +254,7 @@ def _check_directory(file: BinaryIO) -> None:
     # The last record, without a comment; before it may stand those for large files.
     end, locator, end_64 = tail[-22:], tail[-42:-22], tail[-98:-42]
     if not (end.startswith(b"PK\5\6") and end.endswith(b"\0\0")):
-        raise ValueError("it does not end as a zip does")
+        raise ValueError("it wasn't a zip-file")  # the words of SB3
     sizes = [int.from_bytes(end[12:16], "little")]
     if locator.startswith(b"PK\6\7") and end_64.startswith(b"PK\6\6"):
         sizes.append(int.from_bytes(end_64[40:48], "little"))

@@ -151,7 +151,9 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
             # A vector of the whole example tells which of the known tasks it is most like, and would be
             # learned by heart.
             arguments["trajectory_embedding_dim"] = 0
-        actor_arch, critic_arch = get_actor_critic_arch(net_arch if net_arch is not None else [256, 256, 256])
+        self.net_arch = net_arch if net_arch is not None else [256, 256, 256]
+        """Widths of the hidden layers, as they were given or by default."""
+        actor_arch, critic_arch = get_actor_critic_arch(self.net_arch)
         of_actor = signature(PromptedDiffusionActor).parameters
         self._actor_kwargs: dict[str, Any] = {name: arguments[name] for name in of_actor}
         self._actor_kwargs["net_arch"] = actor_arch

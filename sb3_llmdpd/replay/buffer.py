@@ -1,5 +1,6 @@
 """`PromptReplayBuffer`, which draws offline transitions together with prompts for their tasks."""
 
+from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -22,6 +23,29 @@ from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, Tens
 REWARD_SCALES = ("per_task", "none")
 
 
+def _of_transitions(read: Callable[["PromptReplayBuffer", np.ndarray], TensorObs]) -> Any:
+    """Make a property of what a function reads of the rows of all transitions, as read-only arrays."""
+
+    def get(buffer: "PromptReplayBuffer") -> np.ndarray | dict[str, np.ndarray]:
+        found = read(buffer, buffer._index.transition_rows())
+        if isinstance(found, dict):
+            return {key: _read_only(part) for key, part in found.items()}
+        return _read_only(found)
+
+    return property(get, doc=read.__doc__)
+
+
+def _read_only(tensor: th.Tensor) -> np.ndarray:
+    array = tensor.cpu().numpy()
+    array.setflags(write=False)
+    return array
+
+
+def _with_env_axis(tensor: th.Tensor) -> th.Tensor:
+    """Put SB3's axis of environments, of which there is one, behind the first; a number gets one, too."""
+    return tensor.reshape(len(tensor), 1, *(tensor.shape[1:] or (1,)))
+
+
 class PromptReplayBuffer(ReplayBuffer):
     """Logged episodes of one or many tasks, one after the other, one row a step.
 
@@ -35,6 +59,10 @@ class PromptReplayBuffer(ReplayBuffer):
     Of data that are mapped from a file (`StoredDataset`), observations and actions are loaded by batches.
 
     All draws come from the buffer's own Generator, so that an evaluation between two steps changes nothing.
+
+    All transitions can be looked at under SB3's names: ``observations``, ``next_observations``, ``actions``,
+    ``rewards``, ``dones`` and ``timeouts``, task after task, in the units of `sample`. These arrays are made
+    whenever they are asked for, and cannot be written to, since no change of them would be learned from.
 
     :param dataset: checked episodes with their spaces
     :param device: device of the arrays and the batches
@@ -172,6 +200,48 @@ class PromptReplayBuffer(ReplayBuffer):
         if len(vectors) != len(self.texts):
             raise ValueError(f"the buffer holds {len(self.texts)} sentences, got {len(vectors)} vectors")
         self.text_vectors = self._tensor(vectors)
+
+    @_of_transitions
+    def observations(self, rows: np.ndarray) -> TensorObs:
+        """Observations acted on: (n, 1, *obs_shape), environment units, or a dict of such arrays."""
+        return self._observations(rows)
+
+    @_of_transitions
+    def next_observations(self, rows: np.ndarray) -> TensorObs:
+        """Observations that followed: (n, 1, *obs_shape), environment units, or a dict of such arrays."""
+        return self._observations(rows + 1)
+
+    @_of_transitions
+    def actions(self, rows: np.ndarray) -> TensorObs:
+        """Actions: (n, 1, action_dim), in [-1, 1]."""
+        return _with_env_axis(self._storage.take(rows)[1])
+
+    @_of_transitions
+    def rewards(self, rows: np.ndarray) -> TensorObs:
+        """Rewards: (n, 1), divided as ``reward_scale`` says."""
+        return self._rows(self._outcomes, rows)[:, :1]
+
+    @_of_transitions
+    def dones(self, rows: np.ndarray) -> TensorObs:
+        """Ends of episodes: (n, 1), 1 where an episode ended, by itself or at a time limit."""
+        return self._ends(len(rows))
+
+    @_of_transitions
+    def timeouts(self, rows: np.ndarray) -> TensorObs:
+        """Cuts: (n, 1), 1 where an episode was cut off, which `sample` does not call done."""
+        return self._ends(len(rows)) - self._rows(self._outcomes, rows)[:, 1:].cpu()
+
+    def _ends(self, n_transitions: int) -> th.Tensor:
+        """Mark the last transition of each episode, (n_transitions, 1)."""
+        ends = th.zeros(n_transitions, 1)
+        ends[np.cumsum(self._index.episode_length) - 1] = 1.0
+        return ends
+
+    def _observations(self, rows: np.ndarray) -> TensorObs:
+        found = self._storage.observations(rows)
+        if isinstance(found, dict):
+            return {key: _with_env_axis(part) for key, part in found.items()}
+        return _with_env_axis(found)
 
     def some_observations(self, n: int) -> TensorObs:
         """Take observations that are spread evenly over the data, to fit statistics to.

@@ -67,6 +67,12 @@ class EpisodeIndex:
         self.task_n_lots = np.add.reduceat(pool_lots, first_of_task)
         self.task_first_lot = (self.pool_last_lot - pool_lots)[first_of_task]
 
+    def transition_rows(self) -> np.ndarray:
+        """List the rows of all transitions, (n_transitions,), episode after episode."""
+        first_transitions = np.cumsum(self.episode_length) - self.episode_length
+        shifts = np.repeat(self.episode_row - first_transitions, self.episode_length)
+        return np.arange(len(shifts)) + shifts
+
     def some_rows(self, n: int) -> np.ndarray:
         """Choose rows that are spread evenly over all episodes.
 
