@@ -6,6 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tools.sb3_suite import page as sb3_page
+from tools.sb3_suite.adaptation import DIFFERENT, NOT_APPLICABLE
+from tools.sb3_suite.outcomes import DIFFERS, FAILED, KEPT, NOT_APPLIED
+from tools.sb3_suite.plugin import rule
+from tools.sb3_suite.source import pinned_version
+
 TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "docs" / "reference" / "sb3_compatibility.md").read_text()
 NAME = re.compile(r"`(test_\w+)`")
@@ -15,25 +21,8 @@ ROWS = [
     if line.startswith("| `test_")
 ]
 
-OF_SB3 = re.findall(
-    r"\w+",
-    """
-    test_save_load test_set_env test_exclude_include_saved_params test_save_load_env_cnn
-    test_save_load_replay_buffer test_warn_buffer test_save_load_policy test_auto_wrap test_predict
-    test_subclassed_space_env test_identity_spaces test_action_spaces test_float64_action_space
-    test_deterministic_training_common test_custom_offpolicy test_custom_optimizer test_consistency
-    test_dict_spaces test_multiprocessing test_dict_vec_framestack test_vec_normalize test_cnn
-    test_image_like_input test_deterministic_pg test_offpolicy_normalization test_mixing_gym_vecenv_api
-    test_no_resource_warning test_cast_lr_schedule test_save_load_net_arch_none test_n_critics
-    test_evaluate_policy test_evaluate_vector_env test_callbacks test_callbacks_can_cancel_runs
-    test_ep_buffers_stats_window_size test_load_invalid_object test_save_load_large_model
-    test_evaluate_policy_monitors test_tensorboard test_set_logger test_fps_no_div_zero
-    test_eval_callback_vec_env test_eval_callback_chaining test_checkpoint_additional_info
-    test_policy_hint test_dict_nested test_device_buffer test_buffer_dtypes test_continuous
-    test_td3_train_with_batch_norm test_predict_with_dropout_batch_norm
-    test_features_extractor_target_net test_train_freq
-    """,
-)
+RESULTS = sb3_page.read()["results"]
+APPLICABLE = sorted({(each["file"], each["test"]) for each in RESULTS if each["outcome"] != NOT_APPLIED})
 """SB3's tests that ask something of an offline algorithm of continuous actions."""
 
 
@@ -44,7 +33,7 @@ def names_of_tests() -> set[str]:
 
 def answered(row: list[str]) -> set[str]:
     """List the tests of ours that a row of the page names."""
-    return {name for cell in row[1:] for name in NAME.findall(cell)}
+    return set(NAME.findall(row[2]))
 
 
 def test_every_test_that_the_page_names_exists():
@@ -53,11 +42,10 @@ def test_every_test_that_the_page_names_exists():
     assert sorted(named - names_of_tests()) == []
 
 
-@pytest.mark.parametrize("name", OF_SB3)
-def test_a_test_of_sb3_that_concerns_us_is_answered(name):
-    rows = [row for row in ROWS if row[0] == f"`{name}`"]
-    assert rows
-    assert all(answered(row) for row in rows)
+@pytest.mark.parametrize(("file", "test"), APPLICABLE)
+def test_a_test_of_sb3_that_concerns_us_is_answered(file, test):
+    assert sb3_page.answers()[file][test]["by"]
+    assert f"<!-- sb3: {file} -->" in PAGE
 
 
 def test_a_test_of_sb3_without_an_answer_has_a_reason():
@@ -72,3 +60,19 @@ def test_our_answers_to_sb3_are_all_on_the_page():
     ]
     assert len(answers) > 80
     assert [name for name in answers if f"`{name}`" not in PAGE] == []
+
+
+def test_no_test_of_sb3_fails_without_a_reason():
+    assert [each for each in RESULTS if each["outcome"] == FAILED] == []
+    assert [each for each in RESULTS if each["outcome"] != KEPT and not each["reason"]] == []
+
+
+def test_the_results_are_of_the_version_that_is_pinned():
+    assert sb3_page.read()["stable_baselines3"] == pinned_version()
+
+
+@pytest.mark.parametrize(("rules", "outcome"), [(DIFFERENT, DIFFERS), (NOT_APPLICABLE, NOT_APPLIED)])
+def test_every_rule_of_the_adaptation_was_needed(rules, outcome):
+    found = [each for each in RESULTS if each["outcome"] == outcome]
+    parts = [(each["file"], each["test"], each["instance"]) for each in found]
+    assert [key for key in rules if not any(rule({key: True}, *part) for part in parts)] == []

@@ -5,6 +5,7 @@ Marks say where a number comes from. What stands after a mark is written anew, a
     <!--n:FILE/ROW/COLUMN-->0.75<!--/n-->                               a number in a sentence
     <!-- table: FILE | COLUMN; COLUMN | ROW; ROW --> ... <!-- end -->   a table; without rows, all of them
     <!-- report: FILE --> ... <!-- end -->                              the whole report of a grid
+    <!-- sb3: PART --> ... <!-- end -->                                 how SB3's tests end, see `sb3_page`
 
 FILE is a folder of docs/results, or `tuning.PART` for a part of tuning.json. `result_files` says what the
 rows and columns of each kind are, as in `ml45-visible/full both/unseen` or `tuning.visible/steps/seen both`.
@@ -23,6 +24,7 @@ from pathlib import Path
 from sb3_llmdpd.common.files import whole_file
 from tools.result_chart import draw
 from tools.result_files import FORMATS, Grid, MissingError, Tuning, paired, quantity_of, source
+from tools.sb3_suite import page as sb3_page
 
 ROOT = Path(__file__).parents[1]
 ANSWER = ROOT / "docs" / "background" / "results.md"
@@ -31,7 +33,7 @@ CHART = ANSWER.with_suffix(".svg")
 
 _NUMBER = re.compile(r"<!--n:(?P<key>.*?)-->.*?<!--/n-->", re.DOTALL)
 _BLOCK = re.compile(
-    r"(?P<mark><!-- (?P<kind>table|report): (?P<what>.*?) -->\n)(?P<made>.*?)<!-- end -->", re.DOTALL
+    r"(?P<mark><!-- (?P<kind>table|report|sb3): (?P<what>.*?) -->\n)(?P<made>.*?)<!-- end -->", re.DOTALL
 )
 _AT_LINE_START = re.compile(r"^[ >]*(?:[-*] +|\d+\. +)?<!--n:.*", re.MULTILINE)
 
@@ -100,11 +102,14 @@ def filled(page: str) -> str:
         raise ValueError(f"a number must not begin a line, move a word in front of it: {found[0]}")
 
     def block(found: re.Match[str]) -> str:
-        made = table(found["what"]) if found["kind"] == "table" else source(found["what"]).report()
+        made = _BLOCKS[found["kind"]](found["what"])
         return f"{found['mark']}{made.strip()}\n<!-- end -->"
 
     page = _NUMBER.sub(lambda found: f"<!--n:{found['key']}-->{number(found['key'])}<!--/n-->", page)
     return _BLOCK.sub(block, page)
+
+
+_BLOCKS = {"table": table, "report": lambda file: source(file).report(), "sb3": sb3_page.block}
 
 
 def pages() -> list[Path]:

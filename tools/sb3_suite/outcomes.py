@@ -1,0 +1,12 @@
+"""What can become of an instance of a test."""
+
+KEPT = "kept"
+"""It passes as it is adapted."""
+DIFFERS = "different"
+"""It fails as it is said to, for a reason."""
+FAILED = "failed"
+"""It fails, or passes although it is said to be different."""
+SKIPPED = "skipped"
+"""It skips itself, where something is missing."""
+NOT_APPLIED = "not applicable"
+"""It is not run, for a reason."""
