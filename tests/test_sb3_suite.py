@@ -129,10 +129,11 @@ def test_a_test_that_cannot_be_collected_has_failed(tmp_path):
     assert {each["test"] for each in found} == {"test_one", "test_other", "test_of_both"}
 
 
-def test_a_file_that_sb3_does_not_have_is_answered_with_those_it_has(tmp_path):
+@pytest.mark.parametrize("asked", ["test_x.py", f"{FILE}::test_of_none"])
+def test_tests_that_sb3_does_not_have_are_answered_with_the_files_it_has(tmp_path, asked):
     (tmp_path / FILE).write_text(SOURCE)
-    with refused(f"no tests in 'test_x.py'; known: {FILE}"):
-        suite.run(tmp_path, tmp_path, only=["test_x.py"])
+    with refused(f"no tests '{asked}'; known files: {FILE}"):
+        suite.run(tmp_path, tmp_path, only=[asked])
 
 
 @pytest.mark.parametrize(

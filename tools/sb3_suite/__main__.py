@@ -1,7 +1,7 @@
 """Runs SB3's tests on LLMDPD, and writes and prints the results.
 
 PLACE is an unpacked source distribution or a checkout of the pinned version of SB3, or its archive. Without
-it the source distribution is downloaded. With --only the results of other files stay as they are.
+it the source distribution is downloaded. With --only the results of other tests stay as they are.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from sb3_llmdpd.common.files import whole_file
 from tools.sb3_suite.outcomes import DIFFERS, FAILED, KEPT
 from tools.sb3_suite.page import RESULTS, read
-from tools.sb3_suite.run import Result, run
+from tools.sb3_suite.run import Result, is_chosen, run
 from tools.sb3_suite.source import find_tests, pinned_version
 
 
@@ -22,12 +22,13 @@ def main() -> int:
     """Run the tests; the exit code is 1 where one failed without being known as different."""
     parser = argparse.ArgumentParser(prog="python -m tools.sb3_suite", description=__doc__)
     parser.add_argument("place", nargs="?", type=Path)
-    parser.add_argument("--only", nargs="+", default=[], metavar="FILE")
+    parser.add_argument("--only", nargs="+", default=[], metavar="FILE[::TEST]")
     options = parser.parse_args()
     with TemporaryDirectory() as unpacked, TemporaryDirectory() as adapted:
         results = run(find_tests(options.place, Path(unpacked)), Path(adapted), options.only)
     _print(results)
-    others = [each for each in read()["results"] if each["file"] not in options.only] if options.only else []
+    before = read()["results"] if options.only else []
+    others = [each for each in before if not is_chosen(each["file"], each["test"], options.only)]
     written = {
         "stable_baselines3": pinned_version(),
         "results": sorted([*others, *results], key=lambda each: each["file"]),

@@ -69,7 +69,7 @@ def _rows(file: str, results: list[dict[str, str]]) -> Iterable[tuple[str, tuple
     for test in tests:
         of_test = [each for each in results if each["test"] == test]
         answer = known.get(test, {"by": []})
-        reasons = [*_own_reasons(file, test), *(each["reason"] for each in of_test), answer.get("note", "")]
+        reasons = [*_own_reasons(file, test), *_reasons_of_instances(of_test), answer.get("note", "")]
         told = dict.fromkeys(reason for reason in reasons if reason)
         yield test, (_passes(of_test), ", ".join(f"`{name}`" for name in answer["by"]), "; ".join(told))
 
@@ -78,6 +78,16 @@ def _own_reasons(file: str, test: str) -> list[str]:
     """List the reasons of the changes that are made for a test alone; other spaces are no difference."""
     own = [change.reason for change in CHANGES if change.where == f"{file}::{test}"]
     return [reason for reason in own if reason != CONTINUOUS]
+
+
+def _reasons_of_instances(results: list[dict[str, str]]) -> list[str]:
+    """List the reasons of instances that do not pass, with their number where it is not that of all."""
+    counts = Counter(each["reason"] for each in results)
+    n = len(results)
+    return [
+        reason and (reason if count == n else f"{reason} ({count} of {n})")
+        for reason, count in counts.items()
+    ]
 
 
 def _passes(results: list[dict[str, str]]) -> str:

@@ -26,17 +26,19 @@ def run(tests: Path, scratch: Path, only: Sequence[str] = ()) -> list[Result]:
 
     :param tests: folder of SB3's tests
     :param scratch: empty folder for the adapted files
-    :param only: names of files; none for all
+    :param only: files, or tests as in ``"test_run.py::test_dqn"``; none for all
     :return: the results, in the order of files and tests
-    :raises ValueError: when there is no file of a name
+    :raises ValueError: when there is no such file, or no such test in which an algorithm takes part
     """
     paths = {path.name: path for path in sorted(tests.glob("test_*.py"))}
-    if unknown := [name for name in only if name not in paths]:
-        raise ValueError(f"SB3 has no tests in {unknown[0]!r}; known: {', '.join(paths)}")
+    names_of = {name: algorithm_tests(path.read_text()) for name, path in paths.items()}
+    known = [*paths, *(f"{file}::{name}" for file, names in names_of.items() for name in names)]
+    if unknown := [each for each in only if each not in known]:
+        raise ValueError(f"SB3 has no tests {unknown[0]!r}; known files: {', '.join(paths)}")
     results: list[Result] = []
-    for path in [paths[name] for name in only or paths]:
+    for path in paths.values():
         source = path.read_text()
-        names = algorithm_tests(source)
+        names = [name for name in names_of[path.name] if is_chosen(path.name, name, only)]
         if path.name in NOT_APPLICABLE:
             reason = NOT_APPLICABLE[path.name]
             results += [_result(path.name, name, "", NOT_APPLIED, reason) for name in names]
@@ -45,6 +47,11 @@ def run(tests: Path, scratch: Path, only: Sequence[str] = ()) -> list[Result]:
             found = _outcomes(scratch, path.name, names)
             results += sorted((judged(each) for each in found), key=lambda each: names.index(each["test"]))
     return results
+
+
+def is_chosen(file: str, test: str, only: Sequence[str]) -> bool:
+    """Tell whether a test is among those that `run` was told."""
+    return not only or file in only or f"{file}::{test}" in only
 
 
 def _outcomes(folder: Path, file: str, names: list[str]) -> list[Result]:

@@ -2,6 +2,7 @@
 
 from typing import Any, Self
 
+import gymnasium as gym
 from factories import TINY_POLICY, recorded
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
@@ -77,8 +78,8 @@ def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def _random_data(env: Any) -> OfflineDataset | None:
     """Record random actions; None for actions that LLMDPD has yet to refuse."""
-    is_known = isinstance(env, str) or isinstance(env.action_space, spaces.Box)
-    return recorded(env, N_EPISODES, LENGTH) if is_known else None
+    made = gym.make(env) if isinstance(env, str) else env
+    return recorded(made, N_EPISODES, LENGTH) if isinstance(made.action_space, spaces.Box) else None
 
 
 def prompted(model: LLMDPD, network: Any) -> Any:
