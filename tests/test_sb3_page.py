@@ -18,7 +18,7 @@ NAME = re.compile(r"`(test_\w+)`")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in PAGE.splitlines()
-    if line.startswith("| `test_")
+    if re.match(r"\| `test_\w+` ", line)
 ]
 
 RESULTS = sb3_page.read()["results"]

@@ -31,7 +31,9 @@ def main() -> int:
     others = [each for each in before if not is_chosen(each["file"], each["test"], options.only)]
     written = {
         "stable_baselines3": pinned_version(),
-        "results": sorted([*others, *results], key=lambda each: each["file"]),
+        "results": sorted(
+            [*others, *results], key=lambda each: (each["file"], each["test"], each["instance"])
+        ),
     }
     with whole_file(RESULTS) as temporary:
         temporary.write_text(json.dumps(written, indent=1) + "\n")

@@ -7,6 +7,7 @@ from factories import TINY_POLICY, recorded
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.envs import IdentityEnvBox
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.data.episodes import OfflineDataset
@@ -77,9 +78,12 @@ def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _random_data(env: Any) -> OfflineDataset | None:
-    """Record random actions; None for actions that LLMDPD has yet to refuse."""
+    """Record random actions; None in an environment that LLMDPD has yet to refuse."""
     made = gym.make(env) if isinstance(env, str) else env
-    return recorded(made, N_EPISODES, LENGTH) if isinstance(made.action_space, spaces.Box) else None
+    is_normalised = isinstance(made, VecEnv) and unwrap_vec_normalize(made) is not None
+    if is_normalised or not isinstance(made.action_space, spaces.Box):
+        return None
+    return recorded(made, N_EPISODES, LENGTH)
 
 
 def prompted(model: LLMDPD, network: Any) -> Any:
