@@ -209,7 +209,10 @@ NOT_APPLICABLE = {
 REFUSED_VEC_NORMALIZE = (r"`env` is wrapped in .*VecNormalize|VecNormalize cannot serve", NO_VEC_NORMALIZE)
 DIFFERENT = {
     "test_callbacks.py::test_eval_friendly_error": REFUSED_VEC_NORMALIZE,
-    "test_cnn.py::test_image_like_input[True]": ("DID NOT RAISE", "bytes that no VecNormalize made floats of are an image"),
+    "test_cnn.py::test_image_like_input[True]": (
+        "DID NOT RAISE",
+        "bytes that no VecNormalize made floats of are an image",
+    ),
     "test_dict_env.py::test_vec_normalize": REFUSED_VEC_NORMALIZE,
     "test_logger.py::test_fps_logger": (
         "time/fps|<= 0.0",
