@@ -179,7 +179,7 @@ def _checked(buffer: Any, name: str) -> ReplayBuffer:
     """Refuse anything without steps that could be read."""
     accepted = "a ReplayBuffer or DictReplayBuffer of Stable-Baselines3, or a file from save_replay_buffer"
     kind = type(buffer).__name__
-    if isinstance(buffer, ReplayBuffer) and not hasattr(buffer, "observations"):
+    if isinstance(buffer, ReplayBuffer) and hasattr(buffer, "texts_by_task"):  # a PromptReplayBuffer
         raise TypeError(f"{name}: a {kind} was made of a data set; give that. Accepted is {accepted}")
     if isinstance(buffer, BaseBuffer) and not isinstance(buffer, ReplayBuffer):
         raise TypeError(
