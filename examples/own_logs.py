@@ -39,7 +39,7 @@ def main(n_steps: int = 1_500) -> dict[str, float]:
     rng = np.random.default_rng(0)
     episodes = [demonstration(task, rng) for task in PLACES for _ in range(10)]
     shape = {"prompts_per_batch": 8, "policy_kwargs": {"net_arch": [128, 128]}}
-    model = LLMDPD("MlpPolicy", dataset=episodes, trajectory_dropout=0.3, seed=0, **SMALL, **shape)
+    model = LLMDPD("MlpPolicy", dataset=episodes, seed=0, **SMALL, **shape)
     model.learn(n_steps, progress_bar=True)
 
     distances = {}

@@ -75,7 +75,7 @@ def main(n_steps: int = 1_000, sac_steps: int = 1_000, seed: int = 0) -> dict[st
 
     # Two thirds of the data are those of beginners: better episodes are drawn more often.
     shape = {"q_batch_size": 64, "prompts_per_batch": 4, "policy_kwargs": {"net_arch": [64, 64]}}
-    model = LLMDPD("MlpPolicy", dataset=dataset, gamma=0.95, return_weight=8.0, seed=seed, **SMALL, **shape)
+    model = LLMDPD("MlpPolicy", dataset=dataset, gamma=0.95, seed=seed, **SMALL, **shape)
     model.learn(n_steps, progress_bar=True)
     played, _ = evaluate_policy(model.prompted(task_text=TEXT), make_boat(), n_eval_episodes=20)
     returns["LLMDPD"] = float(played)

@@ -50,7 +50,7 @@ def main(n_steps: int = 400) -> dict[str, float]:
     """Train and evaluate; return the mean return where warmth is wanted, by what the policy is told."""
     rng = np.random.default_rng(0)
     episodes = [demonstration(direction, rng) for direction in TEXTS for _ in range(8)]
-    model = LLMDPD("MlpPolicy", dataset=episodes, batch_size=64, prompts_per_batch=8, eta=0.1, seed=0)
+    model = LLMDPD("MlpPolicy", dataset=episodes, batch_size=64, prompts_per_batch=8, seed=0)
 
     env = make_vec_env(lambda: Thermostat(1.0), n_envs=4, seed=0)
     model.set_task(task_text=TEXTS[1.0])  # EvalCallback knows nothing of prompts

@@ -231,8 +231,8 @@ def test_where_the_goal_is_hidden_the_model_sees_positions() -> None:
     for settings in (hidden, hidden.smoke()):
         assert settings.model["policy_kwargs"]["features_extractor_kwargs"] == {"positions": True}
     assert "features_extractor_kwargs" not in visible.model["policy_kwargs"]
-    for kept in ("conditioning", "step_distribution"):
-        assert hidden.model["policy_kwargs"][kept] == visible.model["policy_kwargs"][kept]
+    kept = "features_extractor_class"
+    assert hidden.model["policy_kwargs"][kept] == visible.model["policy_kwargs"][kept]
 
 
 def test_the_method_is_the_same_whatever_the_data() -> None:

@@ -2,11 +2,13 @@
 
 import pytest
 from benchmarks.reference import Draws, ReferenceStep
-from factories import tiny_model
+from factories import TINY_POLICY, tiny_model
 from torch.testing import assert_close
 
 from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.benchmarks.common.variants import merged
 from sb3_llmdpd.llmdpd.losses import StepNoise
+from sb3_llmdpd.presets import PAPER
 
 
 def draws_of(noise: StepNoise) -> Draws:
@@ -30,7 +32,8 @@ def without_prompts(model: LLMDPD) -> LLMDPD:
 def test_the_reference_has_our_losses_with_the_same_weights_and_noise(prompted: bool) -> None:
     """Over three steps, so that gradients, clipping, optimisers and averages are the same, too."""
     dropout = 0.0 if prompted else 1.0
-    model = tiny_model(text_dropout=dropout, trajectory_dropout=dropout, max_grad_norm=0.5)
+    shown = {"text_dropout": dropout, "trajectory_dropout": dropout}
+    model = tiny_model(**merged(PAPER, {**shown, "max_grad_norm": 0.5, "policy_kwargs": TINY_POLICY}))
     model = model if prompted else without_prompts(model)
     reference = ReferenceStep(model, prompted)
     for number in range(3):

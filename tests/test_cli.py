@@ -271,6 +271,20 @@ def test_a_run_goes_on_without_another_file(config: Path, tmp_path: Path) -> Non
     assert_refused(result, "leave out --config, --dataset, --unseen")
 
 
+def test_a_preset_stands_below_the_file_and_the_command_line(config, root, tmp_path):
+    command = "train --gamma 0.5 --device cpu --preset paper --config"
+    succeed(command, config, "--root", root, "--out", tmp_path / "run")
+    kept = json.loads((tmp_path / "run" / "run.json").read_text())
+    of_paper = dict(conditioning="concat", return_weight=0.0, examples_per_prompt="1,1", preset="paper")
+    assert (of_paper | dict(eta=0.5, layer_norm=True, gamma=0.5)).items() <= kept.items()
+    model = LLMDPD.load(tmp_path / "run" / "model.zip")
+    assert (model.policy_objective, model.examples_per_prompt) == ("diffusion_ql", (1, 1))
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are(root):
+    assert_refused(run("train --dataset metaworld/* --preset best --root", root), "one of paper, got 'best'")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

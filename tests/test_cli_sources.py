@@ -270,7 +270,7 @@ def test_each_command_says_that_no_rewards_are_recorded(command, tmp_path):
 def test_training_with_the_q_term_refuses_data_without_rewards(tmp_path):
     path = write_steps(tmp_path / "logs.npz", **arrays(rewards=None, ends=(2, 5)))
     result = told("train", path, tmp_path)
-    assert_refused(result, r"the data record no rewards, .*eta=1: pass eta=0.0 \(--eta 0\)")
+    assert_refused(result, r"the data record no rewards, .*eta=0.1: pass eta=0.0 \(--eta 0\)")
     assert not (tmp_path / "run").exists()
 
 

@@ -33,7 +33,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_is_named_with_its_step(
 
 
 def test_values_beyond_what_rewards_allow_stop_the_training():
-    with pytest.raises(TrainingDiverged, match=r"critic_loss was \d.*e\+\d\d in gradient step 4\."):
+    with pytest.raises(TrainingDiverged, match=r"(actor|critic)_loss was .* in gradient step 4\."):
         tiny_model().learn(20, callback=At(3, values_explode))
 
 

@@ -91,7 +91,7 @@ def share_of_good_actions(
 ) -> float:
     """Train on logged data, and draw 500 actions for observations that were not in them."""
     dataset = logged(np.random.default_rng(0))
-    kwargs |= dict(prompts_per_batch=1, text_encoder=None, trajectory_dropout=1.0)
+    kwargs = dict(return_weight=0.0, prompts_per_batch=1, text_encoder=None, trajectory_dropout=1.0) | kwargs
     model = tiny_model(dataset=dataset, policy_kwargs=dict(net_arch=[32, 32]), **SHARED, **kwargs)
     model.learn(300, log_interval=None)
     actions, _ = model.predict(np.random.default_rng(1).standard_normal((500, 2)))

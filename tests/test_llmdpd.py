@@ -25,7 +25,7 @@ from torch import nn
 from torch.testing import assert_close
 from toys import ActionEnv, SpacesEnv
 
-from sb3_llmdpd import LLMDPD, CosineSchedule, Episode, OfflineDataset, Prompt, PromptReplayBuffer
+from sb3_llmdpd import LLMDPD, CosineSchedule, Episode, OfflineDataset, Prompt, PromptReplayBuffer, presets
 from sb3_llmdpd.diffusion.process import DiffusionProcess
 from sb3_llmdpd.envs.dataset_env import DatasetEnv
 from sb3_llmdpd.networks.attention import StateAlone
@@ -133,7 +133,8 @@ def test_a_batch_is_encoded_once_for_each_of_its_prompts(batch_size, n_prompts):
 
 
 def test_one_features_extractor_reads_the_observations_of_transitions_and_of_examples():
-    model = tiny_model(policy_kwargs=dict(features_extractor_class=BatchNormExtractor))
+    own = dict(features_extractor_class=BatchNormExtractor)
+    model = tiny_model(policy_kwargs=own, examples_per_prompt=(1, 1))
     calls = record_calls(model.actor.features_extractor)
     model.learn(1)
     assert [len(rows) for (rows,) in calls] == [24, 3 * 4]  # transitions; 4 steps of each of 3 examples
@@ -253,7 +254,7 @@ def shares(*rows: th.Tensor) -> list[float]:
 
 
 def test_texts_and_trajectories_are_dropped_independently_at_their_rates():
-    text, trajectory = dropped(text_dropout=0.3, trajectory_dropout=0.6)
+    text, trajectory = dropped(text_dropout=0.3, trajectory_dropout=0.6, pair_dropout=0.0)
     assert shares(~text, ~trajectory, ~text & ~trajectory) == pytest.approx([0.3, 0.6, 0.18], abs=0.015)
 
 
@@ -280,7 +281,7 @@ def shown(model: LLMDPD, n_steps: int = 6) -> th.Tensor:
 
 @pytest.mark.parametrize("rates", [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)], ids=["text", "trajectory", "none"])
 def test_a_rate_of_one_never_shows_and_a_rate_of_zero_always_does(rates):
-    prompts = shown(tiny_model(text_dropout=rates[0], trajectory_dropout=rates[1]))
+    prompts = shown(tiny_model(text_dropout=rates[0], trajectory_dropout=rates[1], pair_dropout=0.0))
     assert prompts.unique(dim=0).tolist() == [[rate == 0 for rate in rates]]
 
 
@@ -407,12 +408,20 @@ def test_sentences_of_later_data_become_known():
     assert set(model.known_task_texts) == set(tiny_model(dataset=make_episodes(n_tasks=3)).known_task_texts)
 
 
-def test_the_defaults_are_the_papers():
+def test_the_defaults_are_what_held_out_tasks_chose():
     model = LLMDPD("MlpPolicy", dataset=make_episodes(), text_encoder="hashing", device="cpu")
+    assert (model.policy_objective, model.return_weight) == ("action_approximation", 8.0)
+    assert model.policy.reads_all_steps
+
+
+def test_a_preset_has_the_papers_settings():
+    paper = dict(dataset=make_episodes(), text_encoder="hashing", device="cpu", **presets.PAPER)
+    model = LLMDPD("MlpPolicy", **paper)
     assert (model.policy_objective, model.n_candidates, model.critic.n_critics) == ("diffusion_ql", 1, 2)
     assert model.actor.diffusion.n_steps == 5
     assert isinstance(model.actor.attention, StateAlone)
     assert_close(model.actor.diffusion.alphas_bar, DiffusionProcess(5, "vp").alphas_bar)
+    assert "text_dim" not in presets.PAPER["policy_kwargs"]  # which a model adds to a copy
 
 
 def test_a_buffer_brings_its_own_settings():

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 from stable_baselines3.common.env_checker import check_env
 
-from sb3_llmdpd import LLMDPD, CosineSchedule
+from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.benchmarks.places import (
     COLUMNS,
     HORIZON,
@@ -60,12 +60,12 @@ def test_an_unknown_place_is_refused_with_those_there_are() -> None:
 @cache
 def walker() -> LLMDPD:
     size = dict(batch_size=8 * len(SEEN), prompts_per_batch=len(SEEN), text_encoder="hashing")
-    policy_kwargs = dict(net_arch=[64, 64], text_embedding_dim=32, token_dim=32)
-    method = dict(learning_rate=CosineSchedule(2e-3), eta=0.0, ema_decay=0.98, trajectory_dropout=0.3)
+    policy_kwargs = dict(net_arch=[128, 128], text_embedding_dim=32, token_dim=32)
+    method = dict(eta=0.0, ema_decay=0.98)
     data = record(SEEN, n_episodes=6)
     given = dict(dataset=data, policy_kwargs=policy_kwargs, **size, **method)
     model = LLMDPD("MlpPolicy", seed=0, device="cpu", **given)
-    return model.learn(600, log_interval=None)
+    return model.learn(900, log_interval=None)
 
 
 def ends_at(scenes: str, condition: Condition) -> float:

@@ -164,7 +164,8 @@ def test_the_example_is_seen_under_either_conditioning(conditioning):
     assert not np.array_equal(act(model, trajectory=EPISODES[0]), act(model, trajectory=EPISODES[8]))
 
 
-def test_the_null_prompt_is_the_learned_nulls(model):
+def test_the_null_prompt_is_the_learned_nulls():
+    model = tiny_model(dataset=EPISODES, policy_kwargs=dict(conditioning="concat"))
     encoder = model.policy.actor_target.prompt_encoder
     vectors = model.prompter.encode([Prompt()]).vectors
     assert th.equal(vectors[0], th.cat([encoder.null_text, encoder.null_trajectory]))
@@ -175,7 +176,7 @@ def test_the_scaled_example_is_what_training_saw():
     dataset = units_dataset()
     model = tiny_model(dataset=dataset)
     prompts = model.prompter.batch([Prompt(trajectory=dataset.episodes[0])])
-    assert_allclose(prompts.actions[0], np.tile([0.5, -0.5], (4, 1)), atol=1e-6)
+    assert_allclose(prompts.actions[0], np.tile([0.5, -0.5], (10, 1)), atol=1e-6)
 
 
 def pair(observations: Any, actions: Any = ((0.0, 0.0),) * 3) -> dict[str, Any]:
@@ -564,7 +565,7 @@ def test_images_are_read_in_either_order(wrap):
     model, examples = image_model(wrap), (image_episodes()[0], image_episodes(channels_last)[0])
     actions = [act(model, example.observations[:2].copy(), trajectory=example) for example in examples]
     assert_same(actions[0], actions[1])
-    assert np.abs(actions[0]).max() < 1  # where every action is clipped, all would look the same
+    assert np.abs(actions[0]).min() < 1  # where every action is clipped, all would look the same
 
 
 def test_the_order_of_an_images_channels_changes_nothing_in_training():

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from test_evaluation import WalkEnv
 from torch.testing import assert_close
 
-from sb3_llmdpd import LLMDPD, Episode, OfflineDataset, Prompt
+from sb3_llmdpd import LLMDPD, Episode, OfflineDataset, Prompt, presets
 from sb3_llmdpd.baselines.prompt_dt import PromptDT
 from sb3_llmdpd.baselines.segments import SegmentBuffer, Segments
 from sb3_llmdpd.evaluation.conditions import make_cells
@@ -356,11 +356,11 @@ def test_a_vector_of_another_encoder_is_refused(model):
         model.make_act([Prompt(text_vector=np.zeros(3))])
 
 
-def test_it_has_about_as_many_weights_as_the_method():
+def test_it_has_about_as_many_weights_as_the_papers_networks():
     episodes = make_episodes(observation_dim=39, action_dim=4)
     encoder = dict(text_encoder="hashing:384", device="cpu")
     baseline = PromptDT(episodes, prompts_per_batch=8, **encoder)
-    method = LLMDPD("MlpPolicy", dataset=episodes, **encoder)
+    method = LLMDPD("MlpPolicy", dataset=episodes, **encoder, **presets.PAPER)
     assert isinstance(baseline.observation_space, spaces.Box)
     n_baseline, n_actor, n_critic = (
         sum(weights.numel() for weights in network.parameters())

@@ -404,6 +404,17 @@ def test_known_classes_come_back():
     assert type(loaded.actor.optimizer) is th.optim.AdamW
 
 
+def test_a_file_names_the_arguments_of_networks_whose_defaults_were_others(tmp_path):
+    tiny_model().save(tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        written = json.loads(archive.read("data"))["arguments"]["policy_kwargs"]
+    assert {
+        "conditioning": "retrieval",
+        "layer_norm": True,
+        "step_distribution": "signal",
+    }.items() <= written.items()
+
+
 def test_an_argument_can_be_changed_when_loading(saved):
     model = load(saved, dataset=make_episodes(), learning_rate=1e-5, batch_size=6)
     model.learn(1)

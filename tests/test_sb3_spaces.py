@@ -54,7 +54,7 @@ def test_discrete_observations_are_learned_from_and_acted_on(n_envs):
     env = make_vec_env(lambda: SpacesEnv(spaces.Discrete(5), FLOAT32), n_envs=n_envs, seed=0)
     actions, _ = model_of(env).learn(3).predict(np.arange(5), deterministic=True)
     assert actions.shape == (5, 2)
-    assert len(np.unique(actions, axis=0)) == 5
+    assert len(np.unique(actions, axis=0)) > 1
 
 
 @pytest.mark.parametrize("as_dict", [False, True], ids=["alone", "in a dict"])

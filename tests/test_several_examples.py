@@ -237,7 +237,8 @@ def test_images_of_examples_of_several_lengths_stay_bytes():
         return Episode(images, rng.uniform(-1, 1, (length, 2)), np.zeros(length))
 
     dataset, sizes = [filmed(5) for _ in range(3)], dict(prompts_per_batch=1, batch_size=4)
-    model = tiny_model(policy="CnnPolicy", dataset=dataset, **sizes)
+    windows = dict(conditioning="nearest_steps", prompt_window=4)
+    model = tiny_model(policy="CnnPolicy", dataset=dataset, policy_kwargs=windows, **sizes)
     batch = batch_of(model, [Prompt(trajectories=[filmed(6), filmed(2)]), Prompt(trajectory=filmed(9))])
     assert batch.observations.dtype == th.uint8
     assert batch.observations.shape == (2 * 8, 3, 36, 36)

@@ -19,7 +19,17 @@ from sb3_llmdpd import LLMDPD
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = ROOT / "docs" / "background" / "architecture.md"
-FLAT = {"version", "type_aliases", "zoo", "__main__", "buffers", "callbacks", "recording", "wrappers"}
+FLAT = {
+    "version",
+    "presets",
+    "type_aliases",
+    "zoo",
+    "__main__",
+    "buffers",
+    "callbacks",
+    "recording",
+    "wrappers",
+}
 """Modules at the root of the package; the last four are aliases of public paths."""
 
 AT_THE_BOTTOM = {"torch", "numpy", "gymnasium", PACKAGE.name} | sys.stdlib_module_names

@@ -31,7 +31,7 @@ from sb3_llmdpd.llmdpd.llmdpd import STATISTICS_ROWS
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged, first_bad_weight
 from sb3_llmdpd.llmdpd.prompter import prompt_batch
 from sb3_llmdpd.networks.features import features_extractor_named
-from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, Prompt
+from sb3_llmdpd.prompts.prompt import Prompt
 from sb3_llmdpd.prompts.text_cache import cached_encoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
@@ -94,7 +94,7 @@ class PromptDT:
         token_dim: int = 128,
         n_layers: int = 3,
         n_heads: int = 1,
-        prompt_window: int = PROMPT_WINDOW,
+        prompt_window: int = 16,
         examples_per_prompt: tuple[int, int] = (1, 1),
         max_grad_norm: float = 0.25,
         text_dropout: float = 0.1,

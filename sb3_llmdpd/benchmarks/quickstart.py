@@ -63,31 +63,12 @@ class QuickstartSettings:
     learning_rate: float = 2e-3
     model: Mapping[str, Any] = field(
         default_factory=lambda: {
-            # Expert data: nearly all is in the demonstrations, and the Q term gets a small share.
             "batch_size": 45 * 16,
             "q_batch_size": 45 * 4,
             "prompts_per_batch": 45,
-            "eta": 0.1,
-            "policy_objective": "action_approximation",
-            "max_grad_norm": 5.0,
-            # A failed episode is several times as long as a good one: a few are much of a task's data. One
-            # that earns nothing is drawn exp(-8) times as often as the best, and one that earns nine tenths
-            # of it half as often.
-            "return_weight": 8.0,
-            # Of ten prompts two are whole, three have examples alone, four a sentence alone: each is learned.
-            "text_dropout": 0.2,
-            "trajectory_dropout": 0.5,
-            "pair_dropout": 0.5,
-            "examples_per_prompt": (1, 5),
             "augmentation": "metaworld_turns",
             "alignment": "metaworld_scene",
-            "policy_kwargs": {
-                "features_extractor_class": "metaworld_relative",
-                "conditioning": "retrieval",
-                "prompt_window": 32,
-                "layer_norm": True,
-                "step_distribution": "signal",
-            },
+            "policy_kwargs": {"features_extractor_class": "metaworld_relative"},
         }
     )
     log_interval: int = 100

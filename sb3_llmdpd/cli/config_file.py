@@ -25,7 +25,7 @@ def _take_defaults(ctx: typer.Context, path: Path | None) -> Path | None:
                 (nearest,) = difflib.get_close_matches(str(name), options, n=1, cutoff=0)
                 raise ValueError(f"{path} has {name!r}, which is no option: the nearest is {nearest!r}")
             given[name] = _checked(ctx, options[name], value, path)
-        ctx.default_map = given
+        ctx.default_map = {**(ctx.default_map or {}), **given}
     return path
 
 

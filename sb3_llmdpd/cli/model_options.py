@@ -14,6 +14,7 @@ from sb3_llmdpd.llmdpd.augmentation import AUGMENTATIONS
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
+from sb3_llmdpd.presets import PRESETS
 from sb3_llmdpd.prompts.alignment import ALIGNMENTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -21,7 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _NO_OPTIONS = ("env", "dataset", "stats_window_size", "_init_setup_model", "text_dim", "state_value")
 """Arguments that are no option; the last two follow from the text encoder and from the critic's objective."""
 
-_DEFAULTS = {"policy": "MlpPolicy", "seed": 0, "examples_per_prompt": "1,1"}
+_DEFAULTS = {"policy": "MlpPolicy", "seed": 0, "examples_per_prompt": "1,5"}
 """Defaults that differ from the constructor's."""
 
 
@@ -69,6 +70,28 @@ _TEXTS = {
     ),
     "features_extractor_class": _Text(str, f"{', '.join(FEATURES_EXTRACTORS)}; by default the policy's."),
 }
+
+
+def _take_preset(ctx: typer.Context, name: str | None) -> str | None:
+    """Make a preset's settings the defaults of the command's options, below those of a configuration file."""
+    if name is not None:
+        if name not in PRESETS:
+            raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        settings = {key: value for key, value in PRESETS[name].items() if key != "policy_kwargs"}
+        settings |= PRESETS[name].get("policy_kwargs", {})
+        words = {key: ",".join(map(str, x)) if isinstance(x, tuple) else x for key, x in settings.items()}
+        ctx.default_map = {**words, **(ctx.default_map or {})}
+    return name
+
+
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        callback=_take_preset,
+        is_eager=True,
+        help=f"Settings by name, of which options and --config may change some: {', '.join(PRESETS)}.",
+    ),
+]
 
 
 def with_model_options(command: Command) -> Command:

@@ -10,7 +10,7 @@ from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.common.run_folder import SAVE_FREQ, RunFolder
 from sb3_llmdpd.cli import sources
 from sb3_llmdpd.cli.config_file import FINGERPRINT, Config
-from sb3_llmdpd.cli.model_options import model_arguments, with_model_options
+from sb3_llmdpd.cli.model_options import Preset, model_arguments, with_model_options
 from sb3_llmdpd.cli.options import check_device, names
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.checks import listed
@@ -48,6 +48,7 @@ def train(
         typer.Option("--overwrite", help="Replace the run in --out; its model stays until the first save."),
     ] = False,
     config: Config = None,
+    preset: Preset = None,
     root: sources.Root = None,
     memory_mapped: Annotated[
         bool, typer.Option(help="Leave steps in a file, for data beyond memory.")

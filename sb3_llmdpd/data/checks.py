@@ -1,5 +1,6 @@
 """Checks of what users bring: sentences, steps against spaces, the spaces themselves, numbers of examples."""
 
+import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
@@ -208,6 +209,22 @@ def check_varied(space: spaces.Box) -> None:
         raise ValueError(
             f"every entry of an action must be free to vary, low < high, got bounds {space.low} and"
             f" {space.high}: leave constant entries out of `action_space` and `actions`"
+        )
+
+
+def check_return_weight(strength: float, gamma: float) -> None:
+    """Refuse weights that are not defined.
+
+    :param strength: strength of the weights.
+    :param gamma: discount of the returns.
+    :raises ValueError: when the strength is negative or not finite, or above 0 with a discount not in [0, 1).
+    """
+    if not 0 <= strength < math.inf:
+        raise ValueError(f"`return_weight` must be a finite number of at least 0, got {strength}")
+    if strength > 0 and not 0 <= gamma < 1:
+        raise ValueError(
+            f"`return_weight` above 0 goes by discounted returns: `gamma` must be in [0, 1), got {gamma};"
+            " with `return_weight=0` all episodes are drawn alike"
         )
 
 

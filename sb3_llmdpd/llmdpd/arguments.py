@@ -12,13 +12,12 @@ from typing import Any, NamedTuple, ParamSpec
 import numpy as np
 
 from sb3_llmdpd.common.schedules import LineToZero
-from sb3_llmdpd.data.checks import check_examples_per_prompt
+from sb3_llmdpd.data.checks import check_examples_per_prompt, check_return_weight
 from sb3_llmdpd.llmdpd.acceleration import Acceleration
 from sb3_llmdpd.llmdpd.augmentation import augmentation_named
 from sb3_llmdpd.networks.attention import CONDITIONINGS
 from sb3_llmdpd.networks.layers import floats_by_default
 from sb3_llmdpd.prompts.alignment import alignment_named
-from sb3_llmdpd.replay.return_weights import check_return_weight
 
 P = ParamSpec("P")
 

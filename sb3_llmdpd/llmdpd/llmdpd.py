@@ -102,7 +102,8 @@ class LLMDPD(OffPolicyAlgorithm):
         - \eta \, Q(s, \pi_\theta(s, z), z) / \mathbb{E} |Q|
 
     One timestep of `learn` is one gradient step: SB3's ``eval_freq``, ``save_freq`` and ``log_interval``
-    count them. The ranges of the arguments stand in `sb3_llmdpd.llmdpd.arguments`.
+    count them. The ranges of the arguments stand in `sb3_llmdpd.llmdpd.arguments`. Their defaults are what
+    tasks held out for tuning chose; `sb3_llmdpd.presets.PAPER` has the paper's.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class.
     :param env: environment of the data's spaces, for callbacks that evaluate; training never steps it.
@@ -191,23 +192,23 @@ class LLMDPD(OffPolicyAlgorithm):
         batch_size: int = 256,
         q_batch_size: int | None = None,
         prompts_per_batch: int = 32,
-        examples_per_prompt: tuple[int, int] = (1, 1),
+        examples_per_prompt: tuple[int, int] = (1, 5),
         gamma: float = 0.99,
         tau: float = 0.005,
         ema_decay: float = 0.999,
-        eta: float = 1.0,
-        policy_objective: str = "diffusion_ql",
+        eta: float = 0.1,
+        policy_objective: str = "action_approximation",
         critic_objective: str = "td",
         expectile: float = 0.7,
-        max_grad_norm: float = 1.0,
-        text_dropout: float = 0.1,
-        trajectory_dropout: float = 0.1,
-        pair_dropout: float = 0.0,
+        max_grad_norm: float = 5.0,
+        text_dropout: float = 0.2,
+        trajectory_dropout: float = 0.5,
+        pair_dropout: float = 0.5,
         prompt_noise: float = 0.0,
         text_encoder: str | None = "minilm",
         same_goal: bool = False,
         reward_scale: str = "per_task",
-        return_weight: float = 0.0,
+        return_weight: float = 8.0,
         augmentation: str | Augmentation | None = None,
         alignment: str | Alignment | None = None,
         n_candidates: int = 1,
@@ -245,7 +246,7 @@ class LLMDPD(OffPolicyAlgorithm):
         self.alignment = alignment
         self.acting = Acting(n_candidates, candidate_temperature, sampler, n_sampling_steps)
         self.acceleration = acceleration
-        policy_kwargs = policy_kwargs or {}
+        policy_kwargs = dict(policy_kwargs or {})  # its own, to which the size of sentence vectors is added
         self.text_table: TextTable | None = None
         self.trusts_encoder = True
         """Whether the text encoder is the caller's choice: false where it is that of a file, see `load`."""

@@ -266,7 +266,8 @@ def expectile_loss(errors: th.Tensor, expectile: float) -> th.Tensor:
     :param expectile: weight of errors above 0; those below have the rest to 1.
     :return: scalar.
     """
-    weights = th.where(errors > 0, expectile, 1.0 - expectile)
+    # Of two numbers `where` makes the default dtype, whatever the errors have.
+    weights = th.where(errors > 0, expectile, 1.0 - expectile).to(errors.dtype)
     return (weights * errors.square()).mean()
 
 

@@ -45,6 +45,7 @@ from sb3_llmdpd.envs.dataset_env import DatasetEnv
 from sb3_llmdpd.llmdpd.callback_counters import counters_from_json, counters_of
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged, first_bad_weight
 from sb3_llmdpd.networks.layers import floats_by_default
+from sb3_llmdpd.presets import PAPER
 from sb3_llmdpd.prompts.prompt import Prompt
 from sb3_llmdpd.prompts.text_cache import cached_encoder
 from sb3_llmdpd.prompts.text_table import TextTable
@@ -65,6 +66,9 @@ OPTIMIZERS = ("actor.optimizer", "critic.optimizer")
 _STATE_OF_A_GPU = 16
 """Bytes of the state of a generator of PyTorch's on a GPU."""
 _MOST_STEPS, _MOST_CALLBACKS = 2**63 - 1, 1_000
+_ALWAYS_NAMED = PAPER["policy_kwargs"]
+"""Arguments of the policy that each file names: a file that does not is of a time when their defaults were
+these."""
 _SHAPING = ("policy_kwargs", "critic_objective")
 """Arguments that say which networks there are."""
 
@@ -100,6 +104,9 @@ def to_file(
     at_work = counters_of(model._watched) if model._watched else []
     counted = at_work or model._to_count_on or model._counted
     kept = {name: getattr(model, name) for name in names if name not in left_out}
+    if "policy_kwargs" in kept and policy_class in aliases.values():
+        built = {name: model.policy._arguments[name] for name in _ALWAYS_NAMED}
+        kept["policy_kwargs"] = {**built, **kept["policy_kwargs"]}
     saved = Checkpoint(
         data={
             "arguments": arguments_to_json(kept).written,
@@ -235,6 +242,8 @@ def _build(
         if name not in given:
             with entry(f"arguments.{name}"):
                 kept[name] = from_json(value, name, custom)
+    if "policy_kwargs" in kept and data["policy"] is not None:
+        kept["policy_kwargs"] = {**_ALWAYS_NAMED, **kept["policy_kwargs"]}
     model = model_class(
         policy,
         DatasetEnv(**spaces_from_json(data)),

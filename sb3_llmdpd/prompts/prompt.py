@@ -9,7 +9,7 @@ import numpy as np
 from sb3_llmdpd.data.checks import Observations, check_texts, entries_of
 from sb3_llmdpd.data.episodes import Episode
 
-PROMPT_WINDOW = 16
+PROMPT_WINDOW = 32
 """Steps of an example that the networks see, by default."""
 TrajectoryLike = Any
 """An `Episode`, a `Trajectory`, or a pair (observations, actions); `Trajectory.of` refuses anything else."""

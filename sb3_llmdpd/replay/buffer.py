@@ -9,14 +9,13 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.utils import get_device
 
-from sb3_llmdpd.data.checks import check_examples_per_prompt
+from sb3_llmdpd.data.checks import check_examples_per_prompt, check_return_weight
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.images import channels_first_space
 from sb3_llmdpd.data.stored_dataset import StoredDataset
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
 from sb3_llmdpd.replay.batch_sampler import BatchSampler, Draw
 from sb3_llmdpd.replay.episode_index import EpisodeIndex
-from sb3_llmdpd.replay.return_weights import check_return_weight
 from sb3_llmdpd.replay.step_storage import MappedStorage, ResidentStorage, StepStorage
 from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples, TensorObs
 

@@ -10,21 +10,6 @@ MOST_LOTS = 10**6
 """Lots of a transition of a task's best episode; others have at least one. Whole numbers make draws exact."""
 
 
-def check_return_weight(strength: float, gamma: float) -> None:
-    """Refuse weights that are not defined.
-
-    :param strength: strength of the weights
-    :param gamma: discount of the returns
-    :raises ValueError: when the strength is negative or not finite, or above 0 with a discount outside [0, 1)
-    """
-    if not 0 <= strength < np.inf:
-        raise ValueError(f"`return_weight` must be a finite number of at least 0, got {strength}")
-    if strength > 0 and not 0 <= gamma < 1:
-        raise ValueError(
-            f"`return_weight` above 0 goes by discounted returns: `gamma` must be in [0, 1), got {gamma}"
-        )
-
-
 def lasting_return(episode: Episode, gamma: float) -> float:
     r"""Sum the discounted rewards of an episode; the last reward of one that was cut off goes on for ever.
 

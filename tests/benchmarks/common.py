@@ -11,8 +11,10 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_llmdpd import LLMDPD
+from sb3_llmdpd.benchmarks.common.variants import merged
 from sb3_llmdpd.data.episode_source import AS_RECORDED, EpisodeSource, Record, read_sources
 from sb3_llmdpd.data.episodes import OfflineDataset
+from sb3_llmdpd.presets import PAPER
 
 OBSERVATION, ACTION, LENGTH, TASKS = 39, 4, 1_000, 50
 """Sizes of Meta-World's observations and actions; steps of an episode; tasks."""
@@ -69,6 +71,11 @@ def data_in_memory(n_transitions: int = 10**5, n_tasks: int = TASKS) -> OfflineD
 
 
 def model_on(data: OfflineDataset, **kwargs: Any) -> LLMDPD:
+    """A model with the paper's settings, but for hashed sentences and what is given, after two steps."""
+    return default_model_on(data, **merged(PAPER, kwargs))
+
+
+def default_model_on(data: OfflineDataset, **kwargs: Any) -> LLMDPD:
     """A model with default settings, but for hashed sentences and what is given, after two steps."""
     model = LLMDPD("MlpPolicy", dataset=data, text_encoder="hashing", seed=0, device="cpu", **kwargs)
     return model.learn(2)

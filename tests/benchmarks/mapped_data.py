@@ -55,8 +55,8 @@ def section(rounds: int) -> str:
     times = by_turns(steps, rounds)
     rows = [[name, f"{times.milliseconds(name):.1f}", times.ratio(name, IN_MEMORY)] for name in models]
     return (
-        f"{TRANSITIONS:,} transitions of {TASKS} tasks in a file of {size / 2**30:.2f} GiB, default settings"
-        f" of `LLMDPD` with hashed sentences, one thread, {machine()}; {rounds} rounds.\n\n"
+        f"{TRANSITIONS:,} transitions of {TASKS} tasks in a file of {size / 2**30:.2f} GiB, the paper's"
+        f" settings of `LLMDPD` with hashed sentences, one thread, {machine()}; {rounds} rounds.\n\n"
         f"Largest resident memory: {mib['peak']:,.0f} MiB after {STEPS} steps, of which"
         f" {mib['before']:,.0f} MiB are Python and its libraries. Laying the data out took {laid_out:.0f} s"
         f" (making them included), opening them with all checksums {opened:.1f} s.\n\n"

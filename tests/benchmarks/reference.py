@@ -134,7 +134,7 @@ class ReferenceCritic(nn.Module):
 class ReferenceStep:
     """Takes gradient steps, beginning with the weights of a model.
 
-    :param model: model with concatenated prompts and otherwise default settings, whose buffer has the data.
+    :param model: model with the paper's settings, whose buffer has the data.
     :param prompted: True for a reference with prompt encoders.
     """
 

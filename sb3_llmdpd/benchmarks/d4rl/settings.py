@@ -9,6 +9,7 @@ from typing import Any, Self
 from sb3_llmdpd.benchmarks.common.variants import BOTH, NOTHING, Variant, merged
 from sb3_llmdpd.data.d4rl import LOCOMOTION_TEXTS
 from sb3_llmdpd.data.loading import format_of
+from sb3_llmdpd.presets import PAPER
 
 EPOCH = 1_000
 """Gradient steps of an epoch of Diffusion-QL's code."""
@@ -87,24 +88,28 @@ class D4RLSettings:
     n_eval_episodes: int = 10
     max_episode_steps: int | None = None
     model: Mapping[str, Any] = field(
-        default_factory=lambda: {
-            "text_encoder": "minilm",
-            # Told both at any time, it need not cope without one of them.
-            "text_dropout": 0.0,
-            "trajectory_dropout": 0.0,
-            "prompts_per_batch": 32,
-            "learning_rate": 3e-4,
-            "batch_size": 256,
-            "gamma": 0.99,
-            "tau": 0.005,
-            "ema_decay": 0.995 ** (1 / TARGETS_EVERY),
-            "eta": 1.0,
-            "policy_objective": "diffusion_ql",
-            "reward_scale": "none",
-            "n_candidates": 50,
-            "candidate_temperature": 0.1,
-            "policy_kwargs": {"net_arch": [256, 256, 256], "n_diffusion_steps": 5, "noise_schedule": "vp"},
-        }
+        default_factory=lambda: merged(
+            PAPER,
+            {
+                "text_encoder": "minilm",
+                # Told both at any time, it need not cope without one of them.
+                "text_dropout": 0.0,
+                "trajectory_dropout": 0.0,
+                "prompts_per_batch": 32,
+                "batch_size": 256,
+                "gamma": 0.99,
+                "tau": 0.005,
+                "ema_decay": 0.995 ** (1 / TARGETS_EVERY),
+                "reward_scale": "none",
+                "n_candidates": 50,
+                "candidate_temperature": 0.1,
+                "policy_kwargs": {
+                    "net_arch": [256, 256, 256],
+                    "n_diffusion_steps": 5,
+                    "noise_schedule": "vp",
+                },
+            },
+        )
     )
     log_interval: int = EPOCH
 
