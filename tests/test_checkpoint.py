@@ -6,7 +6,6 @@ import json
 import random
 import re
 import resource
-import signal
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -27,7 +26,15 @@ from sb3_llmdpd import LLMDPD, Prompt
 from sb3_llmdpd.checkpoint import Checkpoint, read, values, write
 from sb3_llmdpd.checkpoint.values import MOST_PARTS, MOST_RECORDED, space_from_json, space_to_json
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged
-from tools.fuzz_checkpoints import damaged, members_of, packed, with_data, with_other_json, with_other_tensors
+from tools.fuzz_checkpoints import (
+    damaged,
+    limited_time,
+    members_of,
+    packed,
+    with_data,
+    with_other_json,
+    with_other_tensors,
+)
 
 OBSERVATIONS = np.zeros((2, 5), np.float32)
 NOT_WHOLE = "is not a whole model file of sb3_llmdpd"
@@ -172,22 +179,6 @@ def limited_memory(n_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-@contextlib.contextmanager
-def limited_time(seconds: int) -> Iterator[None]:
-    """Turn a hang into an error."""
-
-    def late(*_: Any) -> None:
-        raise TimeoutError(f"took longer than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def what_becomes_of(content: bytes) -> str:

@@ -154,10 +154,20 @@ def test_an_open_file_is_read_without_opening_any(sound):
     assert [name for name, _ in events_of(lambda: LLMDPD.load(file, device="cpu")) if name != "import"] == []
 
 
-@pytest.mark.parametrize("only_task", [[OTHER], [3], [None, None], [], OTHER, {}])
-def test_an_only_task_that_the_file_has_no_sentence_of_is_refused(only_task, sound):
+@pytest.mark.parametrize(
+    ("only_task", "reason"),
+    [
+        ([OTHER], "and not one of its own sentences"),
+        ([3], "has 3 where a sentence or a name stands"),
+        ([None, None], "and no list of one sentence"),
+        ([], "and no list of one sentence"),
+        (OTHER, "and no list"),
+        ({}, "and no list"),
+    ],
+)
+def test_an_only_task_that_the_file_has_no_sentence_of_is_refused(only_task, reason, sound):
     content = forged(sound, lambda data: data.update(only_task=only_task))
-    with refused(r"the model file cannot be loaded \(.*'only_task'.*(sentence|list|str).*\)"):
+    with refused(rf"the model file cannot be loaded \(.*'only_task'.* {reason}\)"):
         LLMDPD.load(io.BytesIO(content), device="cpu")
 
 

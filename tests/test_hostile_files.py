@@ -90,7 +90,7 @@ print(json.dumps(told_of_bombs()))
 
 @pytest.fixture(scope="module")
 def bombs() -> dict[str, tuple[float, float, str]]:
-    """What another process spent on each of the bombs: seconds of the processor, MB, and the error."""
+    """Load each bomb in another process, and tell its seconds of the processor, MB, and error."""
     tests = Path(__file__).parent
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(tests), str(tests.parent)]
     finished = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What the package says to a user names options that exist, and after a command those of the command."""
+"""Messages to a user name options that exist, and after a command those of the command."""
 
 import ast
 import re

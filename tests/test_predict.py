@@ -550,7 +550,8 @@ def means(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def image_model(wrap: Callable[[np.ndarray], Any] = np.asarray) -> LLMDPD:
-    model = tiny_model(policy="CnnPolicy", dataset=image_episodes(wrap), batch_size=4, prompts_per_batch=2)
+    how = dict(batch_size=4, prompts_per_batch=2, seed=3)  # with a seed whose actions are not clipped
+    model = tiny_model(policy="CnnPolicy", dataset=image_episodes(wrap), **how)
     return model.learn(2, log_interval=None)
 
 
@@ -565,7 +566,7 @@ def test_images_are_read_in_either_order(wrap):
     model, examples = image_model(wrap), (image_episodes()[0], image_episodes(channels_last)[0])
     actions = [act(model, example.observations[:2].copy(), trajectory=example) for example in examples]
     assert_same(actions[0], actions[1])
-    assert np.abs(actions[0]).min() < 1  # where every action is clipped, all would look the same
+    assert np.abs(actions[0]).max() < 1  # where every action is clipped, all would look the same
 
 
 def test_the_order_of_an_images_channels_changes_nothing_in_training():

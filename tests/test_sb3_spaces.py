@@ -52,9 +52,10 @@ def test_observations_of_unusual_spaces_are_learned_from_and_acted_on(space):
 def test_discrete_observations_are_learned_from_and_acted_on(n_envs):
     """Answers `test_spaces.py::test_discrete_obs_space`."""
     env = make_vec_env(lambda: SpacesEnv(spaces.Discrete(5), FLOAT32), n_envs=n_envs, seed=0)
-    actions, _ = model_of(env).learn(3).predict(np.arange(5), deterministic=True)
+    model = model_of(env, policy_kwargs=dict(layer_norm=False))  # with it most of these actions are clipped
+    actions, _ = model.learn(3).predict(np.arange(5), deterministic=True)
     assert actions.shape == (5, 2)
-    assert len(np.unique(actions, axis=0)) > 1
+    assert len(np.unique(actions, axis=0)) == 5
 
 
 @pytest.mark.parametrize("as_dict", [False, True], ids=["alone", "in a dict"])

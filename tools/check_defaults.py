@@ -26,7 +26,7 @@ SEEN = tuple(place for place in PLACES if place not in UNSEEN)
 
 
 def conditions(place: str) -> list[Condition]:
-    """What a policy is told of a place."""
+    """Name all that a policy is told of a place."""
     return [
         Condition("text", text_of=place),
         Condition("trajectory", trajectory_of=place),
@@ -36,7 +36,7 @@ def conditions(place: str) -> list[Condition]:
 
 
 def measured(model: LLMDPD, places: tuple[str, ...], examples: dict[str, list[Episode]]) -> dict[str, Any]:
-    """Share of the episodes that end at the place, by place and by what was told."""
+    """Compute the share of the episodes that end at the place, by place and by what was told."""
     cells = [Cell(place, condition) for place in places for condition in conditions(place)]
     played = evaluate_tasks(
         model,

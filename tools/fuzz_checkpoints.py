@@ -37,13 +37,14 @@ from safetensors.torch import save as save_safetensors
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_llmdpd import LLMDPD, Episode, Prompt
+from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor
 from sb3_llmdpd.llmdpd.critic import PromptedCritic
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "model_file.md"
 """The page that quotes the summary."""
 MOST_SECONDS, MOST_BYTES = 1.0, 300 * 2**20
-"""What loading a file may take: seconds of the processor, and memory beyond that of the process."""
+"""Limits of loading a file: seconds of the processor, and memory beyond that of the process."""
 HANGS_AFTER = 60
 """Seconds on the clock."""
 SMALL = dict(
@@ -380,7 +381,7 @@ class Watch:
 
 @dataclass
 class Tally:
-    """What became of the changed files of one kind."""
+    """Outcomes of the changed files of one kind."""
 
     refused: int = 0
     acted: int = 0
@@ -513,9 +514,11 @@ def main() -> int:
     tallies, events = fuzz(options.mutations, options.seed, options.only)
     if options.write:
         page, block = PAGE.read_text(), f"\\g<1>```text\n{summary(tallies, events)}\n```\n\\g<2>"
-        PAGE.write_text(re.sub(r"(<!-- fuzz -->\n).*?(<!-- end -->)", block, page, flags=re.DOTALL))
+        with whole_file(PAGE) as temporary:
+            temporary.write_text(re.sub(r"(<!-- fuzz -->\n).*?(<!-- end -->)", block, page, flags=re.DOTALL))
     wrong = [f"{kind}: {each}" for kind, tally in tallies.items() for each in tally.wrong]
-    print(summary(tallies, events), *wrong, *(f"{n} x {event}" for event, n in events.items()), sep="\n")  # noqa: T201
+    others = [f"{n} x {event}" for event, n in events.items()]
+    print(summary(tallies, events), *wrong, *others, sep="\n")  # noqa: T201
     return int(bool(wrong))
 
 

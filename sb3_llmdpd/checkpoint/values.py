@@ -283,39 +283,19 @@ class _Reader:
         if marker is None:
             return {key: self.read(part, key) for key, part in value.items()}
         read = _known(self._READERS, "kind of value", marker, name)
+        if marker in self._OTHER_KEYS:
+            _check_keys(value, marker, *self._OTHER_KEYS[marker])
         return read(self, value, value[marker], name)
 
     def _float(self, value: dict[str, Any], text: Any, name: str) -> float:
-        _check_keys(value, ":float:")
         if text not in ("inf", "-inf", "nan"):
             raise ValueError(f"{quoted(text)} for `{_cut(name)}` is no float that JSON lacks")
         return float(text)
 
     def _tuple(self, value: dict[str, Any], parts: Any, name: str) -> tuple[Any, ...]:
-        _check_keys(value, ":tuple:")
         if not isinstance(parts, list):
             raise ValueError(f"{quoted(parts)} for `{_cut(name)}` is no list, of which a tuple could be made")
         return tuple(self.read(parts, name))
-
-    def _class(self, value: dict[str, Any], which: Any, name: str) -> type:
-        _check_keys(value, ":class:")
-        return _known(KNOWN_CLASSES, "class", which, name)
-
-    def _dtype(self, value: dict[str, Any], which: Any, name: str) -> th.dtype:
-        _check_keys(value, ":dtype:")
-        return _known(TORCH_DTYPES, "dtype", which, name)
-
-    def _path(self, value: dict[str, Any], text: Any, name: str) -> Path:
-        _check_keys(value, ":path:")
-        return Path(text)
-
-    def _array(self, value: dict[str, Any], text: Any, name: str) -> np.ndarray:
-        _check_keys(value, ":array:")
-        return _unpacked(text).numpy()
-
-    def _tensor(self, value: dict[str, Any], text: Any, name: str) -> th.Tensor:
-        _check_keys(value, ":tensor:")
-        return _unpacked(text)
 
     def _custom(self, value: dict[str, Any], what: Any, name: str) -> Any:
         _check_keys(value, ":custom:", optional=("name", "value"))
@@ -328,13 +308,11 @@ class _Reader:
         return answer
 
     def _member(self, value: dict[str, Any], content: Any, name: str) -> Any:
-        _check_keys(value, ":member:")
         if self.enum is None:
             raise ValueError(f"the model file has a member of no Enum for `{_cut(name)}`")
         return self.enum(self.read(content, name))
 
     def _dict(self, value: dict[str, Any], pairs: Any, name: str) -> Any:
-        _check_keys(value, ":dict:", "ordered")
         if type(value["ordered"]) is not bool:
             raise ValueError(f"`ordered` of the dict for `{_cut(name)}` is neither true nor false")
         kind = OrderedDict if value["ordered"] else dict
@@ -346,7 +324,6 @@ class _Reader:
         return schedule(**{argument: self.read(value[argument], name) for argument in arguments})
 
     def _numpy(self, value: dict[str, Any], which: Any, name: str) -> Any:
-        _check_keys(value, ":numpy:", "value")
         scalar = _known(NUMPY_SCALARS, "scalar", which, name)
         plain = self.read(value["value"], name)
         made = scalar(plain)
@@ -355,19 +332,25 @@ class _Reader:
         return made
 
     _READERS: ClassVar[dict[str, Callable[..., Any]]] = {
-        ":array:": _array,
-        ":class:": _class,
+        ":array:": lambda self, value, text, name: _unpacked(text).numpy(),
+        ":class:": lambda self, value, which, name: _known(KNOWN_CLASSES, "class", which, name),
         ":custom:": _custom,
         ":dict:": _dict,
-        ":dtype:": _dtype,
+        ":dtype:": lambda self, value, which, name: _known(TORCH_DTYPES, "dtype", which, name),
         ":float:": _float,
         ":member:": _member,
         ":numpy:": _numpy,
-        ":path:": _path,
+        ":path:": lambda self, value, text, name: Path(text),
         ":schedule:": _schedule,
-        ":tensor:": _tensor,
+        ":tensor:": lambda self, value, text, name: _unpacked(text),
         ":tuple:": _tuple,
     }
+    _OTHER_KEYS: ClassVar[dict[str, tuple[str, ...]]] = {
+        **{marker: () for marker in _READERS if marker not in (":custom:", ":schedule:")},
+        ":dict:": ("ordered",),
+        ":numpy:": ("value",),
+    }
+    """Keys that stand beside a marker, where they are always the same."""
 
 
 def _check_keys(value: dict[str, Any], *keys: str, optional: tuple[str, ...] = ()) -> None:

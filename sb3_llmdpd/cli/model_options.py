@@ -22,7 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _NO_OPTIONS = ("env", "dataset", "stats_window_size", "_init_setup_model", "text_dim", "state_value")
 """Arguments that are no option; the last two follow from the text encoder and from the critic's objective."""
 
-_DEFAULTS = {"policy": "MlpPolicy", "seed": 0, "examples_per_prompt": "1,5"}
+_DEFAULTS = {"policy": "MlpPolicy", "seed": 0}
 """Defaults that differ from the constructor's."""
 
 
@@ -72,14 +72,19 @@ _TEXTS = {
 }
 
 
+def _worded(value: Any) -> Any:
+    """Write a pair as an option takes it, such as ``"1,5"``; other values are taken as they are."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+
 def _take_preset(ctx: typer.Context, name: str | None) -> str | None:
     """Make a preset's settings the defaults of the command's options, below those of a configuration file."""
     if name is not None:
         if name not in PRESETS:
             raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {name!r}")
-        settings = {key: value for key, value in PRESETS[name].items() if key != "policy_kwargs"}
-        settings |= PRESETS[name].get("policy_kwargs", {})
-        words = {key: ",".join(map(str, x)) if isinstance(x, tuple) else x for key, x in settings.items()}
+        settings = dict(PRESETS[name])
+        settings |= settings.pop("policy_kwargs", {})
+        words = {argument: _worded(value) for argument, value in settings.items()}
         ctx.default_map = {**words, **(ctx.default_map or {})}
     return name
 
@@ -128,7 +133,7 @@ def _options(of: type, title: str) -> dict[str, inspect.Parameter]:
         kind = str if name in _TEXTS else _kind(argument.annotation)
         if kind is None or name in _NO_OPTIONS:
             continue
-        default = _DEFAULTS.get(name, argument.default)
+        default = _worded(_DEFAULTS.get(name, argument.default))
         # `python -OO` leaves no docstrings
         text = _TEXTS[name].help if name in _TEXTS else plain_help(docs.get(name, ""))
         annotation: Any = kind if default is not None else kind | None

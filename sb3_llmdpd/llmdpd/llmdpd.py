@@ -249,7 +249,7 @@ class LLMDPD(OffPolicyAlgorithm):
         policy_kwargs = dict(policy_kwargs or {})  # its own, to which the size of sentence vectors is added
         self.text_table: TextTable | None = None
         self.trusts_encoder = True
-        """Whether the text encoder is the caller's choice: false where it is that of a file, see `load`."""
+        """True where the text encoder is the caller's choice, and not that of a file, see `load`."""
         self.last_saved: pathlib.Path | None = None
         """The file that this model was last saved to, or loaded from."""
         self._metrics = MetricMeans()
@@ -856,7 +856,7 @@ class LLMDPD(OffPolicyAlgorithm):
         :param print_system_info: whether to print the system that wrote the file, and this one.
         :param force_reset: as in `set_env`.
         :param dataset: data to go on training with; the normalisers keep their statistics.
-        :param trust_encoder: whether the text encoder that the file names may be used, whatever it is.
+        :param trust_encoder: True to use the text encoder that the file names, whatever it is.
         :param overrides: arguments of the constructor to change, e.g. ``learning_rate=1e-4``; also
             ``text_encoder``, for the language model of training in another place or with other options.
             Under another name than the file's, its vector of a sentence is compared at once.

@@ -162,7 +162,7 @@ def from_file(
     :param given: arguments that are to be others than the file says.
     :param custom: objects that only the user has, by argument name.
     :param print_system_info: whether to print the system that wrote the file, and this one.
-    :param trusted: whether the text encoder that the file names may be used, see `cached_encoder`.
+    :param trusted: True where the text encoder that the file names may be used, see `cached_encoder`.
     :return: the model, without data.
     """
     saved = checkpoint.read(path)
@@ -193,6 +193,7 @@ def parameters_from_file(model: "LLMDPD", path: FileLike, exact_match: bool) -> 
         missing = set(OPTIMIZERS) - set(saved.data["optimizers"])
         if missing and exact_match:
             raise ValueError(f"the model file lacks {min(missing)!r}, which exact_match=True asks for")
+        check_weights(uncompiled(model.policy).state_dict(), saved.tensors["policy"])
         _restore_networks(model, saved)
         model.policy.check_sanity()
 
@@ -286,8 +287,8 @@ def _measured(model: "LLMDPD", weights: Tensors) -> th.nn.Module:
     """Make a policy of shapes alone, as large as the arguments of a model describe it."""
     kwargs = stand_ins(model.policy_kwargs, weights, "actor.")
     kwargs.setdefault("text_dim", len(weights.get("actor.text_normaliser.mean", ())))
-    known = signature(model.policy_aliases["MlpPolicy"]).parameters  # more are those of a user's own class
     policy = model.policy_aliases["MlpPolicy"]
+    known = signature(policy).parameters  # more are those of a user's own class
     return policy(
         model.observation_space,
         model.action_space,
@@ -383,9 +384,7 @@ def _restore_networks(model: "LLMDPD", saved: Checkpoint) -> None:
     for name, parts in saved.data["optimizers"].items():
         with entry(f"optimizers.{name}"):
             restore_optimizer(optimizer_of(model, name), parts, saved.tensors[name])
-    policy = uncompiled(model.policy)
-    check_weights(policy.state_dict(), saved.tensors["policy"])
-    policy.load_state_dict(saved.tensors["policy"])
+    uncompiled(model.policy).load_state_dict(saved.tensors["policy"])
 
 
 def _check_buffer_generator(state: Any) -> None:

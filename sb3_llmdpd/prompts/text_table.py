@@ -33,7 +33,7 @@ class TextTable:
     :param probe: (dim,), the encoder's vector of `PROBE_SENTENCE`.
     :param encoder_revision: weights of that encoder, where they are known (see `revision_of`).
     :param encoder: encoder of other sentences, in place of one made from ``encoder_name``.
-    :param trusted: whether an encoder may be made from ``encoder_name``, see `cached_encoder`.
+    :param trusted: True where an encoder may be made from ``encoder_name``, see `cached_encoder`.
     :raises ValueError: when the parts do not fit together.
     """
 
@@ -189,7 +189,7 @@ class TextTable:
         :param data: mapping from `to_dict`.
         :param tensors: mapping from `tensors`.
         :param encoder: encoder of other sentences, in place of one made from the encoder's name.
-        :param trusted: whether one may be made from that name, see `cached_encoder`.
+        :param trusted: True where one may be made from that name, see `cached_encoder`.
         :return: the table.
         :raises ValueError: when a part is missing or does not fit.
         """

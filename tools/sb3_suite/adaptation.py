@@ -1,9 +1,9 @@
-"""What is changed in SB3's tests, which of them do not apply, and which have to fail, with the reasons."""
+"""Changes of SB3's tests, those that do not apply, and those that have to fail, with the reasons."""
 
 from tools.sb3_suite.changes import Change
 
 Substitution = tuple[str, str | None, str]
-"""What is replaced (a regular expression), by what (None leaves the statement out), and why."""
+"""A regular expression, its replacement (None leaves the statement out), and the reason."""
 
 CONTINUOUS = "SB3's example has discrete actions"
 NO_VEC_NORMALIZE = "VecNormalize is refused; the policy standardises by statistics of the data"

@@ -19,8 +19,8 @@ class Change:
     :param where: file and function or class, as in ``"test_run.py::test_dqn"``; a file alone for all of it;
         ``"*"`` for every file.
     :param old: regular expression.
-    :param new: what stands in its place; None leaves out each statement in which it is found.
-    :param reason: how LLMDPD differs, to be read after the name of the test.
+    :param new: text in its place; None leaves out each statement in which it is found.
+    :param reason: difference of LLMDPD, to be read after the name of the test.
     """
 
     where: str

@@ -1,4 +1,4 @@
-"""What can become of an instance of a test."""
+"""Outcomes of an instance of a test."""
 
 KEPT = "kept"
 """It passes as it is adapted."""

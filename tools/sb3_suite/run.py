@@ -72,7 +72,7 @@ def _outcomes(folder: Path, file: str, names: list[str]) -> list[Result]:
 def judged(outcome: Result) -> Result:
     """Judge what became of an instance: what has to fail has to do so with the right error.
 
-    :param outcome: what the plugin wrote: ``outcome`` of pytest, and ``why``
+    :param outcome: entry that the plugin wrote: ``outcome`` of pytest, and ``why``
     :return: the result
     """
     file, test, instance, why = (outcome[name] for name in ("file", "test", "instance", "why"))

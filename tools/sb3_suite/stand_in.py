@@ -1,4 +1,4 @@
-"""What SB3's tests import in place of SB3's algorithms: LLMDPD, with random data of their environment."""
+"""LLMDPD in place of the algorithms that SB3's tests import, with random data of their environment."""
 
 from typing import Any, Self
 

@@ -104,7 +104,7 @@ class RunFolder:
         """Keep models from being lost. A run that has not saved one may be begun again.
 
         :param command: command of the new run, which replaces none of another command.
-        :param overwrite: whether it may replace a model.
+        :param overwrite: True where it may replace a model.
         :raises ValueError: when the new run may not begin here; names the ways on.
         """
         if not self.is_begun:
@@ -132,7 +132,7 @@ class RunFolder:
         """Begin a run. A model that it replaces stays until its own first one takes the place.
 
         :param arguments: JSON values, with ``command`` and ``steps`` among them.
-        :param overwrite: whether it may replace the model of a run.
+        :param overwrite: True where it may replace the model of a run.
         :raises ValueError: see `refuse_to_replace`.
         :raises OSError: when nothing can be written there.
         """
