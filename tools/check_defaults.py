@@ -1,9 +1,9 @@
 """Holds the default settings against the paper's on data that are not Meta-World's: named places.
 
-The defaults were chosen on tasks of Meta-World that were held out. Here a point is moved to one of 25 places
-on a square, all in the same scene, and six places are held out (`sb3_llmdpd.benchmarks.places`). `python -m
-tools.check_defaults` trains both with three seeds in about ten minutes, and writes what it measured into
-docs/results/tuning.json, from which `make tables` fills the docs.
+The defaults were chosen on tasks of Meta-World that were held out, and the learning rate on these places.
+A point is moved to one of 25 places on a square, all in the same scene, and six places are held out
+(`sb3_llmdpd.benchmarks.places`). `python -m tools.check_defaults` trains both with three seeds in about ten
+minutes, and writes what it measured into docs/results/tuning.json, from which `make tables` fills the docs.
 """
 
 import json
