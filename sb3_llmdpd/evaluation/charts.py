@@ -9,8 +9,8 @@ import typer
 
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.common.optional_imports import require
-from sb3_llmdpd.evaluation.report import GROUPS, summarise
-from sb3_llmdpd.evaluation.statistics import Estimate, success_rate
+from sb3_llmdpd.evaluation.report import GROUPS, says_success, score_of, summarise
+from sb3_llmdpd.evaluation.statistics import Estimate
 from sb3_llmdpd.evaluation.tasks import CellResult
 
 COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#999999", "#cc79a7", "#f0e442")
@@ -37,6 +37,8 @@ def draw_or_say_why(chart: Callable[[Drawn, Path], None], drawn: Drawn, path: Pa
 def success_chart(results: Sequence[CellResult], path: str | Path) -> None:
     """Draw the success rates of all tasks under all conditions with 95% intervals, seen and unseen apart.
 
+    Where no environment says whether a step was a success, the returns are drawn.
+
     :param results: results of `evaluate_tasks`.
     :param path: the png.
     :raises ImportError: without matplotlib.
@@ -52,7 +54,7 @@ def success_chart(results: Sequence[CellResult], path: str | Path) -> None:
         axes = figure.add_subplot(len(panels), 1, number + 1)
         axes.set_title(title, loc="left")
         axes.set_xlim(-0.5, n_places - 0.5)
-        _draw_bars(axes, bars)
+        _draw_bars(axes, bars, is_rate=says_success(results))
     save_figure(figure, path)
 
 
@@ -102,17 +104,17 @@ def tidy(axes: Any) -> None:
 
 def _panels(results: Sequence[CellResult]) -> dict[str, Bars]:
     titles = {seen: f"{group} tasks" for seen, group in GROUPS.items()}
-    told = "scenes where the sentence alone decides"
+    told, judged = "scenes where the sentence alone decides", says_success(results)
     panels: dict[str, Bars] = {title: {} for title in (*titles.values(), told)}
     for result in results:
         title = told if result.condition.is_told else titles[result.seen]
-        panels[title].setdefault(result.task, {})[result.condition.name] = success_rate(result.successes)
+        panels[title].setdefault(result.task, {})[result.condition.name] = score_of(result, judged)
     for summary in summarise(results):
-        panels[titles[summary.seen]].setdefault("mean", {})[summary.condition] = summary.success
+        panels[titles[summary.seen]].setdefault("mean", {})[summary.condition] = summary.score
     return panels
 
 
-def _draw_bars(axes: Any, bars: Bars) -> None:
+def _draw_bars(axes: Any, bars: Bars, is_rate: bool) -> None:
     conditions = list(dict.fromkeys(condition for estimates in bars.values() for condition in estimates))
     width = 0.8 / len(conditions)
     for number, condition in enumerate(conditions):
@@ -130,6 +132,7 @@ def _draw_bars(axes: Any, bars: Bars) -> None:
             error_kw={"elinewidth": 0.7, "ecolor": "#444444"},
         )
     axes.set_xticks(range(len(bars)), list(bars), rotation=20, ha="right")
-    axes.set_ylim(0.0, 1.05)
-    axes.set_ylabel("success")
+    if is_rate:
+        axes.set_ylim(0.0, 1.05)
+    axes.set_ylabel("success" if is_rate else "return")
     tidy(axes)
