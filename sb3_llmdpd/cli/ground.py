@@ -24,8 +24,8 @@ Examples = Mapping[str, Sequence[Episode]]
 Env = Annotated[
     str | None,
     Option(
-        help="Gymnasium environment to play instead of Meta-World, such as my_package:MyEnv-v0; a module of the"
-        " current folder will do. {task} in it stands for the name of the task. Where neither this nor"
+        help="Gymnasium environment to play instead of Meta-World, such as my_package:MyEnv-v0; a module of"
+        " the current folder will do. {task} in it stands for the name of the task. Where neither this nor"
         ' --env-kwargs holds {task}, the environment gets reset(options={"task": NAME}).'
     ),
 ]
@@ -36,9 +36,9 @@ EnvKwargs = Annotated[
 ExamplesOption = Annotated[
     list[str] | None,
     Option(
-        help="Episodes to show as examples, by their task: a source as `train --dataset` takes it; may be given"
-        " several times. Failed ones are left out. Of Meta-World also their number a task, recorded if need"
-        " be; by default 5, and with --hide-goal one an episode."
+        help="Episodes to show as examples, by their task: a source as train --dataset takes it; may be"
+        " given several times. Failed ones are left out. Of Meta-World also their number a task, recorded if"
+        " need be; by default 5, and with --hide-goal one an episode."
     ),
 ]
 MaxSteps = Annotated[
@@ -110,9 +110,8 @@ def read_shown(given: Sequence[str] | None, root: Path | None, reading: Mapping[
     :raises ValueError: when no example is left, and as the readers of sources.
     """
     how = how_to_read(reading)
-    texts = {
-        task: check_texts(said, f"--task-texts, {task}") for task, said in (how[TASK_TEXTS] or {}).items()
-    }
+    said = how[TASK_TEXTS] or {}
+    texts = {task: check_texts(phrasings, f"--task-texts, {task}") for task, phrasings in said.items()}
     if not given:
         return Shown(None, None, texts)
     if len(given) == 1 and given[0].isdecimal():
@@ -124,8 +123,8 @@ def read_shown(given: Sequence[str] | None, root: Path | None, reading: Mapping[
                 examples.setdefault(episode.task, []).append(episode)
     if not examples:
         raise ValueError(f"--examples: {listed(given)} hold no episode that did not fail")
-    of_examples = {task: episodes[0].task_texts for task, episodes in examples.items()}
-    return Shown(None, examples, {**{task: said for task, said in of_examples.items() if said}, **texts})
+    own = {task: episodes[0].task_texts for task, episodes in examples.items() if episodes[0].task_texts}
+    return Shown(None, examples, {**own, **texts})
 
 
 def own_environment(
@@ -148,8 +147,8 @@ def own_environment(
     """
     if shown.number is not None:
         raise ValueError(
-            f"--examples {shown.number}: only Meta-World's examples can be recorded; beside --env give episodes"
-            " as `train --dataset` takes them"
+            f"--examples {shown.number}: only Meta-World's examples can be recorded; beside --env give a"
+            " source of episodes, as train --dataset takes it"
         )
     if os.getcwd() not in sys.path:  # where `python -m` looks, too
         sys.path.append(os.getcwd())

@@ -120,6 +120,7 @@ def tables(results: Sequence[CellResult]) -> list[Table]:
 def _group_table(results: Sequence[CellResult]) -> Table:
     if not says_success(results):
         return _group_returns(results)
+    digits = _digits(results)
     rows = tuple(
         (
             f"{GROUPS[summary.seen]} ({summary.n_tasks})",
@@ -127,7 +128,7 @@ def _group_table(results: Sequence[CellResult]) -> Table:
             with_interval(summary.success),
             with_interval(summary.iqm),
             "" if summary.last_success is None else f"{summary.last_success.value:.2f}",
-            f"{summary.total_reward.value:.0f}",
+            f"{summary.total_reward.value:.{digits}f}",
         )
         for summary in summarise(results)
     )
