@@ -152,7 +152,7 @@ def own_environment(
         )
     if os.getcwd() not in sys.path:  # where `python -m` looks, too
         sys.path.append(os.getcwd())
-    only = model.prompter.only_task
+    arguments, only = _json_object(env_kwargs), model.prompter.only_task
     chosen = tasks or list(shown.examples or shown.texts) or ([env] if only else [])
     if not chosen:
         raise ValueError("--env needs names of tasks: give --tasks, --task-texts, or --examples")
@@ -162,7 +162,7 @@ def own_environment(
     texts = {**own, **shown.texts}
     suite = GymnasiumSuite(
         env,
-        _json_object(env_kwargs),
+        arguments,
         texts,
         {task: [text for text in said if text not in known] for task, said in texts.items()},
         max_steps,
