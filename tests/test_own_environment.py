@@ -394,6 +394,6 @@ def test_an_environment_that_does_not_draw_itself_is_not_filmed(files, tmp_path)
     result = film(files, tmp_path, "--env", "own/Blind-v0")
     assert result.exit_code == 2
     assert "a film needs the render mode 'rgb_array', and its `metadata` names none" in result.output
+    suite = GymnasiumSuite("own/Blind-v0")
     with pytest.raises(ValueError, match="cannot be filmed"):
-        suite = GymnasiumSuite("own/Blind-v0")
         film_episode(tmp_path / "a.png", files / "model.zip", "up", Prompt(), 0, suite=suite)

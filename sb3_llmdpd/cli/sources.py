@@ -130,7 +130,9 @@ def reading_words(options: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for name, (_, default, option) in _READING.items():
         value = options.get(name, default)
-        switches = "".join(option.param_decls or (f"--{name.replace('_', '-')}",)).split("/")
+        # where an annotation declares them
+        declared = option.default if isinstance(option.default, str) else f"--{name.replace('_', '-')}"
+        switches = declared.split("/")
         if isinstance(value, bool) and value != default:
             words.append(switches[not value])
         elif value != default:
