@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from gymnasium import Space, spaces
 
 from sb3_llmdpd.cli import sources
-from sb3_llmdpd.cli.next_command import command, free_folder
+from sb3_llmdpd.cli.next_command import command, training_command
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.data.episode_source import EpisodeSource, joint_spaces, refuse_unknown_texts
 from sb3_llmdpd.data.episodes import Episode, Tally
@@ -89,16 +88,9 @@ def convert(
         place = Path(out)
     typer.echo(f"In {place}: {tally.summary()}")
     named = [out, "--root", root] if root is not None and to == "minari" else [out]
-    train = ["train", "--dataset", *named, *_needed_by(tally, observation_space)]
-    typer.echo(f"Next: {command(['data', 'inspect', *named])}, then {command(train)}")
-
-
-def _needed_by(tally: Tally, observation_space: Space[Any]) -> list[object]:
-    """Name the options without which ``train`` would refuse the data, or a run that is there already."""
-    policy = ["--policy", "MultiInputPolicy"] if isinstance(observation_space, spaces.Dict) else []
-    cloned = [] if tally.rewarded else ["--eta", "0"]
-    default = Path("runs/train")
-    return [*policy, *cloned, *(["--out", free_folder(default)] if default.exists() else [])]
+    about: dict[str, Any] = {"rewarded": tally.rewarded, "observation_space": observation_space}
+    train = training_command(out, root if to == "minari" else None, **about)
+    typer.echo(f"Next: {command(['data', 'inspect', *named])}, then {train}")
 
 
 def _check_target(to: str, out: str, overwrite: bool) -> None:

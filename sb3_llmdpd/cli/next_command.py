@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import Space, spaces
 
 from sb3_llmdpd.cli.sources import reading_words
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, by_need_of_goal
@@ -14,6 +15,9 @@ from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.networks.metaworld_layout import GOAL, SHAPE
 from sb3_llmdpd.prompts.text_encoders import is_built_in
 from sb3_llmdpd.replay.buffer import PromptReplayBuffer
+
+TRAINED = Path("runs/train")
+"""Folder of a training that names no other."""
 
 _MOST_TASKS = 5
 """Most tasks to evaluate on where training held none out."""
@@ -32,6 +36,29 @@ def measuring_command(model: LLMDPD, path: Path, options: Mapping[str, Any]) -> 
     """
     words = _on_metaworld(model, path, options) or _on_logged_data(model, path, options)
     return None if words is None else command(words)
+
+
+def training_command(
+    dataset: str,
+    root: Path | None,
+    out: Path = TRAINED,
+    *,
+    rewarded: bool = True,
+    observation_space: Space[Any] | None = None,
+) -> str:
+    """Name the command that trains on data, with the options without which it would refuse them.
+
+    :param dataset: name of the data.
+    :param root: folder of the Minari data sets; None for the default one.
+    :param out: folder of the run; another one where it is there already.
+    :param rewarded: rewards were recorded.
+    :param observation_space: space of the observations; None for one array.
+    """
+    policy = ["--policy", "MultiInputPolicy"] if isinstance(observation_space, spaces.Dict) else []
+    cloned = [] if rewarded else ["--eta", "0"]
+    free = free_folder(out)
+    there = [] if free == TRAINED else ["--out", free]
+    return command(["train", "--dataset", dataset, *_place({"root": root}), *policy, *cloned, *there])
 
 
 def command(words: Sequence[object]) -> str:

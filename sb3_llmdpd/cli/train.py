@@ -11,7 +11,7 @@ from sb3_llmdpd.benchmarks.common.run_folder import SAVE_FREQ, RunFolder
 from sb3_llmdpd.cli import sources
 from sb3_llmdpd.cli.config_file import FINGERPRINT, Config
 from sb3_llmdpd.cli.model_options import Preset, model_arguments, with_model_options
-from sb3_llmdpd.cli.next_command import measuring_command
+from sb3_llmdpd.cli.next_command import TRAINED, measuring_command
 from sb3_llmdpd.cli.options import check_device, names
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.checks import listed
@@ -36,7 +36,7 @@ def train(
     dataset: Annotated[list[str] | None, typer.Option(help=sources.SOURCES_HELP)] = None,
     out: Annotated[
         Path, typer.Option(help="Folder of run.json, model.zip, progress.csv and curves.png.")
-    ] = Path("runs/train"),
+    ] = TRAINED,
     resume: Annotated[
         Path | None,
         typer.Option(
