@@ -92,7 +92,10 @@ def evaluate(
     seed: Annotated[int, Option(help="Of the episodes and the examples.")] = 0,
     out: Annotated[
         Path,
-        Option(help="Folder of results.json, results.md and success.png, or returns.png without successes."),
+        Option(
+            help="Folder of results.json, results.md and success.png, or returns.png without successes.",
+            file_okay=False,
+        ),
     ] = Path("runs/evaluate"),
     root: Root = None,
     trust_encoder: TrustEncoder = False,

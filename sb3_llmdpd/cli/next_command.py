@@ -23,6 +23,12 @@ _MOST_TASKS = 5
 """Most tasks to evaluate on where training held none out."""
 
 
+def trained(model: LLMDPD, path: Path, options: Mapping[str, Any]) -> str:
+    """Say where a trained model is, and what comes next; the arguments are those of `measuring_command`."""
+    following = measuring_command(model, path, options)
+    return f"The model is {path}." + ("" if following is None else f" Next: {following}")
+
+
 def measuring_command(model: LLMDPD, path: Path, options: Mapping[str, Any]) -> str | None:
     """Name the command that measures a trained model.
 

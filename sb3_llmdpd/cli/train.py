@@ -11,7 +11,7 @@ from sb3_llmdpd.benchmarks.common.run_folder import SAVE_FREQ, RunFolder
 from sb3_llmdpd.cli import sources
 from sb3_llmdpd.cli.config_file import FINGERPRINT, Config
 from sb3_llmdpd.cli.model_options import Preset, model_arguments, with_model_options
-from sb3_llmdpd.cli.next_command import TRAINED, measuring_command
+from sb3_llmdpd.cli.next_command import TRAINED, trained
 from sb3_llmdpd.cli.options import check_device, names
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.checks import listed
@@ -103,8 +103,7 @@ def _go_on(ctx: typer.Context, run: RunFolder) -> None:
 
 def _train(run: RunFolder, model: LLMDPD, options: Mapping[str, Any]) -> None:
     path = run.train(model, options["steps"], options["log_interval"], options["save_freq"])
-    next_one = measuring_command(model, path, options)
-    typer.echo(f"The model is {path}." if next_one is None else f"The model is {path}. Next: {next_one}")
+    typer.echo(trained(model, path, options))
 
 
 def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
