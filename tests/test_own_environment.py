@@ -13,10 +13,12 @@ from factories import make_episode, tiny_model
 from gymnasium import spaces
 from typer.testing import CliRunner
 
+from sb3_llmdpd.benchmarks.common.evaluation_folder import evaluate_into
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.data.npz import write_npz
 from sb3_llmdpd.evaluation.conditions import default_conditions, make_cells
 from sb3_llmdpd.evaluation.gymnasium_suite import GymnasiumSuite
+from sb3_llmdpd.evaluation.players import ModelPlayer
 from sb3_llmdpd.evaluation.report import summarise, tables
 from sb3_llmdpd.evaluation.results import read_results
 from sb3_llmdpd.evaluation.suite import check_playable
@@ -397,3 +399,57 @@ def test_an_environment_that_does_not_draw_itself_is_not_filmed(files, tmp_path)
     suite = GymnasiumSuite("own/Blind-v0")
     with pytest.raises(ValueError, match="cannot be filmed"):
         film_episode(tmp_path / "a.png", files / "model.zip", "up", Prompt(), 0, suite=suite)
+
+
+class Stopping:
+    """A player that is interrupted at its third block."""
+
+    def __init__(self, player):
+        self.player, self.n_blocks = player, 0
+
+    def make_act(self, prompts, **how):
+        self.n_blocks += 1
+        if self.n_blocks == 4:  # the first call is the check before playing
+            raise KeyboardInterrupt
+        return self.player.make_act(prompts, **how)
+
+
+class Counting(Stopping):
+    """A player that counts its blocks."""
+
+    def make_act(self, prompts, **how):
+        self.n_blocks += 1
+        return self.player.make_act(prompts, **how)
+
+
+def into(folder, player, settings, **more):
+    suite = GymnasiumSuite("own/Ten-v0", {}, TEXTS)
+    cells = make_cells(list(PULLS), ["text"], suite=suite)
+    few = dict(n_episodes=2, n_processes=1, progress_bar=False)
+    return evaluate_into(folder, player, cells, settings, suite=suite, **few, **more)
+
+
+def test_a_stopped_evaluation_goes_on_with_the_cells_that_are_left(model, tmp_path):
+    whole = into(tmp_path / "whole", ModelPlayer(model), {"seed": 0})
+    with pytest.raises(KeyboardInterrupt):
+        into(tmp_path, Stopping(ModelPlayer(model)), {"seed": 0})
+    assert not (tmp_path / "results.json").exists()
+    assert [cell.task for cell in read_results(tmp_path / "unfinished.json")[0]] == ["up", "down"]
+    rest = Counting(ModelPlayer(model))
+    assert into(tmp_path, rest, {"seed": 0}, resume=True) == whole
+    assert rest.n_blocks == 2  # one for the check, one for the cell that was left
+    assert read_results(tmp_path / "results.json")[0] == whole
+    assert not (tmp_path / "unfinished.json").exists()
+
+
+def test_an_evaluation_of_other_settings_does_not_go_on(model, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        into(tmp_path, Stopping(ModelPlayer(model)), {"seed": 0})
+    with pytest.raises(ValueError, match=r"the stopped evaluation in .* has other settings \(seed\): repeat"):
+        into(tmp_path, ModelPlayer(model), {"seed": 1}, resume=True)
+
+
+def test_without_a_stopped_evaluation_none_goes_on(files, tmp_path):
+    result = evaluate(files, "own/Ten-v0", "--resume", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "holds no stopped evaluation: begin one, without --resume" in result.output

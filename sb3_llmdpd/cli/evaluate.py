@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from sb3_llmdpd.benchmarks.common.evaluation_folder import evaluate_into
+from sb3_llmdpd.benchmarks.common.evaluation_folder import UNFINISHED, evaluate_into
 from sb3_llmdpd.benchmarks.common.report import show_tables
 from sb3_llmdpd.benchmarks.metaworld.examples import N_EPISODES, N_EXAMPLES, example_episodes
 from sb3_llmdpd.cli import ground as of
 from sb3_llmdpd.cli.options import Processes, TrustEncoder, names
 from sb3_llmdpd.cli.sources import Root, with_reading_options
+from sb3_llmdpd.common.files import digest_of
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, by_need_of_goal, task_info
 from sb3_llmdpd.diffusion.process import SAMPLERS
 from sb3_llmdpd.evaluation.conditions import (
@@ -97,6 +98,9 @@ def evaluate(
             file_okay=False,
         ),
     ] = Path("runs/evaluate"),
+    resume: Annotated[
+        bool, Option("--resume", help="Go on with the same evaluation where it was stopped in --out.")
+    ] = False,
     root: Root = None,
     trust_encoder: TrustEncoder = False,
     processes: Processes = None,
@@ -141,12 +145,16 @@ def evaluate(
     to_show = ground.examples
     if to_show is None:
         to_show = example_episodes(_shown_tasks(cells), n_examples, **how)
+    if (out / UNFINISHED).is_file() and not resume:
+        typer.echo(f"{out} holds a stopped evaluation, which is begun anew; with --resume it goes on")
     results = evaluate_into(
         out,
         loaded,
         cells,
         {
             "model": str(model),
+            "model_digest": digest_of(loaded.last_saved or model),
+            "texts": ground.told(),
             "env": env,
             "env_kwargs": env_kwargs,
             "tasks": list(ground.tasks),
@@ -160,6 +168,7 @@ def evaluate(
         texts=ground.texts,
         examples=to_show,
         n_processes=processes,
+        resume=resume,
         **arguments,
     )
     show_tables(tables(results))

@@ -75,16 +75,20 @@ class Ground:
     def possible(self, model: LLMDPD) -> dict[str, bool]:
         """Tell what there is to prompt a model with, and whether all environments have an expert."""
         return {
-            "texts": model.text_encoder is not None and any(map(self._has_text, self.tasks)),
+            "texts": model.text_encoder is not None and any(self.told().values()),
             "examples": self.examples is None or any(self.examples.get(task) for task in self.tasks),
             "expert": all(of_task.has_expert for of_task in self.facts.values()),
         }
 
-    def _has_text(self, task: str) -> bool:
+    def told(self) -> dict[str, str | None]:
+        """List the sentences of the tasks; None for a task without one."""
+        return {task: self.texts.get(task) or self._text(task) for task in self.tasks}
+
+    def _text(self, task: str) -> str | None:
         try:
-            return bool(self.texts.get(task) or self.suite.text(task))
+            return self.suite.text(task)
         except ValueError:
-            return False
+            return None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -159,6 +160,12 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
                 shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as temporary:
         yield Path(temporary)
+
+
+def digest_of(path: Path) -> str:
+    """Compute the SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _to_disk(path: Path) -> None:

@@ -98,7 +98,16 @@ def write_results(path: str | Path, results: Sequence[CellResult], settings: Map
     :param results: results of `evaluate_tasks`.
     :param settings: all that is needed to do it again; classes become their names.
     """
-    head = {"settings": to_json(settings), "groups": [asdict(summary) for summary in summarise(results)]}
+    groups = [asdict(summary) for summary in summarise(results)]
+    _write_cells(path, results, {"settings": to_json(settings), "groups": groups})
+
+
+def write_unfinished(path: str | Path, results: Sequence[CellResult], settings: Mapping[str, Any]) -> None:
+    """Write the cells that an evaluation has finished so far, as `write_results` does, without groups."""
+    _write_cells(path, results, {"settings": to_json(settings)})
+
+
+def _write_cells(path: str | Path, results: Sequence[CellResult], head: Mapping[str, Any]) -> None:
     rates = (asdict(success_rate(result.successes)) for result in results)
     cells = ({**asdict(result), "success_rate": rate} for result, rate in zip(results, rates, strict=True))
     write_envelope(path, EVALUATION, head, cells)

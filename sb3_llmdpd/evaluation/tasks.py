@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from zlib import crc32
 
@@ -122,6 +122,7 @@ def evaluate_tasks(
     n_processes: int | None = None,
     progress_bar: bool = True,
     on_episodes: Callable[[int], object] | None = None,
+    on_result: Callable[[CellResult], object] | None = None,
 ) -> list[CellResult]:
     """Play every cell.
 
@@ -148,6 +149,7 @@ def evaluate_tasks(
     :param n_processes: number of processes; None for one a CPU core, 1 plays in this process.
     :param progress_bar: show a progress bar.
     :param on_episodes: called with the number of episodes that have just been played.
+    :param on_result: called with the result of a cell as soon as all its episodes are played.
     :return: a result for each cell, in their order.
     :raises ValueError: on numbers below 1, without a cell or a time limit, when a sentence or an example that
         a cell needs is missing, or when a prompt or the environment does not fit the model.
@@ -177,7 +179,7 @@ def evaluate_tasks(
     check_playable(facts, player.model if isinstance(player, ModelPlayer) else None, suite.where_to_look)
     limit = max_episode_steps or time_limit(facts, suite.max_episode_steps)
     settings = PlaySettings(make_env or suite.make_env, limit, stop_at_success, deterministic, phases)
-    rollouts: list[list[Rollout]] = [[] for _ in blocks]
+    played_so_far = _Played(cells, blocks_of_cells, suite)
     n_all = sum(len(block.seeds) for block in blocks)
     with (
         tqdm(total=n_all, desc="evaluating", unit="episode", disable=not progress_bar) as bar,
@@ -185,17 +187,42 @@ def evaluate_tasks(
         closing(play_blocks(blocks, player, settings, min(len(blocks), n_processes or n_cores()))) as played,
     ):
         for number, of_block in played:
-            rollouts[number] = of_block
             bar.update(len(of_block))
             if on_episodes is not None:
                 on_episodes(len(of_block))
-    in_order = iter(rollouts)
-    return [
-        CellResult.of(
-            cell, list(chain.from_iterable(islice(in_order, len(of_cell)))), suite.expert_steps(cell.task)
-        )
-        for cell, of_cell in zip(cells, blocks_of_cells, strict=True)
-    ]
+            result = played_so_far.add(number, of_block)
+            if result is not None and on_result is not None:
+                on_result(result)
+    return played_so_far.results
+
+
+class _Played:
+    """Puts blocks, which come in any order, together to the results of their cells."""
+
+    def __init__(self, cells: Sequence[Cell], blocks: Sequence[Sequence[Block]], suite: Suite) -> None:
+        self._cells, self._suite = cells, suite
+        places = [(cell, place) for cell, of_cell in enumerate(blocks) for place in range(len(of_cell))]
+        self._places = places  # by the number of the block
+        self._rollouts: list[dict[int, list[Rollout]]] = [{} for _ in cells]
+        self._n_blocks = list(map(len, blocks))
+        self._results: dict[int, CellResult] = {}
+
+    def add(self, number: int, rollouts: list[Rollout]) -> CellResult | None:
+        """Take the episodes of a block, and return the result of its cell when they were the last."""
+        cell, place = self._places[number]
+        of_cell = self._rollouts[cell]
+        of_cell[place] = rollouts
+        if len(of_cell) < self._n_blocks[cell]:
+            return None
+        in_order = chain.from_iterable(of_cell[place] for place in sorted(of_cell))
+        played = self._cells[cell]
+        self._results[cell] = CellResult.of(played, list(in_order), self._suite.expert_steps(played.task))
+        return self._results[cell]
+
+    @property
+    def results(self) -> list[CellResult]:
+        """The results of all cells, in their order."""
+        return [self._results[cell] for cell in sorted(self._results)]
 
 
 def _player(model: LLMDPD | Player | str | Path) -> Player:

@@ -1,6 +1,5 @@
 """The folder of one training: what was asked for, the latest model, and the learning curve."""
 
-import hashlib
 import json
 import shlex
 import signal
@@ -10,7 +9,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_llmdpd.common.files import leftovers, whole_file
+from sb3_llmdpd.common.files import digest_of, leftovers, whole_file
 from sb3_llmdpd.evaluation.charts import curves_chart, draw_or_say_why
 from sb3_llmdpd.llmdpd.callbacks import CurveRow, LearningCurve, SaveLatest, StopOnSignal, read_curve
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
@@ -64,7 +63,7 @@ class RunFolder:
     @property
     def has_model(self) -> bool:
         """Tell whether the run came far enough to save a model: one that it is to replace is not its own."""
-        return self.model_path.is_file() and self._replaced() != _digest(self.model_path)
+        return self.model_path.is_file() and self._replaced() != digest_of(self.model_path)
 
     @property
     def is_drawn(self) -> bool:
@@ -137,7 +136,7 @@ class RunFolder:
         :raises OSError: when nothing can be written there.
         """
         self.refuse_to_replace(arguments["command"], overwrite)
-        self._write(arguments, _digest(self.model_path) if self.model_path.is_file() else None)
+        self._write(arguments, digest_of(self.model_path) if self.model_path.is_file() else None)
         for name in (CURVE, CHART):
             (self.path / name).unlink(missing_ok=True)
 
@@ -205,8 +204,3 @@ class RunFolder:
     def _rows(self) -> list[CurveRow]:
         curve = self.path / CURVE
         return read_curve(curve) if curve.is_file() else []
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
