@@ -9,8 +9,9 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from factories import make_episode, tiny_model
+from factories import make_episode, make_episodes, model_of, tiny_model, with_dicts
 from gymnasium import spaces
+from toys import SpacesEnv
 from typer.testing import CliRunner
 
 from sb3_llmdpd.benchmarks.common.evaluation_folder import evaluate_into
@@ -453,3 +454,29 @@ def test_without_a_stopped_evaluation_none_goes_on(files, tmp_path):
     result = evaluate(files, "own/Ten-v0", "--resume", "--out", tmp_path)
     assert result.exit_code == 2
     assert "holds no stopped evaluation: begin one, without --resume" in result.output
+
+
+def test_a_model_of_one_task_needs_no_name_of_it(tmp_path):
+    model_of("Pendulum-v1").save(tmp_path / "model.zip")
+    options = "--env Pendulum-v1 --max-steps 3 --episodes 2 --processes 1"
+    places = ("--model", str(tmp_path / "model.zip"), "--out", str(tmp_path / "out"))
+    result = CliRunner().invoke(app, ["evaluate", *options.split(), *places])
+    assert result.exit_code == 0, result.output
+    cells, settings = read_results(tmp_path / "out" / "results.json")
+    assert [(cell.task, cell.condition.name) for cell in cells] == [
+        ("Pendulum-v1", "text"),
+        ("Pendulum-v1", "none"),
+    ]
+    assert settings["texts"] == {"Pendulum-v1": "do what the environment rewards"}
+
+
+def test_observations_that_are_dicts_are_played(tmp_path):
+    episodes = with_dicts(make_episodes(2, 2, 4))
+    model = tiny_model(dataset=episodes, policy="MultiInputPolicy", prompts_per_batch=2).learn(1)
+    space, actions = model.observation_space, model.action_space
+    gym.register("own/Dict-v0", lambda: SpacesEnv(space, actions), max_episode_steps=3)
+    suite = GymnasiumSuite("own/Dict-v0", {}, {"task-0": "do task number 0"})
+    (result,) = evaluate_tasks(
+        model, make_cells(["task-0"], ["text"], suite=suite), suite=suite, n_episodes=2, n_processes=1
+    )
+    assert result.returns == (3.0, 3.0)
