@@ -24,6 +24,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_llmdpd.checkpoint import FileLike
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.images import channels_first_space
 from sb3_llmdpd.data.loading import DatasetLike, load_dataset
@@ -510,6 +511,7 @@ class LLMDPD(OffPolicyAlgorithm):
         :param progress_bar: whether to show one.
         :return: the model itself.
         :raises ValueError: when the model has no data set, or ``log_interval`` is below one.
+        :raises ImportError: when ``tensorboard_log`` is set and tensorboard is not installed.
         :raises TrainingDiverged: when a loss or a weight is no longer a sane number; noticed after the first
             step, later within ``CHECK_EVERY`` steps, and always before the model is saved.
         """
@@ -521,6 +523,8 @@ class LLMDPD(OffPolicyAlgorithm):
         self._refuse_unrewarded(self.replay_buffer)
         if log_interval is not None and log_interval < 1:
             raise ValueError(f"`log_interval` must be at least 1, or None for no log, got {log_interval}")
+        if self.tensorboard_log is not None and not self._custom_logger:
+            require("tensorboard", extra="tensorboard")
         total_timesteps, callback = BaseAlgorithm._setup_learn(
             self, total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
