@@ -9,6 +9,7 @@ from sb3_llmdpd.evaluation.statistics import (
     Estimate,
     interquartile_mean_over_tasks,
     mean_over_tasks,
+    rounded,
     success_rate,
     with_interval,
 )
@@ -102,8 +103,8 @@ def _group_table(results: Sequence[CellResult]) -> Table:
             summary.condition,
             with_interval(summary.success),
             with_interval(summary.iqm),
-            f"{summary.last_success.value:.2f}",
-            f"{summary.total_reward.value:.0f}",
+            rounded(summary.last_success.value),
+            rounded(summary.total_reward.value, 0),
         )
         for summary in summarise(results)
     )
@@ -113,7 +114,7 @@ def _group_table(results: Sequence[CellResult]) -> Table:
 
 def _task_table(results: Sequence[CellResult]) -> Table:
     conditions = _conditions(results)
-    rates = {(result.task, result.condition.name): f"{result.success_rate:.2f}" for result in results}
+    rates = {(result.task, result.condition.name): rounded(result.success_rate) for result in results}
     groups = {result.task: GROUPS[result.seen] for result in results if not result.condition.is_told}
     order = list(GROUPS.values())
     rows = tuple(
@@ -159,8 +160,8 @@ def _phase_table(results: Sequence[CellResult]) -> Table:
         (
             result.task,
             result.condition.name,
-            *(f"{rate:.2f}" for rate in phase_rates(result.phases).values()),
-            f"{100 * median(episode.closest for episode in result.phases):.1f}",
+            *(rounded(rate) for rate in phase_rates(result.phases).values()),
+            rounded(100 * median(episode.closest for episode in result.phases), 1),
         )
         for result in results
         if result.phases is not None

@@ -27,11 +27,12 @@ def evaluate_into(
     """
     results = evaluate_tasks(model, cells, **arguments)
     write_results(folder / RESULTS, results, settings)
-    evaluation_report(results).write(folder)
+    file = model.last_saved if isinstance(model, LLMDPD) else model
+    evaluation_report(results, "" if file is None else str(file)).write(folder)
     return results
 
 
-def evaluation_report(results: Sequence[CellResult]) -> Report:
-    """Make the report of an evaluation, ``results.md`` and ``success.png``."""
-    draw = partial(draw_or_say_why, success_chart, results)
+def evaluation_report(results: Sequence[CellResult], model: str = "") -> Report:
+    """Make the report of an evaluation, ``results.md`` and ``success.png``, which names the model."""
+    draw = partial(draw_or_say_why, partial(success_chart, model=model), results)
     return Report(tables(results), "success.png", draw, name="results.md")
