@@ -175,18 +175,20 @@ def test_shared_scenes_are_played_beside_the_tasks(model: Path, tmp_path: Path) 
     assert ("reach", "pick-place") not in told
 
 
-def test_with_the_goal_hidden_the_scene_that_is_filmed_has_the_goal_of_the_example(tmp_path, monkeypatch):
+def test_with_the_goal_hidden_the_scene_that_is_filmed_has_the_goal_of_the_example(
+    model, tmp_path, monkeypatch
+):
     filmed: dict[str, Any] = {}
 
     def film_episode(*arguments: Any, **options: Any) -> Rollout:
-        filmed.update(options, prompt=arguments[3], env=options["make_env"]("reach"))
+        filmed.update(options, prompt=arguments[3], env=options["suite"].make_env("reach"))
         return Rollout(0, 0.0, 0.0, 7, None, False)
 
     film = import_module("sb3_llmdpd.cli.film")  # the name in the package is the function's
     monkeypatch.setattr(film, "film_episode", film_episode)
-    monkeypatch.setattr(film.examples, "N_EPISODES", 2)
+    monkeypatch.setattr(film.recorded, "N_EPISODES", 2)
     places = ("--root", tmp_path, "--out", tmp_path / "a.mp4")
-    succeed("film --model m.zip --task reach --hide-goal", *places)
+    succeed("film --task reach --hide-goal --model", model, *places)
     assert filmed["goal"] == filmed["prompt"].trajectory.goal is not None
     assert not filmed["env"].goal_visible
 

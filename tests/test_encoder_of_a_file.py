@@ -55,6 +55,12 @@ def sound() -> bytes:
 
 
 @pytest.fixture(scope="module")
+def of_metaworld() -> bytes:
+    """A file of a model with Meta-World's spaces."""
+    return saved(dataset=make_episodes(n_tasks=1, observation_dim=39, action_dim=4))
+
+
+@pytest.fixture(scope="module")
 def of_bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str, np.ndarray]:
     """A file whose encoder is a folder, the encoder's name, and the action that another sentence gave."""
     th.manual_seed(0)
@@ -315,9 +321,9 @@ def test_prompt_dt_uses_no_strangers_encoder(prompt_dt):
             each.text_table.lookup([OTHER])
 
 
-def test_evaluate_uses_a_strangers_encoder_only_when_told(sound, tmp_path):
+def test_evaluate_uses_a_strangers_encoder_only_when_told(of_metaworld, tmp_path):
     path, nowhere = tmp_path / "model.zip", "transformers:/nowhere?local_files_only=1"
-    path.write_bytes(forged(sound, named(nowhere)))
+    path.write_bytes(forged(of_metaworld, named(nowhere)))
     play = ["evaluate", "--tasks", "reach", "--conditions", "text", "--model", path, "--out", tmp_path]
     for more, message in (([], "not built in.*--trust-encoder"), (["--trust-encoder"], "not be loaded")):
         result = CliRunner().invoke(app, [*map(str, play), *more])
@@ -326,7 +332,7 @@ def test_evaluate_uses_a_strangers_encoder_only_when_told(sound, tmp_path):
 
 
 @pytest.mark.parametrize("told", [[], ["--trust-encoder"]])
-def test_film_hands_the_callers_word_on(told, tmp_path, monkeypatch):
+def test_film_hands_the_callers_word_on(told, of_metaworld, tmp_path, monkeypatch):
     given: dict[str, Any] = {}
 
     def film_episode(*arguments: Any, **options: Any) -> Rollout:
@@ -334,6 +340,7 @@ def test_film_hands_the_callers_word_on(told, tmp_path, monkeypatch):
         return Rollout(0, 0.0, 0.0, 7, None, False)
 
     monkeypatch.setattr(import_module("sb3_llmdpd.cli.film"), "film_episode", film_episode)
-    shown = ["film", "--model", "m.zip", "--task", "reach", "--condition", "text", *told]
+    (tmp_path / "m.zip").write_bytes(of_metaworld)
+    shown = ["film", "--model", str(tmp_path / "m.zip"), "--task", "reach", "--condition", "text", *told]
     assert CliRunner().invoke(app, [*shown, "--out", str(tmp_path / "a.mp4")]).exit_code == 0
     assert given["trust_encoder"] == bool(told)

@@ -9,7 +9,6 @@ import torch as th
 
 from sb3_llmdpd.common import optional_imports
 from sb3_llmdpd.common.files import whole_file
-from sb3_llmdpd.data.metaworld.scenes import EXPERT_STEPS
 from sb3_llmdpd.evaluation.charts import curves_chart, success_chart
 from sb3_llmdpd.evaluation.conditions import Cell, Condition, make_cells
 from sb3_llmdpd.evaluation.report import summarise, tables, told_rates
@@ -108,9 +107,14 @@ def test_what_was_told_counts_apart_from_what_was_not() -> None:
 
 def test_of_what_was_told_only_successes_within_twice_the_experts_steps_count_as_soon() -> None:
     early = result(Cell("reach", Condition("told:reach", text_of="reach")), 4)
-    late = replace(early, first_successes=(3, 3, 3, 2 * EXPERT_STEPS["reach"]))
+    late = replace(early, first_successes=(3, 3, 3, 92), expert_steps=46)
     assert told_rates([late])["does what it is told"].value == 1.0
     assert told_rates([late], "soon")["does what it is told"].value == 0.75
+    assert replace(late, first_successes=(91, None, 92, 0)).soon == (True, False, False, True)
+
+
+def test_where_no_expert_was_measured_every_success_is_soon() -> None:
+    assert replace(result(Cell("a", Condition("text")), 2), first_successes=(499, None)).soon == (True, False)
 
 
 def test_a_table_without_rows_is_left_out() -> None:

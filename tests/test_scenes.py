@@ -47,15 +47,6 @@ def test_who_carries_the_puck_to_the_goal_has_reached_it_and_not_the_other_way_r
     assert scenes.expert_success("pick-place", "reach", 1) == 0.0
 
 
-def test_soon_is_within_twice_the_steps_of_the_expert() -> None:
-    limit = 2 * scenes.EXPERT_STEPS["faucet-open"]
-    assert scenes.soon("faucet-open", [limit - 1, limit, None, 0]) == (True, False, False, True)
-
-
-def test_where_no_expert_was_measured_every_success_is_soon() -> None:
-    assert scenes.soon("drawer-open", [499, None]) == (True, False)
-
-
 def test_the_steps_of_experts_are_measured_where_scenes_are_shared() -> None:
     assert set(scenes.EXPERT_STEPS) == {task for pair in SHARED_SCENES for task in pair.exclusive}
     assert scenes.expert_steps("faucet-open") == scenes.EXPERT_STEPS["faucet-open"]

@@ -144,6 +144,7 @@ def test_the_file_has_a_line_for_each_cell_with_the_phases_of_its_episodes(tmp_p
 def test_scenes_that_two_tasks_share_keep_which_successes_came_soon() -> None:
     told, plain = (Condition(name, text_of="faucet-close") for name in ("told:faucet-close", "text"))
     result = CellResult("faucet-open", told, True, (0, 1), (True, True), (True, True), (1.0, 2.0), (60, 250))
+    result = replace(result, expert_steps=59)
     assert TrainingCell.of(TRAININGS[0], result).soon == (1, 0)
     assert TrainingCell.of(TRAININGS[0], replace(result, condition=plain)).soon is None
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sb3_llmdpd.cli.next_command import command, free_folder
 from sb3_llmdpd.cli.options import Processes, names, numbers
 from sb3_llmdpd.data.episodes import STEPS_AFTER_SUCCESS
 from sb3_llmdpd.data.metaworld.collection import collect, collected_success
@@ -71,7 +72,7 @@ def metaworld(
     for dataset_id, rate in zip(ids, collected_success(ids, out).values(), strict=True):
         typer.echo(f"{dataset_id}  the expert succeeded in {rate:.0%}")
     typer.echo(f"Together {load_minari(ids, root=out).summary()}")
-    typer.echo(
-        f"{len(ids)} data sets in {datasets_root(out)}."
-        " Next: sb3-llmdpd train --dataset 'metaworld/*' --out runs/mine"
-    )
+    there = [] if out is None else ["--root", out]
+    new_run = free_folder(Path("runs/mine"))
+    next_one = command(["train", "--dataset", "metaworld/*", *there, "--out", new_run])
+    typer.echo(f"{len(ids)} data sets in {datasets_root(out)}. Next: {next_one}")

@@ -1,14 +1,15 @@
 """`sb3-llmdpd data`: inspects data before anything is trained on them, and writes them in another format."""
 
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from gymnasium import Space, spaces
 
 from sb3_llmdpd.cli import sources
+from sb3_llmdpd.cli.next_command import command, free_folder
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.data.episode_source import EpisodeSource, joint_spaces, refuse_unknown_texts
 from sb3_llmdpd.data.episodes import Episode, Tally
@@ -87,8 +88,17 @@ def convert(
         write_npz(out, episodes, observation_space, action_space)
         place = Path(out)
     typer.echo(f"In {place}: {tally.summary()}")
-    named = shlex.join([out, "--root", str(root)] if root is not None and to == "minari" else [out])
-    typer.echo(f"Next: sb3-llmdpd data inspect {named}, then sb3-llmdpd train --dataset {named}")
+    named = [out, "--root", root] if root is not None and to == "minari" else [out]
+    train = ["train", "--dataset", *named, *_needed_by(tally, observation_space)]
+    typer.echo(f"Next: {command(['data', 'inspect', *named])}, then {command(train)}")
+
+
+def _needed_by(tally: Tally, observation_space: Space[Any]) -> list[object]:
+    """Name the options without which ``train`` would refuse the data, or a run that is there already."""
+    policy = ["--policy", "MultiInputPolicy"] if isinstance(observation_space, spaces.Dict) else []
+    cloned = [] if tally.rewarded else ["--eta", "0"]
+    default = Path("runs/train")
+    return [*policy, *cloned, *(["--out", free_folder(default)] if default.exists() else [])]
 
 
 def _check_target(to: str, out: str, overwrite: bool) -> None:

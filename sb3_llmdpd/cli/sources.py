@@ -122,6 +122,24 @@ def how_to_read(options: Mapping[str, Any]) -> dict[str, Any]:
     return how
 
 
+def reading_words(options: Mapping[str, Any]) -> list[str]:
+    """Write the options of `with_reading_options` that differ from their defaults as a command line has them.
+
+    :param options: values by the options' names; others are left out.
+    """
+    words: list[str] = []
+    for name, (_, default, option) in _READING.items():
+        value = options.get(name, default)
+        # where an annotation declares them
+        declared = option.default if isinstance(option.default, str) else f"--{name.replace('_', '-')}"
+        switches = declared.split("/")
+        if isinstance(value, bool) and value != default:
+            words.append(switches[not value])
+        elif value != default:
+            words += [switches[0], str(value)]
+    return words
+
+
 def source_names(given: Sequence[str], root: str | Path | None) -> list[str]:
     """Write names so that `open_source` takes them and that they mean the same in every folder.
 

@@ -12,6 +12,7 @@ from sb3_llmdpd.benchmarks.common.run_folder import SAVE_FREQ, RunFolder
 from sb3_llmdpd.cli import sources
 from sb3_llmdpd.cli.config_file import FINGERPRINT, Config
 from sb3_llmdpd.cli.model_options import Preset, model_arguments, with_model_options
+from sb3_llmdpd.cli.next_command import measuring_command
 from sb3_llmdpd.cli.options import check_device, names
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.checks import listed
@@ -112,7 +113,8 @@ def _go_on(ctx: typer.Context, run: RunFolder) -> None:
 def _train(run: RunFolder, model: LLMDPD, options: Mapping[str, Any]) -> None:
     with _tracked(run, model, options):
         path = run.train(model, options["steps"], options["log_interval"], options["save_freq"])
-    typer.echo(f"The model is {path}. Next: sb3-llmdpd evaluate --model {path}")
+    next_one = measuring_command(model, path, options)
+    typer.echo(f"The model is {path}." if next_one is None else f"The model is {path}. Next: {next_one}")
 
 
 @contextmanager

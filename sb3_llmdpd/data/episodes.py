@@ -277,6 +277,11 @@ class Tally:
             self._n_failed += 1
             self._n_failed_steps += len(episode)
 
+    @property
+    def rewarded(self) -> bool:
+        """Tell whether rewards were recorded in all episodes."""
+        return not self._n_unrewarded
+
     def summary(self) -> str:
         """Say in one line what a model would learn from.
 

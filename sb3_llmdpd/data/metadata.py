@@ -101,6 +101,12 @@ def success_of(
     return success, first if said is None else _index(said)
 
 
+def success_of_step(info: Mapping[str, Any]) -> bool | None:
+    """Read success off the info of one step, under the first of `SUCCESS_KEYS` that says something."""
+    told = (truth_of(info[key]) for key in SUCCESS_KEYS if key in info)
+    return next((success for success in told if success is not None), None)
+
+
 def decoded(value: Any) -> str | None:
     """Read a string, which may be bytes, without white space around it; None for any other value."""
     try:

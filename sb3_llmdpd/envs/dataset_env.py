@@ -1,13 +1,12 @@
 """`DatasetEnv`, which stands where Stable-Baselines3 wants an environment, and checks of spaces."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import Space, spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_llmdpd.data.checks import check_varied, listed, misfits, n_categories, parts_of
@@ -61,12 +60,38 @@ def check_readable(observation_space: Space[Any], action_space: spaces.Box) -> N
     check_varied(action_space)
 
 
-def check_spaces(what: str, found: VecEnv | BaseBuffer, model: BaseAlgorithm, remedy: str) -> None:
+class HasSpaces(Protocol):
+    """Anything that has the spaces of an environment."""
+
+    @property
+    def observation_space(self) -> Space[Any]: ...  # noqa: D102 - see the class
+
+    @property
+    def action_space(self) -> Space[Any]: ...  # noqa: D102 - see the class
+
+
+def same_actions(one: Space[Any], other: Space[Any]) -> bool:
+    """Tell whether the actions of two spaces are the same; numbers may be of any precision."""
+    if not (isinstance(one, spaces.Box) and isinstance(other, spaces.Box)):
+        return one == other
+    first, second = float32_space(one), float32_space(other)
+    same = np.array_equal(first.low, second.low) and np.array_equal(first.high, second.high)
+    return same and one.shape == other.shape and first.dtype.kind == second.dtype.kind
+
+
+def check_spaces(
+    what: str,
+    found: HasSpaces,
+    model: BaseAlgorithm,
+    remedy: str,
+    actions_fit: Callable[[Space[Any], Space[Any]], bool] = same_actions,
+) -> None:
     """Refuse an environment or a buffer whose spaces are not the model's.
 
     :param what: name of what is checked, for the message, as is ``remedy``.
     :param found: environment or buffer; the vector of a `TaskTextWrapper` makes no difference.
     :param model: model whose spaces count.
+    :param actions_fit: tells whether its space of actions serves the model's.
     :raises ValueError: when the observation or action spaces differ.
     """
     observation_space = found.observation_space
@@ -76,7 +101,7 @@ def check_spaces(what: str, found: VecEnv | BaseBuffer, model: BaseAlgorithm, re
     differing = misfits(of_found, of_model)
     if not differing:
         kind, of_found, of_model = "action", found.action_space, model.action_space
-        if same_actions(of_found, of_model):
+        if actions_fit(of_found, of_model):
             return
     elif "" not in differing:  # two Dicts
         of_found, of_model = (_only(space, differing) for space in (of_found, of_model))
@@ -98,15 +123,6 @@ def observed_space(of_env: Space[Any], known: Space[Any] | None) -> Space[Any]:
     :return: the space without the vector, unless the data have it, too.
     """
     return plain_observation_space(of_env) if known is None or misfits(of_env, known) else of_env
-
-
-def same_actions(one: Space[Any], other: Space[Any]) -> bool:
-    """Tell whether the actions of two spaces are the same; numbers may be of any precision."""
-    if not (isinstance(one, spaces.Box) and isinstance(other, spaces.Box)):
-        return one == other
-    first, second = float32_space(one), float32_space(other)
-    same = np.array_equal(first.low, second.low) and np.array_equal(first.high, second.high)
-    return same and one.shape == other.shape and first.dtype.kind == second.dtype.kind
 
 
 def _zeros(space: Space[Any]) -> Any:

@@ -9,9 +9,9 @@ import numpy as np
 from gymnasium import Space
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
-from sb3_llmdpd.data.checks import check_bounded, check_texts, truth_of
+from sb3_llmdpd.data.checks import check_bounded, check_texts
 from sb3_llmdpd.data.episodes import Episode, fitted
-from sb3_llmdpd.data.metadata import SUCCESS_KEYS
+from sb3_llmdpd.data.metadata import success_of_step
 from sb3_llmdpd.data.minari_writer import write_minari
 from sb3_llmdpd.data.spaces import check_flat
 from sb3_llmdpd.envs.task_text_wrapper import plain_observation_space, split_observation
@@ -213,8 +213,7 @@ class _Steps:
 
     def add(self, action: np.ndarray, observation: Any, reward: float, info: dict[str, Any]) -> None:
         """Add an action in environment units, and the observation, raw reward and info that it led to."""
-        told = (truth_of(info.get(key)) for key in SUCCESS_KEYS)
-        success = next((each for each in told if each is not None), None)
+        success = success_of_step(info)
         if success is not None:
             self.successes[len(self.actions)] = success
         self.actions.append(action.copy())

@@ -13,8 +13,8 @@ import typer
 
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.common.optional_imports import require
-from sb3_llmdpd.evaluation.report import GROUPS, summarise
-from sb3_llmdpd.evaluation.statistics import Estimate, success_rate
+from sb3_llmdpd.evaluation.report import GROUPS, says_success, score_of, summarise
+from sb3_llmdpd.evaluation.statistics import Estimate
 from sb3_llmdpd.evaluation.tasks import CellResult
 
 COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#999999", "#cc79a7", "#f0e442")
@@ -67,7 +67,8 @@ def draw_or_say_why(chart: Callable[[Drawn, Path], None], drawn: Drawn, path: Pa
 def success_chart(results: Sequence[CellResult], path: str | Path, model: str = "") -> None:
     """Draw the success rates of all tasks under all conditions with 95% intervals, seen and unseen apart.
 
-    A row is a task, a dot is a condition; the mean over the tasks comes first.
+    A row is a task, a dot is a condition; the mean over the tasks comes first. Where no
+    environment says whether a step was a success, the returns are drawn.
 
     :param results: results of `evaluate_tasks`.
     :param path: the png.
@@ -78,6 +79,7 @@ def success_chart(results: Sequence[CellResult], path: str | Path, model: str = 
     panels = _panels(results)
     if not panels:
         raise ValueError("there are no results to draw")
+    is_rate = says_success(results)
     heights = [_height(panel) for panel in panels]
     # Of the whole: the dots, and for each panel its title and the numbers below.
     figure = new_figure((8.0, 1.0 + _LINE * sum(heights) + 0.65 * len(panels)))
@@ -90,8 +92,11 @@ def success_chart(results: Sequence[CellResult], path: str | Path, model: str = 
     }
     for axes, panel in zip(drawn, panels, strict=True):
         _draw_dots(axes, panel, {**colours, _TOLD: "#222222"})
+        if is_rate:
+            axes.set_xlim(0.0, 1.0)
+            axes.set_xticks(np.linspace(0.0, 1.0, 6))
     marks = [drawn[0].plot([], [], "o", color=colour, label=name)[0] for name, colour in colours.items()]
-    title = "Success at any step, with 95% intervals"
+    title = f"{'Success at any step' if is_rate else 'Return'}, with 95% intervals"
     figure.legend(
         handles=marks,
         loc="outside upper center",
@@ -167,23 +172,21 @@ class _Panel:
 
 
 def _panels(results: Sequence[CellResult]) -> list[_Panel]:
-    panels = []
+    panels, judged = [], says_success(results)
     for seen, group in GROUPS.items():
         of_group = [each for each in results if each.seen is seen and not each.condition.is_told]
-        rows: Rows = {"mean": {each.condition: each.success for each in summarise(of_group)}}
+        rows: Rows = {"mean": {each.condition: each.score for each in summarise(of_group)}}
         for each in of_group:
-            rows.setdefault(each.task, {})[each.condition.name] = success_rate(each.successes)
+            rows.setdefault(each.task, {})[each.condition.name] = score_of(each, judged)
         if of_group:
             panels.append(_Panel(f"{group} tasks, {_n_episodes(of_group)}", rows, has_mean=True))
     if told := [each for each in results if each.condition.is_told]:
-        rows = {f"{each.task},\ntold {each.condition.text_of}": _told(each) for each in told}
+        rows = {
+            f"{each.task},\ntold {each.condition.text_of}": {_TOLD: score_of(each, judged)} for each in told
+        }
         title = f"scenes where the sentence alone decides, {_n_episodes(told)}"
         panels.append(_Panel(title, rows, has_mean=False))
     return panels
-
-
-def _told(result: CellResult) -> dict[str, Estimate]:
-    return {_TOLD: success_rate(result.successes)}
 
 
 def _n_episodes(results: Sequence[CellResult]) -> str:
@@ -222,8 +225,6 @@ def _draw_dots(axes: Any, panel: _Panel, colours: Mapping[str, str]) -> None:
         axes.get_yticklabels()[0].set_fontweight("bold")
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(line, 0.0)
-    axes.set_xlim(0.0, 1.0)
-    axes.set_xticks(np.linspace(0.0, 1.0, 6))
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)

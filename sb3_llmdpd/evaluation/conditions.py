@@ -3,11 +3,14 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 
 from sb3_llmdpd.data.metaworld.scenes import SHARED_SCENES
-from sb3_llmdpd.data.metaworld.tasks import TASKS, task_info
+from sb3_llmdpd.data.metaworld.tasks import TASKS
+from sb3_llmdpd.evaluation.metaworld_suite import METAWORLD_SUITE
+from sb3_llmdpd.evaluation.suite import Suite
 
 CONDITIONS = ("text+trajectory", "text", "trajectory", "none", "wrong", "expert")
 """Conditions that every evaluation should have, beside ``"told:<task>"``."""
@@ -77,6 +80,7 @@ def make_cells(
     unseen: Collection[str] | None = None,
     same_goal: bool = False,
     seed: int = 0,
+    suite: Suite = METAWORLD_SUITE,
 ) -> list[Cell]:
     """Put every task under every condition.
 
@@ -99,6 +103,7 @@ def make_cells(
     :param unseen: tasks that training held out; None if unknown.
     :param same_goal: see `Cell`; for hidden goals, which only the example tells.
     :param seed: decides which other task is the wrong one; each serves once, and never as its own.
+    :param suite: says what is known of the tasks; Meta-World by default.
     :return: the cells, task after task.
     :raises ValueError: on an unknown condition, no task, a task named twice, or one where two are needed.
     """
@@ -114,7 +119,43 @@ def make_cells(
         Cell(task, condition, _is_seen(task, unseen), same_goal=same_goal)
         for task in tasks
         for name in conditions
-        if (condition := _condition(name, task, following[task], same_goal)) is not None
+        if (condition := _condition(name, task, following[task], same_goal, suite)) is not None
+    ]
+
+
+def default_conditions(n_tasks: int, *, texts: bool, examples: bool, expert: bool) -> list[str]:
+    """Choose those of `CONDITIONS` that can be.
+
+    :param n_tasks: number of tasks; a wrong prompt is that of another one.
+    :param texts: there are sentences, and the model reads them.
+    :param examples: there are examples.
+    :param expert: the environments have experts.
+    """
+    possible = {
+        "text+trajectory": texts and examples,
+        "text": texts,
+        "trajectory": examples,
+        "none": True,
+        "wrong": n_tasks > 1 and (texts or examples),
+        "expert": expert,
+    }
+    return [name for name in CONDITIONS if possible[name]]
+
+
+def wrong_as_far_as_known(cells: Sequence[Cell], *, texts: bool, examples: bool) -> list[Cell]:
+    """Leave sentence or example out of wrong prompts where there is none of any task.
+
+    :param cells: cells of any conditions; those named ``"wrong"`` change.
+    :param texts: there are sentences, and the model reads them.
+    :param examples: there are examples.
+    """
+    lacking: dict[str, Any] = {} if texts else {"text_of": None}
+    lacking |= {} if examples else {"trajectory_of": None}
+    return [
+        cell
+        if cell.condition.name != "wrong"
+        else replace(cell, condition=replace(cell.condition, **lacking))
+        for cell in cells
     ]
 
 
@@ -166,10 +207,10 @@ def split_number(name: str) -> tuple[str, int]:
     return (base, int(number)) if sign and number.isdecimal() else (name, 1)
 
 
-def _condition(name: str, task: str, other: str, same_goal: bool) -> Condition | None:
+def _condition(name: str, task: str, other: str, same_goal: bool, suite: Suite) -> Condition | None:
     """Make a condition by its name; None where it means nothing in the task."""
     base, n_examples = split_number(name)
-    condition = _condition_of_one(base, task, other, same_goal)
+    condition = _condition_of_one(base, task, other, same_goal, suite)
     if condition is None or base == name:
         return condition
     if condition.trajectory_of is None or condition.copy or not n_examples:
@@ -179,12 +220,12 @@ def _condition(name: str, task: str, other: str, same_goal: bool) -> Condition |
     return replace(condition, name=name, n_examples=n_examples)
 
 
-def _condition_of_one(name: str, task: str, other: str, same_goal: bool) -> Condition | None:
+def _condition_of_one(name: str, task: str, other: str, same_goal: bool, suite: Suite) -> Condition | None:
     """Make a condition that shows one example at most."""
     if name == "antonym":
-        opposite = task_info(task).opposite
+        opposite = suite.opposite(task)
         return None if opposite is None else Condition(name, text_of=opposite)
-    if name == "wrong-trajectory" and same_goal and task in TASKS and not TASKS[task].goal_needs_telling:
+    if name == "wrong-trajectory" and same_goal and not suite.goal_needs_telling(task):
         return None
     shown = task if same_goal else other
     known = {

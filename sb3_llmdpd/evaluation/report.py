@@ -1,5 +1,6 @@
 """Sums up the results of an evaluation, in groups of tasks and in tables."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -26,7 +27,8 @@ class GroupSummary:
     :param seen: whether the model was trained on these tasks; None where nobody said.
     :param condition: name of the condition.
     :param n_tasks: tasks in the group.
-    :param success: mean of the tasks' success rates (any step).
+    :param success: mean of the tasks' success rates (any step); None, like the next two, where no environment
+        said whether a step was a success.
     :param iqm: interquartile mean of the tasks' success rates (any step).
     :param last_success: mean of the tasks' success rates (last step).
     :param total_reward: mean of the tasks' mean returns.
@@ -35,10 +37,15 @@ class GroupSummary:
     seen: bool | None
     condition: str
     n_tasks: int
-    success: Estimate
-    iqm: Estimate
-    last_success: Estimate
+    success: Estimate | None
+    iqm: Estimate | None
+    last_success: Estimate | None
     total_reward: Estimate
+
+    @property
+    def score(self) -> Estimate:
+        """Success, or the return where nobody says it."""
+        return self.total_reward if self.success is None else self.success
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,20 @@ class Table:
         return "\n".join([*lines, ""])
 
 
+def says_success(results: Sequence[CellResult]) -> bool:
+    """Tell whether any environment said if a step was a success; returns are reported otherwise."""
+    return any(result.judged for result in results)
+
+
+def score_of(result: CellResult, by_success: bool) -> Estimate:
+    """Estimate the success rate of a cell, or its mean return.
+
+    :param result: result of a cell.
+    :param by_success: see `says_success`.
+    """
+    return success_rate(result.successes) if by_success else mean_over_tasks([result.returns])
+
+
 def summarise(results: Sequence[CellResult]) -> list[GroupSummary]:
     """Sum up seen and unseen tasks apart, under each condition.
 
@@ -82,7 +103,8 @@ def summarise(results: Sequence[CellResult]) -> list[GroupSummary]:
     for result in results:
         if not result.condition.is_told:
             groups[result.seen, result.condition.name].append(result)
-    return [_summary(seen, condition, group) for (seen, condition), group in groups.items() if group]
+    judged = says_success(results)
+    return [_summary(seen, condition, group, judged) for (seen, condition), group in groups.items() if group]
 
 
 def tables(results: Sequence[CellResult]) -> list[Table]:
@@ -97,14 +119,17 @@ def tables(results: Sequence[CellResult]) -> list[Table]:
 
 
 def _group_table(results: Sequence[CellResult]) -> Table:
+    if not says_success(results):
+        return _group_returns(results)
+    digits = _digits(results)
     rows = tuple(
         (
             f"{GROUPS[summary.seen]} ({summary.n_tasks})",
             summary.condition,
             with_interval(summary.success),
             with_interval(summary.iqm),
-            rounded(summary.last_success.value),
-            rounded(summary.total_reward.value, 0),
+            "" if summary.last_success is None else rounded(summary.last_success.value),
+            rounded(summary.total_reward.value, digits),
         )
         for summary in summarise(results)
     )
@@ -112,27 +137,55 @@ def _group_table(results: Sequence[CellResult]) -> Table:
     return Table("Success at any step, over tasks [95% bootstrap interval]", header, rows)
 
 
+def _group_returns(results: Sequence[CellResult]) -> Table:
+    digits = _digits(results)
+    rows = tuple(
+        (
+            f"{GROUPS[summary.seen]} ({summary.n_tasks})",
+            summary.condition,
+            with_interval(summary.total_reward, digits),
+        )
+        for summary in summarise(results)
+    )
+    return Table(
+        "Return, over tasks [95% bootstrap interval]; the environment says nothing of success",
+        ("tasks", "prompt", "return"),
+        rows,
+    )
+
+
+def _digits(results: Sequence[CellResult]) -> int:
+    """Count the digits after the point that show three of the largest mean return."""
+    largest = max(abs(score_of(result, by_success=False).value) for result in results)
+    return 2 if largest == 0 else min(max(2 - math.floor(math.log10(largest)), 0), 6)
+
+
 def _task_table(results: Sequence[CellResult]) -> Table:
-    conditions = _conditions(results)
-    rates = {(result.task, result.condition.name): rounded(result.success_rate) for result in results}
+    conditions, judged = _conditions(results), says_success(results)
+    digits = 2 if judged else _digits(results)
+    rates = {
+        (result.task, result.condition.name): rounded(score_of(result, judged).value, digits)
+        for result in results
+    }
     groups = {result.task: GROUPS[result.seen] for result in results if not result.condition.is_told}
     order = list(GROUPS.values())
     rows = tuple(
         (task, group, *(rates.get((task, condition), "") for condition in conditions))
         for task, group in sorted(groups.items(), key=lambda item: order.index(item[1]))
     )
-    return Table("Success at any step, by task", ("task", "", *conditions), rows)
+    title = "Success at any step, by task" if judged else "Return, by task"
+    return Table(title, ("task", "", *conditions), rows)
 
 
 def told_rates(results: Sequence[CellResult], values: str = "successes") -> dict[str, Estimate]:
     """Measure how a policy follows sentences in scenes that tasks share.
 
     :param results: results of `evaluate_tasks`; of them, those of the conditions ``"told:<task>"``.
-    :param values: ``"successes"``, or ``"soon"`` (`sb3_llmdpd.data.metaworld.scenes.soon`).
+    :param values: ``"successes"``, ``"soon"`` (`CellResult.soon`), or ``"returns"``.
     :return: under ``"does what it is told"`` the mean success in scenes that were told their own sentence,
         and under ``"does the other"`` in those that were told another one; no key without any.
     """
-    rates: dict[str, list[Sequence[bool]]] = {"does what it is told": [], "does the other": []}
+    rates: dict[str, list[Sequence[float]]] = {"does what it is told": [], "does the other": []}
     for result in results:
         if result.condition.is_told:
             own = result.condition.text_of == result.task
@@ -141,6 +194,8 @@ def told_rates(results: Sequence[CellResult], values: str = "successes") -> dict
 
 
 def _told_table(results: Sequence[CellResult]) -> Table:
+    if not says_success(results):
+        return _told_returns(results)
     rows = []
     for result in results:
         if result.condition.is_told:
@@ -153,6 +208,19 @@ def _told_table(results: Sequence[CellResult]) -> Table:
     ]
     header = ("scenes of", "told the sentence of", "success", "soon")
     return Table("Scenes where the sentence alone decides [95% interval]", header, tuple(rows))
+
+
+def _told_returns(results: Sequence[CellResult]) -> Table:
+    digits = _digits(results)
+    rows = [
+        (result.task, str(result.condition.text_of), with_interval(score_of(result, False), digits))
+        for result in results
+        if result.condition.is_told
+    ]
+    means = told_rates(results, "returns").items()
+    rows += [("mean", name, with_interval(mean, digits)) for name, mean in means]
+    header = ("scenes of", "told the sentence of", "return")
+    return Table("Scenes that were told a sentence [95% interval]", header, tuple(rows))
 
 
 def _phase_table(results: Sequence[CellResult]) -> Table:
@@ -174,14 +242,14 @@ def _conditions(results: Sequence[CellResult]) -> list[str]:
     return list(dict.fromkeys(result.condition.name for result in results if not result.condition.is_told))
 
 
-def _summary(seen: bool | None, condition: str, results: Sequence[CellResult]) -> GroupSummary:
+def _summary(seen: bool | None, condition: str, results: Sequence[CellResult], judged: bool) -> GroupSummary:
     successes = [result.successes for result in results]
     return GroupSummary(
         seen,
         condition,
         len(results),
-        success=mean_over_tasks(successes),
-        iqm=interquartile_mean_over_tasks(successes),
-        last_success=mean_over_tasks([result.last_successes for result in results]),
+        success=mean_over_tasks(successes) if judged else None,
+        iqm=interquartile_mean_over_tasks(successes) if judged else None,
+        last_success=mean_over_tasks([result.last_successes for result in results]) if judged else None,
         total_reward=mean_over_tasks([result.returns for result in results]),
     )

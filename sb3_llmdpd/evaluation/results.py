@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.evaluation.conditions import Condition
+from sb3_llmdpd.evaluation.metaworld_suite import METAWORLD_SUITE
 from sb3_llmdpd.evaluation.phases import Phases
 from sb3_llmdpd.evaluation.report import summarise
 from sb3_llmdpd.evaluation.statistics import success_rate
@@ -146,12 +147,15 @@ def _damaged(path: str | Path, error: Exception) -> ValueError:
 
 def _result_of(cell: Mapping[str, Any]) -> CellResult:
     per_episode = ("seeds", "successes", "last_successes", "returns", "first_successes")
-    phases, early = cell.get("phases"), cell.get("early_returns")
+    phases, early, task = cell.get("phases"), cell.get("early_returns"), cell["task"]
     return CellResult(
-        task=cell["task"],
+        task=task,
         condition=Condition(**cell["condition"]),
         seen=cell["seen"],
         **{name: tuple(cell[name]) for name in per_episode},
         phases=None if phases is None else tuple(Phases(**episode) for episode in phases),
         early_returns=None if early is None else tuple(early),
+        judged=cell.get("judged", True),
+        # Older results are Meta-World's.
+        expert_steps=cell["expert_steps"] if "expert_steps" in cell else METAWORLD_SUITE.expert_steps(task),
     )

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from sb3_llmdpd.data.metadata import success_of_step
 from sb3_llmdpd.evaluation.phases import Phases, PhaseWatch
 
 Act = Callable[[Any, Sequence[int], np.ndarray], np.ndarray]
@@ -29,6 +30,7 @@ class Rollout:
     :param first_success: index in [0, length) of the first step that was a success; None without one.
     :param last_success: True if the last step was a success.
     :param phases: how far the episode came, where that was watched.
+    :param judged: False where the environment never said whether a step was a success.
     """
 
     seed: int
@@ -38,6 +40,7 @@ class Rollout:
     first_success: int | None
     last_success: bool
     phases: Phases | None = None
+    judged: bool = True
 
 
 def run_episodes(
@@ -52,7 +55,8 @@ def run_episodes(
 ) -> list[Rollout]:
     """Run one episode in each environment.
 
-    A step is a success when ``info["success"]`` says so, or where that is missing, ``info["is_success"]``.
+    A step is a success when ``info["success"]`` says so, or where that says nothing, ``info["is_success"]``
+    or another of `SUCCESS_KEYS`.
 
     :param envs: at least as many as seeds; row i is environment i.
     :param act: chooses the actions of the rows that are not done.
@@ -73,7 +77,7 @@ def run_episodes(
     early_returns = np.zeros(n_rows)
     lengths = np.zeros(n_rows, np.int64)
     first_success: list[int | None] = [None] * n_rows
-    last_success = [False] * n_rows
+    last_success, judged = [False] * n_rows, [False] * n_rows
     running = list(range(n_rows))
     while running:
         actions = act(_stack([observations[row] for row in running]), running, rewards[running])
@@ -83,7 +87,9 @@ def run_episodes(
             rewards[row] = float(reward)
             returns[row] += rewards[row]
             early_returns[row] += rewards[row] * (lengths[row] < EARLY_STEPS)
-            success = bool(info.get("success", info.get("is_success", False)))
+            told = success_of_step(info)
+            judged[row] = judged[row] or told is not None
+            success = bool(told)
             if success and first_success[row] is None:
                 first_success[row] = int(lengths[row])
             last_success[row] = success
@@ -101,6 +107,7 @@ def run_episodes(
         first_success,
         last_success,
         phases,
+        judged,
     )
     return list(map(Rollout, seeds, *columns))
 

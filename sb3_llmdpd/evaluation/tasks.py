@@ -1,5 +1,6 @@
 """Plays tasks with a prompted model and its controls, in many environments and processes at once."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,14 +13,13 @@ from tqdm import tqdm
 
 from sb3_llmdpd.common.processes import n_cores
 from sb3_llmdpd.data.episodes import Episode
-from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
-from sb3_llmdpd.data.metaworld.scenes import soon
-from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import Cell, Condition
 from sb3_llmdpd.evaluation.episode_blocks import Block, EnvMaker, PlaySettings, play_blocks
+from sb3_llmdpd.evaluation.metaworld_suite import METAWORLD_SUITE
 from sb3_llmdpd.evaluation.phases import Phases
 from sb3_llmdpd.evaluation.players import ModelPlayer, Player
 from sb3_llmdpd.evaluation.rollouts import Rollout
+from sb3_llmdpd.evaluation.suite import EnvFacts, Suite, check_playable, facts_of, time_limit
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.prompts.prompt import Prompt
 
@@ -41,6 +41,9 @@ class CellResult:
     :param first_successes: index of the first successful step; None without one.
     :param phases: how far each episode came; None where that was not watched.
     :param early_returns: sums of raw rewards over the first ``EARLY_STEPS`` steps; None in older results.
+    :param judged: False where the environment never said whether a step was a success; the successes then say
+        nothing.
+    :param expert_steps: steps that the task takes its expert; None where nobody measured.
     """
 
     task: str
@@ -53,6 +56,8 @@ class CellResult:
     first_successes: tuple[int | None, ...]
     phases: tuple[Phases, ...] | None = None
     early_returns: tuple[float, ...] | None = None
+    judged: bool = True
+    expert_steps: int | None = None
 
     @property
     def n_episodes(self) -> int:
@@ -66,12 +71,22 @@ class CellResult:
 
     @property
     def soon(self) -> tuple[bool, ...]:
-        """True for each episode that succeeded soon, see `sb3_llmdpd.data.metaworld.scenes.soon`."""
-        return soon(self.task, self.first_successes)
+        """True for each success within twice the steps of the expert, or any where these are not known.
+
+        Nothing ends an episode when another task than the scene's is done. A policy that turns a handle as
+        told and goes on may turn it back, much later: such a success says nothing about what was understood.
+        """
+        limit = math.inf if self.expert_steps is None else 2 * self.expert_steps
+        return tuple(step is not None and step < limit for step in self.first_successes)
 
     @classmethod
-    def of(cls, cell: Cell, rollouts: Sequence[Rollout]) -> "CellResult":
-        """Collect the episodes of a cell, in their order."""
+    def of(cls, cell: Cell, rollouts: Sequence[Rollout], expert_steps: int | None = None) -> "CellResult":
+        """Collect the episodes of a cell, in their order.
+
+        :param cell: the cell.
+        :param rollouts: its episodes.
+        :param expert_steps: see above.
+        """
         watched = [rollout.phases for rollout in rollouts if rollout.phases is not None]
         return cls(
             cell.task,
@@ -84,6 +99,8 @@ class CellResult:
             first_successes=tuple(rollout.first_success for rollout in rollouts),
             phases=tuple(watched) if watched else None,
             early_returns=tuple(rollout.early_reward for rollout in rollouts),
+            judged=any(rollout.judged for rollout in rollouts),
+            expert_steps=expert_steps,
         )
 
 
@@ -92,11 +109,12 @@ def evaluate_tasks(
     cells: Sequence[Cell],
     *,
     examples: Mapping[str, Sequence[Episode]] | None = None,
+    suite: Suite = METAWORLD_SUITE,
     texts: Mapping[str, str] | None = None,
-    make_env: EnvMaker = MetaWorldEnv,
+    make_env: EnvMaker | None = None,
     n_episodes: int = 50,
     n_envs: int = 10,
-    max_episode_steps: int = HORIZON,
+    max_episode_steps: int | None = None,
     stop_at_success: bool = False,
     deterministic: bool = True,
     phases: bool = False,
@@ -114,12 +132,15 @@ def evaluate_tasks(
     :param cells: cells to play, see `make_cells`.
     :param examples: episodes by task, for conditions that show one and for the goals of cells with
         ``same_goal``. The evaluated episodes take turns with them; failed ones are left out.
-    :param texts: sentences by task; by default Meta-World's canonical ones.
-    :param make_env: makes a task's environment; ``partial(MetaWorldEnv, goal_visible=False)`` hides the goal.
-        The condition "expert" calls its ``expert_action(observation)``.
+    :param suite: says how the tasks are played and what is known of them: Meta-World's by default; a
+        `GymnasiumSuite` for any registered environment.
+    :param texts: sentences by task, in place of the suite's.
+    :param make_env: makes a task's environment, in place of the suite's. The condition "expert" calls its
+        ``expert_action(observation)``.
     :param n_episodes: episodes of a cell that does not set its own number.
     :param n_envs: episodes that run in lock step.
-    :param max_episode_steps: steps after which an episode ends.
+    :param max_episode_steps: steps after which an episode ends; by default the time limit of the environment,
+        or else of the suite.
     :param stop_at_success: end an episode at its first success, which saves time and makes it the last step.
     :param deterministic: let the policy act without noise.
     :param phases: watch how far each episode comes (see `Phases`); for Meta-World's observations.
@@ -128,13 +149,13 @@ def evaluate_tasks(
     :param progress_bar: show a progress bar.
     :param on_episodes: called with the number of episodes that have just been played.
     :return: a result for each cell, in their order.
-    :raises ValueError: on numbers below 1, without a cell, when a sentence or an example that a cell needs is
-        missing, or when a prompt does not fit the model.
+    :raises ValueError: on numbers below 1, without a cell or a time limit, when a sentence or an example that
+        a cell needs is missing, or when a prompt or the environment does not fit the model.
     """
     fewest = min([n_episodes, *(cell.n_episodes for cell in cells if cell.n_episodes is not None)])
     numbers = {"n_episodes": fewest, "n_envs": n_envs, "max_episode_steps": max_episode_steps}
     for name, number in numbers.items():
-        if number < 1:
+        if number is not None and number < 1:
             raise ValueError(f"`{name}` must be at least 1, got {number}")
     if n_processes is not None and n_processes < 1:
         raise ValueError(f"`n_processes` must be at least 1, or None for one a CPU core, got {n_processes}")
@@ -144,7 +165,7 @@ def evaluate_tasks(
     blocks_of_cells = []
     for cell in cells:
         n = cell.n_episodes or n_episodes
-        prompts = prompts_of(cell.condition, examples, texts, n, cell.same_goal)
+        prompts = prompts_of(cell.condition, examples, texts, n, cell.same_goal, suite)
         blocks_of_cells.append(list(_blocks(cell, prompts, goals_of(cell, examples, n), n_envs, seed)))
     blocks = list(chain.from_iterable(blocks_of_cells))
     player = _player(model)
@@ -152,7 +173,10 @@ def evaluate_tasks(
         # Once here: a prompt that does not fit is refused before any process starts, and the vector of a new
         # sentence is in the cache on disk when they start.
         player.make_act(first_prompts, noise_seed=seed, deterministic=deterministic)
-    settings = PlaySettings(make_env, max_episode_steps, stop_at_success, deterministic, phases)
+    facts = _facts(cells, suite, make_env)
+    check_playable(facts, player.model if isinstance(player, ModelPlayer) else None, suite.where_to_look)
+    limit = max_episode_steps or time_limit(facts, suite.max_episode_steps)
+    settings = PlaySettings(make_env or suite.make_env, limit, stop_at_success, deterministic, phases)
     rollouts: list[list[Rollout]] = [[] for _ in blocks]
     n_all = sum(len(block.seeds) for block in blocks)
     with (
@@ -167,7 +191,9 @@ def evaluate_tasks(
                 on_episodes(len(of_block))
     in_order = iter(rollouts)
     return [
-        CellResult.of(cell, list(chain.from_iterable(islice(in_order, len(of_cell)))))
+        CellResult.of(
+            cell, list(chain.from_iterable(islice(in_order, len(of_cell)))), suite.expert_steps(cell.task)
+        )
         for cell, of_cell in zip(cells, blocks_of_cells, strict=True)
     ]
 
@@ -178,34 +204,55 @@ def _player(model: LLMDPD | Player | str | Path) -> Player:
     return ModelPlayer(model) if isinstance(model, LLMDPD) else model
 
 
+def _facts(cells: Sequence[Cell], suite: Suite, make_env: EnvMaker | None) -> dict[str, EnvFacts]:
+    facts: dict[str, EnvFacts] = {}
+    for task in dict.fromkeys(cell.task for cell in cells):
+        if make_env is None:
+            facts[task] = suite.facts(task)
+        else:
+            with closing(make_env(task)) as env:
+                facts[task] = facts_of(env)
+    return facts
+
+
 def prompts_of(
     condition: Condition,
     examples: Mapping[str, Sequence[Episode]],
     texts: Mapping[str, str],
     n_episodes: int,
     same_goal: bool = False,
+    suite: Suite = METAWORLD_SUITE,
 ) -> list[Prompt]:
     """Prompt the policy by a condition, in each episode of a cell.
 
     :param condition: the condition.
     :param examples: episodes by task; shown in turns, failed ones left out.
-    :param texts: sentences by task; by default Meta-World's canonical ones.
+    :param texts: sentences by task, in place of the suite's.
     :param n_episodes: episodes of the cell.
     :param same_goal: whether all examples of a prompt have one goal, see `Cell`.
+    :param suite: knows sentences and phrasings; Meta-World by default.
     :return: one prompt for each episode.
     :raises ValueError: when a sentence or an example is missing.
     """
     told: Sequence[str | None] = [None]
     shown: Sequence[Sequence[Episode]] = [()]
     if (task := condition.text_of) is not None:
-        paraphrased = condition.paraphrased
-        told = task_info(task).paraphrases if paraphrased else [texts.get(task) or task_info(task).text]
+        told = _paraphrases(suite, task) if condition.paraphrased else [texts.get(task) or suite.text(task)]
     if condition.trajectory_of is not None:
         why = f"the condition {condition.name!r} shows an example"
         successful = _successful(condition.trajectory_of, examples, why)
         starts = _of_other_goals(successful) if condition.other_goal else successful
         shown = _groups(successful, starts, condition, same_goal)
     return [Prompt(told[i % len(told)], trajectories=shown[i % len(shown)]) for i in range(n_episodes)]
+
+
+def _paraphrases(suite: Suite, task: str) -> Sequence[str]:
+    if found := suite.paraphrases(task):
+        return found
+    raise ValueError(
+        f"the condition 'paraphrase' tells a phrasing of {task!r} that the model does not know, and there is"
+        " none: give several in --task-texts (`new_texts` in Python), or leave it out"
+    )
 
 
 def _groups(

@@ -15,13 +15,15 @@ import torch as th
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.common.processes import worker_pool
-from sb3_llmdpd.data.metaworld.envs import HORIZON, MetaWorldEnv
-from sb3_llmdpd.evaluation.episode_blocks import EnvMaker
+from sb3_llmdpd.data.checks import listed
+from sb3_llmdpd.evaluation.metaworld_suite import METAWORLD_SUITE
 from sb3_llmdpd.evaluation.players import ModelPlayer
 from sb3_llmdpd.evaluation.rollouts import Rollout, run_episodes
+from sb3_llmdpd.evaluation.suite import Suite, time_limit
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.prompts.prompt import Prompt
 
+_DRAWN = "rgb_array"
 _STEPS_PER_FRAME = 4  # without an accelerator a frame costs as much as fifty steps of the simulator
 _STRIP = (2, 4)  # rows and columns of the frames in a picture
 _GL_VARIABLE = "MUJOCO_GL"
@@ -37,8 +39,8 @@ def film_episode(
     seed: int,
     *,
     goal: str | None = None,
-    make_env: EnvMaker = partial(MetaWorldEnv, render_mode="rgb_array"),  # noqa: B008 - holds no state
-    max_episode_steps: int = HORIZON,
+    suite: Suite = METAWORLD_SUITE,
+    max_episode_steps: int | None = None,
     trust_encoder: bool = False,
 ) -> Rollout:
     """Write an mp4 of one episode, or a picture of some of its frames.
@@ -49,20 +51,29 @@ def film_episode(
     :param prompt: the model's prompt.
     :param seed: seed of the episode.
     :param goal: goal of the scene, as in `Episode.goal`; None leaves it to the seed.
-    :param make_env: makes an environment whose ``render()`` gives (height, width, 3), uint8.
-    :param max_episode_steps: steps after which the episode ends.
+    :param suite: makes the environment; Meta-World by default. Its ``render()`` gives (height, width, 3),
+        uint8.
+    :param max_episode_steps: steps after which the episode ends; by default the environment's time limit.
     :param trust_encoder: as for `LLMDPD.load`.
     :return: outcome of the episode.
-    :raises ValueError: when the path ends in neither .mp4 nor .png.
+    :raises ValueError: when the path ends in neither .mp4 nor .png, or the environment has no time limit, or
+        does not draw itself.
     :raises ImportError: without imageio.
     :raises RuntimeError: where nothing can draw; its message says what is missing.
     """
     check_film(path)
     require("imageio_ffmpeg", "video")
-    library = drawing_library()
+    library = _library_for(suite)
+    facts = suite.facts(task)
+    if _DRAWN not in facts.render_modes:
+        raise ValueError(
+            f"the environment of {task!r} cannot be filmed: a film needs the render mode {_DRAWN!r}, and its"
+            f" `metadata` names {listed(facts.render_modes)}"
+        )
+    limit = max_episode_steps or time_limit({task: facts}, suite.max_episode_steps)
     with whole_file(path) as temporary, worker_pool(1, _use, library) as pool:
-        make = partial(make_env, task)
-        scene = {"seeds": [seed], "goals": [goal], "max_steps": max_episode_steps}
+        make = partial(suite.make_env, task, _DRAWN)
+        scene = {"seeds": [seed], "goals": [goal], "max_steps": limit}
         job = pool.submit(_film, temporary, model_path, trust_encoder, prompt, make, **scene)
         try:
             return job.result()
@@ -75,6 +86,16 @@ def check_film(path: str | Path) -> None:
     """Refuse a path that ends in neither .mp4 nor .png, by a ValueError, before a film is begun."""
     if Path(path).suffix not in (".mp4", ".png"):
         raise ValueError(f"a film is an .mp4 or a .png, got {str(path)!r}")
+
+
+def _library_for(suite: Suite) -> str | None:
+    """Choose a library; None where there is none and the environments may do without."""
+    try:
+        return drawing_library()
+    except RuntimeError:
+        if suite.draws_with_mujoco:
+            raise
+        return None
 
 
 def drawing_library() -> str | None:

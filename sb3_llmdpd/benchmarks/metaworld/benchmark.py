@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,9 @@ from sb3_llmdpd.common.processes import n_cores
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.metaworld.collection import collect
-from sb3_llmdpd.data.metaworld.envs import MetaWorldEnv
 from sb3_llmdpd.data.minari import load_minari
 from sb3_llmdpd.evaluation.conditions import Cell, make_cells, shared_scene_cells
+from sb3_llmdpd.evaluation.metaworld_suite import MetaWorldSuite
 from sb3_llmdpd.evaluation.players import CopyPlayer, Player, RandomPlayer
 from sb3_llmdpd.evaluation.results import METAWORLD, RESULTS, versions, write_results
 from sb3_llmdpd.evaluation.tasks import evaluate_tasks
@@ -179,7 +179,7 @@ class MetaworldBenchmark:
             self._player(variant, training, bar),
             self._cells(variant, training.seed),
             examples=self._examples,
-            make_env=partial(MetaWorldEnv, goal_visible=settings.goal_visible),
+            suite=MetaWorldSuite(settings.goal_visible),
             # All episodes of a cell at once: a call of the model for all of them costs little more.
             n_envs=max(settings.n_unseen_episodes, settings.n_seen_episodes),
             max_episode_steps=settings.max_episode_steps,

@@ -25,7 +25,7 @@ class TrainingCell:
     :param successes: (n_episodes,), 1 for success at any step.
     :param returns: (n_episodes,), sums of raw rewards, to one digit.
     :param phases: share of the episodes that passed each of `PHASES`, to three digits; None if not watched.
-    :param soon: (n_episodes,), 1 for a success that came soon (`sb3_llmdpd.data.metaworld.scenes.soon`), in
+    :param soon: (n_episodes,), 1 for a success that came soon (`CellResult.soon`), in
         the scenes that two tasks share; None in all other cells.
     :param early_returns: (n_episodes,), sums of raw rewards over the first ``EARLY_STEPS`` steps, to one
         digit; None in older results.

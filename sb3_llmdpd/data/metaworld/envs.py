@@ -1,5 +1,6 @@
 """A Meta-World task as a plain Gymnasium environment that obeys seeds, gives float32 and says its task."""
 
+import copy
 import os
 import sys
 import warnings
@@ -20,6 +21,9 @@ from sb3_llmdpd.networks.metaworld_layout import GOAL, NOW, PREVIOUS, SHAPE
 
 HORIZON = 500
 """Steps after which an episode is truncated, as in Meta-World's own benchmarks."""
+
+OBSERVATION_SPACE = spaces.Box(-np.inf, np.inf, SHAPE, np.float32)
+ACTION_SPACE = spaces.Box(-1.0, 1.0, (4,), np.float32)
 
 _MAX_DRAWS = 1_000
 """Limit of draws for one placement; the simulator refuses those whose object is too near to its goal."""
@@ -67,8 +71,8 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         self.task_text = check_texts(sentence, "`task_text`")[0]
         self.goal_visible = goal_visible
         self.render_mode = render_mode
-        self.observation_space = spaces.Box(-np.inf, np.inf, SHAPE, np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.observation_space = copy.deepcopy(OBSERVATION_SPACE)  # each with a generator of its own
+        self.action_space = copy.deepcopy(ACTION_SPACE)
         self.simulator = make_simulator(self.task_info.env_id, max_episode_steps, render_mode, image_size)
         self.layout = np.zeros(0)
         self._succeeded = False

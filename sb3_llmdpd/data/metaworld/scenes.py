@@ -4,7 +4,6 @@
 (`TaskInfo.goal_moves`).
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -143,20 +142,6 @@ def expert_steps(task: str, n_episodes: int = 10, seed: int = 0) -> int:
     """Measure how many steps a task takes its own expert: the median over the episodes that succeed."""
     first = _first_successes(task, task, n_episodes, goal_visible=True, seed=seed)
     return int(np.median([step + 1 for step in first if step is not None]))
-
-
-def soon(task: str, first_successes: Sequence[int | None]) -> tuple[bool, ...]:
-    """Find the successes within twice the steps that the task takes its expert.
-
-    Nothing ends an episode when another task than the scene's is done. A policy that turns a handle as told
-    and goes on may turn it back, much later: such a success says nothing about what was understood.
-
-    :param task: task of the success.
-    :param first_successes: index of each episode's first successful step, None where there was none.
-    :return: one for each; where the expert's steps were not measured (`EXPERT_STEPS`), every success counts.
-    """
-    limit = 2 * EXPERT_STEPS[task] if task in EXPERT_STEPS else math.inf
-    return tuple(step is not None and step < limit for step in first_successes)
 
 
 def _first_successes(
