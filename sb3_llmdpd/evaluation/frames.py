@@ -25,11 +25,14 @@ def readable(frame: np.ndarray, n_films: int = 1) -> np.ndarray:
     :return: the frame, in whole multiples or parts of its size.
     """
     frame = np.asarray(frame)
-    width = frame.shape[1]
+    height, width = frame.shape[:2]
     if width < _LEAST_WIDTH:
         times = -(-_LEAST_WIDTH // width)
         return frame.repeat(times, axis=0).repeat(times, axis=1)
-    return frame[::2, ::2] if n_films > 2 and width >= 2 * _LEAST_WIDTH else frame
+    if n_films <= 2 or width < 2 * _LEAST_WIDTH:
+        return frame
+    whole = frame[: height // 2 * 2, : width // 2 * 2]
+    return whole.reshape(height // 2, 2, width // 2, 2, -1).mean(axis=(1, 3)).astype(np.uint8)
 
 
 def captioned(frame: np.ndarray, lines: Sequence[str], is_success: bool = False) -> np.ndarray:

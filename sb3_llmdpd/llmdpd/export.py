@@ -62,11 +62,10 @@ class ProgramInput:
 
 
 class ActingNetwork(nn.Module):
-    """Observations in, actions out, for one prompt that is a part of the network.
+    """Observations in, actions out; a subclass says where the prompt comes from.
 
     :param actor: actor, whose weights are shared.
     :param chain: steps from noise to actions.
-    :param prompt: one prompt that the actor encoded; None where a subclass reads it.
     """
 
     low: th.Tensor
@@ -74,29 +73,22 @@ class ActingNetwork(nn.Module):
     by_keyword: ClassVar[tuple[str, ...]] = ()
     """Names of the inputs beside observations and noise."""
 
-    def __init__(
-        self, actor: PromptedDiffusionActor, chain: Sequence[ChainStep], prompt: PromptEncoding | None = None
-    ) -> None:
+    def __init__(self, actor: PromptedDiffusionActor, chain: Sequence[ChainStep]) -> None:
         super().__init__()
         self.actor, self.chain = actor, list(chain)
-        for name, value in {} if prompt is None else prompt._asdict().items():
-            self.register_buffer(name, value)
         space = actor.action_space
         self.is_whole = space.dtype.kind in "iu"
         for name, bound in (("low", space.low), ("high", space.high)):
             self.register_buffer(name, th.as_tensor(bound, device=actor.device))
 
-    def forward(self, observations: TensorObs, noise: th.Tensor | None = None) -> th.Tensor:
-        """Act.
+    def act(self, observations: TensorObs, prompt: PromptEncoding, noise: th.Tensor | None) -> th.Tensor:
+        """Act under one encoded prompt.
 
         :param observations: (n, *obs_shape), or a dict of such tensors; environment units.
+        :param prompt: the prompt of all rows.
         :param noise: (S, n, action_dim), standard normal; None for the deterministic action of each row.
         :return: (n, *action_shape), environment units, of the action space's dtype and within its bounds.
         """
-        return self.act(observations, PromptEncoding(*(getattr(self, name) for name in _ENCODED)), noise)
-
-    def act(self, observations: TensorObs, prompt: PromptEncoding, noise: th.Tensor | None) -> th.Tensor:
-        """Act under one encoded prompt, see `forward`."""
         if noise is None:
             shape = len(self.chain), count_rows(observations, 1), self.actor.denoiser.action_dim
             noise = th.zeros(shape, device=self.low.device)
@@ -121,6 +113,27 @@ class ActingNetwork(nn.Module):
             meaning = "standard normal, for each step of the sampling"
             described["noise"] = ProgramInput(noise, {1: "rows"}, meaning)
         return described
+
+
+class OneTaskNetwork(ActingNetwork):
+    """Observations in, actions out, for one prompt that is a part of the network.
+
+    :param actor: actor, whose weights are shared.
+    :param chain: steps from noise to actions.
+    :param prompt: one prompt that the actor encoded.
+    """
+
+    def __init__(
+        self, actor: PromptedDiffusionActor, chain: Sequence[ChainStep], prompt: PromptEncoding
+    ) -> None:
+        super().__init__(actor, chain)
+        for name, value in prompt._asdict().items():
+            self.register_buffer(name, value)
+
+    def forward(self, observations: TensorObs, noise: th.Tensor | None = None) -> th.Tensor:
+        """Act on the task, see `ActingNetwork.act`."""
+        prompt = PromptEncoding(*(getattr(self, name) for name in PromptEncoding._fields))
+        return self.act(observations, prompt, noise)
 
 
 class PromptedNetwork(ActingNetwork):
@@ -151,7 +164,7 @@ class PromptedNetwork(ActingNetwork):
         """Act.
 
         :param observations: (n, *obs_shape), or a dict of such tensors; environment units.
-        :param noise: as in `ActingNetwork`.
+        :param noise: as in `ActingNetwork.act`.
         :param example_observations: (S, *obs_shape), the steps of all examples one after the other, S at
             least 1; environment units.
         :param example_actions: (S, *action_shape), environment units.
@@ -218,9 +231,6 @@ class PromptedNetwork(ActingNetwork):
             "steps of each example, zeros behind the last one; without an example one zero",
         )
         return described
-
-
-_ENCODED = PromptEncoding._fields
 
 
 def write_program(

@@ -41,7 +41,7 @@ from sb3_llmdpd.llmdpd.acceleration import Acceleration
 from sb3_llmdpd.llmdpd.arguments import checked
 from sb3_llmdpd.llmdpd.augmentation import Augmentation
 from sb3_llmdpd.llmdpd.callback_counters import Counters, Watched, counters_of, give_back, watched
-from sb3_llmdpd.llmdpd.export import ActingNetwork, PromptedNetwork, write_program
+from sb3_llmdpd.llmdpd.export import OneTaskNetwork, PromptedNetwork, write_program
 from sb3_llmdpd.llmdpd.gradient_step import GradientStep
 from sb3_llmdpd.llmdpd.loss_watch import (
     CHECK_EVERY,
@@ -830,7 +830,7 @@ class LLMDPD(OffPolicyAlgorithm):
         network = (
             PromptedNetwork(actor, chain, None if self.policy.reads_all_steps else window)
             if prompt_as_input
-            else ActingNetwork(actor, chain, self.prompter.encode(prompts))
+            else OneTaskNetwork(actor, chain, self.prompter.encode(prompts))
         )
         return write_program(network, path, deterministic, self._about_prompt(prompts))
 
