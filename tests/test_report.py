@@ -139,12 +139,14 @@ def test_charts_are_written_as_png(tmp_path: Path) -> None:
 
 def test_a_chart_of_success_has_a_dot_for_each_rate_also_at_zero(tmp_path, monkeypatch):
     drawn = figures_of(monkeypatch)
-    success_chart(some_results(), tmp_path / "success.png", "runs/model.zip")
+    more = result(make_cells(["reach"], ["text"], unseen=["reach"])[0], 1)
+    success_chart([*some_results(), more], tmp_path / "success.png", "runs/model.zip")
     (figure,) = drawn
-    unseen, _, told = figure.axes
+    unseen, seen, told = figure.axes
     titles = [axes.get_title("left") for axes in figure.axes]
     assert titles[:2] == ["unseen tasks, n = 4 a dot", "seen tasks, n = 4 a dot"]
-    assert [label.get_text() for label in unseen.get_yticklabels()] == ["mean", "door-lock"]
+    assert [label.get_text() for label in unseen.get_yticklabels()] == ["mean", "door-lock", "reach"]
+    assert [label.get_text() for label in seen.get_yticklabels()] == ["drawer-open"]
     assert [label.get_text() for label in told.get_yticklabels()][1] == "pick-place,\ntold reach"
     ends = [line.get_xdata()[0] for line in told.lines if len(line.get_xdata()) == 1]
     assert ends == [1.0, 0.0]

@@ -67,7 +67,7 @@ def draw_or_say_why(chart: Callable[[Drawn, Path], None], drawn: Drawn, path: Pa
 def success_chart(results: Sequence[CellResult], path: str | Path, model: str = "") -> None:
     """Draw the success rates of all tasks under all conditions with 95% intervals, seen and unseen apart.
 
-    A row is a task, a dot is a condition; the mean over the tasks comes first. Where no
+    A row is a task, a dot is a condition; the mean over several tasks comes first. Where no
     environment says whether a step was a success, the returns are drawn.
 
     :param results: results of `evaluate_tasks`.
@@ -175,11 +175,13 @@ def _panels(results: Sequence[CellResult]) -> list[_Panel]:
     panels, judged = [], says_success(results)
     for seen, group in GROUPS.items():
         of_group = [each for each in results if each.seen is seen and not each.condition.is_told]
-        rows: Rows = {"mean": {each.condition: each.score for each in summarise(of_group)}}
+        rows: Rows = {}
+        if has_mean := len({each.task for each in of_group}) > 1:
+            rows["mean"] = {each.condition: each.score for each in summarise(of_group)}
         for each in of_group:
             rows.setdefault(each.task, {})[each.condition.name] = score_of(each, judged)
         if of_group:
-            panels.append(_Panel(f"{group} tasks, {_n_episodes(of_group)}", rows, has_mean=True))
+            panels.append(_Panel(f"{group} tasks, {_n_episodes(of_group)}", rows, has_mean))
     if told := [each for each in results if each.condition.is_told]:
         rows = {
             f"{each.task},\ntold {each.condition.text_of}": {_TOLD: score_of(each, judged)} for each in told
