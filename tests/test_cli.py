@@ -180,16 +180,17 @@ def test_with_the_goal_hidden_the_scene_that_is_filmed_has_the_goal_of_the_examp
 ):
     filmed: dict[str, Any] = {}
 
-    def film_episode(*arguments: Any, **options: Any) -> Rollout:
-        filmed.update(options, prompt=arguments[3], env=options["suite"].make_env("reach"))
-        return Rollout(0, 0.0, 0.0, 7, None, False)
+    def film_episodes(*arguments: Any, **options: Any) -> list[Rollout]:
+        filmed.update(options, prompts=arguments[3], env=options["suite"].make_env("reach"))
+        return [Rollout(0, 0.0, 0.0, 7, None, False)]
 
     film = import_module("sb3_llmdpd.cli.film")  # the name in the package is the function's
-    monkeypatch.setattr(film, "film_episode", film_episode)
+    monkeypatch.setattr(film, "film_episodes", film_episodes)
     monkeypatch.setattr(film.recorded, "N_EPISODES", 2)
     places = ("--root", tmp_path, "--out", tmp_path / "a.mp4")
     succeed("film --task reach --hide-goal --model", model, *places)
-    assert filmed["goal"] == filmed["prompt"].trajectory.goal is not None
+    (goal,), (prompt,) = filmed["goals"], filmed["prompts"]
+    assert goal == prompt.trajectory.goal is not None
     assert not filmed["env"].goal_visible
 
 

@@ -335,11 +335,11 @@ def test_evaluate_uses_a_strangers_encoder_only_when_told(of_metaworld, tmp_path
 def test_film_hands_the_callers_word_on(told, of_metaworld, tmp_path, monkeypatch):
     given: dict[str, Any] = {}
 
-    def film_episode(*arguments: Any, **options: Any) -> Rollout:
+    def film_episodes(*arguments: Any, **options: Any) -> list[Rollout]:
         given.update(options)
-        return Rollout(0, 0.0, 0.0, 7, None, False)
+        return [Rollout(0, 0.0, 0.0, 7, None, False)]
 
-    monkeypatch.setattr(import_module("sb3_llmdpd.cli.film"), "film_episode", film_episode)
+    monkeypatch.setattr(import_module("sb3_llmdpd.cli.film"), "film_episodes", film_episodes)
     (tmp_path / "m.zip").write_bytes(of_metaworld)
     shown = ["film", "--model", str(tmp_path / "m.zip"), "--task", "reach", "--condition", "text", *told]
     assert CliRunner().invoke(app, [*shown, "--out", str(tmp_path / "a.mp4")]).exit_code == 0

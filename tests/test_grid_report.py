@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_llmdpd.benchmarks.metaworld.html_page import BARS, LABELS, chart, page
+from sb3_llmdpd.benchmarks.metaworld.html_page import DOTS, LABELS, chart, page
 from sb3_llmdpd.benchmarks.metaworld.report import NOT_SHOWN, SHARED_SCENES, facts, metaworld_report
 from sb3_llmdpd.benchmarks.metaworld.results import GridResults, TrainingCell
 from sb3_llmdpd.benchmarks.metaworld.tables import Row, curves, normalised, rows_of, tables
@@ -375,17 +375,17 @@ def test_the_page_holds_everything_and_loads_nothing(results: GridResults, tmp_p
     assert "http" not in text
     counts = {tag: outline.tags.count(tag) for tag in ("h1", "h2", "svg", "table", "script")}
     assert counts == {"h1": 1, "h2": 6, "svg": 2, "table": 3, "script": 0}
-    # Two charts of bars: three rows on unseen tasks, two on seen ones.
-    assert outline.tags.count("rect") == 5
+    # Two charts of dots: three rows on unseen tasks, two on seen ones.
+    assert outline.tags.count("circle") == 5
     assert "the &lt;method&gt;" in text
 
 
-def test_a_bar_is_as_long_as_its_rate_and_its_interval_lies_on_it() -> None:
+def test_a_dot_is_where_its_rate_is_and_its_interval_lies_on_it() -> None:
     drawn = chart("Unseen", {"full": Estimate(0.5, 0.25, 1.0)})
-    assert f'<rect x="{LABELS}" y="5.0" width="{BARS / 2}"' in drawn
+    assert f'<circle cx="{LABELS + DOTS / 2}" cy="12.0"' in drawn
     interval = re.search(r'<line x1="([\d.]+)" x2="([\d.]+)" y1="12.0" y2="12.0"', drawn)
     assert interval is not None
-    assert [float(end) for end in interval.groups()] == [LABELS + BARS / 4, LABELS + BARS]
+    assert [float(end) for end in interval.groups()] == [LABELS + DOTS / 4, LABELS + DOTS]
 
 
 def test_a_page_without_charts_is_whole() -> None:

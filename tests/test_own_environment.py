@@ -24,7 +24,7 @@ from sb3_llmdpd.evaluation.report import summarise, tables
 from sb3_llmdpd.evaluation.results import read_results
 from sb3_llmdpd.evaluation.suite import check_playable
 from sb3_llmdpd.evaluation.tasks import evaluate_tasks
-from sb3_llmdpd.evaluation.video import film_episode
+from sb3_llmdpd.evaluation.video import film_episodes
 from sb3_llmdpd.prompts.prompt import Prompt
 
 PULLS = {"up": 1.0, "down": -1.0, "stay": 0.0}
@@ -399,7 +399,7 @@ def test_an_environment_that_does_not_draw_itself_is_not_filmed(files, tmp_path)
     assert "a film needs the render mode 'rgb_array', and its `metadata` names none" in result.output
     suite = GymnasiumSuite("own/Blind-v0")
     with pytest.raises(ValueError, match="cannot be filmed"):
-        film_episode(tmp_path / "a.png", files / "model.zip", "up", Prompt(), 0, suite=suite)
+        film_episodes(tmp_path / "a.png", files / "model.zip", "up", [Prompt()], [0], suite=suite)
 
 
 class Stopping:

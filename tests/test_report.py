@@ -14,7 +14,7 @@ from sb3_llmdpd.evaluation.conditions import Cell, Condition, make_cells
 from sb3_llmdpd.evaluation.report import summarise, tables, told_rates
 from sb3_llmdpd.evaluation.results import read_results, write_results
 from sb3_llmdpd.evaluation.rollouts import Rollout
-from sb3_llmdpd.evaluation.statistics import Estimate
+from sb3_llmdpd.evaluation.statistics import Estimate, rounded, with_interval
 from sb3_llmdpd.evaluation.tasks import CellResult
 
 PNG = b"\x89PNG"
@@ -135,6 +135,56 @@ def test_charts_are_written_as_png(tmp_path: Path) -> None:
     curves_chart(rows, tmp_path / "curves.png")
     found = {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()}
     assert found == {"success.png": PNG, "curves.png": PNG}
+
+
+def test_a_chart_of_success_has_a_dot_for_each_rate_also_at_zero(tmp_path, monkeypatch):
+    drawn = figures_of(monkeypatch)
+    more = result(make_cells(["reach"], ["text"], unseen=["reach"])[0], 1)
+    success_chart([*some_results(), more], tmp_path / "success.png", "runs/model.zip")
+    (figure,) = drawn
+    unseen, seen, told = figure.axes
+    titles = [axes.get_title("left") for axes in figure.axes]
+    assert titles[:2] == ["unseen tasks, n = 4 a dot", "seen tasks, n = 4 a dot"]
+    assert [label.get_text() for label in unseen.get_yticklabels()] == ["mean", "door-lock", "reach"]
+    assert [label.get_text() for label in seen.get_yticklabels()] == ["drawer-open"]
+    assert [label.get_text() for label in told.get_yticklabels()][1] == "pick-place,\ntold reach"
+    ends = [line.get_xdata()[0] for line in told.lines if len(line.get_xdata()) == 1]
+    assert ends == [1.0, 0.0]
+    assert "runs/model.zip" in figure.legends[0].get_title().get_text()
+
+
+def test_learning_curves_are_grouped_and_a_constant_rate_is_left_out(tmp_path, monkeypatch):
+    drawn = figures_of(monkeypatch)
+    names = ("bc_loss", "q_value", "target_q_value", "critic_learning_rate")
+    rows = [
+        {"step": step, "train/learning_rate": 1e-3, **{f"train/{name}": step for name in names}}
+        | {"validation/both_error": 1.0, "validation/none_error": 2.0, "validation/both_error_end": 3.0}
+        for step in (1.0, 2.0)
+    ]
+    curves_chart(rows, tmp_path / "curves.png")
+    charts = {axes.get_title("left"): [line.get_label() for line in axes.lines] for axes in drawn[0].axes}
+    assert charts == {
+        "bc_loss": ["bc_loss"],
+        "value": ["q_value", "target_q_value"],
+        "learning rate": ["critic_learning_rate"],
+        "error": ["both", "none"],
+    }
+
+
+def figures_of(monkeypatch) -> list:
+    """Collect the figures that are drawn, and write none."""
+    drawn: list = []
+    monkeypatch.setattr("sb3_llmdpd.evaluation.charts.save_figure", lambda figure, path: drawn.append(figure))
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("number", "digits", "text"),
+    [(-0.001, 2, "0.00"), (-0.0, 0, "0"), (-0.4, 0, "0"), (-0.6, 0, "-1"), (0.25, 1, "0.2")],
+)
+def test_no_table_writes_a_zero_with_a_sign(number, digits, text):
+    assert rounded(number, digits) == text
+    assert with_interval(Estimate(number, number, number), digits) == f"{text} [{text}, {text}]"
 
 
 def test_a_chart_without_matplotlib_says_how_to_install_it(tmp_path, monkeypatch):

@@ -28,9 +28,10 @@ FLAT = {
     "buffers",
     "callbacks",
     "recording",
+    "trackers",
     "wrappers",
 }
-"""Modules at the root of the package; the last four are aliases of public paths."""
+"""Modules at the root of the package; the last five are aliases of public paths."""
 
 AT_THE_BOTTOM = {"torch", "numpy", "gymnasium", PACKAGE.name} | sys.stdlib_module_names
 SIMULATORS = ["metaworld", "mujoco", "minari"]

@@ -13,7 +13,7 @@ from sb3_llmdpd.benchmarks.common.evaluation_folder import evaluate_into
 from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.common.report import show_tables
 from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
-from sb3_llmdpd.benchmarks.metaworld.examples import example_episodes
+from sb3_llmdpd.benchmarks.metaworld.examples import example_episodes, example_seeds
 from sb3_llmdpd.checkpoint.values import to_json
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.episodes import Episode
@@ -24,7 +24,7 @@ from sb3_llmdpd.evaluation.conditions import CONDITIONS, TOLD, Cell, Condition, 
 from sb3_llmdpd.evaluation.report import tables
 from sb3_llmdpd.evaluation.results import RESULTS
 from sb3_llmdpd.evaluation.tasks import CellResult, prompts_of
-from sb3_llmdpd.evaluation.video import film_episode
+from sb3_llmdpd.evaluation.video import film_episodes
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 
@@ -195,10 +195,12 @@ def _film(
     best = max(candidates, key=lambda result: result.success_rate)
     episode = best.successes.index(True) if any(best.successes) else 0
     prompt = prompts_of(best.condition, examples, {}, best.n_episodes)[episode]
-    path, seed = out / f"{best.task}.mp4", best.seeds[episode]
+    path = out / f"{best.task}.mp4"
+    seeds = example_seeds(best.task, settings.n_examples, settings.seed)
     how: dict[str, Any] = {"max_episode_steps": settings.max_episode_steps, "trust_encoder": True}
+    how["example_seeds"] = seeds
     try:
-        film_episode(path, model_path, best.task, prompt, seed, **how)
+        film_episodes(path, model_path, best.task, [prompt], [best.seeds[episode]], **how)
     except (ImportError, RuntimeError) as error:
         typer.echo(f"    No video: {error}")
     else:

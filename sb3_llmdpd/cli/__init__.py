@@ -12,6 +12,7 @@ from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.benchmarks.quickstart import quickstart as run_quickstart
 from sb3_llmdpd.cli import benchmark, collect, data
 from sb3_llmdpd.cli.evaluate import evaluate
+from sb3_llmdpd.cli.export import export
 from sb3_llmdpd.cli.film import film
 from sb3_llmdpd.cli.options import Processes
 from sb3_llmdpd.cli.train import train
@@ -55,6 +56,7 @@ app.add_typer(data.app, name="data")
 app.command()(train)
 app.command()(evaluate)
 app.command()(film)
+app.command()(export)
 app.add_typer(benchmark.app, name="benchmark")
 
 

@@ -27,12 +27,20 @@ from sb3_llmdpd.evaluation.results import D4RL, EVALUATION, METAWORLD, RESULTS, 
 
 app = Typer(no_args_is_help=True, help="Run an experiment with all its variants, or write its report anew.")
 
+
+def _evaluation(path: Path) -> Report:
+    results, settings = read_results(path)
+    model = settings.get("model")  # its file; of the quickstart, which makes it, its settings
+    return evaluation_report(results, model if isinstance(model, str) else "")
+
+
 _REPORTS: dict[str, Callable[[Path], Report]] = {
-    EVALUATION: lambda path: evaluation_report(read_results(path)[0]),
+    EVALUATION: _evaluation,
     METAWORLD: lambda path: metaworld_report(read_grid(path)),
     D4RL: lambda path: d4rl_report(read_d4rl(path)),
 }
 """Makes the report of a results file, by the kind of its results."""
+
 
 # The reference budgets stand in the settings and nowhere else.
 _REFERENCE = MetaworldSettings.of_split("ml45")

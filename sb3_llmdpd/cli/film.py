@@ -1,4 +1,4 @@
-"""`sb3-llmdpd film`: shows what a model does in one episode."""
+"""`sb3-llmdpd film`: shows what a model does."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from sb3_llmdpd.evaluation.conditions import default_conditions, make_cells
 from sb3_llmdpd.evaluation.metaworld_suite import MetaWorldSuite
 from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.evaluation.tasks import goals_of, prompts_of
-from sb3_llmdpd.evaluation.video import check_film, film_episode
+from sb3_llmdpd.evaluation.video import check_film, film_episodes
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 _CONDITIONS = (BOTH, TEXT, EXAMPLE, NOTHING)
@@ -34,6 +34,9 @@ def film(
         ),
     ] = None,
     examples: of.ExamplesOption = None,
+    n_episodes: Annotated[
+        int, typer.Option("--episodes", help="Episodes, side by side, of this seed and the next ones.", min=1)
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of example and scene, as in results.json.")] = 0,
     hide_goal: Annotated[
         bool, typer.Option("--hide-goal", help="Keep the goal out of observations; it is the example's.")
@@ -44,7 +47,7 @@ def film(
     trust_encoder: TrustEncoder = False,
     **reading: Any,
 ) -> None:
-    """Film a model in one episode of one of Meta-World's tasks, or of one in an environment of your own."""
+    """Film a model in episodes of one of Meta-World's tasks, or of one in an environment of your own."""
     check_film(out)
     if condition not in (None, *_CONDITIONS):
         raise ValueError(f"--condition takes one of {', '.join(_CONDITIONS)}; got {condition!r}")
@@ -60,30 +63,32 @@ def film(
     ground.checked(loaded)
     told = condition or default_conditions(1, **ground.possible(loaded))[0]
     (cell,) = make_cells([name], [told], same_goal=hide_goal, suite=ground.suite)
-    episodes = ground.examples
+    episodes, example_seeds = ground.examples, [0]  # where a scene is always the same, any seed will do
     if episodes is None:
         default = recorded.N_EPISODES if hide_goal else recorded.N_EXAMPLES
+        number = default if shown.number is None else shown.number  # as `evaluate`: one data set serves both
+        example_seeds = recorded.example_seeds(name, number)
         episodes = recorded.example_episodes(
             [name] if cell.same_goal or cell.condition.trajectory_of is not None else [],
-            default if shown.number is None else shown.number,  # as `evaluate`: one data set serves both
+            number,
             goal_visible=not hide_goal,
             root=root,
             n_processes=1,
         )
-    (prompt,) = prompts_of(cell.condition, episodes, ground.texts, 1, suite=ground.suite)
-    (goal,) = goals_of(cell, episodes, 1)
-    rollout = film_episode(
+    rollouts = film_episodes(
         out,
         model,
         name,
-        prompt,
-        seed,
-        goal=goal,
+        prompts_of(cell.condition, episodes, ground.texts, n_episodes, suite=ground.suite),
+        range(seed, seed + n_episodes),
+        goals=goals_of(cell, episodes, n_episodes),
         suite=ground.suite,
         max_episode_steps=max_steps,
         trust_encoder=trust_encoder,
+        example_seeds=example_seeds,
     )
-    typer.echo(f"{out}: {rollout.length} steps, {_outcome(rollout)}")
+    for rollout in rollouts:
+        typer.echo(f"{out}: {rollout.length} steps, {_outcome(rollout)}")
 
 
 def _outcome(rollout: Rollout) -> str:

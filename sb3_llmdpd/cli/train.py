@@ -1,6 +1,7 @@
 """`sb3-llmdpd train`: learns a model from data of any format, or goes on where a run was stopped."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from sb3_llmdpd.data.loading import load_dataset
 from sb3_llmdpd.data.memory_mapping import memory_mapped as map_dataset
 from sb3_llmdpd.data.metaworld.tasks import TASKS
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.llmdpd.trackers import TRACKERS, check_trackers, make_logger
 
 _CHANGEABLE = ("steps", "device", "root", "cache")
 """Options that may change when a run goes on."""
@@ -67,6 +69,13 @@ def train(
     save_freq: Annotated[
         int, typer.Option(help="Gradient steps between two saves of model.zip.", min=1)
     ] = SAVE_FREQ,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Where the log goes beside progress.csv: {', '.join(TRACKERS)}, between commas; their files"
+            " lie in the run's folder tracking."
+        ),
+    ] = None,
     **model_options: Any,
 ) -> None:
     """Train one model on all data sets and write it with its learning curve, or go on with a stopped run."""
@@ -102,8 +111,34 @@ def _go_on(ctx: typer.Context, run: RunFolder) -> None:
 
 
 def _train(run: RunFolder, model: LLMDPD, options: Mapping[str, Any]) -> None:
-    path = run.train(model, options["steps"], options["log_interval"], options["save_freq"])
+    with _tracked(run, model, options):
+        path = run.train(model, options["steps"], options["log_interval"], options["save_freq"])
     typer.echo(trained(model, path, options))
+
+
+@contextmanager
+def _tracked(run: RunFolder, model: LLMDPD, options: Mapping[str, Any]) -> Iterator[None]:
+    """Let the model log to the trackers that were asked for; a model that goes on, to the run of before."""
+    trackers = [name for name in _trackers(options) if name != "csv"]  # progress.csv is always there
+    if not trackers:
+        yield
+        return
+    logger = make_logger(
+        run.path / "tracking",
+        trackers,
+        options,
+        resume=model.num_timesteps > 0,
+        prints=bool(options["verbose"]),
+    )
+    model.set_logger(logger)
+    try:
+        yield
+    finally:
+        logger.close()
+
+
+def _trackers(options: Mapping[str, Any]) -> list[str]:
+    return [name for given in options["track"] or [] for name in names(given, "--track")]
 
 
 def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
@@ -112,6 +147,10 @@ def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
     if not options["dataset"]:
         other = "or --resume, the folder of a run to go on with"
         raise ValueError(f"Missing option '--dataset', the data to train on; {other}")
+    if trackers := _trackers(options):
+        check_trackers(trackers)
+        if options["tensorboard_log"] is not None:
+            raise ValueError("pass either --track tensorboard or --tensorboard-log, not both")
     options["dataset"] = sources.source_names(options["dataset"], options["root"])
     return {"command": "train", **options, **_absolute_paths(options)}
 

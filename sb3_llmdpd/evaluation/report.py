@@ -10,6 +10,7 @@ from sb3_llmdpd.evaluation.statistics import (
     Estimate,
     interquartile_mean_over_tasks,
     mean_over_tasks,
+    rounded,
     success_rate,
     with_interval,
 )
@@ -127,8 +128,8 @@ def _group_table(results: Sequence[CellResult]) -> Table:
             summary.condition,
             with_interval(summary.success),
             with_interval(summary.iqm),
-            "" if summary.last_success is None else f"{summary.last_success.value:.2f}",
-            f"{summary.total_reward.value:.{digits}f}",
+            "" if summary.last_success is None else rounded(summary.last_success.value),
+            rounded(summary.total_reward.value, digits),
         )
         for summary in summarise(results)
     )
@@ -163,7 +164,7 @@ def _task_table(results: Sequence[CellResult]) -> Table:
     conditions, judged = _conditions(results), says_success(results)
     digits = 2 if judged else _digits(results)
     rates = {
-        (result.task, result.condition.name): f"{score_of(result, judged).value:.{digits}f}"
+        (result.task, result.condition.name): rounded(score_of(result, judged).value, digits)
         for result in results
     }
     groups = {result.task: GROUPS[result.seen] for result in results if not result.condition.is_told}
@@ -227,8 +228,8 @@ def _phase_table(results: Sequence[CellResult]) -> Table:
         (
             result.task,
             result.condition.name,
-            *(f"{rate:.2f}" for rate in phase_rates(result.phases).values()),
-            f"{100 * median(episode.closest for episode in result.phases):.1f}",
+            *(rounded(rate) for rate in phase_rates(result.phases).values()),
+            rounded(100 * median(episode.closest for episode in result.phases), 1),
         )
         for result in results
         if result.phases is not None

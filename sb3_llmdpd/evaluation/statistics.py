@@ -32,11 +32,21 @@ def with_interval(estimate: Estimate | None, digits: int = 2) -> str:
 
     :param estimate: the estimate; None for one that there is not.
     :param digits: digits after the point.
-    :return: the text; empty for None. A rounded zero keeps its sign, which tells its side of zero.
+    :return: the text; empty for None.
     """
     if estimate is None:
         return ""
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    value, low, high = (rounded(number, digits) for number in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
+
+
+def rounded(number: float, digits: int = 2) -> str:
+    """Write a number for a table; what rounds to zero is ``0``, and never ``-0``.
+
+    :param number: the number.
+    :param digits: digits after the point.
+    """
+    return f"{number:z.{digits}f}"
 
 
 def success_rate(successes: Sequence[bool]) -> Estimate:

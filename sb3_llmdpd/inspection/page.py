@@ -187,7 +187,7 @@ def _space(space: spaces.Space[object]) -> str:
 
 def _number(value: float) -> str:
     """Write three digits, or all before the point."""
-    return f"{value:,.0f}" if 100 <= abs(value) < 1e9 else f"{value:.3g}"
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e9 else f"{value:z.3g}"
 
 
 def _count(n: int, name: str) -> str:

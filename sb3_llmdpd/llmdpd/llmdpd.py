@@ -24,6 +24,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_llmdpd.checkpoint import FileLike
+from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.images import channels_first_space
 from sb3_llmdpd.data.loading import DatasetLike, load_dataset
@@ -40,7 +41,7 @@ from sb3_llmdpd.llmdpd.acceleration import Acceleration
 from sb3_llmdpd.llmdpd.arguments import checked
 from sb3_llmdpd.llmdpd.augmentation import Augmentation
 from sb3_llmdpd.llmdpd.callback_counters import Counters, Watched, counters_of, give_back, watched
-from sb3_llmdpd.llmdpd.export import ActingNetwork, export_network
+from sb3_llmdpd.llmdpd.export import OneTaskNetwork, PromptedNetwork, write_program
 from sb3_llmdpd.llmdpd.gradient_step import GradientStep
 from sb3_llmdpd.llmdpd.loss_watch import (
     CHECK_EVERY,
@@ -510,6 +511,7 @@ class LLMDPD(OffPolicyAlgorithm):
         :param progress_bar: whether to show one.
         :return: the model itself.
         :raises ValueError: when the model has no data set, or ``log_interval`` is below one.
+        :raises ImportError: when ``tensorboard_log`` is set and tensorboard is not installed.
         :raises TrainingDiverged: when a loss or a weight is no longer a sane number; noticed after the first
             step, later within ``CHECK_EVERY`` steps, and always before the model is saved.
         """
@@ -521,6 +523,8 @@ class LLMDPD(OffPolicyAlgorithm):
         self._refuse_unrewarded(self.replay_buffer)
         if log_interval is not None and log_interval < 1:
             raise ValueError(f"`log_interval` must be at least 1, or None for no log, got {log_interval}")
+        if self.tensorboard_log is not None and not self._custom_logger:
+            require("tensorboard", extra="tensorboard")
         total_timesteps, callback = BaseAlgorithm._setup_learn(
             self, total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
@@ -780,29 +784,62 @@ class LLMDPD(OffPolicyAlgorithm):
         prompt: PromptLike = None,
         deterministic: bool = True,
         trajectories: Examples = None,
+        prompt_as_input: bool = False,
     ) -> pathlib.Path:
-        """Write the acting network for one task as a program of PyTorch's, which needs no package of ours.
+        """Write the acting network as a program of PyTorch or ONNX, which needs no package of ours.
 
-        ``torch.export.load(path).module()(observations)`` gives the actions of `predict`, with one candidate
-        and the model's sampler: (n, *obs_shape) of the model's observation space, or a dict of such tensors,
-        to (n, *action_shape), in environment units. It runs on the model's device: load a model with
-        ``device="cpu"`` to export it for a CPU.
+        It gives the actions of `predict`, with one candidate and the model's sampler: observations (n,
+        *obs_shape) of the model's observation space, or a dict of such tensors, become (n, *action_shape), in
+        environment units. A program of one task takes observations alone. With ``prompt_as_input`` it takes a
+        prompt beside them, see `sb3_llmdpd.llmdpd.export.PromptedNetwork`.
+
+        A program of PyTorch runs on the model's device: load a model with ``device="cpu"`` to export it for a
+        CPU. Both kinds of file say what goes in and comes out, see `sb3_llmdpd.llmdpd.export`.
 
         The arguments that say the task are those of `predict`.
 
-        :param path: path of the file; ``.pt2`` is added where there is no suffix.
+        :param path: path of the file, ``.onnx`` for ONNX; ``.pt2`` is added where there is no suffix.
         :param deterministic: False for a program that takes standard normal noise (S, n, action_dim) beside
             the observations, S the number of sampling steps.
+        :param prompt_as_input: True for a program of any task, False for one of the task that is given here,
+            set, or the only one.
         :return: the file, which is there whole or not at all.
-        :raises ValueError: when there is no prompt or more than one.
+        :raises ValueError: when there is no prompt, more than one, or one beside ``prompt_as_input``; or when
+            the model moves examples into the scene (``alignment``), which a program does not.
+        :raises ImportError: without the packages that write ONNX.
         """
-        prompts = as_prompts(task_text, trajectory, prompt, trajectories) or self.prompter.current()
+        given = as_prompts(task_text, trajectory, prompt, trajectories)
+        if prompt_as_input and given is not None:
+            raise ValueError(
+                "a program with `prompt_as_input` is told its task when it runs: pass no task, or leave"
+                " `prompt_as_input` out"
+            )
+        prompts = [] if prompt_as_input else given or self.prompter.current()
         if len(prompts) > 1:
-            raise ValueError(f"a program is for one task, got {len(prompts)} prompts: export one for each")
-        actor = self.policy.actor_target
+            raise ValueError(
+                f"a program is for one task, got {len(prompts)} prompts: export one for each, or one for all"
+                " with prompt_as_input=True"
+            )
+        if self.alignment is not None and (prompt_as_input or prompts[0].trajectories):
+            raise ValueError(
+                f"the model moves examples to the scene (alignment={self.alignment!r}), and no program can:"
+                " set model.alignment = None to export it without, or export a sentence alone"
+            )
+        actor, window = self.policy.actor_target, self.policy.prompt_window
         chain = actor.diffusion.chain(self.sampler, self.n_sampling_steps)
-        network = ActingNetwork(actor, self.prompter.encode(prompts), chain)
-        return export_network(network, path, deterministic)
+        network = (
+            PromptedNetwork(actor, chain, None if self.policy.reads_all_steps else window)
+            if prompt_as_input
+            else OneTaskNetwork(actor, chain, self.prompter.encode(prompts))
+        )
+        return write_program(network, path, deterministic, self._about_prompt(prompts))
+
+    def _about_prompt(self, prompts: list[Prompt]) -> dict[str, str]:
+        """Say which sentences a program reads, or which task it does."""
+        encoder = {} if self.text_table is None else {"text_encoder": self.text_table.encoder_name}
+        if not prompts:
+            return encoder
+        return {"task_text": prompts[0].text or "", "n_examples": str(len(prompts[0].trajectories))}
 
     @property
     def known_task_texts(self) -> tuple[str, ...]:

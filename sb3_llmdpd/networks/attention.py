@@ -29,7 +29,7 @@ _FINE_SCALE = 0.1
 """In standard deviations of a feature: differences small beside a whole motion's decide a grasp."""
 _NEAR = (0.03, 0.1, 0.3, 1.0)
 """Distances at which the nearness of the nearest step falls to 1 / e, in standard deviations of a feature."""
-_N_RETRIEVED = 32
+N_RETRIEVED = 32
 """Steps that retrieval weighs, of all."""
 
 
@@ -204,7 +204,7 @@ class NearestSteps(StateReader):
     def _nearest(self, features: th.Tensor, keys: th.Tensor, steps: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Gather the nearest steps of each state, nearest first; and tell which of them are steps."""
         n_steps = steps.shape[1]
-        n_nearest = min(_N_RETRIEVED, n_steps) if self.retrieves else n_steps
+        n_nearest = min(N_RETRIEVED, n_steps) if self.retrieves else n_steps
         at, distances = nearest_steps(features, keys, n_nearest)  # (M, N, k)
         first = n_steps * th.arange(len(steps), device=steps.device)[:, None, None]
         rows = steps.flatten(0, 1).index_select(0, (first + at).flatten())
@@ -233,6 +233,8 @@ def _largest(numbers: th.Tensor, n: int) -> tuple[th.Tensor, th.Tensor]:
 
     Each of the n largest is in one of the n blocks with the largest maxima: only these are searched.
     """
+    if th.compiler.is_exporting():  # a program is for any number
+        return numbers.topk(n, dim=-1)
     n_blocks = -(-numbers.shape[-1] // _N_BLOCKED)
     if numbers.shape[-1] < _MANY or n > n_blocks:
         return numbers.topk(n, dim=-1)

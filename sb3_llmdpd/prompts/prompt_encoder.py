@@ -146,7 +146,11 @@ class StepPlaces(NamedTuple):
         if not ends.shape[1]:
             return cls(rows < 0, rows, rows)
         is_step = rows < ends[:, -1:]
-        example = th.searchsorted(ends, rows.contiguous(), right=True).clamp(max=ends.shape[1] - 1)
+        if th.compiler.is_exporting():  # ONNX has no search
+            before = (ends.unsqueeze(1) <= rows.unsqueeze(2)).sum(dim=2)
+        else:
+            before = th.searchsorted(ends, rows.contiguous(), right=True)
+        example = before.clamp(max=ends.shape[1] - 1)
         length = lengths.gather(1, example)
         return cls(is_step, rows - ends.gather(1, example) + length, length)
 
@@ -161,11 +165,12 @@ def example_steps(features: th.Tensor, actions: th.Tensor, places: StepPlaces) -
         example's last, the action, and the step's time in [0, 1].
     """
     left = (places.length - 1 - places.place).clamp(min=0)  # steps to the example's end
-    rows = th.arange(features.shape[1], device=features.device)
+    n_steps = features.shape[1]
+    rows = th.arange(n_steps, device=features.device)
     ways = [features]
     for share in LOOK_AHEADS:
         ahead = (places.length * share).round().long().clamp(min=1)
-        at = (rows + th.minimum(ahead, left)).clamp(max=max(len(rows) - 1, 0))
+        at = (rows + th.minimum(ahead, left)).clamp(max=max(n_steps - 1, 0))
         ways.append(features.gather(1, at.unsqueeze(-1).expand_as(features)))
     time = places.place.float() / (places.length - 1).clamp(min=1)
     return th.cat([*ways, actions, time.unsqueeze(-1)], dim=-1)

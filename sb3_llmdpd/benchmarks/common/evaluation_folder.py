@@ -53,7 +53,8 @@ def evaluate_into(
         evaluate_tasks(model, left, on_result=keep, **arguments)
     results = [done[_key(cell)] for cell in cells]
     write_results(folder / RESULTS, results, settings)
-    evaluation_report(results).write(folder)
+    file = model.last_saved if isinstance(model, LLMDPD) else model
+    evaluation_report(results, "" if file is None else str(file)).write(folder)
     path.unlink(missing_ok=True)
     return results
 
@@ -76,10 +77,10 @@ def _finished(path: Path, settings: Mapping[str, Any]) -> list[CellResult]:
     return results
 
 
-def evaluation_report(results: Sequence[CellResult]) -> Report:
+def evaluation_report(results: Sequence[CellResult], model: str = "") -> Report:
     """Make the report of an evaluation, ``results.md`` and ``success.png``, or ``returns.png`` where nobody
-    says success.
+    says success. The chart names the model.
     """
     chart = "success.png" if says_success(results) else "returns.png"
-    draw = partial(draw_or_say_why, success_chart, results)
+    draw = partial(draw_or_say_why, partial(success_chart, model=model), results)
     return Report(tables(results), chart, draw, name="results.md")

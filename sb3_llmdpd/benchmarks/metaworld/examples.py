@@ -5,6 +5,7 @@ from typing import Any
 
 from sb3_llmdpd.data.episodes import Episode
 from sb3_llmdpd.data.metaworld.collection import collect
+from sb3_llmdpd.data.metaworld.record import Recipe
 from sb3_llmdpd.data.minari import load_minari
 
 _IDS = {True: "metaworld-examples/{task}-v0", False: "metaworld-examples/{task}-hidden-v0"}
@@ -67,6 +68,18 @@ def example_episodes(
     if n_per_goal > 1:
         examples = {task: _goals_in_turns(episodes, n_per_goal) for task, episodes in examples.items()}
     return {task: episodes[:n_episodes] for task, episodes in examples.items()}
+
+
+def example_seeds(task: str, n_episodes: int, seed: int = 0) -> list[int]:
+    """List the seeds of the scenes that `example_episodes` records, with one example a goal.
+
+    :param task: name of the task.
+    :param n_episodes: examples that were asked for.
+    :param seed: seed that was given.
+    """
+    n_collected = n_episodes + max(_FEWEST_SPARE, n_episodes // 2)
+    recipe = Recipe(task, n_collected, (0.0,), 1, goal_visible=True, seed=seed + _EXAMPLE_SEED)
+    return [recipe.episode_seed(episode) for episode in range(n_collected)]
 
 
 def _goals_in_turns(episodes: Sequence[Episode], n_per_goal: int) -> list[Episode]:

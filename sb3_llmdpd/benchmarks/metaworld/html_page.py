@@ -5,10 +5,10 @@ from html import escape
 
 from sb3_llmdpd.evaluation.charts import COLOURS
 from sb3_llmdpd.evaluation.report import Table
-from sb3_llmdpd.evaluation.statistics import Estimate
+from sb3_llmdpd.evaluation.statistics import Estimate, rounded
 
-LABELS, BARS, NUMBERS, LINE = 300, 480, 60, 24
-"""Widths of a chart's three columns, and height of the line of a bar, in pixels."""
+LABELS, DOTS, NUMBERS, LINE = 300, 480, 60, 24
+"""Widths of a chart's three columns, and height of a line, in pixels."""
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; }
@@ -22,14 +22,14 @@ svg text { fill: currentColor; }
 """
 
 
-Bars = Mapping[str, Estimate]
-"""Success rates by the label of their bar."""
+Dots = Mapping[str, Estimate]
+"""Success rates by the label of their dot."""
 
 
 def page(
     title: str,
     facts: Sequence[str],
-    charts: Mapping[str, Bars],
+    charts: Mapping[str, Dots],
     tables: Sequence[Table],
     last_heading: str,
     last: Sequence[str],
@@ -44,7 +44,7 @@ def page(
     :param last: sentences that come last.
     """
     parts = [
-        *((heading, chart(heading, bars)) for heading, bars in charts.items()),
+        *((heading, chart(heading, dots)) for heading, dots in charts.items()),
         *((table.title, _table(table)) for table in tables),
         (last_heading, _list(last)),
     ]
@@ -59,29 +59,28 @@ def page(
 """
 
 
-def chart(title: str, bars: Bars) -> str:
-    """Draw horizontal bars with their intervals, as an SVG element."""
-    width, height = LABELS + BARS + NUMBERS, LINE * (len(bars) + 1)
+def chart(title: str, dots: Dots) -> str:
+    """Draw dots with their intervals, as an SVG element."""
+    width, height = LABELS + DOTS + NUMBERS, LINE * (len(dots) + 1)
     lines = []
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = _x(tick)
         lines.append(f'<line x1="{x}" x2="{x}" y1="0" y2="{height - LINE}" stroke="#8886"/>')
         lines.append(f'<text x="{x}" y="{height - 7}" text-anchor="middle">{tick:g}</text>')
-    for number, (label, estimate) in enumerate(bars.items()):
+    for number, (label, estimate) in enumerate(dots.items()):
         y, ends = LINE * number + LINE / 2, f'x1="{_x(estimate.low):.1f}" x2="{_x(estimate.high):.1f}"'
-        length = f"{_x(estimate.value) - LABELS:.1f}"
         lines += [
             f'<text x="{LABELS - 8}" y="{y + 4}" text-anchor="end">{escape(label)}</text>',
-            f'<rect x="{LABELS}" y="{y - 7}" width="{length}" height="14" fill="{COLOURS[0]}"/>',
-            f'<line {ends} y1="{y}" y2="{y}" stroke="{COLOURS[3]}" stroke-width="3"/>',
-            f'<text x="{LABELS + BARS + 12}" y="{y + 4}">{estimate.value:.2f}</text>',
+            f'<line {ends} y1="{y}" y2="{y}" stroke="{COLOURS[0]}" stroke-width="2"/>',
+            f'<circle cx="{_x(estimate.value):.1f}" cy="{y}" r="5" fill="{COLOURS[0]}"/>',
+            f'<text x="{LABELS + DOTS + 16}" y="{y + 4}">{rounded(estimate.value)}</text>',
         ]
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     return "\n".join([f'<svg role="img" aria-label="{escape(title)}" {size}>', *lines, "</svg>"])
 
 
 def _x(rate: float) -> float:
-    return LABELS + BARS * rate
+    return LABELS + DOTS * rate
 
 
 def _list(sentences: Sequence[str]) -> str:

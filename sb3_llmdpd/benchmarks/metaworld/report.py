@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_llmdpd.benchmarks.common.report import Report
-from sb3_llmdpd.benchmarks.metaworld.html_page import Bars, page
+from sb3_llmdpd.benchmarks.metaworld.html_page import Dots, page
 from sb3_llmdpd.benchmarks.metaworld.results import GridResults
 from sb3_llmdpd.benchmarks.metaworld.tables import groups, rows_of, tables
 from sb3_llmdpd.common.files import whole_file
@@ -102,12 +102,12 @@ def _budget(results: GridResults) -> str:
     )
 
 
-def _charts(results: GridResults) -> dict[str, Bars]:
+def _charts(results: GridResults) -> dict[str, Dots]:
     seen, unseen, *_ = groups(results)
     charts: dict[str, dict[str, Estimate]] = {"Unseen tasks": {}, "Seen tasks": {}}
-    for bars, group in zip(charts.values(), (unseen, seen), strict=True):
+    for dots, group in zip(charts.values(), (unseen, seen), strict=True):
         for row in rows_of(results):
             rate = row.estimate(group.has, "successes")
             if rate is not None:
-                bars[f"{row.variant}, told {row.condition}"] = rate
-    return {title: bars for title, bars in charts.items() if bars}
+                dots[f"{row.variant}, told {row.condition}"] = rate
+    return {title: dots for title, dots in charts.items() if dots}

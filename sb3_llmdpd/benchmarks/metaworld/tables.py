@@ -12,7 +12,7 @@ from sb3_llmdpd.evaluation.conditions import split_number
 from sb3_llmdpd.evaluation.phases import PHASES
 from sb3_llmdpd.evaluation.report import Table
 from sb3_llmdpd.evaluation.rollouts import EARLY_STEPS
-from sb3_llmdpd.evaluation.statistics import Estimate, mean_over_seeds, with_interval
+from sb3_llmdpd.evaluation.statistics import Estimate, mean_over_seeds, rounded, with_interval
 
 METHOD = "full"
 """Variant that all rows are held against, told both prompts."""
@@ -194,7 +194,7 @@ def _task_table(results: GridResults) -> Table:
     lines = []
     for task in single if len(single) > MOST_COLUMNS else []:
         rates = (row.estimate(task.has, "successes") for row in rows)
-        lines.append((task.title, *("" if rate is None else f"{rate.value:.2f}" for rate in rates)))
+        lines.append((task.title, *("" if rate is None else rounded(rate.value) for rate in rates)))
     header = ("unseen task", *(f"{row.variant}, {row.condition}" for row in rows))
     return Table("Success on each unseen task", header, tuple(lines))
 
@@ -313,6 +313,6 @@ def _phase_table(results: GridResults) -> Table:
         cells = (cell for cell in row.cells if cell.task == task and not cell.seen)
         passed = [cell.phases for cell in cells if cell.phases is not None]
         if passed:
-            means = (f"{mean(rates):.2f}" for rates in zip(*passed, strict=True))
+            means = (rounded(mean(rates)) for rates in zip(*passed, strict=True))
             rows.append((task, row.variant, *means))
     return Table("Share of the episodes that came so far", ("unseen task", "row", *PHASES), tuple(rows))
