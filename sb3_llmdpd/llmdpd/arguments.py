@@ -10,6 +10,8 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, ParamSpec
 
 import numpy as np
+import torch as th
+from stable_baselines3.common.utils import get_device
 
 from sb3_llmdpd.common.schedules import LineToZero
 from sb3_llmdpd.data.checks import check_examples_per_prompt, check_return_weight
@@ -248,6 +250,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name, its_range in RANGES.items():
         its_range.check(name, arguments[name])
     check_examples_per_prompt(arguments["examples_per_prompt"])
+    device_named(arguments["device"])
     if arguments["augmentation"] is not None:
         augmentation_named(arguments["augmentation"])
     if arguments["alignment"] is not None:
@@ -262,6 +265,24 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
             f"`n_candidates` must be 1 where eta=0 trains no critic to choose, got {n_candidates}"
         )
     _check_batch_sizes(arguments["batch_size"], arguments["q_batch_size"], arguments["prompts_per_batch"])
+
+
+def device_named(device: th.device | str) -> th.device:
+    """Look a device up; a GPU has to be there, where SB3 would silently take the CPU.
+
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"`` or another torch device.
+    :return: the device.
+    :raises ValueError: when torch does not know it, or has no such GPU.
+    """
+    try:
+        asked = th.device("cpu" if device == "auto" else device)
+    except RuntimeError as error:  # torch's answer to a name that it does not know
+        raise ValueError(f"`device`: {error}") from error
+    n_gpus = th.cuda.device_count() if asked.type == "cuda" and th.cuda.is_available() else 0
+    if asked.type == "cuda" and (asked.index or 0) >= n_gpus:
+        there = f"only {n_gpus} there" if n_gpus else "none here"
+        raise ValueError(f"`device` is {str(device)!r}, and PyTorch finds {there}: use 'cpu', or 'auto'")
+    return get_device(device)
 
 
 def check_policy_arguments(arguments: Mapping[str, Any]) -> None:
