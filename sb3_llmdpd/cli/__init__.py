@@ -20,7 +20,7 @@ class _Commands(AnswersMistakes):
         "evaluate": "Measure a model on Meta-World's tasks beside its controls: no prompt, the wrong one, and"
         " the expert.",
         "film": "Film a model in one episode of one of Meta-World's tasks.",
-        "config": "Show the settings of a training, as a file that train --config reads.",
+        "config": "Show the settings of a training, as a file that `sb3-llmdpd train --config` reads.",
         "benchmark": "Run an experiment with all its variants, or write its report anew.",
         "quickstart": "Collect Meta-World's ML45, train, and evaluate on the five tasks held out.",
     }

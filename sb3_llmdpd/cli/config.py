@@ -21,7 +21,10 @@ from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.presets import PRESETS
 
-app = typer.Typer(no_args_is_help=True, help="Show the settings of a training, for train --config.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Show the settings of a training, as a file that `sb3-llmdpd train --config` reads.",
+)
 
 QUICKSTART = "quickstart"
 """Name that shows the demo's settings: they are a preset with a number of steps."""
@@ -58,7 +61,7 @@ def show(
 ) -> None:
     """Print the settings of a training: all arguments of the model and its policy, with meaning and range.
 
-    Written to a file, they are what train --config reads; unchanged, the defaults change nothing.
+    Written to a file, they are what `sb3-llmdpd train --config` reads; unchanged, the defaults change nothing.
     """
     options, arguments = _settings(preset, run)
     if format_ is Format.json:

@@ -69,7 +69,9 @@ def evaluate(
         bool, Option("--phases", help="Report how far the episodes came: reach, grasp, lift, move, place.")
     ] = False,
     seed: Annotated[int, Option(help="Of the episodes and the examples.")] = 0,
-    out: Annotated[Path, Option(help="Folder of results.json, results.md and success.png.")] = _OUT,
+    out: Annotated[
+        Path, Option(help="Folder of results.json, results.md and success.png.", file_okay=False)
+    ] = _OUT,
     root: Root = None,
     trust_encoder: TrustEncoder = False,
     processes: Processes = None,

@@ -11,7 +11,7 @@ from sb3_llmdpd.cli.options import Processes
 
 
 def quickstart(
-    out: Annotated[Path, Option(help="Folder of all results.")] = Path("runs/quickstart"),
+    out: Annotated[Path, Option(help="Folder of all results.", file_okay=False)] = Path("runs/quickstart"),
     seed: Annotated[int, Option(help="Seed of data, training and evaluation.")] = 0,
     smoke: Annotated[bool, Option("--smoke", help="Take all steps in seconds; learn nothing.")] = False,
     processes: Processes = None,

@@ -3,14 +3,12 @@
 import difflib
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 from torch.optim import Adam
 
 from sb3_llmdpd.benchmarks.common.variants import LEARNED, merged
 from sb3_llmdpd.cli.model_options import OPTION_OF, default_arguments, read_option
-from sb3_llmdpd.llmdpd.acceleration import Acceleration
 from sb3_llmdpd.llmdpd.arguments import (
     POLICY_RANGES,
     RANGES,
@@ -175,7 +173,6 @@ def _names_below(arguments: Mapping[str, Any]) -> dict[str, list[str]]:
     of_extractor = inspect.signature(features_extractor_named(extractor)).parameters
     of_optimizer = inspect.signature(Adam).parameters
     return {
-        "acceleration": [field.name for field in fields(Acceleration)],
         "net_arch": ["pi", "qf"],
         "optimizer_kwargs": [name for name in of_optimizer if name not in ("params", "lr")],
         "features_extractor_kwargs": [name for name in of_extractor if name != "observation_space"],

@@ -33,7 +33,8 @@ def train(
     ctx: typer.Context,
     dataset: Annotated[list[str] | None, typer.Option(help=sources.SOURCES_HELP)] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder of run.json, model.zip, progress.csv and curves.png.")
+        Path,
+        typer.Option(help="Folder of run.json, model.zip, progress.csv and curves.png.", file_okay=False),
     ] = Path("runs/train"),
     resume: Annotated[
         Path | None,
