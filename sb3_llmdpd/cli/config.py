@@ -61,7 +61,7 @@ def show(
 ) -> None:
     """Print the settings of a training: all arguments of the model and its policy, with meaning and range.
 
-    Written to a file, they are what `sb3-llmdpd train --config` reads; unchanged, the defaults change nothing.
+    In a file they are what `sb3-llmdpd train --config` reads; unchanged, the defaults change nothing.
     """
     options, arguments = _settings(preset, run)
     if format_ is Format.json:
