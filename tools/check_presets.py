@@ -1,8 +1,9 @@
 """Measures candidates for presets beside the defaults, on few, on bad and on single-task data, and on images.
 
-A preset is kept where its settings beat the defaults by more than twice the standard error of the difference.
-`python -m tools.check_presets` trains small networks with three seeds (images: two) in about a quarter of an
-hour, and writes what it measured into docs/results/presets.json, from which `make tables` fills the docs.
+A preset is made of settings that succeed more often than the defaults, over all that is played, by more than
+twice the standard error of the difference. `python -m tools.check_presets` trains small networks with three
+seeds (two on images) in about a quarter of an hour, and writes what it measured into
+docs/results/presets.json, from which `make tables` fills the docs.
 """
 
 import json

@@ -24,6 +24,7 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that the first word names, and import it."""
         name, _, rest = super().resolve_command(ctx, args)
+        assert name is not None  # an unknown one was refused
         return name, self.imported(name), rest
 
     def imported(self, name: str) -> Any:
