@@ -96,8 +96,14 @@ def model_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_option(argument: str, given: Any) -> Any:
-    """Read an option's value as the argument that it stands for, such as ``"8,8"`` as ``[8, 8]``."""
-    return _TEXTS[argument].read(given) if argument in _TEXTS and isinstance(given, str) else given
+    """Read an option's value as the argument that it stands for, such as ``"8,8"`` as ``[8, 8]``.
+
+    :param argument: name of the argument.
+    :param given: a word or a number, as an option has it; what is nested already stays as it is.
+    :raises ValueError: on a list of other things, and on an unknown policy.
+    """
+    is_word = isinstance(given, str | int | float) and argument in _TEXTS
+    return _TEXTS[argument].read(str(given)) if is_word else given
 
 
 def _options(of: type, title: str) -> dict[str, inspect.Parameter]:

@@ -39,6 +39,8 @@ ALGORITHM, POLICY = (
 _FLAT = {**{name: name for name in POLICY}, **{OPTION_OF[name]: name for name in POLICY if name in OPTION_OF}}
 """Arguments of the policy by the names that they have outside of ``policy_kwargs``, too."""
 _RANGES = {**RANGES, **{name: accepted for name, accepted in POLICY_RANGES.items() if name != "net_arch"}}
+_WORDS = ("policy", "device", "reward_scale", "sampler", "noise_schedule", "step_distribution")
+"""Arguments that are strings and have no range."""
 _ONE_VALUE = ("net_arch",)
 """Arguments that are replaced whole though they may be dicts."""
 _OF_A_RUN = ("command", FINGERPRINT, "replaces")
@@ -106,9 +108,11 @@ def _plain(name: str, value: Any, where: str) -> Any:
     try:
         if name in CLASSES:
             raise ValueError(f"`{name}` is a class, which no file can name: pass it to LLMDPD in Python")
-        value = read_option(name, str(value) if name == "policy" else value)
+        value = read_option(name, value)
         if isinstance(default, bool) and not isinstance(value, bool):
             raise TypeError(f"`{name}` must be true or false, got {value!r}")
+        if name in _WORDS and not isinstance(value, str):
+            raise TypeError(f"`{name}` must be a string, got {value!r}")
         if name in _RANGES:
             _RANGES[name].check(name, _RANGES[name].plain(value))
     except (ValueError, TypeError) as error:
