@@ -259,7 +259,7 @@ NOT_THERE = "no Minari data set 'metaworld/push-v0'"
         (f"{TRAIN} --conditioning film", "`conditioning` must be one of .*, got 'film'"),
         (f"{TRAIN} --net-arch 8,x", "--net-arch takes whole numbers between commas"),
         (f"{TRAIN} --policy Mlp", "--policy must be one of MlpPolicy, .*, got 'Mlp'"),
-        (f"{TRAIN} --device tpu", "`device`: Expected one of cpu, cuda"),
+        (f"{TRAIN} --device tpu", "--device: `device`: Expected one of cpu"),
         (f"{TRAIN} --device cuda:9", "`device` is 'cuda:9', and PyTorch finds none here: use 'cpu'"),
         (
             f"{TRAIN} --policy CnnPolicy",

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import signature
@@ -176,6 +177,7 @@ def checked(init: Callable[P, None]) -> Callable[P, None]:
         given.apply_defaults()
         given.arguments.update(plain_arguments(given.arguments))
         check_arguments(given.arguments)
+        given.arguments["device"] = device_named(given.arguments["device"], strict=False)
         with floats_by_default():
             init(*given.args, **given.kwargs)
 
@@ -250,7 +252,6 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name, its_range in RANGES.items():
         its_range.check(name, arguments[name])
     check_examples_per_prompt(arguments["examples_per_prompt"])
-    device_named(arguments["device"])
     if arguments["augmentation"] is not None:
         augmentation_named(arguments["augmentation"])
     if arguments["alignment"] is not None:
@@ -267,10 +268,11 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     _check_batch_sizes(arguments["batch_size"], arguments["q_batch_size"], arguments["prompts_per_batch"])
 
 
-def device_named(device: th.device | str) -> th.device:
-    """Look a device up; a GPU has to be there, where SB3 would silently take the CPU.
+def device_named(device: th.device | str, strict: bool = True) -> th.device:
+    """Look a device up.
 
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"`` or another torch device.
+    :param strict: False to take the CPU in place of a GPU that is not there, as SB3 does, with a warning.
     :return: the device.
     :raises ValueError: when torch does not know it, or has no such GPU.
     """
@@ -281,7 +283,10 @@ def device_named(device: th.device | str) -> th.device:
     n_gpus = th.cuda.device_count() if asked.type == "cuda" and th.cuda.is_available() else 0
     if asked.type == "cuda" and (asked.index or 0) >= n_gpus:
         there = f"only {n_gpus} there" if n_gpus else "none here"
-        raise ValueError(f"`device` is {str(device)!r}, and PyTorch finds {there}: use 'cpu', or 'auto'")
+        found = f"`device` is {str(device)!r}, and PyTorch finds {there}"
+        if strict or n_gpus:
+            raise ValueError(f"{found}: use 'cpu', or 'auto'")
+        warnings.warn(f"{found}: the CPU is used", stacklevel=3)
     return get_device(device)
 
 

@@ -172,7 +172,7 @@ def from_file(
         get_system_info()
         told = map(printable, saved.system_info.splitlines())
         print("== SAVED MODEL SYSTEM INFO ==", *told, sep="\n")  # noqa: T201
-    place = device_named(device)
+    place = device_named(device, strict=False)
     with refusing(path, "cannot be loaded"):
         _check_data(saved)
         model = _build(model_class, saved, names, place, given, custom_objects(custom), trusted)

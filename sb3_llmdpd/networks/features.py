@@ -130,6 +130,10 @@ def features_extractor_named(extractor: str | type[BaseFeaturesExtractor]) -> ty
     return FEATURES_EXTRACTORS[extractor]
 
 
+class NoImagesError(ValueError, AssertionError):
+    """Observations are no images; an `AssertionError`, too, which SB3 raises of them."""
+
+
 def check_images(
     extractor: type[BaseFeaturesExtractor], space: gym.Space[Any], normalize_images: bool
 ) -> None:
@@ -138,11 +142,11 @@ def check_images(
     :param extractor: class of the features extractor.
     :param space: space of the observations.
     :param normalize_images: True where images are bytes, False where they are floats already.
-    :raises ValueError: when the network cannot read them.
+    :raises NoImagesError: when the network cannot read them.
     """
     if issubclass(extractor, NatureCNN) and not is_image_space(space, normalized_image=not normalize_images):
         kind = "uint8 in [0, 255]" if normalize_images else "floats"
-        raise ValueError(
+        raise NoImagesError(
             f"`CnnPolicy`, or the extractor 'nature_cnn', reads images, a Box of three axes, {kind}; got"
             f" {space}. For vectors use 'MlpPolicy'"
         )
