@@ -2,9 +2,11 @@
 
 import inspect
 import json
+import pickle
 import re
 import subprocess
 import sys
+from concurrent.futures.process import _ExceptionWithTraceback
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -369,6 +371,17 @@ def test_a_mistake_is_what_the_package_raises_and_what_the_system_refuses() -> N
     assert is_mistake(error_of(lambda: Path("/nowhere").read_text()))
     assert not is_mistake(error_of(lambda: split(None, 7)))
     assert not is_mistake(error_of(lambda: np.zeros(3).reshape(2, 2)))
+
+
+def test_a_mistake_that_a_worker_noticed_is_one_here() -> None:
+    def of_a_worker(call: Any) -> Exception:
+        with pytest.raises((ValueError, TypeError)) as caught:
+            call()
+        sent = pickle.dumps(_ExceptionWithTraceback(caught.value, caught.tb))
+        return pickle.loads(sent)
+
+    assert is_mistake(of_a_worker(lambda: split("ml46", None)))
+    assert not is_mistake(of_a_worker(lambda: split(None, 7)))
 
 
 def test_debug_shows_where_an_error_was_noticed() -> None:

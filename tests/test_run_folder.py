@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.benchmarks.common.ownership import owned
+from sb3_llmdpd.benchmarks.common.run_folder import RunFolder
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.cli.model_options import OPTION_OF
 from sb3_llmdpd.cli.settings import defaults
@@ -122,6 +123,15 @@ def test_a_killed_run_goes_on_from_its_latest_model(step: int, killed: Path, und
     assert f"Going on from step {step}" in result.output
     assert_the_same(killed, undisturbed)
     assert sorted(path.name for path in killed.iterdir()) == FILES
+
+
+def test_the_steps_of_a_run_are_counted_without_its_model(
+    killed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(LLMDPD, "load")
+    monkeypatch.setattr("sb3_llmdpd.checkpoint.container.unpacked", None)  # nor are tensors read
+    assert RunFolder(killed).steps_done() == 4
+    assert RunFolder(killed / "nothing").steps_done() == 0
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(killed: Path) -> None:

@@ -1,6 +1,7 @@
 """The border of the command line: mistakes of a user become a sentence, and bugs keep their traceback."""
 
 import dis
+import re
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,9 @@ from sb3_llmdpd.common.files import CannotWrite
 _UsageError: Any = typer.BadParameter.__base__
 """What typer raises of a command line that it cannot read; its module moves between typer's versions."""
 _TRUTHS = ("true", "false", "yes", "no", "on", "off")
+_PACKAGE = Path(__file__).parents[1]
+_PLACE = re.compile(r'File "(.+)", line \d+, in .+\n\s*(.*)')
+"""Place in the text of a traceback: file, and line of code."""
 _RAISE = dis.opmap["RAISE_VARARGS"]
 
 
@@ -72,17 +76,19 @@ def is_mistake(error: Exception) -> bool:
     What this package raises, in a ``raise`` of its own, is about input; so is an error of the operating
     system, about a file or a folder. What Python or another package raises was not foreseen: it is a bug.
 
-    :param error: error that was raised.
+    :param error: error that was raised, here or in a worker process.
     """
     if isinstance(error, OSError):
         return not isinstance(error, BrokenPipeError)  # a reader like `head` has enough
+    if type(error.__cause__).__name__ == "_RemoteTraceback":  # that of a worker, as text
+        *_, (path, line) = _PLACE.findall(str(error.__cause__))
+        return Path(path).is_relative_to(_PACKAGE) and line.startswith("raise ")
     place = error.__traceback__
     assert place is not None
     while place.tb_next is not None:
         place = place.tb_next
-    module = place.tb_frame.f_globals.get("__name__", "")
-    is_ours = module.partition(".")[0] == __name__.partition(".")[0]
-    return is_ours and place.tb_frame.f_code.co_code[place.tb_lasti] == _RAISE
+    code = place.tb_frame.f_code
+    return Path(code.co_filename).is_relative_to(_PACKAGE) and code.co_code[place.tb_lasti] == _RAISE
 
 
 def _sentence(error: Any) -> str:
