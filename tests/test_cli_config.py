@@ -155,6 +155,10 @@ def test_set_says_what_has_no_option_and_adds_to_what_others_say(config, logs, t
         ("--set gamma=0.5 --gamma 0.6", "`gamma` is said twice, as 0.6 and by --set as 0.5: leave one"),
         ("--set gamma=0.5 --set gamma=0.6", "`gamma` is said twice, as 0.5 and by --set as 0.6"),
         ("--prompts-per-batch 3 --batch-size 4", "`batch_size` must be a multiple of `prompts_per_batch`"),
+        (
+            "--set learning_rate=lin_0.01 --cosine",
+            "--cosine begins at a number, and the learning rate is 'lin_0.01'",
+        ),
         ("--preset best", "--preset must be one of paper.*, got 'best'"),
     ],
 )

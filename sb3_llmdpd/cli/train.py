@@ -112,6 +112,10 @@ def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
     if not options["dataset"]:
         other = "or --resume, the folder of a run to go on with"
         raise ValueError(f"Missing option '--dataset', the data to train on; {other}")
+    if options["cosine"] and isinstance(options["learning_rate"], str):
+        raise ValueError(
+            f"--cosine begins at a number, and the learning rate is {options['learning_rate']!r}"
+        )
     options["dataset"] = sources.source_names(options["dataset"], options["root"])
     return {"command": "train", **options, **_absolute_paths(options)}
 
