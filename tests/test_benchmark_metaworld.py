@@ -448,4 +448,4 @@ def test_ctrl_c_while_data_are_collected_says_how_to_go_on(tmp_path, monkeypatch
 def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["benchmark", "report", str(tmp_path)])
     assert result.exit_code == 2
-    assert "No such file" in result.output
+    assert "holds no results.json: name the folder of a benchmark" in result.output

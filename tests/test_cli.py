@@ -2,21 +2,29 @@
 
 import inspect
 import json
+import pickle
 import re
+import subprocess
+import sys
+from concurrent.futures.process import _ExceptionWithTraceback
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 import sb3_llmdpd
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.cli import app
+from sb3_llmdpd.cli.mistakes import is_mistake
 from sb3_llmdpd.cli.model_options import parameter_docs, plain_help
 from sb3_llmdpd.cli.train import train
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.metaworld.collection import collect
+from sb3_llmdpd.data.metaworld.tasks import split
 from sb3_llmdpd.data.minari import local_ids
 from sb3_llmdpd.evaluation.rollouts import Rollout
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
@@ -231,88 +239,6 @@ def test_options_become_the_arguments_of_a_model(root: Path, tmp_path: Path) -> 
     assert model.learning_rate == CosineSchedule(1e-3)
 
 
-CONFIG = """
-dataset: metaworld/*
-unseen: [drawer-close]
-batch_size: 4
-prompts_per_batch: 2
-learning_rate: 1e-3  # which YAML takes for a word
-net_arch: [8, 8]
-layer_norm: true
-text_encoder: hashing:8
-eta: 0.5
-critic_learning_rate:
-steps: 2
-"""
-
-WORDS = "a word, a number, or a list of them"
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "options.yaml"
-    path.write_text(CONFIG)
-    return path
-
-
-def test_the_command_line_goes_before_the_file_and_the_run_keeps_both(config, root, tmp_path):
-    out = tmp_path / "run"
-    succeed("train --eta 0 --no-layer-norm --device cpu --config", config, "--root", root, "--out", out)
-    kept = json.loads((out / "run.json").read_text())
-    expected = dict(eta=0.0, layer_norm=False, learning_rate=1e-3, net_arch="8,8", unseen="drawer-close")
-    assert expected.items() <= kept.items()
-    assert (kept["dataset"][0], kept["critic_learning_rate"]) == ("metaworld/drawer-close-v0", None)
-    assert "config" not in kept
-    assert "Going on from step 2" in run("train --steps 3 --resume", out).output
-    assert LLMDPD.load(out / "model.zip").policy_kwargs["net_arch"] == [8, 8]
-    succeed("train --config", out / "run.json", "--out", tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "run.json").read_text()) == kept | {"steps": 3}
-
-
-def test_a_run_goes_on_without_another_file(config: Path, tmp_path: Path) -> None:
-    result = run("train --resume", tmp_path, "--config", config)
-    assert_refused(result, "leave out --config, --dataset, --unseen")
-
-
-def test_a_preset_stands_below_the_file_and_the_command_line(config, root, tmp_path):
-    command = "train --gamma 0.5 --device cpu --preset paper --config"
-    succeed(command, config, "--root", root, "--out", tmp_path / "run")
-    kept = json.loads((tmp_path / "run" / "run.json").read_text())
-    of_paper = dict(conditioning="concat", return_weight=0.0, examples_per_prompt="1,1", preset="paper")
-    assert (of_paper | dict(eta=0.5, layer_norm=True, gamma=0.5)).items() <= kept.items()
-    model = LLMDPD.load(tmp_path / "run" / "model.zip")
-    assert (model.policy_objective, model.examples_per_prompt) == ("diffusion_ql", (1, 1))
-
-
-def test_an_unknown_preset_is_refused_with_those_there_are(root):
-    assert_refused(run("train --dataset metaworld/* --preset best --root", root), "one of paper, got 'best'")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("batch-size: 8", "options.yaml has 'batch-size', which is no option: the nearest is 'batch_size'"),
-        ("resume: runs", "options.yaml has 'resume', which is no option"),
-        ("7: 8", "options.yaml has 7, which is no option"),
-        ("steps: 2.5", "options.yaml: 'steps' cannot be 2.5: "),
-        ("steps: 0", "options.yaml: 'steps' cannot be 0: .*greater than or equal to 1"),
-        ("eta: true", f"options.yaml: 'eta' takes {WORDS}, got True"),
-        ("dataset: {a: b}", f"options.yaml: 'dataset' takes {WORDS}, got {{'a': 'b'}}"),
-        ("cosine: 1", "options.yaml: 'cosine' takes true or false, got 1"),
-        ("batch_size:", "options.yaml: 'batch_size' cannot be None: "),
-        ("- steps", r"a YAML file with options, as in .*, and .*options.yaml holds \['steps'\]"),
-        ("steps: [", "--config takes a YAML file, and .*options.yaml is not one: while parsing"),
-    ],
-)
-def test_a_file_of_options_that_cannot_be_is_refused_by_its_name(text, message, config):
-    config.write_text(text)
-    assert_refused(run("train --config", config), message)
-
-
-def test_a_file_of_options_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    assert_refused(run("train --config", tmp_path / "a.yaml"), "No such file or directory: .*a.yaml")
-
-
 COLLECT, TRAIN = "collect metaworld --tasks", f"train --dataset metaworld/* {TINY}"
 NOT_THERE = "no Minari data set 'metaworld/push-v0'"
 
@@ -338,7 +264,20 @@ NOT_THERE = "no Minari data set 'metaworld/push-v0'"
         (f"{TRAIN} --conditioning film", "`conditioning` must be one of .*, got 'film'"),
         (f"{TRAIN} --net-arch 8,x", "--net-arch takes whole numbers between commas"),
         (f"{TRAIN} --policy Mlp", "--policy must be one of MlpPolicy, .*, got 'Mlp'"),
-        (f"{TRAIN} --device tpu", "--device: Expected one of cpu, cuda"),
+        (f"{TRAIN} --device tpu", "--device: `device`: Expected one of cpu"),
+        (f"{TRAIN} --device cuda:9", "`device` is 'cuda:9', and PyTorch finds none here: use 'cpu'"),
+        (
+            f"{TRAIN} --policy CnnPolicy",
+            "`CnnPolicy`, .*, reads images, .*; got .* For vectors use 'MlpPolicy'",
+        ),
+        (f"{TRAIN} --strict true", "--strict is a switch, given or left out, and takes no value: got 'true'"),
+        ("data inspect a.npz --clip yes", "--clip is a switch, .*: got 'yes'"),
+        (f"{TRAIN} --strict=true", "Option '--strict' does not take a value"),
+        (f"{TRAIN} surplus", r"Got unexpected extra argument.*\(surplus\)"),
+        ("train --stepz 2", "No such option: --stepz .Possible options: .*--steps"),
+        ("trian", "No such command 'trian'. Did you mean 'train'"),
+        ("--verbose", "No such option: --verbose"),
+        ("train --dataset /etc/passwd", "a file or folder as npz:PATH"),
         (f"{TRAIN} --steps 0", "Invalid value for '--steps': .* greater than or equal to 1"),
         (f"{TRAIN} --out /dev/null/x", "Not a directory: '/dev/null/x'"),
         ("train --dataset metaworld/* --steps many", "Invalid value for '--steps'"),
@@ -348,6 +287,8 @@ NOT_THERE = "no Minari data set 'metaworld/push-v0'"
         ("film --model m.zip --task reach --root /dev/null --out a.gif", "a film is an .mp4 or a .png"),
         (f"evaluate --model {__file__}", "is not a whole model file of sb3_llmdpd"),
         ("quickstart --out /dev/null/x", "Not a directory: '/dev/null/x'"),
+        ("benchmark report", "Missing argument 'folders'"),
+        ("benchmark report .", "holds no results.json: name the folder of a benchmark or an evaluation"),
     ],
 )
 def test_bad_input_gets_its_sentence_and_exit_status_2(command, message, root, tmp_path, monkeypatch):
@@ -372,6 +313,78 @@ def test_bad_input_gets_its_sentence_and_exit_status_2(command, message, root, t
 )
 def test_an_evaluation_that_cannot_be_gets_its_sentence_and_exit_status_2(options, message, model, tmp_path):
     assert_refused(run(f"evaluate {options} --model", model, "--out", tmp_path), message)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("collect metaworld --tasks reach", TRAIN, "evaluate --model m.zip", "quickstart --smoke"),
+        *("benchmark metaworld", "benchmark d4rl --dataset hopper", "benchmark report ."),
+    ],
+)
+def test_a_file_in_the_place_of_the_output_folder_is_refused(command, root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    (tmp_path / "a.txt").write_text("kept")
+    assert_refused(run(f"{command} --out a.txt"), "Invalid value for '--out'.*'a.txt' is a file")
+    assert (tmp_path / "a.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize("arguments", [["data"], []])
+def test_a_command_alone_shows_its_help(arguments: list[str]) -> None:
+    result = run(*(arguments or [""]))
+    assert (result.exit_code, "Commands" in result.output, "Error" in result.output) == (2, True, False)
+
+
+def test_version_and_help_import_no_torch() -> None:
+    code = (
+        "import contextlib, sys; from sb3_llmdpd.cli import main\n"
+        "for word in ('--version', '--help'):\n"
+        "    sys.argv = ['sb3-llmdpd', word]\n"
+        "    with contextlib.suppress(SystemExit): main()\n"
+        "print(*(name for name in ('torch', 'numpy', 'gymnasium') if name in sys.modules), 'are imported')"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"sb3-llmdpd {sb3_llmdpd.__version__}" in finished.stdout, finished.stderr
+    assert finished.stdout.splitlines()[-1] == "are imported"
+
+
+def test_the_help_of_all_commands_says_of_each_what_its_own_help_says() -> None:
+    group: Any = typer.main.get_command(app)
+    own = {name: group.imported(name).help.partition("\n\n")[0] for name in group.commands}
+    assert {name: command.help for name, command in group.commands.items()} == own
+
+
+def test_a_bug_keeps_its_traceback_and_gets_exit_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def collect(*arguments: Any, **options: Any) -> None:
+        int("no number")  # of Python's, which nobody foresaw
+
+    monkeypatch.setattr(import_module("sb3_llmdpd.cli.collect"), "collect", collect)
+    result = run("collect metaworld --tasks reach")
+    assert (result.exit_code, type(result.exception)) == (1, ValueError)
+
+
+def test_a_mistake_is_what_the_package_raises_and_what_the_system_refuses() -> None:
+    def error_of(call: Any) -> Exception:
+        with pytest.raises((ValueError, TypeError, OSError)) as caught:
+            call()
+        return caught.value
+
+    assert is_mistake(error_of(lambda: split("ml46", None)))
+    assert is_mistake(error_of(lambda: Path("/nowhere").read_text()))
+    assert not is_mistake(error_of(lambda: split(None, 7)))
+    assert not is_mistake(error_of(lambda: np.zeros(3).reshape(2, 2)))
+
+
+def test_a_mistake_that_a_worker_noticed_is_one_here() -> None:
+    def of_a_worker(call: Any) -> Exception:
+        with pytest.raises((ValueError, TypeError)) as caught:
+            call()
+        sent = pickle.dumps(_ExceptionWithTraceback(caught.value, caught.tb))
+        return pickle.loads(sent)
+
+    assert is_mistake(of_a_worker(lambda: split("ml46", None)))
+    assert not is_mistake(of_a_worker(lambda: split(None, 7)))
 
 
 def test_debug_shows_where_an_error_was_noticed() -> None:

@@ -10,7 +10,9 @@ commands of its page.
 import contextlib
 import re
 import shlex
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -56,7 +58,8 @@ def parse(line: str) -> None:
 
     :raises typer's usage error: when the command line would refuse it.
     """
-    command, arguments = typer.main.get_command(app), shlex.split(line, comments=True)[1:]
+    command: Any = typer.main.get_command(app)
+    arguments = [*takewhile(lambda word: word != ">", shlex.split(line, comments=True)[1:])]
     context = None
     with contextlib.suppress(typer.Exit):  # --help ends the reading
         while True:

@@ -25,7 +25,8 @@ def options_of(command: Any) -> set[str]:
 
 
 APP: Any = typer.main.get_command(app)
-OPTIONS = {"": options_of(APP), **{name: options_of(command) for name, command in APP.commands.items()}}
+OPTIONS = {name: options_of(APP.imported(name)) for name in APP.commands}
+OPTIONS[""] = options_of(APP).union(*OPTIONS.values())
 """Options by command; of all commands by the empty name."""
 
 

@@ -481,6 +481,9 @@ def test_an_unknown_id_is_answered_with_the_folder_the_nearest_ids_and_the_downl
         load_minari("metaworld/psuh-v0")
     assert str(root) in str(caught.value)
     assert "minari download metaworld/psuh-v0" in str(caught.value)
+    with pytest.raises(ValueError, match=r"written as lab/drawer-open-v0, .* as npz:PATH") as caught:
+        load_minari("/etc/passwd")
+    assert "minari download" not in str(caught.value)
     with refused("`ids` names no data set"):
         load_minari([])
 

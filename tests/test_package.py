@@ -1,10 +1,12 @@
 """The installed package is the one of setup.cfg, constraints.txt and CHANGELOG.md."""
 
+import ast
 import configparser
 import re
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -65,6 +67,30 @@ def test_nothing_is_pinned_that_is_not_pulled_in():
 def test_every_folder_of_code_is_a_package():
     folders = {path.parent for path in (ROOT / "sb3_llmdpd").rglob("*.py")}
     assert [folder.name for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
+def test_every_public_name_is_found_and_listed_and_no_other():
+    for name in sb3_llmdpd.__all__:
+        value = getattr(sb3_llmdpd, name)
+        assert name == "__version__" or value.__module__.startswith("sb3_llmdpd.")
+    assert set(sb3_llmdpd.__all__) <= set(dir(sb3_llmdpd))
+    with pytest.raises(AttributeError, match="has no attribute 'LLMDP'"):
+        sb3_llmdpd.LLMDP  # noqa: B018 - that it is looked up is the test
+    with pytest.raises(ImportError, match="cannot import name 'LLMDP'"):
+        from sb3_llmdpd import LLMDP  # noqa: F401
+
+
+def test_type_checkers_read_the_same_names_as_python():
+    tree = ast.parse(Path(sb3_llmdpd.__file__).read_text())
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0]
+    of_package = {
+        (node.module, name.name)
+        for node in imported
+        if node.module and node.module.startswith("sb3_llmdpd.") and node.module != "sb3_llmdpd.version"
+        for name in node.names
+    }
+    assert of_package == {(f"sb3_llmdpd.{module}", name) for name, module in sb3_llmdpd._MODULE_OF.items()}
+    assert {name for _, name in of_package} | {"__version__"} == set(sb3_llmdpd.__all__)
 
 
 def test_the_type_hints_are_shipped():

@@ -126,3 +126,16 @@ def test_the_default_dtype_of_pytorch_changes_nothing(variant, tmp_path):
     ):
         assert_array_equal(actions(*defaults), expected)
         assert th.get_default_dtype() is defaults[-1]
+
+
+@pytest.mark.skipif(th.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_the_cpu_with_a_warning():
+    with pytest.warns(UserWarning, match="`device` is 'cuda', and PyTorch finds none here: the CPU is used"):
+        assert tiny_model(device="cuda").device.type == "cpu"
+    with pytest.raises(ValueError, match="`device`: Expected one of cpu"):
+        tiny_model(device="tpu")
+
+
+def test_a_convolutional_policy_refuses_vectors():
+    with pytest.raises(ValueError, match=r"reads images, .*; got Box\(.* For vectors use 'MlpPolicy'"):
+        tiny_model(policy="CnnPolicy")

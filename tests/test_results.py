@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from sb3_llmdpd.benchmarks.metaworld.splits import tasks_of_split
@@ -192,6 +194,22 @@ def test_the_hand_comes_near_the_goal_of_reach_and_leaves_it_and_copying_does_re
     ]
     assert copied
     assert all(all(cell.successes) for cell in copied)
+
+
+def all_played(training: dict[str, Any]) -> list[float]:
+    groups = (training[group] for group in ("seen", "unseen") if group in training)
+    return [share for group in groups for told in group.values() for share in told.values()]
+
+
+@pytest.mark.parametrize("part", ["few-demonstrations", "mixed-quality", "one-task", "images"])
+def test_no_candidate_for_a_preset_beats_the_defaults_by_twice_the_error(part: str) -> None:
+    played: dict[str, list[float]] = {}
+    for training in json.loads((RESULTS / "presets.json").read_text(encoding="utf-8"))[part]:
+        played.setdefault(training["setting"], []).extend(all_played(training))
+    the_defaults = np.array(played.pop("the defaults"))
+    for shares in played.values():
+        gains = np.array(shares) - the_defaults
+        assert gains.mean() <= 2 * gains.std(ddof=1) / len(gains) ** 0.5
 
 
 # How it was measured ---------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_what_only_looks_like_an_image_is_read_as_it_is_or_refused(normalize_ima
     env = SpacesEnv(spaces.Box(-10.0, 10.0, (1, 36, 36)), spaces.Box(-1.0, 1.0, (2,)))
     policy_kwargs = {**SMALL, "normalize_images": normalize_images}
     if normalize_images:
-        with pytest.raises(AssertionError, match="NatureCNN"):
+        with pytest.raises(AssertionError, match="reads images, a Box of three axes, uint8"):
             image_model(env, policy_kwargs=policy_kwargs)
     else:
         assert image_model(env, policy_kwargs=policy_kwargs).learn(2).num_timesteps == 2

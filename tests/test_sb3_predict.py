@@ -42,6 +42,7 @@ def test_an_environment_is_vectorised_and_monitored_by_itself(env):
     assert model.get_env().env_is_wrapped(Monitor) == [True]
 
 
+@pytest.mark.filterwarnings("ignore:`device` is 'cuda'")
 @pytest.mark.parametrize("device", ["cpu", "cuda", "auto"])
 def test_one_observation_gives_one_action_and_those_of_two_environments_two(device):
     """Answers `test_predict.py::test_predict`; a missing GPU means the CPU, as SB3's `get_device` has it."""

@@ -89,6 +89,7 @@ def test_without_an_exact_match_what_is_named_is_replaced_and_the_rest_stays():
     assert differing(random, after) == set()
 
 
+@pytest.mark.filterwarnings("ignore:`device` is 'cuda'")
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
 def test_a_saved_model_comes_back_on_any_device_and_learns_on(tmp_path, device):
     """Answers `test_save_load.py::test_save_load`: parameters, device, actions, and that `learn` works."""

@@ -7,8 +7,9 @@ Marks say where a number comes from. What stands after a mark is written anew, a
     <!-- report: FILE --> ... <!-- end -->                              the whole report of a grid
     <!-- sb3: PART --> ... <!-- end -->                                 how SB3's tests end, see `sb3_page`
 
-FILE is a folder of docs/results, or `tuning.PART` for a part of tuning.json. `result_files` says what the
-rows and columns of each kind are, as in `ml45-visible/full both/unseen` or `tuning.visible/steps/seen both`.
+FILE is a folder of docs/results, or `tuning.PART` or `presets.PART` for a part of that json. `result_files`
+says what the rows and columns of each kind are, as in `ml45-visible/full both/unseen` or
+`tuning.visible/steps/seen both`.
 
 `FILE/ROW/COLUMN - ROW` is a difference. In a grid it is taken scene by scene and has its interval; in a part
 of tuning.json it is taken task by task and has its standard error in parentheses. Its second half may name

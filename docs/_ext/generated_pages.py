@@ -13,8 +13,7 @@ from sphinx.application import Sphinx
 
 from sb3_llmdpd import LLMDPD, LLMDPDPolicy
 from sb3_llmdpd.cli import app as command_line
-from sb3_llmdpd.cli.model_options import parameter_docs
-from sb3_llmdpd.llmdpd.arguments import MOST, POLICY_RANGES, RANGES
+from sb3_llmdpd.cli.model_options import accepted, parameter_docs
 
 NO_SETTINGS = (
     "_init_setup_model",
@@ -29,13 +28,18 @@ PLACES = {LLMDPD: "`LLMDPD`", LLMDPDPolicy: "`policy_kwargs`"}
 
 def commands() -> str:
     """Write a section for each command: its purpose and a table of its options."""
-    return "\n\n".join(_sections(typer.main.get_command(command_line), "sb3-llmdpd"))
+    group: Any = typer.main.get_command(command_line)
+    imported = (group.imported(name) for name in group.commands)
+    return "\n\n".join(
+        section for command in imported for section in _sections(command, "sb3-llmdpd")
+    )
 
 
-def _sections(command: Any, name: str) -> Iterator[str]:
+def _sections(command: Any, above: str) -> Iterator[str]:
+    name = f"{above} {command.name}"
     if hasattr(command, "commands"):
         for child in command.commands.values():
-            yield from _sections(child, f"{name} {child.name}")
+            yield from _sections(child, name)
         return
     rows = [_option_row(parameter) for parameter in command.params]
     table = ["| option | default | meaning |", "|---|---|---|", *rows]
@@ -66,18 +70,10 @@ def _setting_rows(made: type) -> Iterator[str]:
                 f"`{name}`",
                 PLACES[made],
                 _shown(parameter.default),
-                _range(name, parameter),
+                accepted(name, parameter),
                 meanings[name],
             )
             yield f"| {' | '.join(_in_a_cell(cell) for cell in cells)} |"
-
-
-def _range(name: str, parameter: inspect.Parameter) -> str:
-    if isinstance(parameter.default, bool):
-        return "`True` or `False`"
-    # The largest count says no more than that there is an end.
-    accepted = str({**RANGES, **POLICY_RANGES}.get(name, "")).replace(f", {MOST}]", ", inf)")
-    return accepted.replace("a whole number in", "whole,")
 
 
 def _shown(default: Any) -> str:

@@ -152,18 +152,18 @@ def _run(run: RunFolder, settings: QuickstartSettings, n_processes: int | None) 
     return results
 
 
-def _arguments(settings: QuickstartSettings) -> dict[str, Any]:
-    """Collect what the run remembers, as JSON values."""
+def remembered(settings: QuickstartSettings) -> dict[str, Any]:
+    """Collect what a run remembers in ``run.json``, as JSON values."""
     return dict(to_json({"command": "quickstart", "steps": settings.n_steps, **asdict(settings)}))
 
 
 def _is_of(run: RunFolder, settings: QuickstartSettings) -> bool:
-    return run.is_begun and run.arguments() == _arguments(settings)
+    return run.is_begun and run.arguments() == remembered(settings)
 
 
 def _train(run: RunFolder, settings: QuickstartSettings, ids: Sequence[str]) -> Path:
     """Train, or go on where a quickstart of the same settings was stopped before it had its results."""
-    results, arguments = run.path / RESULTS, _arguments(settings)
+    results, arguments = run.path / RESULTS, remembered(settings)
     is_same = _is_of(run, settings)
     goes_on = is_same and not results.is_file()
     if goes_on:

@@ -46,6 +46,7 @@ _MOST_QUOTED, _MOST_WORDS = 200, 800
 _TIED = "tied"
 """Part of the data: for each group, the names of tensors that are other tensors, and of these others."""
 _HEADER = {"format_version": FORMAT_VERSION, "sb3_llmdpd_version": __version__}
+_NOT_WHOLE = "is not a whole model file of sb3_llmdpd"
 _DATE = (1980, 1, 1, 0, 0, 0)
 """Date of every member: the same model gives the same bytes."""
 
@@ -96,16 +97,11 @@ def read(path: FileLike) -> Checkpoint:
     :raises FileNotFoundError: when there is no such file.
     :raises ValueError: when it is damaged, foreign, pickled, or of an unknown format version.
     """
-    with refusing(path, "is not a whole model file of sb3_llmdpd"), _opened(path) as file:
+    with refusing(path, _NOT_WHOLE), _opened(path) as file:
         _check_directory(file)
         with zipfile.ZipFile(file) as archive:
             names = _checked_names(archive)
-            data = _data_from_json(archive.read(DATA))
-            _refuse_pickled(data, path)
-            foreign = [name for name in names if name not in _MEMBERS]
-            if foreign:
-                raise ValueError(f"it holds {quoted(foreign[0])}, which is no part of a model file")
-            _check_version(data, path)
+            data = _checked_data(archive, names, path)
             members = {name: archive.read(name) for name in names if name != DATA}
         tensors = {
             group: Parts(_checked_tensors(group, members[name]))
@@ -114,6 +110,20 @@ def read(path: FileLike) -> Checkpoint:
         }
         _tie(tensors, data.get(_TIED, {}))
     return Checkpoint(Parts(data), Parts(tensors), members.get(SYSTEM_INFO, b"").decode(errors="replace"))
+
+
+def read_data(path: FileLike) -> Parts:
+    """Read the data of a model file, and none of its tensors.
+
+    :param path: see `read`.
+    :return: JSON values by name; one that is missing is a ValueError when it is asked for.
+    :raises FileNotFoundError: when there is no such file.
+    :raises ValueError: as `read`, but for what is wrong with the tensors.
+    """
+    with refusing(path, _NOT_WHOLE), _opened(path) as file:
+        _check_directory(file)
+        with zipfile.ZipFile(file) as archive:
+            return Parts(_checked_data(archive, _checked_names(archive), path))
 
 
 class RefusedFile(ValueError):
@@ -282,6 +292,17 @@ def _checked_names(archive: zipfile.ZipFile) -> list[str]:
     if DATA not in names:
         raise ValueError(f"it lacks {DATA!r}")
     return names
+
+
+def _checked_data(archive: zipfile.ZipFile, names: Collection[str], path: FileLike) -> dict[str, Any]:
+    """Read the data of a file whose members are known, and refuse a file that is foreign by them."""
+    data = _data_from_json(archive.read(DATA))
+    _refuse_pickled(data, path)
+    foreign = [name for name in names if name not in _MEMBERS]
+    if foreign:
+        raise ValueError(f"it holds {quoted(foreign[0])}, which is no part of a model file")
+    _check_version(data, path)
+    return data
 
 
 def _data_from_json(content: bytes) -> dict[str, Any]:

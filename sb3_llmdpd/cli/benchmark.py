@@ -48,7 +48,10 @@ _PUBLISHED = D4RLSettings()
 
 Seeds = Annotated[int, Option(help="Trainings of each variant: seeds 0, 1, ...", min=1)]
 Steps = Annotated[int, Option(help="Gradient steps of each training.")]
-Out = Annotated[Path, Option(help="Folder of everything that it makes; a stopped benchmark goes on there.")]
+Out = Annotated[
+    Path,
+    Option(help="Folder of everything that it makes; a stopped benchmark goes on there.", file_okay=False),
+]
 Smoke = Annotated[bool, Option("--smoke", help="Walk the whole way in seconds, and learn nothing.")]
 
 
@@ -177,10 +180,17 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        Option(help="Of several folders: where what they make together is written.", show_default=False),
+        Option(
+            help="Of several folders: where what they make together is written.",
+            show_default=False,
+            file_okay=False,
+        ),
     ] = None,
 ) -> None:
     """Write the reports of an earlier benchmark or evaluation anew, from its results.json alone."""
+    for folder in folders:
+        if not (folder / RESULTS).is_file():
+            raise ValueError(f"{folder} holds no {RESULTS}: name the folder of a benchmark or an evaluation")
     if len(folders) > 1 or out is not None:
         out = _pool(folders, out)
     folder = folders[0] if out is None else out

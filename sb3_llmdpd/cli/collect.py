@@ -15,11 +15,6 @@ from sb3_llmdpd.data.minari import datasets_root, load_minari
 app = typer.Typer(no_args_is_help=True, help="Record data sets.")
 
 
-@app.callback()
-def _only_here_so_that_the_command_has_a_name() -> None:
-    """A group of a single command would swallow the command's name."""
-
-
 @app.command("metaworld")
 def metaworld(
     tasks: Annotated[str | None, typer.Option(help="Tasks between commas, instead of a split's.")] = None,
@@ -47,6 +42,7 @@ def metaworld(
             "--out",
             "--root",
             help="Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets.",
+            file_okay=False,
         ),
     ] = None,
     processes: Processes = None,

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
@@ -10,11 +10,11 @@ import typer
 
 from sb3_llmdpd.cli.options import names, whole_numbers
 from sb3_llmdpd.llmdpd.acceleration import MATMUL_PRECISIONS
+from sb3_llmdpd.llmdpd.arguments import MOST, POLICY_RANGES, RANGES
 from sb3_llmdpd.llmdpd.augmentation import AUGMENTATIONS
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 from sb3_llmdpd.networks.features import FEATURES_EXTRACTORS
-from sb3_llmdpd.presets import PRESETS
 from sb3_llmdpd.prompts.alignment import ALIGNMENTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -77,28 +77,6 @@ def _worded(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def _take_preset(ctx: typer.Context, name: str | None) -> str | None:
-    """Make a preset's settings the defaults of the command's options, below those of a configuration file."""
-    if name is not None:
-        if name not in PRESETS:
-            raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {name!r}")
-        settings = dict(PRESETS[name])
-        settings |= settings.pop("policy_kwargs", {})
-        words = {argument: _worded(value) for argument, value in settings.items()}
-        ctx.default_map = {**words, **(ctx.default_map or {})}
-    return name
-
-
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        callback=_take_preset,
-        is_eager=True,
-        help=f"Settings by name, of which options and --config may change some: {', '.join(PRESETS)}.",
-    ),
-]
-
-
 def with_model_options(command: Command) -> Command:
     """Give a command an option for each argument of a model, in place of its ``**`` parameter."""
     signature = inspect.signature(command)
@@ -114,15 +92,18 @@ def model_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     :param options: values by the options' names, all of `with_model_options` among them.
     :raises ValueError: on a list of other things, and on an unknown policy.
     """
-    algorithm, policy = (
-        {name: _value(name, options[option.name]) for name, option in derived.items()}
-        for derived in (_ALGORITHM, _POLICY)
-    )
-    return {**algorithm, "policy_kwargs": policy}
+    return {"policy_kwargs": {}, **given_arguments(options, set(options))}
 
 
-def _value(argument: str, given: Any) -> Any:
-    return given if given is None or argument not in _TEXTS else _TEXTS[argument].read(given)
+def read_option(argument: str, given: Any) -> Any:
+    """Read an option's value as the argument that it stands for, such as ``"8,8"`` as ``[8, 8]``.
+
+    :param argument: name of the argument.
+    :param given: a word or a number, as an option has it; what is nested already stays as it is.
+    :raises ValueError: on a list of other things, and on an unknown policy.
+    """
+    is_word = isinstance(given, str | int | float) and argument in _TEXTS
+    return _TEXTS[argument].read(str(given)) if is_word else given
 
 
 def _options(of: type, title: str) -> dict[str, inspect.Parameter]:
@@ -155,6 +136,19 @@ def parameter_docs(of: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in found}
 
 
+def accepted(name: str, argument: inspect.Parameter) -> str:
+    """Describe the values of an argument of `LLMDPD` or of its policy, for tables; ``""`` for any.
+
+    :param name: of the argument.
+    :param argument: in the signature.
+    """
+    if isinstance(argument.default, bool):
+        return "`True` or `False`"
+    # The largest count says no more than that there is an end.
+    values = str({**RANGES, **POLICY_RANGES}.get(name, "")).replace(f", {MOST}]", ", inf)")
+    return values.replace("a whole number in", "whole,")
+
+
 def plain_help(text: str) -> str:
     """Make help of a parameter's text: its first sentence, and the others up to the last that names a value.
 
@@ -170,3 +164,29 @@ def plain_help(text: str) -> str:
 
 _ALGORITHM = _options(LLMDPD, "The algorithm")
 _POLICY = _options(LLMDPDPolicy, "Its networks")
+OPTION_OF = {argument: option.name for argument, option in {**_ALGORITHM, **_POLICY}.items()}
+"""Name of the option of each argument, as ``features_extractor`` of ``features_extractor_class``."""
+
+
+def default_arguments() -> dict[str, Any]:
+    """Make the arguments of a model that no option was given for."""
+    options = {option.name: option.default for option in (*_ALGORITHM.values(), *_POLICY.values())}
+    return model_arguments(options)
+
+
+def given_arguments(options: Mapping[str, Any], given: Container[str]) -> dict[str, Any]:
+    """Read the arguments of those options that were given.
+
+    :param options: values by the options' names.
+    :param given: names of the options that were given.
+    :return: arguments of `LLMDPD`, with ``policy_kwargs`` among them where one of these was given.
+    """
+    algorithm, policy = (
+        {
+            name: read_option(name, options[option.name])
+            for name, option in derived.items()
+            if option.name in given
+        }
+        for derived in (_ALGORITHM, _POLICY)
+    )
+    return {**algorithm, **({"policy_kwargs": policy} if policy else {})}

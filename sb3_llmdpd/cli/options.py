@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 import typer
-from stable_baselines3.common.utils import get_device
+
+from sb3_llmdpd.llmdpd.arguments import device_named
 
 Entry = TypeVar("Entry")
 
@@ -36,10 +37,10 @@ def whole_numbers(text: str, option: str) -> list[int]:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that torch does not know, by a ValueError, before anything is computed for it."""
+    """Refuse a device that is not there, by a ValueError, before anything is computed for it."""
     try:
-        get_device(device)
-    except RuntimeError as error:  # torch's answer to a name that it does not know
+        device_named(device)
+    except ValueError as error:
         raise ValueError(f"--device: {error}") from error
 
 

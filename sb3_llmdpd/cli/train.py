@@ -10,10 +10,11 @@ import typer
 from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.common.run_folder import SAVE_FREQ, RunFolder
 from sb3_llmdpd.cli import sources
-from sb3_llmdpd.cli.config_file import FINGERPRINT, Config
-from sb3_llmdpd.cli.model_options import Preset, model_arguments, with_model_options
+from sb3_llmdpd.cli.config_file import Config, Preset, Set, is_given, model_settings, own_options
+from sb3_llmdpd.cli.model_options import with_model_options
 from sb3_llmdpd.cli.next_command import TRAINED, trained
 from sb3_llmdpd.cli.options import check_device, names
+from sb3_llmdpd.cli.settings import ALGORITHM, FINGERPRINT, defaults, settings_of_run, split, together
 from sb3_llmdpd.common.schedules import CosineSchedule
 from sb3_llmdpd.data.checks import listed
 from sb3_llmdpd.data.episodes import OfflineDataset
@@ -26,8 +27,6 @@ from sb3_llmdpd.llmdpd.trackers import TRACKERS, check_trackers, make_logger
 
 _CHANGEABLE = ("steps", "device", "root", "cache")
 """Options that may change when a run goes on."""
-_OF_A_COMMAND = ("out", "resume", "overwrite", "config")
-"""Options that a run does not keep."""
 _PATHS = ("root", "cache", "task_texts", "tensorboard_log")
 
 
@@ -37,7 +36,8 @@ def train(
     ctx: typer.Context,
     dataset: Annotated[list[str] | None, typer.Option(help=sources.SOURCES_HELP)] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder of run.json, model.zip, progress.csv and curves.png.")
+        Path,
+        typer.Option(help="Folder of run.json, model.zip, progress.csv and curves.png.", file_okay=False),
     ] = TRAINED,
     resume: Annotated[
         Path | None,
@@ -52,6 +52,7 @@ def train(
     ] = False,
     config: Config = None,
     preset: Preset = None,
+    set_: Set = None,
     root: sources.Root = None,
     memory_mapped: Annotated[
         bool, typer.Option(help="Leave steps in a file, for data beyond memory.")
@@ -143,7 +144,7 @@ def _trackers(options: Mapping[str, Any]) -> list[str]:
 
 def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
     """Collect what was given, as JSON values that mean the same wherever the run goes on."""
-    options = _kept(ctx)
+    options = {**_own(ctx), **model_settings(ctx, ctx.params["preset"], ctx.params["set_"] or ())}
     if not options["dataset"]:
         other = "or --resume, the folder of a run to go on with"
         raise ValueError(f"Missing option '--dataset', the data to train on; {other}")
@@ -151,14 +152,18 @@ def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
         check_trackers(trackers)
         if options["tensorboard_log"] is not None:
             raise ValueError("pass either --track tensorboard or --tensorboard-log, not both")
+    if options["cosine"] and isinstance(options["learning_rate"], str):
+        raise ValueError(
+            f"--cosine begins at a number, and the learning rate is {options['learning_rate']!r}"
+        )
     options["dataset"] = sources.source_names(options["dataset"], options["root"])
     return {"command": "train", **options, **_absolute_paths(options)}
 
 
 def _options_to_go_on_with(ctx: typer.Context, run: RunFolder) -> dict[str, Any]:
     """Collect the options that the run was begun with, and the few that may change."""
-    given = {name: value for name, value in ctx.params.items() if _is_given(ctx, name) and name != "resume"}
-    if others := [f"--{name.replace('_', '-')}" for name in given if name not in _CHANGEABLE]:
+    given = {name: value for name, value in ctx.params.items() if is_given(ctx, name) and name != "resume"}
+    if others := [_as_option(name) for name in given if name not in _CHANGEABLE]:
         raise ValueError(
             "--resume goes on with the options of before, of which only --steps, --device, --root and --cache"
             f" may change: leave out {', '.join(others)}"
@@ -166,21 +171,23 @@ def _options_to_go_on_with(ctx: typer.Context, run: RunFolder) -> dict[str, Any]
     saved = run.arguments()
     if saved["command"] != "train":
         raise ValueError(f"{run.path} is a run of another command. Go on with {run.how_to_go_on()}")
-    if unknown := set(saved) - set(ctx.params) - {"command", FINGERPRINT}:
-        raise ValueError(
-            f"the run in {run.path} has options that this version of sb3_llmdpd does not know:"
-            f" {', '.join(sorted(unknown))}; go on with the version that began it"
-        )
-    return {**_kept(ctx), **saved, **given, **_absolute_paths(given)}
+    own = _own(ctx)
+    try:
+        options, arguments = split(settings_of_run(saved, str(run.path)), own, str(run.path))
+    except ValueError as error:
+        raise ValueError(f"{error}; go on with the version of sb3_llmdpd that began the run") from error
+    arguments = together(defaults(), arguments)  # the defaults of what an older run lacks
+    kept = {name: saved[name] for name in ("command", FINGERPRINT) if name in saved}
+    return {**own, **options, **arguments, **kept, **given, **_absolute_paths(given)}
 
 
-def _kept(ctx: typer.Context) -> dict[str, Any]:
-    return {name: value for name, value in ctx.params.items() if name not in _OF_A_COMMAND}
+def _own(ctx: typer.Context) -> dict[str, Any]:
+    """Name the options that are no arguments of a model, and that a run keeps."""
+    return {name: ctx.params[name] for name in own_options(ctx) if name in ctx.params and name != "out"}
 
 
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
+def _as_option(name: str) -> str:
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def _absolute_paths(options: Mapping[str, Any]) -> dict[str, str]:
@@ -201,7 +208,7 @@ def _is_finished(run: RunFolder, steps: int) -> bool:
 
 
 def _new_model(options: Mapping[str, Any], data: OfflineDataset) -> LLMDPD:
-    arguments = model_arguments(options)
+    arguments = {name: options[name] for name in ALGORITHM if name in options}
     if options["cosine"]:
         arguments["learning_rate"] = CosineSchedule(options["learning_rate"])
     return LLMDPD(dataset=data, **arguments)

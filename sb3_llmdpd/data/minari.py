@@ -25,6 +25,7 @@ REWARDED = "rewarded"
 NESTED = ("options", "infos")
 """Groups of an episode's metadata in which it may say its task, too."""
 
+_ID = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
 _SPACES = {"observation_space", "action_space"}
 _FORMATS = ("hdf5", "arrow", "parquet")
 
@@ -225,9 +226,14 @@ def _open(name: str, folder: Path) -> Any:
         local = local_ids(folder)
         near = difflib.get_close_matches(name, local, n=3) or local[:3]
         nearest = f"nearest there: {', '.join(near)}" if near else "there is none at all"
+        way_on = (
+            f"Fetch a published one with: minari download {name}"
+            if _ID.fullmatch(name)
+            else "An id is written as lab/drawer-open-v0, and a file or folder as npz:PATH, with its format"
+        )
         raise ValueError(
             f"no Minari data set {name!r} in {folder} (`root` or $MINARI_DATASETS_PATH name another folder);"
-            f" {nearest}. Fetch a published one with: minari download {name}"
+            f" {nearest}. {way_on}"
         )
     minari = require("minari", "all")
     try:

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import signature
@@ -10,6 +11,8 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, ParamSpec
 
 import numpy as np
+import torch as th
+from stable_baselines3.common.utils import get_device
 
 from sb3_llmdpd.common.schedules import LineToZero
 from sb3_llmdpd.data.checks import check_examples_per_prompt, check_return_weight
@@ -174,6 +177,7 @@ def checked(init: Callable[P, None]) -> Callable[P, None]:
         given.apply_defaults()
         given.arguments.update(plain_arguments(given.arguments))
         check_arguments(given.arguments)
+        given.arguments["device"] = device_named(given.arguments["device"], strict=False)
         with floats_by_default():
             init(*given.args, **given.kwargs)
 
@@ -262,6 +266,28 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
             f"`n_candidates` must be 1 where eta=0 trains no critic to choose, got {n_candidates}"
         )
     _check_batch_sizes(arguments["batch_size"], arguments["q_batch_size"], arguments["prompts_per_batch"])
+
+
+def device_named(device: th.device | str, strict: bool = True) -> th.device:
+    """Look a device up.
+
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"`` or another torch device.
+    :param strict: False to take the CPU in place of a GPU that is not there, as SB3 does, with a warning.
+    :return: the device.
+    :raises ValueError: when torch does not know it, or has no such GPU.
+    """
+    try:
+        asked = th.device("cpu" if device == "auto" else device)
+    except RuntimeError as error:  # torch's answer to a name that it does not know
+        raise ValueError(f"`device`: {error}") from error
+    n_gpus = th.cuda.device_count() if asked.type == "cuda" and th.cuda.is_available() else 0
+    if asked.type == "cuda" and (asked.index or 0) >= n_gpus:
+        there = f"only {n_gpus} there" if n_gpus else "none here"
+        found = f"`device` is {str(device)!r}, and PyTorch finds {there}"
+        if strict or n_gpus:
+            raise ValueError(f"{found}: use 'cpu', or 'auto'")
+        warnings.warn(f"{found}: the CPU is used", stacklevel=3)
+    return get_device(device)
 
 
 def check_policy_arguments(arguments: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch as th
 
+from sb3_llmdpd.common.endings import Ending
 from sb3_llmdpd.type_aliases import Metrics
 
 CHECK_EVERY = 100
@@ -15,7 +16,7 @@ VALUE_LIMIT = 10.0
 """Largest sane value, as a multiple of any value that the data's rewards allow."""
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(Ending, RuntimeError):
     """A loss or a weight is no longer a sane number, and nothing that is learned from here on is worth
     anything.
     """

@@ -18,7 +18,7 @@ from sb3_llmdpd.data.spaces import actions_in_space
 from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor, count_rows, zeros_of
 from sb3_llmdpd.llmdpd.arguments import check_policy_arguments
 from sb3_llmdpd.llmdpd.critic import PromptedCritic, PromptedStateValue, choose
-from sb3_llmdpd.networks.features import features_extractor_named
+from sb3_llmdpd.networks.features import check_images, features_extractor_named
 from sb3_llmdpd.networks.layers import FLOAT, Mish
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
@@ -127,12 +127,12 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         self._arguments = arguments_of(locals(), "lr_schedule", "critic_lr_schedule")
         self.acting = Acting()
         check_policy_arguments(self._arguments)
+        extractor = features_extractor_named(features_extractor_class or self.default_features_extractor)
+        check_images(extractor, observation_space, normalize_images)
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class=features_extractor_named(
-                features_extractor_class or self.default_features_extractor
-            ),
+            features_extractor_class=extractor,
             features_extractor_kwargs=features_extractor_kwargs,
             optimizer_class=optimizer_class,
             # One kernel for all parameters, instead of several for each.

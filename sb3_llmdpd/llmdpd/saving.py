@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.utils import FloatSchedule, get_device, get_system_info
+from stable_baselines3.common.utils import FloatSchedule, get_system_info
 
 from sb3_llmdpd import checkpoint
 from sb3_llmdpd.checkpoint import Checkpoint, FileLike
@@ -42,6 +42,7 @@ from sb3_llmdpd.checkpoint.values import (
     to_json,
 )
 from sb3_llmdpd.envs.dataset_env import DatasetEnv
+from sb3_llmdpd.llmdpd.arguments import device_named
 from sb3_llmdpd.llmdpd.callback_counters import counters_from_json, counters_of
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged, first_bad_weight
 from sb3_llmdpd.networks.layers import floats_by_default
@@ -171,9 +172,10 @@ def from_file(
         get_system_info()
         told = map(printable, saved.system_info.splitlines())
         print("== SAVED MODEL SYSTEM INFO ==", *told, sep="\n")  # noqa: T201
+    place = device_named(device, strict=False)
     with refusing(path, "cannot be loaded"):
         _check_data(saved)
-        model = _build(model_class, saved, names, get_device(device), given, custom_objects(custom), trusted)
+        model = _build(model_class, saved, names, place, given, custom_objects(custom), trusted)
         _restore(model, saved)
         model.policy.check_sanity()
     model.last_saved = checkpoint.existing(path)

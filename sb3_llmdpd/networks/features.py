@@ -8,6 +8,7 @@ import gymnasium as gym
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common import torch_layers
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import TensorDict
 from torch import nn
@@ -127,6 +128,28 @@ def features_extractor_named(extractor: str | type[BaseFeaturesExtractor]) -> ty
         known = sorted(FEATURES_EXTRACTORS)
         raise ValueError(f"`features_extractor_class` must be a class or one of {known}, got {extractor!r}")
     return FEATURES_EXTRACTORS[extractor]
+
+
+class NoImagesError(ValueError, AssertionError):
+    """Observations are no images; an `AssertionError`, too, which SB3 raises of them."""
+
+
+def check_images(
+    extractor: type[BaseFeaturesExtractor], space: gym.Space[Any], normalize_images: bool
+) -> None:
+    """Refuse a convolutional network for what are no images.
+
+    :param extractor: class of the features extractor.
+    :param space: space of the observations.
+    :param normalize_images: True where images are bytes, False where they are floats already.
+    :raises NoImagesError: when the network cannot read them.
+    """
+    if issubclass(extractor, NatureCNN) and not is_image_space(space, normalized_image=not normalize_images):
+        kind = "uint8 in [0, 255]" if normalize_images else "floats"
+        raise NoImagesError(
+            f"`CnnPolicy`, or the extractor 'nature_cnn', reads images, a Box of three axes, {kind}; got"
+            f" {space}. For vectors use 'MlpPolicy'"
+        )
 
 
 def is_fixed_function(module: nn.Module) -> bool:

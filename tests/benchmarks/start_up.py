@@ -19,7 +19,7 @@ def section(rounds: int) -> str:
     model_on(data_in_memory()).save(path)
     codes = {
         "import stable_baselines3": "import stable_baselines3",
-        "import sb3_llmdpd": "import sb3_llmdpd",
+        "import sb3_llmdpd": "from sb3_llmdpd import LLMDPD",  # the package alone imports nothing
         "and load a model": ACT.format(path=path),
         "and act for the first time on a known sentence": FIRST.format(path=path),
     }

@@ -9,6 +9,8 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_llmdpd.checkpoint.container import read_data
+from sb3_llmdpd.common.endings import Ending
 from sb3_llmdpd.common.files import digest_of, leftovers, whole_file
 from sb3_llmdpd.evaluation.charts import curves_chart, draw_or_say_why
 from sb3_llmdpd.llmdpd.callbacks import CurveRow, LearningCurve, SaveLatest, StopOnSignal, read_curve
@@ -28,7 +30,7 @@ _GOES_ON = {
 }
 
 
-class RunStopped(Exception):
+class RunStopped(Ending):
     """A signal has stopped a training, whose state is saved.
 
     :param message: place of the stop, and how to go on.
@@ -97,7 +99,7 @@ class RunFolder:
 
     def steps_done(self) -> int:
         """Count the gradient steps of the latest model, 0 without one."""
-        return LLMDPD.load(self.model_path, device="cpu").num_timesteps if self.has_model else 0
+        return read_data(self.model_path)["counters"]["num_timesteps"] if self.has_model else 0
 
     def refuse_to_replace(self, command: str, overwrite: bool = False) -> None:
         """Keep models from being lost. A run that has not saved one may be begun again.
