@@ -15,6 +15,7 @@ from sb3_llmdpd.cli.evaluate import evaluate
 from sb3_llmdpd.cli.film import film
 from sb3_llmdpd.cli.options import Processes
 from sb3_llmdpd.cli.train import train
+from sb3_llmdpd.cli.validate import validate
 from sb3_llmdpd.common.files import CannotWrite
 from sb3_llmdpd.llmdpd.loss_watch import TrainingDiverged
 
@@ -55,6 +56,7 @@ app.add_typer(data.app, name="data")
 app.command()(train)
 app.command()(evaluate)
 app.command()(film)
+app.command()(validate)
 app.add_typer(benchmark.app, name="benchmark")
 
 

@@ -8,7 +8,7 @@ import typer
 
 from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.common.run_folder import SAVE_FREQ, RunFolder
-from sb3_llmdpd.cli import sources
+from sb3_llmdpd.cli import held_out, sources
 from sb3_llmdpd.cli.config_file import FINGERPRINT, Config
 from sb3_llmdpd.cli.model_options import Preset, model_arguments, with_model_options
 from sb3_llmdpd.cli.options import check_device, names
@@ -20,6 +20,8 @@ from sb3_llmdpd.data.loading import load_dataset
 from sb3_llmdpd.data.memory_mapping import memory_mapped as map_dataset
 from sb3_llmdpd.data.metaworld.tasks import TASKS
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.validation.callback import HeldOutError
+from sb3_llmdpd.validation.held_out import HeldOut
 
 _CHANGEABLE = ("steps", "device", "root", "cache")
 """Options that may change when a run goes on."""
@@ -66,6 +68,9 @@ def train(
     save_freq: Annotated[
         int, typer.Option(help="Gradient steps between two saves of model.zip.", min=1)
     ] = SAVE_FREQ,
+    validation: held_out.Validation = None,
+    validate_unseen: held_out.ValidateUnseen = 0,
+    validation_freq: held_out.ValidationFreq = held_out.FREQ,
     **model_options: Any,
 ) -> None:
     """Train one model on all data sets and write it with its learning curve, or go on with a stopped run."""
@@ -79,10 +84,11 @@ def _begin(ctx: typer.Context, run: RunFolder, overwrite: bool) -> None:
     run.refuse_to_replace("train", overwrite)  # before the data are read, which may take long
     options = _options_of_a_new_run(ctx)
     data = _read(options, run)
-    model = _new_model(options, data)
+    parts = held_out.parts(options, data)
+    model = _new_model(options, data if parts is None else parts.training)
     with owned(run.path):  # nothing was written until now
         run.begin(options, overwrite)
-        _train(run, model, options)
+        _train(run, model, options, parts)
 
 
 def _go_on(ctx: typer.Context, run: RunFolder) -> None:
@@ -91,17 +97,24 @@ def _go_on(ctx: typer.Context, run: RunFolder) -> None:
     with owned(run.path):
         options = _options_to_go_on_with(ctx, run)  # once more: the owner before may have changed them
         data = _read(options, run)
+        parts = held_out.parts(options, data)
+        if parts is not None:
+            data = parts.training
         if run.has_model:
             model = LLMDPD.load(run.model_path, dataset=data, device=options["device"], trust_encoder=True)
         else:
             model = _new_model(options, data)
         typer.echo(f"Going on from step {model.num_timesteps:,}")
         run.go_on(options)
-        _train(run, model, options)
+        _train(run, model, options, parts)
 
 
-def _train(run: RunFolder, model: LLMDPD, options: Mapping[str, Any]) -> None:
-    path = run.train(model, options["steps"], options["log_interval"], options["save_freq"])
+def _train(run: RunFolder, model: LLMDPD, options: Mapping[str, Any], parts: HeldOut | None) -> None:
+    measured = [] if parts is None else [HeldOutError(parts, options["validation_freq"], run.path)]
+    lengths = options["steps"], options["log_interval"], options["save_freq"]
+    path = run.train(model, *lengths, callbacks=measured)
+    if parts is not None:
+        held_out.say_the_best(run)
     typer.echo(f"The model is {path}. Next: sb3-llmdpd evaluate --model {path}")
 
 
@@ -111,7 +124,9 @@ def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
     if not options["dataset"]:
         other = "or --resume, the folder of a run to go on with"
         raise ValueError(f"Missing option '--dataset', the data to train on; {other}")
-    options["dataset"] = sources.source_names(options["dataset"], options["root"])
+    for name in ("dataset", "validation"):
+        if options[name] and not held_out.is_share(options[name]):
+            options[name] = sources.source_names(options[name], options["root"])
     return {"command": "train", **options, **_absolute_paths(options)}
 
 
@@ -170,7 +185,7 @@ def _new_model(options: Mapping[str, Any], data: OfflineDataset) -> LLMDPD:
 def _read(options: dict[str, Any], run: RunFolder) -> OfflineDataset:
     """Read the data of a run, and remember which they are, or make sure that they are those of before."""
     check_device(options["device"])
-    data = _read_sources(options)
+    data = read_sources(options)
     typer.echo(data.summary())
     found = fingerprint(data)
     if options.setdefault(FINGERPRINT, found) != found:
@@ -181,7 +196,7 @@ def _read(options: dict[str, Any], run: RunFolder) -> OfflineDataset:
     return data
 
 
-def _read_sources(options: Mapping[str, Any]) -> OfflineDataset:
+def read_sources(options: Mapping[str, Any]) -> OfflineDataset:
     """Read the data, without the tasks that are left out."""
     how = {"root": options["root"], **sources.how_to_read(options)}
     data: OfflineDataset
