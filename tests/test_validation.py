@@ -128,8 +128,8 @@ def test_states_lie_before_the_idle_tail_after_a_success():
 
 
 def test_actions_of_failed_episodes_are_no_errors_but_their_values_are_ranked():
-    episodes = [replace(e, success=number % 2 == 0) for number, e in enumerate(make_episodes(n_tasks=3))]
-    parts = hold_out(data_of(episodes), 0.75)
+    episodes = [replace(e, success=number % 2 == 0) for number, e in enumerate(make_episodes(n_episodes=8))]
+    parts = hold_out(data_of(episodes), 0.5)
     probes = [probe for probe in make_probes(parts) if not probe.is_good]
     assert probes
     assert all(probe.episode.success is False for probe in probes)
