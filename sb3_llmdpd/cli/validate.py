@@ -1,6 +1,5 @@
 """`sb3-llmdpd validate`: measures a model on held-out episodes, without an environment."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,7 +68,7 @@ def validate(
     typer.echo(f"\nThe results are {out / JSON} and {out / MARKDOWN}")
 
 
-def _held_out_by(run: RunFolder) -> tuple[Sequence[str], HeldOut]:
+def _held_out_by(run: RunFolder) -> tuple[list[str], HeldOut]:
     """Part the data of a model's training once more."""
     if not run.is_begun:
         raise ValueError(
@@ -81,7 +80,7 @@ def _held_out_by(run: RunFolder) -> tuple[Sequence[str], HeldOut]:
     if parts is None:
         raise ValueError(
             f"the training in {run.path} held nothing out: with --dataset name episodes that the model was"
-            " not trained on, or train with --validation 0.1"
+            " not trained on, or hold some out: sb3-llmdpd train --validation 0.1"
         )
     return options["dataset"], parts
 
@@ -90,7 +89,7 @@ def _refuse_training_data(run: RunFolder, data: OfflineDataset) -> None:
     if run.is_begun and run.arguments().get(FINGERPRINT) == fingerprint(data):
         raise ValueError(
             "the model was trained on these very data, where its error says nothing: leave out --dataset to"
-            " measure what the training held out with --validation, or name other episodes"
+            " measure what the training held out, or name other episodes"
         )
 
 

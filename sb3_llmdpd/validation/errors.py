@@ -173,7 +173,7 @@ class _Asked:
         self.observations: Any = take(episode.observations, steps)
         self.actions = episode.actions[steps].reshape(len(steps), -1)
         self.returns = returns_to_go(episode, model.gamma)[steps]
-        space = model.action_space
+        space: Any = model.action_space
         low, high = space.low.reshape(-1), space.high.reshape(-1)
         scaled = scale_actions(self.actions, low, high).astype(np.float32)
         # On the CPU, so that the noise is the same for models on any device.
@@ -205,7 +205,7 @@ class _Asked:
         features, encoding = self._encoded(prompt)
         with th.no_grad():
             values = self.model.policy.critic_target(features, encoding, self.scaled).min(dim=0).values
-        return values[0].float().cpu().numpy()  # type: ignore[no-any-return]
+        return values[0].float().cpu().numpy()
 
     def _denoising_loss(self, prompt: Prompt) -> float:
         actor = self.model.policy.actor_target
