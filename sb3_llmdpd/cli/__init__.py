@@ -11,6 +11,7 @@ from sb3_llmdpd.benchmarks.common.run_folder import ARGUMENTS, CHART, CURVE, MOD
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.benchmarks.quickstart import quickstart as run_quickstart
 from sb3_llmdpd.cli import benchmark, collect, data
+from sb3_llmdpd.cli.advise import advise
 from sb3_llmdpd.cli.evaluate import evaluate
 from sb3_llmdpd.cli.film import film
 from sb3_llmdpd.cli.options import Processes
@@ -57,6 +58,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(film)
 app.command()(validate)
+app.command()(advise)
 app.add_typer(benchmark.app, name="benchmark")
 
 

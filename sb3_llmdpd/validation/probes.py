@@ -61,7 +61,7 @@ def make_probes(
     shelf = _Shelf(held_out, reads_texts, same_goal, seed)
     probes = []
     for task in held_out.validation.tasks:
-        good, failed = _by_outcome(shelf.held_out[task])
+        good, failed = by_outcome(shelf.held_out[task])
         for episode in (*good[:n_episodes], *failed[:n_episodes]):
             steps = window_steps(np.array([episode.prompt_length]), N_STEPS)[0]
             prompts = shelf.prompts(episode)
@@ -69,7 +69,7 @@ def make_probes(
     return probes
 
 
-def _by_outcome(episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:
+def by_outcome(episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:
     """Separate failed episodes from others; where all have failed, they are what there is to repeat."""
     good = [episode for episode in episodes if episode.success is not False]
     failed = [episode for episode in episodes if episode.success is False]
@@ -124,7 +124,7 @@ class _Shelf:
             others = [each for each in episodes if each is not of]
             if self.same_goal and of is not None:
                 others = [each for each in others if each.goal == of.goal]
-            others, _ = _by_outcome(others)
+            others, _ = by_outcome(others)
             if others:
                 return others[int(self.rng.integers(len(others)))]
         return None
