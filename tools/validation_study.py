@@ -32,7 +32,10 @@ from sb3_llmdpd.evaluation.conditions import make_cells
 from sb3_llmdpd.evaluation.statistics import N_RESAMPLES
 from sb3_llmdpd.evaluation.tasks import evaluate_tasks
 from sb3_llmdpd.validation.errors import action_spread, measure
+from sb3_llmdpd.validation.folds import nearness_of_left_out
 from sb3_llmdpd.validation.held_out import HeldOut, hold_out
+from sb3_llmdpd.validation.judgement import MARGIN, WORKS, advised_prompt, gain
+from sb3_llmdpd.validation.nearness import Nearness
 from sb3_llmdpd.validation.probes import make_probes
 from tools.result_files import RESULTS
 
@@ -47,6 +50,10 @@ SETTINGS: Mapping[str, tuple[int, Mapping[str, Any]]] = {
     "few": (4, {"alignment": None}),
 }
 """Episodes of a task, and arguments that differ from those of the demo."""
+
+_ADVISED = "retrieval"
+"""Setting of which `sb3-llmdpd advise` would ask how near a new task is: the default one."""
+_NEARNESS = "nearness-{third}.json"
 
 _IDS = "metaworld-visible-expert-20-seed-0/{task}-v0"
 _EXAMPLE_IDS = "metaworld-25-examples-visible-seed-0/{task}-v0"
@@ -69,7 +76,7 @@ def main() -> None:
     given = parser.parse_args()
     if not given.summary:
         study(given.out, given.root or given.out / "data", given.episodes, given.smoke)
-    figures = summary(read(given.out))
+    figures = summary(read(given.out), read_nearness(given.out))
     print(json.dumps(figures, indent=1))  # noqa: T201
     if given.summary:
         with whole_file(RESULTS / "validation.json") as temporary:
@@ -102,6 +109,11 @@ def study(out: Path, root: Path, n_played: int, smoke: bool) -> None:
                     with whole_file(folder / f"{length}.json") as temporary:
                         temporary.write_text(json.dumps(row))
                     print(folder.name, length, f"{row['seconds']} s", flush=True)  # noqa: T201
+            if name == _ADVISED and not (place := out / _NEARNESS.format(third=third)).is_file():
+                model = LLMDPD.load(folder / f"{lengths[-1]}.zip", device="cpu", trust_encoder=True)
+                near = {task: asdict(one) for task, one in nearness_of_left_out(model, parts).items()}
+                with whole_file(place) as temporary:
+                    temporary.write_text(json.dumps(near))
 
 
 def _read(train: Sequence[str], unseen: Sequence[str], root: Path) -> OfflineDataset:
@@ -189,14 +201,28 @@ def read(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(out.glob("*-third-*/*.json"))]
 
 
-def summary(models: Sequence[Mapping[str, Any]], n_resamples: int = N_RESAMPLES) -> dict[str, Any]:
+def read_nearness(out: Path) -> dict[str, dict[str, Nearness]]:
+    """Read the distances of the tasks that were not seen, by third and task."""
+    return {
+        third: {task: Nearness(**near) for task, near in json.loads(path.read_text()).items()}
+        for third in THIRDS
+        if (path := out / _NEARNESS.format(third=third)).is_file()
+    }
+
+
+def summary(
+    models: Sequence[Mapping[str, Any]],
+    nearness: Mapping[str, Mapping[str, Nearness]] | None = None,
+    n_resamples: int = N_RESAMPLES,
+) -> dict[str, Any]:
     """Compute how held-out errors and success go together.
 
     :param models: results of `read`.
+    :param nearness: results of `read_nearness`.
     :param n_resamples: resamples of each bootstrap.
     :return: rank correlations with 95% bootstrap intervals over models, pooled and by prompt; the same with
-        the errors on known tasks; how often the prompt with the lowest error wins; and, of single tasks, how
-        well the error separates those that work.
+        the errors on known tasks; how often the advised prompt wins; and, of single tasks, how well the
+        verdict separates those that work.
     """
     prompts = tuple(PLAYED)
     pairs_by_name: dict[str, PairsOf] = {
@@ -211,8 +237,8 @@ def summary(models: Sequence[Mapping[str, Any]], n_resamples: int = N_RESAMPLES)
         "spearman": {
             name: _correlated(models, pairs_of, n_resamples) for name, pairs_of in pairs_by_name.items()
         },
-        "prompt": _prompt_choice(models),
-        "tasks": {prompt: _auc(models, prompt) for prompt in prompts},
+        "prompt": _prompt_choices(models),
+        "verdict": _verdicts(models, nearness or {}, n_resamples),
         "success": {
             f"{setting}, {step} steps": {
                 prompt: _mean_success(
@@ -300,59 +326,156 @@ def _task_errors(model: Mapping[str, Any], prompt: str) -> dict[str, float]:
     return {task: float(np.mean(errors)) for task, errors in by_task.items()}
 
 
-def _prompt_choice(models: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Count how often the prompt with the lowest error on a task wins there, alone or beside others.
+# The advice ------------------------------------------------------------------------------------------------
 
-    Beside it, what a prompt drawn at random, and always ``both``, would do. The prompts differ in few tasks:
-    those are counted apart.
+Choice = tuple[str, dict[str, float], dict[str, float]]
+"""Third, errors by prompt, and success rates by prompt, of a task that a model has not seen."""
+Rule = Callable[[Mapping[str, float]], str]
+
+_MARGINS = (0.0, 0.025, MARGIN, 0.1, 0.2, 0.4)
+
+
+def _prompt_choices(models: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Count how often a rule's prompt wins, over all models, and over those that `advise` would ask."""
+    groups = {"all models": models, _ADVISED: [one for one in models if one["setting"] == _ADVISED]}
+    return {name: _prompt_choice(group) for name, group in groups.items() if group}
+
+
+def _prompt_choice(models: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Count how often the prompt of a rule wins on a task, alone or beside others.
+
+    The tasks on which prompts differ are counted apart. The margin of the advice was chosen on these very
+    tasks; beside it stands what margins reach that were chosen on the other thirds.
     """
-    counted: list[tuple[bool, float, bool, bool]] = []
+    choices: list[Choice] = []
     for model in models:
         errors = {prompt: _task_errors(model, prompt) for prompt in PLAYED}
-        for task in errors["both"]:
-            rates = {prompt: model["success"][prompt][task] for prompt in PLAYED}
-            best = {prompt for prompt, rate in rates.items() if rate == max(rates.values())}
-            chosen = min(PLAYED, key=lambda prompt: errors[prompt][task])
-            counted.append((chosen in best, len(best) / len(PLAYED), "both" in best, len(best) < len(PLAYED)))
-    table = np.array(counted, np.float64)
-    differing = table[table[:, 3] == 1]
-    names = ("lowest error", "at random", "always both")
-    return {
-        **{name: round(float(table[:, column].mean()), 3) for column, name in enumerate(names)},
-        **{
-            f"{name}, where prompts differ": round(float(differing[:, column].mean()), 3)
-            for column, name in enumerate(names)
-            if len(differing)
-        },
-        "n": len(table),
+        choices += [
+            (
+                model["third"],
+                {prompt: errors[prompt][task] for prompt in PLAYED},
+                {prompt: model["success"][prompt][task] for prompt in PLAYED},
+            )
+            for task in errors["both"]
+        ]
+    rules: dict[str, Rule] = {
+        "advised": advised_prompt,
+        "lowest error": lambda errors: min(PLAYED, key=lambda prompt: errors[prompt]),
+        **{f"always {prompt}": lambda _, prompt=prompt: prompt for prompt in PLAYED},  # type: ignore[misc]
+    }
+    differing = [one for one in choices if min(one[2].values()) < max(one[2].values())]
+    wins = {name: _win_share(choices, rule) for name, rule in rules.items()}
+    if len({third for third, _, _ in choices}) > 1:
+        wins["advised, margin of the other thirds"] = _with_margin_of_others(choices)
+    wins["at random"] = _random_share(choices)
+    if differing:
+        wins |= {f"{name}, where prompts differ": _win_share(differing, rule) for name, rule in rules.items()}
+        wins["at random, where prompts differ"] = _random_share(differing)
+    return {name: round(share, 3) for name, share in wins.items()} | {
+        "n": len(choices),
         "n where prompts differ": len(differing),
     }
 
 
-def _auc(models: Sequence[Mapping[str, Any]], prompt: str) -> dict[str, float]:
-    """Compute how well the error of single tasks separates those that succeed at least half of the time.
+def _win_share(choices: Sequence[Choice], rule: Rule) -> float:
+    return float(np.mean([rates[rule(errors)] == max(rates.values()) for _, errors, rates in choices]))
 
-    :return: area under the curve, over all models' tasks, and of those of the longest trainings.
+
+def _random_share(choices: Sequence[Choice]) -> float:
+    best = [sum(rate == max(rates.values()) for rate in rates.values()) for _, _, rates in choices]
+    return float(np.mean(best)) / len(PLAYED)
+
+
+def _with_margin_of_others(choices: Sequence[Choice]) -> float:
+    """Choose the margin for each third on the others, and count."""
+    wins = []
+    for third in sorted({third for third, _, _ in choices}):
+        others = [one for one in choices if one[0] != third]
+        shares = [_win_share(others, partial(advised_prompt, margin=margin)) for margin in _MARGINS]
+        rule = partial(advised_prompt, margin=_MARGINS[int(np.argmax(shares))])
+        own = [one for one in choices if one[0] == third]
+        wins += [_win_share([one], rule) for one in own]
+    return float(np.mean(wins))
+
+
+SHOWN = {"example": ("both", "example"), "sentence": ("sentence",)}
+"""Prompts that show an example of a new task, or its sentence alone."""
+
+
+def _verdicts(
+    models: Sequence[Mapping[str, Any]], nearness: Mapping[str, Mapping[str, Nearness]], n_resamples: int
+) -> dict[str, dict[str, float]]:
+    """Compute how well verdicts separate tasks that succeed at least half of the time.
+
+    Of the longest trainings that `advise` would do. A verdict is on a task with an example, or with its
+    sentence alone; the prompt with an example is the one with the lower error.
+
+    :return: area under the curve with a 95% bootstrap interval over tasks: of the gain that a verdict on
+        episodes goes by, of the error by itself, and of the distance that a verdict goes by without episodes;
+        and for the limit `WORKS` the shares of tasks that were rightly told to work and not to work.
     """
-    longest = max(model["step"] for model in models)
-    return dict(_aucs(models, prompt, {"all": 0, "longest": longest}))
+    asked = [
+        max((one for one in models if (one["setting"], one["third"]) == (_ADVISED, third)), key=_steps)
+        for third in sorted({one["third"] for one in models if one["setting"] == _ADVISED})
+    ]
+    found = {}
+    for name, shown in {"all": tuple(SHOWN), **{name: (name,) for name in SHOWN}}.items():
+        rows = [row for model in asked for one in shown for row in _judged(model, one, nearness)]
+        if rows:
+            found[name] = _separated(rows, n_resamples)
+    return found
 
 
-def _aucs(
-    models: Sequence[Mapping[str, Any]], prompt: str, shortest: Mapping[str, int]
-) -> Iterator[tuple[str, float]]:
-    for name, step in shortest.items():
-        of_tasks = [
-            (error, model["success"][prompt][task] >= 0.5)
-            for model in models
-            if model["step"] >= step
-            for task, error in _task_errors(model, prompt).items()
-        ]
-        works = [error for error, succeeded in of_tasks if succeeded]
-        fails = [error for error, succeeded in of_tasks if not succeeded]
-        if works and fails:
-            u = scipy.stats.mannwhitneyu(fails, works).statistic
-            yield name, round(float(u) / (len(works) * len(fails)), 3)
+def _steps(model: Mapping[str, Any]) -> int:
+    return int(model["step"])
+
+
+def _judged(
+    model: Mapping[str, Any], shown: str, nearness: Mapping[str, Mapping[str, Nearness]]
+) -> Iterator[dict[str, float]]:
+    """Yield what a verdict on each task goes by, and whether the task works."""
+    errors = {prompt: _task_errors(model, prompt) for prompt in PLAYED}
+    near = nearness.get(model["third"], {})
+    for task, alone in errors["none"].items():
+        prompt = min(SHOWN[shown], key=lambda prompt: errors[prompt][task])
+        distance = near[task].to_nearest(shown) if task in near else None
+        yield {
+            "works": float(model["success"][prompt][task] >= 0.5),
+            "gain": gain(errors[prompt][task], alone),
+            "error": -errors[prompt][task],
+            "distance": float("nan") if distance is None else -distance,
+        }
+
+
+def _separated(rows: Sequence[Mapping[str, float]], n_resamples: int) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    works = np.array([row["works"] for row in rows]) == 1.0
+    found: dict[str, float] = {"n": len(rows), "n that work": int(works.sum())}
+    drawn = rng.integers(len(rows), size=(n_resamples, len(rows)))
+    for name in ("gain", "error", "distance"):
+        score = np.array([row[name] for row in rows])
+        if np.isnan(score).any() or works.all() or not works.any():
+            continue
+        resampled = [_auc(score[some], works[some]) for some in drawn]
+        low, high = np.nanpercentile(resampled, [2.5, 97.5])
+        numbers = {name: _auc(score, works), f"{name}_low": low, f"{name}_high": high}
+        found |= {key: round(float(number), 3) for key, number in numbers.items()}
+    told = np.array([row["gain"] for row in rows]) >= WORKS
+    for name, part in (
+        ("told to work of those that do", works),
+        ("told not to of those that do not", ~works),
+    ):
+        if part.any():
+            found[name] = round(float((told == works)[part].mean()), 3)
+    return found
+
+
+def _auc(score: np.ndarray, works: np.ndarray) -> float:
+    """Compute the chance that a task that works scores higher than one that does not."""
+    if works.all() or not works.any():
+        return float("nan")
+    u = scipy.stats.mannwhitneyu(score[works], score[~works]).statistic
+    return float(u) / (int(works.sum()) * int((~works).sum()))
 
 
 if __name__ == "__main__":

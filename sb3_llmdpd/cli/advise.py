@@ -65,12 +65,11 @@ def advise(
 def _new_tasks(given: Sequence[str], how: dict[str, Any]) -> list[NewLike]:
     """Read sources, and take what has several words and is none for a sentence."""
     found: list[NewLike] = []
+    root = how["root"]
+    how = {**how, "task_texts": None}  # sentences for other data would be refused as unknown here
     for one in given:
         if _is_source(one, root):
-            # Sentences of `--task-texts` for other data would be refused as unknown here.
-            found.append(
-                load_dataset(sources.source_names([one], how["root"]), **{**how, "task_texts": None})
-            )
+            found.append(load_dataset(sources.source_names([one], root), **how))
         elif len(one.split()) > 1:
             found.append(one)
         else:

@@ -23,10 +23,10 @@ from sb3_llmdpd.validation.judgement import (
     Judgement,
     LeftOut,
     advised_prompt,
+    gain,
     judge_distance,
     judge_error,
     odd_scores,
-    progress,
 )
 from sb3_llmdpd.validation.nearness import Nearness, Neighbourhood
 from sb3_llmdpd.validation.probes import PROMPTS, by_outcome
@@ -54,7 +54,7 @@ class TaskAdvice:
     :param task: its name.
     :param errors: relative error by prompt, see `EpisodeError`.
     :param prompt: prompt to use for it.
-    :param learned: how far it is learned with that prompt, see `progress`.
+    :param learned: how much that prompt helps, see `gain`.
     :param nearness: its distances to the tasks that were not left out.
     :param lacks: what its data lack, a sentence each.
     """
@@ -68,7 +68,7 @@ class TaskAdvice:
 
     @property
     def works(self) -> bool:
-        """True if it is learned well enough to be expected to work."""
+        """True if the prompt helps enough for the task to be expected to work."""
         return self.learned >= WORKS
 
 
@@ -329,7 +329,7 @@ class _Adviser:
             for task in fold.left_out:
                 errors = _task_errors(fold, task)
                 prompt = advised_prompt(errors)
-                learned = progress(errors[prompt], self.known_error)
+                learned = gain(errors[prompt], errors["none"])
                 nearness = fold.nearness[task]
                 lacks = tuple(self._lacks(task, errors, learned, nearness, odd))
                 found.append(TaskAdvice(task, errors, prompt, learned, nearness, lacks))
@@ -387,7 +387,7 @@ class _Adviser:
             distance = nearness.to_nearest(shown)
             left_out = self._left_out(tasks, shown, prompts)
             if measured:
-                judgements[shown] = judge_error(min(measured), self.known_error)
+                judgements[shown] = judge_error(min(measured), errors["none"])
             elif distance is not None and left_out:
                 judgements[shown] = judge_distance(distance, left_out)
         nearest = {
@@ -423,7 +423,7 @@ class _Adviser:
             distance = task.nearness.to_nearest(shown)
             measured = [task.errors[prompt] for prompt in prompts if prompt in task.errors]
             if distance is not None and measured:
-                found.append(LeftOut(distance, progress(min(measured), self.known_error) >= WORKS))
+                found.append(LeftOut(distance, gain(min(measured), task.errors["none"]) >= WORKS))
         return found
 
 

@@ -22,11 +22,11 @@ READING = (
     "Every number is of tasks that a short training left out, and of its actions on logged episodes: an error"
     " of 0 is perfect, and whoever always plays the mean action gets about 1. Longer trainings on all tasks"
     " do better.",
-    f"A task counts as learned by the share of the way from 1 to the error on known tasks, and as one that"
-    f" works from {WORKS:g}. Nothing was played: see how far such a number can be trusted in the docs.",
+    "What is learned of a task is the share of the error without a prompt that its prompt takes away; from"
+    f" {WORKS:.0%} on it is expected to work. Nothing was played: the docs say how often that is right.",
     "An episode disagrees if its error stands out among those of its task when others of the task are shown"
-    f" ({ODD_TIMES:g} times the median, and a robust z of {ODD_Z:g}, or more). That removing it lowers the error is a guess, unless a training"
-    " without it is named here.",
+    f" ({ODD_TIMES:g} times the median, and a robust z of {ODD_Z:g}, or more). That removing it lowers the"
+    " error is a guess, unless a training without it is named here.",
     "Distances are root mean squares of standardised features of the example's steps to the nearest steps of"
     " a task, and of standardised sentence vectors.",
 )
@@ -46,10 +46,7 @@ def facts(advice: Advice) -> list[str]:
         " tasks that were left out.",
     ]
     if advice.odd:
-        n_odd = len(advice.odd)
-        said.append(
-            f"{n_odd} episode{' disagrees' if n_odd == 1 else 's disagree'} with other ones of the task."
-        )
+        said.append(f"Episodes that disagree with others of their task: {len(advice.odd)}.")
     if (removal := advice.removal) is not None:
         said.append(
             f"Without {', '.join(removal.sources)} the error on other held-out episodes of their tasks goes"

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MARGIN = 0.1
+MARGIN = 0.05
 """Share by which another prompt's error must be below that of sentence and example to be advised."""
-WORKS = 0.5
-"""Share of the way from the mean action to what is reached on known tasks, from which a task works."""
+WORKS = 0.3
+"""Share of the error without a prompt that a prompt must take away for a task to count as one that works."""
 ODD_Z, ODD_TIMES = 3.5, 2.0
 """Robust z, and error over the median of its task, from which an episode disagrees with its task."""
 
 LIKELY, OPEN, UNLIKELY = "likely", "open", "unlikely"
 """Verdicts."""
+_LIKELY_GAIN, _UNLIKELY_GAIN = 0.4, 0.2
+"""Gains from which and below which a verdict on measured errors is sure."""
 _LIKELY_FROM, _UNLIKELY_UNTIL = 0.6, 0.2
 """Shares of the tasks that were left out and lie as far, of which those that worked decide the verdict."""
 _AS_FAR = 5
@@ -37,16 +39,16 @@ def advised_prompt(errors: Mapping[str, float], margin: float = MARGIN) -> str:
     return lowest if errors[lowest] < (1.0 - margin) * errors[measured[0]] else measured[0]
 
 
-def progress(error: float, known: float | None) -> float:
-    """Compute how far a task is learned, as a share of what is reached on known tasks.
+def gain(error: float, alone: float) -> float:
+    """Compute the share of the error without a prompt that a prompt takes away.
 
-    :param error: relative error on the task; whoever plays the mean action gets about 1.
-    :param known: relative error on held-out episodes of known tasks; None where none were held out, which
-        then counts as 0.
-    :return: 1 for a task that is done like known ones, 0 for the mean action; may lie outside of [0, 1].
+    An error by itself tells hard motions from easy ones, and not whether the prompt is followed.
+
+    :param error: relative error under the prompt.
+    :param alone: relative error of the same model in the same states without one.
+    :return: 1 for no error at all, 0 for a prompt that is no help; below 0 for one that harms.
     """
-    reached = 1.0 - (known or 0.0)
-    return (1.0 - error) / reached if reached > 0 else 0.0
+    return 1.0 - error / alone if alone > 0 else 0.0
 
 
 def odd_scores(errors: Sequence[float], tasks: Sequence[str]) -> list[float | None]:
@@ -73,7 +75,7 @@ class LeftOut:
     """What became of a task that was left out, with one kind of prompt.
 
     :param distance: its distance to the nearest known task.
-    :param worked: whether its `progress` was at least `WORKS`.
+    :param worked: whether its `gain` was at least `WORKS`.
     """
 
     distance: float
@@ -117,14 +119,14 @@ def judge_distance(distance: float, left_out: Sequence[LeftOut]) -> Judgement:
     return Judgement(UNLIKELY if share <= _UNLIKELY_UNTIL else OPEN, reason)
 
 
-def judge_error(error: float, known: float | None) -> Judgement:
+def judge_error(error: float, alone: float) -> Judgement:
     """Judge a new task by the error on its own episodes, of models that have not learned from it.
 
-    :param error: relative error.
-    :param known: as in `progress`.
+    :param error: relative error under the prompt.
+    :param alone: relative error without a prompt.
     """
-    share = progress(error, known)
-    reason = f"its error of {error:.2f} is {max(share, 0.0):.0%} of the way to known tasks"
-    if share >= WORKS:
+    share = gain(error, alone)
+    reason = f"its error is {error:.2f}, and {alone:.2f} without a prompt"
+    if share >= _LIKELY_GAIN:
         return Judgement(LIKELY, reason)
-    return Judgement(UNLIKELY if share < WORKS / 2 else OPEN, reason)
+    return Judgement(UNLIKELY if share < _UNLIKELY_GAIN else OPEN, reason)
