@@ -2,7 +2,8 @@
 
 import pytest
 
-from tools.validation_study import LENGTHS, PLAYED, SETTINGS, THIRDS, summary
+from sb3_llmdpd.validation.nearness import Nearness
+from tools.validation_study import LENGTHS, PLAYED, SETTINGS, THIRDS, prompt_choices, summary, verdicts
 
 TASKS = ("a", "b")
 
@@ -49,14 +50,51 @@ def test_errors_that_fall_as_success_rises_correlate_by_one(figures):
     assert found["pooled, within prompts and thirds"]["value"] == 1.0
 
 
-def test_the_prompt_with_the_lowest_error_is_compared_with_chance(figures):
-    assert figures["prompt"]["lowest error"] == 1.0
-    assert figures["prompt"]["at random"] == 0.25
-    assert figures["prompt"]["n"] == 24
+def test_the_prompt_of_each_rule_is_compared_with_chance(figures):
+    found = figures["prompt"]["all models"]
+    assert found["lowest error"] == found["always both"] == 1.0
+    assert found["always sentence"] == 0.0
+    assert found["at random"] == 0.25
+    assert found["n"] == 24
 
 
-def test_tasks_that_work_are_separated_by_their_error(figures):
-    assert figures["tasks"]["both"]["all"] == 1.0
+def test_a_margin_of_the_other_thirds_is_counted_where_there_are_two():
+    prompts = {"both": 0.5, "example": 0.45, "sentence": 0.9, "none": 0.9}
+    rates = {"both": 0.0, "example": 1.0, "sentence": 0.0, "none": 0.0}
+    models = [{**model(number, prompts, rates), "third": THIRDS[number]} for number in range(2)]
+    found = prompt_choices(models)["all models"]
+    assert found["advised, margin of the other thirds"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """Two tasks that are followed, one of which is near, and two that are not."""
+    rates = {"a": 1.0, "b": 1.0, "c": 0.0, "d": 0.0}
+    errors = {"a": 0.2, "b": 0.4, "c": 0.8, "d": 0.9}
+    one = model(0, {"both": 0.5}, {prompt: 0.0 for prompt in PLAYED}) | {"setting": "retrieval"}
+    one["success"] = {prompt: rates for prompt in PLAYED}
+    one["episodes"] = [
+        {"task": task, "prompt": prompt, "seen": False, "relative": 1.0 if prompt == "none" else error}
+        for task, error in errors.items()
+        for prompt in PLAYED
+    ]
+    far = {"a": 0.1, "b": 0.7, "c": 0.5, "d": 0.9}
+    near = {task: Nearness({"x": distance}, {"x": distance}) for task, distance in far.items()}
+    return verdicts([one], {THIRDS[0]: near}, n_resamples=20)
+
+
+def test_a_verdict_by_errors_separates_tasks_that_work(judged):
+    assert judged["example"]["gain"] == 1.0
+    assert (judged["all"]["n"], judged["all"]["n that work"]) == (8, 4)
+
+
+def test_a_verdict_by_distances_errs_where_a_far_task_works(judged):
+    assert judged["sentence"]["distance"] == 0.75
+
+
+def test_the_limit_of_a_verdict_is_counted(judged):
+    assert judged["all"]["told to work of those that do"] == 1.0
+    assert judged["all"]["told not to of those that do not"] == 1.0
 
 
 def test_success_is_listed_by_setting_and_length(figures):

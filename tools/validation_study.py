@@ -237,8 +237,8 @@ def summary(
         "spearman": {
             name: _correlated(models, pairs_of, n_resamples) for name, pairs_of in pairs_by_name.items()
         },
-        "prompt": _prompt_choices(models),
-        "verdict": _verdicts(models, nearness or {}, n_resamples),
+        "prompt": prompt_choices(models),
+        "verdict": verdicts(models, nearness or {}, n_resamples),
         "success": {
             f"{setting}, {step} steps": {
                 prompt: _mean_success(
@@ -335,7 +335,7 @@ Rule = Callable[[Mapping[str, float]], str]
 _MARGINS = (0.0, 0.025, MARGIN, 0.1, 0.2, 0.4)
 
 
-def _prompt_choices(models: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def prompt_choices(models: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Count how often a rule's prompt wins, over all models, and over those that `advise` would ask."""
     groups = {"all models": models, _ADVISED: [one for one in models if one["setting"] == _ADVISED]}
     return {name: _prompt_choice(group) for name, group in groups.items() if group}
@@ -402,7 +402,7 @@ SHOWN = {"example": ("both", "example"), "sentence": ("sentence",)}
 """Prompts that show an example of a new task, or its sentence alone."""
 
 
-def _verdicts(
+def verdicts(
     models: Sequence[Mapping[str, Any]], nearness: Mapping[str, Mapping[str, Nearness]], n_resamples: int
 ) -> dict[str, dict[str, float]]:
     """Compute how well verdicts separate tasks that succeed at least half of the time.

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -228,14 +229,21 @@ class LeaveOut:
             )
 
     def _parts(self, left_out: Sequence[str]) -> HeldOut:
-        """Leave out whole tasks, and a share of the episodes of the others where these have two."""
-        known = self.data.only(lambda episode: episode.task not in left_out)
+        """Leave out whole tasks, and a share of the episodes of others, of which two are left."""
+        # Episodes of one goal stay together where an example has to be of the same goal.
+        goals = {
+            (episode.task, episode.goal if self.same_goal else number)
+            for number, episode in enumerate(self.data.episodes)
+        }
+        counts = Counter(task for task, _ in goals)
+        several = [task for task, n in counts.items() if n > 2 and task not in left_out]
         measured: set[int] = set()
-        if len(known.episodes) > len(known.tasks):
-            held_out = hold_out(known, _KNOWN_SHARE, same_goal=self.same_goal).validation
-            measured = {id(episode) for episode in held_out.episodes}
+        if several:
+            of_several = self.data.only(lambda episode: episode.task in several)
+            held_out = hold_out(of_several, _KNOWN_SHARE, same_goal=self.same_goal)
+            measured = {id(episode) for episode in held_out.validation.episodes}
         return HeldOut(
-            known.only(lambda episode: id(episode) not in measured),
+            self.data.only(lambda episode: id(episode) not in measured and episode.task not in left_out),
             self.data.only(lambda episode: id(episode) in measured or episode.task in left_out),
             frozenset(left_out),
         )
@@ -279,10 +287,12 @@ class LeaveOut:
 
     def _shown_others(self, episodes: Sequence[Episode], number: int) -> Probe:
         episode = episodes[number]
-        others = [*episodes[number + 1 :], *episodes[:number]][:_SHOWN]
+        others = [*episodes[number + 1 :], *episodes[:number]]
+        if self.same_goal:
+            others = [other for other in others if other.goal == episode.goal]
         text = episode.task_texts[0] if episode.task_texts and self._reads_texts else None
         steps = window_steps(np.array([episode.prompt_length]), N_STEPS)[0]
-        return Probe(episode, False, True, steps, {"both": Prompt(text, trajectories=tuple(others))})
+        return Probe(episode, False, True, steps, {"both": Prompt(text, trajectories=tuple(others[:_SHOWN]))})
 
     @property
     def _reads_texts(self) -> bool:

@@ -16,7 +16,7 @@ LIKELY, OPEN, UNLIKELY = "likely", "open", "unlikely"
 """Verdicts."""
 _LIKELY_GAIN, _UNLIKELY_GAIN = 0.4, 0.2
 """Gains from which and below which a verdict on measured errors is sure."""
-_LIKELY_FROM, _UNLIKELY_UNTIL = 0.6, 0.2
+_LIKELY_FROM, _UNLIKELY_UNTIL = 0.7, 0.2
 """Shares of the tasks that were left out and lie as far, of which those that worked decide the verdict."""
 _AS_FAR = 5
 """Tasks that were left out, those with the most similar distance, that are counted for a verdict."""
