@@ -73,12 +73,12 @@ def test_a_smaller_budget_leaves_out_more_tasks_at_a_time_and_then_trains_shorte
     tasks = [f"task-{number}" for number in range(12)]
     plans = [plan_folds(tasks, minutes, step_s=0.05, other_s=10.0) for minutes in (20.0, 5.0, 2.0, 0.01)]
     assert [len(plan.folds) for plan in plans] == [10, 3, 3, 3]
-    assert [plan.steps for plan in plans] == [1600, 1300, 400, 50]
+    assert [plan.steps for plan in plans] == [1480, 1200, 360, 50]
 
 
 def test_the_budget_holds_what_is_planned():
     plan = plan_folds(["a", "b", "c", "d", "e"], 10.0, step_s=0.1, other_s=20.0)
-    assert len(plan.folds) * (plan.steps * 0.1 + 20.0) <= 0.75 * 600.0
+    assert len(plan.folds) * (plan.steps * 0.1 + 20.0) <= 0.7 * 600.0
 
 
 def test_a_single_task_is_refused_with_what_to_do_instead(tmp_path):
@@ -150,6 +150,17 @@ def test_the_distance_of_an_example_is_a_mean_over_its_steps(data):
     scale = float(model.policy.actor_target.feature_normaliser.scale.mean())
     far = near.of(shifted(example, 100 * scale), None).to_nearest("example")
     assert far == pytest.approx(10.0, abs=2.0)  # standardised values are clipped there
+
+
+def test_episodes_of_one_name_are_named_apart(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(folds, "_FEWEST_STEPS", 1)
+    alike = [replace(episode, source="episode") for episode in data.episodes[:8]]
+    advise(alike, 1e-3, (), tmp_path, **TINY)
+    scores = [
+        score for path in tmp_path.glob("fold-*.json") for score in json.loads(path.read_text())["scores"]
+    ]
+    assert len({score["source"] for score in scores}) == 8
+    assert {score["source"] for score in scores} >= {"task-0, episode 3", "task-1, episode 0"}
 
 
 # Judgements -------------------------------------------------------------------------------------------------

@@ -71,8 +71,8 @@ def judged():
     """Two tasks that are followed, one of which is near, and two that are not."""
     rates = {"a": 1.0, "b": 1.0, "c": 0.0, "d": 0.0}
     errors = {"a": 0.2, "b": 0.4, "c": 0.8, "d": 0.9}
-    one = model(0, {"both": 0.5}, {prompt: 0.0 for prompt in PLAYED}) | {"setting": "retrieval"}
-    one["success"] = {prompt: rates for prompt in PLAYED}
+    one = model(0, {"both": 0.5}, dict.fromkeys(PLAYED, 0.0)) | {"setting": "retrieval"}
+    one["success"] = dict.fromkeys(PLAYED, rates)
     one["episodes"] = [
         {"task": task, "prompt": prompt, "seen": False, "relative": 1.0 if prompt == "none" else error}
         for task, error in errors.items()

@@ -178,11 +178,23 @@ def advise(
     :raises ValueError: when there are not two tasks, the folder belongs to other data or settings, or a new
         episode does not fit the spaces.
     """
-    data = load_dataset(dataset)
+    data = _named_apart(load_dataset(dataset))
     asked = [each for one in new for each in _asked(one, data)]  # before anything is trained
     with tempfile.TemporaryDirectory() as temporary:
         trainings = LeaveOut(data, minutes, Path(temporary if folder is None else folder), settings)
         return _Adviser(data, trainings, say or (lambda _: None)).advice(asked)
+
+
+def _named_apart(data: OfflineDataset) -> OfflineDataset:
+    """Give episodes names of their own where some share one."""
+    if len({episode.source for episode in data.episodes}) == len(data.episodes):
+        return data
+    counts: dict[str, int] = {}
+    named = []
+    for episode in data.episodes:
+        number = counts[episode.task] = counts.get(episode.task, -1) + 1
+        named.append(replace(episode, source=f"{episode.task}, episode {number}"))
+    return OfflineDataset(tuple(named), data.observation_space, data.action_space, checked=True)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ _KNOWN_SHARE = 0.1
 _MOST_FOLDS, _FEWEST_FOLDS = 10, 3
 _MOST_STEPS, _ENOUGH_STEPS, _FEWEST_STEPS = 3_000, 1_000, 50
 """Gradient steps of a training: there are as many folds as leave enough of them."""
-_OF_FOLDS = 0.75
+_OF_FOLDS = 0.7
 """Share of the time that the folds may take; the rest is for a training without episodes that disagree."""
 _SCORED, _SHOWN = 20, 4
 """Episodes of a task that are compared with its others, and how many of these are shown as examples."""

@@ -85,7 +85,7 @@ class Neighbourhood:
     def _features(self, episode: Episode) -> th.Tensor:
         """Compute features of steps that are spread over an example, (n, F)."""
         steps = window_steps(np.array([episode.prompt_length]), min(N_STEPS, episode.prompt_length))[0]
-        tensor, _ = self._model.policy.obs_to_tensor(take(episode.observations, steps))  # type: ignore[arg-type]
+        tensor, _ = self._model.policy.obs_to_tensor(take(episode.observations, steps))
         with th.no_grad():
             return self._model.policy.actor_target.encode_observations(tensor)
 
@@ -93,7 +93,7 @@ class Neighbourhood:
         """Standardise the vectors of sentences, (n, text_dim)."""
         assert self._model.text_table is not None
         raw = th.as_tensor(self._model.text_table.lookup(texts), device=self._model.device)
-        return self._model.policy.actor_target.text_normaliser(raw).cpu().numpy()  # type: ignore[no-any-return]
+        return self._model.policy.actor_target.text_normaliser(raw).cpu().numpy()
 
 
 def _texts(episodes: Sequence[Episode]) -> list[str]:
