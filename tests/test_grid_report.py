@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sb3_llmdpd.benchmarks.metaworld.html_page import DOTS, LABELS, chart, page
 from sb3_llmdpd.benchmarks.metaworld.report import NOT_SHOWN, SHARED_SCENES, facts, metaworld_report
 from sb3_llmdpd.benchmarks.metaworld.results import GridResults, TrainingCell
 from sb3_llmdpd.benchmarks.metaworld.tables import Row, curves, normalised, rows_of, tables
+from sb3_llmdpd.evaluation.html_page import DOTS, LABELS, chart, page
 from sb3_llmdpd.evaluation.report import Table
 from sb3_llmdpd.evaluation.statistics import Estimate
 

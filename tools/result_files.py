@@ -36,6 +36,9 @@ FORMATS = {
 }
 """Quantities in tuning.json, and how they are written."""
 
+STUDY = "validation"
+"""Name of the results of `tools.validation_study`."""
+
 ESTIMATE = re.compile(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]")
 
 
@@ -178,6 +181,43 @@ class Tuning:
         return format(mean(self.values(row, column).values()), FORMATS[quantity_of(column)])
 
 
+class Study:
+    """Results of `tools.validation_study`.
+
+    A row is a part of the figures and an entry of it, and a column a number there: `spearman both/value`,
+    `spearman both/trainings` (the interval over trainings alone), `verdict all/gain`,
+    `success few, 300 steps/both`; and of the choice of a prompt, `prompt advised/all models`.
+    `models/n` is how many models were measured.
+    """
+
+    rows: tuple[str, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        self._figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+
+    def number(self, row: str, column: str) -> str:
+        """A number, with its interval where it has one."""
+        part, _, name = row.partition(" ")
+        try:
+            if part == "models":
+                return str(self._figures["n_models"])
+            of_part = self._figures[part]
+            numbers = of_part[column] if part == "prompt" else of_part[name]
+            if column == "trainings":
+                return f"[{numbers['low_over_trainings']:.2f}, {numbers['high_over_trainings']:.2f}]"
+            return _with_its_interval(numbers, name if part == "prompt" else column)
+        except KeyError as error:
+            raise MissingError(f"the study has no {row!r} with {column!r}") from error
+
+
+def _with_its_interval(numbers: Mapping[str, float], key: str) -> str:
+    value, head = numbers[key], "" if key == "value" else f"{key}_"
+    if isinstance(value, int):
+        return str(value)
+    low, high = numbers.get(f"{head}low"), numbers.get(f"{head}high")
+    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float], digits: str) -> str:
     """Mean of the differences and, in parentheses, its standard error.
 
@@ -195,14 +235,16 @@ def quantity_of(column: str) -> str:
 
 
 @cache
-def source(file: str) -> Grid | Evaluation | Tuning:
-    """The results of a folder of docs/results, or of `tuning.PART`.
+def source(file: str) -> Grid | Evaluation | Tuning | Study:
+    """The results of a folder of docs/results, of `tuning.PART`, or of `validation`.
 
     :raises FileNotFoundError: when there are none of this name.
     """
     name, _, part = file.partition(".")
     if part:
         return Tuning(_trainings(json.loads((RESULTS / f"{name}.json").read_text())[part]))
+    if file == STUDY:
+        return Study(RESULTS / f"{STUDY}.json")
     path = RESULTS / file / "results.json"
     return Evaluation(path) if file == "demo" else Grid(path)
 

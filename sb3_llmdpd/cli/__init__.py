@@ -20,6 +20,10 @@ class _Commands(AnswersMistakes):
         "evaluate": "Measure a model beside its controls: no prompt, the wrong one, and the expert.",
         "film": "Film a model in episodes of one of Meta-World's tasks, or of one in an environment of"
         " your own.",
+        "validate": "Measure how far a model's actions are from logged ones, for each prompt; no environment"
+        " is needed.",
+        "advise": "Say what can be learned of data: short trainings leave tasks out, and no environment is"
+        " needed.",
         "export": "Write what a model does as a program for PyTorch or an ONNX runtime alone.",
         "config": "Show the settings of a training, as a file that `sb3-llmdpd train --config` reads.",
         "benchmark": "Run an experiment with all its variants, or write its report anew.",

@@ -1,7 +1,6 @@
 """`sb3-llmdpd train`: learns a model from data of any format, or goes on where a run was stopped."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +8,7 @@ import typer
 
 from sb3_llmdpd.benchmarks.common.ownership import owned
 from sb3_llmdpd.benchmarks.common.run_folder import SAVE_FREQ, RunFolder
-from sb3_llmdpd.cli import sources
+from sb3_llmdpd.cli import held_out, sources, tracking
 from sb3_llmdpd.cli.config_file import Config, Preset, Set, is_given, model_settings, own_options
 from sb3_llmdpd.cli.model_options import with_model_options
 from sb3_llmdpd.cli.next_command import TRAINED, trained
@@ -23,7 +22,8 @@ from sb3_llmdpd.data.loading import load_dataset
 from sb3_llmdpd.data.memory_mapping import memory_mapped as map_dataset
 from sb3_llmdpd.data.metaworld.tasks import TASKS
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
-from sb3_llmdpd.llmdpd.trackers import TRACKERS, check_trackers, make_logger
+from sb3_llmdpd.validation.callback import HeldOutError
+from sb3_llmdpd.validation.held_out import HeldOut
 
 _CHANGEABLE = ("steps", "device", "root", "cache")
 """Options that may change when a run goes on."""
@@ -70,13 +70,10 @@ def train(
     save_freq: Annotated[
         int, typer.Option(help="Gradient steps between two saves of model.zip.", min=1)
     ] = SAVE_FREQ,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"Where the log goes beside progress.csv: {', '.join(TRACKERS)}, between commas; their files"
-            " lie in the run's folder tracking."
-        ),
-    ] = None,
+    validation: held_out.Validation = None,
+    validate_unseen: held_out.ValidateUnseen = 0,
+    validation_freq: held_out.ValidationFreq = held_out.FREQ,
+    track: tracking.Track = None,
     **model_options: Any,
 ) -> None:
     """Train one model on all data sets and write it with its learning curve, or go on with a stopped run."""
@@ -90,10 +87,11 @@ def _begin(ctx: typer.Context, run: RunFolder, overwrite: bool) -> None:
     run.refuse_to_replace("train", overwrite)  # before the data are read, which may take long
     options = _options_of_a_new_run(ctx)
     data = _read(options, run)
-    model = _new_model(options, data)
+    parts = held_out.parts(options, data)
+    model = _new_model(options, data if parts is None else parts.training)
     with owned(run.path):  # nothing was written until now
         run.begin(options, overwrite)
-        _train(run, model, options)
+        _train(run, model, options, parts)
 
 
 def _go_on(ctx: typer.Context, run: RunFolder) -> None:
@@ -102,44 +100,26 @@ def _go_on(ctx: typer.Context, run: RunFolder) -> None:
     with owned(run.path):
         options = _options_to_go_on_with(ctx, run)  # once more: the owner before may have changed them
         data = _read(options, run)
+        parts = held_out.parts(options, data)
+        if parts is not None:
+            data = parts.training
         if run.has_model:
             model = LLMDPD.load(run.model_path, dataset=data, device=options["device"], trust_encoder=True)
         else:
             model = _new_model(options, data)
         typer.echo(f"Going on from step {model.num_timesteps:,}")
         run.go_on(options)
-        _train(run, model, options)
+        _train(run, model, options, parts)
 
 
-def _train(run: RunFolder, model: LLMDPD, options: Mapping[str, Any]) -> None:
-    with _tracked(run, model, options):
-        path = run.train(model, options["steps"], options["log_interval"], options["save_freq"])
+def _train(run: RunFolder, model: LLMDPD, options: Mapping[str, Any], parts: HeldOut | None) -> None:
+    measured = [] if parts is None else [HeldOutError(parts, options["validation_freq"], run.path)]
+    lengths = options["steps"], options["log_interval"], options["save_freq"]
+    with tracking.tracked(run.path, model, options):
+        path = run.train(model, *lengths, callbacks=measured)
+    if parts is not None:
+        held_out.say_the_best(run)
     typer.echo(trained(model, path, options))
-
-
-@contextmanager
-def _tracked(run: RunFolder, model: LLMDPD, options: Mapping[str, Any]) -> Iterator[None]:
-    """Let the model log to the trackers that were asked for; a model that goes on, to the run of before."""
-    trackers = [name for name in _trackers(options) if name != "csv"]  # progress.csv is always there
-    if not trackers:
-        yield
-        return
-    logger = make_logger(
-        run.path / "tracking",
-        trackers,
-        options,
-        resume=model.num_timesteps > 0,
-        prints=bool(options["verbose"]),
-    )
-    model.set_logger(logger)
-    try:
-        yield
-    finally:
-        logger.close()
-
-
-def _trackers(options: Mapping[str, Any]) -> list[str]:
-    return [name for given in options["track"] or [] for name in names(given, "--track")]
 
 
 def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
@@ -148,15 +128,14 @@ def _options_of_a_new_run(ctx: typer.Context) -> dict[str, Any]:
     if not options["dataset"]:
         other = "or --resume, the folder of a run to go on with"
         raise ValueError(f"Missing option '--dataset', the data to train on; {other}")
-    if trackers := _trackers(options):
-        check_trackers(trackers)
-        if options["tensorboard_log"] is not None:
-            raise ValueError("pass either --track tensorboard or --tensorboard-log, not both")
+    tracking.check(options)
     if options["cosine"] and isinstance(options["learning_rate"], str):
         raise ValueError(
             f"--cosine begins at a number, and the learning rate is {options['learning_rate']!r}"
         )
-    options["dataset"] = sources.source_names(options["dataset"], options["root"])
+    for name in ("dataset", "validation"):
+        if options[name] and not held_out.is_share(options[name]):
+            options[name] = sources.source_names(options[name], options["root"])
     return {"command": "train", **options, **_absolute_paths(options)}
 
 
@@ -217,7 +196,7 @@ def _new_model(options: Mapping[str, Any], data: OfflineDataset) -> LLMDPD:
 def _read(options: dict[str, Any], run: RunFolder) -> OfflineDataset:
     """Read the data of a run, and remember which they are, or make sure that they are those of before."""
     check_device(options["device"])
-    data = _read_sources(options)
+    data = read_sources(options)
     typer.echo(data.summary())
     found = fingerprint(data)
     if options.setdefault(FINGERPRINT, found) != found:
@@ -228,7 +207,7 @@ def _read(options: dict[str, Any], run: RunFolder) -> OfflineDataset:
     return data
 
 
-def _read_sources(options: Mapping[str, Any]) -> OfflineDataset:
+def read_sources(options: Mapping[str, Any]) -> OfflineDataset:
     """Read the data, without the tasks that are left out."""
     how = {"root": options["root"], **sources.how_to_read(options)}
     data: OfflineDataset

@@ -23,8 +23,8 @@ Made = TypeVar("Made")
 RESULTS = "results.json"
 """Name of the file in its folder."""
 FORMAT_VERSION = 3
-EVALUATION, METAWORLD, D4RL = "evaluation", "metaworld", "d4rl"
-ENTRIES = {EVALUATION: "cells", METAWORLD: "cells", D4RL: "points"}
+EVALUATION, METAWORLD, D4RL, VALIDATION = "evaluation", "metaworld", "d4rl", "validation"
+ENTRIES = {EVALUATION: "cells", METAWORLD: "cells", D4RL: "points", VALIDATION: "episodes"}
 """Key of a file's long list by the kind of results; each entry stands on a line of its own."""
 
 _KINDS: dict[tuple[int, str | None], str] = {

@@ -3,7 +3,7 @@
 import json
 import shlex
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sb3_llmdpd.common.files import digest_of, leftovers, whole_file
 from sb3_llmdpd.evaluation.charts import curves_chart, draw_or_say_why
 from sb3_llmdpd.llmdpd.callbacks import CurveRow, LearningCurve, SaveLatest, StopOnSignal, read_curve
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
+from sb3_llmdpd.validation.callback import BEST_LABEL, BEST_MODEL
 
 SAVE_FREQ = 1_000
 """Gradient steps between two saves of the latest model, unless another number is asked for."""
@@ -73,7 +74,7 @@ class RunFolder:
         curve, chart = self.path / CURVE, self.path / CHART
         if chart.is_file() and curve.is_file():
             return chart.stat().st_mtime_ns >= curve.stat().st_mtime_ns
-        return not self._rows()
+        return not self.rows()
 
     def arguments(self) -> dict[str, Any]:
         """Read what the run was begun with.
@@ -139,7 +140,7 @@ class RunFolder:
         """
         self.refuse_to_replace(arguments["command"], overwrite)
         self._write(arguments, digest_of(self.model_path) if self.model_path.is_file() else None)
-        for name in (CURVE, CHART):
+        for name in (CURVE, CHART, BEST_MODEL, BEST_LABEL):
             (self.path / name).unlink(missing_ok=True)
 
     def go_on(self, arguments: Mapping[str, Any]) -> None:
@@ -151,7 +152,7 @@ class RunFolder:
 
     def _write(self, arguments: Mapping[str, Any], replaced: str | None) -> None:
         """Write the arguments, and remove what a killed process left half-written."""
-        for name in (ARGUMENTS, MODEL, CURVE, CHART):
+        for name in (ARGUMENTS, MODEL, CURVE, CHART, BEST_MODEL, BEST_LABEL):
             for path in leftovers(self.path / name):
                 path.unlink()
         replaces = {} if replaced is None else {_REPLACES: replaced}
@@ -169,6 +170,7 @@ class RunFolder:
         log_interval: int,
         save_freq: int = SAVE_FREQ,
         progress: BaseCallback | None = None,
+        callbacks: Sequence[BaseCallback] = (),
     ) -> Path:
         """Train up to a step, and keep the latest model and the learning curve.
 
@@ -177,6 +179,7 @@ class RunFolder:
         :param log_interval: gradient steps between two points of the learning curve.
         :param save_freq: gradient steps between two saves.
         :param progress: shows how far it is; a bar of its own by default.
+        :param callbacks: further ones, called before a step is saved; what they log is in the curve.
         :return: the model file.
         :raises RunStopped: when SIGINT or SIGTERM asked to stop; the model is saved.
         """
@@ -185,7 +188,7 @@ class RunFolder:
             with StopOnSignal() as stop:
                 model.learn(
                     n_steps - model.num_timesteps,
-                    callback=[*([] if progress is None else [progress]), curve, stop, save],
+                    callback=[*([] if progress is None else [progress]), *callbacks, curve, stop, save],
                     log_interval=log_interval,
                     reset_num_timesteps=False,
                     progress_bar=progress is None,
@@ -200,9 +203,10 @@ class RunFolder:
 
     def draw_curves(self) -> None:
         """Draw the learning curve, if anything was logged."""
-        if rows := self._rows():
+        if rows := self.rows():
             draw_or_say_why(curves_chart, rows, self.path / CHART)
 
-    def _rows(self) -> list[CurveRow]:
+    def rows(self) -> list[CurveRow]:
+        """Read the learning curve; empty without one."""
         curve = self.path / CURVE
         return read_curve(curve) if curve.is_file() else []

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sb3_llmdpd.benchmarks.common.report import Report
-from sb3_llmdpd.benchmarks.metaworld.html_page import Dots, page
 from sb3_llmdpd.benchmarks.metaworld.results import GridResults
 from sb3_llmdpd.benchmarks.metaworld.tables import groups, rows_of, tables
 from sb3_llmdpd.common.files import whole_file
+from sb3_llmdpd.evaluation.html_page import Dots, page
 from sb3_llmdpd.evaluation.statistics import Estimate
 
 PAGE = "report.html"

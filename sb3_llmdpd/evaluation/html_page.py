@@ -1,4 +1,4 @@
-"""The report on Meta-World as one HTML file with its charts in it, which opens without a network."""
+"""Reports as one HTML file with its charts in it, which opens without a network."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
