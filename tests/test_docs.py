@@ -3,13 +3,16 @@
 A fenced block marked ``python`` runs, in the order of its page and in one namespace with the other blocks
 there. Code that a page needs but a reader need not see stands in an HTML comment that opens with
 ``<!-- python``. The ``sb3-llmdpd`` commands of a ``bash`` block are parsed; those of a block marked
-``bash run`` are run as well. A ``code-block`` with a caption is a file of that name, which is there for the
-commands of its page.
+``bash run`` are run as well, and all commands of the blocks marked ``bash in turn`` are run one after the
+other. A ``code-block`` with a caption is a file of that name, which is there for the commands of its page.
 """
 
 import contextlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -25,12 +28,25 @@ ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in FILES}
 FENCE = re.compile(
-    r"^(?:```|<!-- )(python|bash run|bash)\n(.*?)^(?:```|-->)$", flags=re.MULTILINE | re.DOTALL
+    r"^(?:```|<!-- )(python|bash run|bash in turn|bash)\n(.*?)^(?:```|-->)$", flags=re.MULTILINE | re.DOTALL
 )
 SHOWN_FILE = re.compile(
     r"^```\{code-block\} \w+\n:caption: (\S+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL
 )
 COMMAND = "sb3-llmdpd "
+WITHOUT_METAWORLD = """
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+
+
+def find_others(name, *where):
+    return None if name.partition(".")[0] in ("metaworld", "mujoco") else find(name, *where)
+
+
+PathFinder.find_spec = find_others
+"""
+"""A ``sitecustomize.py`` with which Python finds no Meta-World."""
 
 
 def blocks(page: str, *kinds: str) -> list[tuple[int, str]]:
@@ -41,13 +57,18 @@ def blocks(page: str, *kinds: str) -> list[tuple[int, str]]:
     ]
 
 
+def lines(code: str) -> list[str]:
+    """Join what a backslash continues."""
+    return code.replace("\\\n", " ").splitlines()
+
+
 def commands(*kinds: str) -> list[tuple[str, str]]:
     """List the commands in blocks of these kinds, each once and with a page that shows it."""
     pages = {
         " ".join(line.split()): page
         for page in PAGES
         for _, code in blocks(page, *kinds)
-        for line in code.replace("\\\n", " ").splitlines()
+        for line in lines(code)
         if line.startswith(COMMAND)
     }
     return [(page, line) for line, page in sorted(pages.items())]
@@ -96,7 +117,7 @@ def test_the_python_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: 
         exec(compile("\n" * line + code, ROOT / page, "exec"), namespace)
 
 
-@pytest.mark.parametrize(("page", "line"), commands("bash", "bash run"))
+@pytest.mark.parametrize(("page", "line"), commands("bash", "bash run", "bash in turn"))
 @pytest.mark.usefixtures("beside_the_files_of_a_page")
 def test_a_command_of_the_pages_is_known_to_the_command_line(page: str, line: str) -> None:
     parse(line)
@@ -107,6 +128,30 @@ def test_a_command_of_the_pages_is_known_to_the_command_line(page: str, line: st
 def test_a_command_that_a_page_marks_as_run_succeeds(page: str, line: str) -> None:
     result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash in turn")])
+@pytest.mark.usefixtures("beside_the_files_of_a_page")
+def test_the_commands_of_a_page_succeed_in_turn_without_metaworld(page: str, tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(WITHOUT_METAWORLD)
+    path = os.pathsep.join([str(hidden), str(ROOT)])
+    programs = {"python": [sys.executable], "sb3-llmdpd": [sys.executable, "-m", "sb3_llmdpd"]}
+    printed = ""
+    for _, code in blocks(page, "bash in turn"):
+        for line in lines(code):
+            program, *arguments = shlex.split(line)
+            ended = subprocess.run(
+                [*programs[program], *arguments],
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+            )
+            assert ended.returncode == 0, f"{line}\n{ended.stdout}{ended.stderr}"
+            printed = ended.stdout
+    assert printed.startswith("pressed after")  # the policy that was exported does the task
 
 
 def test_a_command_with_an_unknown_option_is_noticed() -> None:
