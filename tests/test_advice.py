@@ -166,9 +166,9 @@ def test_episodes_of_one_name_are_named_apart(data, tmp_path, monkeypatch):
 # Judgements -------------------------------------------------------------------------------------------------
 
 
-def test_the_prompt_with_the_lowest_error_is_advised_when_it_is_clearly_lower():
-    assert advised_prompt({"both": 0.50, "example": 0.49, "sentence": 0.9, "none": 0.8}) == "both"
-    assert advised_prompt({"both": 0.50, "example": 0.40, "sentence": 0.9, "none": 0.8}) == "example"
+def test_an_example_alone_is_advised_unless_another_prompt_is_clearly_better():
+    assert advised_prompt({"both": 0.48, "example": 0.50, "sentence": 0.9, "none": 0.8}) == "example"
+    assert advised_prompt({"both": 0.40, "example": 0.50, "sentence": 0.9, "none": 0.8}) == "both"
     assert advised_prompt({"sentence": 0.9, "none": 0.5, "wrong": 0.1}) == "none"
 
 

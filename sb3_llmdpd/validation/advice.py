@@ -312,7 +312,7 @@ class _Adviser:
         removed = [episode for episode in oddest if episode.digest in learned[number]]
         if not removed:
             return None
-        self.say(f"One more training, without {len(removed)} episodes that disagree")
+        self.say(f"One more training, without what disagrees: {', '.join(one.source for one in removed)}")
         digests = frozenset(episode.digest for episode in removed)
         after = self.trainings.without(self.plan, number, digests)
         tasks = {episode.task for episode in removed}
