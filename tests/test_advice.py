@@ -87,6 +87,12 @@ def test_a_single_task_is_refused_with_what_to_do_instead(tmp_path):
         LeaveOut(data, 1.0, tmp_path, TINY)
 
 
+def test_actions_that_never_vary_are_refused(data, tmp_path):
+    still = OfflineDataset.from_episodes([replace(one, actions=0 * one.actions) for one in data.episodes])
+    with pytest.raises(ValueError, match="all actions of the data are the same"):
+        LeaveOut(still, 1.0, tmp_path, TINY)
+
+
 # What is kept -----------------------------------------------------------------------------------------------
 
 
@@ -106,6 +112,12 @@ def test_other_data_other_settings_and_another_budget_are_refused(data, folder):
     ):
         with pytest.raises(ValueError, match=f"holds the advice on other {name}: choose another folder"):
             LeaveOut(*others[:2], folder, others[2])
+
+
+def test_a_damaged_file_is_named_with_what_to_do(data, tmp_path):
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(ValueError, match=r"plan.json is damaged: delete it"):
+        LeaveOut(data, 1.0, tmp_path, TINY)
 
 
 def test_a_fold_learns_from_no_episode_that_it_measures(data, tmp_path):
