@@ -87,6 +87,12 @@ def test_a_single_task_is_refused_with_what_to_do_instead(tmp_path):
         LeaveOut(data, 1.0, tmp_path, TINY)
 
 
+def test_actions_that_never_vary_are_refused(data, tmp_path):
+    still = OfflineDataset.from_episodes([replace(one, actions=0 * one.actions) for one in data.episodes])
+    with pytest.raises(ValueError, match="all actions of the data are the same"):
+        LeaveOut(still, 1.0, tmp_path, TINY)
+
+
 # What is kept -----------------------------------------------------------------------------------------------
 
 
@@ -106,6 +112,12 @@ def test_other_data_other_settings_and_another_budget_are_refused(data, folder):
     ):
         with pytest.raises(ValueError, match=f"holds the advice on other {name}: choose another folder"):
             LeaveOut(*others[:2], folder, others[2])
+
+
+def test_a_damaged_file_is_named_with_what_to_do(data, tmp_path):
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(ValueError, match=r"plan.json is damaged: delete it"):
+        LeaveOut(data, 1.0, tmp_path, TINY)
 
 
 def test_a_fold_learns_from_no_episode_that_it_measures(data, tmp_path):
@@ -166,9 +178,9 @@ def test_episodes_of_one_name_are_named_apart(data, tmp_path, monkeypatch):
 # Judgements -------------------------------------------------------------------------------------------------
 
 
-def test_the_prompt_with_the_lowest_error_is_advised_when_it_is_clearly_lower():
-    assert advised_prompt({"both": 0.50, "example": 0.49, "sentence": 0.9, "none": 0.8}) == "both"
-    assert advised_prompt({"both": 0.50, "example": 0.40, "sentence": 0.9, "none": 0.8}) == "example"
+def test_an_example_alone_is_advised_unless_another_prompt_is_clearly_better():
+    assert advised_prompt({"both": 0.48, "example": 0.50, "sentence": 0.9, "none": 0.8}) == "example"
+    assert advised_prompt({"both": 0.40, "example": 0.50, "sentence": 0.9, "none": 0.8}) == "both"
     assert advised_prompt({"sentence": 0.9, "none": 0.5, "wrong": 0.1}) == "none"
 
 

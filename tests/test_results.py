@@ -102,6 +102,27 @@ def test_a_row_is_above_another_scene_by_scene(difference: str) -> None:
     assert low > 0
 
 
+@pytest.mark.parametrize("prompt", ["both", "example"])
+def test_shown_an_example_models_with_lower_errors_do_better(prompt: str) -> None:
+    _, low, _ = estimate(number(f"validation/spearman {prompt}/value"))
+    assert low > 0
+
+
+def test_a_verdict_separates_tasks_that_work_but_not_among_sentences_alone() -> None:
+    _, low, _ = estimate(number("validation/verdict all/gain"))
+    assert low > 0.5
+    _, low, high = estimate(number("validation/verdict sentence/gain"))
+    assert low < 0.5 < high
+
+
+def test_told_a_sentence_alone_few_succeed() -> None:
+    for row in ("retrieval, 2000 steps", "few, 2000 steps"):
+        sentence, example = (
+            float(number(f"validation/success {row}/{told}")) for told in ("sentence", "example")
+        )
+        assert sentence < 0.5 < example
+
+
 @pytest.mark.parametrize(
     "difference",
     [

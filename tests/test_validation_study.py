@@ -59,8 +59,8 @@ def test_the_prompt_of_each_rule_is_compared_with_chance(figures):
 
 
 def test_a_margin_of_the_other_thirds_is_counted_where_there_are_two():
-    prompts = {"both": 0.5, "example": 0.45, "sentence": 0.9, "none": 0.9}
-    rates = {"both": 0.0, "example": 1.0, "sentence": 0.0, "none": 0.0}
+    prompts = {"both": 0.35, "example": 0.5, "sentence": 0.9, "none": 0.9}
+    rates = {"both": 1.0, "example": 0.0, "sentence": 0.0, "none": 0.0}
     models = [{**model(number, prompts, rates), "third": THIRDS[number]} for number in range(2)]
     found = prompt_choices(models)["all models"]
     assert found["advised, margin of the other thirds"] == 1.0

@@ -332,7 +332,7 @@ Choice = tuple[str, dict[str, float], dict[str, float]]
 """Third, errors by prompt, and success rates by prompt, of a task that a model has not seen."""
 Rule = Callable[[Mapping[str, float]], str]
 
-_MARGINS = (0.0, 0.025, MARGIN, 0.1, 0.2, 0.4)
+_MARGINS = (0.0, 0.05, MARGIN, 0.2, 0.4)
 
 
 def prompt_choices(models: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -34,7 +34,10 @@ def advise(
     minutes: Annotated[float, Option(help="Budget of time for all trainings.", min=0.0)] = 10.0,
     out: Annotated[
         Path,
-        Option(help=f"Folder of {MARKDOWN}, {HTML}, {JSON} and the trainings; a second call goes on there."),
+        Option(
+            help=f"Folder of {MARKDOWN}, {HTML}, {JSON} and the trainings; a second call goes on there.",
+            file_okay=False,
+        ),
     ] = Path("runs/advise"),
     root: sources.Root = None,
     **options: Any,

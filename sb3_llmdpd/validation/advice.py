@@ -312,7 +312,7 @@ class _Adviser:
         removed = [episode for episode in oddest if episode.digest in learned[number]]
         if not removed:
             return None
-        self.say(f"One more training, without {len(removed)} episodes that disagree")
+        self.say(f"One more training, without what disagrees: {', '.join(one.source for one in removed)}")
         digests = frozenset(episode.digest for episode in removed)
         after = self.trainings.without(self.plan, number, digests)
         tasks = {episode.task for episode in removed}
@@ -446,7 +446,7 @@ def verdict_sentence(judgements: Mapping[str, Judgement]) -> str:
     """
     example, sentence = (judgements.get(shown) for shown in ("example", "sentence"))
     if example is None and sentence is None:
-        return "Nothing can be said: there is neither an example nor a sentence to compare."
+        return "Nothing can be said: tasks that were left out had nothing of the kind to compare with."
     if example is None:
         assert sentence is not None
         words = {
@@ -466,7 +466,7 @@ def verdict_sentence(judgements: Mapping[str, Judgement]) -> str:
 
 
 def _odd_episode(score: EpisodeScore, z: float, median: float) -> OddEpisode:
-    times = score.error / median if median else float("inf")
+    times = score.error / max(median, 1e-6)
     return OddEpisode(score.source, score.task, score.error, times, z, score.digest)
 
 

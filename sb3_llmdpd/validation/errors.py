@@ -24,7 +24,7 @@ PHASES = ("begin", "middle", "end")
 CHOSEN_BY = ("both", "example", "sentence", "none")
 """Prompts by which checkpoints are compared: the first that was measured."""
 
-_SMALLEST_SPREAD = 1e-6
+SMALLEST_SPREAD = 1e-6
 """Standard deviation below which an entry of the actions is constant, in its own units."""
 
 
@@ -233,7 +233,7 @@ class _Asked:
 
 
 def _relative(squares: np.ndarray, spread: np.ndarray) -> float:
-    varies = spread > _SMALLEST_SPREAD
+    varies = spread > SMALLEST_SPREAD
     return float((np.sqrt(squares.mean(axis=0))[varies] / spread[varies]).mean())
 
 

@@ -16,7 +16,7 @@ from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.fingerprint import episode_digest, fingerprint
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.prompts.prompt import Prompt, window_steps
-from sb3_llmdpd.validation.errors import EpisodeError, HeldOutErrors, action_spread, measure
+from sb3_llmdpd.validation.errors import SMALLEST_SPREAD, EpisodeError, HeldOutErrors, action_spread, measure
 from sb3_llmdpd.validation.held_out import SEED, HeldOut, hold_out
 from sb3_llmdpd.validation.nearness import Nearness, Neighbourhood
 from sb3_llmdpd.validation.probes import N_EPISODES, N_STEPS, PROMPTS, Probe, by_outcome, make_probes
@@ -116,7 +116,8 @@ class LeaveOut:
     :param minutes: budget of time for all trainings.
     :param folder: folder of the plan, the finished folds and their models; those that are there are kept.
     :param settings: arguments of `LLMDPD` that differ from `SETTINGS`.
-    :raises ValueError: when there are not two tasks, or the folder belongs to other data or settings.
+    :raises ValueError: when there are not two tasks, all actions are the same, or the folder belongs to other
+        data or settings.
     """
 
     def __init__(
@@ -137,6 +138,8 @@ class LeaveOut:
         self._about = {"data": fingerprint(data), "minutes": minutes, "settings": of_settings}
         self._refuse_others()
         self._spread = action_spread(data)
+        if self._spread.max() <= SMALLEST_SPREAD:
+            raise ValueError("all actions of the data are the same, so that there is nothing to learn")
 
     def plan(self) -> Plan:
         """Read the plan, or take a few gradient steps to make one."""
@@ -303,7 +306,13 @@ class LeaveOut:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.folder / name
-        return json.loads(path.read_text()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            made: dict[str, Any] = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: delete it, and what it held is done again") from error
+        return made
 
     def _write(self, name: str, made: Mapping[str, Any]) -> None:
         with whole_file(self.folder / name) as temporary:
