@@ -790,8 +790,8 @@ class LLMDPD(OffPolicyAlgorithm):
 
         It gives the actions of `predict`, with one candidate and the model's sampler: observations
         ``(n, *obs_shape)`` of the model's observation space, or a dict of such tensors, become
-        ``(n, *action_shape)``, in environment units. A program of one task takes observations alone. With ``prompt_as_input`` it takes a
-        prompt beside them, see `sb3_llmdpd.llmdpd.export.PromptedNetwork`.
+        ``(n, *action_shape)``, in environment units. A program of one task takes observations alone. With
+        ``prompt_as_input`` it takes a prompt beside them, see `sb3_llmdpd.llmdpd.export.PromptedNetwork`.
 
         A program of PyTorch runs on the model's device: load a model with ``device="cpu"`` to export it for a
         CPU. Both kinds of file say what goes in and comes out, see `sb3_llmdpd.llmdpd.export`.
