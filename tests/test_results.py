@@ -59,6 +59,8 @@ def test_every_grid_is_shown_whole_in_the_appendix() -> None:
             for told in ("example", "both")
         ],
         ("ml45-examples/unseen", "full example", "align example, full sentence, full none"),
+        ("osvi/unseen", "full example", "retrieve example, full sentence, full none"),
+        ("osvi/unseen:5", "full example", "retrieve example"),
         ("ml45-visible/seen", "full both", "no-prompt none, prompt-dt both"),
         ("ml45-visible/bin-picking", "full both", "full sentence, concat both, prompt-dt both, copy copy"),
         *[
