@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from factories import make_episodes, tiny_model, with_dicts
 from gymnasium import spaces
 from typer.testing import CliRunner
@@ -32,19 +31,10 @@ def succeed(words):
 
 
 def paste(line, *more):
-    """Run a command line as it was printed; without the command that it names, skip."""
-    words = shlex.split(line)
-    assert words[0] == "sb3-llmdpd"
-    group = typer.main.get_command(app)
-    context = typer.Context(group)
-    found = group.get_command(context, words[1])
-    if found is None or not {word for word in words if word.startswith("--validat")} <= options_of(found):
-        pytest.skip(f"this version has no {words[1]} with these options")
-    return succeed([*words[1:], *more])
-
-
-def options_of(found):
-    return {name for parameter in found.params for name in parameter.opts}
+    """Run a command line as it was printed."""
+    program, *words = shlex.split(line)
+    assert program == "sb3-llmdpd"
+    return succeed([*words, *more])
 
 
 def next_of(output):

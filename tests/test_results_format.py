@@ -132,7 +132,7 @@ def test_results_of_another_kind_are_refused(tmp_path: Path) -> None:
 
 def test_the_report_of_an_evaluation_can_be_written_anew(tmp_path, monkeypatch):
     drawn = "sb3_llmdpd.benchmarks.common.evaluation_folder.success_chart"
-    monkeypatch.setattr(drawn, lambda results, path: path.touch())
+    monkeypatch.setattr(drawn, lambda results, path, model: path.touch())
     write_results(tmp_path / "results.json", [RESULT], SETTINGS)
     result = CliRunner().invoke(app, ["benchmark", "report", str(tmp_path)])
     assert result.exit_code == 0, result.output
