@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from torch import Tensor, equal, nn
 
 from sb3_llmdpd import LLMDPD
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.npz import write_npz
 from sb3_llmdpd.replay.buffer import PromptReplayBuffer
 
 TINY_POLICY = dict(
@@ -72,6 +74,13 @@ def make_episodes(
         for task in range(n_tasks)
         for episode in range(n_episodes)
     ]
+
+
+def write_episodes(path: Path, episodes: list[Episode]) -> Path:
+    """Write episodes to an npz."""
+    data = OfflineDataset.from_episodes(episodes)
+    write_npz(path, data.episodes, data.observation_space, data.action_space)
+    return path
 
 
 def with_dicts(episodes: list[Episode]) -> list[Episode]:

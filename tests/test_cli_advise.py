@@ -3,11 +3,9 @@
 import json
 
 import pytest
-from factories import make_episodes
+from factories import make_episodes, write_episodes
 from test_cli import run, succeed
 
-from sb3_llmdpd.data.episodes import OfflineDataset
-from sb3_llmdpd.data.npz import write_npz
 from sb3_llmdpd.validation import folds
 
 TINY = (
@@ -17,9 +15,7 @@ TINY = (
 
 
 def write(path, **kwargs):
-    data = OfflineDataset.from_episodes(make_episodes(n_episodes=2, **kwargs))
-    write_npz(path, data.episodes, data.observation_space, data.action_space)
-    return path
+    return write_episodes(path, make_episodes(n_episodes=2, **kwargs))
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,10 @@
 import json
 
 import pytest
-from factories import make_episodes
+from factories import make_episodes, write_episodes
 from test_cli import run, succeed
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.data.episodes import OfflineDataset
-from sb3_llmdpd.data.npz import write_npz
 from sb3_llmdpd.llmdpd.callbacks import read_curve
 
 TINY = (
@@ -19,9 +17,7 @@ STEPS = "--steps 4 --validation-freq 2"
 
 
 def write(path, **kwargs):
-    data = OfflineDataset.from_episodes(make_episodes(n_tasks=4, **kwargs))
-    write_npz(path, data.episodes, data.observation_space, data.action_space)
-    return path
+    return write_episodes(path, make_episodes(n_tasks=4, **kwargs))
 
 
 @pytest.fixture(scope="module")

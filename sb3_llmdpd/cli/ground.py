@@ -1,4 +1,4 @@
-"""Where a model is played, and what it can be shown there: options of `evaluate` and `film`."""
+"""The environments that a model is played in, and its examples there: options of `evaluate` and `film`."""
 
 import difflib
 import json
@@ -13,7 +13,7 @@ from typer import Option
 
 from sb3_llmdpd.cli.sources import TASK_TEXTS, how_to_read, source_names
 from sb3_llmdpd.data.checks import check_texts, listed
-from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.episodes import Episode, by_task
 from sb3_llmdpd.data.loading import open_sources
 from sb3_llmdpd.evaluation.gymnasium_suite import GymnasiumSuite
 from sb3_llmdpd.evaluation.suite import EnvFacts, Suite, check_playable
@@ -49,7 +49,7 @@ MaxSteps = Annotated[
 
 @dataclass(frozen=True)
 class Ground:
-    """Where a model is played, and what it can be shown there.
+    """Environments that a model is played in, and examples that it can be shown there.
 
     :param suite: environments of the tasks, and what is known of them.
     :param tasks: tasks that are played.
@@ -93,7 +93,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the options say about examples and sentences.
+    """Examples and sentences that the options name.
 
     :param number: examples a task that are to be recorded; None where no number was given.
     :param examples: episodes that were read, by task; None where none were.
@@ -120,11 +120,8 @@ def read_shown(given: Sequence[str] | None, root: Path | None, reading: Mapping[
         return Shown(None, None, texts)
     if len(given) == 1 and given[0].isdecimal():
         return Shown(int(given[0]), None, texts)
-    examples: dict[str, list[Episode]] = {}
-    for source in open_sources(source_names(given, root), root=root, **how):
-        for episode in source.episodes():
-            if episode.success is not False:
-                examples.setdefault(episode.task, []).append(episode)
+    sources = open_sources(source_names(given, root), root=root, **how)
+    examples = by_task(one for source in sources for one in source.episodes() if one.success is not False)
     if not examples:
         raise ValueError(f"--examples: {listed(given)} hold no episode that did not fail")
     own = {task: episodes[0].task_texts for task, episodes in examples.items() if episodes[0].task_texts}

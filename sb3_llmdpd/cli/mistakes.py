@@ -14,7 +14,7 @@ from sb3_llmdpd.common.endings import BAD_INPUT, FAILED, Ending
 from sb3_llmdpd.common.files import CannotWrite
 
 _UsageError: Any = typer.BadParameter.__base__
-"""What typer raises of a command line that it cannot read; its module moves between typer's versions."""
+"""Error of typer on a command line that it cannot read; its module moves between typer's versions."""
 _TRUTHS = ("true", "false", "yes", "no", "on", "off")
 _PACKAGE = Path(__file__).parents[1]
 _PLACE = re.compile(r'File "(.+)", line \d+, in .+\n\s*(.*)')

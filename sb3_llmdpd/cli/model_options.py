@@ -139,7 +139,7 @@ def parameter_docs(of: type) -> dict[str, str]:
 def accepted(name: str, argument: inspect.Parameter) -> str:
     """Describe the values of an argument of `LLMDPD` or of its policy, for tables; ``""`` for any.
 
-    :param name: of the argument.
+    :param name: name of the argument.
     :param argument: in the signature.
     """
     if isinstance(argument.default, bool):

@@ -141,7 +141,7 @@ def leaves(arguments: Mapping[str, Any], above: str = "") -> Iterator[tuple[str,
     """Walk through nested arguments.
 
     :param arguments: arguments by name.
-    :param above: what stands before each name, such as ``"policy_kwargs."``.
+    :param above: prefix of each name, such as ``"policy_kwargs."``.
     :return: names as ``"policy_kwargs.net_arch"``, each with its value.
     """
     for name, value in arguments.items():

@@ -306,6 +306,14 @@ class Tally:
         return said
 
 
+def by_task(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:
+    """Group episodes by their tasks, in the order in which both come."""
+    grouped: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        grouped.setdefault(episode.task, []).append(episode)
+    return grouped
+
+
 def fitted(
     episode: Episode, observation_space: Space[Any], action_space: spaces.Box, source: str | None = None
 ) -> Episode:

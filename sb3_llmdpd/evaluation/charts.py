@@ -27,7 +27,7 @@ GOOD_SIGNS = {
     "Held-out episodes": "Errors fall and level off below 1; where they rise, episodes are learned by heart",
     "Held-out tasks": "Errors stay near those of held-out episodes; far above, a new task will not work",
 }
-"""What good looks like, by the title of a group of learning curves."""
+"""Descriptions of good curves, by the title of a group of learning curves."""
 
 Drawn = TypeVar("Drawn")
 Rows = dict[str, dict[str, Estimate]]
@@ -163,7 +163,7 @@ class _Panel:
 
     :param title: title above it.
     :param rows: estimates by the label of a row, and by condition.
-    :param has_mean: whether the first row is the mean over the others.
+    :param has_mean: True if the first row is the mean over the others.
     """
 
     title: str

@@ -241,7 +241,7 @@ def write_program(
     :param network: network to write.
     :param path: path of the file, ``.onnx`` for ONNX; ``.pt2`` is added where there is no suffix.
     :param deterministic: let the program take no noise.
-    :param about: what else a reader of the file should know, by name.
+    :param about: further facts for a reader of the file, by name.
     :return: path of the file.
     :raises ImportError: without the packages that write ONNX.
     """

@@ -87,7 +87,7 @@ def make_logger(
     :param config: settings that wandb and trackio show beside the run, as JSON values.
     :param resume: True to go on with the run that was begun last in this folder, if there is one.
     :param project: project in wandb and trackio; ``$WANDB_PROJECT`` goes before it.
-    :param prints: whether to print the values as well.
+    :param prints: True to print the values as well.
     :return: a logger of Stable-Baselines3.
     :raises ValueError: on an unknown tracker, and on none.
     :raises ImportError: where the package of one is missing; names the extra that installs it.

@@ -49,14 +49,14 @@ _NEW = "the new task"
 
 @dataclass(frozen=True)
 class TaskAdvice:
-    """What a task was when it was left out.
+    """Findings on one task when it was left out.
 
     :param task: its name.
     :param errors: relative error by prompt, see `EpisodeError`.
     :param prompt: prompt to use for it.
-    :param learned: how much that prompt helps, see `gain`.
+    :param learned: help by that prompt, see `gain`.
     :param nearness: its distances to the tasks that were not left out.
-    :param lacks: what its data lack, a sentence each.
+    :param lacks: deficits of its data, a sentence each.
     """
 
     task: str
@@ -94,7 +94,7 @@ class OddEpisode:
 
 @dataclass(frozen=True)
 class Removal:
-    """What a training without episodes that disagree has changed, one training each.
+    """Change by a training without episodes that disagree, one training each.
 
     :param sources: names of the episodes.
     :param before: relative error on other held-out episodes of their tasks, learned from with them.
@@ -108,7 +108,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class NewAdvice:
-    """What is to be expected of a new task.
+    """Expectation of a new task.
 
     :param name: name of its task, or its sentence.
     :param text: its sentence; None for none.
@@ -139,7 +139,7 @@ class Advice:
     :param prompt: prompt to use where nothing is known of a task.
     :param prompts: relative errors on tasks that were left out, by prompt, with 95% bootstrap intervals.
     :param odd: episodes that disagree with their task, the oddest first.
-    :param removal: what a training without these has changed; None where none was done.
+    :param removal: change by a training without these; None where none was done.
     :param alike: tasks with the same sentence, or nearly so.
     :param alike_left_out: reason why sentences were not compared by their vectors; None where they were.
     :param new: new tasks that were asked about.

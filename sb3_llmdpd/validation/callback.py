@@ -49,9 +49,9 @@ class HeldOutError(BaseCallback):
         self.held_out, self.freq, self.n_episodes = held_out, freq, n_episodes
         self.folder = None if folder is None else Path(folder)
         self.last: HeldOutErrors | None = None
-        """What was measured last."""
+        """The last measurement."""
         self.best: dict[str, Any] | None = None
-        """What `best_label` says of the best model so far."""
+        """The label of the best model so far, see `best_label`."""
 
     def _init_callback(self) -> None:
         reads_texts, same_goal = self.model.text_encoder is not None, self.model.same_goal
@@ -112,7 +112,7 @@ def best_label(folder: Path) -> dict[str, Any] | None:
 def logged(errors: HeldOutErrors) -> dict[str, float]:
     """Name the means of what was measured as the logger knows them.
 
-    :param errors: what was measured.
+    :param errors: the measurement.
     :return: values by name, such as ``"validation/both_error"``; those that are not numbers are left out.
     """
     found: dict[str, float] = {}

@@ -71,7 +71,7 @@ class EpisodeScore:
 
 @dataclass(frozen=True)
 class Fold:
-    """What one training without some of the tasks has shown.
+    """Findings of one training without some of the tasks.
 
     :param left_out: the tasks.
     :param errors: errors on them, and on held-out episodes of the others.

@@ -5,7 +5,7 @@ from zlib import crc32
 
 import numpy as np
 
-from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset, by_task
 
 SEED = 0
 """Seed of all splits: every training on the same data holds out the same, so that its numbers compare."""
@@ -56,12 +56,9 @@ def hold_out(
     tasks = sorted(data.tasks)
     drawn = np.random.default_rng(seed).permutation(len(tasks))[:n_unseen]
     unseen = frozenset(tasks[number] for number in drawn)
-    by_task: dict[str, list[Episode]] = {}
-    for episode in data.episodes:
-        by_task.setdefault(episode.task, []).append(episode)
     chosen = {
         id(episode)
-        for task, episodes in by_task.items()
+        for task, episodes in by_task(data.episodes).items()
         for episode in (episodes if task in unseen else _drawn(task, episodes, share, same_goal, seed))
     }
     if not chosen:

@@ -75,10 +75,10 @@ def odd_scores(errors: Sequence[float], tasks: Sequence[str]) -> list[float | No
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What became of a task that was left out, with one kind of prompt.
+    """Outcome of a task that was left out, with one kind of prompt.
 
     :param distance: its distance to the nearest known task.
-    :param worked: whether its `gain` was at least `WORKS`.
+    :param worked: True if its `gain` was at least `WORKS`.
     """
 
     distance: float

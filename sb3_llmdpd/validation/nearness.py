@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-from sb3_llmdpd.data.episodes import Episode, OfflineDataset
+from sb3_llmdpd.data.episodes import Episode, OfflineDataset, by_task
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.networks.attention import nearest_steps
 from sb3_llmdpd.prompts.prompt import take, window_steps
@@ -46,13 +46,11 @@ class Neighbourhood:
 
     def __init__(self, model: LLMDPD, known: OfflineDataset) -> None:
         self._model = model
-        by_task: dict[str, list[Episode]] = {}
-        for episode in known.episodes:
-            by_task.setdefault(episode.task, []).append(episode)
-        self._keys = {task: self._key(episodes[:N_EPISODES]) for task, episodes in by_task.items()}
+        of_tasks = by_task(known.episodes)
+        self._keys = {task: self._key(episodes[:N_EPISODES]) for task, episodes in of_tasks.items()}
         self._sentences: dict[str, np.ndarray] = {}
         if model.text_table is not None:
-            texts = {task: _texts(episodes) for task, episodes in by_task.items()}
+            texts = {task: _texts(episodes) for task, episodes in of_tasks.items()}
             self._sentences = {task: self._vectors(own) for task, own in texts.items() if own}
 
     def of(self, example: Episode | None, text: str | None) -> Nearness:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_llmdpd.data.episodes import Episode
+from sb3_llmdpd.data.episodes import Episode, by_task
 from sb3_llmdpd.prompts.prompt import Prompt, window_steps
 from sb3_llmdpd.validation.held_out import SEED, HeldOut
 
@@ -51,7 +51,7 @@ def make_probes(
     :param held_out: parts of the data.
     :param n_episodes: good episodes of a task at most; and at most as many failed ones.
     :param reads_texts: False for models without text, which no sentence is shown.
-    :param same_goal: whether the example has the goal of the episode.
+    :param same_goal: True if the example has the goal of the episode.
     :param seed: seed of the choice of examples and wrong tasks.
     :return: the probes, task after task.
     :raises ValueError: when ``n_episodes`` is less than 1.
@@ -85,8 +85,8 @@ class _Shelf:
 
     def __init__(self, held_out: HeldOut, reads_texts: bool, same_goal: bool, seed: int) -> None:
         self.reads_texts, self.same_goal = reads_texts, same_goal
-        self.training = _by_task(held_out.training.episodes)
-        self.held_out = _by_task(held_out.validation.episodes)
+        self.training = by_task(held_out.training.episodes)
+        self.held_out = by_task(held_out.validation.episodes)
         tasks = sorted(self.held_out)
         if len(tasks) == 1:  # then the wrong task is one that is learned from
             tasks = sorted({*tasks, *self.training})
@@ -128,10 +128,3 @@ class _Shelf:
             if others:
                 return others[int(self.rng.integers(len(others)))]
         return None
-
-
-def _by_task(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
-    by_task: dict[str, list[Episode]] = {}
-    for episode in episodes:
-        by_task.setdefault(episode.task, []).append(episode)
-    return by_task

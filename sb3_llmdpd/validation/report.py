@@ -19,7 +19,7 @@ JSON, MARKDOWN = "validation.json", "validation.md"
 def summary(errors: HeldOutErrors, seen: bool | None, prompt: str) -> dict[str, Estimate]:
     """Estimate the means over the tasks of a group under a prompt, with 95% bootstrap intervals.
 
-    :param errors: what was measured.
+    :param errors: the measurement.
     :param seen: the group.
     :param prompt: the prompt.
     :return: ``error``, ``denoising_loss``, ``error_begin`` and so on, ``error_of_0`` and so on, over
@@ -49,7 +49,7 @@ def summary(errors: HeldOutErrors, seen: bool | None, prompt: str) -> dict[str, 
 def tables(errors: HeldOutErrors) -> list[Table]:
     """Make the tables: prompts, entries of the action, and single tasks.
 
-    :param errors: what was measured.
+    :param errors: the measurement.
     """
     found = {
         (seen, prompt): one
@@ -144,9 +144,9 @@ def write_report(
     """Write ``validation.json`` and ``validation.md``.
 
     :param folder: folder of the files, which is made where it is missing.
-    :param errors: what was measured.
+    :param errors: the measurement.
     :param settings: JSON values; all that is needed to do it again.
-    :param sentences: what else there is to say of the model.
+    :param sentences: further sentences about the model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     head = {
