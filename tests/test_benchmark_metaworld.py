@@ -27,7 +27,7 @@ from sb3_llmdpd.cli import app
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
 from sb3_llmdpd.data.minari import load_minari, local_ids
-from sb3_llmdpd.evaluation.conditions import Condition, split_number
+from sb3_llmdpd.evaluation.conditions import CONTROLS_OF_PROMPTS, Condition, split_number
 from sb3_llmdpd.networks.features import MetaWorldRelativeExtractor
 from sb3_llmdpd.prompts.alignment import metaworld_scene
 
@@ -235,6 +235,19 @@ def test_where_the_goal_is_hidden_the_model_sees_positions() -> None:
     assert hidden.model["policy_kwargs"][kept] == visible.model["policy_kwargs"][kept]
 
 
+def test_a_told_goal_is_in_no_observation_and_the_model_sees_positions():
+    settings = MetaworldSettings.of_split("combinations", goal="told")
+    assert (settings.goal_visible, settings.goals_differ) == (False, False)
+    assert settings.model == MetaworldSettings.of_split("ml45", goal="hidden").model
+
+
+def test_of_told_goals_all_tasks_count_and_words_are_tried_as_often_on_seen_ones():
+    settings = MetaworldSettings.of_split("combinations", goal="told")
+    assert (settings.goal_known_tasks, settings.seen_tasks) == ((), settings.train_tasks)
+    tried = {name: settings.n_seen_episodes_under(Condition(name)) for name in CONTROLS_OF_PROMPTS}
+    assert tried == {"wrong-text": 2, "wrong-trajectory": 2, "antonym": 10, "paraphrase": 10}
+
+
 def test_the_method_is_the_same_whatever_the_data() -> None:
     expert, mixed = (MetaworldSettings.of_split("ml45", data=data) for data in ("expert", "mixed"))
     assert mixed == replace(expert, data="mixed")
@@ -405,7 +418,9 @@ def test_the_settings_have_what_a_variant_does_and_not_its_sentence(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--goal", "shown"], "`goal` must be 'visible' or 'hidden', got 'shown'"),
+        (["--goal", "shown"], "`goal` must be 'visible' or 'hidden' or 'told', got 'shown'"),
+        (["--goal", "told", "--split", "ml45"], "a goal that is told goes with the split 'combinations'"),
+        (["--split", "combinations"], "got the goal 'visible' and the split 'combinations'"),
         (["--data", "bad"], "`data` must be 'expert' or 'mixed', got 'bad'"),
         (["--episodes", 0], "`n_episodes` must be at least 1, got 0"),
         (

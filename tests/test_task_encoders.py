@@ -1,5 +1,6 @@
 """Encoders of the task that a sentence stands for: vectors, other sentences, models made with them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.testing import assert_array_equal
 
 from sb3_llmdpd import LLMDPD, Episode
 from sb3_llmdpd.data.metaworld.sentences import SENTENCES
+from sb3_llmdpd.data.metaworld.tasks import TASKS, TOLD_TASKS
 from sb3_llmdpd.prompts.task_encoders import OneHotTextEncoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder, probe, revision_of
 from sb3_llmdpd.prompts.text_table import TextTable
@@ -30,6 +32,14 @@ def test_one_hot_is_the_unit_vector_of_the_task_for_every_phrasing():
     unit = np.eye(50, dtype=np.float32)
     for i, texts in enumerate(SENTENCES[name] for name in sorted(SENTENCES)):
         assert_array_equal(encoder.encode([f" {text}\n" for text in texts]), unit[[i] * len(texts)])
+
+
+@pytest.mark.parametrize("kind", ["one-hot", "random"])
+def test_tasks_with_a_goal_told_in_words_have_a_registry_of_their_own(kind):
+    encoder = make_text_encoder(f"{kind}:metaworld-told")
+    of_task = [encoder.encode(info.texts[:2]) for info in list(TOLD_TASKS.values())[:3]]
+    assert all((vectors[0] == vectors[1]).all() for vectors in of_task)
+    assert len({vectors[0].tobytes() for vectors in of_task}) == 3
 
 
 def test_one_hot_is_zeros_for_an_unknown_sentence():
@@ -79,7 +89,7 @@ def test_a_sentence_stands_for_one_task():
 @every_kind
 def test_a_changed_sentence_changes_the_revision_and_the_cache(spec, monkeypatch):
     before = revision_of(make_text_encoder(spec))
-    monkeypatch.setitem(SENTENCES, "reach", (*SENTENCES["reach"], OTHER))
+    monkeypatch.setitem(TASKS, "reach", replace(TASKS["reach"], texts=(*SENTENCES["reach"], OTHER)))
     assert revision_of(make_text_encoder(spec)) not in (before, "", None)
 
 
@@ -88,7 +98,7 @@ def test_tasks_that_are_not_known_are_answered_with_the_known_encoders(spec):
     known = r'unknown text encoder(?s:.*)"one-hot:metaworld"(?s:.*)"random:metaworld"'
     with pytest.raises(ValueError, match=known):
         make_text_encoder(spec)
-    with pytest.raises(ValueError, match="are those of metaworld, got 'atari'"):
+    with pytest.raises(ValueError, match="are those of metaworld, metaworld-told, got 'atari'"):
         OneHotTextEncoder("atari")
 
 

@@ -62,7 +62,7 @@ def hidden_states(folder: Path, text: str, model: Any = None) -> th.Tensor:
         return model(input_ids=tokens["input_ids"]).last_hidden_state[0]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "first-last"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_sentence_has_the_same_vector_in_any_batch(kind, pooling, folders):
     encoder = encoder_of(folders[kind], f"?pooling={pooling}")
@@ -79,6 +79,18 @@ def test_a_decoder_is_pooled_at_its_last_token_an_encoder_over_all(kind, folders
     for vector, text in zip(vectors, TEXTS, strict=True):
         states = hidden_states(folders[kind], text)
         assert_allclose(vector, states.mean(dim=0) if kind == "bert" else states[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_the_first_layer_stands_before_the_last_one(kind, folders):
+    encoder = encoder_of(folders[kind], "?pooling=first-last")
+    model = transformers.AutoModel.from_pretrained(folders[kind])
+    tokens = transformers.AutoTokenizer.from_pretrained(folders[kind])(TEXTS[0], return_tensors="pt")
+    with th.no_grad():
+        states = model(input_ids=tokens["input_ids"], output_hidden_states=True).hidden_states
+    expected = np.concatenate([states[layer][0].mean(dim=0) for layer in (0, -1)])
+    assert encoder.dim == len(expected)
+    assert_allclose(encoder.encode(TEXTS[:1])[0], expected, atol=1e-6)
 
 
 def test_of_an_encoder_with_a_decoder_only_the_encoder_is_used(folders):
@@ -290,6 +302,17 @@ def test_minilm_tells_what_it_is_without_any_language_model(monkeypatch):
 
 
 @needs_minilm
+def test_minilm_can_give_its_first_layer_beside_its_last():
+    encoder = make_text_encoder("minilm?pooling=first-last&unknown=warn")
+    assert (encoder.name, encoder.dim) == ("minilm?pooling=first-last&unknown=warn", 768)
+    both = encoder.encode(["open the drawer", "close the drawer"])
+    assert_allclose(
+        both[:, 384:], make_text_encoder("minilm").encode(["open the drawer", "close the drawer"]), atol=1e-6
+    )
+    assert_allclose(np.linalg.norm(both[:, :384], axis=1), 1.0, rtol=1e-5)
+
+
+@needs_minilm
 def test_minilm_gives_the_known_cosines_and_runs_no_code_of_its_package():
     vectors = make_text_encoder("minilm").encode(["open the drawer", "close the drawer", "pick up the puck"])
     assert_allclose(vectors @ vectors.T, [[1, 0.905, 0.165], [0.905, 1, 0.143], [0.165, 0.143, 1]], atol=1e-3)
@@ -344,12 +367,13 @@ def test_an_unknown_spec_is_answered_with_the_known_ones(spec):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("minilm?device=cpu", r"unknown option 'device', known here are \['unknown'\]"),
+        ("minilm?device=cpu", r"unknown option 'device', known here are \['pooling', 'unknown'\]"),
+        ("minilm?pooling=last", "`pooling` must be one of mean, first-last, got 'last'"),
         ("hashing?device=cpu", "unknown option 'device', known here are none"),
         ("sentence-transformers:a?pooling=last", "unknown option 'pooling', known here are .*'device'"),
         ("transformers:a?trust_remote_code=1", "unknown option 'trust_remote_code'"),
         ("transformers:a?pooling", "unknown option|must be one of"),
-        ("transformers:a?pooling=max", "`pooling` must be one of auto, mean, last, got 'max'"),
+        ("transformers:a?pooling=max", "`pooling` must be one of auto, mean, last, first-last, got 'max'"),
         ("transformers:a?dtype=int8", "`dtype` must be one of auto, float32, bfloat16, float16, got 'int8'"),
         ("transformers:a?device=gpu", "`device` must be auto, cpu, cuda or cuda:N, got 'gpu'"),
         ("transformers:a?unknown=ignore", "`unknown` must be one of error, warn, got 'ignore'"),

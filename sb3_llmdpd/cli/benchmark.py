@@ -20,7 +20,7 @@ from sb3_llmdpd.benchmarks.metaworld.pooled import pooled
 from sb3_llmdpd.benchmarks.metaworld.report import metaworld_report
 from sb3_llmdpd.benchmarks.metaworld.results import read_grid, write_grid
 from sb3_llmdpd.benchmarks.metaworld.settings import DATA, GOALS, MetaworldSettings
-from sb3_llmdpd.benchmarks.metaworld.splits import SPLIT_NAMES
+from sb3_llmdpd.benchmarks.metaworld.splits import COMBINATIONS, SPLIT_NAMES
 from sb3_llmdpd.cli.options import Processes, check_device, names
 from sb3_llmdpd.cli.sources import SOURCES_HELP, Root, source_names
 from sb3_llmdpd.evaluation.results import D4RL, EVALUATION, METAWORLD, RESULTS, kind_of, read_results
@@ -57,12 +57,18 @@ Smoke = Annotated[bool, Option("--smoke", help="Walk the whole way in seconds, a
 
 @app.command()
 def metaworld(
-    split: Annotated[str, Option(help=f"{SPLIT_NAMES}.")] = "ml45",
+    split: Annotated[
+        str | None, Option(help=f"{SPLIT_NAMES}. Default ml45, or of goals told in words {COMBINATIONS}.")
+    ] = None,
     unseen: Annotated[
         str | None, Option(help="With --split custom: tasks between commas to hold out of all others.")
     ] = None,
     goal: Annotated[
-        str, Option(help=f"{' or '.join(GOALS)}; hidden, only an example of the same goal says where it is.")
+        str,
+        Option(
+            help=f"{' or '.join(GOALS)}; hidden, only an example of the same goal says where it is, and told,"
+            " the sentence does, too."
+        ),
     ] = _REFERENCE.goal,
     data: Annotated[
         str, Option(help=f"{' or '.join(DATA)}: action noise of 0.1, or from none to random actions.")
@@ -114,6 +120,7 @@ def metaworld(
     if seen_episodes is not None:
         budget["n_seen_episodes"] = seen_episodes
     held_out = None if unseen is None else names(unseen, "--unseen")
+    split = split or (COMBINATIONS if goal == "told" else "ml45")
     settings = MetaworldSettings.of_split(split, held_out, goal=goal, data=data, **budget)
     settings = settings.smoke() if smoke else settings
     metaworld_report(MetaworldBenchmark(out, settings, made, range(seeds), root, processes).run()).show(out)

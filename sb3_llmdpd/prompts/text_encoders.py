@@ -23,9 +23,11 @@ PROBE_SENTENCE = "Put the red block next to the blue one, then close the drawer.
 
 KNOWN_SPECS = """\
   "minilm"                              all-MiniLM-L6-v2 as packaged by sb3-llmdpd[offline]: needs no network;
-                                        option unknown=error|warn: what becomes of a sentence it cannot read
+                                        options pooling=mean|first-last, and unknown=error|warn: what becomes
+                                        of a sentence it cannot read
   "sentence-transformers:NAME_OR_PATH"  the same, and revision, dtype, device, local_files_only
-  "transformers:NAME_OR_PATH"           the same, and pooling=mean|last, normalize, max_length
+  "transformers:NAME_OR_PATH"           the same, and pooling=mean|last|first-last, normalize,
+                                        max_length
   "hashing:DIM"                         hashed character n-grams: for tests, knows no meaning
   "one-hot:metaworld"                   Meta-World task of a known sentence, as a control; zeros for others
   "random:metaworld"                    a random vector of the task instead; any other sentence has its own
@@ -115,7 +117,7 @@ def make_text_encoder(spec: str) -> TextEncoder:
     kind, _, model = head.partition(":")
     options = partial(_read_options, spec, query)
     if kind == "minilm" and not model:
-        return MiniLMTextEncoder(**options(_UNKNOWN_OPTION))
+        return MiniLMTextEncoder(**options(_UNKNOWN_OPTION | {"pooling": str}))
     if kind == "hashing" and (model.isdecimal() or not model):
         return HashingTextEncoder(int(model or HashingTextEncoder.default_dim), **options({}))
     if kind == "one-hot" and model in REGISTRIES:

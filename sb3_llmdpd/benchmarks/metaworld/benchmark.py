@@ -137,17 +137,19 @@ class MetaworldBenchmark:
 
     def _cells(self, variant: Variant, seed: int) -> list[Cell]:
         """List the cells that a training of the variant is evaluated in."""
-        settings, unseen, visible = self.settings, self.settings.unseen_tasks, self.settings.goal_visible
+        settings, unseen = self.settings, self.settings.unseen_tasks
         tasks = (*unseen, *settings.seen_tasks)
         conditions = tuple(filter(settings.can_show, variant.conditions))
-        cells = make_cells(tasks, conditions, unseen=unseen, same_goal=not visible, seed=seed)
+        cells = make_cells(tasks, conditions, unseen=unseen, same_goal=settings.goals_differ, seed=seed)
         numbers = (
             settings.n_seen_episodes_under(cell.condition) if cell.seen else settings.n_unseen_episodes
             for cell in cells
         )
         cells = [replace(cell, n_episodes=n) for cell, n in zip(cells, numbers, strict=True)]
         if TEXT in variant.conditions:  # whoever is measured by its sentence alone can be held to it
-            shared = shared_scene_cells(settings.train_tasks, goal_visible=visible, unseen=unseen)
+            shared = shared_scene_cells(
+                settings.train_tasks, goal_visible=settings.goal_visible, unseen=unseen
+            )
             cells += [replace(cell, n_episodes=settings.n_unseen_episodes) for cell in shared]
         return cells
 
@@ -160,7 +162,7 @@ class MetaworldBenchmark:
             settings.train_tasks,
             n_episodes=settings.n_episodes,
             noise=DATA[settings.data],
-            episodes_per_goal=1 if settings.goal_visible else EPISODES_PER_GOAL,
+            episodes_per_goal=EPISODES_PER_GOAL if settings.goals_differ else 1,
             id_format=_DATASETS.format(data=settings.data, n=settings.n_episodes, **named),
             **shared,
         )
@@ -168,7 +170,7 @@ class MetaworldBenchmark:
         for tasks, n_episodes in ((unseen, settings.n_unseen_episodes), (seen, settings.n_seen_episodes)):
             n_examples = settings.n_examples_of(n_episodes)
             id_format = _EXAMPLES.format(n=n_examples, **named)
-            per_goal = 1 if settings.goal_visible else EXAMPLES_PER_GOAL
+            per_goal = EXAMPLES_PER_GOAL if settings.goals_differ else 1
             self._examples |= example_episodes(
                 tasks, n_examples, n_per_goal=per_goal, id_format=id_format, **shared
             )
@@ -238,7 +240,7 @@ class MetaworldBenchmark:
             bar.skip(settings.n_steps)
             return PromptDT.load(run.model_path, device="cpu", trust_encoder=True)
         prompting = {name: value for name, value in settings.model.items() if name in _PROMPTING}
-        arguments = {"same_goal": not settings.goal_visible, **prompting, **variant.model}
+        arguments = {"same_goal": settings.goals_differ, **prompting, **variant.model}
         model = PromptDT(self.data, seed=training.seed, device="cpu", **arguments)
         model.learn(settings.n_steps, on_step=lambda loss: bar.advance(1))
         model.save(run.model_path)
@@ -255,7 +257,7 @@ class MetaworldBenchmark:
         return load_minari(self._ids, root=self.root)
 
     def _new_model(self, variant: Variant, seed: int) -> LLMDPD:
-        settings, same_goal = self.settings, not self.settings.goal_visible
+        settings, same_goal = self.settings, self.settings.goals_differ
         base = {"learning_rate": settings.learning_rate, "same_goal": same_goal, **settings.model}
         arguments = merged(base, variant.model)
         arguments["learning_rate"] = CosineSchedule(arguments["learning_rate"])

@@ -29,6 +29,17 @@ GOAL_KNOWN = (
     " needed: such tasks, marked *, are left out of the means. A wrong trajectory is the example of the task"
     " whose end lies farthest from that of the right one."
 )
+_GOALS = {
+    "visible": "visible in the observations",
+    "hidden": "hidden in the observations",
+    "told": "told in words, and hidden in the observations",
+}
+GOAL_TOLD = (
+    "Each task's goal lies at one place, which its sentence names and the scene does not show. Unseen are"
+    " combinations of task and place; every word of theirs is in sentences of others. The antonym is the same"
+    " task's sentence for another place. Of each paraphrase one part, the frame or a word of the place, was"
+    " never read."
+)
 SHARED_SCENES = (
     "In the scenes that two tasks share, each is told both sentences. Nothing ends an episode in which the"
     " other task is done, and a policy that did what it was told and goes on may do the scene's own later:"
@@ -61,12 +72,12 @@ def facts(results: GridResults) -> list[str]:
     """Say in sentences what one has to know to read the tables."""
     settings = results.settings
     hold_outs = [_hold_out(of_split) for of_split in settings.get("pooled", [settings])]
-    goal_known = "" if settings["goal"] == "visible" else f" {GOAL_KNOWN}"
+    about_goal = {"visible": "", "hidden": f" {GOAL_KNOWN}", "told": f" {GOAL_TOLD}"}[settings["goal"]]
     return [
         *hold_outs,
         *([POOLED] if "pooled" in settings else []),
-        f"The goal is {settings['goal']} in the observations. Data: {settings['data']},"
-        f" {settings['n_episodes']} episodes a task; {settings['n_steps']:,} gradient steps.{goal_known}",
+        f"The goal is {_GOALS[settings['goal']]}. Data: {settings['data']},"
+        f" {settings['n_episodes']} episodes a task; {settings['n_steps']:,} gradient steps.{about_goal}",
         _budget(results),
         INTERVALS,
         *([SHARED_SCENES] if any(cell.told for cell in results.cells) else []),

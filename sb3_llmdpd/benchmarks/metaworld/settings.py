@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from sb3_llmdpd.benchmarks.common.variants import NUMBERS, merged
-from sb3_llmdpd.benchmarks.metaworld.splits import tasks_of_split
+from sb3_llmdpd.benchmarks.metaworld.splits import TOLD_SPLITS, tasks_of_split
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.data.metaworld.envs import HORIZON
 from sb3_llmdpd.data.metaworld.tasks import task_info
 from sb3_llmdpd.evaluation.conditions import CONTROLS_OF_PROMPTS, Condition, split_number
 
-GOALS = ("visible", "hidden")
+GOALS = ("visible", "hidden", "told")
+"""Ways to know the goal: observations show it, only an example of the same goal does, or the sentence."""
 DATA = {"expert": (0.1,), "mixed": (0.0, 0.25, 0.5, 1.0, 100.0)}
 """Standard deviations of the action noise by the name of the data. The last one drowns the expert: its
 actions are random, each entry at either end of its range."""
@@ -22,12 +23,19 @@ EPISODES_PER_GOAL = 2
 EXAMPLES_PER_GOAL = 5
 """Examples of each goal where it is hidden, to show several of them at once."""
 
-SEEN_EPISODES = {"visible": 10, "hidden": 50}
-"""Episodes of a seen task by the goal: 45 tasks have a visible one, and hardly ten one that must be told."""
+SEEN_EPISODES = {"visible": 10, "hidden": 50, "told": 10}
+"""Episodes of a seen task by the goal: 45 tasks have a visible one, hardly ten one that an example must tell,
+and 66 one that words tell."""
+
+_N_EXAMPLES = {"visible": max(NUMBERS), "hidden": max(NUMBERS), "told": EXAMPLES_PER_GOAL}
+"""Examples of a task by the goal; where words tell it there are twice as many tasks."""
+
+_DECIDING = (("hidden", "wrong-trajectory"), ("told", "paraphrase"), ("told", "antonym"))
+"""Controls that say as much of seen tasks, by the goal: the example of another goal, and the words of one."""
 
 _POSITIONS = {"features_extractor_kwargs": {"positions": True}}
 HIDDEN_GOAL_MODEL = {"policy_kwargs": {"features_extractor_class": "metaworld_relative", **_POSITIONS}}
-"""Arguments of `LLMDPD` with a hidden goal: only positions say where the example's goal is."""
+"""Arguments of `LLMDPD` where observations hide the goal: only positions say where the example's goal is."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class MetaworldSettings:
     :param split: name of the split, for the reader.
     :param train_tasks: tasks that the models learn from.
     :param unseen_tasks: tasks that they never see but are evaluated on.
-    :param goal: ``"visible"`` or ``"hidden"``; hidden, only the example has the goal, observations do not.
+    :param goal: ``"visible"``, ``"hidden"`` or ``"told"``, see `GOALS`; the last with one of `TOLD_SPLITS`.
     :param data: ``"expert"`` or ``"mixed"``, see `DATA`.
     :param n_episodes: training episodes of each task.
     :param n_steps: gradient steps.
@@ -78,7 +86,12 @@ class MetaworldSettings:
         for name in ("n_episodes", "n_steps", *played):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
-        if not self.goal_visible and self.n_episodes % EPISODES_PER_GOAL:
+        if (self.goal == "told") != (self.split in TOLD_SPLITS):
+            raise ValueError(
+                f"a goal that is told goes with the split {' or '.join(map(repr, TOLD_SPLITS))}, and no other"
+                f" does; got the goal {self.goal!r} and the split {self.split!r}"
+            )
+        if self.goals_differ and self.n_episodes % EPISODES_PER_GOAL:
             raise ValueError(
                 f"`n_episodes` must be a multiple of {EPISODES_PER_GOAL} where the goal is hidden, since that"
                 f" many episodes share a goal, got {self.n_episodes}"
@@ -95,8 +108,8 @@ class MetaworldSettings:
         """
         train, held_out = tasks_of_split(split, unseen)
         made = cls(split, train, held_out, **settings)
-        model, n_seen = _suited(made.model, made.goal), SEEN_EPISODES[made.goal]
-        suited: dict[str, Any] = {"n_seen_episodes": n_seen, "model": model}
+        suited: dict[str, Any] = {"model": _suited(made.model, made.goal)}
+        suited |= {"n_seen_episodes": SEEN_EPISODES[made.goal], "n_examples": _N_EXAMPLES[made.goal]}
         return replace(made, **{name: value for name, value in suited.items() if name not in settings})
 
     def smoke(self) -> Self:
@@ -119,26 +132,26 @@ class MetaworldSettings:
 
     def n_examples_of(self, n_episodes: int) -> int:
         """Count the examples of a task: where they decide the goals, several for each evaluation episode."""
-        return self.n_examples if self.goal_visible else EXAMPLES_PER_GOAL * n_episodes
+        return EXAMPLES_PER_GOAL * n_episodes if self.goals_differ else self.n_examples
 
     def can_show(self, condition: str) -> bool:
         """Tell whether there are enough examples for a condition: with a hidden goal, of one goal.
 
         :param condition: name of the condition.
         """
-        most = self.n_examples if self.goal_visible else EXAMPLES_PER_GOAL
+        most = EXAMPLES_PER_GOAL if self.goals_differ else self.n_examples
         return split_number(condition)[1] <= most
 
     def n_seen_episodes_under(self, condition: Condition) -> int:
         """Count the evaluation episodes of a seen task: a fifth under controls, which are for unseen tasks.
 
-        One control is for both: where the goal is hidden, the example of another goal.
+        Some are for both, see `_DECIDING`.
 
         :param condition: the condition.
         :return: at least 1.
         """
         name, _ = split_number(condition.name)
-        decides = name == "wrong-trajectory" and not self.goal_visible
+        decides = (self.goal, name) in _DECIDING
         is_control = name in ("wrong", *CONTROLS_OF_PROMPTS)
         return max(1, self.n_seen_episodes // 5) if is_control and not decides else self.n_seen_episodes
 
@@ -160,10 +173,15 @@ class MetaworldSettings:
         """Tell whether the observations hold the goal."""
         return self.goal == "visible"
 
+    @property
+    def goals_differ(self) -> bool:
+        """Tell whether the scenes of a task have goals that nothing but an example of the same goal tells."""
+        return self.goal == "hidden"
+
     def _knows_goal(self, task: str) -> bool:
         return not (self.goal_visible or task_info(task).goal_needs_telling)
 
 
 def _suited(model: Mapping[str, Any], goal: str) -> Mapping[str, Any]:
     """Change arguments of `LLMDPD` to suit the goal."""
-    return merged(model, HIDDEN_GOAL_MODEL) if goal == "hidden" else model
+    return model if goal == "visible" else merged(model, HIDDEN_GOAL_MODEL)

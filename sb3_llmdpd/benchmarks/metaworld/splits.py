@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, split
+from sb3_llmdpd.data.metaworld.told_goals import TOLD_GOALS, group_of
 
 CUSTOM = "custom"
 _DEALS = {"fold": (9, 0), "third": (3, 7)}
@@ -18,7 +19,16 @@ OSVI = "osvi"
 """The split of OSVI-WM, which acts after one video of a new task: all but four tasks are trained on."""
 _OSVI_UNSEEN = ("window-open", "button-press", "door-unlock", "pick-place-wall")
 
-SPLIT_NAMES = f"ml45, ml10, {OSVI}, fold-0 to fold-8, third-0 to third-2, or {CUSTOM} with the unseen tasks"
+COMBINATIONS = "combinations"
+_DEV = f"{COMBINATIONS}-dev"
+TOLD_SPLITS = (COMBINATIONS, _DEV)
+"""Splits of the tasks whose goal is told in words: combinations of task and place are held out, of words that
+others hold. The second is to choose settings on: it holds out others, and leaves those of the first out."""
+
+SPLIT_NAMES = (
+    f"ml45, ml10, {OSVI}, fold-0 to fold-8, third-0 to third-2, {' or '.join(TOLD_SPLITS)} of goals told in"
+    f" words, or {CUSTOM} with the unseen tasks"
+)
 
 
 def folds(tasks: Sequence[str] = SPLITS["ml45"][0], n: int = 9, seed: int = 0) -> tuple[tuple[str, ...], ...]:
@@ -56,8 +66,17 @@ def tasks_of_split(name: str, unseen: Sequence[str] | None = None) -> tuple[tupl
         return split(CUSTOM, _OSVI_UNSEEN)
     if name == CUSTOM or name in SPLITS:
         return split(name, unseen)
+    if name in TOLD_SPLITS:
+        return _combinations(TOLD_SPLITS.index(name))
     if name not in _FOLDS:
         raise ValueError(f"unknown split {name!r}: use {SPLIT_NAMES}")
     n, seed, number = _FOLDS[name]
     held_out = folds(n=n, seed=seed)[number]
     return tuple(task for task in SPLITS["ml45"][0] if task not in held_out), held_out
+
+
+def _combinations(held_out: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Hold out one group of the combinations of task and place, and leave out those before it."""
+    groups = {name: group_of(goal) for name, goal in TOLD_GOALS.items()}
+    train = tuple(name for name, group in groups.items() if group > held_out)
+    return train, tuple(name for name, group in groups.items() if group == held_out)

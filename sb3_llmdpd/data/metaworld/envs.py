@@ -39,7 +39,8 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
     position (3). ``info`` holds the simulator's report, with ``success`` of this very step, ``is_success``
     (success at any step so far) and ``task_text``.
 
-    :param task: name of the task, a key of `tasks.TASKS`.
+    :param task: name of the task, a key of `tasks.TASKS`, or of `tasks.TOLD_TASKS`, whose goal stays at its
+        place.
     :param seed: seed of the first episodes; ``reset(seed=...)`` seeds again.
     :param goal_visible: show the goal's position in the last three entries of an observation, else zeros.
     :param task_text: sentence in ``info``; the task's canonical one by default.
@@ -219,6 +220,8 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
                     self.layout = np.array(fixed, np.float64)
                 else:
                     self.layout = self.np_random.uniform(space.low, space.high)
+                    if self.task_info.goal is not None:
+                        self.layout[3:] = self.task_info.goal
                     if goal_of is not None:
                         self.layout[3:] = goal_of[3:]
                 yield self.layout

@@ -1,10 +1,11 @@
-"""The 50 tasks of Meta-World by name, and which of them are held out in which split."""
+"""The 50 tasks of Meta-World by name, which a split holds out, and tasks whose goal is told in words."""
 
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sb3_llmdpd.data.metaworld.sentences import PARAPHRASES, SENTENCES
+from sb3_llmdpd.data.metaworld.told_goals import TOLD_GOALS
 
 # Tasks whose object the simulator draws apart from the goal. In the others, the goal is a part of the object
 # (a drawer and its open position), or the object always lies in the same place.
@@ -41,6 +42,8 @@ class TaskInfo:
     :param paraphrases: further phrasings, for tests alone: no data set holds them.
     :param opposite: name of the task that asks for the opposite, as closing does of opening; None without
         one.
+    :param base: task whose scene and expert it has, where its goal is told in words; None of the 50 tasks.
+    :param goal: position of a goal that is told in words, in metres; None where the scene draws it.
     """
 
     name: str
@@ -49,6 +52,8 @@ class TaskInfo:
     goal_moves: bool = True
     paraphrases: tuple[str, ...] = ()
     opposite: str | None = None
+    base: str | None = None
+    goal: tuple[float, float, float] | None = None
 
     @property
     def text(self) -> str:
@@ -58,12 +63,12 @@ class TaskInfo:
     @property
     def env_id(self) -> str:
         """The simulator's own name of the task, e.g. ``"drawer-open-v3"``."""
-        return f"{self.name}-v3"
+        return f"{self.base or self.name}-v3"
 
     @property
     def goal_needs_telling(self) -> bool:
-        """True when a goal that the observation hides can only be told by an example."""
-        return self.goal_separate and self.goal_moves
+        """True when nothing but the prompt can tell a goal that the observation hides."""
+        return self.goal is not None or (self.goal_separate and self.goal_moves)
 
 
 TASKS: dict[str, TaskInfo] = {
@@ -78,6 +83,20 @@ TASKS: dict[str, TaskInfo] = {
     for name, texts in SENTENCES.items()
 }
 """All tasks by name."""
+
+TOLD_TASKS: dict[str, TaskInfo] = {
+    name: TaskInfo(
+        name,
+        told.texts(),
+        goal_separate=False,  # all scenes of the task share it
+        paraphrases=told.paraphrases(),
+        opposite=told.opposite if told.opposite in TOLD_GOALS else None,
+        base=told.base,
+        goal=told.position,
+    )
+    for name, told in TOLD_GOALS.items()
+}
+"""Tasks with a goal that is told in words, by name, see `told_goals`."""
 
 _ML10_TRAIN = (
     "reach", "push", "pick-place", "door-open", "drawer-close", "button-press-topdown", "peg-insert-side",
@@ -96,16 +115,20 @@ SPLITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 def task_info(name: str) -> TaskInfo:
     """Look a task up.
 
-    :param name: name of the task, ``"drawer-open"`` or, as the simulator has it, ``"drawer-open-v3"``.
+    :param name: name of the task, ``"drawer-open"`` or, as the simulator has it, ``"drawer-open-v3"``; or
+        with the place of its goal, ``"push-to-far-left"``.
     :return: the task.
     :raises ValueError: when there is none of that name; the message names the nearest ones.
     """
-    known = TASKS.get(name.removesuffix("-v3"))
+    known = TASKS.get(name.removesuffix("-v3")) or TOLD_TASKS.get(name)
     if known is None:
-        near = difflib.get_close_matches(name, TASKS, n=3)
+        near = difflib.get_close_matches(name, [*TASKS, *TOLD_TASKS], n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         every = ", ".join(sorted(TASKS))
-        raise ValueError(f"unknown Meta-World task {name!r}: {hint}The {len(TASKS)} tasks are {every}")
+        raise ValueError(
+            f"unknown Meta-World task {name!r}: {hint}The {len(TASKS)} tasks are {every}; and"
+            f" {len(TOLD_TASKS)} have a goal told in words, as {next(iter(TOLD_TASKS))!r}"
+        )
     return known
 
 
