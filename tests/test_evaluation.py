@@ -16,6 +16,7 @@ from sb3_llmdpd import LLMDPD, Episode
 from sb3_llmdpd.data.metaworld import TASKS as TASK_INFOS
 from sb3_llmdpd.data.metaworld.record import Recipe
 from sb3_llmdpd.evaluation.conditions import CONDITIONS, Cell, Condition, make_cells, split_number
+from sb3_llmdpd.evaluation.gymnasium_suite import GymnasiumSuite
 from sb3_llmdpd.evaluation.players import CopyPlayer, RandomPlayer, rows_of_block
 from sb3_llmdpd.evaluation.rollouts import EARLY_STEPS, run_episodes
 from sb3_llmdpd.evaluation.tasks import evaluate_tasks, goals_of, prompts_of
@@ -116,6 +117,24 @@ def test_paraphrases_are_told_in_turns() -> None:
     (cell,) = make_cells(["drawer-open"], ["paraphrase"])
     one, other = TASK_INFOS["drawer-open"].paraphrases
     assert [prompt.text for prompt in prompts_of(cell.condition, {}, {}, 3)] == [one, other, one]
+
+
+def test_paraphrases_of_a_style_are_told_of_tasks_that_have_one() -> None:
+    cells = make_cells(["drawer-open", "push-to-far-left"], ["paraphrase:terse", "paraphrase:rearranged"])
+    assert [(cell.task, cell.condition.name) for cell in cells] == [
+        ("drawer-open", "paraphrase:terse"),
+        ("push-to-far-left", "paraphrase:rearranged"),
+    ]
+    told = [prompt.text for prompt in prompts_of(cells[0].condition, {}, {}, 3)]
+    one, other = TASK_INFOS["drawer-open"].wordings["terse"]
+    assert told == [one, other, one]
+
+
+def test_an_unknown_style_of_paraphrases_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown style of phrasings 'rude' .*: known are terse, polite"):
+        make_cells(["drawer-open"], ["paraphrase:rude"])
+    with pytest.raises(ValueError, match="these tasks have none"):
+        make_cells(["a"], ["paraphrase:terse"], suite=GymnasiumSuite("CartPole-v1"))
 
 
 def test_cells_know_which_tasks_were_held_out() -> None:

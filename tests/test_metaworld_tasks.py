@@ -5,6 +5,7 @@ import pytest
 
 from sb3_llmdpd.data.metaworld import SPLITS, TASKS, MetaWorldEnv, split, task_info
 from sb3_llmdpd.data.metaworld.record import Recipe
+from sb3_llmdpd.data.metaworld.sentences import STYLES
 from sb3_llmdpd.networks.metaworld_layout import OBJECT
 
 RIGHT, AWAY, UP = 0, 1, 2
@@ -90,6 +91,15 @@ def test_every_task_has_two_paraphrases_that_no_data_set_holds() -> None:
     assert len(set(held_out)) == len(held_out) == 100
     recipe = Recipe("drawer-open", 1, (0.1,), 1, True, seed=0)
     assert set(recipe.as_json()["task_texts"]).isdisjoint(held_out)
+
+
+def test_ten_more_wordings_a_task_in_six_styles_are_in_no_data_set_and_mean_one_task() -> None:
+    known = {text for info in TASKS.values() for text in (*info.texts, *info.paraphrases)}
+    said = [text for info in TASKS.values() for of_style in info.wordings.values() for text in of_style]
+    assert all(tuple(info.wordings) == STYLES for info in TASKS.values())
+    assert STYLES == ("terse", "polite", "typos", "de", "fr", "es")
+    assert len(said) == len(set(said)) == 500
+    assert known.isdisjoint(said)
 
 
 def test_opposites_are_each_others_and_no_task_is_its_own() -> None:

@@ -21,6 +21,9 @@ CONTROLS = ("wrong-text", "wrong-trajectory", "antonym", "paraphrase", "copy")
 CONTROLS_OF_PROMPTS = tuple(name for name in CONTROLS if name != "copy")
 """The controls in which the evaluated policy acts."""
 
+PARAPHRASE = "paraphrase"
+"""A condition; behind a colon may stand the style of the phrasing."""
+
 TOLD = "told:"
 """Begins the name of a condition that fixes the sentence."""
 
@@ -35,6 +38,7 @@ class Condition:
     :param expert: the environment's scripted expert acts instead of the policy.
     :param copy: `CopyPlayer`, which repeats the example's actions, acts instead of the policy.
     :param paraphrased: the sentence is a phrasing that no data set holds.
+    :param style: style of that phrasing, see `Suite.paraphrases`.
     :param other_goal: the example has another goal than the scene: the one that ends farthest away.
     :param n_examples: examples that are shown at once.
     """
@@ -47,6 +51,7 @@ class Condition:
     paraphrased: bool = False
     other_goal: bool = False
     n_examples: int = 1
+    style: str = ""
 
     @property
     def is_told(self) -> bool:
@@ -90,7 +95,8 @@ def make_cells(
     - ``"wrong-text"``: the sentence of another task, with the right example.
     - ``"wrong-trajectory"``: the example of another task, with the right sentence. With ``same_goal``, an
       example of the same task with another goal; a task whose goal is a part of its object has no such cell.
-    - ``"paraphrase"``: a sentence that no data set holds, alone.
+    - ``"paraphrase"``: a sentence that no data set holds, alone. ``"paraphrase:terse"``: one of a style, such
+      as Meta-World's `STYLES`; tasks without a wording of that style have no such cell.
     - ``"antonym"``: the sentence of the opposite task, alone; tasks without an opposite have no such cell.
     - ``"copy"``: the actions of an example, repeated.
     - ``"expert"``: the scripted expert.
@@ -236,12 +242,19 @@ def _condition_of_one(name: str, task: str, other: str, same_goal: bool, suite: 
         "wrong": Condition(name, text_of=other, trajectory_of=other),
         "wrong-text": Condition(name, text_of=other, trajectory_of=task),
         "wrong-trajectory": Condition(name, text_of=task, trajectory_of=shown, other_goal=same_goal),
-        "paraphrase": Condition(name, text_of=task, paraphrased=True),
+        PARAPHRASE: Condition(name, text_of=task, paraphrased=True),
         "copy": Condition(name, trajectory_of=task, copy=True),
         "expert": Condition(name, expert=True),
     }
     if name in known:
         return known[name]
+    if name.startswith(f"{PARAPHRASE}:"):
+        style = name.partition(":")[2]
+        if style not in suite.styles:
+            known = f"known are {', '.join(suite.styles)}" if suite.styles else "these tasks have none"
+            raise ValueError(f"unknown style of phrasings {style!r} in the condition {name!r}: {known}")
+        given = suite.paraphrases(task, style)
+        return Condition(name, text_of=task, paraphrased=True, style=style) if given else None
     if name.startswith(TOLD) and name != TOLD:
         return Condition(name, text_of=name.removeprefix(TOLD))
     raise ValueError(f"unknown condition {name!r}: use {', '.join((*CONDITIONS, *CONTROLS))} or {TOLD}<task>")

@@ -90,9 +90,9 @@ class GymnasiumSuite(Suite):
             return super().text(task)
         return check_texts(self.texts[task], task)[0]
 
-    def paraphrases(self, task: str) -> Sequence[str]:
-        """See `Suite.paraphrases`."""
-        return self.new_texts.get(task, ())
+    def paraphrases(self, task: str, style: str = "") -> Sequence[str]:
+        """See `Suite.paraphrases`; there are no styles."""
+        return () if style else self.new_texts.get(task, ())
 
     @property
     def _is_named(self) -> bool:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from sb3_llmdpd.data.metaworld.envs import ACTION_SPACE, HORIZON, OBSERVATION_SPACE, MetaWorldEnv
 from sb3_llmdpd.data.metaworld.scenes import EXPERT_STEPS
+from sb3_llmdpd.data.metaworld.sentences import STYLES
 from sb3_llmdpd.data.metaworld.tasks import TASKS, task_info
+from sb3_llmdpd.data.metaworld.told_goals import REARRANGED
 from sb3_llmdpd.evaluation.suite import EnvFacts, Suite
 
 
@@ -20,6 +22,7 @@ class MetaWorldSuite(Suite):
 
     max_episode_steps = HORIZON
     draws_with_mujoco = True
+    styles = (*STYLES, REARRANGED)
     where_to_look = (
         "it was trained on data of another robot or simulator, so say which environment to play: --env, or"
         " `suite=GymnasiumSuite(...)` in Python"
@@ -37,9 +40,10 @@ class MetaWorldSuite(Suite):
         """Look up the canonical sentence of a task; a ValueError names the tasks near an unknown one."""
         return task_info(task).text
 
-    def paraphrases(self, task: str) -> Sequence[str]:
+    def paraphrases(self, task: str, style: str = "") -> Sequence[str]:
         """See `Suite.paraphrases`: phrasings that no data set holds."""
-        return task_info(task).paraphrases
+        info = task_info(task)
+        return info.wordings.get(style, ()) if style else info.paraphrases
 
     def opposite(self, task: str) -> str | None:
         """See `Suite.opposite`."""

@@ -46,6 +46,9 @@ class Suite(ABC):
     draws_with_mujoco: bool = False
     """True where a film cannot be drawn without one of MuJoCo's libraries."""
 
+    styles: tuple[str, ...] = ()
+    """Styles of phrasings that it has of some of its tasks, see `paraphrases`."""
+
     where_to_look: str = "was the model trained on data of another environment?"
     """End of the sentence that refuses a model of other spaces."""
 
@@ -67,8 +70,12 @@ class Suite(ABC):
         """Look up the sentence of a task; a ValueError where there is none."""
         raise ValueError(f"there is no sentence for the task {task!r}: give one in `texts` (--task-texts)")
 
-    def paraphrases(self, task: str) -> Sequence[str]:
-        """Look up phrasings of a task's sentence that the model was not trained on; none by default."""
+    def paraphrases(self, task: str, style: str = "") -> Sequence[str]:
+        """Look up phrasings of a task's sentence that the model was not trained on; none by default.
+
+        :param task: name of the task.
+        :param style: name of a kind of them, as ``"terse"``; empty for those of no kind.
+        """
         return ()
 
     def opposite(self, task: str) -> str | None:

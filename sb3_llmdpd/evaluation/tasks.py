@@ -264,7 +264,8 @@ def prompts_of(
     told: Sequence[str | None] = [None]
     shown: Sequence[Sequence[Episode]] = [()]
     if (task := condition.text_of) is not None:
-        told = _paraphrases(suite, task) if condition.paraphrased else [texts.get(task) or suite.text(task)]
+        own = [texts.get(task) or suite.text(task)] if not condition.paraphrased else []
+        told = own or _paraphrases(suite, task, condition.style)
     if condition.trajectory_of is not None:
         why = f"the condition {condition.name!r} shows an example"
         successful = _successful(condition.trajectory_of, examples, why)
@@ -273,8 +274,8 @@ def prompts_of(
     return [Prompt(told[i % len(told)], trajectories=shown[i % len(shown)]) for i in range(n_episodes)]
 
 
-def _paraphrases(suite: Suite, task: str) -> Sequence[str]:
-    if found := suite.paraphrases(task):
+def _paraphrases(suite: Suite, task: str, style: str) -> Sequence[str]:
+    if found := suite.paraphrases(task, style):
         return found
     raise ValueError(
         f"the condition 'paraphrase' tells a phrasing of {task!r} that the model does not know, and there is"

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sb3_llmdpd.evaluation.conditions import CONTROLS_OF_PROMPTS
+from sb3_llmdpd.data.metaworld.sentences import STYLES
+from sb3_llmdpd.data.metaworld.told_goals import REARRANGED
+from sb3_llmdpd.evaluation.conditions import CONTROLS_OF_PROMPTS, PARAPHRASE
 from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
 
@@ -54,6 +56,8 @@ _CONCAT = (
 )
 _BEST_OF = "full, best of {} actions by the critic"
 _HASHING = "sentences read by a bag of hashed words instead of a language model"
+_WORDINGS = "full, told its task in words that it never read: of other kinds, with errors, in other languages"
+_STYLES = (PARAPHRASE, *(f"{PARAPHRASE}:{style}" for style in (*STYLES, REARRANGED)))
 _NEAREST_STEPS = "one example in training, read as a window of 16 steps; no scenes turned or aligned"
 _WINDOWS = {
     "examples_per_prompt": (1, 1),
@@ -108,6 +112,7 @@ _LISTED = (
         Variant(f"candidates-{n}", _BEST_OF.format(n), {"n_candidates": n}, trained_as="full")
         for n in (10, 50)
     ),
+    Variant("wordings", _WORDINGS, conditions=(TEXT, *_STYLES), trained_as="full"),
     Variant(
         "prompt-dt",
         "Prompt-DT with the same prompts, the closest relative without diffusion",

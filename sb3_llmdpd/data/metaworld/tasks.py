@@ -1,11 +1,11 @@
 """The 50 tasks of Meta-World by name, which a split holds out, and tasks whose goal is told in words."""
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from sb3_llmdpd.data.metaworld.sentences import PARAPHRASES, SENTENCES
-from sb3_llmdpd.data.metaworld.told_goals import TOLD_GOALS
+from sb3_llmdpd.data.metaworld.sentences import PARAPHRASES, SENTENCES, WORDINGS
+from sb3_llmdpd.data.metaworld.told_goals import REARRANGED, TOLD_GOALS
 
 # Tasks whose object the simulator draws apart from the goal. In the others, the goal is a part of the object
 # (a drawer and its open position), or the object always lies in the same place.
@@ -40,6 +40,7 @@ class TaskInfo:
     :param goal_separate: True when the goal can stay while the object is placed elsewhere.
     :param goal_moves: True when the goals of two scenes are, on average, farther apart than success forgives.
     :param paraphrases: further phrasings, for tests alone: no data set holds them.
+    :param wordings: further ones by style, for tests alone as well.
     :param opposite: name of the task that asks for the opposite, as closing does of opening; None without
         one.
     :param base: task whose scene and expert it has, where its goal is told in words; None of the 50 tasks.
@@ -51,6 +52,7 @@ class TaskInfo:
     goal_separate: bool
     goal_moves: bool = True
     paraphrases: tuple[str, ...] = ()
+    wordings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     opposite: str | None = None
     base: str | None = None
     goal: tuple[float, float, float] | None = None
@@ -78,6 +80,7 @@ TASKS: dict[str, TaskInfo] = {
         goal_separate=name in _GOAL_SEPARATE,
         goal_moves=name not in _GOAL_STAYS,
         paraphrases=PARAPHRASES[name],
+        wordings=WORDINGS[name],
         opposite=_OPPOSITE_OF.get(name),
     )
     for name, texts in SENTENCES.items()
@@ -90,6 +93,7 @@ TOLD_TASKS: dict[str, TaskInfo] = {
         told.texts(),
         goal_separate=False,  # all scenes of the task share it
         paraphrases=told.paraphrases(),
+        wordings={REARRANGED: told.rearranged()},
         opposite=told.opposite if told.opposite in TOLD_GOALS else None,
         base=told.base,
         goal=told.position,

@@ -22,8 +22,10 @@ HEIGHTS = {"low": 0.1, "shoulder": 0.2, "high": 0.3}
 """Metres above the table."""
 N_PHRASINGS = 16
 """Sentences of a task in training data."""
-N_PARAPHRASES = 10
-"""Sentences of a task that no data set holds; one part of each, frame or word of the place, is never read."""
+N_TESTS = 10
+"""Sentences of a task of either kind that no data set holds."""
+REARRANGED = "rearranged"
+"""Style of sentences that are new, of a frame and words of the place that are known."""
 
 _ON_TABLE = {"push": 0.015, "coffee-push": 0.0}
 """Height of the goal, in metres, in tasks that leave their object on the table."""
@@ -78,13 +80,20 @@ class ToldGoal:
 
     def texts(self) -> tuple[str, ...]:
         """Draw the sentences of training data, always the same."""
-        rng = np.random.default_rng(crc32(self.name.encode()))
-        return self._distinct(N_PHRASINGS, rng, new=False)
+        return self._known()[:N_PHRASINGS]
+
+    def rearranged(self) -> tuple[str, ...]:
+        """Draw sentences that no data set holds, of phrasings that are in others."""
+        return self._known()[N_PHRASINGS:]
 
     def paraphrases(self) -> tuple[str, ...]:
-        """Draw the sentences that no data set holds, always the same."""
-        rng = np.random.default_rng(crc32(f"{self.name} anew".encode()))
-        return self._distinct(N_PARAPHRASES, rng, new=True)
+        """Draw sentences that no data set holds: one phrasing of each, of frame or place, is in no other."""
+        return self._distinct(N_TESTS, np.random.default_rng(crc32(f"{self.name} anew".encode())), new=True)
+
+    def _known(self) -> tuple[str, ...]:
+        return self._distinct(
+            N_PHRASINGS + N_TESTS, np.random.default_rng(crc32(self.name.encode())), new=False
+        )
 
     def _distinct(self, n: int, rng: np.random.Generator, *, new: bool) -> tuple[str, ...]:
         said: dict[str, None] = {}
