@@ -707,6 +707,7 @@ def test_a_policy_saved_alone_acts_the_same(model, tmp_path):
     assert_array_equal(*actions)
 
 
+@pytest.mark.filterwarnings("ignore:.*is far from all sentences of training")
 def test_an_unknown_sentence_makes_the_encoder_by_itself(model, saved):
     assert_array_equal(act(load(saved), task_text="never heard of"), act(model, task_text="never heard of"))
 

@@ -251,8 +251,8 @@ def _condition_of_one(name: str, task: str, other: str, same_goal: bool, suite: 
     if name.startswith(f"{PARAPHRASE}:"):
         style = name.partition(":")[2]
         if style not in suite.styles:
-            known = f"known are {', '.join(suite.styles)}" if suite.styles else "these tasks have none"
-            raise ValueError(f"unknown style of phrasings {style!r} in the condition {name!r}: {known}")
+            there = f"known are {', '.join(suite.styles)}" if suite.styles else "these tasks have none"
+            raise ValueError(f"unknown style of phrasings {style!r} in the condition {name!r}: {there}")
         given = suite.paraphrases(task, style)
         return Condition(name, text_of=task, paraphrased=True, style=style) if given else None
     if name.startswith(TOLD) and name != TOLD:

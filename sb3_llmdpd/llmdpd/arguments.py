@@ -139,6 +139,7 @@ RANGES: dict[str, Range] = {
     "n_candidates": Range(1, 10_000, Integral),
     "candidate_temperature": Range(),
     "n_sampling_steps": _COUNT._replace(optional=True),
+    "text_beside_example": Range(-1.0, 1.0),
     "stats_window_size": _COUNT,
     "tensorboard_log": Range(kind=str, optional=True, path=True),
     "verbose": Range(0, 2, Integral, truth=True),

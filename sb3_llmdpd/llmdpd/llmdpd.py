@@ -65,6 +65,7 @@ from sb3_llmdpd.llmdpd.prompter import (
 )
 from sb3_llmdpd.llmdpd.rehearsal import rehearse
 from sb3_llmdpd.prompts.alignment import Alignment, align, alignment_named
+from sb3_llmdpd.prompts.explanation import PromptExplanation
 from sb3_llmdpd.prompts.prompt import PROMPT_WINDOW, Prompt
 from sb3_llmdpd.prompts.text_cache import cached_encoder
 from sb3_llmdpd.prompts.text_encoders import make_text_encoder
@@ -161,6 +162,9 @@ class LLMDPD(OffPolicyAlgorithm):
     :param sampler: way in which `predict` runs the chain: ``"ddpm"``, as in training; ``"ddim"`` or
         ``"dpm_solver++"``, which draw noise once and may take fewer steps, see `make_chain`.
     :param n_sampling_steps: steps that the sampler takes; None for all K.
+    :param text_beside_example: least likeness to a known sentence, in [-1, 1], at which an unknown sentence
+        counts beside an example; else the example is read alone. 1 leaves out every unknown sentence there,
+        -1 none. Alone, every sentence is read. See `TextTable.likeness`, and `explain_prompt`.
     :param acceleration: ways to train faster that depend on the machine, such as ``{"compile": True}``, see
         `Acceleration`.
     :param policy_kwargs: arguments of the policy, see `LLMDPDPolicy`.
@@ -216,6 +220,7 @@ class LLMDPD(OffPolicyAlgorithm):
         candidate_temperature: float = 0.0,
         sampler: str = "ddpm",
         n_sampling_steps: int | None = None,
+        text_beside_example: float = 0.95,
         acceleration: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -245,7 +250,9 @@ class LLMDPD(OffPolicyAlgorithm):
         self.return_weight = return_weight
         self.augmentation = augmentation
         self.alignment = alignment
-        self.acting = Acting(n_candidates, candidate_temperature, sampler, n_sampling_steps)
+        self.acting = Acting(
+            n_candidates, candidate_temperature, sampler, n_sampling_steps, text_beside_example
+        )
         self.acceleration = acceleration
         policy_kwargs = dict(policy_kwargs or {})  # its own, to which the size of sentence vectors is added
         self.text_table: TextTable | None = None
@@ -311,6 +318,7 @@ class LLMDPD(OffPolicyAlgorithm):
     candidate_temperature = _acting("candidate_temperature")
     sampler = _acting("sampler")
     n_sampling_steps = _acting("n_sampling_steps")
+    text_beside_example = _acting("text_beside_example")
 
     # Set-up -----------------------------------------------------------------------------------------------
 
@@ -719,6 +727,23 @@ class LLMDPD(OffPolicyAlgorithm):
             observation, self.prompter.encode(prompts), None if deterministic else self.action_generator
         )
         return actions, state
+
+    def explain_prompt(
+        self,
+        task_text: TaskText = None,
+        trajectory: Example = None,
+        prompt: PromptLike = None,
+        trajectories: Examples = None,
+    ) -> list[PromptExplanation]:
+        """Say what the model makes of prompts: whether it knows their sentences, and whether it reads them.
+
+        The arguments are those of `predict`; with none of them the task of `set_task` counts.
+
+        :return: one explanation for each prompt; ``print`` shows it in words.
+        :raises ValueError: as `predict`.
+        """
+        prompts = as_prompts(task_text, trajectory, prompt, trajectories) or self.prompter.current()
+        return [self.prompter.explain(each) for each in prompts]
 
     def set_task(
         self,

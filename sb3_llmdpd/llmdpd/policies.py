@@ -33,12 +33,14 @@ class Acting:
         standardised over the candidates, divided by it. A deterministic action is always of the best.
     :param sampler: way to run the chain, see `make_chain`.
     :param n_sampling_steps: steps that it takes; None for all K.
+    :param text_beside_example: likeness to a known sentence at which an unknown one counts beside an example.
     """
 
     n_candidates: int = 1
     candidate_temperature: float = 0.0
     sampler: str = "ddpm"
     n_sampling_steps: int | None = None
+    text_beside_example: float = -1.0
 
 
 class LLMDPDPolicy(SavedNetwork, BasePolicy):

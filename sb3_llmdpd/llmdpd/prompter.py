@@ -1,6 +1,7 @@
 """Turns what a user says about tasks into tensors and encodings, and remembers the current task."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from sb3_llmdpd.data.images import channels_first
 from sb3_llmdpd.data.spaces import scale_actions
 from sb3_llmdpd.envs.task_text_wrapper import split_observation
 from sb3_llmdpd.llmdpd.policies import LLMDPDPolicy
+from sb3_llmdpd.prompts.explanation import PromptExplanation, explanation
 from sb3_llmdpd.prompts.prompt import Prompt, Trajectory, TrajectoryLike, are_same, take, window_steps
 from sb3_llmdpd.prompts.text_table import TextTable
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
@@ -66,11 +68,45 @@ class Prompter:
         """The prompt of a model that was trained on one task, which needs none to act."""
         self.task: list[Prompt] | None = None
         """The task of `set_task`."""
-        self._encoded: tuple[Sequence[Prompt], _Weights, PromptEncoding] | None = None
+        self._encoded: tuple[Sequence[Prompt], float, _Weights, PromptEncoding] | None = None
+        self._has_warned = False
 
     def batch(self, prompts: Sequence[Prompt]) -> PromptBatch:
-        """Turn prompts into tensors, see `prompt_batch`."""
-        return prompt_batch(prompts, self.policy, self.text_table)
+        """Turn prompts into tensors, see `prompt_batch`; without the sentences that are not to be read."""
+        return prompt_batch([self._as_read(prompt) for prompt in prompts], self.policy, self.text_table)
+
+    def explain(self, prompt: Prompt) -> PromptExplanation:
+        """Say whether the sentence of a prompt is known, and whether it is read.
+
+        :param prompt: any prompt.
+        :raises ValueError: when the model has no text encoder, or cannot read the sentence.
+        """
+        n_examples, table = len(prompt.trajectories), self.text_table
+        vector = _text_vectors([prompt], self.policy.text_dim, table)[0]
+        if not prompt.has_text or table is None:
+            return PromptExplanation(None, n_examples)
+        return explanation(prompt.text, vector, n_examples, table, self.policy.acting.text_beside_example)
+
+    def _as_read(self, prompt: Prompt) -> Prompt:
+        """Leave the sentence out where an example says more, and warn once of one that is far from all."""
+        table = self.text_table
+        if not prompt.has_text or table is None:
+            return prompt
+        if prompt.text is not None and table.index(prompt.text) is not None:
+            return prompt
+        explained = self.explain(prompt)
+        if not explained.is_read:
+            return Prompt(trajectories=prompt.trajectories)
+        if explained.is_far and not prompt.trajectories and not self._has_warned:
+            self._has_warned = True
+            nearest, likeness = explained.nearest[0]
+            warnings.warn(
+                f"{prompt.text or 'a sentence'!r} is far from all sentences of training: the nearest is"
+                f" {nearest!r} (likeness {likeness:.2f}). Told alone, it may move the policy anywhere: show"
+                " an example, or look for other words with model.explain_prompt(...)",
+                stacklevel=4,
+            )
+        return prompt
 
     def encode(self, prompts: Sequence[Prompt]) -> PromptEncoding:
         """Encode prompts for acting, unless they are those of the last call and so are the encoders' weights.
@@ -81,13 +117,15 @@ class Prompter:
             encoder.
         """
         if self._encoded is not None:
-            known, weights, encoding = self._encoded
-            if weights.are_unchanged() and are_same(known, prompts):
+            known, limit, weights, encoding = self._encoded
+            is_read_alike = limit == self.policy.acting.text_beside_example
+            if is_read_alike and weights.are_unchanged() and are_same(known, prompts):
                 return encoding
         actor = self.policy.actor_target
         with th.no_grad():
             encoding = actor.encode_prompts(self.batch(prompts))
-        self._encoded = (prompts, _Weights(actor.encodes_prompts()), encoding)
+        limit = self.policy.acting.text_beside_example
+        self._encoded = (prompts, limit, _Weights(actor.encodes_prompts()), encoding)
         return encoding
 
     def set_task(self, task: list[Prompt] | None) -> None:

@@ -70,6 +70,8 @@ _MOST_STEPS, _MOST_CALLBACKS = 2**63 - 1, 1_000
 _ALWAYS_NAMED = PAPER["policy_kwargs"]
 """Arguments of the policy that each file names: a file that does not is of a time when their defaults were
 these."""
+_BEFORE = {"text_beside_example": -1.0}
+"""Arguments that files of before lack, with the values as which these models acted."""
 _SHAPING = ("policy_kwargs", "critic_objective")
 """Arguments that say which networks there are."""
 
@@ -252,7 +254,7 @@ def _build(
         DatasetEnv(**spaces_from_json(data)),
         device=device,
         _init_setup_model=False,
-        **{**kept, **given},
+        **{**_BEFORE, **kept, **given},
     )
     _restore_sentences(model, saved, given.get("text_encoder"), trusted)
     weights = saved.tensors["policy"]

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ PROBE_TOLERANCE = 0.02
 
 Another device, dtype or version of the library changes less; "open the faucet" and "close the faucet" differ
 by ten times as much."""
+
+_LEAST_SCALE = 1e-6
+_MOST_COMPARED = 500
 
 _DATA = ("texts", "encoder_name", "encoder_revision")
 _TENSORS = ("vectors", "probe")
@@ -167,6 +171,39 @@ class TextTable:
         cosines = unit_length(self.vectors) @ unit_length(self.lookup([text]))[0]  # (n,)
         best = int(cosines.argmax())
         return self.texts[best], float(cosines[best])
+
+    def likeness(self, vectors: np.ndarray) -> np.ndarray:
+        """Compare sentences with the known ones, as the policy sees them: standardised over these.
+
+        Raw vectors hardly differ: those of "open the drawer" and "close the drawer" have a cosine of 0.9.
+
+        :param vectors: (m, dim), raw vectors of m sentences.
+        :return: (m, n), cosines of the standardised vectors, in [-1, 1].
+        """
+        mean, scale, known = self._standardised
+        cosines: np.ndarray = unit_length((vectors - mean) / scale) @ known.T
+        return cosines
+
+    @cached_property
+    def least_likeness(self) -> float:
+        """Likeness to its nearest neighbour of the known sentence that is farthest from all others.
+
+        At most `_MOST_COMPARED` sentences are looked at, spread over all. With one sentence it is -1.
+        """
+        if len(self) < 2:
+            return -1.0
+        rows = np.unique(np.linspace(0, len(self) - 1, min(len(self), _MOST_COMPARED)).round().astype(int))
+        cosines = self.likeness(self.vectors[rows])
+        cosines[np.arange(len(rows)), rows] = -1.0
+        return float(cosines.max(axis=1).min())
+
+    @cached_property
+    def _standardised(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(mean, scale, known vectors of length 1); a single sentence has nothing to be standardised over."""
+        mean = self.vectors.mean(axis=0) if len(self) > 1 else np.zeros(self.dim, np.float32)
+        scale = self.vectors.std(axis=0) if len(self) > 1 else np.ones(self.dim, np.float32)
+        scale = np.where(scale > _LEAST_SCALE, scale, 1.0).astype(np.float32)
+        return mean, scale, unit_length((self.vectors - mean) / scale)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the part of the table that is JSON; `tensors` is the rest."""
