@@ -238,7 +238,8 @@ def test_where_the_goal_is_hidden_the_model_sees_positions() -> None:
 def test_a_told_goal_is_in_no_observation_and_the_model_sees_positions():
     settings = MetaworldSettings.of_split("combinations", goal="told")
     assert (settings.goal_visible, settings.goals_differ) == (False, False)
-    assert settings.model == MetaworldSettings.of_split("ml45", goal="hidden").model
+    hidden = MetaworldSettings.of_split("ml45", goal="hidden").model
+    assert settings.model == {**hidden, "text_encoder": "minilm?pooling=first-last"}
 
 
 def test_of_told_goals_all_tasks_count_and_words_are_tried_as_often_on_seen_ones():

@@ -36,6 +36,8 @@ _DECIDING = (("hidden", "wrong-trajectory"), ("told", "paraphrase"), ("told", "a
 _POSITIONS = {"features_extractor_kwargs": {"positions": True}}
 HIDDEN_GOAL_MODEL = {"policy_kwargs": {"features_extractor_class": "metaworld_relative", **_POSITIONS}}
 """Arguments of `LLMDPD` where observations hide the goal: only positions say where the example's goal is."""
+TOLD_GOAL_MODEL = {"text_encoder": "minilm?pooling=first-last"}
+"""Arguments of `LLMDPD` where words say the goal: the last layer alone keeps too little of which they are."""
 
 
 @dataclass(frozen=True)
@@ -184,4 +186,5 @@ class MetaworldSettings:
 
 def _suited(model: Mapping[str, Any], goal: str) -> Mapping[str, Any]:
     """Change arguments of `LLMDPD` to suit the goal."""
-    return model if goal == "visible" else merged(model, HIDDEN_GOAL_MODEL)
+    suited = merged(model, HIDDEN_GOAL_MODEL) if goal in ("hidden", "told") else model
+    return merged(suited, TOLD_GOAL_MODEL) if goal == "told" else suited
