@@ -57,6 +57,7 @@ _CONCAT = (
 _BEST_OF = "full, best of {} actions by the critic"
 _HASHING = "sentences read by a bag of hashed words instead of a language model"
 _WORDINGS = "full, told its task in words that it never read: of other kinds, with errors, in other languages"
+_LANGUAGE = "trained without examples, and told its task in known words, in others, and wrongly"
 _STYLES = (PARAPHRASE, *(f"{PARAPHRASE}:{style}" for style in (*STYLES, REARRANGED)))
 _NEAREST_STEPS = "one example in training, read as a window of 16 steps; no scenes turned or aligned"
 _WINDOWS = {
@@ -112,6 +113,7 @@ _LISTED = (
         Variant(f"candidates-{n}", _BEST_OF.format(n), {"n_candidates": n}, trained_as="full")
         for n in (10, 50)
     ),
+    Variant("language", _LANGUAGE, {"trajectory_dropout": 1.0}, (TEXT, NOTHING, "antonym", *_STYLES)),
     Variant("wordings", _WORDINGS, conditions=(TEXT, *_STYLES), trained_as="full"),
     Variant(
         "prompt-dt",
