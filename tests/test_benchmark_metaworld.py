@@ -25,7 +25,7 @@ from sb3_llmdpd.benchmarks.metaworld.settings import DATA, EXAMPLES_PER_GOAL, Me
 from sb3_llmdpd.benchmarks.quickstart import QuickstartSettings
 from sb3_llmdpd.cli import app
 from sb3_llmdpd.data.episodes import OfflineDataset
-from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS
+from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, TOLD_TASKS
 from sb3_llmdpd.data.minari import load_minari, local_ids
 from sb3_llmdpd.evaluation.conditions import CONTROLS_OF_PROMPTS, Condition, split_number
 from sb3_llmdpd.networks.features import MetaWorldRelativeExtractor
@@ -211,6 +211,20 @@ def test_with_a_hidden_goal_examples_share_it_and_controls_train_nothing(tmp_pat
     assert (model.same_goal, model.text_dropout) == (True, 1.0)
     results = json.loads((tmp_path / "copy" / "seed-0" / "results.json").read_text())
     assert all(cell["condition"]["trajectory_of"] == cell["task"] for cell in results["cells"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is far from all sentences of training")  # of two tasks
+def test_a_goal_told_in_words_goes_from_the_simulator_to_the_report(tmp_path):
+    result = run(tmp_path, "--goal", "told", "--variants", "language+text_encoder=hashing,expert")
+    assert result.exit_code == 0, result.output
+    said = " ".join((tmp_path / "report.md").read_text().split())
+    assert "The goal is told in words, and hidden in the observations" in said
+    (unseen,) = {cell.task for cell in cells_of(tmp_path) if not cell.seen}
+    known = LLMDPD.load(tmp_path / "language+text_encoder=hashing" / "seed-0" / "model.zip").known_task_texts
+    assert set(known).isdisjoint(TOLD_TASKS[unseen].texts)
+    told = {condition for variant, _, condition in played(tmp_path) if variant != "expert"}
+    assert told == {"text", "none", "antonym", "paraphrase", "paraphrase:rearranged"}
 
 
 def test_the_reference_budget_is_the_default() -> None:
