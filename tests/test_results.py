@@ -61,6 +61,13 @@ def test_every_grid_is_shown_whole_in_the_appendix() -> None:
         ("ml45-examples/unseen", "full example", "align example, full sentence, full none"),
         ("osvi/unseen", "full example", "retrieve example, full sentence, full none"),
         ("osvi/unseen:5", "full example", "retrieve example"),
+        (
+            "hidden-examples/unseen",
+            "full example",
+            "retrieve example, full wrong-trajectory, full sentence, full none",
+        ),
+        ("hidden-examples/unseen:5", "full example", "retrieve example"),
+        ("hidden-examples/push-back", "full example", "full both"),
         ("ml45-visible/seen", "full both", "no-prompt none, prompt-dt both"),
         ("ml45-visible/bin-picking", "full both", "full sentence, concat both, prompt-dt both, copy copy"),
         *[
