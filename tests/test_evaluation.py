@@ -23,7 +23,7 @@ from sb3_llmdpd.evaluation.tasks import evaluate_tasks, goals_of, prompts_of
 from sb3_llmdpd.prompts.prompt import Prompt
 
 TASKS = ["task-0", "task-1", "task-2"]
-TEXTS = {task: f"do {task}" for task in TASKS}
+TEXTS = {task: f"do {task.replace('-', ' number ')}" for task in TASKS}
 
 # Ends of messages
 NEEDS_ANOTHER = "takes the prompt of another.* evaluate at least two"
@@ -395,7 +395,7 @@ def test_meta_worlds_canonical_sentence_is_told_where_no_other_is_given() -> Non
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_the_same_seed_gives_the_same_numbers_and_another_one_others(model, deterministic):
     def returns(seed: int) -> Any:
-        return evaluate(model, make_cells(["task-0"], ["text"]), seed=seed, deterministic=deterministic)[0]
+        return evaluate(model, make_cells(["task-0"], ["trajectory"]), seed=seed, deterministic=deterministic)[0]
 
     assert returns(0) == returns(0)
     assert returns(0).returns != returns(1).returns

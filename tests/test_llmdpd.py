@@ -105,6 +105,7 @@ def test_another_seed_gives_another_model():
     assert not equal(weights(tiny_model(seed=3).learn(4)), weights(tiny_model(seed=4).learn(4)))
 
 
+@pytest.mark.filterwarnings("ignore:.*is far from all sentences of training")
 def test_what_callbacks_draw_and_do_changes_nothing_in_training():
     def meddle(*_):
         random.random()

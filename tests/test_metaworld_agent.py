@@ -136,4 +136,4 @@ def test_task_numbers_in_the_observations_are_refused(model: LLMDPD, make_envs: 
 
 def test_as_many_prompts_as_sub_environments_are_needed(model: LLMDPD) -> None:
     with pytest.raises(ValueError, match="Got 3 prompts for 2 observations"):
-        MetaWorldAgent(model, task_text=["a", "b", "c"]).eval_action(OBSERVATIONS)
+        MetaWorldAgent(model, task_text=TEXTS[:1] * 3).eval_action(OBSERVATIONS)

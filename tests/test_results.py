@@ -67,6 +67,10 @@ def test_every_grid_is_shown_whole_in_the_appendix() -> None:
             "retrieve example, full wrong-trajectory, full sentence, full none",
         ),
         ("hidden-examples/unseen:5", "full example", "retrieve example"),
+        *[
+            (f"ml45-returns/share 100 unseen{number}", "full example", "retrieve example, align example")
+            for number in ("", ":5")
+        ],
         ("hidden-examples/push-back", "full example", "full both"),
         ("ml45-visible/seen", "full both", "no-prompt none, prompt-dt both"),
         ("ml45-visible/bin-picking", "full both", "full sentence, concat both, prompt-dt both, copy copy"),
@@ -295,6 +299,7 @@ def test_a_page_is_filled_where_it_has_marks_and_stays_as_it_is_beside_them() ->
         ("ml45-mixed/bc both/return unseen", "1233 [1154, 1310]"),
         ("ml45-mixed/full both/trainings unseen", "0.63, 0.24, 0.56"),
         ("ml45-examples/retrieve example/unseen:5", "0.83 [0.81, 0.86]"),
+        ("ml45-returns/full example/share 100 unseen:25", "0.99 [0.92, 1.06]"),
         ("hidden-goals/full both/seen - full example", "0.05 [0.02, 0.08]"),
         ("hidden-goals/full example/seen - full both", "-0.05 [-0.08, -0.02]"),
         ("tuning.visible/steps/unseen example", "0.71"),

@@ -136,6 +136,7 @@ def test_another_encoder_in_the_place_of_one_hot_is_noticed(monkeypatch):
         swapped.lookup([OTHER])
 
 
+@pytest.mark.filterwarnings("ignore:.*is far from all sentences of training")
 @every_kind
 def test_a_loaded_model_answers_known_and_unknown_sentences_alike(spec, tmp_path):
     rng = np.random.default_rng(0)

@@ -60,9 +60,10 @@ class Grid:
 
     A row is a variant and what it was told (`full both`), or a variant alone for scenes that two tasks share.
     A column is `seen`, `unseen`, a task, or a column of those scenes' table. Before it, `return` asks for
-    returns, `mean` for the number without its interval, `trainings` for the success of each training. A
-    number of examples stands behind what was told, or behind the column: `unseen:5` of `full both` is
-    `unseen` of `full both:5`.
+    returns, `mean` for the number without its interval, `trainings` for the success of each training, and
+    `share` for the return between that of random actions (0) and of the expert (1), as in `share 100 unseen`
+    over the first 100 steps. A number of examples stands behind what was told, or behind the column:
+    `unseen:5` of `full both` is `unseen` of `full both:5`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,6 +82,12 @@ class Grid:
     def number(self, row: str, column: str) -> str:
         """An estimate with its interval."""
         column, n_examples = split_number(column)
+        if column.startswith("share "):
+            _, steps, group = column.split()
+            title = (
+                f"Return over {steps} steps, 0 random and 1 the expert, by the number of examples, {group} ("
+            )
+            return _entry(self.tables, title, row, str(n_examples))
         if n_examples > 1:
             return self.number(f"{row}:{n_examples}", column)
         how, _, rest = column.partition(" ")
