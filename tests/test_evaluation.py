@@ -395,7 +395,9 @@ def test_meta_worlds_canonical_sentence_is_told_where_no_other_is_given() -> Non
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_the_same_seed_gives_the_same_numbers_and_another_one_others(model, deterministic):
     def returns(seed: int) -> Any:
-        return evaluate(model, make_cells(["task-0"], ["trajectory"]), seed=seed, deterministic=deterministic)[0]
+        return evaluate(
+            model, make_cells(["task-0"], ["trajectory"]), seed=seed, deterministic=deterministic
+        )[0]
 
     assert returns(0) == returns(0)
     assert returns(0).returns != returns(1).returns

@@ -165,10 +165,23 @@ def test_a_model_that_moves_examples_is_not_exported_with_one(told, tmp_path):
 
 
 def test_the_vectors_of_sentences_are_a_file_of_numpy(tmp_path):
-    table = tiny_model().text_table.extended(["never heard of"])
-    with np.load(write_vectors(table, tmp_path / "vectors")) as file:
+    model = tiny_model()
+    table = model.text_table.extended(["never heard of"])
+    with np.load(write_vectors(model, tmp_path / "vectors", ["never heard of"])) as file:
         assert file["texts"].tolist() == list(table.texts)
         assert file["vectors"].tolist() == table.vectors.tolist()
+
+
+@pytest.mark.parametrize(("limit", "counts"), [(0.95, False), (-1.0, True)])
+def test_the_file_of_vectors_says_which_sentences_count_beside_an_example(limit, counts, tmp_path):
+    model = tiny_model(text_beside_example=limit)
+    with np.load(write_vectors(model, tmp_path / "vectors", ["never heard of"])) as file:
+        assert file["beside_examples"].tolist() == [True] * len(model.text_table) + [counts]
+
+
+def test_a_model_without_sentences_has_no_vectors_to_write(tmp_path):
+    with pytest.raises(ValueError, match="trained without sentences, and there are no vectors"):
+        write_vectors(tiny_model(text_encoder=None), tmp_path / "vectors")
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def export(
     if vectors is not None:
         if loaded.text_table is None:
             raise ValueError(f"{model} was trained without sentences, so --vectors has nothing to write")
-        typer.echo(f"The vectors are {write_vectors(loaded.text_table.extended(sentence or []), vectors)}")
+        typer.echo(f"The vectors are {write_vectors(loaded, vectors, sentence or [])}")
     is_told = task_text is not None or shown is not None
     path = loaded.export(
         place, task_text, trajectories=shown, deterministic=not stochastic, prompt_as_input=not is_told

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -19,9 +19,11 @@ from sb3_llmdpd.data.spaces import scale_actions, unscale_actions
 from sb3_llmdpd.diffusion.process import ChainStep
 from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor, count_rows
 from sb3_llmdpd.networks.attention import N_RETRIEVED
-from sb3_llmdpd.prompts.text_table import TextTable
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs, to_device
 from sb3_llmdpd.version import __version__
+
+if TYPE_CHECKING:
+    from sb3_llmdpd.llmdpd.llmdpd import LLMDPD
 
 ABOUT = "about.json"
 """Name of the extra file of a ``.pt2`` that says what goes in and comes out."""
@@ -270,17 +272,24 @@ def write_program(
     return place
 
 
-def write_vectors(table: TextTable, path: str | Path) -> Path:
-    """Write the vectors of a table's sentences, for a program that takes the prompt beside observations.
+def write_vectors(model: "LLMDPD", path: str | Path, sentences: Sequence[str] = ()) -> Path:
+    """Write the vectors of sentences, for a program that takes the prompt beside observations.
 
-    :param table: sentences.
-    :param path: an ``.npz`` of ``texts`` (n,) and ``vectors`` (n, text_dim); NumPy reads it without pickle.
+    :param model: model whose known sentences are written.
+    :param path: an ``.npz`` of ``texts`` (n,), ``vectors`` (n, text_dim) and ``beside_examples`` (n,), true
+        of a sentence that `predict` reads beside an example, too. NumPy reads it without pickle.
+    :param sentences: further ones.
     :return: path of the file.
+    :raises ValueError: when the model was trained without sentences, or cannot read one of these.
     """
+    if model.text_table is None:
+        raise ValueError("this model was trained without sentences, and there are no vectors to write")
+    table = model.text_table.extended(sentences)
+    counts = np.array(model.prompter.counts_beside_examples(table.texts))
     place = Path(path).expanduser()
     place = place if place.suffix else place.with_suffix(".npz")
     with whole_file(place) as temporary, temporary.open("wb") as file:
-        np.savez(file, texts=np.array(table.texts), vectors=table.vectors)
+        np.savez(file, texts=np.array(table.texts), vectors=table.vectors, beside_examples=counts)
     return place
 
 

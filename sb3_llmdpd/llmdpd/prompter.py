@@ -87,6 +87,19 @@ class Prompter:
             return PromptExplanation(None, n_examples)
         return explanation(prompt.text, vector, n_examples, table, self.policy.acting.text_beside_example)
 
+    def counts_beside_examples(self, texts: Sequence[str]) -> list[bool]:
+        """Tell of sentences whether they are read beside an example.
+
+        :param texts: n sentences, of a model that reads any.
+        """
+        table, limit = self.text_table, self.policy.acting.text_beside_example
+        assert table is not None
+        new = [text for text in texts if table.index(text) is None]
+        vectors = dict(zip(new, table.lookup(new), strict=True))
+        return [
+            text not in vectors or explanation(text, vectors[text], 1, table, limit).is_read for text in texts
+        ]
+
     def _as_read(self, prompt: Prompt) -> Prompt:
         """Leave the sentence out where an example says more, and warn once of one that is far from all."""
         table = self.text_table
