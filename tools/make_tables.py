@@ -1,4 +1,4 @@
-"""Fills README.md and docs/ with numbers from docs/results, and draws the chart: `make tables`.
+"""Fills README.md and docs/ with numbers from docs/results, and draws the charts: `make tables`.
 
 Marks say where a number comes from. What stands after a mark is written anew, and the rest of a page stays:
 
@@ -23,14 +23,16 @@ import re
 from pathlib import Path
 
 from sb3_llmdpd.common.files import whole_file
-from tools.result_chart import draw
+from tools.result_chart import draw, draw_dots
 from tools.result_files import FORMATS, Grid, MissingError, Tuning, paired, quantity_of, source
 from tools.sb3_suite import page as sb3_page
 
 ROOT = Path(__file__).parents[1]
-ANSWER = ROOT / "docs" / "background" / "results.md"
-"""The page whose first table is drawn."""
-CHART = ANSWER.with_suffix(".svg")
+CHARTS = {
+    ROOT / "docs" / "background" / "results.md": draw,
+    ROOT / "docs" / "background" / "language.md": draw_dots,
+}
+"""Pages whose first table is drawn beside them, and the kind of chart."""
 
 _NUMBER = re.compile(r"<!--n:(?P<key>.*?)-->.*?<!--/n-->", re.DOTALL)
 _BLOCK = re.compile(
@@ -119,21 +121,22 @@ def pages() -> list[Path]:
     return [path for path in found if not {"_build", "generated"} & set(path.parts)]
 
 
-def drawn_rows() -> list[list[str]]:
-    """Head and rows of the table that is drawn."""
-    first = next(_BLOCK.finditer(ANSWER.read_text(encoding="utf-8")))["made"].splitlines()
+def drawn_rows(page: Path) -> list[list[str]]:
+    """Head and rows of the table of a page that is drawn."""
+    first = next(_BLOCK.finditer(page.read_text(encoding="utf-8")))["made"].splitlines()
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in first)
     return [head, *rows]
 
 
 def main() -> None:
-    """Write the pages and the chart."""
+    """Write the pages and the charts."""
     for path in pages():
         page = path.read_text(encoding="utf-8")
         if filled(page) != page:
             with whole_file(path) as temporary:
                 temporary.write_text(filled(page), encoding="utf-8")
-    draw(drawn_rows(), CHART)
+    for page, chart in CHARTS.items():
+        chart(drawn_rows(page), page.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws success against the number of examples: a line for each method that reads them."""
+"""Draws tables of success: lines over the number of examples, or dots beside the names of rows."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from tools.result_files import ESTIMATE, estimate
 
 STYLES = (("#0072b2", "o"), ("#56b4e9", "s"), ("#d55e00", "^"), ("#999999", "v"), ("#009e73", "D"))
 """Colour and mark of each line, in the order of the rows."""
+_STYLE = {"svg.hashsalt": "results", "font.size": 10, "svg.fonttype": "none"}
 
 
 def description(rows: list[list[str]]) -> str:
@@ -31,7 +32,7 @@ def draw(rows: list[list[str]], path: Path) -> None:
     columns = [place for place, entry in enumerate(entries[0]) if ESTIMATE.fullmatch(entry)]
     numbers = [int(head[place].split()[0]) for place in columns]
     lines = {entry[0].strip("*"): [entry[place] for place in columns] for entry in entries}
-    with mpl.rc_context({"svg.hashsalt": "results", "font.size": 10, "svg.fonttype": "none"}):
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8, 4.4), layout="constrained")
         axes = figure.subplots()
         several = {name: shown for name, shown in lines.items() if sum(map(bool, shown)) > 1}
@@ -47,8 +48,39 @@ def draw(rows: list[list[str]], path: Path) -> None:
         axes.grid(axis="y", color="#dddddd")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="lower right", frameon=False)
-        with whole_file(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None, "Description": description(rows)})
+        _save(figure, rows, path)
+
+
+def draw_dots(rows: list[list[str]], path: Path) -> None:
+    """Draw a table of estimates: a line of dots with intervals for each row, in a colour for each column.
+
+    :param rows: head and rows of the table; columns without estimates are left out.
+    :param path: of the svg.
+    """
+    head, *entries = rows
+    columns = [place for place in range(len(head)) if any(ESTIMATE.fullmatch(row[place]) for row in entries)]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 1.4 + 0.42 * len(entries)), layout="constrained")
+        axes = figure.subplots()
+        for number, column in enumerate(columns):
+            colour, mark = STYLES[number]
+            shown = [(y, *estimate(row[column])) for y, row in enumerate(entries) if row[column]]
+            y, values, low, high = zip(*shown, strict=True)
+            aside = [at + 0.14 * (number - (len(columns) - 1) / 2) for at in y]
+            axes.hlines(aside, low, high, color=colour, linewidth=1.5)
+            axes.plot(values, aside, mark, color=colour, label=head[column], markersize=5)
+        axes.set_yticks(range(len(entries)), [row[0].strip("*") for row in entries])
+        axes.invert_yaxis()
+        axes.set(xlim=(-0.02, 1.02), xlabel="success, with its 95% interval")
+        axes.grid(axis="x", color="#dddddd")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+        _save(figure, rows, path)
+
+
+def _save(figure: Figure, rows: list[list[str]], path: Path) -> None:
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None, "Description": description(rows)})
 
 
 def _line(axes: Axes, numbers: list[int], shown: list[str], name: str, place: int, n_lines: int) -> None:

@@ -63,7 +63,8 @@ class Grid:
     returns, `mean` for the number without its interval, `trainings` for the success of each training, and
     `share` for the return between that of random actions (0) and of the expert (1), as in `share 100 unseen`
     over the first 100 steps. A number of examples stands behind what was told, or behind the column:
-    `unseen:5` of `full both` is `unseen` of `full both:5`.
+    `unseen:5` of `full both` is `unseen` of `full both:5`. A column names what was told itself by `told`, as
+    `told paraphrase seen` does; the row is then a variant alone.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,6 +82,9 @@ class Grid:
 
     def number(self, row: str, column: str) -> str:
         """An estimate with its interval."""
+        if column.startswith("told "):
+            _, told, group = column.split()
+            return self.number(f"{row} {told}", group)
         column, n_examples = split_number(column)
         if column.startswith("share "):
             _, steps, group = column.split()
