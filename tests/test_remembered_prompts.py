@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from factories import make_episodes, tiny_model
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from stable_baselines3.common.utils import polyak_update
 
 from sb3_llmdpd import LLMDPD
@@ -58,7 +58,8 @@ def test_a_change_of_weights_changes_what_is_remembered(change: Callable[..., No
     act(model)
     change(model, other)
     model.save(tmp_path / "model.zip")
-    assert_array_equal(act(model), act(LLMDPD.load(tmp_path / "model.zip", device="cpu")))
+    # Nearly: parts of one vector lie elsewhere in memory, where some processors round otherwise.
+    assert_allclose(act(model), act(LLMDPD.load(tmp_path / "model.zip", device="cpu")), atol=1e-5)
 
 
 @pytest.mark.parametrize("row", range(0, 16, 5))
