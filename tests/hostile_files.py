@@ -12,7 +12,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from sb3_llmdpd import LLMDPD, LLMDPDPolicy
-from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor
+from sb3_llmdpd.llmdpd.actor import PromptedActor
 from tools.fuzz_checkpoints import members_of, packed, peak_bytes, with_data
 
 
@@ -130,7 +130,7 @@ BOMBS = {
 def told_of_bombs() -> dict[str, tuple[float, float, str]]:
     """Load each bomb: seconds of the processor, MB beyond the process, and the error."""
     model = tiny_model()
-    loaders = {"model": LLMDPD.load, "policy": LLMDPDPolicy.load, "actor": PromptedDiffusionActor.load}
+    loaders = {"model": LLMDPD.load, "policy": LLMDPDPolicy.load, "actor": PromptedActor.load}
     sound = {}
     for kind, load in loaders.items():
         file = io.BytesIO()

@@ -16,7 +16,7 @@ def draws_of(noise: StepNoise) -> Draws:
     assert noise.next_actions is not None
     assert noise.new_actions is not None
     chains = (noise.next_actions.flatten(1, 2), noise.new_actions.flatten(1, 2))
-    return Draws(chains[0], noise.actions.flatten(0, 1), noise.steps.flatten(), chains[1], noise.head)
+    return Draws(chains[0], noise.actions.flatten(0, 1), noise.times.flatten(), chains[1], noise.head)
 
 
 def without_prompts(model: LLMDPD) -> LLMDPD:

@@ -137,7 +137,7 @@ def test_evaluate_plays_a_model_in_fewer_steps(model: Path, tmp_path: Path) -> N
 
 def test_evaluate_refuses_fewer_steps_without_a_sampler_that_takes_them(model: Path, tmp_path: Path) -> None:
     result = run("evaluate --sampling-steps 2 --model", model, "--out", tmp_path)
-    message = "--sampling-steps needs --sampler: fewer steps are taken by ddim or dpm_solver\\+\\+"
+    message = "`sampler='ddpm'` takes all 5 steps, got n_sampling_steps=2: take 'ddim' or 'dpm_solver\\+\\+'"
     assert_refused(result, message)
 
 

@@ -181,7 +181,7 @@ def test_settings_that_cannot_be_are_refused_before_data_are_read(more: str, mes
         ("cosine: 1", "run.yaml: 'cosine' takes true or false, got 1"),
         ("batch_size:", "run.yaml: `batch_size` must be a whole number, got None"),
         ("policy:", "run.yaml: `policy` must be a string, got None"),
-        ("sampler: [ddim]", r"run.yaml: `sampler` must be a string, got \['ddim'\]"),
+        ("sampler: [ddim]", r"run.yaml: `sampler` must be a string or None, got \['ddim'\]"),
         ("policy: 5", "run.yaml: --policy must be one of MlpPolicy, .*, got '5'"),
         ("- steps", r"a YAML file with settings, as in .*, and .*run.yaml holds \['steps'\]"),
         ("steps: [", "--config takes a YAML file, and .*run.yaml is not one: while parsing"),

@@ -68,14 +68,14 @@ def test_add_noise_mixes_signal_and_noise_as_the_step_says():
 )
 def test_steps_are_drawn_alike_or_by_the_signal_that_is_left(distribution, shares):
     process = DiffusionProcess(K, step_distribution=distribution)
-    steps = process.draw_steps((100, 400), th.Generator().manual_seed(0))
+    steps = process.draw_times((100, 400), th.Generator().manual_seed(0))
     assert (steps.shape, steps.dtype) == ((100, 400), th.int64)
     found = th.bincount(steps.ravel(), minlength=K) / 40_000
     assert_close(found, th.tensor(shares), rtol=0, atol=0.008)  # > 3 sigma
 
 
 def test_the_only_step_of_a_chain_is_always_drawn():
-    steps = DiffusionProcess(1, step_distribution="signal").draw_steps((2, 50), th.Generator().manual_seed(0))
+    steps = DiffusionProcess(1, step_distribution="signal").draw_times((2, 50), th.Generator().manual_seed(0))
     assert (steps == 0).all()
 
 

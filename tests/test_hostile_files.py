@@ -23,7 +23,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_llmdpd import LLMDPD, LLMDPDPolicy, Prompt
 from sb3_llmdpd.checkpoint.container import quoted, told
-from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor
+from sb3_llmdpd.llmdpd.actor import PromptedActor
 from sb3_llmdpd.llmdpd.critic import PromptedCritic
 from tools.fuzz_checkpoints import members_of, packed, with_data
 
@@ -251,7 +251,7 @@ def test_the_state_of_numpys_generator_is_checked(saved, change):
 LOADERS: dict[str, Callable[..., Any]] = {
     "model": partial(LLMDPD.load, device="cpu"),
     "policy": partial(LLMDPDPolicy.load, device="cpu"),
-    "actor": partial(PromptedDiffusionActor.load, device="cpu"),
+    "actor": partial(PromptedActor.load, device="cpu"),
     "critic": partial(PromptedCritic.load, device="cpu"),
 }
 EVIL = "\x1b[31m\n" + "x" * 10_000

@@ -419,9 +419,9 @@ def test_a_preset_has_the_papers_settings():
     paper = dict(dataset=make_episodes(), text_encoder="hashing", device="cpu", **presets.PAPER)
     model = LLMDPD("MlpPolicy", **paper)
     assert (model.policy_objective, model.n_candidates, model.critic.n_critics) == ("diffusion_ql", 1, 2)
-    assert model.actor.diffusion.n_steps == 5
+    assert model.actor.process.n_steps == 5
     assert isinstance(model.actor.attention, StateAlone)
-    assert_close(model.actor.diffusion.alphas_bar, DiffusionProcess(5, "vp").alphas_bar)
+    assert_close(model.actor.process.alphas_bar, DiffusionProcess(5, "vp").alphas_bar)
     assert "text_dim" not in presets.PAPER["policy_kwargs"]  # which a model adds to a copy
 
 

@@ -135,12 +135,12 @@ def test_the_cloning_loss_is_the_error_of_the_predicted_noise_by_hand(model, bat
     drawn, errors = noise_of(model, batch), []
     for row in range(N_PROMPTS * N_ROWS):
         m, n = divmod(row, N_ROWS)
-        noise, step = drawn.actions[m, n], drawn.steps[m, n]
-        abar = model.actor.diffusion.alphas_bar[step]
+        noise, step = drawn.actions[m, n], drawn.times[m, n]
+        abar = model.actor.process.alphas_bar[step]
         noisy_action = abar.sqrt() * batch.actions[row] + (1 - abar).sqrt() * noise
         features = model.actor.encode_observations(batch.observations[row : row + 1])[None]
         condition = model.actor.condition(features, model.actor.encode_prompts(one_prompt(batch.prompts, m)))
-        predicted = model.actor.predict_noise(noisy_action[None, None], step[None, None], condition)
+        predicted = model.actor.denoiser.given(condition)(noisy_action[None, None], step[None, None])
         errors.append((predicted.flatten() - noise).square())
     assert_close(model.losses.actor_loss(batch, None, drawn)[0], th.stack(errors).mean())
 
@@ -196,7 +196,8 @@ def test_the_denoiser_is_called_once_to_clone_and_for_each_step_of_a_chain(objec
 def test_action_approximation_values_the_action_from_which_the_noise_was_taken(batch, monkeypatch):
     model = make_model(policy_objective="action_approximation")
     noise, calls = noise_of(model, batch), record_calls(model.critic)
-    monkeypatch.setattr(model.actor, "predict_noise", lambda *_: noise.actions)  # all of it
+    told = noise.actions.flatten(0, 1)  # all of it
+    monkeypatch.setattr(model.actor.denoiser, "given", lambda _: lambda *_: told)
     actor_loss(model, batch, noise)
     ((_, _, valued_actions),) = calls
     assert_close(valued_actions.flatten(0, 1), batch.actions, atol=1e-5, rtol=0)
@@ -284,7 +285,7 @@ def test_cloning_learns_at_the_steps_that_the_process_draws(monkeypatch):
     model = make_model(eta=0.0, policy_kwargs=dict(step_distribution="signal"))
     learned = []
     monkeypatch.setattr(
-        model.actor, "predict_noise", lambda noisy, steps, condition: learned.append(steps) or noisy
+        model.actor.denoiser, "given", lambda _: lambda noisy, steps: learned.append(steps) or noisy
     )
     model.generator.manual_seed(0)
     batch = model.replay_buffer.sample(2400)

@@ -13,7 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from torch import nn
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor
+from sb3_llmdpd.llmdpd.actor import PromptedActor
 
 
 class Extractor(BaseFeaturesExtractor):
@@ -179,14 +179,14 @@ def test_the_generators_of_the_process_are_where_they_were(monkeypatch):
 
 @pytest.mark.parametrize(("extractor", "n_made"), [(FlattenExtractor, 2), (Extractor, 4)])
 def test_only_networks_with_something_of_the_users_own_are_made_again(extractor, n_made, monkeypatch):
-    made: list[PromptedDiffusionActor] = []
-    init = PromptedDiffusionActor.__init__
+    made: list[PromptedActor] = []
+    init = PromptedActor.__init__
 
     @wraps(init)
     def counted(self: Any, *args: Any, **kwargs: Any) -> None:
         made.append(self)
         init(self, *args, **kwargs)
 
-    monkeypatch.setattr(PromptedDiffusionActor, "__init__", counted)
+    monkeypatch.setattr(PromptedActor, "__init__", counted)
     tiny_model(policy_kwargs=dict(features_extractor_class=extractor))
     assert len(made) == n_made

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch as th
 from factories import differing, make_episode, make_episodes, tiny_model
 
 from sb3_llmdpd.data.episodes import OfflineDataset
@@ -186,6 +187,37 @@ def test_the_error_that_compares_models_is_that_of_unseen_tasks_under_both(model
     assert errors.error == pytest.approx(np.mean(relative))
 
 
+def test_what_was_earned_is_in_the_rewards_that_the_critic_learns(model, parts):
+    probe = make_probes(parts)[0]
+    rewards, returns = probe.episode.rewards, returns_to_go(probe.episode, model.gamma)
+    errors = measure(model, [probe], action_spread(parts.training))
+    expected = returns[probe.steps].mean() / np.sqrt(np.square(rewards).mean())
+    assert [value.earned for value in errors.values] == pytest.approx([expected] * len(errors.values))
+
+
+@pytest.mark.parametrize(("sign", "prefers"), [(-1.0, 1.0), (1.0, 0.0)])
+def test_a_critic_prefers_the_logged_action_where_its_value_is_the_higher(
+    sign, prefers, model, parts, monkeypatch
+):
+    probe, other = make_probes(parts)[:2]
+    logged = th.as_tensor(probe.episode.actions[probe.steps])
+
+    def by_distance(features, prompts, actions):
+        return sign * (actions - scaled).square().sum(dim=-1)[None]
+
+    low, high = (th.as_tensor(bound) for bound in (model.action_space.low, model.action_space.high))
+    scaled = 2 * (logged - low) / (high - low) - 1
+    monkeypatch.setattr(model.policy.critic_target, "forward", by_distance)
+    errors = measure(model, [probe, other], action_spread(parts.training))
+    found = {value.prefers for value in errors.values if value.task == probe.episode.task}
+    assert prefers in found
+
+
+def test_one_episode_alone_leaves_the_critic_nothing_to_prefer(model, parts):
+    errors = measure(model, make_probes(parts)[:1], action_spread(parts.training))
+    assert {value.prefers for value in errors.values} == {None}
+
+
 def test_a_model_of_cloning_alone_has_no_values(parts):
     cloned = tiny_model(dataset=parts.training, eta=0.0).learn(1)
     assert measure(cloned, make_probes(parts), action_spread(parts.training)).values == ()
@@ -276,12 +308,13 @@ def test_the_drift_of_a_constant_is_zero_and_of_few_points_is_unknown():
 
 def test_the_tables_have_a_row_for_each_group_and_prompt_and_each_task(model, parts):
     errors = measure(model, make_probes(parts), action_spread(parts.training))
-    prompts, entries, tasks = tables(errors)
+    prompts, entries, tasks, critic = tables(errors)
     assert [row[:2] for row in prompts.rows] == [
         (group, prompt) for group in ("unseen (1)", "seen (3)") for prompt in PROMPTS
     ]
     assert len(entries.rows[0]) == 2 + 2
     assert [row[1] for row in tasks.rows] == ["unseen", "seen", "seen", "seen"]
+    assert [row[:2] for row in critic.rows] == [row[:2] for row in prompts.rows]
 
 
 def test_the_report_is_json_that_holds_each_episode(model, parts, tmp_path):

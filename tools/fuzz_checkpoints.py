@@ -38,7 +38,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_llmdpd import LLMDPD, Episode, Prompt
 from sb3_llmdpd.common.files import whole_file
-from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor
+from sb3_llmdpd.llmdpd.actor import PromptedActor
 from sb3_llmdpd.llmdpd.critic import PromptedCritic
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "model_file.md"
@@ -250,12 +250,12 @@ def sound_files() -> list[File]:
         File(kind, _saved(model), partial(LLMDPD.load, device="cpu", custom_objects=given), _act_as_model)
         for kind, (model, given) in models.items()
     ]
-    networks: tuple[Any, ...] = (type(plain.policy), PromptedDiffusionActor, PromptedCritic)
+    networks: tuple[Any, ...] = (type(plain.policy), PromptedActor, PromptedCritic)
     parts = (plain.policy, plain.actor, plain.critic)
     acts = (_act_as_policy, _act_as_actor, _value)
     for kind, network, part, act in zip(("policy", "actor", "critic"), networks, parts, acts, strict=True):
         files.append(File(kind, _saved(part), partial(network.load, device="cpu"), act))
-    load = partial(PromptedDiffusionActor.load, device="cpu", custom=custom)
+    load = partial(PromptedActor.load, device="cpu", custom=custom)
     return [*files, File("actor with an extractor of its user", _saved(own.actor), load, _act_as_actor)]
 
 
@@ -330,7 +330,7 @@ def _act_as_policy(policy: Any) -> list[np.ndarray]:
 
 def _act_as_actor(actor: Any) -> list[np.ndarray]:
     observations, _ = actor.obs_to_tensor(_observations(actor.observation_space))
-    noise = th.zeros(actor.diffusion.n_steps, 1, 2, actor.denoiser.action_dim)
+    noise = th.zeros(actor.process.n_steps, 1, 2, actor.denoiser.action_dim)
     with th.no_grad():
         actions = actor(observations, actor.null_prompt(), noise)
     return [actor.unscale_action(actions[0].numpy().reshape(-1, *actor.action_space.shape))]

@@ -15,6 +15,7 @@ from sb3_llmdpd.cli.options import Processes, TrustEncoder, names
 from sb3_llmdpd.cli.sources import Root, with_reading_options
 from sb3_llmdpd.common.files import digest_of
 from sb3_llmdpd.data.metaworld.tasks import SPLITS, TASKS, by_need_of_goal, task_info
+from sb3_llmdpd.diffusion.flow import FLOW_SAMPLER
 from sb3_llmdpd.diffusion.process import SAMPLERS
 from sb3_llmdpd.evaluation.conditions import (
     CONDITIONS,
@@ -74,10 +75,13 @@ def evaluate(
     stochastic: Annotated[bool, Option("--stochastic", help="Let the policy act with noise.")] = False,
     sampler: Annotated[
         str | None,
-        Option(help=f"Way from noise to actions: {', '.join(SAMPLERS)}; by default the model's own."),
+        Option(
+            help=f"Way from noise to actions: {', '.join((*SAMPLERS, FLOW_SAMPLER))}; by default the"
+            " model's own."
+        ),
     ] = None,
     sampling_steps: Annotated[
-        int | None, Option(help="Steps of that way, with --sampler; by default all that the model learned.")
+        int | None, Option(help="Steps of that way; by default the model's own number.")
     ] = None,
     hide_goal: Annotated[
         bool,
@@ -112,10 +116,9 @@ def evaluate(
     It plays Meta-World's tasks, or those of any Gymnasium environment that has the model's spaces.
     """
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
-    if sampler is None and sampling_steps is not None:
-        raise ValueError("--sampling-steps needs --sampler: fewer steps are taken by ddim or dpm_solver++")
     of.refuse_beside_env(env, env_kwargs, hide_goal=hide_goal, shared_scenes=shared_scenes, phases=phases)
-    chain: dict[str, Any] = {"sampler": sampler, "n_sampling_steps": sampling_steps} if sampler else {}
+    chain: dict[str, Any] = {} if sampling_steps is None else {"n_sampling_steps": sampling_steps}
+    chain |= {"sampler": sampler, "n_sampling_steps": sampling_steps} if sampler else {}
     loaded = LLMDPD.load(model, device="cpu", trust_encoder=trust_encoder, **chain)
     shown = of.read_shown(examples, root, reading)
     named = None if tasks is None else names(tasks, "--tasks")

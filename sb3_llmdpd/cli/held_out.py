@@ -11,7 +11,7 @@ from sb3_llmdpd.cli import sources
 from sb3_llmdpd.data.episodes import OfflineDataset
 from sb3_llmdpd.data.loading import load_dataset
 from sb3_llmdpd.validation.callback import BEST_MODEL, best_label
-from sb3_llmdpd.validation.critic import critic_sentence
+from sb3_llmdpd.validation.critic import critic_sentence, is_moving
 from sb3_llmdpd.validation.held_out import HeldOut, beside, hold_out, measured_on
 
 FREQ = 1_000
@@ -73,11 +73,16 @@ def _checked_share(text: str) -> float:
     return share
 
 
-def say_the_best(run: RunFolder) -> None:
-    """Print which model has the lowest held-out error, and whether the critic has converged."""
-    if (label := best_label(run.path)) is not None:
+def say_what_was_learned(run: RunFolder, is_measured: bool) -> None:
+    """Print which model has the lowest held-out error, and whether the critic has converged.
+
+    :param run: folder of the training.
+    :param is_measured: False where nothing is held out; then it only warns of a critic that still moves.
+    """
+    if is_measured and (label := best_label(run.path)) is not None:
         typer.echo(f"{_words(label)} is {run.path / BEST_MODEL}")
-    typer.echo(critic_sentence(run.rows()))
+    if is_measured or is_moving(run.rows()):
+        typer.echo(critic_sentence(run.rows()), err=not is_measured)
 
 
 def _words(label: Mapping[str, Any]) -> str:

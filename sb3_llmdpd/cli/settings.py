@@ -39,7 +39,7 @@ ALGORITHM, POLICY = (
 _FLAT = {**{name: name for name in POLICY}, **{OPTION_OF[name]: name for name in POLICY if name in OPTION_OF}}
 """Arguments of the policy by the names that they have outside of ``policy_kwargs``, too."""
 _RANGES = {**RANGES, **{name: accepted for name, accepted in POLICY_RANGES.items() if name != "net_arch"}}
-_WORDS = ("policy", "device", "reward_scale", "sampler", "noise_schedule", "step_distribution")
+_WORDS = ("policy", "device", "reward_scale", "noise_schedule", "step_distribution")
 """Arguments that are strings and have no range."""
 _ONE_VALUE = ("net_arch",)
 """Arguments that are replaced whole though they may be dicts."""

@@ -117,8 +117,7 @@ def _train(run: RunFolder, model: LLMDPD, options: Mapping[str, Any], parts: Hel
     lengths = options["steps"], options["log_interval"], options["save_freq"]
     with tracking.tracked(run.path, model, options):
         path = run.train(model, *lengths, callbacks=measured)
-    if parts is not None:
-        held_out.say_the_best(run)
+    held_out.say_what_was_learned(run, parts is not None)
     typer.echo(trained(model, path, options))
 
 

@@ -2,15 +2,20 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
+from torch.nn import functional as F
 
 from sb3_llmdpd.diffusion.noise_schedules import NOISE_SCHEDULES
 
-NoisePredictor = Callable[[th.Tensor, int], th.Tensor]
-"""eps_theta: (noisy actions (..., action_dim), step index in [0, K)) -> predicted noise of the same shape."""
+NoisePredictor = Callable[[th.Tensor, Any], th.Tensor]
+"""eps_theta: (noisy actions (..., action_dim), step in [0, K), one for all rows or int64 (...) for each) ->
+predicted noise of the shape of the actions."""
+
+ACTORS = ("ddpm", "one_step_flow")
+"""Names of the processes from noise to an action: the one of this module, and that of `flow`."""
 
 STEP_DISTRIBUTIONS = ("uniform", "signal")
 """Distributions of the steps that training adds noise for; see `DiffusionProcess`."""
@@ -53,6 +58,8 @@ class DiffusionProcess(nn.Module):
 
     alphas_bar: th.Tensor
     _draw_ends: th.Tensor
+    estimates_actions = True
+    """Cloning sees an estimate of the action beside the noise, see `cloning_loss`."""
 
     def __init__(
         self, n_steps: int = 5, noise_schedule: str = "vp", step_distribution: str = "uniform"
@@ -81,24 +88,46 @@ class DiffusionProcess(nn.Module):
         self.ddpm = self.chain()
         """DDPM's own chain, in which the method trains and, unless told otherwise, acts."""
 
-    def chain(self, sampler: str = "ddpm", n_steps: int | None = None) -> list[ChainStep]:
-        """Make a chain from noise to actions, once (see `make_chain`)."""
+    def chain(self, sampler: str | None = None, n_steps: int | None = None) -> list[ChainStep]:
+        """Make a chain from noise to actions, once (see `make_chain`); DDPM's where no sampler is named."""
+        sampler = sampler or "ddpm"
         if (sampler, n_steps) not in self._chains:
             self._chains[sampler, n_steps] = make_chain(self._alphas_bar, sampler, n_steps)
         return self._chains[sampler, n_steps]
 
-    def draw_steps(self, shape: Sequence[int], generator: th.Generator) -> th.Tensor:
+    def draw_times(self, shape: Sequence[int], generator: th.Generator, evenly: bool = False) -> th.Tensor:
         """Draw the steps to learn at.
 
         :param shape: shape of the result.
         :param generator: source of the draw.
+        :param evenly: draw all steps alike, whatever ``step_distribution`` says.
         :return: int64 in [0, K), distributed by ``step_distribution``.
         """
-        device = self.alphas_bar.device
-        if self.step_distribution == "uniform":
+        device = generator.device
+        if evenly or self.step_distribution == "uniform":
             return th.randint(self.n_steps, shape, generator=generator, device=device)
         draws = th.rand(shape, generator=generator, device=device, dtype=self._draw_ends.dtype)
         return th.bucketize(draws, self._draw_ends, right=True)
+
+    def cloning_loss(
+        self,
+        network: Callable[[slice], NoisePredictor],
+        actions: th.Tensor,
+        noise: th.Tensor,
+        times: th.Tensor,
+    ) -> tuple[th.Tensor, th.Tensor | None]:
+        """Predict the noise in noised actions of the data (Ho et al., 2020, Eq. 14).
+
+        :param network: gives eps_theta for a part of the rows.
+        :param actions: (B, action_dim), of the data, in [-1, 1].
+        :param noise: (B, action_dim), standard normal.
+        :param times: (B,), steps of `draw_times`.
+        :return: scalar, the mean square; and the actions that the prediction amounts to, (B, action_dim), see
+            `predict_start` (EDP, https://arxiv.org/abs/2305.20081).
+        """
+        noisy_actions = self.add_noise(actions, noise, times)
+        predicted = network(slice(None))(noisy_actions, times)
+        return F.mse_loss(predicted, noise), self.predict_start(noisy_actions, predicted, times)
 
     def add_noise(self, actions: th.Tensor, noise: th.Tensor, steps: th.Tensor) -> th.Tensor:
         """Compute a_k = sqrt(abar_k) a_0 + sqrt(1 - abar_k) eps (Ho et al., 2020, Eq. 4).

@@ -1,4 +1,4 @@
-"""The prompted diffusion actor: encoders, normalisers, and a diffusion model over one action."""
+"""The prompted actor: encoders, normalisers, and a generative model over one action."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,22 +10,28 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
-from torch.nn import functional as F
 
 from sb3_llmdpd.checkpoint.container import Tensors
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of, stand_ins
 from sb3_llmdpd.data.spaces import actions_in_space
-from sb3_llmdpd.diffusion.process import ChainStep, DiffusionProcess
+from sb3_llmdpd.diffusion.flow import N_TIMES, FlowProcess
+from sb3_llmdpd.diffusion.process import DiffusionProcess
 from sb3_llmdpd.llmdpd.arguments import check_policy_arguments
 from sb3_llmdpd.networks.attention import make_state_reader
 from sb3_llmdpd.networks.features import is_fixed_function
-from sb3_llmdpd.networks.layers import Denoiser, Normaliser, ObservationNormaliser
+from sb3_llmdpd.networks.layers import AverageVelocity, Denoiser, Normaliser, ObservationNormaliser
 from sb3_llmdpd.prompts.prompt_encoder import PromptEncoder
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs
 
+Process = DiffusionProcess | FlowProcess
+"""Way from noise to actions."""
 
-class PromptedDiffusionActor(SavedNetwork, BasePolicy):
-    """Encoders, normalisers, and a diffusion model pi(a | s, text, trajectory) over one action in [-1, 1].
+
+class PromptedActor(SavedNetwork, BasePolicy):
+    """Encoders, normalisers, and a generative model pi(a | s, text, trajectory) over one action in [-1, 1].
+
+    The model is a process from noise to actions, and the network that takes the noise out in it: a diffusion
+    process with its noise predictor, or a flow with its average velocity.
 
     One features extractor reads the transition's observation and the example's observations alike. Statistics
     of the training data standardise its features if it has nothing to learn, and its inputs if it learns.
@@ -48,6 +54,7 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         layer_norm: bool,
         normalize_images: bool,
         conditioning: str,
+        actor: str,
         n_diffusion_steps: int,
         noise_schedule: str,
         step_distribution: str,
@@ -92,16 +99,14 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
             n_text_layers,
         )
         self.attention = make_state_reader(conditioning, features_dim, action_dim, token_dim, n_heads)
-        self.diffusion = DiffusionProcess(n_diffusion_steps, noise_schedule, step_distribution)
-        self.denoiser = Denoiser(
-            action_dim,
-            self.attention.output_dim,
-            self.prompt_encoder.vector_dim,
-            n_diffusion_steps,
-            net_arch,
-            activation_fn,
-            layer_norm,
-        )
+        sizes = action_dim, self.attention.output_dim, self.prompt_encoder.vector_dim
+        shape = net_arch, activation_fn, layer_norm
+        if actor == "one_step_flow":
+            self.process: Process = FlowProcess()
+            self.denoiser: Denoiser = AverageVelocity(*sizes, N_TIMES + 1, *shape)
+        else:
+            self.process = DiffusionProcess(n_diffusion_steps, noise_schedule, step_distribution)
+            self.denoiser = Denoiser(*sizes, n_diffusion_steps, *shape)
 
     def encode_observations(self, observations: TensorObs) -> th.Tensor:
         """Compute features of observations.
@@ -142,7 +147,7 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         ]
 
     def condition(self, features: th.Tensor, prompts: PromptEncoding) -> th.Tensor:
-        """Join state and prompt into the condition of the denoiser, the same for all diffusion steps.
+        """Join state and prompt into the condition of the denoiser, the same for all steps of a chain.
 
         :param features: (M, N, features_dim)
         :param prompts: M encoded prompts
@@ -151,38 +156,37 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         state = self.attention.project(self.denoiser.from_state, features, prompts)
         return self.denoiser.condition(state, prompts.vectors)
 
-    def predict_noise(self, noisy_actions: th.Tensor, steps: th.Tensor, condition: th.Tensor) -> th.Tensor:
-        """Predict the noise eps_theta, at a diffusion step of its own for each row.
+    def cloning_loss(
+        self, condition: th.Tensor, actions: th.Tensor, noise: th.Tensor, times: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor | None]:
+        """Compute the loss that teaches the data's actions, as the process says.
 
-        :param noisy_actions: (M, N, action_dim)
-        :param steps: (M, N), int64 in [0, K)
         :param condition: (M, N, width), from `condition`
-        :return: (M, N, action_dim)
+        :param actions: (M, N, action_dim), of the data, in [-1, 1]
+        :param noise: (M, N, action_dim), standard normal
+        :param times: (M, N, ...), from the process's ``draw_times``
+        :return: scalar; and the actions (M, N, action_dim) that the process estimates beside it, or None
         """
-        # Not by indexing: several threads sum its gradient in no fixed order, and no two trainings would be
-        # equal.
-        embeddings = F.embedding(steps, self.denoiser.step_embeddings())  # (M, N, width)
-        return self.denoiser(noisy_actions, embeddings, condition)
+        rows, *others = (tensor.flatten(0, 1) for tensor in (condition, actions, noise, times))
+        loss, estimated = self.process.cloning_loss(lambda part: self.denoiser.given(rows[part]), *others)
+        return loss, None if estimated is None else estimated.view_as(actions)
 
-    def sample(
-        self, condition: th.Tensor, noise: th.Tensor, chain: Sequence[ChainStep] | None = None
-    ) -> th.Tensor:
+    def sample(self, condition: th.Tensor, noise: th.Tensor, chain: Sequence[Any] | None = None) -> th.Tensor:
         """Run the chain from noise to actions.
 
         :param condition: (M, N, width), from `condition`
         :param noise: (S, M, N, action_dim), see `DiffusionProcess.sample`
-        :param chain: S steps; the K steps of DDPM by default
+        :param chain: S steps of the process's ``chain``; its own by default
         :return: (M, N, action_dim), in [-1, 1]
         """
-        steps = self.denoiser.step_embeddings().unbind()
-        return self.diffusion.sample(lambda x, k: self.denoiser(x, steps[k], condition), noise, chain)
+        return self.process.sample(self.denoiser.given(condition), noise, chain)
 
     def forward(
         self,
         observations: TensorObs,
         prompts: PromptEncoding,
         noise: th.Tensor,
-        chain: Sequence[ChainStep] | None = None,
+        chain: Sequence[Any] | None = None,
     ) -> th.Tensor:
         """Act on observations that are ordered prompt after prompt.
 
@@ -233,7 +237,7 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
     def outputs_on_zeros(self) -> dict[str, th.Tensor]:
         """Act without noise, see `SavedNetwork.outputs_on_zeros`."""
         space = self.action_space
-        noise = th.zeros(self.diffusion.n_steps, 1, 1, self.denoiser.action_dim, device=self.device)
+        noise = th.zeros(self.process.n_steps, 1, 1, self.denoiser.action_dim, device=self.device)
         high, low = (th.as_tensor(bound.astype(np.float32)) for bound in (space.high, space.low))
         actions = self(zeros_of(self.observation_space, self.device), self.null_prompt(), noise)
         return {"its actions": actions, "the ranges of its actions": high - low}
@@ -246,7 +250,7 @@ class PromptedDiffusionActor(SavedNetwork, BasePolicy):
         prompts = self.shown_prompts()
         n_prompts = len(prompts.vectors)
         n_rows = count_rows(observation, n_prompts)
-        shape = (self.diffusion.n_steps, n_prompts, n_rows // n_prompts, self.denoiser.action_dim)
+        shape = (self.process.n_steps, n_prompts, n_rows // n_prompts, self.denoiser.action_dim)
         noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
         return self(observation, prompts, noise).reshape(n_rows, *self.action_space.shape)
 

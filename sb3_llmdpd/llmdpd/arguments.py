@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_llmdpd.common.schedules import LineToZero
 from sb3_llmdpd.data.checks import check_examples_per_prompt, check_return_weight
+from sb3_llmdpd.diffusion.process import ACTORS
 from sb3_llmdpd.llmdpd.acceleration import Acceleration
 from sb3_llmdpd.llmdpd.augmentation import augmentation_named
 from sb3_llmdpd.networks.attention import CONDITIONINGS
@@ -138,6 +139,7 @@ RANGES: dict[str, Range] = {
     "return_weight": Range(),
     "n_candidates": Range(1, 10_000, Integral),
     "candidate_temperature": Range(),
+    "sampler": Range(kind=str, optional=True),
     "n_sampling_steps": _COUNT._replace(optional=True),
     "text_beside_example": Range(-1.0, 1.0),
     "stats_window_size": _COUNT,
@@ -151,6 +153,7 @@ POLICY_RANGES: dict[str, Range] = {
     "net_arch": Range(1, MOST, Integral),
     "n_critics": Range(1, 1_000, Integral),
     "conditioning": Range(kind=str, choices=CONDITIONINGS),
+    "actor": Range(kind=str, choices=ACTORS),
     "n_diffusion_steps": Range(1, 1_000, Integral),
     "text_dim": Range(0, MOST, Integral),
     "prompt_window": _COUNT,
@@ -194,7 +197,7 @@ def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     :raises ValueError: when a list holds itself.
     """
     plain = {name: its_range.plain(arguments[name]) for name, its_range in RANGES.items()}
-    for name in ("examples_per_prompt", "same_goal", "reward_scale", "sampler", "acceleration"):
+    for name in ("examples_per_prompt", "same_goal", "reward_scale", "acceleration"):
         plain[name] = _converted(arguments[name], _plain)
     policy_kwargs = arguments["policy_kwargs"]
     if policy_kwargs is not None and not isinstance(policy_kwargs, Mapping):

@@ -16,8 +16,7 @@ from torch import nn
 from sb3_llmdpd.common.files import whole_file
 from sb3_llmdpd.common.optional_imports import require
 from sb3_llmdpd.data.spaces import scale_actions, unscale_actions
-from sb3_llmdpd.diffusion.process import ChainStep
-from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor, count_rows
+from sb3_llmdpd.llmdpd.actor import PromptedActor, count_rows
 from sb3_llmdpd.networks.attention import N_RETRIEVED
 from sb3_llmdpd.type_aliases import PromptBatch, PromptEncoding, TensorObs, to_device
 from sb3_llmdpd.version import __version__
@@ -75,7 +74,7 @@ class ActingNetwork(nn.Module):
     by_keyword: ClassVar[tuple[str, ...]] = ()
     """Names of the inputs beside observations and noise."""
 
-    def __init__(self, actor: PromptedDiffusionActor, chain: Sequence[ChainStep]) -> None:
+    def __init__(self, actor: PromptedActor, chain: Sequence[Any]) -> None:
         super().__init__()
         self.actor, self.chain = actor, list(chain)
         space = actor.action_space
@@ -125,9 +124,7 @@ class OneTaskNetwork(ActingNetwork):
     :param prompt: one prompt that the actor encoded.
     """
 
-    def __init__(
-        self, actor: PromptedDiffusionActor, chain: Sequence[ChainStep], prompt: PromptEncoding
-    ) -> None:
+    def __init__(self, actor: PromptedActor, chain: Sequence[Any], prompt: PromptEncoding) -> None:
         super().__init__(actor, chain)
         for name, value in prompt._asdict().items():
             self.register_buffer(name, value)
@@ -148,7 +145,7 @@ class PromptedNetwork(ActingNetwork):
 
     by_keyword = ("text_vector", "has_text", "example_observations", "example_actions", "example_lengths")
 
-    def __init__(self, actor: PromptedDiffusionActor, chain: Sequence[ChainStep], window: int | None) -> None:
+    def __init__(self, actor: PromptedActor, chain: Sequence[Any], window: int | None) -> None:
         super().__init__(actor, chain)
         self.window = window
 

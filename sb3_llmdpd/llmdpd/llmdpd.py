@@ -159,9 +159,10 @@ class LLMDPD(OffPolicyAlgorithm):
     :param n_candidates: actions drawn at `predict`, of which the critic picks one. Above 1 a critic is asked
         about actions that it may never have seen: measure it before use on an unseen task.
     :param candidate_temperature: temperature of the choice among candidates; 0 picks the best.
-    :param sampler: way in which `predict` runs the chain: ``"ddpm"``, as in training; ``"ddim"`` or
-        ``"dpm_solver++"``, which draw noise once and may take fewer steps, see `make_chain`.
-    :param n_sampling_steps: steps that the sampler takes; None for all K.
+    :param sampler: way in which `predict` runs the chain; None as in training. Of a diffusion that is
+        ``"ddpm"``; ``"ddim"`` and ``"dpm_solver++"`` draw noise once and may take fewer steps, see
+        `make_chain`. Of a flow it is ``"jumps"``.
+    :param n_sampling_steps: steps that the sampler takes; None for all K of a diffusion, and one of a flow.
     :param text_beside_example: least likeness to a known sentence, in [-1, 1], at which an unknown sentence
         counts beside an example; else the example is read alone. 1 leaves out every unknown sentence there,
         -1 none. Alone, every sentence is read. See `TextTable.likeness`, and `explain_prompt`.
@@ -218,7 +219,7 @@ class LLMDPD(OffPolicyAlgorithm):
         alignment: str | Alignment | None = None,
         n_candidates: int = 1,
         candidate_temperature: float = 0.0,
-        sampler: str = "ddpm",
+        sampler: str | None = None,
         n_sampling_steps: int | None = None,
         text_beside_example: float = 0.95,
         acceleration: dict[str, Any] | None = None,
@@ -332,7 +333,7 @@ class LLMDPD(OffPolicyAlgorithm):
         self.set_random_seed(self.seed)
         self.policy = self._make_policy().to(self.device)
         self.policy.acting = self.acting
-        self.policy.actor.diffusion.chain(self.sampler, self.n_sampling_steps)  # refuses an impossible one
+        self.policy.actor.process.chain(self.sampler, self.n_sampling_steps)  # refuses an impossible one
         self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
         self.state_value = self.policy.state_value
@@ -851,7 +852,7 @@ class LLMDPD(OffPolicyAlgorithm):
                 " set model.alignment = None to export it without, or export a sentence alone"
             )
         actor, window = self.policy.actor_target, self.policy.prompt_window
-        chain = actor.diffusion.chain(self.sampler, self.n_sampling_steps)
+        chain = actor.process.chain(self.sampler, self.n_sampling_steps)
         network = (
             PromptedNetwork(actor, chain, None if self.policy.reads_all_steps else window)
             if prompt_as_input

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from sb3_llmdpd.llmdpd.augmentation import N_DRAWS
 from sb3_llmdpd.llmdpd.critic import PromptedStateValue
@@ -30,15 +29,15 @@ class StepNoise(NamedTuple):
     dropout: th.Tensor
     """(2, M), uniform in [0, 1): which prompts lose their text and their trajectory."""
     next_actions: th.Tensor | None
-    """(K, M, N, action_dim), of the chain of the critic's target; None where nothing is sampled for it."""
+    """(S, M, N, action_dim), of the chain of the critic's target; None where nothing is sampled for it."""
     prompt_vectors: th.Tensor | None
     """(M, prompt_dim), on the prompt vectors; None without prompt noise."""
     actions: th.Tensor
     """(M, N, action_dim), which cloning adds to the data's actions."""
-    steps: th.Tensor
-    """(M, N), int64 in [0, K): the diffusion steps at which it does."""
+    times: th.Tensor
+    """(M, N, ...), int64: the diffusion steps, or the times of the flow, at which it does."""
     new_actions: th.Tensor | None
-    """(K, M, N, action_dim), of the chain of the actor's own actions; None where no chain is run."""
+    """(S, M, N, action_dim), of the chain of the actor's own actions; None where no chain is run."""
     head: th.Tensor
     """(), int64: the Q-network by which the actor improves."""
     augmentation: th.Tensor | None
@@ -63,7 +62,7 @@ class TDObjective:
 
         :param next_features: (M, N, features_dim).
         :param prompts: M prompts.
-        :param noise: (K, M, N, action_dim), of the chain that draws the actions.
+        :param noise: (S, M, N, action_dim), of the chain that draws the actions.
         :return: (M, N), the smaller of the critics' values.
         """
         actor = self.policy.actor_target
@@ -135,7 +134,8 @@ class Losses:
     def __init__(self, policy: LLMDPDPolicy, settings: SimpleNamespace) -> None:
         self.policy, self.settings = policy, settings
         self.critic_objective = CRITIC_OBJECTIVES[settings.critic_objective](policy)
-        self.improves_through_chain: bool = settings.policy_objective == "diffusion_ql"
+        through_chain = settings.policy_objective == "diffusion_ql"
+        self.improves_through_chain = through_chain or not policy.actor.process.estimates_actions
 
     def draw_noise(self, n_prompts: int, n: int, n_for_critic: int, generator: th.Generator) -> StepNoise:
         """Draw all that is random in a gradient step.
@@ -151,7 +151,7 @@ class Losses:
         def normal(*shape: int) -> th.Tensor:
             return th.randn(shape, generator=generator, device=device, dtype=FLOAT)
 
-        chain = (actor.diffusion.n_steps, n_prompts, n_for_critic, actor.denoiser.action_dim)
+        chain = (actor.process.n_steps, n_prompts, n_for_critic, actor.denoiser.action_dim)
         improves = self.settings.eta > 0
         noisy_prompts = self.settings.prompt_noise > 0
         return StepNoise(
@@ -159,7 +159,7 @@ class Losses:
             next_actions=normal(*chain) if improves and self.critic_objective.samples_next_actions else None,
             prompt_vectors=normal(n_prompts, actor.prompt_encoder.vector_dim) if noisy_prompts else None,
             actions=normal(n_prompts, n, chain[-1]),
-            steps=actor.diffusion.draw_steps((n_prompts, n), generator),
+            times=actor.process.draw_times((n_prompts, n), generator),
             new_actions=normal(*chain) if improves and self.improves_through_chain else None,
             head=th.randint(self.policy.critic.n_critics, (), generator=generator, device=device),
             augmentation=th.rand((N_DRAWS, n_prompts), generator=generator, device=device, dtype=FLOAT)
@@ -207,7 +207,7 @@ class Losses:
     def actor_loss(
         self, batch: PromptReplayBufferSamples, encoded: EncodedBatch | None, noise: StepNoise
     ) -> tuple[th.Tensor, Metrics]:
-        """Behaviour cloning by denoising, plus policy improvement by the critic (paper, Eq. 8).
+        """Behaviour cloning by taking noise out, plus policy improvement by the critic (paper, Eq. 8).
 
         :param batch: B = M * N transitions with M prompts.
         :param encoded: the same, or the leading transitions of each prompt, encoded by `encode_for_critic`;
@@ -215,7 +215,7 @@ class Losses:
         :param noise: draws of the step.
         :return: scalar loss, and metrics.
         """
-        actor, shape, steps = self.policy.actor, (len(batch.prompts.actions), -1), noise.steps
+        actor, shape = self.policy.actor, (len(batch.prompts.actions), -1)
         features = actor.encode_observations(batch.observations).unflatten(0, shape)
         prompts = actor.encode_prompts(batch.prompts)
         if noise.prompt_vectors is not None:
@@ -223,11 +223,9 @@ class Losses:
             prompts = prompts._replace(vectors=vectors)
         condition = actor.condition(features, prompts)
 
-        # Behaviour cloning: predict the noise in a noised action of the data.
+        # Behaviour cloning: take the noise out of a noised action of the data.
         actions = batch.actions.view(*features.shape[:2], -1)
-        noisy_actions = actor.diffusion.add_noise(actions, noise.actions, steps)
-        predicted_noise = actor.predict_noise(noisy_actions, steps, condition)
-        bc_loss = F.mse_loss(predicted_noise, noise.actions)
+        bc_loss, new_actions = actor.cloning_loss(condition, actions, noise.actions, noise.times)
         if encoded is None:
             return bc_loss, {"actor_loss": bc_loss, "bc_loss": bc_loss}
 
@@ -236,8 +234,8 @@ class Losses:
         if noise.new_actions is not None:
             new_actions = actor.sample(condition[:, leading], noise.new_actions)
         else:
-            of_leading = (noisy_actions[:, leading], predicted_noise[:, leading], steps[:, leading])
-            new_actions = actor.diffusion.predict_start(*of_leading)
+            assert new_actions is not None  # else a chain would run
+            new_actions = new_actions[:, leading]
         q_loss = self.q_loss(new_actions, encoded, noise.head)
         loss = bc_loss + self.settings.eta * q_loss
         return loss, {"actor_loss": loss, "bc_loss": bc_loss, "q_loss": q_loss}

@@ -15,7 +15,7 @@ from torch import nn
 from sb3_llmdpd.checkpoint.container import Tensors
 from sb3_llmdpd.checkpoint.networks import SavedNetwork, arguments_of, stand_ins
 from sb3_llmdpd.data.spaces import actions_in_space
-from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor, count_rows, zeros_of
+from sb3_llmdpd.llmdpd.actor import PromptedActor, count_rows, zeros_of
 from sb3_llmdpd.llmdpd.arguments import check_policy_arguments
 from sb3_llmdpd.llmdpd.critic import PromptedCritic, PromptedStateValue, choose
 from sb3_llmdpd.networks.features import check_images, features_extractor_named
@@ -31,14 +31,14 @@ class Acting:
     :param n_candidates: actions drawn per row, of which the critic picks one.
     :param candidate_temperature: 0 picks the best; above, one is drawn from the softmax of the values,
         standardised over the candidates, divided by it. A deterministic action is always of the best.
-    :param sampler: way to run the chain, see `make_chain`.
-    :param n_sampling_steps: steps that it takes; None for all K.
+    :param sampler: way to run the chain; None for the actor's own, see `DiffusionProcess` and `FlowProcess`.
+    :param n_sampling_steps: steps that it takes; None for all K of a diffusion, and one of a flow.
     :param text_beside_example: likeness to a known sentence at which an unknown one counts beside an example.
     """
 
     n_candidates: int = 1
     candidate_temperature: float = 0.0
-    sampler: str = "ddpm"
+    sampler: str | None = None
     n_sampling_steps: int | None = None
     text_beside_example: float = -1.0
 
@@ -71,7 +71,9 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         `sb3_llmdpd.networks.attention.NearestSteps`; without a transformer or a vector of the whole example.
         ``"retrieval"``: the same from the nearest of all steps of all examples, and the action of the nearest
         one as it is.
-    :param n_diffusion_steps: K, steps of the diffusion chain.
+    :param actor: ``"ddpm"``: a diffusion over the action, which acts in K steps. ``"one_step_flow"``: a flow,
+        which acts in one, see `sb3_llmdpd.diffusion.flow.FlowProcess`.
+    :param n_diffusion_steps: K, steps of the diffusion chain; this and the next two are of ``"ddpm"`` alone.
     :param noise_schedule: noise level of the steps: ``"vp"``, ``"linear"`` or ``"cosine"``.
     :param step_distribution: distribution of the steps that cloning learns at: ``"uniform"``, or
         ``"signal"``, mostly those that decide the action, see
@@ -85,13 +87,13 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
     :param n_encoder_layers: layers of the trajectory transformer.
     :param n_heads: heads of the trajectory transformer and of the cross-attention.
     :param n_text_layers: layers that read the sentence's vector; 1 is a linear map.
-    :raises ValueError: on an unknown conditioning, schedule, distribution or extractor name, on sizes below
-        one, or a ``token_dim`` that ``n_heads`` does not divide.
+    :raises ValueError: on an unknown conditioning, actor, schedule, distribution or extractor name, on sizes
+        below one, or a ``token_dim`` that ``n_heads`` does not divide.
     """
 
     action_space: spaces.Box
-    actor: PromptedDiffusionActor
-    actor_target: PromptedDiffusionActor
+    actor: PromptedActor
+    actor_target: PromptedActor
     critic: PromptedCritic
     critic_target: PromptedCritic
     state_value: PromptedStateValue | None
@@ -114,6 +116,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         n_critics: int = 2,
         state_value: bool = False,
         conditioning: str = "retrieval",
+        actor: str = "ddpm",
         n_diffusion_steps: int = 5,
         noise_schedule: str = "vp",
         step_distribution: str = "signal",
@@ -129,6 +132,8 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         self._arguments = arguments_of(locals(), "lr_schedule", "critic_lr_schedule")
         self.acting = Acting()
         check_policy_arguments(self._arguments)
+        if actor == "one_step_flow":
+            _refuse_diffusion(n_diffusion_steps, noise_schedule, step_distribution)
         extractor = features_extractor_named(features_extractor_class or self.default_features_extractor)
         check_images(extractor, observation_space, normalize_images)
         super().__init__(
@@ -156,7 +161,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         self.net_arch = net_arch if net_arch is not None else [256, 256, 256]
         """Widths of the hidden layers, as they were given or by default."""
         actor_arch, critic_arch = get_actor_critic_arch(self.net_arch)
-        of_actor = signature(PromptedDiffusionActor).parameters
+        of_actor = signature(PromptedActor).parameters
         self._actor_kwargs: dict[str, Any] = {name: arguments[name] for name in of_actor}
         self._actor_kwargs["net_arch"] = actor_arch
         of_critic = ("activation_fn", "layer_norm", "conditioning", "token_dim", "n_heads")
@@ -195,9 +200,9 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         """Device of the networks; SB3's own walks through all modules, at each action."""
         return self.actor_target.feature_normaliser.mean.device
 
-    def make_actor(self) -> PromptedDiffusionActor:
+    def make_actor(self) -> PromptedActor:
         """Make an actor, on the CPU, with a features extractor of its own."""
-        return PromptedDiffusionActor(**self._actor_kwargs)
+        return PromptedActor(**self._actor_kwargs)
 
     def make_critic(self, features_dim: int) -> PromptedCritic:
         """Make a critic.
@@ -246,7 +251,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         self.training = mode
 
     def set_prompts(self, prompts: PromptBatch | None) -> None:
-        """See `PromptedDiffusionActor.set_prompts`."""
+        """See `PromptedActor.set_prompts`."""
         for actor in (self.actor, self.actor_target):
             actor.set_prompts(prompts)
 
@@ -285,10 +290,10 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         condition = actor.condition(features, prompts)
         if n_candidates > 1:  # all that concerns the state is computed once for its candidates
             condition = condition.repeat_interleave(n_candidates, dim=1)  # (M, N * C, width)
-        chain = actor.diffusion.chain(self.acting.sampler, self.acting.n_sampling_steps)
+        chain = actor.process.chain(self.acting.sampler, self.acting.n_sampling_steps)
         shape = (len(chain), *condition.shape[:2], actor.denoiser.action_dim)
         if noise is None:
-            chain_noise = self._fixed_noise(n_candidates)[: len(chain)].repeat(1, n_rows, 1).view(shape)
+            chain_noise = self._fixed_noise(len(chain), n_candidates).repeat(1, n_rows, 1).view(shape)
         else:
             chain_noise = th.randn(shape, generator=noise, device=self.device, dtype=FLOAT)
         actions = actor.sample(condition, chain_noise, chain)
@@ -306,14 +311,15 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         """
         return actions_in_space(scaled_action, self.action_space)
 
-    def _fixed_noise(self, n_candidates: int) -> th.Tensor:
-        """Noise of every row's candidates, (K, C, action_dim): zeros for the first, a fixed draw for the
-        others.
+    def _fixed_noise(self, n_steps: int, n_candidates: int) -> th.Tensor:
+        """Noise of every row's candidates, (n_steps, C, action_dim): zeros for the first, a fixed draw for
+        the others.
         """
-        size = (self.actor_target.diffusion.n_steps, n_candidates, self.actor_target.denoiser.action_dim)
+        actor = self.actor_target
+        size = (max(n_steps, actor.process.n_steps), n_candidates, actor.denoiser.action_dim)
         noise = th.randn(size, generator=th.Generator().manual_seed(0), dtype=FLOAT)
         noise[:, 0] = 0.0
-        return noise.to(self.device)
+        return noise[:n_steps].to(self.device)
 
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Act on the prompts of `set_prompts`.
@@ -361,6 +367,16 @@ class MultiInputPolicy(LLMDPDPolicy):
 
 
 MlpPolicy = LLMDPDPolicy
+
+
+def _refuse_diffusion(*values: Any) -> None:
+    """Refuse settings of a diffusion for an actor that has none."""
+    defaults = signature(LLMDPDPolicy).parameters
+    for name, value in zip(("n_diffusion_steps", "noise_schedule", "step_distribution"), values, strict=True):
+        if value != defaults[name].default:
+            raise ValueError(
+                f"`{name}` is a setting of actor='ddpm', and 'one_step_flow' has none: leave it out"
+            )
 
 
 def _torchs(device: th.device) -> th.Generator:

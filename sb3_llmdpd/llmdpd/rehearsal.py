@@ -158,7 +158,7 @@ def _actions(model: "LLMDPD", policy: Any) -> th.Tensor:
     else:
         observations, _ = policy.obs_to_tensor(np.stack(rows))
     actor = policy.actor_target
-    noise = th.zeros(actor.diffusion.n_steps, 1, _N_ROWS, actor.denoiser.action_dim, device=model.device)
+    noise = th.zeros(actor.process.n_steps, 1, _N_ROWS, actor.denoiser.action_dim, device=model.device)
     _seed(0, model.device)
     with th.no_grad():
         return actor(observations, actor.encode_prompts(model.prompter.batch([Prompt()])), noise)

@@ -205,9 +205,7 @@ class Denoiser(PromptedPerceptron):
         super().__init__(feature_dim, prompt_dim, sizes[0])
         self.action_dim = action_dim
         self.from_action = nn.Linear(action_dim, sizes[0], bias=False)
-        self.from_step = nn.Sequential(
-            nn.Linear(step_dim, 2 * step_dim), activation_fn(), nn.Linear(2 * step_dim, sizes[0], bias=False)
-        )
+        self.from_step = _from_step(step_dim, sizes, activation_fn)
         self.register_buffer("step_table", sinusoidal_embedding(n_steps, step_dim), persistent=False)
         self.trunk = _trunk(sizes, activation_fn, nn.LayerNorm if layer_norm else None)
 
@@ -218,6 +216,14 @@ class Denoiser(PromptedPerceptron):
         """
         return self.from_step(self.step_table)
 
+    def given(self, condition: th.Tensor) -> Callable[..., th.Tensor]:
+        """Give eps_theta as a function of noisy actions and step; what else it depends on is computed once.
+
+        :param condition: (..., width), from `condition`.
+        """
+        table = self.step_embeddings()
+        return lambda noisy_actions, k: self(noisy_actions, _rows(table, k), condition)
+
     def forward(self, noisy_actions: th.Tensor, step_embedding: th.Tensor, condition: th.Tensor) -> th.Tensor:
         """Predict the noise in actions.
 
@@ -227,6 +233,39 @@ class Denoiser(PromptedPerceptron):
         :return: (M, N, action_dim).
         """
         return self.trunk(self.from_action(noisy_actions) + step_embedding + condition)
+
+
+class AverageVelocity(Denoiser):
+    """The average velocity v(a_t, r, t, state, prompt) of a flow between two times of a grid.
+
+    Its first layer reads the embeddings of both times; arguments as in `Denoiser`.
+
+    :param n_steps: number of times in the grid.
+    """
+
+    def __init__(
+        self,
+        action_dim: int,
+        feature_dim: int,
+        prompt_dim: int,
+        n_steps: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        layer_norm: bool,
+        step_dim: int = 64,
+    ) -> None:
+        super().__init__(
+            action_dim, feature_dim, prompt_dim, n_steps, net_arch, activation_fn, layer_norm, step_dim
+        )
+        self.from_end = _from_step(step_dim, net_arch or [action_dim], activation_fn)
+
+    def given(self, condition: th.Tensor) -> Callable[..., th.Tensor]:
+        """Give v as a function of noisy actions, t and r; what else it depends on is computed once.
+
+        :param condition: (..., width), from `condition`.
+        """
+        starts, ends = self.step_embeddings(), self.from_end(self.step_table)
+        return lambda noisy_actions, t, r: self(noisy_actions, _rows(starts, t) + _rows(ends, r), condition)
 
 
 class QEnsemble(PromptedPerceptron):
@@ -318,6 +357,18 @@ class StateValue(PromptedPerceptron):
 
 
 _PLAIN_NORM = partial(nn.LayerNorm, elementwise_affine=False)
+
+
+def _from_step(step_dim: int, sizes: Sequence[int], activation_fn: type[nn.Module]) -> nn.Sequential:
+    """Make the layers from the embedding of a step to its share in the first layer."""
+    hidden = nn.Linear(step_dim, 2 * step_dim)
+    return nn.Sequential(hidden, activation_fn(), nn.Linear(2 * step_dim, sizes[0], bias=False))
+
+
+def _rows(table: th.Tensor, place: int | th.Tensor) -> th.Tensor:
+    """Take one row of a table for all, or a row for each place: (width,) or (..., width)."""
+    # Not by indexing: several threads sum its gradient in no fixed order, and trainings would differ.
+    return table[place] if isinstance(place, int) else F.embedding(place, table)
 
 
 def _trunk(

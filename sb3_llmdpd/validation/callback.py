@@ -133,4 +133,9 @@ def logged(errors: HeldOutErrors) -> dict[str, float]:
             ranks = [each for each in errors.values if each.seen is seen and each.prompt == prompt]
             if correlations := [each.correlation for each in ranks if each.correlation is not None]:
                 found[f"{section}/{prompt}_q_rank"] = float(np.mean(correlations))
+            if ranks:
+                found[f"{section}/{prompt}_q_value"] = float(np.mean([each.value for each in ranks]))
+                found[f"{section}/{prompt}_q_earned"] = float(np.mean([each.earned for each in ranks]))
+            if preferences := [each.prefers for each in ranks if each.prefers is not None]:
+                found[f"{section}/{prompt}_q_prefers"] = float(np.mean(preferences))
     return found

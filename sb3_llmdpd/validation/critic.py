@@ -33,13 +33,23 @@ def drift(steps: Sequence[float], values: Sequence[float]) -> float | None:
     return float(slope * np.ptp(at[last]) / np.ptp(value))
 
 
+def is_moving(rows: Sequence[Mapping[str, float]]) -> bool:
+    """Tell whether a critic was trained, and has clearly not converged.
+
+    :param rows: as for `critic_sentence`.
+    """
+    points = _points(rows)
+    moved = drift(*zip(*points, strict=True)) if points else None
+    return moved is not None and abs(moved) > _STILL
+
+
 def critic_sentence(rows: Sequence[Mapping[str, float]]) -> str:
     """Say in one line whether the critic has converged.
 
     :param rows: learning curve, with ``step`` and ``train/q_value``.
     :return: the line; says so where no critic was trained, or the curve is too short.
     """
-    points = [(row["step"], row[VALUE]) for row in rows if VALUE in row]
+    points = _points(rows)
     if not points:
         return "No critic was trained, or its learning curve is not there."
     moved = drift(*zip(*points, strict=True))
@@ -50,3 +60,7 @@ def critic_sentence(rows: Sequence[Mapping[str, float]]) -> str:
         return f"The critic has converged: {said}."
     way = "up" if moved > 0 else "down"
     return f"The critic has not converged: {said}, {way}. Train longer, or trust its values less."
+
+
+def _points(rows: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:
+    return [(row["step"], row[VALUE]) for row in rows if VALUE in row]

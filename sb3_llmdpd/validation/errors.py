@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
 import torch as th
-from torch.nn import functional as F
 
 from sb3_llmdpd.data.episodes import Episode, OfflineDataset
 from sb3_llmdpd.data.spaces import scale_actions
@@ -64,6 +63,11 @@ class ValueRank:
     :param correlation: Spearman's rank correlation, in [-1, 1], of the critic's values of logged states and
         actions with what was earned from there on, see `returns_to_go`; None where one of them is constant.
     :param value: mean value, in scaled rewards.
+    :param earned: mean of what was earned, in the same unit: a critic that has learned gives it as its value.
+        A task's scale is that of its held-out episodes here.
+    :param prefers: share of the states in which the critic values the logged action above one of another
+        episode: 1/2 is chance, and below it improvement by the critic leads away from the data. None where
+        there is no other episode.
     """
 
     task: str
@@ -71,6 +75,8 @@ class ValueRank:
     prompt: str
     correlation: float | None
     value: float
+    earned: float
+    prefers: float | None
 
 
 @dataclass(frozen=True)
@@ -137,26 +143,51 @@ def measure(model: LLMDPD, probes: Sequence[Probe], spread: np.ndarray, seed: in
     :raises ValueError: when a probe does not fit the model.
     """
     errors: list[EpisodeError] = []
-    values: dict[tuple[str, bool | None, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+    values: dict[tuple[str, bool | None, str], list[_Valued]] = {}
     noise = np.random.default_rng(seed)
-    for probe in probes:
+    scales = _reward_scales(probes) if model.reward_scale == "per_task" else {}
+    for number, probe in enumerate(probes):
         asked = _Asked(model, probe, noise)
+        other = probes[(number + 1) % len(probes)]
         for name, given in probe.prompts.items():
             prompt = asked.in_scene(given)
             if probe.is_good:
                 errors.append(asked.error(name, prompt, spread))
             if model.eta > 0:
                 key = (probe.episode.task, probe.seen, name)
-                values.setdefault(key, []).append((asked.values(prompt), asked.returns))
-    ranks = [ValueRank(*key, *_rank(pairs)) for key, pairs in values.items()]
+                earned = asked.returns / scales.get(probe.episode.task, 1.0)
+                others = None if other is probe else asked.values(prompt, asked.scaled_actions(other))
+                values.setdefault(key, []).append(_Valued(asked.values(prompt), earned, others))
+    ranks = [_rank(key, states) for key, states in values.items()]
     return HeldOutErrors(model.num_timesteps, tuple(errors), tuple(ranks))
 
 
-def _rank(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float | None, float]:
-    values, returns = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    varies = np.ptp(values) > 0 and np.ptp(returns) > 0
-    correlation = float(scipy.stats.spearmanr(values, returns).statistic) if varies else None
-    return correlation, float(values.mean())
+class _Valued(NamedTuple):
+    """States of one episode, as the critic values them; each entry is (n,)."""
+
+    values: np.ndarray
+    earned: np.ndarray
+    """Discounted returns, in scaled rewards."""
+    of_others: np.ndarray | None
+    """Values of actions of another episode in the same states."""
+
+
+def _rank(key: tuple[str, bool | None, str], states: Sequence[_Valued]) -> ValueRank:
+    values, earned = (np.concatenate([one[part] for one in states]) for part in (0, 1))
+    varies = np.ptp(values) > 0 and np.ptp(earned) > 0
+    correlation = float(scipy.stats.spearmanr(values, earned).statistic) if varies else None
+    wins = [one.values > one.of_others for one in states if one.of_others is not None]
+    prefers = float(np.concatenate(wins).mean()) if wins else None
+    return ValueRank(*key, correlation, float(values.mean()), float(earned.mean()), prefers)
+
+
+def _reward_scales(probes: Sequence[Probe]) -> dict[str, float]:
+    """Measure the root mean square reward of each task, as the buffer does of its own episodes."""
+    rewards: dict[str, list[np.ndarray]] = {}
+    for probe in probes:
+        rewards.setdefault(probe.episode.task, []).append(probe.episode.rewards)
+    sizes = {task: float(np.sqrt(np.square(np.concatenate(of)).mean())) for task, of in rewards.items()}
+    return {task: size if size > 0 else 1.0 for task, size in sizes.items()}
 
 
 class _Asked:
@@ -173,16 +204,19 @@ class _Asked:
         self.observations: Any = take(episode.observations, steps)
         self.actions = episode.actions[steps].reshape(len(steps), -1)
         self.returns = returns_to_go(episode, model.gamma)[steps]
-        space: Any = model.action_space
-        low, high = space.low.reshape(-1), space.high.reshape(-1)
-        scaled = scale_actions(self.actions, low, high).astype(np.float32)
         # On the CPU, so that the noise is the same for models on any device.
         generator = th.Generator().manual_seed(int(noise.integers(2**31)))
-        diffusion = model.policy.actor_target.diffusion
-        self.scaled = th.as_tensor(scaled, device=model.device).unsqueeze(0)  # (1, n, action_dim)
+        process = model.policy.actor_target.process
+        self.scaled = self.scaled_actions(probe)
         self.noise = th.randn(self.scaled.shape, generator=generator).to(model.device)
-        shares = th.rand(self.scaled.shape[:2], generator=generator)
-        self.steps = (shares * diffusion.n_steps).long().to(model.device)  # (1, n)
+        self.times = process.draw_times(self.scaled.shape[:2], generator, evenly=True).to(model.device)
+
+    def scaled_actions(self, probe: Probe) -> th.Tensor:
+        """Give the actions of a probe as the networks see them, (1, n, action_dim)."""
+        space: Any = self.model.action_space
+        actions = probe.episode.actions[probe.steps].reshape(len(probe.steps), -1)
+        scaled = scale_actions(actions, space.low.reshape(-1), space.high.reshape(-1)).astype(np.float32)
+        return th.as_tensor(scaled, device=self.model.device).unsqueeze(0)
 
     def error(self, name: str, prompt: Prompt, spread: np.ndarray) -> EpisodeError:
         """Compare the actions under a prompt with those of the episode."""
@@ -200,20 +234,21 @@ class _Asked:
             denoising_loss=self._denoising_loss(prompt),
         )
 
-    def values(self, prompt: Prompt) -> np.ndarray:
-        """Value the episode's own actions under a prompt, (n,)."""
+    def values(self, prompt: Prompt, actions: th.Tensor | None = None) -> np.ndarray:
+        """Value actions under a prompt, by default the episode's own, (n,)."""
         features, encoding = self._encoded(prompt)
+        chosen = self.scaled if actions is None else actions
         with th.no_grad():
-            values = self.model.policy.critic_target(features, encoding, self.scaled).min(dim=0).values
+            values = self.model.policy.critic_target(features, encoding, chosen).min(dim=0).values
         return values[0].float().cpu().numpy()
 
     def _denoising_loss(self, prompt: Prompt) -> float:
         actor = self.model.policy.actor_target
         features, encoding = self._encoded(prompt)
         with th.no_grad():
-            noisy = actor.diffusion.add_noise(self.scaled, self.noise, self.steps)
-            predicted = actor.predict_noise(noisy, self.steps, actor.condition(features, encoding))
-        return float(F.mse_loss(predicted, self.noise))
+            condition = actor.condition(features, encoding)
+            loss, _ = actor.cloning_loss(condition, self.scaled, self.noise, self.times)
+        return float(loss)
 
     def _encoded(self, prompt: Prompt) -> tuple[th.Tensor, PromptEncoding]:
         """Encode the states, (1, n, features_dim), and the prompt."""

@@ -47,7 +47,7 @@ def summary(errors: HeldOutErrors, seen: bool | None, prompt: str) -> dict[str, 
 
 
 def tables(errors: HeldOutErrors) -> list[Table]:
-    """Make the tables: prompts, entries of the action, and single tasks.
+    """Make the tables: prompts, entries of the action, single tasks, and the critic where there is one.
 
     :param errors: the measurement.
     """
@@ -57,7 +57,8 @@ def tables(errors: HeldOutErrors) -> list[Table]:
         for prompt in errors.prompts
         if (one := summary(errors, seen, prompt))
     }
-    return [_prompt_table(errors, found), _entry_table(errors, found), _task_table(errors)]
+    critic = [_critic_table(errors)] if errors.values else []
+    return [_prompt_table(errors, found), _entry_table(errors, found), _task_table(errors), *critic]
 
 
 _Summaries = Mapping[tuple[bool | None, str], Mapping[str, Estimate]]
@@ -78,6 +79,21 @@ def _prompt_table(errors: HeldOutErrors, found: _Summaries) -> Table:
     header = ("tasks", "prompt", "error", *PHASES, "denoising loss", "rank of Q")
     title = "Error of held-out actions, relative to their spread in the data [95% bootstrap interval]"
     return Table(title, header, rows)
+
+
+def _critic_table(errors: HeldOutErrors) -> Table:
+    rows = []
+    for seen in errors.groups:
+        for prompt in errors.prompts:
+            of = [each for each in errors.values if each.seen is seen and each.prompt == prompt]
+            numbers = [[each.correlation, each.value, each.earned, each.prefers] for each in of]
+            columns = [
+                [number for number in column if number is not None] for column in zip(*numbers, strict=True)
+            ]
+            means = [f"{np.mean(column):.2f}" if column else "" for column in columns]
+            rows += [(_group(errors, seen), prompt, *means)] if of else []
+    header = ("tasks", "prompt", "rank of Q", "Q", "earned", "prefers the logged action")
+    return Table("The critic on held-out episodes, means over tasks, in scaled rewards", header, tuple(rows))
 
 
 def _entry_table(errors: HeldOutErrors, found: _Summaries) -> Table:
@@ -134,6 +150,8 @@ READING = (
     "The denoising loss stands in for a likelihood: 0 is perfect, and predicting no noise gets 1.",
     "The rank of Q is Spearman's correlation, within a task, of the critic's value of logged actions with"
     " what was earned afterwards. The last reward of an episode that was cut off goes on for ever.",
+    "A critic that has learned values logged actions at what was earned, and above those of another episode;"
+    " at a share of 1/2 it cannot tell them apart, and the Q term has nothing to say.",
 )
 """Sentences that one has to know to read the tables."""
 

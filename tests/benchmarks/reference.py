@@ -16,7 +16,7 @@ import torch as th
 from torch import nn
 
 from sb3_llmdpd import LLMDPD
-from sb3_llmdpd.llmdpd.actor import PromptedDiffusionActor
+from sb3_llmdpd.llmdpd.actor import PromptedActor
 from sb3_llmdpd.llmdpd.critic import PromptedCritic
 from sb3_llmdpd.networks.layers import Mish
 from sb3_llmdpd.type_aliases import PromptBatch, PromptReplayBufferSamples
@@ -51,9 +51,9 @@ class Draws(NamedTuple):
 class ReferenceActor(nn.Module):
     """eps(a, k, s): the layers of Diffusion-QL's denoiser, its first one cut into a share of each input."""
 
-    def __init__(self, actor: PromptedDiffusionActor, prompted: bool) -> None:
+    def __init__(self, actor: PromptedActor, prompted: bool) -> None:
         super().__init__()
-        denoiser, alphas_bar = actor.denoiser, actor.diffusion.alphas_bar
+        denoiser, alphas_bar = actor.denoiser, actor.process.alphas_bar
         self.from_state, self.from_action = copied(denoiser.from_state), copied(denoiser.from_action)
         self.from_step = nn.Sequential(*map(copied, denoiser.from_step))
         self.trunk = nn.Sequential(*map(copied, denoiser.trunk))

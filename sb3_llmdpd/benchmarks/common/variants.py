@@ -85,6 +85,8 @@ _UNWEIGHTED = {"return_weight": 0.0}
 _CLONING = {"eta": 0.0, **_UNWEIGHTED}
 _ATTENTION = {"policy_kwargs": {"conditioning": "cross_attention"}}
 _EXPECTILE = {"critic_objective": "expectile"}
+_FLOW = "the actor is a flow that is learned as jumps, and acts in one"
+_CUT = "full, whose chain is cut to one step of DDIM: what one step is without learning it"
 _RELATIVE = {"features_extractor_class": "metaworld_relative"}
 _LISTED = (
     Variant("full", _FULL, {}, (BOTH, TEXT, EXAMPLE, NOTHING, *SEVERAL, "wrong", *CONTROLS_OF_PROMPTS)),
@@ -109,6 +111,10 @@ _LISTED = (
         "cross-attention", "the same, and the actor attends to the encoded steps of the example", _ATTENTION
     ),
     Variant("expectile", "the critic learns by expectiles, as in IQL, and asks no policy", _EXPECTILE),
+    Variant(
+        "one-step-flow", _FLOW, {"policy_kwargs": {"actor": "one_step_flow"}}, (BOTH, TEXT, EXAMPLE, NOTHING)
+    ),
+    Variant("one-step-ddim", _CUT, {"sampler": "ddim", "n_sampling_steps": 1}, trained_as="full"),
     *(
         Variant(f"candidates-{n}", _BEST_OF.format(n), {"n_candidates": n}, trained_as="full")
         for n in (10, 50)
