@@ -20,6 +20,7 @@ HELD_OUT = {"box-close", "pick-place", "push-back", "shelf-place"}
 """Unseen tasks of the grid whose goal is hidden."""
 TOLD = "language+eta=0.0"
 """Row of the grid in which words tell the goal: the policy told by MiniLM's first and last layer."""
+MPNET = "transformers:mpnet?normalize=1&pooling=first-last"
 ONE_HOT, RANDOM = (
     f"no-trajectory+eta=0.0+text_encoder={vectors}:metaworld-told" for vectors in ("one-hot", "random")
 )
@@ -86,6 +87,7 @@ def test_every_grid_is_shown_whole_in_the_appendix() -> None:
             f"{ONE_HOT} sentence, {RANDOM} sentence, {TOLD} none, {TOLD} antonym,"
             f" {TOLD}+text_encoder=minilm sentence",
         ),
+        ("told/unseen", f"{TOLD}+text_encoder={MPNET} sentence", f"{TOLD} sentence"),
         ("told/seen", f"{TOLD} paraphrase", f"{TOLD}+text_encoder=hashing paraphrase"),
         ("ml45-visible/seen", "full both", "no-prompt none, prompt-dt both"),
         ("ml45-visible/bin-picking", "full both", "full sentence, concat both, prompt-dt both, copy copy"),
