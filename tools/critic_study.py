@@ -69,7 +69,7 @@ def numbers_of(errors: HeldOutErrors, seen: bool) -> dict[str, float]:
         "rank": float(np.mean(ranks)),
         "value": float(np.mean([each.value for each in of])),
         "earned": float(np.mean([each.earned for each in of])),
-        "prefers": float(np.mean(prefers)),
+        "preferred": float(np.mean(prefers)),
     }
 
 
@@ -103,12 +103,13 @@ def summary(name: str, points: list[dict[str, Any]]) -> dict[str, Any]:
     last = points[-1]
     moved = drift([point["step"] for point in points], [point["seen"]["value"] for point in points])
     groups = {
-        group: {
-            measure: {"all": {"text+trajectory": round(last[group][measure], 3)}} for measure in last[group]
+        quantity: {
+            group: {"all": {"text+trajectory": round(last[group][quantity], 3)}}
+            for group in ("seen", "unseen")
         }
-        for group in ("seen", "unseen")
+        for quantity in last["seen"]
     }
-    return {"setting": name, "step": last["step"], "drift": moved, **groups}
+    return {"setting": name, "seed": 0, "drift": moved, **groups}
 
 
 def main() -> None:

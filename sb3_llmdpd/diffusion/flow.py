@@ -33,7 +33,8 @@ class FlowProcess:
     :math:`\pi(a_t, r, t) = a_t - (t - r) v(a_t, r, t)`. Two losses teach it. *Boundary*: without distance it
     is the velocity of the straight line, :math:`v(a_t, t, t) = \epsilon - a`. *Composition*: one jump is two
     jumps, :math:`\pi(a_t, r, t) = \pi(\pi(a_t, m, t), r, m)` for r < m < t, whose right side is held
-    constant.
+    constant. Half of the rows of the composition teach the whole jump, from noise to action: that is the one
+    that acts and that the Q term moves, and evenly drawn times hardly ever teach it.
 
     Times lie on a grid, so that their embeddings are computed once for all rows.
     """
@@ -83,17 +84,18 @@ class FlowProcess:
         :return: scalar, the mean square over both; and no estimate of the actions.
         """
         every, others = slice(0, None, 2), slice(1, None, 2)
-        single, ordered = times[:, 0], times.sort(dim=1).values
-        is_boundary = th.arange(len(times), device=times.device) % 2 == 0
-        t = th.where(is_boundary, single, ordered[:, 2])  # the latest of three is not even, and one is
-        r = th.where(is_boundary, single, ordered[:, 0])
+        number = th.arange(len(times), device=times.device).unsqueeze(1)
+        single = times[:, :1]  # even, as the latest of three is not
+        whole = th.cat([th.zeros_like(single), single, th.full_like(single, N_TIMES)], dim=1)
+        composed = th.where(number % 4 == 3, whole, times.sort(dim=1).values)
+        r, m, t = th.where(number % 2 == 0, single, composed).unbind(1)
         noisy_actions = self.add_noise(actions, noise, t)
         velocities = network(slice(None))(noisy_actions, t, r)
         jumped = noisy_actions - (t - r).unsqueeze(1) / N_TIMES * velocities
         with th.no_grad():
-            velocity, m = network(others), ordered[others, 1]
-            halfway = jump(velocity, noisy_actions[others], t[others], m)
-            arrived = jump(velocity, halfway, m, r[others])
+            velocity = network(others)
+            halfway = jump(velocity, noisy_actions[others], t[others], m[others])
+            arrived = jump(velocity, halfway, m[others], r[others])
         boundary = velocities[every] - (noise - actions)[every]
         return th.cat([boundary, jumped[others] - arrived]).square().mean(), None
 
