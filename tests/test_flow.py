@@ -247,7 +247,6 @@ def test_an_unknown_actor_is_refused_with_the_known_ones():
         tiny_model(policy_kwargs={"actor": "flow"})
 
 
-def test_the_papers_preset_takes_a_flow_without_its_diffusion():
+def test_the_papers_preset_takes_a_flow():
     policy_kwargs = {**presets.PAPER["policy_kwargs"], **FLOW}
-    del policy_kwargs["step_distribution"]
     assert isinstance(tiny_model(policy_kwargs=policy_kwargs).actor.process, FlowProcess)

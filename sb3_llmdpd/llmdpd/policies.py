@@ -73,11 +73,11 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         one as it is.
     :param actor: ``"ddpm"``: a diffusion over the action, which acts in K steps. ``"one_step_flow"``: a flow,
         which acts in one, see `sb3_llmdpd.diffusion.flow.FlowProcess`.
-    :param n_diffusion_steps: K, steps of the diffusion chain; this and the next two are of ``"ddpm"`` alone.
+    :param n_diffusion_steps: K, steps of the diffusion chain; a flow takes neither this nor a schedule.
     :param noise_schedule: noise level of the steps: ``"vp"``, ``"linear"`` or ``"cosine"``.
     :param step_distribution: distribution of the steps that cloning learns at: ``"uniform"``, or
         ``"signal"``, mostly those that decide the action, see
-        `sb3_llmdpd.diffusion.process.DiffusionProcess`.
+        `sb3_llmdpd.diffusion.process.DiffusionProcess`. A flow draws its times evenly.
     :param text_dim: size of the text encoder's vectors; 0 for a model without text.
     :param prompt_window: L, steps of an example that are read, spread over it; with retrieval in training
         alone, and in use all.
@@ -133,7 +133,7 @@ class LLMDPDPolicy(SavedNetwork, BasePolicy):
         self.acting = Acting()
         check_policy_arguments(self._arguments)
         if actor == "one_step_flow":
-            _refuse_diffusion(n_diffusion_steps, noise_schedule, step_distribution)
+            _refuse_diffusion(n_diffusion_steps, noise_schedule)
         extractor = features_extractor_named(features_extractor_class or self.default_features_extractor)
         check_images(extractor, observation_space, normalize_images)
         super().__init__(
@@ -372,7 +372,7 @@ MlpPolicy = LLMDPDPolicy
 def _refuse_diffusion(*values: Any) -> None:
     """Refuse settings of a diffusion for an actor that has none."""
     defaults = signature(LLMDPDPolicy).parameters
-    for name, value in zip(("n_diffusion_steps", "noise_schedule", "step_distribution"), values, strict=True):
+    for name, value in zip(("n_diffusion_steps", "noise_schedule"), values, strict=True):
         if value != defaults[name].default:
             raise ValueError(
                 f"`{name}` is a setting of actor='ddpm', and 'one_step_flow' has none: leave it out"

@@ -260,12 +260,22 @@ class AverageVelocity(Denoiser):
         self.from_end = _from_step(step_dim, net_arch or [action_dim], activation_fn)
 
     def given(self, condition: th.Tensor) -> Callable[..., th.Tensor]:
-        """Give v as a function of noisy actions, t and r; what else it depends on is computed once.
+        """Give v as a function of noisy actions, t and r.
 
         :param condition: (..., width), from `condition`.
         """
-        starts, ends = self.step_embeddings(), self.from_end(self.step_table)
-        return lambda noisy_actions, t, r: self(noisy_actions, _rows(starts, t) + _rows(ends, r), condition)
+
+        def velocity(noisy_actions: th.Tensor, t: int | th.Tensor, r: int | th.Tensor) -> th.Tensor:
+            times = self._embedded(self.from_step, t) + self._embedded(self.from_end, r)
+            return self(noisy_actions, times, condition)
+
+        return velocity
+
+    def _embedded(self, layers: nn.Module, place: int | th.Tensor) -> th.Tensor:
+        """Compute the share of a time in the first layer: of one time, or of the whole grid for many."""
+        if isinstance(place, int):
+            return layers(self.step_table[place])
+        return _rows(layers(self.step_table), place)
 
 
 class QEnsemble(PromptedPerceptron):

@@ -65,9 +65,9 @@ class ValueRank:
     :param value: mean value, in scaled rewards.
     :param earned: mean of what was earned, in the same unit: a critic that has learned gives it as its value.
         A task's scale is that of its held-out episodes here.
-    :param prefers: share of the states in which the critic values the logged action above one of another
-        episode: 1/2 is chance, and below it improvement by the critic leads away from the data. None where
-        there is no other episode.
+    :param prefers: share of the states of good episodes in which the critic values the logged action above
+        one of another episode: 1/2 is chance; below it improvement by the critic leads away from the data.
+        None where there is no other episode, or no good one.
     """
 
     task: str
@@ -156,7 +156,10 @@ def measure(model: LLMDPD, probes: Sequence[Probe], spread: np.ndarray, seed: in
             if model.eta > 0:
                 key = (probe.episode.task, probe.seen, name)
                 earned = asked.returns / scales.get(probe.episode.task, 1.0)
-                others = None if other is probe else asked.values(prompt, asked.scaled_actions(other))
+                compares = (
+                    probe.is_good and other is not probe
+                )  # a failed episode's action is not to be preferred
+                others = asked.values(prompt, asked.scaled_actions(other)) if compares else None
                 values.setdefault(key, []).append(_Valued(asked.values(prompt), earned, others))
     ranks = [_rank(key, states) for key, states in values.items()]
     return HeldOutErrors(model.num_timesteps, tuple(errors), tuple(ranks))
@@ -169,7 +172,7 @@ class _Valued(NamedTuple):
     earned: np.ndarray
     """Discounted returns, in scaled rewards."""
     of_others: np.ndarray | None
-    """Values of actions of another episode in the same states."""
+    """Values of actions of another episode in the same states; None of a failed episode."""
 
 
 def _rank(key: tuple[str, bool | None, str], states: Sequence[_Valued]) -> ValueRank:

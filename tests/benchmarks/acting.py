@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch as th
-from common import OBSERVATION, data_in_memory, machine, model_on, table
+from common import FLOW, OBSERVATION, data_in_memory, machine, model_on, table
 from reference import ReferenceActing
 from stable_baselines3 import TD3
 from timing import by_turns
@@ -24,6 +24,8 @@ BESIDE = {
     NOTICE: ("1 observation, 1 candidate",),
     "1 observation, DDIM in 2 steps": ("1 observation, 1 candidate",),
     "1 observation, DPM-Solver++ in 3 steps": ("1 observation, 1 candidate",),
+    "1 observation, one-step flow": ("1 observation, 1 candidate",),
+    "1 observation, 50 candidates, one-step flow": (BY_HAND[1], "1 observation, 50 candidates"),
 }
 """Calls that others are compared with."""
 
@@ -31,7 +33,8 @@ BESIDE = {
 def section(rounds: int) -> str:
     """Time one observation and many, one candidate and many, DDPM and fewer steps."""
     th.set_num_threads(1)
-    model = model_on(data_in_memory())
+    data = data_in_memory()
+    model = model_on(data)
     model.set_task(task_text=TEXT)
     rows = np.random.default_rng(0).standard_normal((50, OBSERVATION)).astype(np.float32)
     texts = [f"do task number {i}" for i in range(50)]
@@ -53,6 +56,13 @@ def section(rounds: int) -> str:
 
         return call
 
+    flow = model_on(data, **FLOW)
+    flow.set_task(task_text=TEXT)
+
+    def jump(n_candidates: int) -> object:
+        flow.n_candidates = n_candidates
+        return flow.predict(rows[0])
+
     def one_by_one(n_candidates: int) -> Callable[[], object]:
         calls = [predict(row, n_candidates) for row in rows[:10]]
         return lambda: [call() for call in calls]
@@ -70,6 +80,8 @@ def section(rounds: int) -> str:
         NOTICE: _Weights(model.policy.actor_target.encodes_prompts()).are_unchanged,
         "1 observation, DDIM in 2 steps": predict(rows[0], 1, "ddim", 2),
         "1 observation, DPM-Solver++ in 3 steps": predict(rows[0], 1, "dpm_solver++", 3),
+        "1 observation, one-step flow": lambda: jump(1),
+        "1 observation, 50 candidates, one-step flow": lambda: jump(50),
     }
     times = by_turns(calls, rounds, seconds=0.1)
     lines = [

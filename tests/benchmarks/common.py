@@ -19,6 +19,8 @@ from sb3_llmdpd.presets import PAPER
 OBSERVATION, ACTION, LENGTH, TASKS = 39, 4, 1_000, 50
 """Sizes of Meta-World's observations and actions; steps of an episode; tasks."""
 FOLDER, PAGE = Path("runs/bench"), Path("docs/background/performance.md")
+FLOW = {"policy_kwargs": {"actor": "one_step_flow"}}
+"""Arguments of a model that acts in one step."""
 UNPROMPTED = {"text_dropout": 1.0, "trajectory_dropout": 1.0}
 """Arguments of a model that is never shown a prompt."""
 

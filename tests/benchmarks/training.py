@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch as th
-from common import UNPROMPTED, data_in_memory, default_model_on, machine, model_on, table
+from common import FLOW, UNPROMPTED, data_in_memory, default_model_on, machine, model_on, table
 from reference import ReferenceStep
 from timing import by_turns
 
@@ -51,7 +51,10 @@ def _steps(n_threads: int, rounds: int) -> str:
     models |= {
         "prompted, action_approximation": model_on(data, **edp),
         "unprompted, action_approximation": model_on(data, **edp, **UNPROMPTED),
+        "prompted, one-step flow": model_on(data, **FLOW),
+        "unprompted, one-step flow": model_on(data, **FLOW, **UNPROMPTED),
         "default settings": default_model_on(data),
+        "default settings, one-step flow": default_model_on(data, **FLOW),
         **{f"unprompted, {name}": model_on(data, acceleration=w, **UNPROMPTED) for name, w in WAYS.items()},
     }
     calls: dict[str, Callable[[], object]] = {name: step_of(model) for name, model in models.items()}
@@ -66,7 +69,8 @@ def _steps(n_threads: int, rounds: int) -> str:
         ("prompted", "unprompted"),
     ]
     pairs += [(f"{name}, action_approximation", name) for name in ("unprompted", "prompted")]
-    pairs += [("default settings", "prompted")]
+    pairs += [(f"{name}, one-step flow", f"reference, {name}") for name in ("unprompted", "prompted")]
+    pairs += [("default settings", "prompted"), ("default settings, one-step flow", "default settings")]
     pairs += [(f"unprompted, {name}", "reference, unprompted") for name in WAYS]
     rows = [[one, f"{times.milliseconds(one):.1f}", other, times.ratio(one, other)] for one, other in pairs]
     head = f"A step on {n_threads} thread{'s' * (n_threads > 1)}, {machine()}; {rounds} rounds."
