@@ -36,11 +36,12 @@ N_STEPS, EVERY, N_EPISODES, N_UNSEEN, N_PROBES = 3_000, 300, 20, 5, 2
 task that a critic is asked about; as many failed ones beside them."""
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "as it is": {},
+    "tau=0.02": {"tau": 0.02},
+    "tau=0.1": {"tau": 0.1},
+    "gamma=0.95": {"gamma": 0.95},
+    "gamma=0.95, tau=0.02": {"gamma": 0.95, "tau": 0.02},
     "gamma=0.9": {"gamma": 0.9},
     "expectile": {"critic_objective": "expectile"},
-    "tau=0.1": {"tau": 0.1},
-    "gamma=0.9, tau=0.02": {"gamma": 0.9, "tau": 0.02},
-    "expectile, gamma=0.9, tau=0.02": {"critic_objective": "expectile", "gamma": 0.9, "tau": 0.02},
 }
 """Arguments that differ, by the name of the setting."""
 

@@ -235,6 +235,10 @@ class Denoiser(PromptedPerceptron):
         return self.trunk(self.from_action(noisy_actions) + step_embedding + condition)
 
 
+_WAVES = 10
+"""Half waves over all times of a flow in the fastest entry of their embedding; the slowest has one."""
+
+
 class AverageVelocity(Denoiser):
     """The average velocity v(a_t, r, t, state, prompt) of a flow between two times of a grid.
 
@@ -252,11 +256,14 @@ class AverageVelocity(Denoiser):
         net_arch: list[int],
         activation_fn: type[nn.Module],
         layer_norm: bool,
-        step_dim: int = 64,
+        step_dim: int = 16,
     ) -> None:
         super().__init__(
             action_dim, feature_dim, prompt_dim, n_steps, net_arch, activation_fn, layer_norm, step_dim
         )
+        half_a_wave = math.pi / (n_steps - 1)  # over all times
+        table = sinusoidal_embedding(n_steps, step_dim, _WAVES * half_a_wave, half_a_wave)
+        self.register_buffer("step_table", table, persistent=False)
         self.from_end = _from_step(step_dim, net_arch or [action_dim], activation_fn)
 
     def given(self, condition: th.Tensor) -> Callable[..., th.Tensor]:
@@ -395,14 +402,18 @@ def _trunk(
     return nn.Sequential(*layers)
 
 
-def sinusoidal_embedding(n_positions: int, dim: int) -> th.Tensor:
+def sinusoidal_embedding(
+    n_positions: int, dim: int, fastest: float = 1.0, slowest: float = 1e-4
+) -> th.Tensor:
     """Compute sines and cosines of geometrically spaced frequencies (Vaswani et al., 2017).
 
     :param n_positions: n, for the positions 0 .. n - 1.
     :param dim: size of an embedding, even, at least 4.
+    :param fastest: largest frequency, in radians a position.
+    :param slowest: smallest one.
     :return: (n_positions, dim).
     """
     half = dim // 2
-    frequencies = th.exp(-math.log(10_000.0) / (half - 1) * th.arange(half))
+    frequencies = fastest * th.exp(-math.log(fastest / slowest) / (half - 1) * th.arange(half))
     angles = th.arange(n_positions)[:, None] * frequencies[None]
     return th.cat([angles.sin(), angles.cos()], dim=1)
