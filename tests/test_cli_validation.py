@@ -44,6 +44,16 @@ def test_train_holds_out_measures_and_keeps_the_best_model(trained):
     assert LLMDPD.load(out / "best_model.zip", device="cpu").num_timesteps == label["step"]
 
 
+def test_train_warns_of_a_critic_that_still_moves(data, tmp_path):
+    printed = succeed(f"train --dataset {data} {TINY} --steps 10 --set tau=0.5 --out {tmp_path}").output
+    assert "The critic has not converged: over the last quarter of the training" in printed
+
+
+@pytest.mark.parametrize("settings", ["--steps 4", "--steps 10 --eta 0"])
+def test_train_says_nothing_of_a_critic_without_a_curve_or_without_one(settings, data, tmp_path):
+    assert "critic has" not in succeed(f"train --dataset {data} {TINY} {settings} --out {tmp_path}").output
+
+
 def test_a_task_that_is_held_out_whole_is_no_part_of_what_the_model_knows(trained):
     out, printed = trained
     unseen = printed.partition("not trained on: task-")[2][0]

@@ -92,6 +92,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "expectile": dict(critic_objective="expectile"),
     "candidates": dict(n_candidates=2, sampler="ddim"),
+    "flow": dict(policy_kwargs=dict(actor="one_step_flow")),
     "retrieval": dict(policy_kwargs=dict(conditioning="retrieval", step_distribution="signal")),
 }
 

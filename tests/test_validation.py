@@ -13,7 +13,7 @@ from sb3_llmdpd.llmdpd.callbacks import LearningCurve
 from sb3_llmdpd.prompts.prompt import Prompt
 from sb3_llmdpd.validation import PROMPTS, HeldOutError, beside, hold_out, make_probes, measure
 from sb3_llmdpd.validation.callback import BEST_LABEL, BEST_MODEL, best_label, logged
-from sb3_llmdpd.validation.critic import critic_sentence, drift
+from sb3_llmdpd.validation.critic import critic_sentence, drift, is_moving
 from sb3_llmdpd.validation.errors import action_spread, returns_to_go
 from sb3_llmdpd.validation.held_out import HeldOut
 from sb3_llmdpd.validation.report import tables, write_report
@@ -291,10 +291,12 @@ def test_a_damaged_label_is_refused(tmp_path):
 def test_a_value_that_stands_still_at_the_end_has_converged():
     rows = [{"step": step, "train/q_value": min(step, 50)} for step in range(100)]
     assert critic_sentence(rows).startswith("The critic has converged: over the last quarter")
+    assert not is_moving(rows)
 
 
 def test_a_value_that_rises_to_the_end_has_not_converged():
     rows = [{"step": step, "train/q_value": step} for step in range(100)]
+    assert is_moving(rows)
     assert "moved by 24% of its range, up" in critic_sentence(rows)
 
 

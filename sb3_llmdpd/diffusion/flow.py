@@ -91,7 +91,7 @@ class FlowProcess:
         r, m, t = th.where(number % 2 == 0, single, composed).unbind(1)
         noisy_actions = self.add_noise(actions, noise, t)
         velocities = network(slice(None))(noisy_actions, t, r)
-        jumped = noisy_actions - (t - r).unsqueeze(1) / N_TIMES * velocities
+        jumped = _moved(noisy_actions, velocities, t, r)
         with th.no_grad():
             velocity = network(others)
             halfway = jump(velocity, noisy_actions[others], t[others], m[others])
@@ -107,7 +107,7 @@ class FlowProcess:
         :param t: (...), places in the grid of times.
         :return: (..., action_dim).
         """
-        return actions + (t.unsqueeze(-1) / N_TIMES) * (noise - actions)
+        return actions + _share(t, actions) * (noise - actions)
 
     def sample(self, velocity: Velocity, noise: th.Tensor, chain: Sequence[Jump] | None = None) -> th.Tensor:
         """Jump from noise to actions; gradients flow through all jumps.
@@ -132,6 +132,15 @@ def jump(velocity: Velocity, noisy_actions: th.Tensor, t: Place, r: Place) -> th
     :param r: place of r.
     :return: (..., action_dim), at time r.
     """
-    span = (t - r) / N_TIMES
-    span = span.unsqueeze(-1) if isinstance(span, th.Tensor) else span
-    return noisy_actions - span * velocity(noisy_actions, t, r)
+    return _moved(noisy_actions, velocity(noisy_actions, t, r), t, r)
+
+
+def _moved(noisy_actions: th.Tensor, velocities: th.Tensor, t: Place, r: Place) -> th.Tensor:
+    return noisy_actions - _share(t - r, noisy_actions) * velocities
+
+
+def _share(places: Place, like: th.Tensor) -> float | th.Tensor:
+    """Divide places by T: a number, or (..., 1) of the type of other numbers, whatever PyTorch's default."""
+    if isinstance(places, int):
+        return places / N_TIMES
+    return (places.unsqueeze(-1) / N_TIMES).to(like.dtype)
