@@ -89,6 +89,10 @@ def test_every_grid_is_shown_whole_in_the_appendix() -> None:
         ),
         ("told/unseen", f"{TOLD}+text_encoder={MPNET} sentence", f"{TOLD} sentence"),
         ("told/seen", f"{TOLD} paraphrase", f"{TOLD}+text_encoder=hashing paraphrase"),
+        ("ml45-readers/seen", f"{TOLD} sentence", f"{TOLD} none, {TOLD} paraphrase:de"),
+        ("actors/seen", "one-step-flow both", "one-step-ddim both"),
+        ("actors/unseen", "one-step-flow both", "one-step-ddim both"),
+        ("actors/seen", "flow-in-4-jumps sentence", "one-step-flow sentence"),
         ("ml45-visible/seen", "full both", "no-prompt none, prompt-dt both"),
         ("ml45-visible/bin-picking", "full both", "full sentence, concat both, prompt-dt both, copy copy"),
         *[

@@ -114,6 +114,13 @@ _LISTED = (
     Variant(
         "one-step-flow", _FLOW, {"policy_kwargs": {"actor": "one_step_flow"}}, (BOTH, TEXT, EXAMPLE, NOTHING)
     ),
+    Variant(
+        "flow-in-4-jumps",
+        "the same flow, which acts in four jumps",
+        {"n_sampling_steps": 4},
+        (BOTH, TEXT, EXAMPLE, NOTHING),
+        trained_as="one-step-flow",
+    ),
     Variant("one-step-ddim", _CUT, {"sampler": "ddim", "n_sampling_steps": 1}, trained_as="full"),
     *(
         Variant(f"candidates-{n}", _BEST_OF.format(n), {"n_candidates": n}, trained_as="full")
