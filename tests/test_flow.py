@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from sb3_llmdpd import LLMDPD, presets
 from sb3_llmdpd.diffusion.flow import N_TIMES, FlowProcess, Jump, jump
 from sb3_llmdpd.diffusion.process import DiffusionProcess
+from sb3_llmdpd.llmdpd.actor import PromptedActor
 from sb3_llmdpd.networks.layers import AverageVelocity, Denoiser, Mish
 
 FLOW = {"actor": "one_step_flow"}
@@ -178,6 +179,13 @@ def test_a_file_of_a_flow_acts_as_the_model(trained, tmp_path):
     loaded = LLMDPD.load(tmp_path / "model.zip")
     np.testing.assert_array_equal(loaded.predict(seen, **TOLD)[0], trained.predict(seen, **TOLD)[0])
     assert loaded.policy_kwargs["actor"] == "one_step_flow"
+
+
+def test_an_actor_of_a_file_that_names_no_process_is_a_diffusion(tmp_path, monkeypatch):
+    before = tiny_model().actor
+    monkeypatch.delitem(before._arguments, "actor")
+    before.save(tmp_path / "actor.zip")
+    assert isinstance(PromptedActor.load(tmp_path / "actor.zip", device="cpu").process, DiffusionProcess)
 
 
 def test_a_training_of_a_flow_goes_on_as_if_it_had_not_stopped(tmp_path):

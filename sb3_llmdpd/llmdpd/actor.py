@@ -54,7 +54,6 @@ class PromptedActor(SavedNetwork, BasePolicy):
         layer_norm: bool,
         normalize_images: bool,
         conditioning: str,
-        actor: str,
         n_diffusion_steps: int,
         noise_schedule: str,
         step_distribution: str,
@@ -66,6 +65,7 @@ class PromptedActor(SavedNetwork, BasePolicy):
         n_encoder_layers: int,
         n_heads: int,
         n_text_layers: int,
+        actor: str = "ddpm",  # which files of before do not say
     ) -> None:
         self._arguments = arguments_of(locals())
         # Where an example's steps are read one by one, there is no vector of it.
