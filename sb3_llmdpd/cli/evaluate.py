@@ -117,8 +117,9 @@ def evaluate(
     """
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not be computed first
     of.refuse_beside_env(env, env_kwargs, hide_goal=hide_goal, shared_scenes=shared_scenes, phases=phases)
-    chain: dict[str, Any] = {} if sampling_steps is None else {"n_sampling_steps": sampling_steps}
-    chain |= {"sampler": sampler, "n_sampling_steps": sampling_steps} if sampler else {}
+    chain: dict[str, Any] = {"sampler": sampler} if sampler else {}
+    if sampler or sampling_steps is not None:  # with another sampler, the number in the file is not its own
+        chain["n_sampling_steps"] = sampling_steps
     loaded = LLMDPD.load(model, device="cpu", trust_encoder=trust_encoder, **chain)
     shown = of.read_shown(examples, root, reading)
     named = None if tasks is None else names(tasks, "--tasks")

@@ -81,8 +81,9 @@ def say_what_was_learned(run: RunFolder, is_measured: bool) -> None:
     """
     if is_measured and (label := best_label(run.path)) is not None:
         typer.echo(f"{_words(label)} is {run.path / BEST_MODEL}")
-    if is_measured or is_moving(run.rows()):
-        typer.echo(critic_sentence(run.rows()), err=not is_measured)
+    rows = run.rows()
+    if is_measured or is_moving(rows):
+        typer.echo(critic_sentence(rows), err=not is_measured)
 
 
 def _words(label: Mapping[str, Any]) -> str:

@@ -181,11 +181,14 @@ class PromptedPerceptron(nn.Module):
         return state + self.from_prompt(prompt_vectors).unsqueeze(1)
 
 
+_STEP_DIM = 16
+"""Size of the sinusoidal embedding of a step or a time."""
+
+
 class Denoiser(PromptedPerceptron):
     """The noise predictor eps_theta(a_k, k, state, prompt); arguments as in `PromptedPerceptron`.
 
     :param n_steps: K.
-    :param step_dim: size of the sinusoidal step embedding.
     """
 
     step_table: th.Tensor
@@ -199,14 +202,13 @@ class Denoiser(PromptedPerceptron):
         net_arch: list[int],
         activation_fn: type[nn.Module],
         layer_norm: bool,
-        step_dim: int = 16,
     ) -> None:
         sizes = [*net_arch, action_dim]
         super().__init__(feature_dim, prompt_dim, sizes[0])
         self.action_dim = action_dim
         self.from_action = nn.Linear(action_dim, sizes[0], bias=False)
-        self.from_step = _from_step(step_dim, sizes, activation_fn)
-        self.register_buffer("step_table", sinusoidal_embedding(n_steps, step_dim), persistent=False)
+        self.from_step = _from_step(sizes[0], activation_fn)
+        self.register_buffer("step_table", sinusoidal_embedding(n_steps, _STEP_DIM), persistent=False)
         self.trunk = _trunk(sizes, activation_fn, nn.LayerNorm if layer_norm else None)
 
     def step_embeddings(self) -> th.Tensor:
@@ -256,15 +258,12 @@ class AverageVelocity(Denoiser):
         net_arch: list[int],
         activation_fn: type[nn.Module],
         layer_norm: bool,
-        step_dim: int = 16,
     ) -> None:
-        super().__init__(
-            action_dim, feature_dim, prompt_dim, n_steps, net_arch, activation_fn, layer_norm, step_dim
-        )
+        super().__init__(action_dim, feature_dim, prompt_dim, n_steps, net_arch, activation_fn, layer_norm)
         half_a_wave = math.pi / (n_steps - 1)  # over all times
-        table = sinusoidal_embedding(n_steps, step_dim, _WAVES * half_a_wave, half_a_wave)
+        table = sinusoidal_embedding(n_steps, _STEP_DIM, _WAVES * half_a_wave, half_a_wave)
         self.register_buffer("step_table", table, persistent=False)
-        self.from_end = _from_step(step_dim, net_arch or [action_dim], activation_fn)
+        self.from_end = _from_step(self.from_action.out_features, activation_fn)
 
     def given(self, condition: th.Tensor) -> Callable[..., th.Tensor]:
         """Give v as a function of noisy actions, t and r.
@@ -376,10 +375,10 @@ class StateValue(PromptedPerceptron):
 _PLAIN_NORM = partial(nn.LayerNorm, elementwise_affine=False)
 
 
-def _from_step(step_dim: int, sizes: Sequence[int], activation_fn: type[nn.Module]) -> nn.Sequential:
+def _from_step(width: int, activation_fn: type[nn.Module]) -> nn.Sequential:
     """Make the layers from the embedding of a step to its share in the first layer."""
-    hidden = nn.Linear(step_dim, 2 * step_dim)
-    return nn.Sequential(hidden, activation_fn(), nn.Linear(2 * step_dim, sizes[0], bias=False))
+    hidden = nn.Linear(_STEP_DIM, 2 * _STEP_DIM)
+    return nn.Sequential(hidden, activation_fn(), nn.Linear(2 * _STEP_DIM, width, bias=False))
 
 
 def _rows(table: th.Tensor, place: int | th.Tensor) -> th.Tensor:

@@ -148,19 +148,20 @@ def measure(model: LLMDPD, probes: Sequence[Probe], spread: np.ndarray, seed: in
     scales = _reward_scales(probes) if model.reward_scale == "per_task" else {}
     for number, probe in enumerate(probes):
         asked = _Asked(model, probe, noise)
+        # What the critic values: the logged actions, and beside those of a good episode another's.
         other = probes[(number + 1) % len(probes)]
+        valued = [asked.scaled]
+        if model.eta > 0 and probe.is_good and other is not probe:
+            valued.append(asked.scaled_actions(other))
+        earned = asked.returns / scales.get(probe.episode.task, 1.0)
         for name, given in probe.prompts.items():
             prompt = asked.in_scene(given)
             if probe.is_good:
                 errors.append(asked.error(name, prompt, spread))
             if model.eta > 0:
                 key = (probe.episode.task, probe.seen, name)
-                earned = asked.returns / scales.get(probe.episode.task, 1.0)
-                compares = (
-                    probe.is_good and other is not probe
-                )  # a failed episode's action is not to be preferred
-                others = asked.values(prompt, asked.scaled_actions(other)) if compares else None
-                values.setdefault(key, []).append(_Valued(asked.values(prompt), earned, others))
+                own, *others = asked.values(prompt, valued)
+                values.setdefault(key, []).append(_Valued(own, earned, *others))
     ranks = [_rank(key, states) for key, states in values.items()]
     return HeldOutErrors(model.num_timesteps, tuple(errors), tuple(ranks))
 
@@ -171,7 +172,7 @@ class _Valued(NamedTuple):
     values: np.ndarray
     earned: np.ndarray
     """Discounted returns, in scaled rewards."""
-    of_others: np.ndarray | None
+    of_others: np.ndarray | None = None
     """Values of actions of another episode in the same states; None of a failed episode."""
 
 
@@ -237,13 +238,13 @@ class _Asked:
             denoising_loss=self._denoising_loss(prompt),
         )
 
-    def values(self, prompt: Prompt, actions: th.Tensor | None = None) -> np.ndarray:
-        """Value actions under a prompt, by default the episode's own, (n,)."""
+    def values(self, prompt: Prompt, actions: Sequence[th.Tensor]) -> list[np.ndarray]:
+        """Value several choices of actions in the states under a prompt, each (1, n, action_dim): (n,)."""
         features, encoding = self._encoded(prompt)
-        chosen = self.scaled if actions is None else actions
+        critic = self.model.policy.critic_target
         with th.no_grad():
-            values = self.model.policy.critic_target(features, encoding, chosen).min(dim=0).values
-        return values[0].float().cpu().numpy()
+            values = [critic(features, encoding, chosen).min(dim=0).values[0] for chosen in actions]
+        return [each.float().cpu().numpy() for each in values]
 
     def _denoising_loss(self, prompt: Prompt) -> float:
         actor = self.model.policy.actor_target
